@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Keys and values of the kernel maps other than the allow table, in the order of the table in `docs/bpftool.md`.
+//!
+//! Ports are in host byte order everywhere; addresses are [`Address`]es; identities are the numbers of
+//! [`crate::identity`]; a `workload` is the cgroup id under which `zt_workloads` knows it.
+
+use crate::address::Address;
+
+/// Value of `zt_workloads`, keyed by cgroup id (`u64`).
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Workload {
+    /// Number of its identity; [`crate::identity::UNKNOWN`] once it was lost.
+    pub identity: u64,
+    /// [`MODE_OBSERVE`] or [`MODE_ENFORCE`].
+    pub mode: u8,
+    /// Always zero.
+    pub reserved: [u8; 7],
+}
+
+/// Policy's verdict is recorded and nothing is refused.
+pub const MODE_OBSERVE: u8 = 0;
+/// Policy's verdict happens.
+pub const MODE_ENFORCE: u8 = 1;
+
+/// Key of `zt_listeners`: where a socket of a managed workload accepts connections or datagrams.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ListenerKey {
+    /// Cookie of the network namespace.
+    pub netns: u64,
+    /// Local address; a wildcard in the form of its family.
+    pub address: Address,
+    /// Local port.
+    pub port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Always zero.
+    pub reserved: [u8; 5],
+}
+
+/// Value of `zt_listeners`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Listener {
+    /// The workload that listens.
+    pub workload: u64,
+    /// Sockets that share the place (`SO_REUSEPORT`).
+    pub sockets: u32,
+    /// 1 once two different workloads shared the place: it names nobody until all have gone.
+    pub ambiguous: u32,
+}
+
+/// Key of `zt_local`: an address that a namespace itself has.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct LocalKey {
+    /// Cookie of the network namespace.
+    pub netns: u64,
+    /// One of its addresses.
+    pub address: Address,
+}
+
+/// Value of `zt_peers`, keyed by [`Address`].
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Peer {
+    /// Number of the identity reached at that address.
+    pub identity: u64,
+    /// [`PEER_HERE`] and, once handshakes bear identities, whether that node proves.
+    pub flags: u32,
+    /// Always zero.
+    pub reserved: u32,
+}
+
+/// The address belongs to a workload of this node, so its sockets' own kernel entries can name it.
+pub const PEER_HERE: u32 = 1;
+
+/// Key of `zt_services`: a virtual address that is translated after `connect`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ServiceKey {
+    /// Virtual address.
+    pub address: Address,
+    /// Virtual port.
+    pub port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Always zero.
+    pub reserved: u8,
+}
+
+/// Value of `zt_services`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Service {
+    /// Identity of the workloads behind it.
+    pub identity: u64,
+    /// Port that they listen on.
+    pub target_port: u16,
+    /// Always zero.
+    pub reserved: [u8; 6],
+}
+
+/// Data of an LPM key of `zt_networks`; the prefix length counts from the start of the mapped form.
+pub type NetworkAddress = Address;
+
+/// Value of `zt_sockets` (socket storage, cloned from a listener to its children): whose socket this is.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Socket {
+    /// The workload, as resolved when the socket was bound.
+    pub workload: u64,
+    /// The cgroup of the task that bound it: the workload's own, or one nested in it.
+    pub cgroup: u64,
+    /// [`SOCKET_NOTED`], [`SOCKET_BOUND`].
+    pub flags: u32,
+    /// Always zero.
+    pub reserved: u32,
+}
+
+/// The socket has an entry in `zt_listeners`.
+pub const SOCKET_NOTED: u32 = 1;
+/// The socket was bound to a port by name, so that it may receive what it did not ask for.
+pub const SOCKET_BOUND: u32 = 2;
+
+/// Value of `zt_connections`, keyed by socket cookie (`u64`): a live admitted connection, TCP or connected UDP.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Connection {
+    /// Cookie of the network namespace.
+    pub netns: u64,
+    /// The workload at this end.
+    pub workload: u64,
+    /// Source identity.
+    pub source: u64,
+    /// Destination identity.
+    pub destination: u64,
+    /// Rule that admitted it, or 0.
+    pub rule: u64,
+    /// Revision under which it was last judged.
+    pub revision: u64,
+    /// This socket's address.
+    pub local: Address,
+    /// The other end's address, as this socket sees it.
+    pub remote: Address,
+    /// This socket's port; 0 until known.
+    pub local_port: u16,
+    /// The other end's port, as this socket sees it.
+    pub remote_port: u16,
+    /// The port that policy speaks about.
+    pub target_port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// [`CONNECTION_ESTABLISHED`], [`CONNECTION_INBOUND`], [`CONNECTION_SOURCE_MANAGED`], [`CONNECTION_IPV6`].
+    pub flags: u8,
+}
+
+/// The handshake is complete.
+pub const CONNECTION_ESTABLISHED: u8 = 1;
+/// This socket is the destination's end.
+pub const CONNECTION_INBOUND: u8 = 2;
+/// The source is a managed workload of this node, and records at its own end.
+pub const CONNECTION_SOURCE_MANAGED: u8 = 4;
+/// The socket is of the IPv6 family, whatever form its addresses have.
+pub const CONNECTION_IPV6: u8 = 8;
+
+/// Key of `zt_sources` (LRU): a flow that a managed socket of this node began, so that the receiving end knows whose it is.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct SourceKey {
+    /// Cookie of the namespace when both ends are in it, else 0.
+    pub netns: u64,
+    /// Source address; unspecified (IPv6 form) for datagrams whose source is chosen by the route.
+    pub source: Address,
+    /// Destination address.
+    pub destination: Address,
+    /// Source port.
+    pub source_port: u16,
+    /// Destination port, as the source's socket sees it.
+    pub destination_port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Always zero.
+    pub reserved: [u8; 3],
+}
+
+/// Value of `zt_sources`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Source {
+    /// The workload whose socket it is.
+    pub workload: u64,
+    /// Its identity at the time.
+    pub identity: u64,
+}
+
+/// Key of `zt_flows` (LRU): a UDP flow as one workload sees it.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct FlowKey {
+    /// Cookie of the network namespace.
+    pub netns: u64,
+    /// The workload.
+    pub workload: u64,
+    /// The other party's address.
+    pub remote: Address,
+    /// The other party's port.
+    pub remote_port: u16,
+    /// The workload's port.
+    pub local_port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Always zero.
+    pub reserved: [u8; 3],
+}
+
+/// Value of `zt_flows`: what was decided, so that replies pass and a flow is one decision a revision.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FlowState {
+    /// Revision of the policy that decided.
+    pub revision: u64,
+    /// [`crate::control::Control::directory`] at the time: a change there means asking again.
+    pub directory: u64,
+    /// Source identity.
+    pub source: u64,
+    /// Destination identity.
+    pub destination: u64,
+    /// The port that policy speaks about.
+    pub target_port: u16,
+    /// 1 where policy allowed.
+    pub allowed: u8,
+    /// 1 where the remote party began the flow.
+    pub inbound: u8,
+    /// Always zero.
+    pub reserved: u32,
+}
+
+const _: () = assert!(size_of::<Workload>() == 16);
+const _: () = assert!(size_of::<ListenerKey>() == 32);
+const _: () = assert!(size_of::<Listener>() == 16);
+const _: () = assert!(size_of::<LocalKey>() == 24);
+const _: () = assert!(size_of::<Peer>() == 16);
+const _: () = assert!(size_of::<ServiceKey>() == 20);
+const _: () = assert!(size_of::<Service>() == 16);
+const _: () = assert!(size_of::<Socket>() == 24);
+const _: () = assert!(size_of::<Connection>() == 88);
+const _: () = assert!(size_of::<SourceKey>() == 48);
+const _: () = assert!(size_of::<Source>() == 16);
+const _: () = assert!(size_of::<FlowKey>() == 40);
+const _: () = assert!(size_of::<FlowState>() == 40);

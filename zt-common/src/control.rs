@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `zt_control`: the one-entry array of switches that are not policy.
+
+/// The managed roots that one node may have.
+pub const MAX_ROOTS: usize = 4;
+
+/// A managed cgroup: the hooks are attached to it, and everything below it is ours.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Root {
+    /// Cgroup id; 0 in an unused slot.
+    pub id: u64,
+    /// Its depth below the cgroup2 mount (the mount itself is 0).
+    pub level: u32,
+    /// Always zero.
+    pub reserved: u32,
+}
+
+/// Value of `zt_control`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Control {
+    /// Or of the constants of this module.
+    pub flags: u64,
+    /// Counts changes of who is who (identities, addresses, services): cached UDP decisions of an older count are asked again.
+    pub directory: u64,
+    /// Cookie of the host's network namespace.
+    pub host_netns: u64,
+    /// The managed roots.
+    pub roots: [Root; MAX_ROOTS],
+}
+
+/// Break-glass: nothing is refused on this node, whatever the modes say.
+pub const OBSERVE_ALL: u64 = 1;
+/// A process under a managed root that never had an identity is enforced upon, not just observed.
+pub const UNKNOWN_DENY: u64 = 2;
+/// `zt_services` has entries.
+pub const HAS_SERVICES: u64 = 4;
+/// Rare kernel-side diagnostics are written to the log ring.
+pub const DIAGNOSTICS: u64 = 8;
+
+const _: () = assert!(size_of::<Root>() == 16);
+const _: () = assert!(size_of::<Control>() == 24 + 16 * MAX_ROOTS);

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Names of maps and programs, as `bpftool` shows them.
+
+/// Cgroup id → identity and mode.
+pub const WORKLOADS: &str = "zt_workloads";
+/// Listening place → owner.
+pub const LISTENERS: &str = "zt_listeners";
+/// A namespace's own addresses.
+pub const LOCAL: &str = "zt_local";
+/// Address → identity.
+pub const PEERS: &str = "zt_peers";
+/// Virtual address → identity and target port.
+pub const SERVICES: &str = "zt_services";
+/// CIDR → entity or named network.
+pub const NETWORKS: &str = "zt_networks";
+/// One slot: the allow table in force.
+pub const ALLOW: &str = "zt_allow";
+/// Switches.
+pub const CONTROL: &str = "zt_control";
+/// Socket storage.
+pub const SOCKETS: &str = "zt_sockets";
+/// Live admitted connections.
+pub const CONNECTIONS: &str = "zt_connections";
+/// Flows begun by managed sockets of this node.
+pub const SOURCES: &str = "zt_sources";
+/// UDP flows.
+pub const FLOWS: &str = "zt_flows";
+/// Refused sockets.
+pub const REFUSED: &str = "zt_refused";
+/// Decisions and notices.
+pub const EVENTS: &str = "zt_events";
+/// Per-CPU counters.
+pub const COUNTERS: &str = "zt_counters";
+
+/// Every pinned map.
+pub const MAPS: [&str; 15] = [
+    WORKLOADS, LISTENERS, LOCAL, PEERS, SERVICES, NETWORKS, ALLOW, CONTROL, SOCKETS, CONNECTIONS, SOURCES, FLOWS,
+    REFUSED, EVENTS, COUNTERS,
+];
+
+/// Most entries that one allow table may have.
+pub const MAX_ALLOW_ENTRIES: u32 = 2_097_152;
+/// Most workloads (cgroups) on one node.
+pub const MAX_WORKLOADS: u32 = 65_536;
+/// Most known peer addresses.
+pub const MAX_PEERS: u32 = 262_144;

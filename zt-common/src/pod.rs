@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `aya::Pod` for everything that crosses a map.
+#![expect(unsafe_code, reason = "Pod asserts that any bytes are a valid value and that there is no padding: the const asserts beside each type check the latter")]
+
+use crate::abi::{
+    Connection, FlowKey, FlowState, Listener, ListenerKey, LocalKey, Peer, Service, ServiceKey, Socket, Source,
+    SourceKey, Workload,
+};
+use crate::address::Address;
+use crate::control::Control;
+use crate::entry::{AllowEntry, AllowKey};
+
+macro_rules! pod {
+    ($($name:ty),+ $(,)?) => { $(
+        // SAFETY: `repr(C)`, only integers and byte arrays, no implicit padding.
+        unsafe impl aya::Pod for $name {}
+    )+ };
+}
+
+pod!(
+    Address, AllowEntry, AllowKey, Connection, Control, FlowKey, FlowState, Listener, ListenerKey, LocalKey, Peer,
+    Service, ServiceKey, Socket, Source, SourceKey, Workload,
+);
