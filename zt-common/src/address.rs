@@ -7,6 +7,7 @@
 /// An IPv4 or IPv6 address, IPv4 as `::ffff:a.b.c.d`.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[cfg_attr(not(feature = "user"), derive(Debug))]
 pub struct Address(pub [u8; 16]);
 
 impl Address {
@@ -36,6 +37,24 @@ impl Address {
     #[inline(always)]
     pub const fn from_v4_word(word: u32) -> Self {
         Self::from_v4(word.to_ne_bytes())
+    }
+
+    /// The four 32-bit words as the kernel's contexts hold them (each in network order).
+    #[inline(always)]
+    pub const fn words(&self) -> [u32; 4] {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = self.0;
+        [
+            u32::from_ne_bytes([a, b, c, d]),
+            u32::from_ne_bytes([e, f, g, h]),
+            u32::from_ne_bytes([i, j, k, l]),
+            u32::from_ne_bytes([m, n, o, p]),
+        ]
+    }
+
+    /// The 32-bit word (in network order) of an IPv4 address.
+    #[inline(always)]
+    pub const fn v4_word(&self) -> u32 {
+        self.words()[3]
     }
 
     /// Whether this is an IPv4 address in its mapped form.
