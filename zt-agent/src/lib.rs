@@ -1,2 +1,0 @@
-//! lib
-pub mod kernel;
