@@ -6,4 +6,5 @@
 pub mod identity;
 pub mod problem;
 pub mod spiffe_id;
+pub mod watch;
 pub mod yaml;
