@@ -3,6 +3,7 @@
 //!
 //! The library behind the `zt-agent` binary.
 
+pub mod cgroup;
 pub mod identity;
 pub mod problem;
 pub mod spiffe_id;
