@@ -6,6 +6,7 @@
 pub mod cgroup;
 pub mod identity;
 pub mod policy;
+pub mod policy_dir;
 pub mod problem;
 pub mod spiffe_id;
 pub mod watch;

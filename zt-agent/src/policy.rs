@@ -58,7 +58,11 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { trust_domain: "hanzo.ai".to_owned(), allow_self: true, allow_host: true, cluster_cidrs: Vec::new() }
+        Self {
+            trust_domain: "hanzo.ai".to_owned(),
+            allow_self: true,
+            allow_host: true,
+            cluster_cidrs: Vec::new(),
+        }
     }
 }
-

@@ -7,9 +7,15 @@
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_yaml::Spanned;
+use serde_yaml::options::MergeKeyPolicy;
+use serde_yaml::{DefaultMessageFormatter, MessageFormatter, Spanned};
 
 use crate::problem::{Problem, nearest};
+
+/// How deep a document may nest; these files need five levels.
+const MAX_DEPTH: usize = 32;
+/// How much aliases may add to what is written out: room for convenience, not for a bomb.
+const MAX_ALIAS_EVENTS: usize = 100_000;
 
 /// A value with its place.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,11 +76,21 @@ impl Value {
 
 /// Reads the one document in `text`. An empty file is `Null`. `file` is only for messages.
 pub fn parse(file: &str, text: &str) -> Result<Node, Problem> {
+    // Each event takes at least a byte of text, so these bounds hold whatever is written out in full; the bounds on
+    // aliases hold what is not.
+    let room = text.len().saturating_add(16);
     let options = serde_yaml::options! {
+        budget: serde_yaml::budget! {
+            max_events: room.saturating_mul(4),
+            max_nodes: room.saturating_mul(2),
+            max_depth: MAX_DEPTH,
+            max_recorded_anchor_events: MAX_ALIAS_EVENTS,
+        },
+        alias_limits: serde_yaml::alias_limits! { max_total_replayed_events: MAX_ALIAS_EVENTS },
+        merge_keys: MergeKeyPolicy::Error,
+        emit_comments: false,
         strict_booleans: true,
         with_snippet: false,
-        // The readers bound the size of a file; the number of its nodes follows from that.
-        budget: serde_yaml::budget! { max_nodes: text.len() + 1, max_events: 3 * text.len() + 16 },
     };
     let empty = text
         .lines()
@@ -90,9 +106,9 @@ pub fn parse(file: &str, text: &str) -> Result<Node, Problem> {
         let (line, column) = error
             .location()
             .map_or((0, 0), |place| (place.line(), place.column()));
-        let message = error.without_snippet().to_string();
-        // The place is in the problem already.
-        let message = message.split(" at line ").next().unwrap_or_default().to_owned();
+        let message = DefaultMessageFormatter
+            .format_message(error.without_snippet())
+            .into_owned();
         Problem {
             file: file.to_owned(),
             line,
@@ -334,6 +350,17 @@ mod tests {
         );
         let problem = parse("f", "a: 1\n---\nb: 2\n").expect_err("two documents");
         assert!(problem.message.contains("document"), "{problem}");
+    }
+
+    #[test]
+    fn aliases_are_bounded() {
+        let mut text = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x]\n");
+        for n in 1..9 {
+            let aliases = vec![format!("*a{}", n - 1); 9].join(", ");
+            text.push_str(&format!("a{n}: &a{n} [{aliases}]\n"));
+        }
+        assert!(parse("f", &text).is_err());
+        assert!(parse("f", &"[".repeat(200)).is_err());
     }
 
     #[test]

@@ -180,11 +180,7 @@ impl Watcher {
     }
 
     fn period(&self) -> Duration {
-        if self.present.values().all(|seen| seen.watch.is_some()) {
-            COMPARE
-        } else {
-            COMPARE_UNWATCHED
-        }
+        if self.blind { COMPARE_UNWATCHED } else { COMPARE }
     }
 
     fn is_managed(&self, path: &Path) -> bool {

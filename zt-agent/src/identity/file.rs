@@ -14,6 +14,8 @@ use std::path::{Component, Path, PathBuf};
 use super::{Mode, WorkloadRecord};
 use crate::problem::Problem;
 use crate::spiffe_id::SpiffeId;
+use crate::watch::Follower;
+use crate::watch::Follower;
 use crate::yaml::{self, Entry, Node, Report, Value};
 
 /// The most bytes that the file may have.
@@ -32,6 +34,18 @@ impl Hash for Contents {
             Err(problem) => problem.hash(state),
         }
     }
+}
+
+/// Begins to follow the file at `path` and reads it; the follower sends what it holds whenever that changes.
+pub fn follow(path: PathBuf) -> (Follower<Contents>, Contents) {
+    let of = path.clone();
+    Follower::new(path, move || read(&of))
+}
+
+/// Begins to follow the file at `path` and reads it; the follower sends what it holds whenever that changes.
+pub fn follow(path: PathBuf) -> (Follower<Contents>, Contents) {
+    let of = path.clone();
+    Follower::new(path, move || read(&of))
 }
 
 /// Reads the file at `path`, without looking into it.
