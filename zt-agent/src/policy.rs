@@ -13,6 +13,7 @@ mod document;
 mod endpoint;
 mod entity;
 mod hash;
+mod listing;
 mod network;
 mod ports;
 mod problem;
@@ -58,7 +59,14 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { trust_domain: "hanzo.ai".to_owned(), allow_self: true, allow_host: true, cluster_cidrs: Vec::new() }
+        Self {
+            trust_domain: "hanzo.ai".to_owned(),
+            allow_self: true,
+            allow_host: true,
+            cluster_cidrs: Vec::new(),
+        }
     }
 }
 
+#[cfg(test)]
+mod tests;
