@@ -6,6 +6,7 @@
 pub mod cgroup;
 pub mod config;
 pub mod identity;
+pub mod kernel;
 pub mod policy;
 pub mod policy_dir;
 pub mod problem;

@@ -102,9 +102,6 @@ pub struct Service {
     pub reserved: [u8; 6],
 }
 
-/// Data of an LPM key of `zt_networks`; the prefix length counts from the start of the mapped form.
-pub type NetworkAddress = Address;
-
 /// Value of `zt_sockets` (socket storage, cloned from a listener to its children): whose socket this is.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -74,9 +74,7 @@ fn connect(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
     let own = Own::current(control);
     let netns = context::netns_cookie(ctx.as_ptr());
     let cookie = context::socket_cookie(ctx.as_ptr());
-    let party = lookup::destination(control, &Target { netns, address: *address, port, protocol });
-    let flow = Flow { source: own.identity, destination: party.identity, port: party.port, protocol };
-
+    let target = Target { netns, address: *address, port, protocol };
     if protocol == UDP {
         let key = sendmsg::flow_key(own.workload, address, port, local_port(ctx.sock_addr));
         // A server that answers each client on a socket of its own.
@@ -85,11 +83,17 @@ fn connect(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
         }
     }
 
-    let verdict = if own.alien {
-        Verdict::refusal(Reason::AlienTask, lookup::revision())
-    } else {
-        lookup::judge(&flow)
-    };
+    let mut party = lookup::destination(control, &target);
+    let mut flow = Flow { source: own.identity, destination: party.identity, port: party.port, protocol };
+    let mut verdict = lookup::judge(&flow);
+    if party.outdated(&verdict) {
+        party = lookup::destination(control, &target);
+        flow.destination = party.identity;
+        verdict = lookup::judge(&flow);
+    }
+    if own.alien {
+        verdict = Verdict::refusal(Reason::AlienTask, verdict.revision);
+    }
     let refused = !verdict.allowed && own.enforced();
     if !refused {
         let mut flags = if family == IPV6 { CONNECTION_IPV6 } else { 0 };

@@ -18,7 +18,7 @@ use zt_common::verdict::{Reason, Verdict};
 use crate::admit::Begun;
 use crate::connect::TCP;
 use crate::emit::Decision;
-use crate::lookup::{self, Arrival, Own};
+use crate::lookup::{self, Arrival, Own, Target};
 use crate::sock_ops::{ends, socket_of, watch_close};
 use crate::{admit, context, emit, fence, maps};
 
@@ -76,13 +76,17 @@ pub fn again(ctx: &SockOpsContext) {
         None => (connection.flags & CONNECTION_ENFORCED != 0, connection.source),
     };
     let own = Own::stored(control, connection.workload, source, enforced);
-    let flow = Flow {
-        source,
-        destination: connection.destination,
-        port: connection.target_port,
+    let target = Target {
+        netns: connection.netns,
+        address: connection.remote,
+        port: connection.remote_port,
         protocol: TCP,
     };
+    // A swap that falls into this one too is the business of the sweep after it, which sees this socket by now.
+    let party = lookup::destination(control, &target);
+    let flow = Flow { source, destination: party.identity, port: party.port, protocol: TCP };
     let verdict = lookup::judge(&flow);
+    connection.destination = flow.destination;
     connection.revision = verdict.revision;
     connection.rule = verdict.rule;
     if verdict.allowed || !own.enforced() {
@@ -142,17 +146,23 @@ pub fn passive(ctx: &SockOpsContext) {
         }
     };
     let ends = ends(ctx);
-    let origin = lookup::origin(&Arrival {
+    let arrival = Arrival {
         netns,
         remote: ends.remote,
         local: ends.local,
         remote_port: ends.remote_port,
         local_port: ends.local_port,
         protocol: TCP,
-    });
-    let flow =
+    };
+    let mut origin = lookup::origin(&arrival);
+    let mut flow =
         Flow { source: origin.identity, destination: own.identity, port: ends.local_port, protocol: TCP };
     let mut verdict = lookup::judge(&flow);
+    if origin.outdated(&verdict) {
+        origin = lookup::origin(&arrival);
+        flow.source = origin.identity;
+        verdict = lookup::judge(&flow);
+    }
     let refused = !verdict.allowed && own.enforced();
     let mut event_flags = INBOUND;
     let mut flags = CONNECTION_ESTABLISHED | CONNECTION_INBOUND;

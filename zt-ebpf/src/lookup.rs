@@ -10,6 +10,7 @@ use zt_common::address::Address;
 use zt_common::control::{Control, HAS_ENFORCED, HAS_SERVICES, MAX_ROOTS, OBSERVE_ALL, UNKNOWN_DENY};
 use zt_common::entry::{AllowEntry, AllowKey, Flow};
 use zt_common::identity;
+use zt_common::names::NETWORK_SLOTS;
 use zt_common::verdict::{self, AllowLookup, Reason, Verdict};
 
 use crate::{context, maps};
@@ -156,6 +157,17 @@ pub struct Party {
     pub here: bool,
     /// It is in the same network namespace.
     pub local: bool,
+    /// The revision whose networks named it, or 0 where its name does not depend on the policy.
+    revision: u64,
+}
+
+impl Party {
+    /// Whether the party was named under another policy than the one that judged it: then ask once more. Between two
+    /// swaps lie milliseconds, so that the second time both are of one revision.
+    #[inline(always)]
+    pub fn outdated(&self, verdict: &Verdict) -> bool {
+        self.revision != 0 && self.revision != verdict.revision
+    }
 }
 
 /// Whether `address` reaches the namespace itself.
@@ -189,7 +201,7 @@ pub fn destination(control: &Control, target: &Target) -> Party {
         let key = ServiceKey { address, port, protocol, reserved: 0 };
         // SAFETY: read once, copied at once.
         if let Some(service) = unsafe { maps::zt_services.get(key) } {
-            return Party { identity: service.identity, port: service.target_port, here: false, local: false };
+            return Party { identity: service.identity, port: service.target_port, here: false, local: false, revision: 0 };
         }
     }
     // Plain numbers with a value on every path: an `Option` of a copy leaves registers unset, which the verifier refuses.
@@ -202,10 +214,13 @@ pub fn destination(control: &Control, target: &Target) -> Party {
     let elsewhere = known && flags & PEER_HERE == 0 && identity::is_workload(peer);
     if !elsewhere && is_local(netns, &address) {
         let identity = local_owner(netns, &address, port, protocol);
-        return Party { identity, port, here: true, local: true };
+        return Party { identity, port, here: true, local: true, revision: 0 };
     }
-    let identity = if known { peer } else { network(&address) };
-    Party { identity, port, here: flags & PEER_HERE != 0, local: false }
+    if known {
+        return Party { identity: peer, port, here: flags & PEER_HERE != 0, local: false, revision: 0 };
+    }
+    let revision = revision();
+    Party { identity: network(&address, revision), port, here: false, local: false, revision }
 }
 
 /// Whether an address is that of a workload of this node, which records what it sends at its own end.
@@ -251,11 +266,15 @@ fn listener_at(key: &ListenerKey) -> Option<&'static Listener> {
     unsafe { maps::zt_listeners.get(key) }
 }
 
-/// The entity or named network of an address that no directory entry names.
+/// The entity or named network of an address that no directory entry names, under a revision.
 #[inline(always)]
-fn network(address: &Address) -> u64 {
-    match maps::zt_networks.get(&Key::new(128, *address)) {
-        Some(number) => *number,
+fn network(address: &Address, revision: u64) -> u64 {
+    let slot = revision as u32 % NETWORK_SLOTS;
+    match maps::zt_networks.get(slot) {
+        Some(networks) => match networks.get(&Key::new(128, *address)) {
+            Some(number) => *number,
+            None => identity::WORLD,
+        },
         None => identity::WORLD,
     }
 }
@@ -283,6 +302,16 @@ pub struct Origin {
     pub identity: u64,
     /// It is a managed workload of this node, and records at its own end.
     pub managed: bool,
+    /// See [`Party`].
+    pub revision: u64,
+}
+
+impl Origin {
+    /// See [`Party::outdated`].
+    #[inline(always)]
+    pub fn outdated(&self, verdict: &Verdict) -> bool {
+        self.revision != 0 && self.revision != verdict.revision
+    }
 }
 
 /// The source of a connection: by this node's own sockets, as an entity, by address.
@@ -302,19 +331,20 @@ pub fn origin(arrival: &Arrival) -> Origin {
         return origin;
     }
     if local {
-        return Origin { identity: identity::HOST, managed: false };
+        return Origin { identity: identity::HOST, managed: false, revision: 0 };
     }
-    Origin { identity: by_address(&arrival.remote), managed: false }
+    by_address(&arrival.remote)
 }
 
-/// The identity behind an address that is not the namespace's own.
+/// Who is behind an address that is not the namespace's own.
 #[inline(always)]
-pub fn by_address(address: &Address) -> u64 {
+pub fn by_address(address: &Address) -> Origin {
     // SAFETY: read once, copied at once.
-    match unsafe { maps::zt_peers.get(*address) } {
-        Some(peer) => peer.identity,
-        None => network(address),
+    if let Some(peer) = unsafe { maps::zt_peers.get(*address) } {
+        return Origin { identity: peer.identity, managed: false, revision: 0 };
     }
+    let revision = revision();
+    Origin { identity: network(address, revision), managed: false, revision }
 }
 
 #[inline(always)]
@@ -326,7 +356,7 @@ fn begun_here(key: &SourceKey) -> Option<Origin> {
         Some(workload) => workload.identity,
         None => source.identity,
     };
-    Some(Origin { identity, managed: true })
+    Some(Origin { identity, managed: true, revision: 0 })
 }
 
 /// The allow table in force, as the verdict function sees it.

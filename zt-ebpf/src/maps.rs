@@ -14,12 +14,15 @@ use zt_common::control::Control;
 use zt_common::counter::Counter;
 use zt_common::entry::{AllowEntry, AllowKey};
 use zt_common::event::DecisionEvent;
-use zt_common::names::{MAX_PEERS, MAX_WORKLOADS};
+use zt_common::names::{MAX_PEERS, MAX_WORKLOADS, NETWORK_SLOTS};
 
 const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
 
 /// Shape of the tables that the one slot of `zt_allow` may hold; their size differs from table to table.
 pub type AllowTable = HashMap<AllowKey, AllowEntry, 1>;
+
+/// Shape of the tries that the slots of `zt_networks` may hold.
+pub type Networks = LpmTrie<Address, u64, 1>;
 
 #[btf_map]
 pub static zt_workloads: HashMap<u64, Workload, { MAX_WORKLOADS as usize }, SPARSE> = HashMap::new();
@@ -32,7 +35,7 @@ pub static zt_peers: HashMap<Address, Peer, { MAX_PEERS as usize }, SPARSE> = Ha
 #[btf_map]
 pub static zt_services: HashMap<ServiceKey, Service, 65_536, SPARSE> = HashMap::new();
 #[btf_map]
-pub static zt_networks: LpmTrie<Address, u64, 16_384> = LpmTrie::new();
+pub static zt_networks: ArrayOfMaps<Networks, { NETWORK_SLOTS as usize }> = ArrayOfMaps::new();
 #[btf_map]
 pub static zt_allow: ArrayOfMaps<AllowTable, 1> = ArrayOfMaps::new();
 #[btf_map]

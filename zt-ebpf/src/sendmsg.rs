@@ -156,19 +156,28 @@ fn sendmsg(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
     }
 
     let netns = context::netns_cookie(ctx.as_ptr());
-    let party = lookup::destination(control, &Target { netns, address: *address, port, protocol });
+    let target = Target { netns, address: *address, port, protocol };
+    let mut party = lookup::destination(control, &target);
     // A reply on a flow whose decision is out of date is decided again in the direction in which it began.
     let inbound = prior.began_remotely();
-    let flow = if inbound {
+    let mut flow = if inbound {
         Flow { source: party.identity, destination: own.identity, port: prior.target_port, protocol }
     } else {
         Flow { source: own.identity, destination: party.identity, port: party.port, protocol }
     };
-    let verdict = if own.alien {
-        Verdict::refusal(Reason::AlienTask, lookup::revision())
-    } else {
-        lookup::judge(&flow)
-    };
+    let mut verdict = lookup::judge(&flow);
+    if party.outdated(&verdict) {
+        party = lookup::destination(control, &target);
+        if inbound {
+            flow.source = party.identity;
+        } else {
+            flow.destination = party.identity;
+        }
+        verdict = lookup::judge(&flow);
+    }
+    if own.alien {
+        verdict = Verdict::refusal(Reason::AlienTask, verdict.revision);
+    }
     decided(&key, &flow, &verdict, control.directory, inbound, started);
     let refused = !verdict.allowed && own.enforced();
     if !prior.says(&flow, &verdict) {

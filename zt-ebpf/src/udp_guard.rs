@@ -102,21 +102,30 @@ fn decide(ctx: &SkBuffContext, sock: *mut bpf_sock, own: &Own, packet: &Packet, 
         return false;
     }
     let netns = context::stored(sock).map_or(0, |socket| socket.netns);
-    let origin = origin(ctx, netns, packet);
+    let mut sender = origin(ctx, netns, packet);
     let outbound = prior.began_here();
-    let flow = if outbound {
-        Flow { source: own.identity, destination: origin.identity, port: prior.target_port, protocol: UDP }
+    let mut flow = if outbound {
+        Flow { source: own.identity, destination: sender.identity, port: prior.target_port, protocol: UDP }
     } else {
-        Flow { source: origin.identity, destination: own.identity, port: packet.destination_port, protocol: UDP }
+        Flow { source: sender.identity, destination: own.identity, port: packet.destination_port, protocol: UDP }
     };
-    let verdict = lookup::judge(&flow);
+    let mut verdict = lookup::judge(&flow);
+    if sender.outdated(&verdict) {
+        sender = origin(ctx, netns, packet);
+        if outbound {
+            flow.destination = sender.identity;
+        } else {
+            flow.source = sender.identity;
+        }
+        verdict = lookup::judge(&flow);
+    }
     decided(&key, &flow, &verdict, control.directory, !outbound, started);
     let refused = !verdict.allowed && own.enforced();
     if prior.says(&flow, &verdict) {
         if refused {
             emit::count(Counter::DatagramsRefused);
         }
-    } else if origin.managed && !refused {
+    } else if sender.managed && !refused {
         // The source recorded this flow at its own end.
         emit::count(Counter::Agreed);
     } else {
@@ -176,11 +185,11 @@ fn report(ctx: &SkBuffContext, sock: *mut bpf_sock, own: &Own, packet: &Packet, 
 #[inline(never)]
 fn origin(ctx: &SkBuffContext, netns: u64, packet: &Packet) -> Origin {
     if !lookup::is_local(netns, &packet.source) {
-        let identity = lookup::by_address(&packet.source);
-        return Origin { identity, managed: lookup::is_here(&packet.source, identity) };
+        let origin = lookup::by_address(&packet.source);
+        return Origin { managed: lookup::is_here(&packet.source, origin.identity), ..origin };
     }
     let Some(control) = maps::zt_control.get(0) else {
-        return Origin { identity: identity::UNKNOWN, managed: false };
+        return Origin { identity: identity::UNKNOWN, managed: false, revision: 0 };
     };
     const CURRENT_NETNS: u64 = u64::MAX;
     // The socket that would receive an answer is the one that sent.
@@ -205,14 +214,14 @@ fn origin(ctx: &SkBuffContext, netns: u64, packet: &Packet) -> Origin {
         let sender: *mut bpf_sock =
             helper::bpf_sk_lookup_udp(ctx.as_ptr(), &raw mut tuple, size as u32, CURRENT_NETNS, 0);
         if sender.is_null() {
-            return Origin { identity: identity::UNKNOWN, managed: false };
+            return Origin { identity: identity::UNKNOWN, managed: false, revision: 0 };
         }
         let found = Own::of_birth(control, sender);
         helper::bpf_sk_release(sender.cast());
         if found.alien {
-            Origin { identity: identity::HOST, managed: false }
+            Origin { identity: identity::HOST, managed: false, revision: 0 }
         } else {
-            Origin { identity: found.identity, managed: true }
+            Origin { identity: found.identity, managed: true, revision: 0 }
         }
     }
 }

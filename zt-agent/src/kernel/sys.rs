@@ -11,6 +11,7 @@ use std::path::Path;
 
 use aya::Pod;
 
+const MAP_CREATE: u32 = 0;
 const OBJ_PIN: u32 = 6;
 const OBJ_GET: u32 = 7;
 const PROG_ATTACH: u32 = 8;
@@ -39,6 +40,43 @@ fn owned(result: i64) -> OwnedFd {
 
 fn path_argument(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct MapCreate {
+    kind: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    flags: u32,
+    inner_map: u32,
+    numa_node: u32,
+    name: [u8; 16],
+}
+
+/// Creates a map that carries a name of ours.
+pub(super) fn create_map(
+    kind: u32,
+    name: &str,
+    key_size: usize,
+    value_size: usize,
+    max_entries: u32,
+    flags: u32,
+) -> io::Result<OwnedFd> {
+    let mut attributes = MapCreate {
+        kind,
+        key_size: key_size as u32,
+        value_size: value_size as u32,
+        max_entries,
+        flags,
+        ..MapCreate::default()
+    };
+    // The last byte stays zero.
+    for (place, byte) in attributes.name.iter_mut().take(15).zip(name.bytes()) {
+        *place = byte;
+    }
+    bpf(MAP_CREATE, &mut attributes).map(owned)
 }
 
 #[repr(C)]
