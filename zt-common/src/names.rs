@@ -38,6 +38,9 @@ pub const MAPS: [&str; 15] = [
     REFUSED, EVENTS, COUNTERS,
 ];
 
+/// The interface index to which refused sockets are bound: none has it.
+pub const NO_INTERFACE: u32 = 0x7fff_fffe;
+
 /// Most entries that one allow table may have.
 pub const MAX_ALLOW_ENTRIES: u32 = 2_097_152;
 /// Most workloads (cgroups) on one node.
