@@ -4,9 +4,11 @@
 //! The library behind the `zt-agent` binary. `policy` and `spiffe_id` are pure and need neither root nor a runtime.
 
 pub mod cgroup;
+pub mod cli;
 pub mod config;
 pub mod identity;
 pub mod kernel;
+pub mod log;
 pub mod policy;
 pub mod policy_dir;
 pub mod problem;
