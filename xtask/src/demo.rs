@@ -21,8 +21,8 @@ pub(crate) fn run(release: bool, arguments: &[String]) -> Result<()> {
     );
     let directory = if release { "release" } else { "debug" };
     let agent = workspace::target()?.join(directory).join("zt-agent");
-    let why = "the demo makes cgroups and network namespaces, and loads programs into the kernel";
-    let status = privilege::as_root(&agent, why)
+    let why = "because the demo makes cgroups and network namespaces, and loads programs into the kernel";
+    let status = privilege::as_root(&agent, why)?
         .arg("demo")
         .args(arguments)
         .status()?;

@@ -6,6 +6,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::process::Command;
 
+use anyhow::{Result, bail};
+
 /// What a command run as root may know of the caller's environment: `sudo` clears the rest.
 const KEPT: [&str; 4] = ["RUST_BACKTRACE", "RUST_LOG", "TERM", "NO_COLOR"];
 
@@ -15,11 +17,14 @@ pub(crate) fn is_root() -> bool {
 }
 
 /// A command that runs as root; through `sudo`, after saying why, when this does not.
-pub(crate) fn as_root(program: impl AsRef<OsStr>, why: &str) -> Command {
+pub(crate) fn as_root(program: impl AsRef<OsStr>, why: &str) -> Result<Command> {
     if is_root() {
-        return Command::new(program);
+        return Ok(Command::new(program));
     }
-    eprintln!("asking sudo for root: {why}");
+    if Command::new("sudo").arg("--version").output().is_err() {
+        bail!("root is needed, {why}, and sudo is not installed: run this again as root");
+    }
+    eprintln!("asking sudo for root, {why}");
     let mut command = Command::new("sudo");
     command.args(["--", "env"]);
     for (name, value) in std::env::vars() {
@@ -28,5 +33,5 @@ pub(crate) fn as_root(program: impl AsRef<OsStr>, why: &str) -> Command {
         }
     }
     command.arg(program);
-    command
+    Ok(command)
 }

@@ -148,7 +148,7 @@ fn install_packages(programs: &[&Program]) -> Result<()> {
     }
     let why = "to install packages with apt-get";
     let _held = HeldServices::hold()?;
-    let updated = privilege::as_root("apt-get", why)
+    let updated = privilege::as_root("apt-get", why)?
         .args(["update", "--quiet"])
         .status()?;
     if !updated.success() {
@@ -158,7 +158,7 @@ fn install_packages(programs: &[&Program]) -> Result<()> {
     for program in programs {
         println!("  installing: {} ({})", program.package, program.purpose);
         // Without systemd, this runlevel tells Debian's scripts not to start services.
-        let status = privilege::as_root("env", why)
+        let status = privilege::as_root("env", why)?
             .args([
                 "RUNLEVEL=1",
                 "DEBIAN_FRONTEND=noninteractive",
@@ -210,7 +210,7 @@ impl HeldServices {
             return Ok(());
         }
         let why = "to keep new packages from starting services";
-        let status = privilege::as_root("systemctl", why)
+        let status = privilege::as_root("systemctl", why)?
             .args(arguments)
             .args(&self.services)
             .status()?;

@@ -107,8 +107,9 @@ fn kernel(report: &mut Report, arguments: &[String]) -> Result<()> {
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
-        let why = "kernel tests make cgroups and network namespaces, and load programs into the kernel";
-        let mut command = privilege::as_root(&binary, why);
+        let why =
+            "because kernel tests make cgroups and network namespaces, and load programs into the kernel";
+        let mut command = privilege::as_root(&binary, why)?;
         command
             .args(arguments)
             .current_dir(workspace::root().join("tests"));
