@@ -109,6 +109,8 @@ impl Tools {
             format!("-Clinker={}", self.linker.display()),
             "-Clink-arg=--btf".into(),
             "-Cdebuginfo=2".into(),
+            // 32-bit jumps, and additions that return the old value: every kernel from 5.12 on has them.
+            "-Ctarget-cpu=v3".into(),
             // The object carries file names for the verifier's log; they should not be this machine's.
             format!("--remap-path-prefix={}=.", workspace.display()),
         ];

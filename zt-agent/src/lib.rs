@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `zt`: identity policy, enforced by the Linux kernel.
+//!
+//! The library behind the `zt-agent` binary. `policy` and `spiffe_id` are pure and need neither root nor a runtime.
+
+pub mod cgroup;
+pub mod config;
+pub mod identity;
+pub mod policy;
+pub mod policy_dir;
+pub mod problem;
+pub mod spiffe_id;
+pub mod watch;
+pub mod yaml;

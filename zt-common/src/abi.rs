@@ -115,16 +115,20 @@ pub struct Socket {
     pub cgroup: u64,
     /// Cookie of its network namespace.
     pub netns: u64,
-    /// [`SOCKET_NOTED`], [`SOCKET_BOUND`].
-    pub flags: u32,
+    /// The place in `zt_listeners` that this socket counts for; zeros where it has none.
+    pub address: Address,
+    /// See `address`.
+    pub port: u16,
+    /// See `address`.
+    pub protocol: u8,
+    /// [`SOCKET_NOTED`] or 0.
+    pub flags: u8,
     /// Always zero.
     pub reserved: u32,
 }
 
-/// The socket has an entry in `zt_listeners`.
-pub const SOCKET_NOTED: u32 = 1;
-/// The socket was bound to a port by name, so that it may receive what it did not ask for.
-pub const SOCKET_BOUND: u32 = 2;
+/// The socket has an entry in `zt_listeners`. Not true of a listener's children, which inherit everything else.
+pub const SOCKET_NOTED: u8 = 1;
 
 /// Value of `zt_connections`, keyed by socket cookie (`u64`): a live admitted connection, TCP or connected UDP.
 #[repr(C)]
@@ -256,7 +260,7 @@ const _: () = assert!(size_of::<LocalKey>() == 24);
 const _: () = assert!(size_of::<Peer>() == 16);
 const _: () = assert!(size_of::<ServiceKey>() == 20);
 const _: () = assert!(size_of::<Service>() == 16);
-const _: () = assert!(size_of::<Socket>() == 32);
+const _: () = assert!(size_of::<Socket>() == 48);
 const _: () = assert!(size_of::<Connection>() == 88);
 const _: () = assert!(size_of::<SourceKey>() == 48);
 const _: () = assert!(size_of::<Source>() == 16);

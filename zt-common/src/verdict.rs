@@ -178,6 +178,8 @@ pub fn raw_socket_verdict<T: AllowLookup>(table: &T, source: u64) -> Verdict {
 /// The rule with `action` that covers `flow`, searched in the shapes of `mask` from the most exact on.
 #[inline(always)]
 fn find<T: AllowLookup>(table: &T, flow: &Flow, mask: u32, action: u64) -> Option<u64> {
+    // One key for all rounds: on the kernel's small stack it must not be one for each.
+    let mut key = AllowKey::HEADER;
     let mut shape = 0;
     while shape < SHAPES {
         let remaining = mask >> shape;
@@ -185,7 +187,8 @@ fn find<T: AllowLookup>(table: &T, flow: &Flow, mask: u32, action: u64) -> Optio
             return None;
         }
         if remaining & 1 != 0 && wildcards_apply(flow, shape) {
-            if let Some(entry) = table.get(&AllowKey::for_shape(flow, shape)) {
+            key = AllowKey::for_shape(flow, shape);
+            if let Some(entry) = table.get(&key) {
                 if entry.bits == action {
                     return Some(entry.number);
                 }

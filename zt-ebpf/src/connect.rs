@@ -15,7 +15,6 @@ use zt_common::verdict::{Reason, Verdict};
 
 use crate::emit::Decision;
 use crate::lookup::{self, Own, Target};
-use crate::sendmsg::Datagram;
 use crate::{admit, context, emit, maps, sendmsg};
 
 pub const ALLOW: i32 = 1;
@@ -79,10 +78,9 @@ fn connect(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
     let flow = Flow { source: own.identity, destination: party.identity, port: party.port, protocol };
 
     if protocol == UDP {
-        let local_port = local_port(ctx.sock_addr);
-        let datagram = Datagram { workload: own.workload, remote: *address, remote_port: port, local_port };
+        let key = sendmsg::flow_key(own.workload, address, port, local_port(ctx.sock_addr));
         // A server that answers each client on a socket of its own.
-        if sendmsg::is_reply(&datagram, control.directory) {
+        if sendmsg::is_reply(&key, control.directory) {
             return ALLOW;
         }
     }
@@ -92,7 +90,7 @@ fn connect(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
     } else {
         lookup::judge(&flow)
     };
-    let refused = !verdict.allowed && own.enforced;
+    let refused = !verdict.allowed && own.enforced();
     if !refused {
         let mut flags = if family == IPV6 { CONNECTION_IPV6 } else { 0 };
         if party.here {
@@ -101,7 +99,7 @@ fn connect(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
         if party.local {
             flags |= CONNECTION_LOCAL;
         }
-        if own.enforced {
+        if own.enforced() {
             flags |= CONNECTION_ENFORCED;
         }
         admit::connection(

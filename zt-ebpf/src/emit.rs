@@ -55,7 +55,7 @@ pub fn count(counter: Counter) {
 /// A function of its own in the object: one copy for every place that decides.
 #[inline(never)]
 pub fn decision(decision: &Decision<'_>, verdict: &Verdict) {
-    count(match (verdict.allowed, decision.own.enforced) {
+    count(match (verdict.allowed, decision.own.enforced()) {
         (true, false) => Counter::AllowedObserved,
         (true, true) => Counter::AllowedEnforced,
         (false, false) => Counter::DeniedObserved,
@@ -69,7 +69,7 @@ pub fn decision(decision: &Decision<'_>, verdict: &Verdict) {
     if verdict.allowed {
         flags |= ALLOWED;
     }
-    if decision.own.enforced {
+    if decision.own.enforced() {
         flags |= ENFORCED;
     }
     // Field by field into the ring: a value of this size does not fit on the stack beside the maps' keys.

@@ -10,7 +10,6 @@ use zt_common::abi::{
     CONNECTION_ENFORCED, CONNECTION_ESTABLISHED, CONNECTION_HERE, CONNECTION_INBOUND, CONNECTION_IPV6,
     CONNECTION_LOCAL, CONNECTION_SOURCE_MANAGED, Connection, MODE_ENFORCE, SOCKET_NOTED,
 };
-use zt_common::control::OBSERVE_ALL;
 use zt_common::counter::Counter;
 use zt_common::entry::Flow;
 use zt_common::event::{Hook, INBOUND, IPV6, REFUSED_SOCKET};
@@ -25,33 +24,33 @@ use crate::{admit, context, emit, fence, maps};
 
 /// The source's end. `connect` decided before the socket had a port, and policy may have changed since: a swap that
 /// fell between is caught here, because the sweep could not yet see this socket.
+///
+/// Whether to decide `again`: for the caller to do, because the two together need more stack than a program has.
 #[inline(never)]
-pub fn active(ctx: &SockOpsContext) {
+pub fn active(ctx: &SockOpsContext) -> bool {
     let cookie = context::socket_cookie(ctx.as_ptr());
-    let Some(place) = maps::zt_connections.get_ptr_mut(cookie) else { return };
+    let Some(place) = maps::zt_connections.get_ptr_mut(cookie) else { return false };
     let ends = ends(ctx);
     // SAFETY: the entry belongs to this socket, whose handshake this is; the only other writer is its close.
-    let connection = unsafe {
+    let (flags, netns, workload, source, decided) = unsafe {
         (*place).local = ends.local;
         (*place).local_port = ends.local_port;
         (*place).flags |= CONNECTION_ESTABLISHED;
-        *place
+        ((*place).flags, (*place).netns, (*place).workload, (*place).source, (*place).revision)
     };
     watch_close(ctx);
-    if connection.flags & CONNECTION_HERE != 0 {
+    if flags & CONNECTION_HERE != 0 {
         let begun = Begun {
-            netns: if connection.flags & CONNECTION_LOCAL != 0 { connection.netns } else { 0 },
+            netns: if flags & CONNECTION_LOCAL != 0 { netns } else { 0 },
             source: ends.local,
             destination: ends.remote,
             source_port: ends.local_port,
             destination_port: ends.remote_port,
             protocol: TCP,
         };
-        admit::source(&begun, connection.workload, connection.source);
+        admit::source(&begun, workload, source);
     }
-    if connection.revision != lookup::revision() {
-        again(ctx, cookie, &connection);
-    }
+    decided != lookup::revision()
 }
 
 /// Whether this socket called `connect` itself: two that opened toward each other both complete as the passive end,
@@ -64,20 +63,19 @@ pub fn connected_itself(ctx: &SockOpsContext) -> bool {
 
 /// Decides again under the policy now in force.
 #[inline(never)]
-fn again(ctx: &SockOpsContext, cookie: u64, connection: &Connection) {
+pub fn again(ctx: &SockOpsContext) {
     let started = context::now();
+    let cookie = context::socket_cookie(ctx.as_ptr());
+    let Some(place) = maps::zt_connections.get_ptr_mut(cookie) else { return };
+    // SAFETY: as in `active`.
+    let connection = unsafe { &mut *place };
     let Some(control) = maps::zt_control.get(0) else { return };
     // SAFETY: read once, copied at once.
     let (enforced, source) = match unsafe { maps::zt_workloads.get(connection.workload) } {
         Some(workload) => (workload.mode == MODE_ENFORCE, workload.identity),
         None => (connection.flags & CONNECTION_ENFORCED != 0, connection.source),
     };
-    let own = Own {
-        workload: connection.workload,
-        identity: source,
-        enforced: enforced && control.flags & OBSERVE_ALL == 0,
-        alien: false,
-    };
+    let own = Own::stored(control, connection.workload, source, enforced);
     let flow = Flow {
         source,
         destination: connection.destination,
@@ -85,14 +83,9 @@ fn again(ctx: &SockOpsContext, cookie: u64, connection: &Connection) {
         protocol: TCP,
     };
     let verdict = lookup::judge(&flow);
-    if let Some(place) = maps::zt_connections.get_ptr_mut(cookie) {
-        // SAFETY: as in `active`.
-        unsafe {
-            (*place).revision = verdict.revision;
-            (*place).rule = verdict.rule;
-        }
-    }
-    if verdict.allowed || !own.enforced {
+    connection.revision = verdict.revision;
+    connection.rule = verdict.rule;
+    if verdict.allowed || !own.enforced() {
         return;
     }
     let ends = ends(ctx);
@@ -160,7 +153,7 @@ pub fn passive(ctx: &SockOpsContext) {
     let flow =
         Flow { source: origin.identity, destination: own.identity, port: ends.local_port, protocol: TCP };
     let mut verdict = lookup::judge(&flow);
-    let refused = !verdict.allowed && own.enforced;
+    let refused = !verdict.allowed && own.enforced();
     let mut event_flags = INBOUND;
     let mut flags = CONNECTION_ESTABLISHED | CONNECTION_INBOUND;
     if ends.ipv6 {
@@ -177,7 +170,7 @@ pub fn passive(ctx: &SockOpsContext) {
         if origin.managed {
             flags |= CONNECTION_SOURCE_MANAGED;
         }
-        if own.enforced {
+        if own.enforced() {
             flags |= CONNECTION_ENFORCED;
         }
         admit::connection(

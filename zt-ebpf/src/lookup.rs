@@ -25,26 +25,38 @@ pub struct Own {
     pub workload: u64,
     /// Its identity.
     pub identity: u64,
-    /// Whether policy's verdict happens.
-    pub enforced: bool,
+    /// Not a `bool`: the compiler would compute a program's answer from the byte in memory, and the verifier, which
+    /// does not know that it is 0 or 1, would refuse that.
+    enforced: u64,
     /// Whether the task is outside every managed root.
     pub alien: bool,
 }
 
 impl Own {
+    /// Whether policy's verdict happens.
+    #[inline(always)]
+    pub fn enforced(&self) -> bool {
+        self.enforced != 0
+    }
+
+    /// A workload known by a stored entry.
+    #[inline(always)]
+    pub fn stored(control: &Control, workload: u64, identity: u64, enforced: bool) -> Self {
+        let enforced = u64::from(enforced && control.flags & OBSERVE_ALL == 0);
+        Self { workload, identity, enforced, alien: false }
+    }
+
     #[inline(always)]
     fn unknown(control: &Control, workload: u64, alien: bool) -> Self {
         let flag = if alien { HAS_ENFORCED } else { UNKNOWN_DENY };
-        let enforced = control.flags & flag != 0 && control.flags & OBSERVE_ALL == 0;
-        Self { workload, identity: identity::UNKNOWN, enforced, alien }
+        Self { alien, ..Self::stored(control, workload, identity::UNKNOWN, control.flags & flag != 0) }
     }
 
     #[inline(always)]
     fn named(control: &Control, workload: u64) -> Option<Self> {
         // SAFETY: read once, copied at once.
         let entry = unsafe { maps::zt_workloads.get(workload) }?;
-        let enforced = entry.mode == MODE_ENFORCE && control.flags & OBSERVE_ALL == 0;
-        Some(Self { workload, identity: entry.identity, enforced, alien: false })
+        Some(Self::stored(control, workload, entry.identity, entry.mode == MODE_ENFORCE))
     }
 
     /// The workload of the running task: by its cgroup, else by the nearest ancestor that is one.
@@ -180,26 +192,20 @@ pub fn destination(control: &Control, target: &Target) -> Party {
             return Party { identity: service.identity, port: service.target_port, here: false, local: false };
         }
     }
+    // Plain numbers with a value on every path: an `Option` of a copy leaves registers unset, which the verifier refuses.
     // SAFETY: read once, copied at once.
-    let peer = unsafe { maps::zt_peers.get(address) }.copied();
+    let (known, peer, flags) = match unsafe { maps::zt_peers.get(address) } {
+        Some(peer) => (true, peer.identity, peer.flags),
+        None => (false, identity::UNKNOWN, 0),
+    };
     // The address of a workload elsewhere is never this namespace's own: one lookup less.
-    let elsewhere = matches!(peer, Some(peer) if peer.flags & PEER_HERE == 0 && identity::is_workload(peer.identity));
+    let elsewhere = known && flags & PEER_HERE == 0 && identity::is_workload(peer);
     if !elsewhere && is_local(netns, &address) {
-        let identity = match listener(netns, &address, port, protocol) {
-            Some(listener) if listener.ambiguous != 0 => identity::UNKNOWN,
-            // SAFETY: read once, copied at once.
-            Some(listener) => match unsafe { maps::zt_workloads.get(listener.workload) } {
-                Some(workload) => workload.identity,
-                None => identity::UNKNOWN,
-            },
-            None => identity::HOST,
-        };
+        let identity = local_owner(netns, &address, port, protocol);
         return Party { identity, port, here: true, local: true };
     }
-    match peer {
-        Some(peer) => Party { identity: peer.identity, port, here: peer.flags & PEER_HERE != 0, local: false },
-        None => Party { identity: network(&address), port, here: false, local: false },
-    }
+    let identity = if known { peer } else { network(&address) };
+    Party { identity, port, here: flags & PEER_HERE != 0, local: false }
 }
 
 /// Whether an address is that of a workload of this node, which records what it sends at its own end.
@@ -210,33 +216,39 @@ pub fn is_here(address: &Address, identity: u64) -> bool {
     identity::is_workload(identity) && matches!(peer, Some(peer) if peer.flags & PEER_HERE != 0)
 }
 
-/// Who listens at a local place: exactly there, else on a wildcard of either family.
+/// Who listens at a local place: exactly there, else on a wildcard of either family; the host where no workload does.
 #[inline(always)]
-fn listener(netns: u64, address: &Address, port: u16, protocol: u8) -> Option<Listener> {
+fn local_owner(netns: u64, address: &Address, port: u16, protocol: u8) -> u64 {
     let mut key = ListenerKey { netns, address: *address, port, protocol, reserved: [0; 5] };
+    let v4 = address.is_v4();
     if address.is_unspecified() {
         // What the kernel turns an unspecified destination into.
-        key.address = if address.is_v4() {
-            Address::from_v4([127, 0, 0, 1])
-        } else {
-            Address([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1])
-        };
+        key.address = if v4 { Address::from_v4([127, 0, 0, 1]) } else { Address::from_words([0, 0, 0, 1_u32.to_be()]) };
     }
-    let v4 = key.address.is_v4();
-    // SAFETY: read once, copied at once.
-    if let Some(found) = unsafe { maps::zt_listeners.get(key) } {
-        return Some(*found);
-    }
-    if v4 {
+    let mut listener = listener_at(&key);
+    if listener.is_none() && v4 {
         key.address = Address::UNSPECIFIED_V4;
-        // SAFETY: as above.
-        if let Some(found) = unsafe { maps::zt_listeners.get(key) } {
-            return Some(*found);
-        }
+        listener = listener_at(&key);
     }
-    key.address = Address::UNSPECIFIED_V6;
-    // SAFETY: as above.
-    unsafe { maps::zt_listeners.get(key) }.copied()
+    if listener.is_none() {
+        key.address = Address::UNSPECIFIED_V6;
+        listener = listener_at(&key);
+    }
+    match listener {
+        None => identity::HOST,
+        Some(listener) if listener.ambiguous != 0 => identity::UNKNOWN,
+        // SAFETY: read once, copied at once.
+        Some(listener) => match unsafe { maps::zt_workloads.get(listener.workload) } {
+            Some(workload) => workload.identity,
+            None => identity::UNKNOWN,
+        },
+    }
+}
+
+#[inline(always)]
+fn listener_at(key: &ListenerKey) -> Option<&'static Listener> {
+    // SAFETY: read before the program returns; an entry reused meanwhile is another listener of the same map.
+    unsafe { maps::zt_listeners.get(key) }
 }
 
 /// The entity or named network of an address that no directory entry names.
@@ -346,14 +358,55 @@ impl AllowLookup for Table {
 }
 
 /// What the table in force says about a flow.
-///
-/// A function of its own in the object, so that its keys do not share the caller's stack.
-#[inline(never)]
+#[inline(always)]
 pub fn judge(flow: &Flow) -> Verdict {
-    match Table::in_force() {
-        Some(table) => verdict::verdict(&table, flow),
-        None => Verdict::refusal(Reason::NoPolicy, 0),
+    let mut judged = Judged { rule: 0, revision: 0 };
+    let port_and_protocol = u32::from(flow.port) | u32::from(flow.protocol) << 16;
+    let answer = zt_judge(flow.source, flow.destination, port_and_protocol, &raw mut judged);
+    Verdict {
+        allowed: answer & ALLOWED_BIT != 0,
+        // SAFETY: the low byte is a `Reason` that `zt_judge` cast to its number.
+        reason: unsafe { core::mem::transmute::<u8, Reason>(answer as u8) },
+        rule: judged.rule,
+        revision: judged.revision,
     }
+}
+
+const ALLOWED_BIT: u32 = 1 << 8;
+
+/// The part of a verdict that `zt_judge` hands back through memory.
+#[repr(C)]
+pub struct Judged {
+    rule: u64,
+    revision: u64,
+}
+
+/// The verdict function over the table in force: the reason's number, and [`ALLOWED_BIT`].
+///
+/// A *global* function of the object: the verifier looks at it once, by itself, and not again for every state of
+/// every caller. Its search over the shapes of a table would otherwise exceed what the verifier is willing to walk.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn zt_judge(source: u64, destination: u64, port_and_protocol: u32, judged: *mut Judged) -> u32 {
+    if judged.is_null() {
+        return Reason::NoPolicy as u32;
+    }
+    let flow = Flow {
+        source,
+        destination,
+        port: port_and_protocol as u16,
+        protocol: (port_and_protocol >> 16) as u8,
+    };
+    let verdict = match Table::in_force() {
+        Some(table) => verdict::verdict(&table, &flow),
+        None => Verdict::refusal(Reason::NoPolicy, 0),
+    };
+    // SAFETY: checked above; the verifier knows the size from the type.
+    unsafe {
+        (*judged).rule = verdict.rule;
+        (*judged).revision = verdict.revision;
+    }
+    verdict.reason as u32 | if verdict.allowed { ALLOWED_BIT } else { 0 }
 }
 
 /// The revision in force, 0 before the first.

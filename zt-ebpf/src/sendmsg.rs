@@ -18,58 +18,87 @@ use crate::emit::Decision;
 use crate::lookup::{self, Own, Target};
 use crate::{context, emit, maps};
 
-/// One end's view of a flow.
-pub struct Datagram {
-    pub workload: u64,
-    pub remote: Address,
-    pub remote_port: u16,
-    pub local_port: u16,
+/// The key of a flow as one end sees it.
+#[inline(always)]
+pub fn flow_key(workload: u64, remote: &Address, remote_port: u16, local_port: u16) -> FlowKey {
+    FlowKey { workload, remote: *remote, remote_port, local_port, protocol: UDP, reserved: [0; 3] }
 }
 
-impl Datagram {
-    /// Its key in `zt_flows`.
+/// What is known of a flow. Numbers with a value on every path: an enum over the map's pointer becomes arithmetic
+/// on that pointer, which the verifier refuses.
+pub struct Prior {
+    revision: u64,
+    source: u64,
+    destination: u64,
+    /// 0: never decided, forgotten, or idle for so long that it is over. 1: decided under another revision or
+    /// directory. 2: decided, and in force.
+    standing: u32,
+    allowed: u8,
+    inbound: u8,
+    /// The port that policy speaks about.
+    pub target_port: u16,
+}
+
+impl Prior {
+    /// The decision in force, if there is one: whether it allows.
     #[inline(always)]
-    pub fn key(&self) -> FlowKey {
-        FlowKey {
-            workload: self.workload,
-            remote: self.remote,
-            remote_port: self.remote_port,
-            local_port: self.local_port,
-            protocol: UDP,
-            reserved: [0; 3],
+    pub fn in_force(&self) -> Option<bool> {
+        (self.standing == 2).then_some(self.allowed == 1)
+    }
+
+    /// Whether the flow is under way and the remote party began it.
+    #[inline(always)]
+    pub fn began_remotely(&self) -> bool {
+        self.standing != 0 && self.inbound == 1
+    }
+
+    /// Whether the flow is under way and this end began it.
+    #[inline(always)]
+    pub fn began_here(&self) -> bool {
+        self.standing != 0 && self.inbound == 0
+    }
+
+    /// Whether a new decision says what the record already says.
+    #[inline(always)]
+    pub fn says(&self, flow: &Flow, verdict: &Verdict) -> bool {
+        self.standing != 0
+            && self.revision == verdict.revision
+            && self.source == flow.source
+            && self.destination == flow.destination
+            && self.allowed == u8::from(verdict.allowed)
+    }
+}
+
+/// Looks a flow up and, where it is in force, notes that a datagram passed.
+#[inline(always)]
+pub fn known(key: &FlowKey, directory: u64, now: u64) -> Prior {
+    let mut prior =
+        Prior { revision: 0, source: 0, destination: 0, standing: 0, allowed: 0, inbound: 0, target_port: 0 };
+    if let Some(place) = maps::zt_flows.get_ptr_mut(key) {
+        // SAFETY: an entry of an LRU map may be reused under us for another flow; both are flows of this map, and a
+        // mixed-up `last_seen` only shortens or prolongs an idle time.
+        let state = unsafe { &mut *place };
+        if now.saturating_sub(state.last_seen) > FLOW_IDLE {
+            return prior;
+        }
+        prior.standing = 1;
+        prior.allowed = state.allowed;
+        prior.inbound = state.inbound;
+        prior.revision = state.revision;
+        prior.source = state.source;
+        prior.destination = state.destination;
+        prior.target_port = state.target_port;
+        if state.directory == directory && state.revision == lookup::revision() {
+            prior.standing = 2;
+            state.last_seen = now;
         }
     }
-}
-
-/// What is known of a flow: the state in force, or the last one to compare a new decision with.
-pub enum Known {
-    /// Decided under this revision and directory, and not idle.
-    Current(FlowState),
-    /// Decided under another, or idle for too long.
-    Stale(FlowState),
-    /// Never decided, or forgotten.
-    New,
-}
-
-/// Looks a flow up and, where it is current, notes that a datagram passed.
-#[inline(always)]
-pub fn known(datagram: &Datagram, directory: u64, now: u64) -> Known {
-    let Some(place) = maps::zt_flows.get_ptr_mut(datagram.key()) else { return Known::New };
-    // SAFETY: an entry of an LRU map may be reused under us for another flow; both are flows of this map, and a
-    // mixed-up `last_seen` only shortens or prolongs an idle time.
-    let state = unsafe { *place };
-    let idle = now.saturating_sub(state.last_seen) > FLOW_IDLE;
-    if !idle && state.directory == directory && state.revision == lookup::revision() {
-        // SAFETY: as above.
-        unsafe { (*place).last_seen = now };
-        return Known::Current(state);
-    }
-    Known::Stale(state)
+    prior
 }
 
 /// Files what was decided of a flow.
 #[inline(always)]
-pub fn decided(datagram: &Datagram, flow: &Flow, verdict: &Verdict, directory: u64, inbound: bool, now: u64) {
+pub fn decided(key: &FlowKey, flow: &Flow, verdict: &Verdict, directory: u64, inbound: bool, now: u64) {
     let state = FlowState {
         revision: verdict.revision,
         directory,
@@ -81,23 +110,17 @@ pub fn decided(datagram: &Datagram, flow: &Flow, verdict: &Verdict, directory: u
         reserved: 0,
         last_seen: now,
     };
-    let _ = maps::zt_flows.insert(datagram.key(), state, u64::from(BPF_ANY));
-}
-
-/// Whether a new decision says what the record already says.
-#[inline(always)]
-pub fn same(state: &FlowState, flow: &Flow, verdict: &Verdict) -> bool {
-    state.revision == verdict.revision
-        && state.source == flow.source
-        && state.destination == flow.destination
-        && state.allowed == u8::from(verdict.allowed)
+    let _ = maps::zt_flows.insert(key, state, u64::from(BPF_ANY));
 }
 
 /// Whether a datagram to this remote answers one that was admitted.
 #[inline(always)]
-pub fn is_reply(datagram: &Datagram, directory: u64) -> bool {
-    datagram.local_port != 0
-        && matches!(known(datagram, directory, context::now()), Known::Current(state) if state.inbound == 1 && state.allowed == 1)
+pub fn is_reply(key: &FlowKey, directory: u64) -> bool {
+    if key.local_port == 0 {
+        return false;
+    }
+    let prior = known(key, directory, context::now());
+    prior.in_force() == Some(true) && prior.began_remotely()
 }
 
 #[cgroup_sock_addr(sendmsg4)]
@@ -122,10 +145,10 @@ fn sendmsg(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
     let Some(control) = maps::zt_control.get(0) else { return ALLOW };
     let own = Own::current(control);
     let local_port = local_port(ctx.sock_addr);
-    let datagram = Datagram { workload: own.workload, remote: *address, remote_port: port, local_port };
-    let known = known(&datagram, control.directory, started);
-    if let Known::Current(state) = &known {
-        if state.allowed == 1 || !own.enforced {
+    let key = flow_key(own.workload, address, port, local_port);
+    let prior = known(&key, control.directory, started);
+    if let Some(allowed) = prior.in_force() {
+        if allowed || !own.enforced() {
             return ALLOW;
         }
         emit::count(Counter::DatagramsRefused);
@@ -135,23 +158,21 @@ fn sendmsg(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
     let netns = context::netns_cookie(ctx.as_ptr());
     let party = lookup::destination(control, &Target { netns, address: *address, port, protocol });
     // A reply on a flow whose decision is out of date is decided again in the direction in which it began.
-    let inbound = matches!(&known, Known::Stale(state) if state.inbound == 1 && started.saturating_sub(state.last_seen) <= FLOW_IDLE);
-    let flow = match &known {
-        Known::Stale(state) if inbound => {
-            Flow { source: party.identity, destination: own.identity, port: state.target_port, protocol }
-        }
-        _ => Flow { source: own.identity, destination: party.identity, port: party.port, protocol },
+    let inbound = prior.began_remotely();
+    let flow = if inbound {
+        Flow { source: party.identity, destination: own.identity, port: prior.target_port, protocol }
+    } else {
+        Flow { source: own.identity, destination: party.identity, port: party.port, protocol }
     };
     let verdict = if own.alien {
         Verdict::refusal(Reason::AlienTask, lookup::revision())
     } else {
         lookup::judge(&flow)
     };
-    decided(&datagram, &flow, &verdict, control.directory, inbound, started);
-    let refused = !verdict.allowed && own.enforced;
-    let repeated = matches!(&known, Known::Stale(state) if same(state, &flow, &verdict));
-    if !repeated {
-        report(ctx, &own, netns, &datagram, &flow, inbound, family, started, &verdict);
+    decided(&key, &flow, &verdict, control.directory, inbound, started);
+    let refused = !verdict.allowed && own.enforced();
+    if !prior.says(&flow, &verdict) {
+        report(ctx, &own, netns, &key, &flow, inbound, family, started, &verdict);
     } else if refused {
         emit::count(Counter::DatagramsRefused);
     }
@@ -164,7 +185,7 @@ fn report(
     ctx: &SockAddrContext,
     own: &Own,
     netns: u64,
-    datagram: &Datagram,
+    key: &FlowKey,
     flow: &Flow,
     inbound: bool,
     family: u8,
@@ -173,9 +194,9 @@ fn report(
 ) {
     let nowhere = Address::UNSPECIFIED_V6;
     let (source_address, source_port, destination_address, destination_port, flags) = if inbound {
-        (&datagram.remote, datagram.remote_port, &nowhere, datagram.local_port, family | zt_common::event::INBOUND)
+        (&key.remote, key.remote_port, &nowhere, key.local_port, family | zt_common::event::INBOUND)
     } else {
-        (&nowhere, datagram.local_port, &datagram.remote, datagram.remote_port, family)
+        (&nowhere, key.local_port, &key.remote, key.remote_port, family)
     };
     emit::decision(
         &Decision {

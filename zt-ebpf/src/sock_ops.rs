@@ -6,7 +6,7 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
-use zt_common::abi::{ListenerKey, SOCKET_NOTED};
+use zt_common::abi::SOCKET_NOTED;
 use zt_common::address::Address;
 use zt_common::counter::Counter;
 
@@ -27,8 +27,8 @@ const AF_INET: u32 = 2;
 #[sock_ops]
 pub fn zt_sock_ops(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
-        ACTIVE_ESTABLISHED => established::active(&ctx),
-        PASSIVE_ESTABLISHED if established::connected_itself(&ctx) => established::active(&ctx),
+        ACTIVE_ESTABLISHED => source_end(&ctx),
+        PASSIVE_ESTABLISHED if established::connected_itself(&ctx) => source_end(&ctx),
         PASSIVE_ESTABLISHED => established::passive(&ctx),
         STATE_CHANGED => {
             if ctx.arg(1) == STATE_CLOSED {
@@ -39,6 +39,13 @@ pub fn zt_sock_ops(ctx: SockOpsContext) -> u32 {
         _ => {}
     }
     1
+}
+
+#[inline(always)]
+fn source_end(ctx: &SockOpsContext) {
+    if established::active(ctx) {
+        established::again(ctx);
+    }
 }
 
 /// Asks to be told when the connection closes.
@@ -64,22 +71,26 @@ pub struct Ends {
     pub ipv6: bool,
 }
 
-/// Reads the two ends, word by word as the verifier wants it.
+/// Reads the two ends.
+///
+/// Word by word, both families and before any branch: otherwise the compiler joins the branches on a moved context
+/// pointer, which the verifier refuses.
 #[inline(always)]
 pub fn ends(ctx: &SockOpsContext) -> Ends {
     let ops = ctx.ops;
     // SAFETY: fields of the context.
     unsafe {
+        let local4 = read(&raw const (*ops).local_ip4);
+        let remote4 = read(&raw const (*ops).remote_ip4);
+        let local = (&raw const (*ops).local_ip6).cast::<u32>();
+        let remote = (&raw const (*ops).remote_ip6).cast::<u32>();
+        let local6 = [read(local), read(local.add(1)), read(local.add(2)), read(local.add(3))];
+        let remote6 = [read(remote), read(remote.add(1)), read(remote.add(2)), read(remote.add(3))];
         let ipv6 = (*ops).family != AF_INET;
         let (local, remote) = if ipv6 {
-            let local = &raw const (*ops).local_ip6;
-            let remote = &raw const (*ops).remote_ip6;
-            (
-                Address::from_words([(*local)[0], (*local)[1], (*local)[2], (*local)[3]]),
-                Address::from_words([(*remote)[0], (*remote)[1], (*remote)[2], (*remote)[3]]),
-            )
+            (Address::from_words(local6), Address::from_words(remote6))
         } else {
-            (Address::from_v4_word((*ops).local_ip4), Address::from_v4_word((*ops).remote_ip4))
+            (Address::from_v4_word(local4), Address::from_v4_word(remote4))
         };
         // The remote port is a 32-bit field in network order.
         let remote_port = u32::from_be((*ops).remote_port) as u16;
@@ -87,8 +98,15 @@ pub fn ends(ctx: &SockOpsContext) -> Ends {
     }
 }
 
-/// Notes who listens.
+/// A field of the context, read exactly here.
 #[inline(always)]
+unsafe fn read(field: *const u32) -> u32 {
+    // SAFETY: the caller's.
+    unsafe { field.read_volatile() }
+}
+
+/// Notes who listens.
+#[inline(never)]
 fn listening(ctx: &SockOpsContext) {
     let sock = socket_of(ctx);
     let Some(mut owner) = context::stored(sock) else {
@@ -96,16 +114,12 @@ fn listening(ctx: &SockOpsContext) {
         emit::count(Counter::OwnerMissing);
         return;
     };
-    let ends = ends(ctx);
-    let key = ListenerKey {
-        netns: owner.netns,
-        address: ends.local,
-        port: ends.local_port,
-        protocol: TCP,
-        reserved: [0; 5],
-    };
-    if owner.flags & SOCKET_NOTED == 0 && socket::note(&key, owner.workload) {
-        owner.flags |= SOCKET_NOTED;
+    if owner.flags & SOCKET_NOTED == 0 {
+        let ends = ends(ctx);
+        owner.address = ends.local;
+        owner.port = ends.local_port;
+        owner.protocol = TCP;
+        socket::note(&mut owner);
         context::store(sock, &owner);
     }
 }

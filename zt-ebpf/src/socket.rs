@@ -3,7 +3,7 @@
 //! what is forgotten when a socket goes.
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::{BPF_NOEXIST, bpf_sock};
+use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::macros::cgroup_sock;
 use aya_ebpf::programs::SockContext;
 use zt_common::abi::{CONNECTION_ESTABLISHED, Listener, ListenerKey, SOCKET_NOTED, Socket};
@@ -18,7 +18,6 @@ use crate::emit::Decision;
 use crate::lookup::{self, Own};
 use crate::{admit, context, emit, maps};
 
-const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
 const SOCK_RAW: u32 = 3;
 const IPPROTO_MPTCP: u32 = 262;
@@ -66,7 +65,7 @@ pub fn zt_sock_create(ctx: SockContext) -> i32 {
         },
         &verdict,
     );
-    if !verdict.allowed && own.enforced { REFUSE } else { ALLOW }
+    if !verdict.allowed && own.enforced() { REFUSE } else { ALLOW }
 }
 
 #[cgroup_sock(post_bind4)]
@@ -99,37 +98,54 @@ fn bound(ctx: &SockContext, address: &Address) {
     let Some(control) = maps::zt_control.get(0) else { return };
     let own = Own::current(control);
     let netns = context::netns_cookie(ctx.as_ptr());
-    let mut socket =
-        Socket { workload: own.workload, cgroup: context::current_cgroup(), netns, flags: 0, reserved: 0 };
+    let mut socket = Socket {
+        workload: own.workload,
+        cgroup: context::current_cgroup(),
+        netns,
+        address: *address,
+        port,
+        protocol: protocol as u8,
+        flags: 0,
+        reserved: 0,
+    };
     if protocol == u32::from(UDP) {
-        let key = ListenerKey { netns, address: *address, port, protocol: UDP, reserved: [0; 5] };
-        if note(&key, own.workload) {
-            socket.flags |= SOCKET_NOTED;
-        }
+        note(&mut socket);
         emit::notice(NOTICE_UDP_BOUND, &own, netns);
     }
     context::store(ctx.sock, &socket);
 }
 
-/// Notes that `workload` listens at `key`; whether there was room.
+/// The place in `zt_listeners` that a socket counts for.
 #[inline(always)]
-pub fn note(key: &ListenerKey, workload: u64) -> bool {
-    let first = Listener { workload, sockets: 1, ambiguous: 0 };
-    if maps::zt_listeners.insert(key, first, u64::from(BPF_NOEXIST)).is_ok() {
-        return true;
+fn place(socket: &Socket) -> ListenerKey {
+    ListenerKey {
+        netns: socket.netns,
+        address: socket.address,
+        port: socket.port,
+        protocol: socket.protocol,
+        reserved: [0; 5],
     }
-    let Some(place) = maps::zt_listeners.get_ptr_mut(key) else {
-        emit::count(Counter::ListenersFull);
-        return false;
-    };
-    // SAFETY: a live entry; the counter is changed atomically, the mark is only ever set.
-    unsafe {
-        context::add(&raw mut (*place).sockets, 1);
-        if (*place).workload != workload {
-            (*place).ambiguous = 1;
+}
+
+/// Notes that the socket's workload listens at its place.
+#[inline(always)]
+pub fn note(socket: &mut Socket) {
+    let key = place(socket);
+    let first = Listener { workload: socket.workload, sockets: 1, ambiguous: 0 };
+    if maps::zt_listeners.insert(key, first, u64::from(BPF_NOEXIST)).is_err() {
+        let Some(entry) = maps::zt_listeners.get_ptr_mut(key) else {
+            emit::count(Counter::ListenersFull);
+            return;
+        };
+        // SAFETY: a live entry; the counter is changed atomically, the mark is only ever set.
+        unsafe {
+            context::add(&raw mut (*entry).sockets, 1);
+            if (*entry).workload != socket.workload {
+                (*entry).ambiguous = 1;
+            }
         }
     }
-    true
+    socket.flags |= SOCKET_NOTED;
 }
 
 #[cgroup_sock(sock_release)]
@@ -141,7 +157,7 @@ pub fn zt_sock_release(ctx: SockContext) -> i32 {
     }
     if let Some(socket) = context::stored(ctx.sock) {
         if socket.flags & SOCKET_NOTED != 0 {
-            forget(ctx.sock, &socket, protocol as u8);
+            forget(&socket);
         }
     }
     let cookie = context::socket_cookie(ctx.as_ptr());
@@ -157,23 +173,11 @@ pub fn zt_sock_release(ctx: SockContext) -> i32 {
 
 /// Takes a listener back.
 #[inline(always)]
-fn forget(sock: *mut bpf_sock, socket: &Socket, protocol: u8) {
-    // SAFETY: fields of the context, word by word as the verifier wants them read.
-    let (address, port) = unsafe {
-        let address = if (*sock).family == AF_INET {
-            Address::from_v4_word((*sock).src_ip4)
-        } else {
-            let ip6 = &raw const (*sock).src_ip6;
-            Address::from_words([(*ip6)[0], (*ip6)[1], (*ip6)[2], (*ip6)[3]])
-        };
-        (address, (*sock).src_port as u16)
-    };
-    let key = ListenerKey { netns: socket.netns, address, port, protocol, reserved: [0; 5] };
-    let Some(place) = maps::zt_listeners.get_ptr_mut(key) else { return };
+fn forget(socket: &Socket) {
+    let key = place(socket);
+    let Some(entry) = maps::zt_listeners.get_ptr_mut(key) else { return };
     // SAFETY: a live entry; the counter is changed atomically.
-    let before = unsafe {
-        context::add(&raw mut (*place).sockets, u64::MAX)
-    };
+    let before = unsafe { context::add(&raw mut (*entry).sockets, u64::MAX) };
     if before <= 1 {
         let _ = maps::zt_listeners.remove(key);
     }

@@ -9,17 +9,17 @@ use aya_ebpf::bindings::{__sk_buff, bpf_sock, bpf_sock_tuple};
 use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
-use zt_common::abi::FLOW_IDLE;
 use zt_common::address::Address;
 use zt_common::counter::Counter;
 use zt_common::entry::Flow;
 use zt_common::event::{Hook, INBOUND, IPV6};
 use zt_common::identity;
+use zt_common::verdict::{Reason, Verdict};
 
 use crate::connect::UDP;
 use crate::emit::Decision;
 use crate::lookup::{self, Origin, Own};
-use crate::sendmsg::{Datagram, Known, decided, known, same};
+use crate::sendmsg::{decided, flow_key, known};
 use crate::{context, emit, maps};
 
 const DROP: i32 = 0;
@@ -57,27 +57,45 @@ fn guard(ctx: &SkBuffContext) -> bool {
     let Some(control) = maps::zt_control.get(0) else { return true };
     let own = Own::of_birth(control, sock);
     let Some(packet) = Packet::read(skb) else {
-        if own.enforced {
+        if own.enforced() {
             emit::count(Counter::DatagramsRefused);
         }
-        return !own.enforced;
+        return !own.enforced();
     };
-    receive(ctx, control.directory, sock, &own, &packet)
+    // The decision and its report are functions of their own in the object, one after the other: nested, they would
+    // need more stack than a program has.
+    let mut outcome = Outcome::default();
+    let pass = decide(ctx, sock, &own, &packet, &mut outcome);
+    if outcome.told != 0 {
+        report(ctx, sock, &own, &packet, &outcome);
+    }
+    pass
+}
+
+/// What `decide` leaves for `report`.
+#[derive(Default)]
+struct Outcome {
+    started: u64,
+    source: u64,
+    destination: u64,
+    rule: u64,
+    revision: u64,
+    port: u16,
+    reason: u8,
+    allowed: u8,
+    outbound: u16,
+    told: u16,
 }
 
 #[inline(never)]
-fn receive(ctx: &SkBuffContext, directory: u64, sock: *mut bpf_sock, own: &Own, packet: &Packet) -> bool {
+fn decide(ctx: &SkBuffContext, sock: *mut bpf_sock, own: &Own, packet: &Packet, outcome: &mut Outcome) -> bool {
     let started = context::now();
-    let datagram = Datagram {
-        workload: own.workload,
-        remote: packet.source,
-        remote_port: packet.source_port,
-        local_port: packet.destination_port,
-    };
-    let known = known(&datagram, directory, started);
-    if let Known::Current(state) = &known {
+    let Some(control) = maps::zt_control.get(0) else { return true };
+    let key = flow_key(own.workload, &packet.source, packet.source_port, packet.destination_port);
+    let prior = known(&key, control.directory, started);
+    if let Some(allowed) = prior.in_force() {
         // What comes back on a flow that this end began is a reply.
-        if state.allowed == 1 || !own.enforced {
+        if allowed || !own.enforced() {
             return true;
         }
         emit::count(Counter::DatagramsRefused);
@@ -85,61 +103,71 @@ fn receive(ctx: &SkBuffContext, directory: u64, sock: *mut bpf_sock, own: &Own, 
     }
     let netns = context::stored(sock).map_or(0, |socket| socket.netns);
     let origin = origin(ctx, netns, packet);
-    let outbound = matches!(&known, Known::Stale(state) if state.inbound == 0 && started.saturating_sub(state.last_seen) <= FLOW_IDLE);
-    let flow = match &known {
-        Known::Stale(state) if outbound => Flow {
-            source: own.identity,
-            destination: origin.identity,
-            port: state.target_port,
-            protocol: UDP,
-        },
-        _ => Flow {
-            source: origin.identity,
-            destination: own.identity,
-            port: packet.destination_port,
-            protocol: UDP,
-        },
+    let outbound = prior.began_here();
+    let flow = if outbound {
+        Flow { source: own.identity, destination: origin.identity, port: prior.target_port, protocol: UDP }
+    } else {
+        Flow { source: origin.identity, destination: own.identity, port: packet.destination_port, protocol: UDP }
     };
     let verdict = lookup::judge(&flow);
-    decided(&datagram, &flow, &verdict, directory, !outbound, started);
-    let refused = !verdict.allowed && own.enforced;
-    let repeated = matches!(&known, Known::Stale(state) if same(state, &flow, &verdict));
-    if origin.managed && !refused {
-        // The source recorded this flow at its own end.
-        if !repeated {
-            emit::count(Counter::Agreed);
+    decided(&key, &flow, &verdict, control.directory, !outbound, started);
+    let refused = !verdict.allowed && own.enforced();
+    if prior.says(&flow, &verdict) {
+        if refused {
+            emit::count(Counter::DatagramsRefused);
         }
-    } else if !repeated {
-        let family = if packet.source.is_v4() { 0 } else { IPV6 };
-        let (ends, flags) = if outbound {
-            ((packet.destination, packet.destination_port, packet.source, packet.source_port), family)
-        } else {
-            ((packet.source, packet.source_port, packet.destination, packet.destination_port), family | INBOUND)
-        };
-        emit::decision(
-            &Decision {
-                hook: Hook::Receive,
-                started,
-                own,
-                netns,
-                cookie: context::socket_cookie(ctx.as_ptr()),
-                source: flow.source,
-                destination: flow.destination,
-                source_address: &ends.0,
-                destination_address: &ends.2,
-                source_port: ends.1,
-                destination_port: ends.3,
-                target_port: flow.port,
-                protocol: UDP,
-                flags,
-                in_task: false,
-            },
-            &verdict,
-        );
-    } else if refused {
-        emit::count(Counter::DatagramsRefused);
+    } else if origin.managed && !refused {
+        // The source recorded this flow at its own end.
+        emit::count(Counter::Agreed);
+    } else {
+        outcome.started = started;
+        outcome.source = flow.source;
+        outcome.destination = flow.destination;
+        outcome.rule = verdict.rule;
+        outcome.revision = verdict.revision;
+        outcome.port = flow.port;
+        outcome.reason = verdict.reason as u8;
+        outcome.allowed = u8::from(verdict.allowed);
+        outcome.outbound = u16::from(outbound);
+        outcome.told = 1;
     }
     !refused
+}
+
+#[inline(never)]
+fn report(ctx: &SkBuffContext, sock: *mut bpf_sock, own: &Own, packet: &Packet, outcome: &Outcome) {
+    let family = if packet.source.is_v4() { 0 } else { IPV6 };
+    let (ends, flags) = if outcome.outbound != 0 {
+        ((&packet.destination, packet.destination_port, &packet.source, packet.source_port), family)
+    } else {
+        ((&packet.source, packet.source_port, &packet.destination, packet.destination_port), family | INBOUND)
+    };
+    emit::decision(
+        &Decision {
+            hook: Hook::Receive,
+            started: outcome.started,
+            own,
+            netns: context::stored(sock).map_or(0, |socket| socket.netns),
+            cookie: context::socket_cookie(ctx.as_ptr()),
+            source: outcome.source,
+            destination: outcome.destination,
+            source_address: ends.0,
+            destination_address: ends.2,
+            source_port: ends.1,
+            destination_port: ends.3,
+            target_port: outcome.port,
+            protocol: UDP,
+            flags,
+            in_task: false,
+        },
+        &Verdict {
+            allowed: outcome.allowed != 0,
+            // SAFETY: `decide` cast a `Reason` to this number.
+            reason: unsafe { core::mem::transmute::<u8, Reason>(outcome.reason) },
+            rule: outcome.rule,
+            revision: outcome.revision,
+        },
+    );
 }
 
 /// Who sent a datagram: from the namespace itself, the owner of the socket that has the source port; else by address.

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Policy: documents → [`parse`] → [`PolicySet`] → [`compile`] → [`AllowTable`] → a decision.
+//!
+//! Pure: text in, values out. Reading files and filling kernel maps is done by others, so everything here runs
+//! without root, and `zt-agent policy check` says exactly what the daemon would.
+//!
+//! What a flow is allowed is decided by [`zt_common::verdict::verdict`], the function that the kernel programs
+//! call, over the table that they are given.
+
+mod action;
+mod compile;
+mod document;
+mod endpoint;
+mod entity;
+mod hash;
+mod listing;
+mod network;
+mod ports;
+mod problem;
+mod set;
+mod table;
+mod walk;
+mod yaml;
+
+use ipnet::IpNet;
+
+pub use action::{Action, Protocol};
+pub use compile::{CompileError, compile};
+pub use document::{API_VERSION, KIND, Rule, ServiceAccessPolicy, Target};
+pub use endpoint::Endpoint;
+pub use entity::{ENTITIES, entity_name, entity_number};
+pub use network::Networks;
+pub use ports::PortRange;
+pub use problem::Problem;
+pub use set::{PolicySet, parse, reparse};
+pub use table::{AllowTable, Decision, Party};
+
+/// A policy file that someone else has read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Document {
+    /// Its name, as problems shall show it.
+    pub file: String,
+    /// Its content: YAML or JSON, one or more documents.
+    pub text: String,
+}
+
+/// What the policy of a node depends on besides its documents.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The trust domain that identities must have.
+    pub trust_domain: String,
+    /// Whether a workload may always reach itself (`builtin/self`).
+    pub allow_self: bool,
+    /// Whether this node may always reach its workloads (`builtin/host`).
+    pub allow_host: bool,
+    /// Where the cluster's own addresses are: who is not known there is `unknown`, never `world`.
+    pub cluster_cidrs: Vec<IpNet>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            trust_domain: "hanzo.ai".to_owned(),
+            allow_self: true,
+            allow_host: true,
+            cluster_cidrs: Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From policies and identities to the allow table.
+
+use std::collections::BTreeSet;
+use std::hash::BuildHasherDefault;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use zt_common::entry::{ACTION_DENY, AllowEntry, AllowKey, PROTOCOL_RAW, Shapes};
+use zt_common::identity;
+use zt_common::names::MAX_ALLOW_ENTRIES;
+
+use super::Settings;
+use super::action::Action;
+use super::document::{Rule, Target};
+use super::endpoint::Endpoint;
+use super::hash::FastMap;
+use super::network::Networks;
+use super::ports::{self, Block};
+use super::set::PolicySet;
+use super::table::AllowTable;
+use crate::spiffe_id::{Pattern, SpiffeId};
+
+/// Why policies and identities, each valid by itself, give no table.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CompileError {
+    /// More entries than the kernel's map holds.
+    #[error(
+        "the policy needs {needed} entries in the allow table and {limit} fit: narrow its patterns, or join ports into ranges"
+    )]
+    TooLarge {
+        /// Entries needed with the header, each rule's counted by itself.
+        needed: u64,
+        /// Entries that fit: [`MAX_ALLOW_ENTRIES`].
+        limit: u32,
+    },
+    /// Two identities have the same number, so the kernel could not tell them apart.
+    #[error("`{one}` and `{other}` have the same kernel number {number}: rename one of the workloads")]
+    IdentityCollision {
+        /// One of them.
+        one: SpiffeId,
+        /// The other.
+        other: SpiffeId,
+        /// Their number.
+        number: u64,
+    },
+}
+
+/// How often more entries than fit may be tried before it is clear that it is not for many of them being equal.
+const MAX_ATTEMPTS: u64 = 16 * MAX_ALLOW_ENTRIES as u64;
+
+/// Compiles `set` for the workloads that exist now, under the number `revision`.
+///
+/// Patterns stand for those of `identities`, and of the identities that the policies name outright, that they match.
+pub fn compile(
+    set: &PolicySet,
+    identities: &BTreeSet<SpiffeId>,
+    settings: &Settings,
+    revision: u64,
+) -> Result<AllowTable, CompileError> {
+    let universe = universe(set.identities(), identities)?;
+    let networks = Networks::new(set.networks(), &settings.cluster_cidrs);
+    let rules = set
+        .policies()
+        .iter()
+        .map(|policy| policy.rules.len())
+        .sum::<usize>();
+    let mut compiler = Compiler {
+        universe: &universe,
+        networks: &networks,
+        patterns: FastMap::default(),
+        reached: FastMap::default(),
+        world: [identity::WORLD]
+            .into_iter()
+            .chain(networks.in_the_world())
+            .collect(),
+        entries: FastMap::with_capacity_and_hasher(
+            rules.min(MAX_ALLOW_ENTRIES as usize) + 1,
+            BuildHasherDefault::default(),
+        ),
+        needed: 1,
+    };
+    for rule in set.policies().iter().flat_map(|policy| &policy.rules) {
+        compiler.add(rule);
+    }
+    if compiler.is_full() {
+        return Err(CompileError::TooLarge {
+            needed: compiler.needed,
+            limit: MAX_ALLOW_ENTRIES,
+        });
+    }
+    let mut entries = compiler.entries;
+    let mut header = Shapes::default();
+    for (key, entry) in &entries {
+        // The right to raw sockets is looked up by itself, never by shape.
+        if let Some(shape) = key.shape().filter(|_| key.protocol != PROTOCOL_RAW) {
+            header = header.with(shape, entry.bits);
+        }
+    }
+    let switches = [
+        (set.default_action() == Action::Allow, Shapes::DEFAULT_ALLOW),
+        (settings.allow_self, Shapes::SELF),
+        (settings.allow_host, Shapes::HOST),
+    ];
+    let bits = switches
+        .iter()
+        .filter(|(on, _)| *on)
+        .fold(header.0, |bits, (_, switch)| bits | switch);
+    entries.insert(
+        AllowKey::HEADER,
+        AllowEntry {
+            number: revision,
+            bits,
+        },
+    );
+    Ok(AllowTable::new(
+        entries,
+        Arc::clone(set.names_by_number()),
+        networks,
+        universe,
+    ))
+}
+
+/// All identities, sorted by text.
+fn universe(named: &BTreeSet<SpiffeId>, present: &BTreeSet<SpiffeId>) -> Result<Vec<SpiffeId>, CompileError> {
+    let universe: Vec<SpiffeId> = named.union(present).cloned().collect();
+    let mut numbers: Vec<u64> = universe.iter().map(SpiffeId::number).collect();
+    numbers.sort_unstable();
+    let twice = numbers.windows(2).find_map(|pair| match pair {
+        [one, other] if one == other => Some(*one),
+        _ => None,
+    });
+    let Some(number) = twice else { return Ok(universe) };
+    let mut same = universe.iter().filter(|id| id.number() == number);
+    match (same.next(), same.next()) {
+        (Some(one), Some(other)) => Err(CompileError::IdentityCollision {
+            one: one.clone(),
+            other: other.clone(),
+            number,
+        }),
+        _ => Ok(universe),
+    }
+}
+
+struct Compiler<'a> {
+    universe: &'a [SpiffeId],
+    networks: &'a Networks,
+    /// What each pattern stands for.
+    patterns: FastMap<&'a str, Rc<[u64]>>,
+    /// What a rule about each network reaches.
+    reached: FastMap<(IpNet, bool), Rc<[u64]>>,
+    /// `world`, with the named networks in it.
+    world: Rc<[u64]>,
+    entries: FastMap<AllowKey, AllowEntry>,
+    /// Entries asked for so far, equal ones not merged, and the header.
+    needed: u64,
+}
+
+/// The numbers that an endpoint stands for.
+enum Numbers {
+    One([u64; 1]),
+    Many(Rc<[u64]>),
+}
+
+impl Numbers {
+    fn as_slice(&self) -> &[u64] {
+        match self {
+            Self::One(one) => one,
+            Self::Many(many) => many,
+        }
+    }
+}
+
+impl<'a> Compiler<'a> {
+    fn add(&mut self, rule: &'a Rule) {
+        let sources = self.numbers(&rule.from, rule.action);
+        if rule.raw_sockets {
+            let holders = match &rule.from {
+                // Nobody looks for a wildcard there: a right this strong is filed under each holder's number.
+                Endpoint::Spiffe(Pattern::Any) => self.everyone(),
+                _ => Rc::from(sources.as_slice()),
+            };
+            self.insert_all(
+                rule,
+                &holders,
+                &[identity::RAW_SOCKETS],
+                &[ports::EVERY_PORT],
+                PROTOCOL_RAW,
+            );
+        }
+        for target in &rule.to {
+            self.add_target(rule, sources.as_slice(), target);
+        }
+    }
+
+    fn everyone(&self) -> Rc<[u64]> {
+        self.universe.iter().map(SpiffeId::number).collect()
+    }
+
+    fn add_target(&mut self, rule: &'a Rule, sources: &[u64], target: &'a Target) {
+        let destinations = self.numbers(&target.endpoint, rule.action);
+        let several;
+        let single;
+        let blocks: &[Block] = match target.ports.as_slice() {
+            [] => &[ports::EVERY_PORT],
+            [port] if port.first == port.last => {
+                single = [Block {
+                    first: port.first,
+                    bits: 16,
+                }];
+                &single
+            }
+            ranges => {
+                several = ports::blocks(ranges);
+                &several
+            }
+        };
+        self.insert_all(
+            rule,
+            sources,
+            destinations.as_slice(),
+            blocks,
+            target.protocol.number(),
+        );
+    }
+
+    fn insert_all(
+        &mut self,
+        rule: &Rule,
+        sources: &[u64],
+        destinations: &[u64],
+        blocks: &[Block],
+        protocol: u8,
+    ) {
+        let counts = [sources.len(), destinations.len(), blocks.len()];
+        let wanted = counts
+            .iter()
+            .fold(1_u64, |product, count| product.saturating_mul(*count as u64));
+        self.needed = self.needed.saturating_add(wanted);
+        if self.is_full() {
+            return;
+        }
+        let entry = AllowEntry {
+            number: rule.number,
+            bits: rule.action.bits(),
+        };
+        for &source in sources {
+            for &destination in destinations {
+                for block in blocks {
+                    let key = AllowKey {
+                        source,
+                        destination,
+                        port: block.first,
+                        protocol,
+                        port_bits: block.bits,
+                        reserved: 0,
+                    };
+                    self.insert(key, entry);
+                }
+                if self.is_full() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The first rule keeps a key, except that one which denies takes it from one which allows.
+    fn insert(&mut self, key: AllowKey, entry: AllowEntry) {
+        let present = self.entries.entry(key).or_insert(entry);
+        if entry.bits == ACTION_DENY && present.bits != ACTION_DENY {
+            *present = entry;
+        }
+    }
+
+    /// Whether the table, with its header, is larger than the kernel's map.
+    fn is_full(&self) -> bool {
+        self.entries.len() >= MAX_ALLOW_ENTRIES as usize || self.needed > MAX_ATTEMPTS
+    }
+
+    fn numbers(&mut self, endpoint: &'a Endpoint, action: Action) -> Numbers {
+        match endpoint {
+            Endpoint::Spiffe(Pattern::Any) => Numbers::One([identity::ANY]),
+            Endpoint::Spiffe(Pattern::Exact(id)) => Numbers::One([id.number()]),
+            Endpoint::Spiffe(Pattern::Segments(pattern)) => {
+                let universe = self.universe;
+                let numbers = self.patterns.entry(pattern.as_str()).or_insert_with(|| {
+                    let prefix = pattern.literal_prefix();
+                    let start = universe.partition_point(|id| id.as_str() < prefix);
+                    let near = universe
+                        .iter()
+                        .skip(start)
+                        .take_while(|id| id.as_str().starts_with(prefix));
+                    near.filter(|id| pattern.matches(id))
+                        .map(SpiffeId::number)
+                        .collect()
+                });
+                Numbers::Many(Rc::clone(numbers))
+            }
+            Endpoint::Entity(identity::WORLD) => Numbers::Many(Rc::clone(&self.world)),
+            Endpoint::Entity(number) => Numbers::One([*number]),
+            Endpoint::Cidr(network) => {
+                let networks = self.networks;
+                let reached = self
+                    .reached
+                    .entry((*network, action == Action::Deny))
+                    .or_insert_with(|| networks.reached_by(network, action).into());
+                Numbers::Many(Rc::clone(reached))
+            }
+        }
+    }
+}

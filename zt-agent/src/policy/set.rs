@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: Apache-2.0
+//! All policies of a node together, checked against each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use zt_common::verdict::{RULE_HOST, RULE_SELF};
+
+use super::action::Action;
+use super::document::{self, ServiceAccessPolicy, hex_digest};
+use super::endpoint::Endpoint;
+use super::hash::FastMap;
+use super::network;
+use super::problem::Problem;
+use super::walk::Walk;
+use super::{Document, Settings, yaml};
+use crate::spiffe_id::{Pattern, SpiffeId};
+
+/// The rules that zt itself has, by number.
+pub(super) const BUILTIN: [(u64, &str); 2] = [(RULE_SELF, "builtin/self"), (RULE_HOST, "builtin/host")];
+
+/// A valid set of policies; by default none, which allows nothing.
+#[derive(Clone, Debug)]
+pub struct PolicySet {
+    policies: Vec<Arc<ServiceAccessPolicy>>,
+    /// The files that the policies came from, for [`reparse`].
+    files: Vec<ParsedFile>,
+    trust_domain: String,
+    digest: String,
+    rule_names: Arc<FastMap<u64, Arc<str>>>,
+    /// The identities that rules name outright.
+    identities: BTreeSet<SpiffeId>,
+    /// The networks that rules name, with their numbers.
+    networks: Vec<(IpNet, u64)>,
+}
+
+impl Default for PolicySet {
+    fn default() -> Self {
+        Self {
+            policies: Vec::new(),
+            files: Vec::new(),
+            trust_domain: String::new(),
+            digest: hex_digest(""),
+            rule_names: Arc::default(),
+            identities: BTreeSet::new(),
+            networks: Vec::new(),
+        }
+    }
+}
+
+impl PolicySet {
+    /// The policies, sorted by name.
+    pub fn policies(&self) -> &[Arc<ServiceAccessPolicy>] {
+        &self.policies
+    }
+
+    /// The policy called `name`.
+    pub fn get(&self, name: &str) -> Option<&Arc<ServiceAccessPolicy>> {
+        let index = self
+            .policies
+            .binary_search_by(|policy| policy.name.as_str().cmp(name))
+            .ok()?;
+        self.policies.get(index)
+    }
+
+    /// SHA-256, in hexadecimal, over the digests of the canonical documents, sorted by name, one a line: what nodes
+    /// are compared by.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// What happens to a flow that no rule is about: ALLOW only where there are policies and every one says so.
+    pub fn default_action(&self) -> Action {
+        let all_allow = self
+            .policies
+            .iter()
+            .all(|policy| policy.default_action == Action::Allow);
+        if all_allow && !self.policies.is_empty() {
+            Action::Allow
+        } else {
+            Action::Deny
+        }
+    }
+
+    /// Number and name of every rule, those of zt itself first.
+    pub fn rule_names(&self) -> impl Iterator<Item = (u64, String)> + '_ {
+        let builtin = BUILTIN.iter().map(|(number, name)| (*number, (*name).to_owned()));
+        let rules = self.policies.iter().flat_map(|policy| &policy.rules);
+        builtin.chain(rules.map(|rule| (rule.number, rule.name.to_string())))
+    }
+
+    /// The networks that rules name, with their numbers, sorted.
+    pub fn networks(&self) -> &[(IpNet, u64)] {
+        &self.networks
+    }
+
+    /// The identities that rules name outright, without those that patterns stand for.
+    pub fn identities(&self) -> &BTreeSet<SpiffeId> {
+        &self.identities
+    }
+
+    pub(super) fn names_by_number(&self) -> &Arc<FastMap<u64, Arc<str>>> {
+        &self.rule_names
+    }
+
+    fn new(files: Vec<ParsedFile>, trust_domain: &str) -> Result<Self, Vec<Problem>> {
+        let mut policies: Vec<_> = files
+            .iter()
+            .flat_map(|file| file.policies.iter().cloned())
+            .collect();
+        policies.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        let mut problems = Vec::new();
+        let mut rule_names: FastMap<u64, Arc<str>> = FastMap::default();
+        let mut networks: BTreeMap<u64, IpNet> = BTreeMap::new();
+        let mut identities = Vec::new();
+        for policy in &policies {
+            for rule in &policy.rules {
+                if let Some(other) = rule_names.insert(rule.number, Arc::clone(&rule.name)) {
+                    problems.push(collision(policy, &rule.name, &other, rule.number));
+                }
+                for endpoint in
+                    std::iter::once(&rule.from).chain(rule.to.iter().map(|target| &target.endpoint))
+                {
+                    match endpoint {
+                        Endpoint::Spiffe(Pattern::Exact(id)) => identities.push(id.clone()),
+                        Endpoint::Cidr(net) => {
+                            let number = network::number(net);
+                            let other = networks.insert(number, *net);
+                            if let Some(other) = other.filter(|other| other != net) {
+                                problems.push(collision(
+                                    policy,
+                                    &network::name(net),
+                                    &network::name(&other),
+                                    number,
+                                ));
+                            }
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        // Sorted by number first: comparing two numbers is cheaper than two texts, and most repeat.
+        identities.sort_unstable_by_key(SpiffeId::number);
+        identities.dedup();
+        let mut networks: Vec<(IpNet, u64)> =
+            networks.into_iter().map(|(number, net)| (net, number)).collect();
+        networks.sort_unstable();
+        let digests: String = policies
+            .iter()
+            .flat_map(|policy| [policy.digest(), "\n"])
+            .collect();
+        let digest = hex_digest(&digests);
+        let trust_domain = trust_domain.to_owned();
+        let identities = identities.into_iter().collect();
+        Ok(Self {
+            policies,
+            files,
+            trust_domain,
+            digest,
+            rule_names: Arc::new(rule_names),
+            identities,
+            networks,
+        })
+    }
+}
+
+fn collision(policy: &ServiceAccessPolicy, one: &str, other: &str, number: u64) -> Problem {
+    Problem {
+        file: policy.file.clone(),
+        line: policy.line,
+        column: policy.column,
+        field: String::new(),
+        message: format!("`{one}` and `{other}` have the same kernel number {number}: change one of them"),
+    }
+}
+
+/// A file as it was when its policies were read.
+#[derive(Clone, Debug)]
+struct ParsedFile {
+    name: String,
+    /// SHA-256 of its text.
+    content: String,
+    policies: Vec<Arc<ServiceAccessPolicy>>,
+}
+
+/// Reads and checks documents. All problems of all files are returned, in order of file and line.
+pub fn parse(docs: &[Document], settings: &Settings) -> Result<PolicySet, Vec<Problem>> {
+    reparse(docs, settings, &PolicySet::default())
+}
+
+/// [`parse`], taking from `previous` what came from a file of the same name and text: after a change of one file,
+/// the cost is that file's.
+pub fn reparse(
+    docs: &[Document],
+    settings: &Settings,
+    previous: &PolicySet,
+) -> Result<PolicySet, Vec<Problem>> {
+    let same_domain = previous.trust_domain == settings.trust_domain;
+    let known: BTreeMap<(&str, &str), &ParsedFile> = previous
+        .files
+        .iter()
+        .filter(|_| same_domain)
+        .map(|file| ((file.name.as_str(), file.content.as_str()), file))
+        .collect();
+    let mut problems = Vec::new();
+    let mut files = Vec::with_capacity(docs.len());
+    let mut any = false;
+    for doc in docs {
+        let content = hex_digest(&doc.text);
+        if let Some(file) = known.get(&(doc.file.as_str(), content.as_str())) {
+            any |= !file.policies.is_empty();
+            files.push((*file).clone());
+            continue;
+        }
+        let mut walk = Walk::new(&doc.file);
+        let mut policies = Vec::new();
+        match yaml::documents(&doc.text) {
+            Ok(nodes) => {
+                any |= !nodes.is_empty();
+                let read = nodes
+                    .iter()
+                    .filter_map(|node| document::read(&mut walk, node, &settings.trust_domain));
+                policies.extend(read.map(Arc::new));
+            }
+            Err(malformed) => {
+                any = true;
+                walk.problems.push(Problem {
+                    file: doc.file.clone(),
+                    line: malformed.line,
+                    column: malformed.column,
+                    field: String::new(),
+                    message: format!("malformed YAML: {}", malformed.message),
+                });
+            }
+        }
+        walk.problems
+            .sort_by_key(|problem| (problem.line, problem.column));
+        problems.append(&mut walk.problems);
+        files.push(ParsedFile {
+            name: doc.file.clone(),
+            content,
+            policies,
+        });
+    }
+    if !any {
+        let files: Vec<&str> = docs.iter().map(|doc| doc.file.as_str()).collect();
+        let place = if files.is_empty() {
+            String::new()
+        } else {
+            format!(" in {}", files.join(", "))
+        };
+        problems.push(Problem {
+            file: String::new(),
+            line: 0,
+            column: 0,
+            field: String::new(),
+            message: format!("no policy documents{place}"),
+        });
+    }
+    problems.extend(duplicate_names(files.iter().flat_map(|file| &file.policies)));
+    if problems.is_empty() {
+        PolicySet::new(files, &settings.trust_domain)
+    } else {
+        Err(problems)
+    }
+}
+
+fn duplicate_names<'p>(policies: impl Iterator<Item = &'p Arc<ServiceAccessPolicy>>) -> Vec<Problem> {
+    let mut first: BTreeMap<&str, &Arc<ServiceAccessPolicy>> = BTreeMap::new();
+    let mut problems = Vec::new();
+    for policy in policies {
+        match first.entry(&policy.name) {
+            std::collections::btree_map::Entry::Vacant(entry) => {
+                entry.insert(policy);
+            }
+            std::collections::btree_map::Entry::Occupied(entry) => {
+                let other = entry.get();
+                problems.push(Problem {
+                    file: policy.file.clone(),
+                    line: policy.line,
+                    column: policy.column,
+                    field: "metadata.name".to_owned(),
+                    message: format!(
+                        "the name `{}` is taken by the policy in {}:{}",
+                        policy.name, other.file, other.line
+                    ),
+                });
+            }
+        }
+    }
+    problems
+}

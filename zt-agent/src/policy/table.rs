@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The compiled allow table: what the kernel is given, and what user space decides by.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use zt_common::entry::{ACTION_DENY, AllowEntry, AllowKey, Flow, Shapes};
+use zt_common::identity;
+use zt_common::verdict::{AllowLookup, Reason, Verdict, raw_socket_verdict, verdict};
+
+use super::action::Protocol;
+use super::entity::ENTITIES;
+use super::hash::FastMap;
+use super::network::Networks;
+use super::set::BUILTIN;
+use crate::spiffe_id::SpiffeId;
+
+/// An allow table, immutable. The default has no header: no policy has ever been loaded, and it allows nothing.
+#[derive(Clone, Debug, Default)]
+pub struct AllowTable {
+    entries: FastMap<AllowKey, AllowEntry>,
+    rule_names: Arc<FastMap<u64, Arc<str>>>,
+    networks: Networks,
+    /// Sorted by text.
+    identities: Vec<SpiffeId>,
+}
+
+/// One end of a flow that is asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Party<'a> {
+    /// A workload.
+    Spiffe(&'a SpiffeId),
+    /// An address that no workload has; the policy's networks say who it is.
+    Address(IpAddr),
+    /// Anyone, by the number that stands for them in the kernel.
+    Number(u64),
+}
+
+/// What policy says about one flow, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// Whether policy allows it.
+    pub allowed: bool,
+    /// Why.
+    pub reason: Reason,
+    /// The rule that decided, as in `policy_matched`.
+    pub rule: Option<Arc<str>>,
+    /// Revision of the policy that decided; 0 where there is none.
+    pub revision: u64,
+}
+
+impl AllowLookup for AllowTable {
+    #[inline]
+    fn get(&self, key: &AllowKey) -> Option<AllowEntry> {
+        self.entries.get(key).copied()
+    }
+}
+
+impl AllowTable {
+    pub(super) fn new(
+        entries: FastMap<AllowKey, AllowEntry>,
+        rule_names: Arc<FastMap<u64, Arc<str>>>,
+        networks: Networks,
+        identities: Vec<SpiffeId>,
+    ) -> Self {
+        Self {
+            entries,
+            rule_names,
+            networks,
+            identities,
+        }
+    }
+
+    /// Every entry, the header's with them, in no order.
+    pub fn entries(&self) -> impl ExactSizeIterator<Item = (AllowKey, AllowEntry)> + '_ {
+        self.entries.iter().map(|(key, entry)| (*key, *entry))
+    }
+
+    /// How many entries there are, with the header.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is not even a header: no policy has ever been loaded.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The revision under which it was compiled; 0 for the table that nothing was compiled into.
+    pub fn revision(&self) -> u64 {
+        self.entries
+            .get(&AllowKey::HEADER)
+            .map_or(0, |header| header.number)
+    }
+
+    /// The networks that name addresses.
+    pub fn networks(&self) -> &Networks {
+        &self.networks
+    }
+
+    /// The identities that it was compiled for, sorted: a pattern stands for nobody else.
+    pub fn identities(&self) -> &[SpiffeId] {
+        &self.identities
+    }
+
+    /// Whether it was compiled for `id`. Patterns do not reach others; `*` alone does.
+    pub fn knows(&self, id: &SpiffeId) -> bool {
+        self.identities.binary_search(id).is_ok()
+    }
+
+    /// The verdict on `flow`: what the kernel says. Allocates nothing.
+    #[inline]
+    pub fn decide(&self, flow: &Flow) -> Verdict {
+        verdict(self, flow)
+    }
+
+    /// Whether `source` may open raw sockets.
+    pub fn decide_raw_socket(&self, source: u64) -> Verdict {
+        raw_socket_verdict(self, source)
+    }
+
+    /// What policy says about a flow from `source` to `destination`, at its target port.
+    pub fn evaluate(
+        &self,
+        source: Party<'_>,
+        destination: Party<'_>,
+        port: u16,
+        protocol: Protocol,
+    ) -> Decision {
+        let flow = Flow {
+            source: self.number(source),
+            destination: self.number(destination),
+            port,
+            protocol: protocol.number(),
+        };
+        let verdict = self.decide(&flow);
+        Decision {
+            allowed: verdict.allowed,
+            reason: verdict.reason,
+            rule: self.shared_rule_name(verdict.rule),
+            revision: verdict.revision,
+        }
+    }
+
+    /// The number under which the table knows a party.
+    pub fn number(&self, party: Party<'_>) -> u64 {
+        match party {
+            Party::Spiffe(id) => id.number(),
+            Party::Address(address) => self.networks.number_at(address),
+            Party::Number(number) => number,
+        }
+    }
+
+    /// The name of a rule: `<policy>/rule-<n>`, `builtin/self` or `builtin/host`.
+    pub fn rule_name(&self, number: u64) -> Option<&str> {
+        let builtin = BUILTIN
+            .iter()
+            .find(|(of, _)| *of == number)
+            .map(|(_, name)| *name);
+        builtin.or_else(|| self.rule_names.get(&number).map(AsRef::as_ref))
+    }
+
+    fn shared_rule_name(&self, number: u64) -> Option<Arc<str>> {
+        match self.rule_names.get(&number) {
+            Some(name) => Some(Arc::clone(name)),
+            None => self.rule_name(number).map(Arc::from),
+        }
+    }
+
+    /// Number and name of every rule, those of zt itself too, in no order.
+    ///
+    /// Numbers of rules and of parties are different spaces: 2 is `builtin/host` here and the entity `host` there.
+    pub fn rule_names(&self) -> impl Iterator<Item = (u64, &str)> {
+        let builtin = BUILTIN.iter().copied();
+        builtin.chain(
+            self.rule_names
+                .iter()
+                .map(|(number, name)| (*number, name.as_ref())),
+        )
+    }
+
+    /// Number and name of every party that it speaks about: entities, networks, identities, and `*` for any identity.
+    pub fn party_names(&self) -> impl Iterator<Item = (u64, String)> {
+        let entities = ENTITIES
+            .iter()
+            .map(|(name, number)| (*number, (*name).to_owned()));
+        let any = std::iter::once((identity::ANY, "*".to_owned()));
+        let identities = self.identities.iter().map(|id| (id.number(), id.to_string()));
+        entities.chain(any).chain(self.networks.names()).chain(identities)
+    }
+
+    /// What to write over `other`, which is in force, to have this table in force; `None` where writing entries one
+    /// by one will not do and the table must be swapped.
+    ///
+    /// The order is that in which to write: a shape becomes known before entries of it, and a denial before what it
+    /// denies is allowed, so that nothing is ever briefly open.
+    pub fn additions_over(&self, other: &Self) -> Option<Vec<(AllowKey, AllowEntry)>> {
+        let new_header = self.entries.get(&AllowKey::HEADER)?;
+        let old_header = other.entries.get(&AllowKey::HEADER)?;
+        let (new, old) = (Shapes(new_header.bits), Shapes(old_header.bits));
+        let switches = [Shapes::DEFAULT_ALLOW, Shapes::SELF, Shapes::HOST];
+        let same_switches = switches.iter().all(|switch| new.has(*switch) == old.has(*switch));
+        let superset = new.0 & old.0 == old.0;
+        let same_policy = new_header.number == old_header.number && self.networks == other.networks;
+        if !same_policy || !same_switches || !superset || self.len() < other.len() {
+            return None;
+        }
+        let kept = |(key, entry): (&AllowKey, &AllowEntry)| {
+            *key == AllowKey::HEADER || self.entries.get(key) == Some(entry)
+        };
+        if !other.entries.iter().all(kept) {
+            return None;
+        }
+        let mut additions: Vec<_> = self
+            .entries()
+            .filter(|(key, _)| !other.entries.contains_key(key))
+            .collect();
+        additions.sort_unstable_by_key(|(key, entry)| (entry.bits != ACTION_DENY, *key));
+        if new_header != old_header {
+            additions.insert(0, (AllowKey::HEADER, *new_header));
+        }
+        Some(additions)
+    }
+}
