@@ -80,10 +80,7 @@ impl Group {
             Err(error) => return Err(error.into()),
         }
         // `nix` does not know the bit of POLLRDHUP, and answers `None` about a socket that has it.
-        let ended: Vec<bool> = polled
-            .iter()
-            .map(|socket| socket.any().unwrap_or(true))
-            .collect();
+        let ended: Vec<bool> = polled.iter().map(|socket| socket.any().unwrap_or(true)).collect();
         let mut ended = ended.into_iter();
         for socket in self.open.extract_if(.., |_| ended.next().unwrap_or(false)) {
             *self.ends.entry(stream::end_of(&socket)).or_default() += 1;
