@@ -271,6 +271,10 @@ impl Agent {
     /// A `zt-agent` command that talks to this agent: `command(&["status", "-o", "json"])`.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
+        // Settings of whoever runs the tests are not the test's.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ZT_")) {
+            command.env_remove(name);
+        }
         command.args(arguments).arg("--config").arg(self.files.config());
         command
     }
@@ -295,10 +299,8 @@ impl Agent {
             .create(true)
             .append(true)
             .open(self.files.log())?;
-        let child = Command::new(&self.binary)
-            .arg("run")
-            .arg("--config")
-            .arg(self.files.config())
+        let child = self
+            .command(&["run"])
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

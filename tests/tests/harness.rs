@@ -337,3 +337,32 @@ fn a_dead_tests_leftovers_are_swept_up() -> Result<()> {
     assert!(!process.wait()?.success());
     Ok(())
 }
+
+#[test]
+fn fifty_hosts_reach_one() -> Result<()> {
+    let sandbox = Sandbox::new("fifty")?;
+    let cgroup = sandbox.cgroup("all")?;
+    let host = sandbox.host("server")?;
+    let mut server = sandbox.probe(&cgroup, Some(&host))?;
+    let at = server.serve(any(host.ipv4))?;
+    let mut clients = Vec::new();
+    for number in 0..50 {
+        let host = sandbox.host(&number.to_string())?;
+        clients.push(sandbox.probe(&cgroup, Some(&host))?);
+    }
+    for client in &mut clients {
+        let options = ConnectOptions::default();
+        client.send(Operation::OpenMany {
+            to: at.local()?,
+            count: 200,
+            options,
+        })?;
+    }
+    for client in &mut clients {
+        assert_eq!(client.wait()?.open, Some(200));
+    }
+    let state = Operation::ServeState { socket: at.handle()? };
+    zt_tests::eventually("10,000 connections", Duration::from_secs(10), || {
+        Ok(server.call(state.clone())?.open == Some(10_000))
+    })
+}
