@@ -363,18 +363,7 @@ fn isolated(program: impl AsRef<std::ffi::OsStr>) -> Command {
         "CARGO_SOURCE_",
     ];
     const OUTER: [&str; 5] = ["CARGO", "RUSTC", "RUSTDOC", "RUSTFLAGS", "RUSTUP_TOOLCHAIN"];
-    const OUTER_EXACT: [&str; 10] = [
-        "LD_LIBRARY_PATH",
-        "MAKEFLAGS",
-        "MFLAGS",
-        "HOST",
-        "TARGET",
-        "PROFILE",
-        "OPT_LEVEL",
-        "DEBUG",
-        "OUT_DIR",
-        "NUM_JOBS",
-    ];
+    const OUTER_EXACT: [&str; 3] = ["LD_LIBRARY_PATH", "MAKEFLAGS", "MFLAGS"];
     let mut command = Command::new(program);
     for (name, _) in env::vars_os() {
         let name = name.to_string_lossy();
