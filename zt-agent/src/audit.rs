@@ -15,6 +15,8 @@ pub mod names;
 pub mod pipeline;
 pub mod query;
 pub mod record;
+#[cfg(test)]
+pub(crate) mod sample;
 pub mod sqlite;
 pub mod store;
 

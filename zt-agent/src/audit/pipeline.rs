@@ -58,7 +58,7 @@ pub struct Settings {
     pub batch: usize,
     /// How long a batch that is not full waits for more.
     pub linger: Duration,
-    /// First wait after the store failed; doubled up to a hundred times that.
+    /// First wait after the store failed; doubled up to twenty times that.
     pub retry: Duration,
     /// How often the store is asked to enforce its limits.
     pub prune_every: Duration,
@@ -197,3 +197,6 @@ impl Intake {
     }
 }
 
+
+#[cfg(test)]
+mod tests;

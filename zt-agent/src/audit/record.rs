@@ -155,3 +155,6 @@ impl AuditRecord {
     }
 }
 
+
+#[cfg(test)]
+mod tests;

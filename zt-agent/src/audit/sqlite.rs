@@ -76,15 +76,14 @@ impl Store {
     pub async fn open(settings: Settings) -> Result<Self, StoreError> {
         let path = dsn::path(&settings.dsn)?;
         dsn::create(&path)?;
-        let options = options(&path);
-        let failed = |source| StoreError::Open { path: path.clone(), source };
-        let mut connection = SqliteConnection::connect_with(&options).await.map_err(failed)?;
+                let failed = |source| StoreError::Open { path: path.clone(), source };
+        let mut connection = SqliteConnection::connect_with(&options(&path)).await.map_err(failed)?;
         schema::migrate(&mut connection, &path).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .min_connections(0)
             .acquire_timeout(Duration::from_secs(5))
-            .connect_lazy_with(options.read_only(true).create_if_missing(false));
+            .connect_lazy_with(reading(&path));
         let writer = Mutex::new(Writer { connection, names: HashMap::new() });
         Ok(Self { path, settings, writer, readers })
     }
@@ -173,3 +172,16 @@ fn options(path: &Path) -> SqliteConnectOptions {
         .pragma("trusted_schema", "OFF")
 }
 
+
+/// What is a property of the file is left to the writer: a connection that may not write cannot set it either.
+fn reading(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .read_only(true)
+        .busy_timeout(Duration::from_secs(5))
+        .pragma("cache_size", "-4096")
+        .pragma("trusted_schema", "OFF")
+}
+
+#[cfg(test)]
+mod tests;

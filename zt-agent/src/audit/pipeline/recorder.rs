@@ -210,7 +210,7 @@ impl<S: Sink> Recorder<S> {
             if self.before_deadline(tokio::time::sleep(wait)).await.is_none() {
                 return Fate::OutOfTime;
             }
-            wait = (wait * 2).min(self.settings.retry * 100);
+            wait = (wait * 2).min(self.settings.retry * 20);
         }
     }
 
