@@ -5,7 +5,10 @@
 
 pub mod audit;
 pub mod cgroup;
+pub mod cli;
+pub mod config;
 pub mod identity;
+pub mod log;
 pub mod policy;
 pub mod policy_dir;
 pub mod problem;

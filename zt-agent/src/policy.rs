@@ -13,6 +13,7 @@ mod document;
 mod endpoint;
 mod entity;
 mod hash;
+mod listing;
 mod network;
 mod ports;
 mod problem;
@@ -66,3 +67,6 @@ impl Default for Settings {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

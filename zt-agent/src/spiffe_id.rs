@@ -26,7 +26,10 @@ const SCHEME: &str = "spiffe://";
 /// The number that stands for `text` in the kernel: the first eight bytes of its SHA-256, big-endian.
 pub fn number_of(text: &str) -> u64 {
     let digest = Sha256::digest(text.as_bytes());
-    digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+    digest
+        .iter()
+        .take(8)
+        .fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 /// A SPIFFE ID in its one canonical text, with its number. Cheap to clone.
@@ -44,7 +47,10 @@ impl SpiffeId {
         if number < identity::FIRST_WORKLOAD {
             return Err(SpiffeIdError::ReservedNumber { number });
         }
-        Ok(Self { text: Arc::from(text), number })
+        Ok(Self {
+            text: Arc::from(text),
+            number,
+        })
     }
 
     /// The canonical text.
@@ -107,7 +113,11 @@ pub fn check_trust_domain(domain: &str) -> Result<(), SpiffeIdError> {
 fn check_segment(segment: &str) -> Result<(), SpiffeIdError> {
     match segment {
         "" => return Err(SpiffeIdError::EmptySegment),
-        "." | ".." => return Err(SpiffeIdError::DotSegment { segment: segment.to_owned() }),
+        "." | ".." => {
+            return Err(SpiffeIdError::DotSegment {
+                segment: segment.to_owned(),
+            });
+        }
         _ => {}
     }
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');

@@ -15,7 +15,6 @@ use super::{Mode, WorkloadRecord};
 use crate::problem::Problem;
 use crate::spiffe_id::SpiffeId;
 use crate::watch::Follower;
-use crate::watch::Follower;
 use crate::yaml::{self, Entry, Node, Report, Value};
 
 /// The most bytes that the file may have.
@@ -34,12 +33,6 @@ impl Hash for Contents {
             Err(problem) => problem.hash(state),
         }
     }
-}
-
-/// Begins to follow the file at `path` and reads it; the follower sends what it holds whenever that changes.
-pub fn follow(path: PathBuf) -> (Follower<Contents>, Contents) {
-    let of = path.clone();
-    Follower::new(path, move || read(&of))
 }
 
 /// Begins to follow the file at `path` and reads it; the follower sends what it holds whenever that changes.

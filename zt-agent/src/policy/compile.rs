@@ -10,6 +10,7 @@ use zt_common::entry::{ACTION_DENY, AllowEntry, AllowKey, PROTOCOL_RAW, Shapes};
 use zt_common::identity;
 use zt_common::names::MAX_ALLOW_ENTRIES;
 
+use super::Settings;
 use super::action::Action;
 use super::document::{Rule, Target};
 use super::endpoint::Endpoint;
@@ -18,7 +19,6 @@ use super::network::Networks;
 use super::ports::{self, Block};
 use super::set::PolicySet;
 use super::table::AllowTable;
-use super::Settings;
 use crate::spiffe_id::{Pattern, SpiffeId};
 
 /// Why policies and identities, each valid by itself, give no table.
@@ -60,21 +60,34 @@ pub fn compile(
 ) -> Result<AllowTable, CompileError> {
     let universe = universe(set.identities(), identities)?;
     let networks = Networks::new(set.networks(), &settings.cluster_cidrs);
-    let rules = set.policies().iter().map(|policy| policy.rules.len()).sum::<usize>();
+    let rules = set
+        .policies()
+        .iter()
+        .map(|policy| policy.rules.len())
+        .sum::<usize>();
     let mut compiler = Compiler {
         universe: &universe,
         networks: &networks,
         patterns: FastMap::default(),
         reached: FastMap::default(),
-        world: [identity::WORLD].into_iter().chain(networks.in_the_world()).collect(),
-        entries: FastMap::with_capacity_and_hasher(rules.min(MAX_ALLOW_ENTRIES as usize) + 1, Default::default()),
+        world: [identity::WORLD]
+            .into_iter()
+            .chain(networks.in_the_world())
+            .collect(),
+        entries: FastMap::with_capacity_and_hasher(
+            rules.min(MAX_ALLOW_ENTRIES as usize) + 1,
+            Default::default(),
+        ),
         needed: 1,
     };
     for rule in set.policies().iter().flat_map(|policy| &policy.rules) {
         compiler.add(rule);
     }
     if compiler.is_full() {
-        return Err(CompileError::TooLarge { needed: compiler.needed, limit: MAX_ALLOW_ENTRIES });
+        return Err(CompileError::TooLarge {
+            needed: compiler.needed,
+            limit: MAX_ALLOW_ENTRIES,
+        });
     }
     let mut entries = compiler.entries;
     let mut header = Shapes::default();
@@ -89,9 +102,23 @@ pub fn compile(
         (settings.allow_self, Shapes::SELF),
         (settings.allow_host, Shapes::HOST),
     ];
-    let bits = switches.iter().filter(|(on, _)| *on).fold(header.0, |bits, (_, switch)| bits | switch);
-    entries.insert(AllowKey::HEADER, AllowEntry { number: revision, bits });
-    Ok(AllowTable::new(entries, Arc::clone(set.names_by_number()), networks, universe))
+    let bits = switches
+        .iter()
+        .filter(|(on, _)| *on)
+        .fold(header.0, |bits, (_, switch)| bits | switch);
+    entries.insert(
+        AllowKey::HEADER,
+        AllowEntry {
+            number: revision,
+            bits,
+        },
+    );
+    Ok(AllowTable::new(
+        entries,
+        Arc::clone(set.names_by_number()),
+        networks,
+        universe,
+    ))
 }
 
 /// All identities, sorted by text.
@@ -106,9 +133,11 @@ fn universe(named: &BTreeSet<SpiffeId>, present: &BTreeSet<SpiffeId>) -> Result<
     let Some(number) = twice else { return Ok(universe) };
     let mut same = universe.iter().filter(|id| id.number() == number);
     match (same.next(), same.next()) {
-        (Some(one), Some(other)) => {
-            Err(CompileError::IdentityCollision { one: one.clone(), other: other.clone(), number })
-        }
+        (Some(one), Some(other)) => Err(CompileError::IdentityCollision {
+            one: one.clone(),
+            other: other.clone(),
+            number,
+        }),
         _ => Ok(universe),
     }
 }
@@ -151,7 +180,13 @@ impl<'a> Compiler<'a> {
                 Endpoint::Spiffe(Pattern::Any) => self.everyone(),
                 _ => Rc::from(sources.as_slice()),
             };
-            self.insert_all(rule, &holders, &[identity::RAW_SOCKETS], &[ports::EVERY_PORT], PROTOCOL_RAW);
+            self.insert_all(
+                rule,
+                &holders,
+                &[identity::RAW_SOCKETS],
+                &[ports::EVERY_PORT],
+                PROTOCOL_RAW,
+            );
         }
         for target in &rule.to {
             self.add_target(rule, sources.as_slice(), target);
@@ -169,7 +204,10 @@ impl<'a> Compiler<'a> {
         let blocks: &[Block] = match target.ports.as_slice() {
             [] => &[ports::EVERY_PORT],
             [port] if port.first == port.last => {
-                single = [Block { first: port.first, bits: 16 }];
+                single = [Block {
+                    first: port.first,
+                    bits: 16,
+                }];
                 &single
             }
             ranges => {
@@ -177,17 +215,35 @@ impl<'a> Compiler<'a> {
                 &several
             }
         };
-        self.insert_all(rule, sources, destinations.as_slice(), blocks, target.protocol.number());
+        self.insert_all(
+            rule,
+            sources,
+            destinations.as_slice(),
+            blocks,
+            target.protocol.number(),
+        );
     }
 
-    fn insert_all(&mut self, rule: &Rule, sources: &[u64], destinations: &[u64], blocks: &[Block], protocol: u8) {
+    fn insert_all(
+        &mut self,
+        rule: &Rule,
+        sources: &[u64],
+        destinations: &[u64],
+        blocks: &[Block],
+        protocol: u8,
+    ) {
         let counts = [sources.len(), destinations.len(), blocks.len()];
-        let wanted = counts.iter().fold(1_u64, |product, count| product.saturating_mul(*count as u64));
+        let wanted = counts
+            .iter()
+            .fold(1_u64, |product, count| product.saturating_mul(*count as u64));
         self.needed = self.needed.saturating_add(wanted);
         if self.is_full() {
             return;
         }
-        let entry = AllowEntry { number: rule.number, bits: rule.action.bits() };
+        let entry = AllowEntry {
+            number: rule.number,
+            bits: rule.action.bits(),
+        };
         for &source in sources {
             for &destination in destinations {
                 for block in blocks {
@@ -230,8 +286,13 @@ impl<'a> Compiler<'a> {
                 let numbers = self.patterns.entry(pattern.as_str()).or_insert_with(|| {
                     let prefix = pattern.literal_prefix();
                     let start = universe.partition_point(|id| id.as_str() < prefix);
-                    let near = universe.iter().skip(start).take_while(|id| id.as_str().starts_with(prefix));
-                    near.filter(|id| pattern.matches(id)).map(SpiffeId::number).collect()
+                    let near = universe
+                        .iter()
+                        .skip(start)
+                        .take_while(|id| id.as_str().starts_with(prefix));
+                    near.filter(|id| pattern.matches(id))
+                        .map(SpiffeId::number)
+                        .collect()
                 });
                 Numbers::Many(Rc::clone(numbers))
             }

@@ -80,7 +80,10 @@ impl ServiceAccessPolicy {
         let mut spec = Map::new();
         describe(&mut spec, self.spec_description.as_deref());
         spec.insert("defaultAction".to_owned(), json!(self.default_action.name()));
-        spec.insert("rules".to_owned(), self.rules.iter().map(Rule::document).collect());
+        spec.insert(
+            "rules".to_owned(),
+            self.rules.iter().map(Rule::document).collect(),
+        );
         json!({ "apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": spec })
     }
 
@@ -122,7 +125,11 @@ impl Target {
         target.insert(field.to_owned(), value);
         if !self.ports.is_empty() {
             let port = |range: &PortRange| {
-                if range.first == range.last { json!(range.first) } else { json!(range.to_string()) }
+                if range.first == range.last {
+                    json!(range.first)
+                } else {
+                    json!(range.to_string())
+                }
             };
             target.insert("ports".to_owned(), self.ports.iter().map(port).collect());
         }
@@ -141,11 +148,13 @@ fn describe(map: &mut Map<String, Json>, description: Option<&str>) {
 
 /// SHA-256 in hexadecimal.
 pub(super) fn hex_digest(text: &str) -> String {
-    Sha256::digest(text.as_bytes()).iter().fold(String::with_capacity(64), |mut hex, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
+    Sha256::digest(text.as_bytes())
+        .iter()
+        .fold(String::with_capacity(64), |mut hex, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        })
 }
 
 /// JSON without spaces and with sorted keys, whatever order the map type keeps.

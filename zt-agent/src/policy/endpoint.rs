@@ -43,20 +43,31 @@ impl Endpoint {
         path: &Path<'_>,
         trust_domain: &str,
     ) -> Option<Self> {
-        let mut present = FIELDS.iter().filter_map(|name| fields.get(name).map(|value| (*name, value)));
+        let mut present = FIELDS
+            .iter()
+            .filter_map(|name| fields.get(name).map(|value| (*name, value)));
         let Some((name, value)) = present.next() else {
-            walk.report(node, path, "names nobody: give it one of spiffe, entity, cidr");
+            if !fields.misspelt() {
+                walk.report(node, path, "names nobody: give it one of spiffe, entity, cidr");
+            }
             return None;
         };
         if let Some((second, at)) = present.next() {
-            walk.report(at, &path.field(second), format!("`{name}` and `{second}` exclude each other: write two rules or targets"));
+            walk.report(
+                at,
+                &path.field(second),
+                format!("`{name}` and `{second}` exclude each other: write two rules or targets"),
+            );
             return None;
         }
         let path = path.field(name);
         match name {
             "spiffe" => {
                 let text = walk.text(value, &path)?;
-                spiffe(text, trust_domain).map(Self::Spiffe).map_err(|message| walk.report(value, &path, message)).ok()
+                spiffe(text, trust_domain)
+                    .map(Self::Spiffe)
+                    .map_err(|message| walk.report(value, &path, message))
+                    .ok()
             }
             "entity" => {
                 let known = ENTITIES.map(|(name, _)| name);
@@ -64,7 +75,10 @@ impl Endpoint {
             }
             _ => {
                 let text = walk.text(value, &path)?;
-                cidr(text).map(Self::Cidr).map_err(|message| walk.report(value, &path, message)).ok()
+                cidr(text)
+                    .map(Self::Cidr)
+                    .map_err(|message| walk.report(value, &path, message))
+                    .ok()
             }
         }
     }
@@ -75,20 +89,26 @@ fn spiffe(text: &str, trust_domain: &str) -> Result<Pattern, String> {
     let shown: String = text.chars().take(80).collect();
     let pattern = Pattern::parse(text).map_err(|error| format!("`{shown}`: {error}"))?;
     match pattern.trust_domain() {
-        Some(theirs) if theirs != trust_domain => {
-            Err(format!("`{shown}` is of trust domain `{theirs}`, this node's is `{trust_domain}`"))
-        }
+        Some(theirs) if theirs != trust_domain => Err(format!(
+            "`{shown}` is of trust domain `{theirs}`, this node's is `{trust_domain}`"
+        )),
         _ => Ok(pattern),
     }
 }
 
 fn cidr(text: &str) -> Result<IpNet, String> {
     let network: IpNet = text.parse().map_err(|_| match text.parse::<IpAddr>() {
-        Ok(address) => format!("`{text}` has no prefix length: did you mean `{}`?", IpNet::from(address)),
+        Ok(address) => format!(
+            "`{text}` has no prefix length: did you mean `{}`?",
+            IpNet::from(address)
+        ),
         Err(_) => format!("`{text}` is not a CIDR such as `10.0.0.0/8` or `fd00::/8`"),
     })?;
     if network.trunc() != network {
-        return Err(format!("`{text}` has bits set beyond its prefix: did you mean `{}`?", network.trunc()));
+        return Err(format!(
+            "`{text}` has bits set beyond its prefix: did you mean `{}`?",
+            network.trunc()
+        ));
     }
     Ok(canonical(network))
 }
@@ -110,10 +130,22 @@ mod tests {
 
     #[test]
     fn one_form_for_one_network() {
-        assert_eq!(cidr("::ffff:10.0.0.0/104"), Ok("10.0.0.0/8".parse().expect("literal")));
-        assert_eq!(cidr("FD00:0::/8").map(|network| network.to_string()), Ok("fd00::/8".to_owned()));
-        assert_eq!(canonical("10.1.2.3/8".parse().expect("literal")).to_string(), "10.0.0.0/8");
-        assert_eq!(cidr("::/0").map(|network| network.to_string()), Ok("::/0".to_owned()));
+        assert_eq!(
+            cidr("::ffff:10.0.0.0/104"),
+            Ok("10.0.0.0/8".parse().expect("literal"))
+        );
+        assert_eq!(
+            cidr("FD00:0::/8").map(|network| network.to_string()),
+            Ok("fd00::/8".to_owned())
+        );
+        assert_eq!(
+            canonical("10.1.2.3/8".parse().expect("literal")).to_string(),
+            "10.0.0.0/8"
+        );
+        assert_eq!(
+            cidr("::/0").map(|network| network.to_string()),
+            Ok("::/0".to_owned())
+        );
     }
 
     #[test]

@@ -14,10 +14,16 @@ pub const ENTITIES: [(&str, u64); 5] = [
 
 /// The name of the entity that `number` stands for.
 pub fn entity_name(number: u64) -> Option<&'static str> {
-    ENTITIES.iter().find(|(_, of)| *of == number).map(|(name, _)| *name)
+    ENTITIES
+        .iter()
+        .find(|(_, of)| *of == number)
+        .map(|(name, _)| *name)
 }
 
 /// The number of the entity called `name`.
 pub fn entity_number(name: &str) -> Option<u64> {
-    ENTITIES.iter().find(|(of, _)| *of == name).map(|(_, number)| *number)
+    ENTITIES
+        .iter()
+        .find(|(of, _)| *of == name)
+        .map(|(_, number)| *number)
 }

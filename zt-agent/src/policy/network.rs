@@ -54,22 +54,45 @@ impl Networks {
         // Whoever names a cluster's CIDR itself means it.
         entries.extend(named.iter().copied());
         // In the map, IPv4 lives inside IPv6 (`::ffff:0:0/96`): without this `::/0` would name IPv4 addresses.
-        let v4_in_v6 = IpNet::V6(Ipv6Net::new_assert(std::net::Ipv4Addr::UNSPECIFIED.to_ipv6_mapped(), 96));
+        let v4_in_v6 = IpNet::V6(Ipv6Net::new_assert(
+            std::net::Ipv4Addr::UNSPECIFIED.to_ipv6_mapped(),
+            96,
+        ));
         if entries.keys().any(|network| network.contains(&v4_in_v6)) {
-            entries.entry(IpNet::V4(Ipv4Net::default())).or_insert(identity::WORLD);
+            entries
+                .entry(IpNet::V4(Ipv4Net::default()))
+                .or_insert(identity::WORLD);
         }
         let lengths = [false, true].map(|v6| {
-            let family = entries.keys().filter(|network| matches!(network, IpNet::V6(_)) == v6);
+            let family = entries
+                .keys()
+                .filter(|network| matches!(network, IpNet::V6(_)) == v6);
             let mut lengths: Vec<u8> = family.map(IpNet::prefix_len).collect();
             lengths.sort_unstable_by(|a, b| b.cmp(a));
             lengths.dedup();
             lengths
         });
-        let around = |network: &IpNet| cluster.iter().filter(|c| c.contains(network)).map(IpNet::prefix_len).max();
-        let mut named: Vec<Named> =
-            named.iter().map(|&(network, number)| Named { network, number, cluster: around(&network) }).collect();
+        let around = |network: &IpNet| {
+            cluster
+                .iter()
+                .filter(|c| c.contains(network))
+                .map(IpNet::prefix_len)
+                .max()
+        };
+        let mut named: Vec<Named> = named
+            .iter()
+            .map(|&(network, number)| Named {
+                network,
+                number,
+                cluster: around(&network),
+            })
+            .collect();
         named.sort_unstable_by_key(|named| (named.network.network(), named.network.prefix_len()));
-        Self { named, entries: Arc::new(entries), lengths }
+        Self {
+            named,
+            entries: Arc::new(entries),
+            lengths,
+        }
     }
 
     /// The content of the longest-prefix map, in no order: network → number of a named network, `unknown` for the
@@ -93,8 +116,14 @@ impl Networks {
     /// Numbers of the named networks that a rule about `wide`, itself named, reaches.
     pub(super) fn reached_by(&self, wide: &IpNet, action: Action) -> Vec<u64> {
         let key = (wide.network(), wide.prefix_len());
-        let start = self.named.partition_point(|named| (named.network.network(), named.network.prefix_len()) < key);
-        let inside = self.named.iter().skip(start).take_while(|named| wide.contains(&named.network));
+        let start = self
+            .named
+            .partition_point(|named| (named.network.network(), named.network.prefix_len()) < key);
+        let inside = self
+            .named
+            .iter()
+            .skip(start)
+            .take_while(|named| wide.contains(&named.network));
         let through = |named: &&Named| {
             action == Action::Deny || named.cluster.is_none_or(|cluster| cluster <= wide.prefix_len())
         };
@@ -103,12 +132,17 @@ impl Networks {
 
     /// Numbers of the named networks that lie in the world: those outside the cluster's CIDRs.
     pub(super) fn in_the_world(&self) -> impl Iterator<Item = u64> + '_ {
-        self.named.iter().filter(|named| named.cluster.is_none()).map(|named| named.number)
+        self.named
+            .iter()
+            .filter(|named| named.cluster.is_none())
+            .map(|named| named.number)
     }
 
     /// The networks that policies name, by number.
     pub(super) fn names(&self) -> impl Iterator<Item = (u64, String)> + '_ {
-        self.named.iter().map(|named| (named.number, name(&named.network)))
+        self.named
+            .iter()
+            .map(|named| (named.number, name(&named.network)))
     }
 }
 
@@ -121,7 +155,11 @@ mod tests {
 
     fn networks(named: &[&str], cluster: &[&str]) -> Networks {
         let parse = |text: &&str| text.parse().expect("a literal network");
-        let named: Vec<_> = named.iter().map(parse).map(|network| (network, number(&network))).collect();
+        let named: Vec<_> = named
+            .iter()
+            .map(parse)
+            .map(|network| (network, number(&network)))
+            .collect();
         Networks::new(&named, &cluster.iter().map(parse).collect::<Vec<_>>())
     }
 
@@ -156,11 +194,24 @@ mod tests {
 
     #[test]
     fn an_allow_does_not_reach_through_the_clusters_range_and_a_deny_does() {
-        let networks = networks(&["0.0.0.0/0", "10.0.0.0/8", "10.1.0.0/16", "10.2.0.0/16", "9.0.0.0/8"], &["10.1.0.0/16"]);
+        let networks = networks(
+            &[
+                "0.0.0.0/0",
+                "10.0.0.0/8",
+                "10.1.0.0/16",
+                "10.2.0.0/16",
+                "9.0.0.0/8",
+            ],
+            &["10.1.0.0/16"],
+        );
         let wide = "0.0.0.0/0".parse().expect("literal");
         let allowed = networks.reached_by(&wide, Action::Allow);
         assert!(allowed.contains(&of("10.2.0.0/16")) && !allowed.contains(&of("10.1.0.0/16")));
-        assert!(networks.reached_by(&wide, Action::Deny).contains(&of("10.1.0.0/16")));
+        assert!(
+            networks
+                .reached_by(&wide, Action::Deny)
+                .contains(&of("10.1.0.0/16"))
+        );
         let itself = networks.reached_by(&"10.1.0.0/16".parse().expect("literal"), Action::Allow);
         assert_eq!(itself, [of("10.1.0.0/16")]);
         assert_eq!(networks.in_the_world().count(), 4);

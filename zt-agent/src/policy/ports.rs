@@ -33,7 +33,10 @@ impl PortRange {
     /// From a number in a document.
     pub(super) fn single(number: i128) -> Result<Self, String> {
         match u16::try_from(number) {
-            Ok(port) if port != 0 => Ok(Self { first: port, last: port }),
+            Ok(port) if port != 0 => Ok(Self {
+                first: port,
+                last: port,
+            }),
             _ => Err(format!("{number} is not a port: ports go from 1 to 65535")),
         }
     }
@@ -42,7 +45,9 @@ impl PortRange {
 fn port(text: &str) -> Result<u16, String> {
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     if !digits {
-        return Err(format!("{text:?} is not a port: write a number or a range such as \"8000-8100\""));
+        return Err(format!(
+            "{text:?} is not a port: write a number or a range such as \"8000-8100\""
+        ));
     }
     match text.parse::<u16>() {
         Ok(port) if port != 0 => Ok(port),
@@ -52,7 +57,11 @@ fn port(text: &str) -> Result<u16, String> {
 
 impl fmt::Display for PortRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.first == self.last { write!(f, "{}", self.first) } else { write!(f, "{}-{}", self.first, self.last) }
+        if self.first == self.last {
+            write!(f, "{}", self.first)
+        } else {
+            write!(f, "{}-{}", self.first, self.last)
+        }
     }
 }
 
@@ -87,7 +96,10 @@ pub(super) fn blocks(ranges: &[PortRange]) -> Vec<Block> {
                 next % size == 0 && next + size - 1 <= last
             };
             let bits = [4, 8, 12].into_iter().find(fits).unwrap_or(16);
-            blocks.push(Block { first: next as u16, bits });
+            blocks.push(Block {
+                first: next as u16,
+                bits,
+            });
             next += 1 << (16 - bits);
         }
     }
@@ -107,19 +119,66 @@ mod tests {
 
     #[test]
     fn a_range_is_never_one_entry_a_port() {
-        let all = blocks(&[PortRange { first: 1, last: 65535 }]);
+        let all = blocks(&[PortRange {
+            first: 1,
+            last: 65535,
+        }]);
         assert_eq!(all.len(), 60);
-        let aligned = blocks(&[PortRange { first: 8192, last: 8192 + 4095 }]);
+        let aligned = blocks(&[PortRange {
+            first: 8192,
+            last: 8192 + 4095,
+        }]);
         assert_eq!(aligned, [Block { first: 8192, bits: 4 }]);
-        let joined = [PortRange { first: 8008, last: 8015 }, PortRange { first: 8000, last: 8007 }];
-        assert_eq!(blocks(&joined), [Block { first: 8000, bits: 12 }]);
+        let joined = [
+            PortRange {
+                first: 8008,
+                last: 8015,
+            },
+            PortRange {
+                first: 8000,
+                last: 8007,
+            },
+        ];
+        assert_eq!(
+            blocks(&joined),
+            [Block {
+                first: 8000,
+                bits: 12
+            }]
+        );
     }
 
     #[test]
     fn texts() {
-        assert_eq!(PortRange::parse("5432"), Ok(PortRange { first: 5432, last: 5432 }));
-        assert_eq!(PortRange::parse("1-65535"), Ok(PortRange { first: 1, last: 65535 }));
-        for bad in ["", "-", "0", "65536", "8100-8000", "0-5", "1-", "-1", "1-2-3", "http", "+1", "1 - 2", "٣"] {
+        assert_eq!(
+            PortRange::parse("5432"),
+            Ok(PortRange {
+                first: 5432,
+                last: 5432
+            })
+        );
+        assert_eq!(
+            PortRange::parse("1-65535"),
+            Ok(PortRange {
+                first: 1,
+                last: 65535
+            })
+        );
+        for bad in [
+            "",
+            "-",
+            "0",
+            "65536",
+            "8100-8000",
+            "0-5",
+            "1-",
+            "-1",
+            "1-2-3",
+            "http",
+            "+1",
+            "1 - 2",
+            "٣",
+        ] {
             assert!(PortRange::parse(bad).is_err(), "{bad:?}");
         }
     }

@@ -52,7 +52,10 @@ impl PolicySet {
 
     /// The policy called `name`.
     pub fn get(&self, name: &str) -> Option<&ServiceAccessPolicy> {
-        let index = self.policies.binary_search_by(|policy| policy.name.as_str().cmp(name)).ok()?;
+        let index = self
+            .policies
+            .binary_search_by(|policy| policy.name.as_str().cmp(name))
+            .ok()?;
         self.policies.get(index)
     }
 
@@ -63,8 +66,15 @@ impl PolicySet {
 
     /// What happens to a flow that no rule is about: ALLOW only where there are policies and every one says so.
     pub fn default_action(&self) -> Action {
-        let all_allow = self.policies.iter().all(|policy| policy.default_action == Action::Allow);
-        if all_allow && !self.policies.is_empty() { Action::Allow } else { Action::Deny }
+        let all_allow = self
+            .policies
+            .iter()
+            .all(|policy| policy.default_action == Action::Allow);
+        if all_allow && !self.policies.is_empty() {
+            Action::Allow
+        } else {
+            Action::Deny
+        }
     }
 
     /// Number and name of every rule, those of zt itself first.
@@ -99,14 +109,21 @@ impl PolicySet {
                 if let Some(other) = rule_names.insert(rule.number, Arc::clone(&rule.name)) {
                     problems.push(collision(policy, &rule.name, &other, rule.number));
                 }
-                for endpoint in std::iter::once(&rule.from).chain(rule.to.iter().map(|target| &target.endpoint)) {
+                for endpoint in
+                    std::iter::once(&rule.from).chain(rule.to.iter().map(|target| &target.endpoint))
+                {
                     match endpoint {
                         Endpoint::Spiffe(Pattern::Exact(id)) => identities.push(id.clone()),
                         Endpoint::Cidr(net) => {
                             let number = network::number(net);
                             let other = networks.insert(number, *net);
                             if let Some(other) = other.filter(|other| other != net) {
-                                problems.push(collision(policy, &network::name(net), &network::name(&other), number));
+                                problems.push(collision(
+                                    policy,
+                                    &network::name(net),
+                                    &network::name(&other),
+                                    number,
+                                ));
                             }
                         }
                         _ => {}
@@ -120,12 +137,19 @@ impl PolicySet {
         // Sorted by number first: comparing two numbers is cheaper than two texts, and most repeat.
         identities.sort_unstable_by_key(SpiffeId::number);
         identities.dedup();
-        let mut networks: Vec<(IpNet, u64)> = networks.into_iter().map(|(number, net)| (net, number)).collect();
+        let mut networks: Vec<(IpNet, u64)> =
+            networks.into_iter().map(|(number, net)| (net, number)).collect();
         networks.sort_unstable();
         let documents: Vec<String> = policies.iter().map(ServiceAccessPolicy::canonical_text).collect();
         let digest = hex_digest(&format!("[{}]", documents.join(",")));
         let identities = identities.into_iter().collect();
-        Ok(Self { policies, digest, rule_names: Arc::new(rule_names), identities, networks })
+        Ok(Self {
+            policies,
+            digest,
+            rule_names: Arc::new(rule_names),
+            identities,
+            networks,
+        })
     }
 }
 
@@ -164,12 +188,17 @@ pub fn parse(docs: &[Document], settings: &Settings) -> Result<PolicySet, Vec<Pr
                 });
             }
         }
-        walk.problems.sort_by_key(|problem| (problem.line, problem.column));
+        walk.problems
+            .sort_by_key(|problem| (problem.line, problem.column));
         problems.append(&mut walk.problems);
     }
     if !any {
         let files: Vec<&str> = docs.iter().map(|doc| doc.file.as_str()).collect();
-        let place = if files.is_empty() { String::new() } else { format!(" in {}", files.join(", ")) };
+        let place = if files.is_empty() {
+            String::new()
+        } else {
+            format!(" in {}", files.join(", "))
+        };
         problems.push(Problem {
             file: String::new(),
             line: 0,
@@ -179,7 +208,11 @@ pub fn parse(docs: &[Document], settings: &Settings) -> Result<PolicySet, Vec<Pr
         });
     }
     problems.extend(duplicate_names(&policies));
-    if problems.is_empty() { PolicySet::new(policies) } else { Err(problems) }
+    if problems.is_empty() {
+        PolicySet::new(policies)
+    } else {
+        Err(problems)
+    }
 }
 
 fn duplicate_names(policies: &[ServiceAccessPolicy]) -> Vec<Problem> {
@@ -197,7 +230,10 @@ fn duplicate_names(policies: &[ServiceAccessPolicy]) -> Vec<Problem> {
                     line: policy.line,
                     column: policy.column,
                     field: "metadata.name".to_owned(),
-                    message: format!("the name `{}` is taken by the policy in {}:{}", policy.name, other.file, other.line),
+                    message: format!(
+                        "the name `{}` is taken by the policy in {}:{}",
+                        policy.name, other.file, other.line
+                    ),
                 });
             }
         }

@@ -63,7 +63,12 @@ impl AllowTable {
         networks: Networks,
         identities: Vec<SpiffeId>,
     ) -> Self {
-        Self { entries, rule_names, networks, identities }
+        Self {
+            entries,
+            rule_names,
+            networks,
+            identities,
+        }
     }
 
     /// Every entry, the header's with them, in no order.
@@ -83,7 +88,9 @@ impl AllowTable {
 
     /// The revision under which it was compiled; 0 for the table that nothing was compiled into.
     pub fn revision(&self) -> u64 {
-        self.entries.get(&AllowKey::HEADER).map_or(0, |header| header.number)
+        self.entries
+            .get(&AllowKey::HEADER)
+            .map_or(0, |header| header.number)
     }
 
     /// The networks that name addresses.
@@ -113,7 +120,13 @@ impl AllowTable {
     }
 
     /// What policy says about a flow from `source` to `destination`, at its target port.
-    pub fn evaluate(&self, source: Party<'_>, destination: Party<'_>, port: u16, protocol: Protocol) -> Decision {
+    pub fn evaluate(
+        &self,
+        source: Party<'_>,
+        destination: Party<'_>,
+        port: u16,
+        protocol: Protocol,
+    ) -> Decision {
         let flow = Flow {
             source: self.number(source),
             destination: self.number(destination),
@@ -140,7 +153,10 @@ impl AllowTable {
 
     /// The name of a rule: `<policy>/rule-<n>`, `builtin/self` or `builtin/host`.
     pub fn rule_name(&self, number: u64) -> Option<&str> {
-        let builtin = BUILTIN.iter().find(|(of, _)| *of == number).map(|(_, name)| *name);
+        let builtin = BUILTIN
+            .iter()
+            .find(|(of, _)| *of == number)
+            .map(|(_, name)| *name);
         builtin.or_else(|| self.rule_names.get(&number).map(AsRef::as_ref))
     }
 
@@ -156,12 +172,18 @@ impl AllowTable {
     /// Numbers of rules and of parties are different spaces: 2 is `builtin/host` here and the entity `host` there.
     pub fn rule_names(&self) -> impl Iterator<Item = (u64, &str)> {
         let builtin = BUILTIN.iter().copied();
-        builtin.chain(self.rule_names.iter().map(|(number, name)| (*number, name.as_ref())))
+        builtin.chain(
+            self.rule_names
+                .iter()
+                .map(|(number, name)| (*number, name.as_ref())),
+        )
     }
 
     /// Number and name of every party that it speaks about: entities, networks, identities, and `*` for any identity.
     pub fn party_names(&self) -> impl Iterator<Item = (u64, String)> {
-        let entities = ENTITIES.iter().map(|(name, number)| (*number, (*name).to_owned()));
+        let entities = ENTITIES
+            .iter()
+            .map(|(name, number)| (*number, (*name).to_owned()));
         let any = std::iter::once((identity::ANY, "*".to_owned()));
         let identities = self.identities.iter().map(|id| (id.number(), id.to_string()));
         entities.chain(any).chain(self.networks.names()).chain(identities)
@@ -189,7 +211,10 @@ impl AllowTable {
         if !other.entries.iter().all(kept) {
             return None;
         }
-        let mut additions: Vec<_> = self.entries().filter(|(key, _)| !other.entries.contains_key(key)).collect();
+        let mut additions: Vec<_> = self
+            .entries()
+            .filter(|(key, _)| !other.entries.contains_key(key))
+            .collect();
         additions.sort_unstable_by_key(|(key, entry)| (entry.bits != ACTION_DENY, *key));
         if new_header != old_header {
             additions.insert(0, (AllowKey::HEADER, *new_header));

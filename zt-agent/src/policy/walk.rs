@@ -21,14 +21,23 @@ enum Step<'p> {
 }
 
 impl<'p> Path<'p> {
-    pub(super) const ROOT: Path<'static> = Path { parent: None, step: Step::Root };
+    pub(super) const ROOT: Path<'static> = Path {
+        parent: None,
+        step: Step::Root,
+    };
 
     pub(super) fn field(&'p self, name: &'p str) -> Path<'p> {
-        Path { parent: Some(self), step: Step::Field(name) }
+        Path {
+            parent: Some(self),
+            step: Step::Field(name),
+        }
     }
 
     pub(super) fn index(&'p self, index: usize) -> Path<'p> {
-        Path { parent: Some(self), step: Step::Index(index) }
+        Path {
+            parent: Some(self),
+            step: Step::Index(index),
+        }
     }
 }
 
@@ -53,18 +62,37 @@ impl fmt::Display for Path<'_> {
 #[derive(Clone, Copy)]
 pub(super) struct Fields<'n> {
     entries: &'n [(Node, Node)],
+    /// Whether one of them is unknown. It may be what a missing one was meant to be, which is then not missed.
+    misspelt: bool,
 }
 
 impl<'n> Fields<'n> {
+    /// Whether a field that is missing may be there under a name that is not known.
+    pub(super) fn misspelt(&self) -> bool {
+        self.misspelt
+    }
+
     /// The fields of a mapping whose keys are checked later.
     pub(super) fn unchecked(node: &'n Node) -> Option<Self> {
-        if let Value::Map(entries) = &node.value { Some(Self { entries }) } else { None }
+        if let Value::Map(entries) = &node.value {
+            Some(Self {
+                entries,
+                misspelt: false,
+            })
+        } else {
+            None
+        }
     }
 
     /// The value of a field; one without a value counts as absent.
     pub(super) fn get(&self, name: &str) -> Option<&'n Node> {
-        let found = self.entries.iter().find(|(key, _)| matches!(&key.value, Value::Text(text) if text == name));
-        found.map(|(_, value)| value).filter(|value| !matches!(value.value, Value::Null))
+        let found = self
+            .entries
+            .iter()
+            .find(|(key, _)| matches!(&key.value, Value::Text(text) if text == name));
+        found
+            .map(|(_, value)| value)
+            .filter(|value| !matches!(value.value, Value::Null))
     }
 }
 
@@ -76,7 +104,10 @@ pub(super) struct Walk<'f> {
 
 impl<'f> Walk<'f> {
     pub(super) fn new(file: &'f str) -> Self {
-        Self { file, problems: Vec::new() }
+        Self {
+            file,
+            problems: Vec::new(),
+        }
     }
 
     pub(super) fn report(&mut self, at: &Node, path: &Path<'_>, message: impl Into<String>) {
@@ -90,32 +121,56 @@ impl<'f> Walk<'f> {
     }
 
     /// The fields of a mapping. Unknown and repeated ones are problems, and do not hide those of the others.
-    pub(super) fn fields<'n>(&mut self, node: &'n Node, path: &Path<'_>, known: &[&str]) -> Option<Fields<'n>> {
+    pub(super) fn fields<'n>(
+        &mut self,
+        node: &'n Node,
+        path: &Path<'_>,
+        known: &[&str],
+    ) -> Option<Fields<'n>> {
         let Value::Map(entries) = &node.value else {
-            self.report(node, path, format!("expected a mapping, found {}", node.value.describe()));
+            self.report(
+                node,
+                path,
+                format!("expected a mapping, found {}", node.value.describe()),
+            );
             return None;
         };
+        let mut misspelt = false;
         for (index, (key, _)) in entries.iter().enumerate() {
             let Value::Text(name) = &key.value else {
-                self.report(key, path, format!("a field's name is a text, found {}", key.value.describe()));
+                self.report(
+                    key,
+                    path,
+                    format!("a field's name is a text, found {}", key.value.describe()),
+                );
                 continue;
             };
-            let earlier = entries.iter().take(index).find(|(other, _)| matches!(&other.value, Value::Text(text) if text == name));
+            let earlier = entries
+                .iter()
+                .take(index)
+                .find(|(other, _)| matches!(&other.value, Value::Text(text) if text == name));
             if let Some((first, _)) = earlier {
                 let message = format!("the field stands here twice: first in line {}", first.line);
                 self.report(key, &path.field(name), message);
             } else if !known.contains(&name.as_str()) {
+                misspelt = true;
                 let message = format!("unknown field `{name}`{}", hint(name, known));
                 self.report(key, &path.field(name), message);
             }
         }
-        Some(Fields { entries })
+        Some(Fields { entries, misspelt })
     }
 
     /// A field that must be there.
-    pub(super) fn required<'n>(&mut self, fields: &Fields<'n>, of: &Node, path: &Path<'_>, name: &str) -> Option<&'n Node> {
+    pub(super) fn required<'n>(
+        &mut self,
+        fields: &Fields<'n>,
+        of: &Node,
+        path: &Path<'_>,
+        name: &str,
+    ) -> Option<&'n Node> {
         let found = fields.get(name);
-        if found.is_none() {
+        if found.is_none() && !fields.misspelt {
             self.report(of, &path.field(name), format!("the field `{name}` is missing"));
         }
         found
@@ -129,7 +184,11 @@ impl<'f> Walk<'f> {
             Value::Integer(_) | Value::Float(_) | Value::Boolean(_) => ": put it in quotes",
             _ => "",
         };
-        self.report(node, path, format!("expected a text, found {}{quotes}", node.value.describe()));
+        self.report(
+            node,
+            path,
+            format!("expected a text, found {}{quotes}", node.value.describe()),
+        );
         None
     }
 
@@ -137,7 +196,11 @@ impl<'f> Walk<'f> {
         if let Value::List(list) = &node.value {
             return Some(list);
         }
-        self.report(node, path, format!("expected a list, found {}", node.value.describe()));
+        self.report(
+            node,
+            path,
+            format!("expected a list, found {}", node.value.describe()),
+        );
         None
     }
 
@@ -145,7 +208,11 @@ impl<'f> Walk<'f> {
         if let Value::Boolean(value) = node.value {
             return Some(value);
         }
-        self.report(node, path, format!("expected true or false, found {}", node.value.describe()));
+        self.report(
+            node,
+            path,
+            format!("expected true or false, found {}", node.value.describe()),
+        );
         None
     }
 

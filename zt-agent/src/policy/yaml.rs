@@ -92,7 +92,9 @@ pub(super) fn documents(text: &str) -> Result<Vec<Node>, Malformed> {
         Malformed {
             line: place.map_or(0, |place| place.line()),
             column: place.map_or(0, |place| place.column()),
-            message: DefaultMessageFormatter.format_message(error.without_snippet()).into_owned(),
+            message: DefaultMessageFormatter
+                .format_message(error.without_snippet())
+                .into_owned(),
         }
     })
 }
@@ -101,7 +103,11 @@ impl<'de> Deserialize<'de> for Node {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let spanned = Spanned::<Value>::deserialize(deserializer)?;
         let place = spanned.referenced;
-        Ok(Self { line: place.line(), column: place.column(), value: spanned.value })
+        Ok(Self {
+            line: place.line(),
+            column: place.column(),
+            value: spanned.value,
+        })
     }
 }
 

@@ -55,7 +55,9 @@ impl Pattern {
         if !text.contains('*') {
             let id = SpiffeId::parse(text)?;
             if id.path().is_empty() {
-                return Err(PatternError::NoPath { text: text.to_owned() });
+                return Err(PatternError::NoPath {
+                    text: text.to_owned(),
+                });
             }
             return Ok(Self::Exact(id));
         }
@@ -68,10 +70,14 @@ impl Pattern {
         }
         let partial = |segment: &&str| segment.contains('*') && *segment != "*";
         if let Some(segment) = path.and_then(|path| path.split('/').find(partial)) {
-            return Err(PatternError::PartialWildcard { segment: segment.to_owned() });
+            return Err(PatternError::PartialWildcard {
+                segment: segment.to_owned(),
+            });
         }
         super::check(&text.replace('*', "x"))?;
-        Ok(Self::Segments(Segments { text: Arc::from(text) }))
+        Ok(Self::Segments(Segments {
+            text: Arc::from(text),
+        }))
     }
 
     /// Whether `id` is one of those that the pattern speaks about.

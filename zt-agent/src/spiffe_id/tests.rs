@@ -31,10 +31,22 @@ fn what_is_not_a_spiffe_id_says_why() {
         ("https://hanzo.ai/iam", E::Scheme),
         ("spiffe://", E::NoTrustDomain),
         ("spiffe:///iam", E::NoTrustDomain),
-        ("spiffe://Hanzo.ai/iam", E::TrustDomainCharacter { character: 'H' }),
-        ("spiffe://hanzo.ai:443/iam", E::TrustDomainCharacter { character: ':' }),
-        ("spiffe://me@hanzo.ai/iam", E::TrustDomainCharacter { character: '@' }),
-        ("spiffe://hanzo.ai?x=1", E::TrustDomainCharacter { character: '?' }),
+        (
+            "spiffe://Hanzo.ai/iam",
+            E::TrustDomainCharacter { character: 'H' },
+        ),
+        (
+            "spiffe://hanzo.ai:443/iam",
+            E::TrustDomainCharacter { character: ':' },
+        ),
+        (
+            "spiffe://me@hanzo.ai/iam",
+            E::TrustDomainCharacter { character: '@' },
+        ),
+        (
+            "spiffe://hanzo.ai?x=1",
+            E::TrustDomainCharacter { character: '?' },
+        ),
         ("spiffe://hanzo.ai/", E::EmptySegment),
         ("spiffe://hanzo.ai/iam/", E::EmptySegment),
         ("spiffe://hanzo.ai//iam", E::EmptySegment),
@@ -78,17 +90,34 @@ fn a_star_stands_for_one_whole_segment() {
     assert!(!pattern.matches(&id("spiffe://hanzo.ai/hanzo-k8s/hanzo/iam/x")));
     assert!(!pattern.matches(&id("spiffe://hanzo.ai/hanzo-k8s/lux/iam")));
     assert!(!pattern.matches(&id("spiffe://lux.ai/hanzo-k8s/hanzo/iam")));
-    assert!(Pattern::parse("*").expect("any").matches(&id("spiffe://lux.ai/x")));
+    assert!(
+        Pattern::parse("*")
+            .expect("any")
+            .matches(&id("spiffe://lux.ai/x"))
+    );
 }
 
 #[test]
 fn what_is_no_pattern_says_why() {
     use PatternError as E;
     let cases = [
-        ("spiffe://hanzo.ai/ia*", E::PartialWildcard { segment: "ia*".into() }),
-        ("spiffe://hanzo.ai/**", E::PartialWildcard { segment: "**".into() }),
+        (
+            "spiffe://hanzo.ai/ia*",
+            E::PartialWildcard {
+                segment: "ia*".into(),
+            },
+        ),
+        (
+            "spiffe://hanzo.ai/**",
+            E::PartialWildcard { segment: "**".into() },
+        ),
         ("spiffe://*/iam", E::TrustDomainWildcard),
-        ("spiffe://hanzo.ai", E::NoPath { text: "spiffe://hanzo.ai".into() }),
+        (
+            "spiffe://hanzo.ai",
+            E::NoPath {
+                text: "spiffe://hanzo.ai".into(),
+            },
+        ),
         ("spiffe://hanzo.ai/*/", E::NotAnId(SpiffeIdError::EmptySegment)),
         ("**", E::NotAnId(SpiffeIdError::Scheme)),
     ];

@@ -19,11 +19,19 @@ const MAX_NAME_BYTES: usize = 63;
 const RESERVED_NAME: &str = "builtin";
 
 /// Reads one document. `None` if it has problems, which `walk` then holds.
-pub(in crate::policy) fn read(walk: &mut Walk<'_>, node: &Node, trust_domain: &str) -> Option<ServiceAccessPolicy> {
+pub(in crate::policy) fn read(
+    walk: &mut Walk<'_>,
+    node: &Node,
+    trust_domain: &str,
+) -> Option<ServiceAccessPolicy> {
     let before = walk.problems.len();
     let root = Path::ROOT;
     let Value::Map(_) = &node.value else {
-        walk.report(node, &root, format!("expected a policy document, found {}", node.value.describe()));
+        walk.report(
+            node,
+            &root,
+            format!("expected a policy document, found {}", node.value.describe()),
+        );
         return None;
     };
     // A document of another kind has other fields: saying so once is worth more than listing them as unknown.
@@ -31,9 +39,13 @@ pub(in crate::policy) fn read(walk: &mut Walk<'_>, node: &Node, trust_domain: &s
         return None;
     }
     let fields = walk.fields(node, &root, &["apiVersion", "kind", "metadata", "spec"])?;
-    let metadata = walk.required(&fields, node, &root, "metadata").and_then(|node| read_metadata(walk, node));
+    let metadata = walk
+        .required(&fields, node, &root, "metadata")
+        .and_then(|node| read_metadata(walk, node));
     let name = metadata.as_ref().map_or("", |metadata| metadata.name.as_str());
-    let spec = walk.required(&fields, node, &root, "spec").and_then(|node| read_spec(walk, node, name, trust_domain));
+    let spec = walk
+        .required(&fields, node, &root, "spec")
+        .and_then(|node| read_spec(walk, node, name, trust_domain));
     if walk.problems.len() > before {
         return None;
     }
@@ -52,7 +64,9 @@ pub(in crate::policy) fn read(walk: &mut Walk<'_>, node: &Node, trust_domain: &s
 
 fn of_our_kind(walk: &mut Walk<'_>, node: &Node) -> bool {
     // Keys are checked later, once it is known which ones there may be.
-    let Some(fields) = Fields::unchecked(node) else { return false };
+    let Some(fields) = Fields::unchecked(node) else {
+        return false;
+    };
     let mut ours = true;
     for (name, only) in [("apiVersion", API_VERSION), ("kind", KIND)] {
         let path = Path::ROOT.field(name);
@@ -93,10 +107,19 @@ fn read_metadata(walk: &mut Walk<'_>, node: &Node) -> Option<Metadata> {
         return None;
     }
     if name == RESERVED_NAME {
-        walk.report(at, &path, format!("`{RESERVED_NAME}` is the name of the rules that zt itself has: choose another"));
+        walk.report(
+            at,
+            &path,
+            format!("`{RESERVED_NAME}` is the name of the rules that zt itself has: choose another"),
+        );
         return None;
     }
-    Some(Metadata { name: name.to_owned(), description, line: at.line, column: at.column })
+    Some(Metadata {
+        name: name.to_owned(),
+        description,
+        line: at.line,
+        column: at.column,
+    })
 }
 
 fn read_description(walk: &mut Walk<'_>, fields: &Fields<'_>, path: &Path<'_>) -> Option<String> {
@@ -128,10 +151,20 @@ fn read_spec(walk: &mut Walk<'_>, node: &Node, policy: &str, trust_domain: &str)
         let name = format!("{policy}/rule-{}", index + 1);
         rules.extend(read_rule(walk, node, &path.index(index), name, trust_domain));
     }
-    Some(Spec { description, rules, default_action })
+    Some(Spec {
+        description,
+        rules,
+        default_action,
+    })
 }
 
-fn read_rule(walk: &mut Walk<'_>, node: &Node, path: &Path<'_>, name: String, trust_domain: &str) -> Option<Rule> {
+fn read_rule(
+    walk: &mut Walk<'_>,
+    node: &Node,
+    path: &Path<'_>,
+    name: String,
+    trust_domain: &str,
+) -> Option<Rule> {
     let fields = walk.fields(node, path, &["from", "to", "action", "rawSockets", "description"])?;
     let description = read_description(walk, &fields, path);
     let action = fields
@@ -147,7 +180,11 @@ fn read_rule(walk: &mut Walk<'_>, node: &Node, path: &Path<'_>, name: String, tr
         let fields = walk.fields(node, &path, &endpoint::FIELDS)?;
         let from = Endpoint::read(walk, node, &fields, &path, trust_domain)?;
         if raw_sockets && !matches!(from, Endpoint::Spiffe(_)) {
-            walk.report(node, &path, "only a workload can have a right to raw sockets: name it with `spiffe`");
+            walk.report(
+                node,
+                &path,
+                "only a workload can have a right to raw sockets: name it with `spiffe`",
+            );
         }
         Some(from)
     });
@@ -161,15 +198,33 @@ fn read_rule(walk: &mut Walk<'_>, node: &Node, path: &Path<'_>, name: String, tr
     };
     let number = number_of(&name);
     if number < identity::FIRST_WORKLOAD {
-        walk.report(node, path, format!("the kernel number {number} of `{name}` is reserved: rename the policy"));
+        walk.report(
+            node,
+            path,
+            format!("the kernel number {number} of `{name}` is reserved: rename the policy"),
+        );
     }
-    Some(Rule { name: Arc::from(name), number, description, action, from: from?, to, raw_sockets })
+    Some(Rule {
+        name: Arc::from(name),
+        number,
+        description,
+        action,
+        from: from?,
+        to,
+        raw_sockets,
+    })
 }
 
 fn read_targets(walk: &mut Walk<'_>, node: &Node, path: &Path<'_>, trust_domain: &str) -> Vec<Target> {
-    let Some(list) = walk.list(node, path) else { return Vec::new() };
+    let Some(list) = walk.list(node, path) else {
+        return Vec::new();
+    };
     if list.is_empty() {
-        walk.report(node, path, "the list is empty, so that the rule would be about nobody: name a target");
+        walk.report(
+            node,
+            path,
+            "the list is empty, so that the rule would be about nobody: name a target",
+        );
     }
     let mut targets = Vec::with_capacity(list.len());
     for (index, node) in list.iter().enumerate() {
@@ -181,25 +236,47 @@ fn read_targets(walk: &mut Walk<'_>, node: &Node, path: &Path<'_>, trust_domain:
 fn read_target(walk: &mut Walk<'_>, node: &Node, path: &Path<'_>, trust_domain: &str) -> Option<Target> {
     let fields = walk.fields(node, path, &["spiffe", "entity", "cidr", "ports", "protocol"])?;
     let endpoint = Endpoint::read(walk, node, &fields, path, trust_domain);
-    let ports = fields.get("ports").map_or_else(Vec::new, |node| read_ports(walk, node, &path.field("ports")));
+    let ports = fields
+        .get("ports")
+        .map_or_else(Vec::new, |node| read_ports(walk, node, &path.field("ports")));
     let protocol = fields
         .get("protocol")
-        .and_then(|node| walk.word(node, &path.field("protocol"), &Protocol::NAMES, Protocol::from_name))
+        .and_then(|node| {
+            walk.word(
+                node,
+                &path.field("protocol"),
+                &Protocol::NAMES,
+                Protocol::from_name,
+            )
+        })
         .unwrap_or_default();
-    Some(Target { endpoint: endpoint?, ports, protocol })
+    Some(Target {
+        endpoint: endpoint?,
+        ports,
+        protocol,
+    })
 }
 
 fn read_ports(walk: &mut Walk<'_>, node: &Node, path: &Path<'_>) -> Vec<PortRange> {
-    let Some(list) = walk.list(node, path) else { return Vec::new() };
+    let Some(list) = walk.list(node, path) else {
+        return Vec::new();
+    };
     if list.is_empty() {
-        walk.report(node, path, "the list is empty: leave `ports` out to mean all ports");
+        walk.report(
+            node,
+            path,
+            "the list is empty: leave `ports` out to mean all ports",
+        );
     }
     let mut ports = Vec::with_capacity(list.len());
     for (index, node) in list.iter().enumerate() {
         let range = match &node.value {
             Value::Integer(number) => PortRange::single(*number),
             Value::Text(text) => PortRange::parse(text),
-            other => Err(format!("expected a port or a range such as \"8000-8100\", found {}", other.describe())),
+            other => Err(format!(
+                "expected a port or a range such as \"8000-8100\", found {}",
+                other.describe()
+            )),
         };
         match range {
             Ok(range) => ports.push(range),

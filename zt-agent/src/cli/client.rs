@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The client of the agent's API: JSON over plain HTTP to a loopback address.
+
+mod sse;
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::Args;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::header::{ACCEPT, CONTENT_TYPE};
+use hyper::{Method, Request, Response, StatusCode, Uri};
+use hyper_util::client::legacy::Client as HttpClient;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde_json::Value;
+use tokio::time::timeout;
+
+pub use sse::{Event, EventStream};
+
+/// How long an answer may take to begin and, but for streams, to end.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest answer that is read.
+const MAX_ANSWER_BYTES: usize = 256 * 1024 * 1024;
+
+/// Where the agent is, for every command that asks it.
+#[derive(Clone, Debug, Args)]
+pub struct ApiArgs {
+    /// Where the agent's API is
+    #[arg(
+        long,
+        env = "ZT_API",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:8054"
+    )]
+    pub api: String,
+}
+
+/// Why the agent could not be asked, or what it refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The URL makes no sense.
+    #[error("`{url}` is not the URL of an agent's API; write one like http://127.0.0.1:8054")]
+    Url {
+        /// What was given.
+        url: String,
+    },
+    /// Nobody listens there.
+    #[error(
+        "cannot reach {url}: {cause}; is zt-agent running? See `systemctl status zt-agent`, or name its API with --api"
+    )]
+    Unreachable {
+        /// Where.
+        url: String,
+        /// What happened.
+        cause: String,
+    },
+    /// The connection broke.
+    #[error("{url} stopped answering: {cause}")]
+    Broken {
+        /// Where.
+        url: String,
+        /// What happened.
+        cause: String,
+    },
+    /// It took too long.
+    #[error("{url} did not answer within {} seconds; see the agent's log", PATIENCE.as_secs())]
+    Slow {
+        /// Where.
+        url: String,
+    },
+    /// The agent answered with an error.
+    #[error("{message}")]
+    Refused {
+        /// HTTP status.
+        status: StatusCode,
+        /// The problem details' `code`, where there is one.
+        code: Option<String>,
+        /// What the agent says, with every problem that it found.
+        message: String,
+    },
+    /// Something answered that is not an agent, or not of this version.
+    #[error("{url} did not answer with JSON; is another service listening there?")]
+    NotJson {
+        /// Where.
+        url: String,
+    },
+}
+
+/// A client of one agent.
+#[derive(Clone, Debug)]
+pub struct Client {
+    base: String,
+    http: HttpClient<HttpConnector, Full<Bytes>>,
+}
+
+impl Client {
+    /// A client of the agent at `arguments.api`; nothing is asked yet.
+    pub fn new(arguments: &ApiArgs) -> Result<Self, ClientError> {
+        let url = arguments.api.trim_end_matches('/');
+        let uri: Option<Uri> = url.parse().ok();
+        let valid = uri.as_ref().is_some_and(|uri| {
+            uri.scheme_str() == Some("http") && uri.host().is_some() && matches!(uri.path(), "" | "/")
+        });
+        if !valid {
+            return Err(ClientError::Url {
+                url: arguments.api.clone(),
+            });
+        }
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(Duration::from_secs(5)));
+        let http = HttpClient::builder(TokioExecutor::new()).build(connector);
+        Ok(Self {
+            base: url.to_owned(),
+            http,
+        })
+    }
+
+    /// The answer to `GET path?query`.
+    pub async fn get(&self, path: &str, query: &[(&str, String)]) -> Result<Value, ClientError> {
+        let target = format!("{path}{}", encoded(query));
+        self.json(Method::GET, &target, None).await
+    }
+
+    /// The answer to `POST path` with `body`.
+    pub async fn post(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
+        self.json(Method::POST, path, Some(body)).await
+    }
+
+    /// The server-sent events of `GET path?query`, until the agent ends them.
+    pub async fn events(&self, path: &str, query: &[(&str, String)]) -> Result<EventStream, ClientError> {
+        let url = format!("{}{path}{}", self.base, encoded(query));
+        let response = self.send(Method::GET, &url, "text/event-stream", None).await?;
+        if response.status() != StatusCode::OK {
+            return Err(self.refusal(response, &url).await);
+        }
+        Ok(EventStream::new(response.into_body(), self.base.clone()))
+    }
+
+    async fn json(&self, method: Method, target: &str, body: Option<&Value>) -> Result<Value, ClientError> {
+        let url = format!("{}{target}", self.base);
+        let response = self.send(method, &url, "application/json", body).await?;
+        if !response.status().is_success() {
+            return Err(self.refusal(response, &url).await);
+        }
+        let bytes = self.body(response).await?;
+        if bytes.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&bytes).map_err(|_| ClientError::NotJson {
+            url: self.base.clone(),
+        })
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        url: &str,
+        accept: &str,
+        body: Option<&Value>,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let mut request = Request::builder().method(method).uri(url).header(ACCEPT, accept);
+        if body.is_some() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        let bytes = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
+        let request = request
+            .body(Full::new(bytes))
+            .map_err(|_| ClientError::Url { url: url.to_owned() })?;
+        match timeout(PATIENCE, self.http.request(request)).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => {
+                let (url, cause) = (self.base.clone(), innermost(&error));
+                Err(if error.is_connect() {
+                    ClientError::Unreachable { url, cause }
+                } else {
+                    ClientError::Broken { url, cause }
+                })
+            }
+            Err(_) => Err(ClientError::Slow {
+                url: self.base.clone(),
+            }),
+        }
+    }
+
+    async fn body(&self, response: Response<Incoming>) -> Result<Bytes, ClientError> {
+        let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect();
+        match timeout(PATIENCE, body).await {
+            Ok(Ok(collected)) => Ok(collected.to_bytes()),
+            Ok(Err(error)) => Err(ClientError::Broken {
+                url: self.base.clone(),
+                cause: innermost(error.as_ref()),
+            }),
+            Err(_) => Err(ClientError::Slow {
+                url: self.base.clone(),
+            }),
+        }
+    }
+
+    /// The error that a response with an error status is.
+    async fn refusal(&self, response: Response<Incoming>, url: &str) -> ClientError {
+        let status = response.status();
+        match self.body(response).await {
+            Ok(bytes) => refused(status, url, &bytes),
+            Err(error) => error,
+        }
+    }
+}
+
+/// Reads problem details (RFC 9457); any other body is an error of something that is not the agent.
+fn refused(status: StatusCode, url: &str, body: &[u8]) -> ClientError {
+    let details: Value = serde_json::from_slice(body).unwrap_or_default();
+    let text = |field: &str| details.get(field).and_then(Value::as_str);
+    let code = text("code").map(str::to_owned);
+    let mut message = match text("detail").or_else(|| text("title")) {
+        Some(text) => text.to_owned(),
+        None => format!("{url} answered {status}; is another service listening there?"),
+    };
+    for error in details
+        .get("errors")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
+        if let Ok(problem) = serde_json::from_value::<crate::problem::Problem>(error.clone()) {
+            // Writing to a String cannot fail.
+            let _ = write!(message, "\n{problem}");
+        } else if let Some(text) = error.get("message").and_then(Value::as_str) {
+            let _ = write!(message, "\n{text}");
+        }
+    }
+    ClientError::Refused {
+        status,
+        code,
+        message,
+    }
+}
+
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+/// `?a=b&c=d`, percent-encoded; nothing for no pairs.
+fn encoded(query: &[(&str, String)]) -> String {
+    let mut text = String::new();
+    for (index, (name, value)) in query.iter().enumerate() {
+        text.push(if index == 0 { '?' } else { '&' });
+        text.push_str(name);
+        text.push('=');
+        for byte in value.bytes() {
+            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+                text.push(char::from(byte));
+            } else {
+                // Writing to a String cannot fail.
+                let _ = write!(text, "%{byte:02X}");
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

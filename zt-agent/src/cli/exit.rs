@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Exit codes, and how a failed command says why.
+
+use std::io;
+use std::process::ExitCode;
+
+use super::client::ClientError;
+use crate::config::ConfigError;
+use crate::policy::Problem;
+
+/// How a command ended. The numbers are a contract with scripts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done.
+    Done = 0,
+    /// Failed, or `--fail` and the answer was no.
+    Failed = 1,
+    /// The command line makes no sense.
+    Usage = 2,
+    /// The configuration or the policy is bad; nothing was started.
+    Invalid = 64,
+    /// The kernel or a privilege is missing.
+    Unavailable = 77,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The agent could not be asked, or it refused.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The configuration is bad: every problem, one a line.
+    #[error("{0}")]
+    Config(#[from] ConfigError),
+    /// The policy files are bad: every problem, one a line.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Policy(Vec<Problem>),
+    /// The arguments contradict each other or name what does not exist.
+    #[error("{0}")]
+    Usage(String),
+    /// The answer lacks something that it must have.
+    #[error("the agent's answer has no `{field}`; is it of another version than this program?")]
+    Answer {
+        /// What is missing.
+        field: &'static str,
+    },
+    /// What was asked for does not exist.
+    #[error("{0}")]
+    NotFound(String),
+    /// Policy cannot be compiled.
+    #[error(transparent)]
+    Compile(#[from] crate::policy::CompileError),
+    /// Printing or reading failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl Failure {
+    /// The exit code that goes with it.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Config(_) | Self::Policy(_) | Self::Compile(_) => Exit::Invalid,
+            Self::Usage(_) => Exit::Usage,
+            Self::Client(_) | Self::Answer { .. } | Self::NotFound(_) | Self::Io(_) => Exit::Failed,
+        }
+    }
+}
+
+/// Prints why a command failed; the exit code. A reader who has seen enough (`| head`) is no failure.
+pub fn report(result: Result<Exit, Failure>) -> Exit {
+    match result {
+        Ok(exit) => exit,
+        Err(Failure::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
+        Err(failure) => {
+            let text = failure.to_string();
+            if text.contains('\n') {
+                eprintln!("error:\n{text}")
+            } else {
+                eprintln!("error: {text}")
+            }
+            failure.exit()
+        }
+    }
+}

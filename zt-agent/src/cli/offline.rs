@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Policy files without an agent: read, checked and compiled by the code that the agent runs.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::exit::Failure;
+use crate::config::{Config, Sources};
+use crate::policy::{self, AllowTable, PolicySet, Settings};
+use crate::policy_dir;
+use crate::spiffe_id::SpiffeId;
+
+/// What the meaning of policy files depends on.
+#[derive(Debug, Args)]
+pub(super) struct SettingsArgs {
+    /// Configuration file of the agent that the policy is for [default: /etc/zt/agent.yaml, if it exists]
+    #[arg(long, env = "ZT_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// SPIFFE trust domain of the workloads, instead of the configuration's
+    #[arg(long, value_name = "DOMAIN")]
+    trust_domain: Option<String>,
+}
+
+impl SettingsArgs {
+    /// The configuration that the policy is for.
+    pub(super) fn config(&self) -> Result<Config, Failure> {
+        let mut sources = Sources::of_process(self.config.clone());
+        sources
+            .flags
+            .extend(self.trust_domain.clone().map(|domain| ("trustDomain", domain)));
+        Ok(Config::load(&sources)?)
+    }
+}
+
+/// Policy that was read from files.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) set: PolicySet,
+    pub(super) table: AllowTable,
+}
+
+/// Reads, checks and compiles the policy at `path`, for the identities that it names and `others`.
+pub(super) fn load(path: &Path, settings: &Settings, others: &BTreeSet<SpiffeId>) -> Result<Loaded, Failure> {
+    let documents = policy_dir::read(path).0.map_err(Failure::Policy)?;
+    let set = policy::parse(&documents, settings).map_err(Failure::Policy)?;
+    let table = policy::compile(&set, others, settings, 1)?;
+    Ok(Loaded { set, table })
+}

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `zt-agent policy`.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::client::{ApiArgs, Client};
+use super::exit::{Exit, Failure};
+use super::offline::{self, SettingsArgs};
+use super::output::{Format, Output, line};
+use super::table::{Cell, Table, pairs, plain};
+use crate::problem::Problem;
+
+/// `policy …`.
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// Check policy files as the agent would, without an agent
+    #[command(
+        after_help = "Prints every problem as file:line:column: field: message and exits with 64 if there is any."
+    )]
+    Check(CheckArgs),
+    /// List the policies in force
+    List(ListArgs),
+}
+
+/// Arguments of `policy check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// A directory of policy files, or one file [default: the configuration's policyPath]
+    path: Option<PathBuf>,
+    #[command(flatten)]
+    settings: SettingsArgs,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Arguments of `policy list`.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    #[command(flatten)]
+    api: ApiArgs,
+    #[command(flatten)]
+    output: Output,
+}
+
+pub(super) fn policy(command: &PolicyCommand) -> Result<Exit, Failure> {
+    match command {
+        PolicyCommand::Check(arguments) => check(arguments),
+        PolicyCommand::List(arguments) => super::block_on(list(arguments)),
+    }
+}
+
+fn check(arguments: &CheckArgs) -> Result<Exit, Failure> {
+    let config = arguments.settings.config()?;
+    let path = arguments
+        .path
+        .clone()
+        .unwrap_or_else(|| config.policy_path.clone());
+    let loaded = match offline::load(&path, &config.policy_settings(), &BTreeSet::new()) {
+        Ok(loaded) => loaded,
+        Err(Failure::Policy(problems)) => return refuse(arguments, &problems),
+        Err(Failure::Compile(error)) => {
+            let file = path.display().to_string();
+            let problem = Problem {
+                file,
+                line: 0,
+                column: 0,
+                field: String::new(),
+                message: error.to_string(),
+            };
+            return refuse(arguments, &[problem]);
+        }
+        Err(other) => return Err(other),
+    };
+    let policies = loaded.set.policies();
+    let rules: usize = policies.iter().map(|policy| policy.rules.len()).sum();
+    match arguments.output.format {
+        Format::Json => super::output::json(&json!({
+            "valid": true,
+            "policies": policies.len(),
+            "rules": rules,
+            "entries": loaded.table.len(),
+            "digest": loaded.set.digest(),
+            "problems": [],
+        }))?,
+        Format::Table => pairs(&[
+            ("policies", policies.len().to_string().into()),
+            ("rules", rules.to_string().into()),
+            ("entries", loaded.table.len().to_string().into()),
+            ("digest", loaded.set.digest().into()),
+        ])?,
+    }
+    Ok(Exit::Done)
+}
+
+fn refuse(arguments: &CheckArgs, problems: &[Problem]) -> Result<Exit, Failure> {
+    match arguments.output.format {
+        Format::Json => super::output::json(&json!({ "valid": false, "problems": problems }))?,
+        Format::Table => problems
+            .iter()
+            .try_for_each(|problem| line(&problem.to_string()))?,
+    }
+    Ok(Exit::Invalid)
+}
+
+async fn list(arguments: &ListArgs) -> Result<Exit, Failure> {
+    let answer = Client::new(&arguments.api)?.get("/v1/policies", &[]).await?;
+    if arguments.output.format == Format::Json {
+        super::output::json(&answer)?;
+        return Ok(Exit::Done);
+    }
+    let policies = answer["policies"]
+        .as_array()
+        .ok_or(Failure::Answer { field: "policies" })?;
+    let mut table = Table::new(&["NAME", "KIND", "RULES", "STORE"]);
+    for policy in policies {
+        let rules = policy["document"]["spec"]["rules"].as_array().map(Vec::len);
+        table.row([
+            plain(&policy["name"]).into(),
+            plain(&policy["kind"]).into(),
+            rules
+                .map_or_else(|| "-".to_owned(), |rules| rules.to_string())
+                .into(),
+            Cell::from(plain(&policy["store"])),
+        ]);
+    }
+    table.print("no policies: every connection between workloads is refused where it is enforced")?;
+    line("")?;
+    let text = |field: &str| -> Cell { answer.get(field).map(plain).unwrap_or_default().into() };
+    pairs(&[("revision", text("revision")), ("digest", text("digest"))])?;
+    if let Some(errors) = answer["errors"].as_array().filter(|errors| !errors.is_empty()) {
+        line("\nThe files have problems since, so this older revision stays in force:")?;
+        for error in errors {
+            line(
+                &serde_json::from_value::<Problem>(error.clone())
+                    .map_or_else(|_| Value::to_string(error), |problem| problem.to_string()),
+            )?;
+        }
+    }
+    Ok(Exit::Done)
+}

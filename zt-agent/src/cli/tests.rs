@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What may be typed.
+
+use clap::CommandFactory;
+use clap::error::ErrorKind;
+
+use super::*;
+
+fn parse(line: &str) -> Result<Cli, ErrorKind> {
+    Cli::try_parse_from(line.split(' ')).map_err(|error| error.kind())
+}
+
+#[test]
+fn the_definition_is_sound() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn every_documented_form_is_understood() {
+    for line in [
+        "zt-agent status",
+        "zt-agent status -o json --api http://127.0.0.1:1",
+        "zt-agent monitor --denied --identity spiffe://hanzo.ai/hanzo-k8s/*/iam -o json",
+        "zt-agent evaluate --from spiffe://hanzo.ai/a --to spiffe://hanzo.ai/b --port 5432",
+        "zt-agent evaluate --from host --to 10.0.0.1 --port 53 --protocol udp --policy /p --fail -o json",
+        "zt-agent evaluate --from unknown --to cidr:10.0.0.0/8 --port 1 --policy p --trust-domain a.b --config c",
+        "zt-agent policy check",
+        "zt-agent policy check policies -o json",
+        "zt-agent policy list -o table",
+        "zt-agent identity list",
+        "zt-agent identity show spiffe://hanzo.ai/a",
+        "zt-agent audit query --since 10m --until 2026-01-01T00:00:00Z --decision deny --enforced true --limit 1000",
+        "zt-agent audit query --source spiffe://a/* --destination world --port 1 --policy p/rule-1 --node n --cursor r1",
+        "zt-agent graph -o dot",
+        "zt-agent graph -o mermaid",
+        "zt-agent mode observe --all",
+        "zt-agent mode restore --log-level debug",
+        "zt-agent completions bash",
+    ] {
+        assert!(parse(line).is_ok(), "{line}: {:?}", parse(line));
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_refused() {
+    for (line, kind) in [
+        ("zt-agent", ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand),
+        ("zt-agent statis", ErrorKind::InvalidSubcommand),
+        ("zt-agent mode observe", ErrorKind::MissingRequiredArgument),
+        (
+            "zt-agent evaluate --from host --to world",
+            ErrorKind::MissingRequiredArgument,
+        ),
+        (
+            "zt-agent evaluate --from host --to world --port 0",
+            ErrorKind::ValueValidation,
+        ),
+        (
+            "zt-agent evaluate --from host --to world --port 65536",
+            ErrorKind::ValueValidation,
+        ),
+        (
+            "zt-agent evaluate --from iam --to world --port 1",
+            ErrorKind::ValueValidation,
+        ),
+        (
+            "zt-agent evaluate --from host --to world --port 1 --protocol SCTP",
+            ErrorKind::ValueValidation,
+        ),
+        (
+            "zt-agent monitor --identity spiffe://hanzo.ai/a*",
+            ErrorKind::ValueValidation,
+        ),
+        (
+            "zt-agent audit query --since yesterday",
+            ErrorKind::ValueValidation,
+        ),
+        ("zt-agent audit query --limit 0", ErrorKind::ValueValidation),
+        ("zt-agent status -o yaml", ErrorKind::InvalidValue),
+    ] {
+        assert_eq!(parse(line).expect_err(line), kind, "{line}");
+    }
+}
+
+#[test]
+fn exit_codes_are_the_contract() {
+    let codes = [
+        Exit::Done,
+        Exit::Failed,
+        Exit::Usage,
+        Exit::Invalid,
+        Exit::Unavailable,
+    ]
+    .map(|exit| exit as u8);
+    assert_eq!(codes, [0, 1, 2, 64, 77]);
+    assert_eq!(Failure::Policy(Vec::new()).exit(), Exit::Invalid);
+    let pipe = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+    assert_eq!(report(Err(Failure::Io(pipe))), Exit::Done);
+}

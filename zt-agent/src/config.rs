@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The configuration: a file, overridden by `ZT_*` environment variables, overridden by flags.
+//!
+//! Everything is read and checked before anything starts. A key that this version does not have is an error, never
+//! silently passed over: what one believes to be configured would not be.
+
+mod apply;
+mod load;
+mod setting;
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+
+use crate::cgroup::ManagedCgroup;
+use crate::identity::Mode;
+use crate::policy;
+use crate::problem::Problem;
+
+pub use load::Sources;
+pub use setting::{SETTINGS, Setting};
+
+/// Where the configuration file is looked for if none is named.
+pub const DEFAULT_FILE: &str = "/etc/zt/agent.yaml";
+
+/// The whole configuration of an agent. [`Config::default`] is what an empty file means, with the host's name as node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// `cluster`: the cluster's name, as it stands in records.
+    pub cluster: String,
+    /// `trustDomain`: the SPIFFE trust domain of all workloads here.
+    pub trust_domain: String,
+    /// `node`: this node's name, as it stands in records.
+    pub node: String,
+    /// `policyPath`: a directory of policy files, or one file.
+    pub policy_path: PathBuf,
+    /// `mode`: for workloads that nothing else names.
+    pub mode: Mode,
+    /// `unknownWorkload`: what happens to a managed process that never had an identity.
+    pub unknown_workload: UnknownWorkload,
+    /// `allowHost`: whether this node may always reach its workloads (`builtin/host`).
+    pub allow_host: bool,
+    /// `allowSelf`: whether a workload may always reach itself (`builtin/self`).
+    pub allow_self: bool,
+    /// `clusterCIDRs`: where the cluster's own addresses are.
+    pub cluster_cidrs: Vec<IpNet>,
+    /// `managedCgroup`: below which cgroups policy is asked.
+    pub managed_cgroup: ManagedCgroup,
+    /// `bpffs`: where programs and maps are pinned, in a directory per ABI version below it.
+    pub bpffs: PathBuf,
+    /// `identity`: who the workloads are.
+    pub identity: Identity,
+    /// `audit`: where decisions are recorded.
+    pub audit: Audit,
+    /// `api`: where the agent listens.
+    pub api: Api,
+}
+
+/// `identity`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// `identity.file`: the workloads of the `file` source.
+    pub file: PathBuf,
+}
+
+/// `audit`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Audit {
+    /// `audit.dsn`: the database, `sqlite://` and an absolute path.
+    pub dsn: String,
+    /// `audit.maxDiskBytes`: beyond this the oldest records go, counted.
+    pub max_disk_bytes: u64,
+    /// `audit.retentionDays`: records older than this go.
+    pub retention_days: u32,
+}
+
+/// `api`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Api {
+    /// `api.listen`: the API; a loopback address.
+    pub listen: SocketAddr,
+    /// `api.health`: health and metrics; any address.
+    pub health: SocketAddr,
+}
+
+/// What happens to a process below the managed cgroups that never had an identity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnknownWorkload {
+    /// Its connections go through and are recorded with policy's verdict.
+    #[default]
+    Observe,
+    /// Policy's verdict on `unknown` happens.
+    Deny,
+}
+
+impl UnknownWorkload {
+    /// Its name in files and answers.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Observe => "observe",
+            Self::Deny => "deny",
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            cluster: "hanzo-k8s".to_owned(),
+            trust_domain: "hanzo.ai".to_owned(),
+            node: load::hostname(),
+            policy_path: PathBuf::from("/etc/zt/policies/"),
+            mode: Mode::Observe,
+            unknown_workload: UnknownWorkload::Observe,
+            allow_host: true,
+            allow_self: true,
+            cluster_cidrs: Vec::new(),
+            managed_cgroup: ManagedCgroup::Auto,
+            bpffs: PathBuf::from("/sys/fs/bpf/zt"),
+            identity: Identity {
+                file: PathBuf::from("/etc/zt/workloads.yaml"),
+            },
+            audit: Audit {
+                dsn: "sqlite:///var/lib/zt/audit.db".to_owned(),
+                max_disk_bytes: 2 << 30,
+                retention_days: 365,
+            },
+            api: Api {
+                listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8054)),
+                health: SocketAddr::from((Ipv4Addr::LOCALHOST, 8055)),
+            },
+        }
+    }
+}
+
+impl Config {
+    /// Reads the configuration from all its sources.
+    pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
+        load::load(sources).map_err(|problems| ConfigError { problems })
+    }
+
+    /// What the policy engine needs to know of it.
+    pub fn policy_settings(&self) -> policy::Settings {
+        policy::Settings {
+            trust_domain: self.trust_domain.clone(),
+            allow_self: self.allow_self,
+            allow_host: self.allow_host,
+            cluster_cidrs: self.cluster_cidrs.clone(),
+        }
+    }
+}
+
+/// Why there is no configuration: every problem, in the order of the sources.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// At least one.
+    pub problems: Vec<Problem>,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.problems.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "\n" };
+            write!(f, "{separator}{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How each setting's value is read. An error says what is wrong with the value; its place is added by the caller.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+
+use super::setting::Raw;
+use super::{Config, UnknownWorkload};
+use crate::cgroup::ManagedCgroup;
+use crate::identity::Mode;
+use crate::spiffe_id::check_trust_domain;
+
+type Applied = Result<(), String>;
+
+pub(super) fn cluster(config: &mut Config, raw: Raw<'_>) -> Applied {
+    config.cluster = name(raw)?;
+    Ok(())
+}
+
+pub(super) fn trust_domain(config: &mut Config, raw: Raw<'_>) -> Applied {
+    let text = raw.text()?;
+    if text.contains("://") || text.contains('/') {
+        return Err(format!("is the bare domain, such as `hanzo.ai`, not `{text}`"));
+    }
+    check_trust_domain(text).map_err(|error| error.to_string())?;
+    text.clone_into(&mut config.trust_domain);
+    Ok(())
+}
+
+pub(super) fn node(config: &mut Config, raw: Raw<'_>) -> Applied {
+    config.node = name(raw)?;
+    Ok(())
+}
+
+pub(super) fn policy_path(config: &mut Config, raw: Raw<'_>) -> Applied {
+    config.policy_path = absolute(raw)?;
+    Ok(())
+}
+
+pub(super) fn policy_source(_config: &mut Config, raw: Raw<'_>) -> Applied {
+    match raw.text()? {
+        "directory" => Ok(()),
+        later @ ("kubernetes" | "engine") => Err(format!(
+            "`{later}` is not available in this version, only `directory`"
+        )),
+        other => Err(format!("must be `directory`, not `{other}`")),
+    }
+}
+
+pub(super) fn mode(config: &mut Config, raw: Raw<'_>) -> Applied {
+    let text = raw.text()?;
+    config.mode =
+        Mode::from_name(text).ok_or_else(|| format!("must be `observe` or `enforce`, not `{text}`"))?;
+    Ok(())
+}
+
+pub(super) fn unknown_workload(config: &mut Config, raw: Raw<'_>) -> Applied {
+    config.unknown_workload = match raw.text()? {
+        "observe" => UnknownWorkload::Observe,
+        "deny" => UnknownWorkload::Deny,
+        other => return Err(format!("must be `observe` or `deny`, not `{other}`")),
+    };
+    Ok(())
+}
+
+pub(super) fn allow_host(config: &mut Config, raw: Raw<'_>) -> Applied {
+    config.allow_host = raw.flag()?;
+    Ok(())
+}
+
+pub(super) fn allow_self(config: &mut Config, raw: Raw<'_>) -> Applied {
+    config.allow_self = raw.flag()?;
+    Ok(())
+}
+
+pub(super) fn cluster_cidrs(config: &mut Config, raw: Raw<'_>) -> Applied {
+    let parse = |text: &str| -> Result<IpNet, String> {
+        let network: IpNet = text
+            .parse()
+            .map_err(|_| format!("`{text}` is not a network such as `10.0.0.0/8` or `fd00::/8`"))?;
+        if network.trunc() == network {
+            Ok(network)
+        } else {
+            Err(format!(
+                "`{text}` has bits beyond its prefix; did you mean `{}`?",
+                network.trunc()
+            ))
+        }
+    };
+    config.cluster_cidrs = raw.list()?.into_iter().map(parse).collect::<Result<_, _>>()?;
+    Ok(())
+}
+
+pub(super) fn managed_cgroup(config: &mut Config, raw: Raw<'_>) -> Applied {
+    config.managed_cgroup = ManagedCgroup::from_names(raw.list()?).map_err(|error| error.to_string())?;
+    Ok(())
+}
+
+pub(super) fn bpffs(config: &mut Config, raw: Raw<'_>) -> Applied {
+    config.bpffs = absolute(raw)?;
+    Ok(())
+}
+
+pub(super) fn identity_source(_config: &mut Config, raw: Raw<'_>) -> Applied {
+    match raw.list()?.as_slice() {
+        [] => Err("must name a source: `file`".to_owned()),
+        sources => sources.iter().try_for_each(|source| match *source {
+            "file" => Ok(()),
+            later @ ("spire" | "kubernetes") => {
+                Err(format!("`{later}` is not available in this version, only `file`"))
+            }
+            other => Err(format!("must be `file`, not `{other}`")),
+        }),
+    }
+}
+
+pub(super) fn identity_file(config: &mut Config, raw: Raw<'_>) -> Applied {
+    config.identity.file = absolute(raw)?;
+    Ok(())
+}
+
+pub(super) fn audit_dsn(config: &mut Config, raw: Raw<'_>) -> Applied {
+    let text = raw.text()?;
+    let scheme = text.split(':').next().unwrap_or_default();
+    match (scheme, text.strip_prefix("sqlite://")) {
+        ("postgres" | "postgresql", _) => {
+            // A DSN may carry a password: only its scheme is repeated.
+            Err("`postgres://` is not available in this version, only `sqlite://`".to_owned())
+        }
+        (_, Some(path)) if Path::new(path).is_absolute() && !path.ends_with('/') => {
+            text.clone_into(&mut config.audit.dsn);
+            Ok(())
+        }
+        (_, Some(_)) => {
+            Err("must name a file by its absolute path, such as `sqlite:///var/lib/zt/audit.db`".to_owned())
+        }
+        _ => Err(
+            "must be `sqlite://` and an absolute path, such as `sqlite:///var/lib/zt/audit.db`".to_owned(),
+        ),
+    }
+}
+
+pub(super) fn audit_max_disk_bytes(config: &mut Config, raw: Raw<'_>) -> Applied {
+    const LEAST: u64 = 16 << 20;
+    let text = raw.quantity()?;
+    let bytes = size(&text)
+        .ok_or_else(|| format!("`{text}` is not a size such as `2GiB`, `500MiB` or a number of bytes"))?;
+    if bytes < LEAST {
+        return Err(format!("must be at least 16MiB, not `{text}`"));
+    }
+    config.audit.max_disk_bytes = bytes;
+    Ok(())
+}
+
+pub(super) fn audit_retention_days(config: &mut Config, raw: Raw<'_>) -> Applied {
+    let text = raw.quantity()?;
+    config.audit.retention_days = match text.parse() {
+        Ok(days @ 1..=36_500) => days,
+        _ => return Err(format!("must be a number of days from 1 to 36500, not `{text}`")),
+    };
+    Ok(())
+}
+
+pub(super) fn api_listen(config: &mut Config, raw: Raw<'_>) -> Applied {
+    let address = socket_address(raw)?;
+    if !address.ip().is_loopback() {
+        return Err(format!(
+            "`{address}` is not a loopback address; without TLS and caller authentication, which this version does \
+             not have, the API is for this machine only"
+        ));
+    }
+    config.api.listen = address;
+    Ok(())
+}
+
+pub(super) fn api_health(config: &mut Config, raw: Raw<'_>) -> Applied {
+    config.api.health = socket_address(raw)?;
+    Ok(())
+}
+
+/// A name that stands in records and metrics.
+fn name(raw: Raw<'_>) -> Result<String, String> {
+    let text = raw.text()?;
+    if text.len() > 253
+        || text
+            .chars()
+            .any(|character| character.is_control() || character.is_whitespace())
+    {
+        return Err("must be a name of at most 253 characters without spaces".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+fn absolute(raw: Raw<'_>) -> Result<PathBuf, String> {
+    let path = Path::new(raw.text()?);
+    if path.is_absolute() {
+        Ok(path.to_path_buf())
+    } else {
+        Err(format!("must be an absolute path, not `{}`", path.display()))
+    }
+}
+
+fn socket_address(raw: Raw<'_>) -> Result<SocketAddr, String> {
+    let text = raw.text()?;
+    text.parse().map_err(|_| {
+        format!("`{text}` is not an address and a port, such as `127.0.0.1:8054` or `[::1]:8054`")
+    })
+}
+
+/// A number of bytes with an optional unit; `None` if it is not one or does not fit.
+fn size(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|character: char| !character.is_ascii_digit());
+    let unit: u64 = match text.get(digits.len()..)?.trim() {
+        "" | "B" => 1,
+        "KiB" | "Ki" => 1 << 10,
+        "MiB" | "Mi" => 1 << 20,
+        "GiB" | "Gi" => 1 << 30,
+        "TiB" | "Ti" => 1 << 40,
+        "KB" | "kB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "TB" => 1_000_000_000_000,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(unit)
+}

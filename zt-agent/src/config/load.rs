@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Merges file, environment and flags, and collects everything that is wrong with any of them.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::setting::{NOT_YET, Raw, SETTINGS};
+use super::{Config, DEFAULT_FILE};
+use crate::problem::{Problem, nearest};
+use crate::yaml::{self, Entry, Node, Report, Value};
+
+/// What is read besides the defaults.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// The file that was asked for; without one [`DEFAULT_FILE`] is read if it exists.
+    pub file: Option<PathBuf>,
+    /// The environment; only names that start with `ZT_` are looked at.
+    pub environment: BTreeMap<OsString, OsString>,
+    /// Flags that were given: the setting's key and the value.
+    pub flags: Vec<(&'static str, String)>,
+}
+
+impl Sources {
+    /// The process's environment, without flags.
+    pub fn of_process(file: Option<PathBuf>) -> Self {
+        Self {
+            file,
+            environment: std::env::vars_os().collect(),
+            flags: Vec::new(),
+        }
+    }
+}
+
+/// The mappings of the file that hold settings.
+const SECTIONS: [&str; 3] = ["identity", "audit", "api"];
+/// Variables of the command line itself.
+const OTHER_VARIABLES: [&str; 3] = ["ZT_API", "ZT_CONFIG", "ZT_LOG"];
+/// A file of more bytes than this is not a configuration.
+const MAX_BYTES: u64 = 1024 * 1024;
+
+pub(super) fn load(sources: &Sources) -> Result<Config, Vec<Problem>> {
+    let mut config = Config::default();
+    let mut problems = file(sources.file.as_deref(), &mut config)
+        .err()
+        .unwrap_or_default();
+    environment(sources, &mut config, &mut problems);
+    flags(sources, &mut config, &mut problems);
+    if problems.is_empty() && config.api.listen == config.api.health {
+        let message = format!(
+            "`api.listen` and `api.health` are both {}; give each a port",
+            config.api.listen
+        );
+        problems.push(plain("configuration", "api.health", message));
+    }
+    if problems.is_empty() {
+        Ok(config)
+    } else {
+        Err(problems)
+    }
+}
+
+/// The host's name, or `localhost` where it has none that can be written.
+pub(super) fn hostname() -> String {
+    let name = nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok());
+    name.filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "localhost".to_owned())
+}
+
+fn plain(file: &str, field: &str, message: String) -> Problem {
+    Problem {
+        file: file.to_owned(),
+        line: 0,
+        column: 0,
+        field: field.to_owned(),
+        message,
+    }
+}
+
+fn file(named: Option<&Path>, config: &mut Config) -> Result<(), Vec<Problem>> {
+    let path = named.unwrap_or(Path::new(DEFAULT_FILE));
+    let shown = path.display().to_string();
+    let refuse = |message: String| Err(vec![plain(&shown, "", message)]);
+    let text = match fs::metadata(path) {
+        Ok(metadata) if metadata.len() > MAX_BYTES => {
+            return refuse(format!("has more than {MAX_BYTES} bytes"));
+        }
+        Ok(metadata) if !metadata.is_file() => return refuse("is not a file".to_owned()),
+        Ok(_) => fs::read(path),
+        Err(error) => Err(error),
+    };
+    let text = match text.map(String::from_utf8) {
+        Ok(Ok(text)) => text,
+        Ok(Err(_)) => return refuse("is not UTF-8 text".to_owned()),
+        // Without a file the defaults hold, unless someone asked for one.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && named.is_none() => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return refuse("does not exist".to_owned()),
+        Err(error) => return refuse(format!("cannot be read: {error}")),
+    };
+    let root = yaml::parse(&shown, &text).map_err(|problem| vec![problem])?;
+    let mut report = Report::new(shown);
+    if root.value != Value::Null {
+        for entry in report.map(&root, "").unwrap_or_default() {
+            if SECTIONS.contains(&entry.key.as_str()) {
+                section(entry, config, &mut report);
+            } else {
+                setting("", entry, config, &mut report);
+            }
+        }
+    }
+    report.finish(())
+}
+
+fn section(section: &Entry, config: &mut Config, report: &mut Report) {
+    if section.value.value == Value::Null {
+        return;
+    }
+    for entry in report.map(&section.value, &section.key).unwrap_or_default() {
+        setting(&section.key, entry, config, report);
+    }
+}
+
+/// Applies one entry of the file; `section` is empty at the top.
+fn setting(section: &str, entry: &Entry, config: &mut Config, report: &mut Report) {
+    let key = if section.is_empty() {
+        entry.key.clone()
+    } else {
+        format!("{section}.{}", entry.key)
+    };
+    if let Some(setting) = SETTINGS.iter().find(|setting| setting.key == key) {
+        if let Err(message) = (setting.apply)(config, Raw::Node(&entry.value)) {
+            let place = first_wrong(&entry.value);
+            report.add(place, key, message);
+        }
+        return;
+    }
+    if NOT_YET.iter().any(|(later, _)| *later == key) {
+        report.add_at(
+            entry.line,
+            entry.column,
+            key,
+            "is not available in this version; remove it",
+        );
+        return;
+    }
+    let all = SETTINGS.iter().map(|setting| setting.key).chain(SECTIONS);
+    let here = all.filter_map(|known| match known.split_once('.') {
+        Some((of, name)) if of == section => Some(name),
+        None if section.is_empty() => Some(known),
+        _ => None,
+    });
+    report.unknown_field(entry, key, here);
+}
+
+/// The place to show for a bad value: its own line, even where it is a list that begins a line later.
+fn first_wrong(node: &Node) -> &Node {
+    match &node.value {
+        Value::List(items) if items.len() == 1 => &items[0],
+        _ => node,
+    }
+}
+
+fn environment(sources: &Sources, config: &mut Config, problems: &mut Vec<Problem>) {
+    const PLACE: &str = "environment";
+    for (name, value) in &sources.environment {
+        let Some(name) = name.to_str().filter(|name| name.starts_with("ZT_")) else {
+            continue;
+        };
+        if let Some(setting) = SETTINGS.iter().find(|setting| setting.variable == name) {
+            let applied = match value.to_str() {
+                Some(text) => (setting.apply)(config, Raw::Text(text)),
+                None => Err("is not UTF-8 text".to_owned()),
+            };
+            problems.extend(applied.err().map(|message| plain(PLACE, name, message)));
+        } else if NOT_YET.iter().any(|(_, later)| *later == name) {
+            problems.push(plain(
+                PLACE,
+                name,
+                "is not available in this version; unset it".to_owned(),
+            ));
+        } else if !OTHER_VARIABLES.contains(&name) {
+            // Kubernetes sets variables named after services (ZT_PORT …): only what looks like a slip is refused.
+            let known = SETTINGS.iter().map(|setting| setting.variable);
+            if let Some(meant) = nearest(name, known).filter(|meant| is_slip(name, meant)) {
+                let message = format!("is not a variable of this program; did you mean `{meant}`?");
+                problems.push(plain(PLACE, name, message));
+            }
+        }
+    }
+}
+
+fn is_slip(name: &str, meant: &str) -> bool {
+    strsim::damerau_levenshtein(name, meant) <= 2 && !name.ends_with("_PORT") && !name.ends_with("_HOST")
+}
+
+fn flags(sources: &Sources, config: &mut Config, problems: &mut Vec<Problem>) {
+    for (key, value) in &sources.flags {
+        let Some(setting) = SETTINGS.iter().find(|setting| setting.key == *key) else {
+            continue;
+        };
+        if let Err(message) = (setting.apply)(config, Raw::Text(value)) {
+            problems.push(plain("command line", &format!("--{}", setting.flag), message));
+        }
+    }
+}

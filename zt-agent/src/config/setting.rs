@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Every setting, once: its key in the file, its environment variable, its flag, and how its value is read.
+
+use super::Config;
+use super::apply;
+use crate::yaml::{Node, Value};
+
+/// One setting.
+#[derive(Debug)]
+pub struct Setting {
+    /// The key in the file, such as `audit.dsn`.
+    pub key: &'static str,
+    /// The environment variable, such as `ZT_AUDIT_DSN`.
+    pub variable: &'static str,
+    /// The flag without its dashes, such as `audit-dsn`.
+    pub flag: &'static str,
+    /// What the flag's value is called in `--help`.
+    pub value: &'static str,
+    /// One line for `--help`.
+    pub help: &'static str,
+    pub(super) apply: fn(&mut Config, Raw<'_>) -> Result<(), String>,
+}
+
+/// A value as it was written.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Raw<'a> {
+    /// In the file.
+    Node(&'a Node),
+    /// In a variable or a flag; lists are separated by commas.
+    Text(&'a str),
+}
+
+impl<'a> Raw<'a> {
+    /// The value as one text.
+    pub(super) fn text(self) -> Result<&'a str, String> {
+        let text = match self {
+            Self::Text(text) => text,
+            Self::Node(Node {
+                value: Value::Text(text),
+                ..
+            }) => text,
+            Self::Node(Node {
+                value: value @ (Value::Integer(_) | Value::Float(_) | Value::Bool(_)),
+                ..
+            }) => {
+                return Err(format!("must be text, not {}: put it in quotes", value.kind()));
+            }
+            Self::Node(node) => return Err(format!("must be text, not {}", node.value.kind())),
+        };
+        if text.trim().is_empty() {
+            Err("must not be empty".to_owned())
+        } else {
+            Ok(text.trim())
+        }
+    }
+
+    /// The value as a list of texts; a single text is a list of one.
+    pub(super) fn list(self) -> Result<Vec<&'a str>, String> {
+        match self {
+            Self::Text(text) => Ok(text
+                .split(',')
+                .map(str::trim)
+                .filter(|item| !item.is_empty())
+                .collect()),
+            Self::Node(Node {
+                value: Value::List(items),
+                ..
+            }) => items.iter().map(|item| Raw::Node(item).text()).collect(),
+            Self::Node(_) => self.text().map(|text| vec![text]),
+        }
+    }
+
+    /// The value as `true` or `false`.
+    pub(super) fn flag(self) -> Result<bool, String> {
+        match self {
+            Self::Node(Node {
+                value: Value::Bool(value),
+                ..
+            }) => Ok(*value),
+            Self::Text("true") => Ok(true),
+            Self::Text("false") => Ok(false),
+            Self::Text(text) => Err(format!("must be `true` or `false`, not `{text}`")),
+            Self::Node(Node {
+                value: Value::Text(text),
+                ..
+            }) => Err(format!("must be `true` or `false`, not `{text}`")),
+            Self::Node(node) => Err(format!("must be `true` or `false`, not {}", node.value.kind())),
+        }
+    }
+
+    /// The value as digits with an optional unit, for numbers and sizes.
+    pub(super) fn quantity(self) -> Result<String, String> {
+        match self {
+            Self::Node(Node {
+                value: Value::Integer(number),
+                ..
+            }) => Ok(number.to_string()),
+            Self::Node(Node {
+                value: Value::Float(number),
+                ..
+            }) => Err(format!("`{number}` is not a whole number")),
+            other => other.text().map(str::to_owned),
+        }
+    }
+}
+
+macro_rules! settings {
+    ($($key:literal, $variable:literal, $flag:literal, $value:literal, $apply:path, $help:literal;)+) => {
+        /// Every setting of this version, in the order of the documentation.
+        pub const SETTINGS: &[Setting] = &[$(Setting {
+            key: $key, variable: $variable, flag: $flag, value: $value, help: $help, apply: $apply,
+        }),+];
+    };
+}
+
+settings! {
+    "cluster", "ZT_CLUSTER", "cluster", "NAME", apply::cluster,
+        "Name of the cluster in records [default: hanzo-k8s]";
+    "trustDomain", "ZT_TRUST_DOMAIN", "trust-domain", "DOMAIN", apply::trust_domain,
+        "SPIFFE trust domain of the workloads [default: hanzo.ai]";
+    "node", "ZT_NODE", "node", "NAME", apply::node,
+        "Name of this node in records [default: the host's name]";
+    "policyPath", "ZT_POLICY_PATH", "policy-path", "PATH", apply::policy_path,
+        "Directory of policy files, or one file [default: /etc/zt/policies/]";
+    "policySource", "ZT_POLICY_SOURCE", "policy-source", "SOURCE", apply::policy_source,
+        "Where policy comes from: directory [default: directory]";
+    "mode", "ZT_MODE", "mode", "MODE", apply::mode,
+        "observe or enforce, for workloads that name no mode [default: observe]";
+    "unknownWorkload", "ZT_UNKNOWN_WORKLOAD", "unknown-workload", "WHAT", apply::unknown_workload,
+        "observe or deny managed processes without an identity [default: observe]";
+    "allowHost", "ZT_ALLOW_HOST", "allow-host", "BOOL", apply::allow_host,
+        "Whether this node may reach its workloads [default: true]";
+    "allowSelf", "ZT_ALLOW_SELF", "allow-self", "BOOL", apply::allow_self,
+        "Whether a workload may reach itself [default: true]";
+    "clusterCIDRs", "ZT_CLUSTER_CIDRS", "cluster-cidrs", "CIDR,…", apply::cluster_cidrs,
+        "Networks of the cluster: unnamed addresses there are unknown, not world [default: none]";
+    "managedCgroup", "ZT_MANAGED_CGROUP", "managed-cgroup", "PATH,…", apply::managed_cgroup,
+        "auto (kubepods.slice, kubepods), or cgroups below the cgroup2 mount [default: auto]";
+    "bpffs", "ZT_BPFFS", "bpffs", "DIR", apply::bpffs,
+        "Where programs and maps are pinned [default: /sys/fs/bpf/zt]";
+    "identity.source", "ZT_IDENTITY_SOURCE", "identity-source", "SOURCE", apply::identity_source,
+        "Where identities come from: file [default: file]";
+    "identity.file", "ZT_IDENTITY_FILE", "identity-file", "FILE", apply::identity_file,
+        "Workloads of the file source [default: /etc/zt/workloads.yaml]";
+    "audit.dsn", "ZT_AUDIT_DSN", "audit-dsn", "DSN", apply::audit_dsn,
+        "Database of records [default: sqlite:///var/lib/zt/audit.db]";
+    "audit.maxDiskBytes", "ZT_AUDIT_MAX_DISK_BYTES", "audit-max-disk-bytes", "SIZE", apply::audit_max_disk_bytes,
+        "Size beyond which the oldest records go, such as 2GiB [default: 2GiB]";
+    "audit.retentionDays", "ZT_AUDIT_RETENTION_DAYS", "audit-retention-days", "DAYS", apply::audit_retention_days,
+        "Age beyond which records go [default: 365]";
+    "api.listen", "ZT_API_LISTEN", "api-listen", "ADDRESS", apply::api_listen,
+        "Loopback address of the API [default: 127.0.0.1:8054]";
+    "api.health", "ZT_API_HEALTH", "api-health", "ADDRESS", apply::api_health,
+        "Address of health and metrics [default: 127.0.0.1:8055]";
+}
+
+/// Keys that the documentation of later versions knows and this version does not, with their variables.
+pub(super) const NOT_YET: [(&str, &str); 9] = [
+    ("engineUrl", "ZT_ENGINE_URL"),
+    ("identity.template", "ZT_IDENTITY_TEMPLATE"),
+    ("identity.spireSocket", "ZT_SPIRE_SOCKET"),
+    ("identity.spireAdminSocket", "ZT_SPIRE_ADMIN_SOCKET"),
+    ("identity.onExpiry", "ZT_IDENTITY_ON_EXPIRY"),
+    ("audit.spool", "ZT_AUDIT_SPOOL"),
+    ("api.tls", "ZT_API_TLS"),
+    ("api.callers", "ZT_API_CALLERS"),
+    ("handshake", "ZT_HANDSHAKE"),
+];

@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What may be configured, which source wins, and the precise words for everything else.
+
+use std::fs;
+use std::path::Path;
+
+use super::*;
+
+/// The configuration from a file with `text`, variables and flags; problems with the file named `agent.yaml`.
+fn load(
+    text: &str,
+    variables: &[(&str, &str)],
+    flags: &[(&'static str, &str)],
+) -> Result<Config, Vec<String>> {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let file = directory.path().join("agent.yaml");
+    fs::write(&file, text).expect("write");
+    let sources = Sources {
+        file: Some(file),
+        environment: variables
+            .iter()
+            .map(|(name, value)| (name.into(), value.into()))
+            .collect(),
+        flags: flags
+            .iter()
+            .map(|(key, value)| (*key, (*value).to_owned()))
+            .collect(),
+    };
+    let prefix = format!("{}/", directory.path().display());
+    Config::load(&sources).map_err(|error| {
+        error
+            .problems
+            .iter()
+            .map(|problem| problem.to_string().replace(&prefix, ""))
+            .collect()
+    })
+}
+
+fn problem(text: &str) -> String {
+    let problems = load(text, &[], &[]).expect_err("must be refused");
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    problems[0].clone()
+}
+
+const EVERYTHING: &str = "\
+cluster: other
+trustDomain: example.org
+node: n1
+policyPath: /p
+policySource: directory
+mode: enforce
+unknownWorkload: deny
+allowHost: false
+allowSelf: false
+clusterCIDRs: [10.0.0.0/8, \"fd00::/8\"]
+managedCgroup: [a, b/c]
+bpffs: /sys/fs/bpf/other
+identity:
+  source: [file]
+  file: /w.yaml
+audit:
+  dsn: sqlite:///a.db
+  maxDiskBytes: 100MiB
+  retentionDays: 7
+api:
+  listen: \"[::1]:1\"
+  health: 0.0.0.0:2
+";
+
+#[test]
+fn an_empty_file_is_the_defaults() {
+    assert_eq!(load("", &[], &[]), Ok(Config::default()));
+    assert_eq!(load("identity:\naudit:\n", &[], &[]), Ok(Config::default()));
+}
+
+#[test]
+fn every_key_is_read() {
+    let config = load(EVERYTHING, &[], &[]).expect("valid");
+    let wanted = Config {
+        cluster: "other".into(),
+        trust_domain: "example.org".into(),
+        node: "n1".into(),
+        policy_path: "/p".into(),
+        mode: Mode::Enforce,
+        unknown_workload: UnknownWorkload::Deny,
+        allow_host: false,
+        allow_self: false,
+        cluster_cidrs: vec![
+            "10.0.0.0/8".parse().expect("net"),
+            "fd00::/8".parse().expect("net"),
+        ],
+        managed_cgroup: ManagedCgroup::Paths(vec!["a".into(), "b/c".into()]),
+        bpffs: "/sys/fs/bpf/other".into(),
+        identity: Identity {
+            file: "/w.yaml".into(),
+        },
+        audit: Audit {
+            dsn: "sqlite:///a.db".into(),
+            max_disk_bytes: 100 << 20,
+            retention_days: 7,
+        },
+        api: Api {
+            listen: "[::1]:1".parse().expect("address"),
+            health: "0.0.0.0:2".parse().expect("address"),
+        },
+    };
+    assert_eq!(config, wanted);
+    assert_eq!(config.policy_settings().trust_domain, "example.org");
+}
+
+#[test]
+fn every_setting_has_its_variable_and_its_flag() {
+    for setting in SETTINGS {
+        let snake: String =
+            setting
+                .key
+                .replace("CIDRs", "Cidrs")
+                .chars()
+                .fold(String::new(), |mut name, next| {
+                    if next.is_ascii_uppercase() {
+                        name.push('_');
+                    }
+                    name.push(if next == '.' {
+                        '_'
+                    } else {
+                        next.to_ascii_uppercase()
+                    });
+                    name
+                });
+        assert_eq!(setting.variable, format!("ZT_{snake}"));
+        assert_eq!(setting.flag, snake.to_lowercase().replace('_', "-"));
+    }
+}
+
+#[test]
+fn flags_beat_variables_beat_the_file() {
+    let config = load(
+        "node: file\ncluster: file\nmode: observe\n",
+        &[
+            ("ZT_NODE", "variable"),
+            ("ZT_CLUSTER", "variable"),
+            ("ZT_CLUSTER_CIDRS", "10.0.0.0/8, fd00::/8"),
+        ],
+        &[("node", "flag"), ("managedCgroup", "a,b")],
+    )
+    .expect("valid");
+    assert_eq!(
+        (config.node.as_str(), config.cluster.as_str()),
+        ("flag", "variable")
+    );
+    assert_eq!(config.cluster_cidrs.len(), 2);
+    assert_eq!(config.managed_cgroup.roots().len(), 2);
+}
+
+#[test]
+fn unknown_keys_name_the_nearest() {
+    assert_eq!(
+        problem("\nmodes: enforce\n"),
+        "agent.yaml:2:1: modes: unknown field; did you mean `mode`?"
+    );
+    assert_eq!(
+        problem("audit:\n  retentiondays: 1\n"),
+        "agent.yaml:2:3: audit.retentiondays: unknown field; did you mean `retentionDays`?"
+    );
+    assert_eq!(
+        problem("identity:\n  x: 1\n"),
+        "agent.yaml:2:3: identity.x: unknown field; known here: source, file"
+    );
+    assert_eq!(
+        problem("Audit: {}\n"),
+        "agent.yaml:1:1: Audit: unknown field; did you mean `audit`?"
+    );
+}
+
+#[test]
+fn what_comes_later_is_refused_by_name() {
+    assert_eq!(
+        problem("identity:\n  spireSocket: /run/x\n"),
+        "agent.yaml:2:3: identity.spireSocket: is not available in this version; remove it"
+    );
+    for (text, words) in [
+        ("engineUrl: null", "engineUrl: is not available"),
+        (
+            "policySource: kubernetes",
+            "`kubernetes` is not available in this version, only `directory`",
+        ),
+        (
+            "identity: {source: [file, spire]}",
+            "`spire` is not available in this version, only `file`",
+        ),
+        (
+            "audit: {dsn: 'postgres://u:secret@h/d'}",
+            "`postgres://` is not available",
+        ),
+        ("api: {tls: spire}", "api.tls: is not available"),
+    ] {
+        let message = problem(text);
+        assert!(
+            message.contains(words) && !message.contains("secret"),
+            "{message}"
+        );
+    }
+    let problems = load("", &[("ZT_SPIRE_SOCKET", "/x")], &[]).expect_err("later");
+    assert_eq!(
+        problems,
+        ["environment: ZT_SPIRE_SOCKET: is not available in this version; unset it"]
+    );
+}
+
+#[test]
+fn bad_values_say_what_is_wrong() {
+    for (text, words) in [
+        ("trustDomain: spiffe://hanzo.ai", "is the bare domain"),
+        ("trustDomain: Hanzo", "trust domain"),
+        ("node: ''", "must not be empty"),
+        ("node: 12", "put it in quotes"),
+        ("node: a b", "without spaces"),
+        ("mode: deny", "must be `observe` or `enforce`, not `deny`"),
+        ("unknownWorkload: enforce", "must be `observe` or `deny`"),
+        ("allowHost: yes", "must be `true` or `false`, not `yes`"),
+        ("allowHost: 1", "must be `true` or `false`, not a number"),
+        ("clusterCIDRs: [10.0.0.1/8]", "did you mean `10.0.0.0/8`?"),
+        ("clusterCIDRs: [10.0.0.0]", "is not a network"),
+        ("managedCgroup: /kubepods", "relative to the cgroup2 mount"),
+        ("managedCgroup: []", "at least one"),
+        ("managedCgroup: [a, a/b]", "covered by `a`"),
+        ("policyPath: policies", "must be an absolute path"),
+        ("policyPath: [a]", "must be text, not a list"),
+        ("policySource: git", "must be `directory`, not `git`"),
+        ("audit: {dsn: /var/x}", "must be `sqlite://`"),
+        ("audit: {dsn: 'sqlite://x.db'}", "absolute path"),
+        ("audit: {maxDiskBytes: 2 apples}", "is not a size"),
+        ("audit: {maxDiskBytes: 1KiB}", "at least 16MiB"),
+        ("audit: {maxDiskBytes: 99999999999TiB}", "is not a size"),
+        ("audit: {retentionDays: 0}", "from 1 to 36500"),
+        ("audit: {retentionDays: -1}", "from 1 to 36500"),
+        ("audit: 7", "must be a mapping, not a number"),
+        ("api: {listen: 0.0.0.0:8054}", "is not a loopback address"),
+        ("api: {listen: localhost}", "is not an address and a port"),
+        ("api: {health: '127.0.0.1:65536'}", "is not an address and a port"),
+    ] {
+        let message = problem(text);
+        assert!(message.starts_with("agent.yaml:1:"), "{message}");
+        assert!(message.contains(words), "{text}: {message}");
+    }
+    assert!(problem("api: {listen: '127.0.0.1:1', health: '127.0.0.1:1'}").contains("give each a port"));
+}
+
+#[test]
+fn problems_of_all_sources_are_reported_at_once() {
+    let problems = load(
+        "mode: x\nnod: y\n",
+        &[
+            ("ZT_MODE", "x"),
+            ("ZT_NODES", "n"),
+            ("ZT_PORT", "tcp://1"),
+            ("ZT_LOG", "info"),
+            ("PATH", "/"),
+        ],
+        &[("mode", "x")],
+    );
+    let must = "must be `observe` or `enforce`, not `x`";
+    assert_eq!(
+        problems.expect_err("bad"),
+        [
+            format!("agent.yaml:1:7: mode: {must}"),
+            "agent.yaml:2:1: nod: unknown field; did you mean `node`?".into(),
+            format!("environment: ZT_MODE: {must}"),
+            "environment: ZT_NODES: is not a variable of this program; did you mean `ZT_NODE`?".into(),
+            format!("command line: --mode: {must}"),
+        ]
+    );
+}
+
+#[test]
+fn malformed_and_missing_files_are_named() {
+    assert!(problem("mode: [\n").starts_with("agent.yaml:"));
+    assert!(problem("mode: observe\nmode: enforce\n").starts_with("agent.yaml:2:"));
+    assert!(problem("- a\n").contains("must be a mapping, not a list"));
+    let missing = Sources {
+        file: Some("/nonexistent/agent.yaml".into()),
+        ..Sources::default()
+    };
+    let error = Config::load(&missing).expect_err("missing");
+    assert_eq!(error.to_string(), "/nonexistent/agent.yaml: does not exist");
+    let directory = Sources {
+        file: Some(Path::new("/").into()),
+        ..Sources::default()
+    };
+    assert_eq!(
+        Config::load(&directory).expect_err("directory").to_string(),
+        "/: is not a file"
+    );
+}
