@@ -32,7 +32,7 @@ pub use entity::{ENTITIES, entity_name, entity_number};
 pub use network::Networks;
 pub use ports::PortRange;
 pub use problem::Problem;
-pub use set::{PolicySet, parse};
+pub use set::{PolicySet, parse, reparse};
 pub use table::{AllowTable, Decision, Party};
 
 /// A policy file that someone else has read.

@@ -2,6 +2,7 @@
 //! From policies and identities to the allow table.
 
 use std::collections::BTreeSet;
+use std::hash::BuildHasherDefault;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -76,7 +77,7 @@ pub fn compile(
             .collect(),
         entries: FastMap::with_capacity_and_hasher(
             rules.min(MAX_ALLOW_ENTRIES as usize) + 1,
-            Default::default(),
+            BuildHasherDefault::default(),
         ),
         needed: 1,
     };

@@ -4,9 +4,8 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net};
-use serde_json::Value as Json;
 
-use super::entity::{ENTITIES, entity_name, entity_number};
+use super::entity::{ENTITIES, entity_number};
 use super::walk::{Fields, Path, Walk};
 use super::yaml::Node;
 use crate::spiffe_id::Pattern;
@@ -26,15 +25,6 @@ pub enum Endpoint {
 pub(super) const FIELDS: [&str; 3] = ["spiffe", "entity", "cidr"];
 
 impl Endpoint {
-    /// The field and the text that a document has for it.
-    pub(super) fn to_json(&self) -> (&'static str, Json) {
-        match self {
-            Self::Spiffe(pattern) => ("spiffe", Json::from(pattern.as_str())),
-            Self::Entity(number) => ("entity", Json::from(entity_name(*number).unwrap_or_default())),
-            Self::Cidr(network) => ("cidr", Json::from(network.to_string())),
-        }
-    }
-
     /// Reads it from the mapping `node`, whose keys have been checked.
     pub(super) fn read(
         walk: &mut Walk<'_>,

@@ -188,7 +188,7 @@ mod tests {
         assert_eq!(at(&networks, "192.0.2.1"), identity::WORLD);
         let all = "0.0.0.0/0".parse().expect("literal");
         assert!(networks.entries().any(|entry| entry == (all, identity::WORLD)));
-        let both = super::Networks::new(&[(all, number(&all))], &["::/0".parse().expect("literal")]);
+        let both = Networks::new(&[(all, number(&all))], &["::/0".parse().expect("literal")]);
         assert_eq!(at(&both, "192.0.2.1"), number(&all));
     }
 

@@ -93,7 +93,7 @@ pub(super) fn blocks(ranges: &[PortRange]) -> Vec<Block> {
         while next <= last {
             let fits = |bits: &u8| {
                 let size = 1_u32 << (16 - bits);
-                next % size == 0 && next + size - 1 <= last
+                next.is_multiple_of(size) && next + size - 1 <= last
             };
             let bits = [4, 8, 12].into_iter().find(fits).unwrap_or(16);
             blocks.push(Block {
@@ -112,9 +112,8 @@ mod tests {
 
     use super::{Block, PortRange, blocks};
 
-    fn covers(block: &Block, port: u16) -> bool {
-        port.checked_shr(16 - u32::from(block.bits)).unwrap_or(0)
-            == block.first.checked_shr(16 - u32::from(block.bits)).unwrap_or(0)
+    fn size(block: Block) -> u32 {
+        1 << (16 - u32::from(block.bits))
     }
 
     #[test]
@@ -191,9 +190,15 @@ mod tests {
                 .map(|(first, more)| PortRange { first: *first, last: first.saturating_add(*more) })
                 .collect();
             let blocks = blocks(&ranges);
-            for port in 0..=u16::MAX {
-                let wanted = usize::from(ranges.iter().any(|range| range.contains(port)));
-                prop_assert_eq!(blocks.iter().filter(|block| covers(block, port)).count(), wanted, "{}", port);
+            let mut covered = vec![0_u8; 1 << 16];
+            for block in blocks {
+                prop_assert_eq!(u32::from(block.first) % size(block), 0);
+                let first = usize::from(block.first);
+                covered[first..first + size(block) as usize].iter_mut().for_each(|times| *times += 1);
+            }
+            for (port, times) in (0..=u16::MAX).zip(covered) {
+                prop_assert_eq!(times == 1, ranges.iter().any(|range| range.contains(port)), "{}", port);
+                prop_assert!(times <= 1, "{}", port);
             }
         }
     }

@@ -23,7 +23,10 @@ pub(super) const BUILTIN: [(u64, &str); 2] = [(RULE_SELF, "builtin/self"), (RULE
 /// A valid set of policies; by default none, which allows nothing.
 #[derive(Clone, Debug)]
 pub struct PolicySet {
-    policies: Vec<ServiceAccessPolicy>,
+    policies: Vec<Arc<ServiceAccessPolicy>>,
+    /// The files that the policies came from, for [`reparse`].
+    files: Vec<ParsedFile>,
+    trust_domain: String,
     digest: String,
     rule_names: Arc<FastMap<u64, Arc<str>>>,
     /// The identities that rules name outright.
@@ -36,7 +39,9 @@ impl Default for PolicySet {
     fn default() -> Self {
         Self {
             policies: Vec::new(),
-            digest: hex_digest("[]"),
+            files: Vec::new(),
+            trust_domain: String::new(),
+            digest: hex_digest(""),
             rule_names: Arc::default(),
             identities: BTreeSet::new(),
             networks: Vec::new(),
@@ -46,12 +51,12 @@ impl Default for PolicySet {
 
 impl PolicySet {
     /// The policies, sorted by name.
-    pub fn policies(&self) -> &[ServiceAccessPolicy] {
+    pub fn policies(&self) -> &[Arc<ServiceAccessPolicy>] {
         &self.policies
     }
 
     /// The policy called `name`.
-    pub fn get(&self, name: &str) -> Option<&ServiceAccessPolicy> {
+    pub fn get(&self, name: &str) -> Option<&Arc<ServiceAccessPolicy>> {
         let index = self
             .policies
             .binary_search_by(|policy| policy.name.as_str().cmp(name))
@@ -59,7 +64,8 @@ impl PolicySet {
         self.policies.get(index)
     }
 
-    /// SHA-256, in hexadecimal, of the canonical documents sorted by name: what nodes are compared by.
+    /// SHA-256, in hexadecimal, over the digests of the canonical documents, sorted by name, one a line: what nodes
+    /// are compared by.
     pub fn digest(&self) -> &str {
         &self.digest
     }
@@ -98,7 +104,11 @@ impl PolicySet {
         &self.rule_names
     }
 
-    fn new(mut policies: Vec<ServiceAccessPolicy>) -> Result<Self, Vec<Problem>> {
+    fn new(files: Vec<ParsedFile>, trust_domain: &str) -> Result<Self, Vec<Problem>> {
+        let mut policies: Vec<_> = files
+            .iter()
+            .flat_map(|file| file.policies.iter().cloned())
+            .collect();
         policies.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let mut problems = Vec::new();
         let mut rule_names: FastMap<u64, Arc<str>> = FastMap::default();
@@ -140,11 +150,17 @@ impl PolicySet {
         let mut networks: Vec<(IpNet, u64)> =
             networks.into_iter().map(|(number, net)| (net, number)).collect();
         networks.sort_unstable();
-        let documents: Vec<String> = policies.iter().map(ServiceAccessPolicy::canonical_text).collect();
-        let digest = hex_digest(&format!("[{}]", documents.join(",")));
+        let digests: String = policies
+            .iter()
+            .flat_map(|policy| [policy.digest(), "\n"])
+            .collect();
+        let digest = hex_digest(&digests);
+        let trust_domain = trust_domain.to_owned();
         let identities = identities.into_iter().collect();
         Ok(Self {
             policies,
+            files,
+            trust_domain,
             digest,
             rule_names: Arc::new(rule_names),
             identities,
@@ -163,19 +179,53 @@ fn collision(policy: &ServiceAccessPolicy, one: &str, other: &str, number: u64) 
     }
 }
 
+/// A file as it was when its policies were read.
+#[derive(Clone, Debug)]
+struct ParsedFile {
+    name: String,
+    /// SHA-256 of its text.
+    content: String,
+    policies: Vec<Arc<ServiceAccessPolicy>>,
+}
+
 /// Reads and checks documents. All problems of all files are returned, in order of file and line.
 pub fn parse(docs: &[Document], settings: &Settings) -> Result<PolicySet, Vec<Problem>> {
+    reparse(docs, settings, &PolicySet::default())
+}
+
+/// [`parse`], taking from `previous` what came from a file of the same name and text: after a change of one file,
+/// the cost is that file's.
+pub fn reparse(
+    docs: &[Document],
+    settings: &Settings,
+    previous: &PolicySet,
+) -> Result<PolicySet, Vec<Problem>> {
+    let same_domain = previous.trust_domain == settings.trust_domain;
+    let known: BTreeMap<(&str, &str), &ParsedFile> = previous
+        .files
+        .iter()
+        .filter(|_| same_domain)
+        .map(|file| ((file.name.as_str(), file.content.as_str()), file))
+        .collect();
     let mut problems = Vec::new();
-    let mut policies: Vec<ServiceAccessPolicy> = Vec::new();
+    let mut files = Vec::with_capacity(docs.len());
     let mut any = false;
     for doc in docs {
+        let content = hex_digest(&doc.text);
+        if let Some(file) = known.get(&(doc.file.as_str(), content.as_str())) {
+            any |= !file.policies.is_empty();
+            files.push((*file).clone());
+            continue;
+        }
         let mut walk = Walk::new(&doc.file);
+        let mut policies = Vec::new();
         match yaml::documents(&doc.text) {
             Ok(nodes) => {
-                for node in &nodes {
-                    any = true;
-                    policies.extend(document::read(&mut walk, node, &settings.trust_domain));
-                }
+                any |= !nodes.is_empty();
+                let read = nodes
+                    .iter()
+                    .filter_map(|node| document::read(&mut walk, node, &settings.trust_domain));
+                policies.extend(read.map(Arc::new));
             }
             Err(malformed) => {
                 any = true;
@@ -191,6 +241,11 @@ pub fn parse(docs: &[Document], settings: &Settings) -> Result<PolicySet, Vec<Pr
         walk.problems
             .sort_by_key(|problem| (problem.line, problem.column));
         problems.append(&mut walk.problems);
+        files.push(ParsedFile {
+            name: doc.file.clone(),
+            content,
+            policies,
+        });
     }
     if !any {
         let files: Vec<&str> = docs.iter().map(|doc| doc.file.as_str()).collect();
@@ -207,16 +262,16 @@ pub fn parse(docs: &[Document], settings: &Settings) -> Result<PolicySet, Vec<Pr
             message: format!("no policy documents{place}"),
         });
     }
-    problems.extend(duplicate_names(&policies));
+    problems.extend(duplicate_names(files.iter().flat_map(|file| &file.policies)));
     if problems.is_empty() {
-        PolicySet::new(policies)
+        PolicySet::new(files, &settings.trust_domain)
     } else {
         Err(problems)
     }
 }
 
-fn duplicate_names(policies: &[ServiceAccessPolicy]) -> Vec<Problem> {
-    let mut first: BTreeMap<&str, &ServiceAccessPolicy> = BTreeMap::new();
+fn duplicate_names<'p>(policies: impl Iterator<Item = &'p Arc<ServiceAccessPolicy>>) -> Vec<Problem> {
+    let mut first: BTreeMap<&str, &Arc<ServiceAccessPolicy>> = BTreeMap::new();
     let mut problems = Vec::new();
     for policy in policies {
         match first.entry(&policy.name) {

@@ -6,6 +6,7 @@ mod examples;
 mod parsing;
 mod reference;
 mod scale;
+mod together;
 
 use std::collections::BTreeSet;
 

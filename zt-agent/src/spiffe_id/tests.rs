@@ -131,8 +131,9 @@ prop_compose! {
     fn legal()(domain in "[a-z0-9._-]{1,20}", path in proptest::collection::vec("[a-zA-Z0-9._-]{1,8}", 0..5))
         -> String {
         let relative = |s: &String| s == "." || s == "..";
-        let segments: String = path.iter().filter(|s| !relative(s)).map(|s| format!("/{s}")).collect();
-        format!("spiffe://{domain}{segments}")
+        let mut segments = vec![format!("spiffe://{domain}")];
+        segments.extend(path.into_iter().filter(|s| !relative(s)));
+        segments.join("/")
     }
 }
 

@@ -50,7 +50,7 @@ pub(in crate::policy) fn read(
         return None;
     }
     let (metadata, spec) = (metadata?, spec?);
-    Some(ServiceAccessPolicy {
+    let policy = ServiceAccessPolicy {
         name: metadata.name,
         description: metadata.description,
         spec_description: spec.description,
@@ -59,7 +59,9 @@ pub(in crate::policy) fn read(
         file: walk.file.to_owned(),
         line: metadata.line,
         column: metadata.column,
-    })
+        digest: String::new(),
+    };
+    Some(policy.sealed())
 }
 
 fn of_our_kind(walk: &mut Walk<'_>, node: &Node) -> bool {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What tables hold, who is named, and which changes can be made in place.
 
+use std::collections::BTreeSet;
+
 use zt_common::entry::{ACTION_DENY, AllowKey, Flow};
 use zt_common::identity;
 use zt_common::verdict::{AllowLookup, RULE_HOST, Reason};
@@ -31,7 +33,7 @@ fn without_a_table_nothing_is_allowed() {
     assert_eq!((table.revision(), table.len(), table.is_empty()), (0, 0, true));
     let empty = super::compile(
         &crate::policy::PolicySet::default(),
-        &Default::default(),
+        &BTreeSet::default(),
         &Settings::default(),
         3,
     );

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Bad documents: each problem has its place, its field, and what to do.
 
+use std::fmt::Write;
+
 use proptest::prelude::*;
 
 use super::{document, policy, problems, set};
@@ -42,7 +44,7 @@ fn malformed_yaml() {
         "",
     );
     says(&only("a: b: c\n"), "p.yaml:1:", "malformed YAML");
-    says(&only("\tx: 1\n"), "p.yaml:1:", "malformed YAML");
+    says(&only("x:\n\ty: 1\n"), "p.yaml:2:", "malformed YAML");
     says(&only("a: *nowhere\n"), "p.yaml:1:4: malformed YAML", "");
 }
 
@@ -258,21 +260,6 @@ fn names() {
 }
 
 #[test]
-fn a_name_taken_names_both_places() {
-    let second = format!("# moved\n---\n{HEAD}{RULE}");
-    let found = problems(&[
-        document("a.yaml", &format!("{HEAD}{RULE}")),
-        document("b.yaml", &second),
-    ]);
-    assert_eq!(found.len(), 1);
-    says(
-        &found[0].to_string(),
-        "b.yaml:6:9: metadata.name: ",
-        "`p` is taken by the policy in a.yaml:4",
-    );
-}
-
-#[test]
 fn duplicate_keys() {
     says(
         &rule(&format!("{RULE}      to: []\n")),
@@ -356,7 +343,8 @@ fn aliases_are_bounded() {
     let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
     for n in 1..12 {
         let previous = format!("*a{}, ", n - 1).repeat(10);
-        bomb.push_str(&format!("a{n}: &a{n} [{}]\n", previous.trim_end_matches(", ")));
+        writeln!(bomb, "a{n}: &a{n} [{}]", previous.trim_end_matches(", "))
+            .expect("a String takes everything");
     }
     let start = std::time::Instant::now();
     says(&only(&bomb), "p.yaml:", "malformed YAML");
@@ -365,65 +353,6 @@ fn aliases_are_bounded() {
     assert!(start.elapsed().as_secs() < 5);
     let shared = "    - from: {spiffe: &iam spiffe://hanzo.ai/iam}\n      to: [{spiffe: *iam, ports: [1]}]";
     assert_eq!(set(&[policy("p", shared)]).identities().len(), 1);
-}
-
-#[test]
-fn the_digest_is_of_the_meaning() {
-    let rules = "    - from: {spiffe: 'spiffe://hanzo.ai/a'}\n      to: [{spiffe: spiffe://hanzo.ai/b, ports: ['80', 8000-8100]}]";
-    let plain = set(&[policy("a", rules), policy("b", rules)]);
-    let verbose = rules
-        .replace("ports", "protocol: TCP, ports")
-        .replace("'80'", "80-80 ");
-    let mut rewritten = policy(
-        "a",
-        &format!("{verbose}\n      action: ALLOW # as ever\n  defaultAction: DENY"),
-    );
-    rewritten.text = format!(
-        "---\n{}\n---\n{}",
-        policy("b", rules).text,
-        rewritten.text.replace("80-80 ", "\"80-80\"")
-    );
-    rewritten.file = "other.yaml".to_owned();
-    assert_eq!(plain.digest(), set(&[rewritten]).digest());
-    assert_eq!(plain.digest().len(), 64);
-    assert_ne!(plain.digest(), set(&[policy("a", rules)]).digest());
-    assert_ne!(
-        plain.digest(),
-        set(&[policy("a", rules), policy("b", &rules.replace("8100", "8101"))]).digest()
-    );
-    assert_ne!(crate::policy::PolicySet::default().digest(), plain.digest());
-}
-
-#[test]
-fn rule_and_network_names() {
-    let set = set(&[policy(
-        "p",
-        "    - {from: {cidr: 10.0.0.0/8}, to: [{entity: host}]}\n    - {from: {cidr: '::ffff:10.0.0.0/104'}, to: [{entity: host}]}",
-    )]);
-    let names: Vec<String> = set.rule_names().map(|(_, name)| name).collect();
-    assert_eq!(names, ["builtin/self", "builtin/host", "p/rule-1", "p/rule-2"]);
-    assert_eq!(set.networks().len(), 1);
-    assert_eq!(set.get("p").map(|policy| policy.rules.len()), Some(2));
-    assert!(set.get("q").is_none());
-}
-
-#[test]
-fn networks_whose_numbers_collide_are_refused() {
-    // 31 bits: two of a hundred thousand networks collide nearly surely.
-    let mut seen = std::collections::HashMap::new();
-    let pair = (0..1_000_000_u32).find_map(|n| {
-        let network = format!("10.{}.{}.{}/32", n >> 16, n >> 8 & 255, n & 255);
-        let number = super::super::network::number(&network.parse().expect("a network"));
-        seen.insert(number, network.clone()).map(|other| (other, network))
-    });
-    let (one, other) = pair.expect("a collision");
-    let rules = format!("    - {{from: {{cidr: {one}}}, to: [{{cidr: {other}}}]}}");
-    let found = problems(&[policy("p", &rules)]);
-    says(
-        &found[0].to_string(),
-        "p.yaml:4:9: ",
-        "have the same kernel number",
-    );
 }
 
 proptest! {
