@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The audit trail: what the kernel and the API decided, decoded, named, recorded and kept.
+//!
+//! Ring-buffer bytes → [`decode`] → [`Decision`] → [`record::AuditRecord`] → [`pipeline`] → a [`store::Sink`].
+//! Everything up to the record is pure; [`sqlite`] is the only part that knows a database.
+//!
+//! Invariant: each decision that reaches [`pipeline::Intake`] is stored or counted in [`pipeline::Stats`] under the
+//! reason it was not. What never got that far was counted by the kernel.
+
+pub mod clock;
+pub mod convert;
+pub mod decode;
+pub mod id;
+pub mod names;
+pub mod pipeline;
+pub mod query;
+pub mod record;
+#[cfg(test)]
+pub(crate) mod sample;
+pub mod sqlite;
+pub mod store;
+
+pub use convert::{Context, Evaluation, from_decision, from_evaluation, from_mode_change};
+pub use decode::{Decision, DecodeError, Event, Notice, decode};
+pub use names::{Directory, NameBook, NameResolver};
+pub use record::AuditRecord;

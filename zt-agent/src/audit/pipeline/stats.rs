@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The pipeline's account: received = stored + lost + still on the way, at any time it is at rest.
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Counters of the pipeline. All only grow, except the lag.
+#[derive(Debug, Default)]
+pub struct Stats {
+    received: AtomicU64,
+    stored: AtomicU64,
+    undecodable: AtomicU64,
+    rejected: AtomicU64,
+    store_failed: AtomicU64,
+    shut_down: AtomicU64,
+    failures: AtomicU64,
+    pruned_for_space: AtomicU64,
+    pruned_for_age: AtomicU64,
+    oldest: Mutex<Option<Instant>>,
+}
+
+/// Decisions that have no record, by cause.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// The ring buffer held bytes that are no event.
+    pub undecodable: u64,
+    /// The store refused their batch for good.
+    pub rejected: u64,
+    /// The store failed for longer than the queue could hold.
+    pub store_failed: u64,
+    /// They were on the way when the agent stopped.
+    pub shut_down: u64,
+}
+
+impl Losses {
+    /// Each cause with the name that it has in metrics and in `status`.
+    pub const fn by_cause(self) -> [(&'static str, u64); 4] {
+        [
+            ("undecodable", self.undecodable),
+            ("store_rejected", self.rejected),
+            ("store_failed", self.store_failed),
+            ("shutdown", self.shut_down),
+        ]
+    }
+}
+
+impl Stats {
+    /// Decisions handed over.
+    pub fn received_total(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// Records stored.
+    pub fn stored_total(&self) -> u64 {
+        self.stored.load(Ordering::Relaxed)
+    }
+
+    /// Attempts at which the store failed.
+    pub fn failures_total(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    /// Records that made room: for space, for age.
+    pub fn pruned_total(&self) -> (u64, u64) {
+        (self.pruned_for_space.load(Ordering::Relaxed), self.pruned_for_age.load(Ordering::Relaxed))
+    }
+
+    /// Decisions without a record.
+    pub fn losses(&self) -> Losses {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Losses {
+            undecodable: load(&self.undecodable),
+            rejected: load(&self.rejected),
+            store_failed: load(&self.store_failed),
+            shut_down: load(&self.shut_down),
+        }
+    }
+
+    /// How long the oldest decision that is not stored yet has been waiting; zero when there is none.
+    pub fn lag(&self) -> Duration {
+        self.oldest.lock().unwrap_or_else(PoisonError::into_inner).map_or(Duration::ZERO, |at| at.elapsed())
+    }
+
+    /// The ring reader found bytes that are no event.
+    pub fn undecodable(&self) {
+        self.undecodable.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn received(&self, count: usize) {
+        self.received.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn stored(&self, count: usize) {
+        self.stored.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn lost_to_rejection(&self, count: usize) {
+        self.rejected.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn lost_to_failure(&self, count: usize) {
+        self.store_failed.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn lost_to_shutdown(&self, count: usize) {
+        self.shut_down.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn failed(&self) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn pruned(&self, for_space: u64, for_age: u64) {
+        self.pruned_for_space.fetch_add(for_space, Ordering::Relaxed);
+        self.pruned_for_age.fetch_add(for_age, Ordering::Relaxed);
+    }
+
+    pub(super) fn waiting_since(&self, oldest: Option<Instant>) {
+        *self.oldest.lock().unwrap_or_else(PoisonError::into_inner) = oldest;
+    }
+}

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The audit record: the JSON object of the specification ("Audit Trail") with the fields that this
+//! implementation adds. Its serialization is a contract with users.
+
+mod terms;
+mod time;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+use zt_common::{event, verdict};
+
+pub use self::terms::{Hook, Mode, Observer, Outcome, Proof, Protocol, Reason, UnknownTerm};
+pub use self::time::{Latency, Timestamp, TimestampError};
+
+/// One decision, as it is stored, queried and streamed. Names are shared: cloning copies pointers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditRecord {
+    /// `UUIDv7`.
+    pub id: Uuid,
+    /// When it was decided.
+    pub timestamp: Timestamp,
+    /// Policy's verdict.
+    pub decision: Outcome,
+    /// Who connects or sends.
+    pub source: Source,
+    /// To whom.
+    pub destination: Destination,
+    /// `<policy>/rule-<n>`; `None` where no rule decided.
+    pub policy_matched: Option<Arc<str>>,
+    /// How long deciding took; microseconds in JSON.
+    #[serde(rename = "latency_us")]
+    pub latency: Latency,
+    /// The cluster whose agent recorded this.
+    pub cluster: Arc<str>,
+    /// IP protocol.
+    pub protocol: Protocol,
+    /// Where it was decided.
+    pub hook: Hook,
+    /// Which end decided.
+    pub observer: Observer,
+    /// That end's mode.
+    pub mode: Mode,
+    /// Whether that end enforces: `DENY` with `false` went through, and would not under enforcement.
+    pub enforced: bool,
+    /// Revision of the policy that decided.
+    pub revision: u64,
+    /// Why.
+    pub reason: Reason,
+    /// How the other end's identity was proven.
+    pub proof: Proof,
+    /// How many equal decisions this record stands for.
+    pub count: u64,
+    /// Who asked, for records of the API only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caller: Option<Arc<str>>,
+}
+
+/// The source of an [`AuditRecord`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// Its SPIFFE ID; `None` for an entity.
+    pub spiffe_id: Option<Arc<str>>,
+    /// `host`, `world`, `unknown`, `cidr:10.0.0.0/8` …; `None` where there is a SPIFFE ID.
+    pub entity: Option<Arc<str>>,
+    /// `namespace/name` of its pod, where known.
+    pub pod: Option<Arc<str>>,
+    /// Its node, where known.
+    pub node: Option<Arc<str>>,
+    /// Its address; `None` where it was not chosen yet.
+    pub address: Option<IpAddr>,
+    /// Its port; `None` where it was not chosen yet.
+    pub port: Option<u16>,
+    /// Thread group of the task, where the hook knows it.
+    pub pid: Option<u32>,
+    /// Name of the task, where the hook knows it. The task chooses it: not to be trusted.
+    pub comm: Option<Arc<str>>,
+}
+
+/// The destination of an [`AuditRecord`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Destination {
+    /// Its SPIFFE ID; `None` for an entity.
+    pub spiffe_id: Option<Arc<str>>,
+    /// As in [`Source::entity`].
+    pub entity: Option<Arc<str>>,
+    /// The port that policy speaks about: the target port.
+    pub port: u16,
+    /// Its address, as the deciding end saw it.
+    pub address: Option<IpAddr>,
+    /// `namespace/name` of its pod, where known.
+    pub pod: Option<Arc<str>>,
+    /// Its node, where known.
+    pub node: Option<Arc<str>>,
+}
+
+impl Source {
+    /// The SPIFFE ID, or else the entity.
+    pub fn name(&self) -> &str {
+        self.spiffe_id.as_deref().or(self.entity.as_deref()).unwrap_or("unknown")
+    }
+}
+
+impl Destination {
+    /// The SPIFFE ID, or else the entity.
+    pub fn name(&self) -> &str {
+        self.spiffe_id.as_deref().or(self.entity.as_deref()).unwrap_or("unknown")
+    }
+}
+
+/// Splits a party's name into its SPIFFE ID and its entity, of which it has one.
+pub fn party(name: Arc<str>) -> (Option<Arc<str>>, Option<Arc<str>>) {
+    if name.starts_with("spiffe://") { (Some(name), None) } else { (None, Some(name)) }
+}
+
+/// What a record means for those who count connections: graph, recommend, replay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// Stands for connections that no other record of this node stands for.
+    Counts,
+    /// The destination refused what the source recorded as well: the connection is the source's record's, and it
+    /// was refused after all.
+    Corrects,
+    /// Not a connection, or one recorded before (a revocation).
+    Aside,
+}
+
+impl AuditRecord {
+    /// How this record takes part in counting each connection once.
+    ///
+    /// The source's end always records. The destination's end records when the source is not managed on its node,
+    /// and also, a second time, when it refuses; then `source.node` says whether the source is managed here.
+    pub fn part(&self) -> Part {
+        let connects = match self.hook {
+            Hook::Api | Hook::Kernel(event::Hook::Socket) => false,
+            Hook::Kernel(_) => self.reason != Reason::Verdict(verdict::Reason::Revoked),
+        };
+        if !connects {
+            return Part::Aside;
+        }
+        let source_records = self.source.spiffe_id.is_some()
+            && self.source.node.is_some()
+            && self.source.node == self.destination.node;
+        match self.observer {
+            Observer::Destination if source_records => Part::Corrects,
+            Observer::Source | Observer::Destination => Part::Counts,
+        }
+    }
+
+    /// Whether this decision refused something.
+    pub fn is_enforced_denial(&self) -> bool {
+        self.decision == Outcome::Deny && self.enforced && self.hook != Hook::Api
+    }
+}
+
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The closed vocabularies of a record: each is an enum here and one of a few words outside.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use zt_common::{event, verdict};
+
+/// A word that is not one of a vocabulary.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{found}` is not a {vocabulary}")]
+pub struct UnknownTerm {
+    /// What the word should have been.
+    pub vocabulary: &'static str,
+    /// The word.
+    pub found: String,
+}
+
+/// Serialization by name, for types with `name` and `from_name`.
+macro_rules! by_name {
+    ($type:ty, $vocabulary:literal) => {
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.name())
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+                text.parse().map_err(de::Error::custom)
+            }
+        }
+
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.pad(self.name())
+            }
+        }
+
+        impl std::str::FromStr for $type {
+            type Err = UnknownTerm;
+
+            fn from_str(text: &str) -> Result<Self, UnknownTerm> {
+                Self::from_name(text)
+                    .ok_or_else(|| UnknownTerm { vocabulary: $vocabulary, found: text.to_owned() })
+            }
+        }
+    };
+}
+
+/// An enum with one name for each variant.
+macro_rules! vocabulary {
+    ($(#[$meta:meta])* $type:ident, $vocabulary:literal { $($(#[$doc:meta])* $variant:ident = $name:literal),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $type { $($(#[$doc])* $variant),+ }
+
+        impl $type {
+            /// The name in records.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),+ }
+            }
+
+            /// The one with that name.
+            pub fn from_name(name: &str) -> Option<Self> {
+                match name { $($name => Some(Self::$variant),)+ _ => None }
+            }
+        }
+
+        by_name!($type, $vocabulary);
+    };
+}
+
+vocabulary!(
+    /// Policy's verdict. Whether a refusal happened is for [`Mode`] and `enforced` to say.
+    Outcome, "decision (ALLOW or DENY)" {
+        /// Policy allows.
+        Allow = "ALLOW",
+        /// Policy denies.
+        Deny = "DENY",
+    }
+);
+
+vocabulary!(
+    /// Which end of the connection decided.
+    Observer, "observer (source or destination)" {
+        /// The one that connects or sends.
+        Source = "source",
+        /// The one that is connected to.
+        Destination = "destination",
+    }
+);
+
+vocabulary!(
+    /// What the deciding end does with a refusal.
+    Mode, "mode (observe or enforce)" {
+        /// It is recorded.
+        Observe = "observe",
+        /// It happens.
+        Enforce = "enforce",
+    }
+);
+
+vocabulary!(
+    /// How the other end's identity was proven.
+    Proof, "kind of proof" {
+        /// It was not: the node's own sockets or the address directory named it.
+        None = "none",
+    }
+);
+
+/// Where a decision was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Hook {
+    /// In the kernel, or by the sweep that goes through its sockets.
+    Kernel(event::Hook),
+    /// Over the API: nothing was connected.
+    Api,
+}
+
+impl Hook {
+    /// The name in records.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Kernel(hook) => hook.name(),
+            Self::Api => "api",
+        }
+    }
+
+    /// The one with that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        if name == "api" {
+            return Some(Self::Api);
+        }
+        (1..=u8::MAX).map_while(event::Hook::from_number).find(|hook| hook.name() == name).map(Self::Kernel)
+    }
+}
+
+by_name!(Hook, "hook");
+
+/// Why it was decided so, or which act of an operator this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// As the verdict says.
+    Verdict(verdict::Reason),
+    /// An operator had this node refuse nothing (break-glass).
+    ObserveAll,
+    /// An operator gave the workloads their own modes back.
+    ModeRestored,
+}
+
+impl Reason {
+    /// The name in records.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Verdict(reason) => reason.name(),
+            Self::ObserveAll => "observe_all",
+            Self::ModeRestored => "mode_restored",
+        }
+    }
+
+    /// The one with that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "observe_all" => Some(Self::ObserveAll),
+            "mode_restored" => Some(Self::ModeRestored),
+            _ => verdict::Reason::ALL.into_iter().find(|reason| reason.name() == name).map(Self::Verdict),
+        }
+    }
+}
+
+by_name!(Reason, "reason");
+
+/// An IP protocol. Policy speaks of TCP and UDP; refusals of raw and other sockets name the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Protocol(pub u8);
+
+const PROTOCOLS: [(u8, &str); 6] =
+    [(1, "ICMP"), (6, "TCP"), (17, "UDP"), (58, "ICMPV6"), (132, "SCTP"), (136, "UDPLITE")];
+
+impl std::fmt::Display for Protocol {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match PROTOCOLS.into_iter().find(|(number, _)| *number == self.0) {
+            Some((_, name)) => f.pad(name),
+            None => write!(f, "IP-{}", self.0),
+        }
+    }
+}
+
+impl std::str::FromStr for Protocol {
+    type Err = UnknownTerm;
+
+    fn from_str(text: &str) -> Result<Self, UnknownTerm> {
+        PROTOCOLS
+            .into_iter()
+            .find(|(_, name)| *name == text)
+            .map(|(number, _)| number)
+            .or_else(|| text.strip_prefix("IP-")?.parse().ok())
+            .map(Self)
+            .ok_or_else(|| UnknownTerm { vocabulary: "protocol", found: text.to_owned() })
+    }
+}
+
+impl Serialize for Protocol {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Protocol {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_leads_back() {
+        for number in 1..=6 {
+            let hook = Hook::Kernel(event::Hook::from_number(number).expect("hook"));
+            assert_eq!(Hook::from_name(hook.name()), Some(hook));
+        }
+        assert_eq!(Hook::from_name("api"), Some(Hook::Api));
+        for reason in verdict::Reason::ALL {
+            assert_eq!(Reason::from_name(reason.name()), Some(Reason::Verdict(reason)));
+        }
+        for number in 0..=u8::MAX {
+            assert_eq!(Protocol(number).to_string().parse(), Ok(Protocol(number)));
+        }
+        let error = "MAYBE".parse::<Outcome>().expect_err("no such outcome");
+        assert_eq!(error.to_string(), "`MAYBE` is not a decision (ALLOW or DENY)");
+    }
+}

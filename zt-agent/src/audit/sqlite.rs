@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The audit store in SQLite: the only part of the agent that knows a database.
+//!
+//! Layout (see `sqlite/schema.rs`). What repeats from record to record (parties, port, rule, verdict, hook, node …) is
+//! a *shape*, kept once and counted in the same transaction, so that the graph is one small query and never a walk
+//! through the records. A record is a row of small integers that points to its shape. There is no index on records: they
+//! are in the order of arrival, cut into *segments*, and each segment notes its times and its shapes, so that a
+//! question reads only the segments that can answer it. Inserting costs the same however large the trail is.
+//!
+//! Durability: write-ahead log with `synchronous=NORMAL`. A commit survives a crash of the agent; a crash of the
+//! *machine* may take the commits since the last checkpoint (at most some 16 MiB of log, about a second at the
+//! highest rate), and never damages what is older. `FULL` would sync the disk for every batch.
+
+mod append;
+mod bulk;
+mod dsn;
+mod error;
+mod graph;
+mod prune;
+mod schema;
+mod select;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::Connection;
+use sqlx::sqlite::{
+    SqliteAutoVacuum, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+    SqliteSynchronous,
+};
+use tokio::sync::Mutex;
+
+pub use self::error::StoreError;
+use super::names::{Kind, Named};
+use super::query::{Cursor, Filter, Graph, Page};
+use super::record::AuditRecord;
+use super::store::{Pruned, Sink};
+
+/// Where the trail is kept and for how long.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `sqlite:///var/lib/zt/audit.db`.
+    pub dsn: String,
+    /// Most bytes on disk, write-ahead log included; the oldest records make room.
+    pub max_disk_bytes: u64,
+    /// Days after which records go; `None` keeps them until the space is needed.
+    pub retention_days: Option<u32>,
+}
+
+/// An open audit store. One connection writes, a few others read; nobody waits for anybody.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    settings: Settings,
+    writer: Mutex<Writer>,
+    readers: SqlitePool,
+}
+
+/// The one connection that writes.
+#[derive(Debug)]
+struct Writer {
+    connection: SqliteConnection,
+    /// Ids of names that are committed.
+    names: HashMap<Arc<str>, i64>,
+}
+
+/// Readers at a time. Each holds a connection with its cache.
+const READERS: u32 = 2;
+/// Pages of write-ahead log after which it is written back: 16 MiB.
+const CHECKPOINT_PAGES: &str = "4000";
+
+impl Store {
+    /// Opens the store; makes directory (0700), file (0600) and tables where they are missing.
+    pub async fn open(settings: Settings) -> Result<Self, StoreError> {
+        let path = dsn::path(&settings.dsn)?;
+        dsn::create(&path)?;
+                let failed = |source| StoreError::Open { path: path.clone(), source };
+        let mut connection = SqliteConnection::connect_with(&options(&path)).await.map_err(failed)?;
+        schema::migrate(&mut connection, &path).await?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .min_connections(0)
+            .acquire_timeout(Duration::from_secs(5))
+            .connect_lazy_with(reading(&path));
+        let writer = Mutex::new(Writer { connection, names: HashMap::new() });
+        Ok(Self { path, settings, writer, readers })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// One page of records, newest first. `cursor` is the `next` of the page before; `limit` is at most
+    /// [`super::query::MAX_LIMIT`].
+    pub async fn query(&self, filter: &Filter, cursor: Option<Cursor>, limit: u32) -> Result<Page, StoreError> {
+        select::page(&self.readers, filter, cursor, limit).await
+    }
+
+    /// Who talks to whom.
+    pub async fn graph(&self) -> Result<Graph, StoreError> {
+        graph::graph(&self.readers).await
+    }
+
+    /// Names that earlier runs remembered, the most recent first, at most `limit`.
+    pub async fn remembered(&self, limit: usize) -> Result<Vec<Named>, StoreError> {
+        let rows: Vec<(String, i64, String)> =
+            sqlx::query_as("SELECT kind, number, text FROM number ORDER BY row DESC LIMIT ?")
+                .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+                .fetch_all(&self.readers)
+                .await?;
+        let named = |(kind, number, text): (String, i64, String)| {
+            Some(Named { kind: Kind::from_name(&kind)?, number: number.cast_unsigned(), text: Arc::from(text) })
+        };
+        Ok(rows.into_iter().filter_map(named).collect())
+    }
+
+    /// What went through this store since it was made.
+    pub async fn totals(&self) -> Result<Totals, StoreError> {
+        let (stored, pruned): (i64, i64) =
+            sqlx::query_as("SELECT stored, pruned FROM trail").fetch_one(&self.readers).await?;
+        Ok(Totals { stored: stored.cast_unsigned(), pruned: pruned.cast_unsigned() })
+    }
+
+    /// Writes the log back and closes the file.
+    pub async fn close(self) -> Result<(), StoreError> {
+        self.readers.close().await;
+        self.writer.into_inner().connection.close().await?;
+        Ok(())
+    }
+}
+
+/// Records that a store took and gave up, over its whole life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Kept, at one time.
+    pub stored: u64,
+    /// Gone since, for space or age.
+    pub pruned: u64,
+}
+
+impl Sink for Store {
+    type Error = StoreError;
+
+    async fn append(&self, records: &[AuditRecord]) -> Result<(), StoreError> {
+        append::append(&mut *self.writer.lock().await, records).await
+    }
+
+    async fn remember(&self, names: &[Named]) -> Result<(), StoreError> {
+        append::remember(&mut self.writer.lock().await.connection, names).await
+    }
+
+    async fn prune(&self) -> Result<Pruned, StoreError> {
+        prune::prune(&mut self.writer.lock().await.connection, &self.settings).await
+    }
+}
+
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(false)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Normal)
+        // Lets a lowered limit give space back to the file system; takes effect when the file is new.
+        .auto_vacuum(SqliteAutoVacuum::Incremental)
+        .busy_timeout(Duration::from_secs(5))
+        .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
+        .pragma("journal_size_limit", "33554432")
+        .pragma("cache_size", "-4096")
+        .pragma("trusted_schema", "OFF")
+}
+
+
+/// What is a property of the file is left to the writer: a connection that may not write cannot set it either.
+fn reading(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .read_only(true)
+        .busy_timeout(Duration::from_secs(5))
+        .pragma("cache_size", "-4096")
+        .pragma("trusted_schema", "OFF")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What can go wrong with the store.
+
+use std::path::PathBuf;
+
+use crate::audit::store::SinkError;
+
+/// An error of the SQLite store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The DSN is not one of SQLite. The DSN itself is not shown: it may hold a password.
+    #[error("audit.dsn: {problem}; write sqlite:///var/lib/zt/audit.db")]
+    Dsn {
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// A directory or the file could not be made.
+    #[error("cannot create {}: {source}", path.display())]
+    Create {
+        /// What was to be made.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The file could not be opened as a database.
+    #[error("cannot open the audit store {}: {source}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: sqlx::Error,
+    },
+    /// The file is the database of something else.
+    #[error("{} is a database, but not an audit store: nothing in it was changed; name another file in audit.dsn", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file was written by a later release.
+    #[error("the audit store {} has layout {found}, this agent knows up to {known}: run the newer agent, or name another file in audit.dsn", path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its layout.
+        found: i64,
+        /// The last one known.
+        known: i64,
+    },
+    /// The tables could not be made.
+    #[error("cannot bring the audit store {} to layout {version}: {source}", path.display())]
+    Migrate {
+        /// The file.
+        path: PathBuf,
+        /// The layout.
+        version: i64,
+        /// Why not.
+        source: sqlx::Error,
+    },
+    /// A statement failed.
+    #[error("audit store: {0}")]
+    Database(#[from] sqlx::Error),
+    /// A record cannot be read back.
+    #[error("record {row} of the audit store is damaged: {column} is {found}")]
+    Damaged {
+        /// Its row.
+        row: i64,
+        /// The column.
+        column: &'static str,
+        /// What it holds.
+        found: String,
+    },
+}
+
+/// Primary result codes of SQLite that say that the *batch* is at fault, and would be again.
+const OF_THE_BATCH: [i64; 4] = [18 /* TOOBIG */, 19 /* CONSTRAINT */, 20 /* MISMATCH */, 25 /* RANGE */];
+
+impl SinkError for StoreError {
+    fn is_transient(&self) -> bool {
+        let Self::Database(sqlx::Error::Database(error)) = self else { return true };
+        let code = error.code().and_then(|code| code.parse::<i64>().ok());
+        // Extended codes hold the primary one in their low byte.
+        code.is_none_or(|code| !OF_THE_BATCH.contains(&(code & 0xff)))
+    }
+}
