@@ -82,11 +82,21 @@ fn bad_policy_is_64_with_every_place() {
     assert_eq!(code(&output), 64);
     let answer: Value = serde_json::from_str(&stdout(&output)).expect("JSON");
     assert_eq!(answer["valid"], json!(false));
-    assert!(answer["problems"][0]["line"].as_u64().is_some_and(|line| line > 0));
+    assert!(
+        answer["problems"][0]["line"]
+            .as_u64()
+            .is_some_and(|line| line > 0)
+    );
 
     let empty = tempfile::tempdir().expect("tempdir");
     let output = zt_agent(&["policy", "check", shown(empty.path())]);
-    assert_eq!((code(&output), stdout(&output).contains("has no *.yaml or *.yml file")), (64, true));
+    assert_eq!(
+        (
+            code(&output),
+            stdout(&output).contains("has no *.yaml or *.yml file")
+        ),
+        (64, true)
+    );
 }
 
 #[test]
@@ -107,11 +117,18 @@ fn decisions_are_made_from_files() {
     let output = evaluate("world", &["-o", "json"]);
     assert_eq!(code(&output), 0);
     let answer: Value = serde_json::from_str(&stdout(&output)).expect("JSON");
-    assert_eq!((&answer["decision"], &answer["policy_matched"]), (&json!("DENY"), &Value::Null));
+    assert_eq!(
+        (&answer["decision"], &answer["policy_matched"]),
+        (&json!("DENY"), &Value::Null)
+    );
     assert_eq!(code(&evaluate("10.1.2.3", &["--fail"])), 1);
     let output = evaluate("cidr:10.0.0.0/8", &[]);
     assert_eq!(code(&output), 1);
-    assert!(stderr(&output).contains("names cidr:10.0.0.0/8"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("names cidr:10.0.0.0/8"),
+        "{}",
+        stderr(&output)
+    );
     assert_eq!(code(&evaluate("somebody", &[])), 2);
 }
 
@@ -123,7 +140,10 @@ fn bad_configuration_is_64() {
     assert_eq!(code(&output), 64);
     assert_eq!(
         stderr(&output),
-        format!("error: {}:1:7: mode: must be `observe` or `enforce`, not `nonsense`\n", file.display())
+        format!(
+            "error: {}:1:7: mode: must be `observe` or `enforce`, not `nonsense`\n",
+            file.display()
+        )
     );
 }
 
@@ -134,7 +154,11 @@ fn usage_is_2_and_nobody_there_is_1() {
     assert_eq!(code(&zt_agent(&["--version"])), 0);
     let output = zt_agent(&["status", "--api", "http://127.0.0.1:1"]);
     assert_eq!(code(&output), 1);
-    assert!(stderr(&output).contains("is zt-agent running?"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("is zt-agent running?"),
+        "{}",
+        stderr(&output)
+    );
     let output = zt_agent(&["identity", "show", "iam", "--api", "http://127.0.0.1:1"]);
     assert_eq!(code(&output), 2);
 }
@@ -152,8 +176,16 @@ fn record(decision: &str, enforced: bool, source: &str) -> Value {
 fn agent() -> String {
     let answer = |value: Value| get(move || async move { axum::Json(value) });
     let (iam, chat) = ("spiffe://hanzo.ai/k8s/iam", "spiffe://hanzo.ai/k8s/chat");
-    let records = [record("DENY", true, iam), record("DENY", false, chat), record("ALLOW", true, chat)];
-    let stream: String = records.iter().map(|record| format!("id: 0\ndata: {record}\n\n")).collect();
+    let records = [
+        record("DENY", true, iam),
+        record("DENY", false, chat),
+        record("ALLOW", true, chat),
+    ];
+    let events: Vec<_> = records
+        .iter()
+        .map(|record| format!("id: 0\ndata: {record}\n\n"))
+        .collect();
+    let stream = events.concat();
     let workload = json!({
         "spiffe_id": iam, "number": "0x5f5f5f5f5f5f5f5f", "mode": "enforce", "cgroup": "kubepods/iam",
         "addresses": ["10.0.0.1"],
@@ -164,16 +196,29 @@ fn agent() -> String {
                       "document": {"spec": {"rules": [{}, {}]}}}],
     });
     let router = Router::new()
-        .route("/v1/audit", answer(json!({"records": records, "next_cursor": "r5"})))
+        .route(
+            "/v1/audit",
+            answer(json!({"records": records, "next_cursor": "r5"})),
+        )
         .route("/v1/identities", answer(json!({"identities": [workload]})))
         .route("/v1/policies", answer(policies))
-        .route("/v1/status", answer(json!({"revision": 7, "hooks": [{"name": "connect4"}]})))
-        .route("/v1/decisions/stream", get(move || async { ([(CONTENT_TYPE, "text/event-stream")], stream) }))
+        .route(
+            "/v1/status",
+            answer(json!({"revision": 7, "hooks": [{"name": "connect4"}]})),
+        )
+        .route(
+            "/v1/decisions/stream",
+            get(move || async { ([(CONTENT_TYPE, "text/event-stream")], stream) }),
+        )
         .route("/v1/mode", post(|body: axum::Json<Value>| async move { body }))
         .route(
             "/v1/evaluate",
             post(|axum::Json(body): axum::Json<Value>| async move {
-                let decision = if body["destination"]["port"] == 5432 { "ALLOW" } else { "DENY" };
+                let decision = if body["destination"]["port"] == 5432 {
+                    "ALLOW"
+                } else {
+                    "DENY"
+                };
                 axum::Json(json!({"decision": decision, "mode": "observe", "enforced": false, "revision": 7}))
             }),
         );
@@ -181,7 +226,10 @@ fn agent() -> String {
     listener.set_nonblocking(true).expect("non-blocking");
     let url = format!("http://{}", listener.local_addr().expect("address"));
     std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("runtime");
         runtime.block_on(async {
             let listener = tokio::net::TcpListener::from_std(listener).expect("listener");
             axum::serve(listener, router).await.expect("serves");
@@ -219,7 +267,10 @@ TIME                         DECISION         SOURCE                      DESTIN
         "12:00:00.000  DENY (observed)  spiffe://hanzo.ai/k8s/chat → world (1.1.1.1) 443/TCP  (no_rule)\n"
     );
     let (_, text, _) = ask("monitor -o json");
-    let records: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let records: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
     assert_eq!(records.len(), 3);
 
     let (exit, text, _) = ask("identity list");
@@ -228,7 +279,11 @@ TIME                         DECISION         SOURCE                      DESTIN
     let (exit, text, _) = ask("identity show 0x5f5f5f5f5f5f5f5f");
     assert_eq!((exit, text.contains("kubepods/iam")), (0, true), "{text}");
     let (exit, _, notes) = ask("identity show spiffe://hanzo.ai/other");
-    assert_eq!((exit, notes.contains("is not known on this node")), (1, true), "{notes}");
+    assert_eq!(
+        (exit, notes.contains("is not known on this node")),
+        (1, true),
+        "{notes}"
+    );
 
     let (_, text, _) = ask("policy list");
     assert_eq!(
@@ -238,9 +293,16 @@ TIME                         DECISION         SOURCE                      DESTIN
     let (_, text, _) = ask("status");
     assert_eq!(text, "revision  7\n\nhooks\n  NAME\n  connect4\n");
     let (_, text, _) = ask("mode observe --all");
-    assert_eq!(text, "nothing is refused on this node until `zt-agent mode restore`\n");
+    assert_eq!(
+        text,
+        "nothing is refused on this node until `zt-agent mode restore`\n"
+    );
     let (exit, text, _) = ask("evaluate --from host --to world --port 5432 --fail");
-    assert_eq!((exit, text.contains("mode      observe (not enforced)")), (0, true), "{text}");
+    assert_eq!(
+        (exit, text.contains("mode      observe (not enforced)")),
+        (0, true),
+        "{text}"
+    );
     assert_eq!(ask("evaluate --from host --to world --port 1 --fail").0, 1);
     let (exit, _, notes) = ask("graph");
     assert_eq!((exit, notes.contains("answered 404")), (1, true), "{notes}");
@@ -248,8 +310,14 @@ TIME                         DECISION         SOURCE                      DESTIN
 
 #[test]
 fn a_reader_that_has_seen_enough_is_no_error() {
-    let script = format!("'{}' completions bash | head -n 1", env!("CARGO_BIN_EXE_zt-agent"));
-    let output = Command::new("bash").args(["-o", "pipefail", "-c", &script]).output().expect("bash");
+    let script = format!(
+        "'{}' completions bash | head -n 1",
+        env!("CARGO_BIN_EXE_zt-agent")
+    );
+    let output = Command::new("bash")
+        .args(["-o", "pipefail", "-c", &script])
+        .output()
+        .expect("bash");
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(stderr(&output).is_empty(), "{}", stderr(&output));
 }
