@@ -34,9 +34,7 @@ pub(crate) fn run(tiers: &[Tier], arguments: &[String]) -> bool {
         report.step("setup", |_| setup::run(false));
     }
     if wanted(Tier::Lint) {
-        report.step("format", |_| {
-            cargo(&["fmt", "--all", "--check"], "run `cargo fmt --all`")
-        });
+        report.step("format", |_| format());
         report.step("clippy", |_| {
             let arguments = [
                 "clippy",
