@@ -1,2 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Placeholder.
+//! What the kernel tests are made of: cgroups, network namespaces, workloads and agents that clean up after
+//! themselves.
+//!
+//! A [`Sandbox`] owns everything that a test makes. It is named after the process that made it, so that the next one
+//! can sweep up after a process that was killed. Everything in it is real: the [`Probe`] is a workload process in a
+//! cgroup and a network namespace of its own, and the [`Agent`] is the `zt-agent` binary.
+
+pub mod agent;
+pub mod agent_files;
+pub mod cgroup;
+pub mod http;
+pub mod network;
+pub mod probe;
+pub mod sandbox;
+pub mod sweep;
+pub mod wait;
+
+pub use agent::{Agent, AgentBuilder};
+pub use cgroup::Cgroup;
+pub use network::Host;
+pub use probe::{Probe, Reply};
+pub use sandbox::Sandbox;
+pub use wait::{eventually, wait_for};

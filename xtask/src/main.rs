@@ -1,1 +1,72 @@
-fn main() {}
+// SPDX-License-Identifier: Apache-2.0
+//! The project's own tasks: `cargo xtask --help`. One file a task.
+
+mod build_ebpf;
+mod demo;
+mod ebpf_build;
+mod privilege;
+mod setup;
+mod test;
+mod test_report;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The project's own tasks.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what building, testing and the demo need
+    Setup {
+        /// Only report what is missing
+        #[arg(long)]
+        check: bool,
+    },
+    /// Compile the kernel programs to target/bpf/zt-ebpf.o
+    BuildEbpf,
+    /// Build the agent and start its tour of this machine
+    Demo {
+        /// Build with optimizations
+        #[arg(long)]
+        release: bool,
+        /// Arguments for `zt-agent demo`, such as --keep
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Check and test everything, or some of it
+    Test {
+        /// What to run; everything if nothing is named
+        tiers: Vec<test::Tier>,
+        /// Arguments for the test binaries, such as the name of a test
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+    /// Check what the compiler does not: import rules, headers, sizes, names, documentation
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().task {
+        Task::Setup { check } => setup::run(check),
+        Task::BuildEbpf => build_ebpf::run(),
+        Task::Demo { release, arguments } => demo::run(release, &arguments),
+        Task::Test { tiers, arguments } => test::run(&tiers, &arguments),
+        Task::Tidy => tidy::run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

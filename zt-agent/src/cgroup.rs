@@ -62,7 +62,7 @@ pub fn mount_point() -> Result<PathBuf, CgroupError> {
     mount_point_in(&text).ok_or(CgroupError::NotMounted)
 }
 
-/// The cgroup2 mount in the text of a `mountinfo` file (see proc_pid_mountinfo(5)). One that shows the whole hierarchy is
+/// The cgroup2 mount in the text of a `mountinfo` file (see `proc_pid_mountinfo(5)`). One that shows the whole hierarchy is
 /// preferred to one that shows a part, then the one mounted first.
 fn mount_point_in(mountinfo: &str) -> Option<PathBuf> {
     let mounts = mountinfo.lines().filter_map(|line| {

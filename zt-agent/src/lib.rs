@@ -9,6 +9,7 @@ pub mod cgroup;
 pub mod cli;
 pub mod config;
 pub mod identity;
+pub mod kernel;
 pub mod log;
 pub mod metrics;
 pub mod policy;

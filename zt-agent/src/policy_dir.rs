@@ -34,7 +34,7 @@ impl Hash for Contents {
 
 /// Reads `path`: that file, or the `*.yaml` and `*.yml` files of that directory in the order of their names.
 ///
-/// Hidden entries (`..data` of a mounted ConfigMap, editors' swap files), other files and directories below are passed
+/// Hidden entries (`..data` of a mounted `ConfigMap`, editors' swap files), other files and directories below are passed
 /// over; symlinks are followed. One file that cannot be read spoils the whole: half a policy is not a policy.
 pub fn read(path: &Path) -> Contents {
     Contents(documents(path))
@@ -133,10 +133,7 @@ fn document(path: &Path) -> Result<Document, Problem> {
         }),
         Err(error) => {
             let valid = error.utf8_error().valid_up_to();
-            let line = 1 + error.as_bytes()[..valid]
-                .iter()
-                .filter(|byte| **byte == b'\n')
-                .count() as u64;
+            let line = error.as_bytes()[..valid].split(|byte| *byte == b'\n').count() as u64;
             let message = format!("is not UTF-8 text (byte {valid})");
             Err(Problem {
                 line,

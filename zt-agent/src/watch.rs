@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Follows what a path holds, whatever way it is changed.
 //!
-//! Files are replaced by rename, directories by swapping a symlink (`..data` of a mounted ConfigMap), editors truncate and
+//! Files are replaced by rename, directories by swapping a symlink (`..data` of a mounted `ConfigMap`), editors truncate and
 //! write again, and parents disappear and come back. [`Follower`] watches every directory that the path's resolution goes
 //! through, waits until writers are done, reads, and reports a value only if it differs from the last. A slow poll
 //! covers what inotify cannot see (network file systems, a full queue).

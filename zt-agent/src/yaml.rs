@@ -307,6 +307,8 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write;
+
     use super::*;
 
     #[test]
@@ -357,7 +359,7 @@ mod tests {
         let mut text = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x]\n");
         for n in 1..9 {
             let aliases = vec![format!("*a{}", n - 1); 9].join(", ");
-            text.push_str(&format!("a{n}: &a{n} [{aliases}]\n"));
+            writeln!(text, "a{n}: &a{n} [{aliases}]").expect("String");
         }
         assert!(parse("f", &text).is_err());
         assert!(parse("f", &"[".repeat(200)).is_err());

@@ -46,9 +46,9 @@ pub struct Listener {
     /// The workload that listens.
     pub workload: u64,
     /// Sockets that share the place (`SO_REUSEPORT`).
-    pub sockets: u32,
+    pub sockets: u64,
     /// 1 once two different workloads shared the place: it names nobody until all have gone.
-    pub ambiguous: u32,
+    pub ambiguous: u64,
 }
 
 /// Key of `zt_local`: an address that a namespace itself has.
@@ -102,9 +102,6 @@ pub struct Service {
     pub reserved: [u8; 6],
 }
 
-/// Data of an LPM key of `zt_networks`; the prefix length counts from the start of the mapped form.
-pub type NetworkAddress = Address;
-
 /// Value of `zt_sockets` (socket storage, cloned from a listener to its children): whose socket this is.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -113,16 +110,22 @@ pub struct Socket {
     pub workload: u64,
     /// The cgroup of the task that bound it: the workload's own, or one nested in it.
     pub cgroup: u64,
-    /// [`SOCKET_NOTED`], [`SOCKET_BOUND`].
-    pub flags: u32,
+    /// Cookie of its network namespace.
+    pub netns: u64,
+    /// The place in `zt_listeners` that this socket counts for; zeros where it has none.
+    pub address: Address,
+    /// See `address`.
+    pub port: u16,
+    /// See `address`.
+    pub protocol: u8,
+    /// [`SOCKET_NOTED`] or 0.
+    pub flags: u8,
     /// Always zero.
     pub reserved: u32,
 }
 
-/// The socket has an entry in `zt_listeners`.
-pub const SOCKET_NOTED: u32 = 1;
-/// The socket was bound to a port by name, so that it may receive what it did not ask for.
-pub const SOCKET_BOUND: u32 = 2;
+/// The socket has an entry in `zt_listeners`. Not true of a listener's children, which inherit everything else.
+pub const SOCKET_NOTED: u8 = 1;
 
 /// Value of `zt_connections`, keyed by socket cookie (`u64`): a live admitted connection, TCP or connected UDP.
 #[repr(C)]
@@ -152,7 +155,7 @@ pub struct Connection {
     pub target_port: u16,
     /// IP protocol number.
     pub protocol: u8,
-    /// [`CONNECTION_ESTABLISHED`], [`CONNECTION_INBOUND`], [`CONNECTION_SOURCE_MANAGED`], [`CONNECTION_IPV6`].
+    /// Or of the `CONNECTION_` constants.
     pub flags: u8,
 }
 
@@ -164,14 +167,21 @@ pub const CONNECTION_INBOUND: u8 = 2;
 pub const CONNECTION_SOURCE_MANAGED: u8 = 4;
 /// The socket is of the IPv6 family, whatever form its addresses have.
 pub const CONNECTION_IPV6: u8 = 8;
+/// The other end is on this node, and looks the source up in `zt_sources`.
+pub const CONNECTION_HERE: u8 = 16;
+/// The other end is in the same network namespace.
+pub const CONNECTION_LOCAL: u8 = 32;
+/// This end enforced when it was last judged.
+pub const CONNECTION_ENFORCED: u8 = 64;
 
-/// Key of `zt_sources` (LRU): a flow that a managed socket of this node began, so that the receiving end knows whose it is.
+/// Key of `zt_sources` (LRU): a TCP connection that a managed socket of this node began, so that the receiving end
+/// knows whose it is.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct SourceKey {
     /// Cookie of the namespace when both ends are in it, else 0.
     pub netns: u64,
-    /// Source address; unspecified (IPv6 form) for datagrams whose source is chosen by the route.
+    /// Source address.
     pub source: Address,
     /// Destination address.
     pub destination: Address,
@@ -199,8 +209,6 @@ pub struct Source {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct FlowKey {
-    /// Cookie of the network namespace.
-    pub netns: u64,
     /// The workload.
     pub workload: u64,
     /// The other party's address.
@@ -235,18 +243,23 @@ pub struct FlowState {
     pub inbound: u8,
     /// Always zero.
     pub reserved: u32,
+    /// When a datagram last passed, `CLOCK_MONOTONIC` nanoseconds: a flow idle for [`FLOW_IDLE`] is over.
+    pub last_seen: u64,
 }
+
+/// How long a UDP flow admits replies after its last datagram, nanoseconds.
+pub const FLOW_IDLE: u64 = 120_000_000_000;
 
 const _: () = assert!(size_of::<Workload>() == 16);
 const _: () = assert!(size_of::<ListenerKey>() == 32);
-const _: () = assert!(size_of::<Listener>() == 16);
+const _: () = assert!(size_of::<Listener>() == 24);
 const _: () = assert!(size_of::<LocalKey>() == 24);
 const _: () = assert!(size_of::<Peer>() == 16);
 const _: () = assert!(size_of::<ServiceKey>() == 20);
 const _: () = assert!(size_of::<Service>() == 16);
-const _: () = assert!(size_of::<Socket>() == 24);
+const _: () = assert!(size_of::<Socket>() == 48);
 const _: () = assert!(size_of::<Connection>() == 88);
 const _: () = assert!(size_of::<SourceKey>() == 48);
 const _: () = assert!(size_of::<Source>() == 16);
-const _: () = assert!(size_of::<FlowKey>() == 40);
-const _: () = assert!(size_of::<FlowState>() == 40);
+const _: () = assert!(size_of::<FlowKey>() == 32);
+const _: () = assert!(size_of::<FlowState>() == 48);

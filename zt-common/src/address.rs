@@ -7,6 +7,7 @@
 /// An IPv4 or IPv6 address, IPv4 as `::ffff:a.b.c.d`.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[cfg_attr(not(feature = "user"), derive(Debug))]
 pub struct Address(pub [u8; 16]);
 
 impl Address {
@@ -18,50 +19,64 @@ impl Address {
     /// From four bytes in network order.
     #[inline(always)]
     pub const fn from_v4(octets: [u8; 4]) -> Self {
-        let [a, b, c, d] = octets;
-        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d])
+        Self::from_v4_word(u32::from_ne_bytes(octets))
     }
 
     /// From four 32-bit words as the kernel's contexts hold them (each in network order).
     #[inline(always)]
+    #[expect(unsafe_code, reason = "word by word: byte by byte, the kernel programs run out of stack")]
     pub const fn from_words(words: [u32; 4]) -> Self {
-        let [a, b, c, d] = words;
-        let (a, b, c, d) = (a.to_ne_bytes(), b.to_ne_bytes(), c.to_ne_bytes(), d.to_ne_bytes());
-        Self([
-            a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3],
-        ])
+        // SAFETY: same size, and every bit pattern is valid on both sides.
+        Self(unsafe { core::mem::transmute::<[u32; 4], [u8; 16]>(words) })
     }
 
     /// From one 32-bit word in network order, as the kernel's contexts hold an IPv4 address.
     #[inline(always)]
     pub const fn from_v4_word(word: u32) -> Self {
-        Self::from_v4(word.to_ne_bytes())
+        Self::from_words([0, 0, MAPPED, word])
+    }
+
+    /// The four 32-bit words as the kernel's contexts hold them (each in network order).
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "see `from_words`")]
+    pub const fn words(&self) -> [u32; 4] {
+        // SAFETY: same size, and every bit pattern is valid on both sides.
+        unsafe { core::mem::transmute::<[u8; 16], [u32; 4]>(self.0) }
+    }
+
+    /// The 32-bit word (in network order) of an IPv4 address.
+    #[inline(always)]
+    pub const fn v4_word(&self) -> u32 {
+        self.words()[3]
     }
 
     /// Whether this is an IPv4 address in its mapped form.
     #[inline(always)]
     pub const fn is_v4(&self) -> bool {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, ..] = self.0;
-        (a | b | c | d | e | f | g | h | i | j) == 0 && k == 0xff && l == 0xff
+        let [a, b, c, _] = self.words();
+        a | b == 0 && c == MAPPED
     }
 
     /// `0.0.0.0`, `::` or `::ffff:0.0.0.0`: the kernel connects these to the loopback address.
     #[inline(always)]
     pub const fn is_unspecified(&self) -> bool {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = self.0;
-        let high = a | b | c | d | e | f | g | h | i | j;
-        let low = m | n | o | p;
-        high == 0 && low == 0 && ((k == 0 && l == 0) || (k == 0xff && l == 0xff))
+        let [a, b, c, d] = self.words();
+        a | b | d == 0 && (c == 0 || c == MAPPED)
     }
 
     /// `127.0.0.0/8` or `::1`.
     #[inline(always)]
     pub const fn is_loopback(&self) -> bool {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = self.0;
-        let high = a | b | c | d | e | f | g | h | i | j;
-        (self.is_v4() && m == 127) || (high == 0 && k == 0 && l == 0 && m == 0 && n == 0 && o == 0 && p == 1)
+        let [a, b, c, d] = self.words();
+        (self.is_v4() && d & LOOPBACK_MASK == LOOPBACK) || (a | b | c == 0 && d == ONE)
     }
 }
+
+/// The third word of a mapped address.
+const MAPPED: u32 = 0xffff_u32.to_be();
+const LOOPBACK_MASK: u32 = 0xff00_0000_u32.to_be();
+const LOOPBACK: u32 = 0x7f00_0000_u32.to_be();
+const ONE: u32 = 1_u32.to_be();
 
 #[cfg(feature = "user")]
 mod std_conversions {

@@ -36,6 +36,8 @@ pub const OBSERVE_ALL: u64 = 1;
 pub const UNKNOWN_DENY: u64 = 2;
 /// `zt_services` has entries.
 pub const HAS_SERVICES: u64 = 4;
+/// Some workload of this node is enforced upon, so that what belongs to no workload may be refused too.
+pub const HAS_ENFORCED: u64 = 16;
 /// Rare kernel-side diagnostics are written to the log ring.
 pub const DIAGNOSTICS: u64 = 8;
 

@@ -149,8 +149,6 @@ pub struct NoticeEvent {
 
 /// A workload bound a UDP port: its datagrams need the receive guard.
 pub const NOTICE_UDP_BOUND: u32 = 1;
-/// A task below a managed root has a cgroup that the agent has not named yet.
-pub const NOTICE_UNKNOWN_WORKLOAD: u32 = 2;
 
 const _: () = assert!(size_of::<EventHeader>() == 8);
 const _: () = assert!(size_of::<DecisionEvent>() == 144);

@@ -11,7 +11,7 @@ pub const LOCAL: &str = "zt_local";
 pub const PEERS: &str = "zt_peers";
 /// Virtual address → identity and target port.
 pub const SERVICES: &str = "zt_services";
-/// CIDR → entity or named network.
+/// CIDR → entity or named network: two slots, of which a revision uses the one with its parity.
 pub const NETWORKS: &str = "zt_networks";
 /// One slot: the allow table in force.
 pub const ALLOW: &str = "zt_allow";
@@ -38,8 +38,14 @@ pub const MAPS: [&str; 15] = [
     REFUSED, EVENTS, COUNTERS,
 ];
 
+/// The interface index to which refused sockets are bound: none has it.
+pub const NO_INTERFACE: u32 = 0x7fff_fffe;
+
 /// Most entries that one allow table may have.
 pub const MAX_ALLOW_ENTRIES: u32 = 2_097_152;
+/// Slots of [`NETWORKS`]: the networks of a policy are part of it, and while one revision is replaced by the next the
+/// two must not see each other's.
+pub const NETWORK_SLOTS: u32 = 2;
 /// Most workloads (cgroups) on one node.
 pub const MAX_WORKLOADS: u32 = 65_536;
 /// Most known peer addresses.

@@ -185,7 +185,8 @@ fn find<T: AllowLookup>(table: &T, flow: &Flow, mask: u32, action: u64) -> Optio
             return None;
         }
         if remaining & 1 != 0 && wildcards_apply(flow, shape) {
-            if let Some(entry) = table.get(&AllowKey::for_shape(flow, shape)) {
+            let key = AllowKey::for_shape(flow, shape);
+            if let Some(entry) = table.get(&key) {
                 if entry.bits == action {
                     return Some(entry.number);
                 }

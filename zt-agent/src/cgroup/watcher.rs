@@ -25,7 +25,7 @@ use tracing::{debug, info, warn};
 use super::CgroupError;
 
 /// How often everything is compared without need, and while some directory could not be watched.
-const COMPARE: Duration = Duration::from_secs(60);
+const COMPARE: Duration = Duration::from_mins(1);
 const COMPARE_UNWATCHED: Duration = Duration::from_secs(1);
 
 const MASK: WatchMask = WatchMask::CREATE
@@ -120,7 +120,7 @@ impl Watcher {
             .flat_map(|root| root.ancestors().skip(1))
             .map(Path::to_path_buf)
             .collect();
-        let mut watcher = Self {
+        let mut this = Self {
             mount,
             roots,
             ancestors,
@@ -131,8 +131,8 @@ impl Watcher {
             counters: Arc::default(),
             blind: false,
         };
-        watcher.compare_all();
-        Ok(watcher)
+        this.compare_all();
+        Ok(this)
     }
 
     /// The managed cgroups that exist, with their ids.
@@ -199,12 +199,12 @@ impl Watcher {
             if let Some(path) = self.paths.remove(&event.wd) {
                 self.compare(path, false, &mut changes);
             }
-        } else if event.mask.contains(EventMask::ISDIR) {
-            if let (Some(parent), Some(name)) = (self.paths.get(&event.wd), &event.name) {
-                let path = parent.join(name);
-                if self.is_managed(&path) || self.ancestors.contains(&path) {
-                    self.compare(path, false, &mut changes);
-                }
+        } else if event.mask.contains(EventMask::ISDIR)
+            && let (Some(parent), Some(name)) = (self.paths.get(&event.wd), &event.name)
+        {
+            let path = parent.join(name);
+            if self.is_managed(&path) || self.ancestors.contains(&path) {
+                self.compare(path, false, &mut changes);
             }
         }
         changes

@@ -81,9 +81,9 @@ pub fn report(result: Result<Exit, Failure>) -> Exit {
         Err(failure) => {
             let text = failure.to_string();
             if text.contains('\n') {
-                eprintln!("error:\n{text}")
+                eprintln!("error:\n{text}");
             } else {
-                eprintln!("error: {text}")
+                eprintln!("error: {text}");
             }
             failure.exit()
         }

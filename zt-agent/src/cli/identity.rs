@@ -13,7 +13,7 @@ use crate::spiffe_id::SpiffeId;
 /// `identity …`.
 #[derive(Debug, Subcommand)]
 pub enum IdentityCommand {
-    /// List the workloads of this node and the identities that policy names
+    /// List the identities that this node knows
     List(ListArgs),
     /// Show everything about one identity
     Show(ShowArgs),

@@ -80,7 +80,7 @@ fn section(value: &Value, depth: usize, colour: bool, lines: &mut Vec<String>) {
         lines.push(format!("{indent}{}", toned(&words(key), Tone::Faint, colour)));
         match value {
             Value::Array(items) => {
-                lines.extend(columns(items).into_iter().map(|text| format!("{indent}  {text}")))
+                lines.extend(columns(items).into_iter().map(|text| format!("{indent}  {text}")));
             }
             other => section(other, depth + 1, colour, lines),
         }

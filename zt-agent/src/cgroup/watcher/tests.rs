@@ -85,9 +85,8 @@ impl Watched {
                 self.apply(event);
             }
         });
-        if done.await.is_err() {
-            panic!("{} known, {} exist", self.state.len(), wanted.len());
-        }
+        let done = done.await;
+        assert!(done.is_ok(), "{} known, {} exist", self.state.len(), wanted.len());
     }
 
     async fn next(&mut self) -> CgroupEvent {

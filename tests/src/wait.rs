@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Waiting for a condition, with a deadline: tests never sleep for a guessed time.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+/// How long between two looks.
+const INTERVAL: Duration = Duration::from_millis(2);
+
+/// Looks until `look` answers `Some`, and returns it; fails at once if `look` fails, and after `deadline` with `what`.
+pub fn wait_for<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = look()? {
+            return Ok(found);
+        }
+        if start.elapsed() >= deadline {
+            bail!("still waiting after {deadline:?} for: {what}");
+        }
+        thread::sleep(INTERVAL);
+    }
+}
+
+/// [`wait_for`] a condition that is only true or false.
+pub fn eventually(what: &str, deadline: Duration, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
+    wait_for(what, deadline, || Ok(holds()?.then_some(())))
+}

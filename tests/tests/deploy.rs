@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The files under `deploy/` against the code that reads them.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::Path;
+
+use zt_agent::config::{Config, Sources};
+
+#[test]
+fn the_sample_configuration_says_what_the_defaults_are() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/agent.yaml");
+    let sources = Sources {
+        file: Some(file),
+        ..Sources::default()
+    };
+    assert_eq!(Config::load(&sources).unwrap(), Config::default());
+}

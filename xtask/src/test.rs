@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cargo xtask test`: the checks and tests, by the privilege that they need.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::ValueEnum;
+
+use crate::test_report::Report;
+use crate::{privilege, setup, tidy, workspace};
+
+/// What to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Tier {
+    /// Formatting, clippy and tidy
+    Lint,
+    /// Tests that need no privilege
+    Unit,
+    /// Tests over real cgroups and network namespaces; as root
+    Kernel,
+    /// Everything, after setting the machine up
+    All,
+}
+
+/// Runs the tiers, always in the same order and each to its end; `arguments` go to the test binaries.
+///
+/// Ends with the line `N passed, N failed`, where a check that failed counts as one.
+pub(crate) fn run(tiers: &[Tier], arguments: &[String]) -> Result<()> {
+    let all = tiers.is_empty() || tiers.contains(&Tier::All);
+    let wanted = |tier| all || tiers.contains(&tier);
+    let mut report = Report::default();
+    if all {
+        report.step("setup", |_| setup::run(false));
+    }
+    if wanted(Tier::Lint) {
+        report.step("format", |_| {
+            cargo(&["fmt", "--all", "--check"], "run `cargo fmt --all`")
+        });
+        report.step("clippy", |_| {
+            let arguments = [
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--",
+                "--deny",
+                "warnings",
+            ];
+            cargo(&arguments, "clippy's messages are above")
+        });
+        report.step("tidy", |_| tidy::run());
+    }
+    if wanted(Tier::Unit) {
+        report.step("unit", |report| unit(report, arguments));
+    }
+    if wanted(Tier::Kernel) {
+        report.step("kernel", |report| kernel(report, arguments));
+    }
+    report.finish()
+}
+
+fn cargo(arguments: &[&str], otherwise: &str) -> Result<()> {
+    let status = Command::new(workspace::cargo())
+        .args(arguments)
+        .current_dir(workspace::root())
+        .status()?;
+    ensure!(status.success(), "cargo {}: {otherwise}", arguments[0]);
+    Ok(())
+}
+
+/// Everything that `cargo test` can run as any user: all but the kernel tests.
+fn unit(report: &mut Report, arguments: &[String]) -> Result<()> {
+    let selections: [&[&str]; 3] = [
+        &["--workspace", "--exclude", "zt-tests", "--tests"],
+        &["--package", "zt-tests", "--lib", "--bins"],
+        &["--workspace", "--doc"],
+    ];
+    for selection in selections {
+        let mut command = Command::new(workspace::cargo());
+        command
+            .args(["test", "--no-fail-fast"])
+            .args(selection)
+            .arg("--")
+            .args(arguments);
+        command.current_dir(workspace::root());
+        report.tests(command, &format!("cargo test {}", selection.join(" ")))?;
+    }
+    Ok(())
+}
+
+/// The kernel tests: built as this user, run as root.
+fn kernel(report: &mut Report, arguments: &[String]) -> Result<()> {
+    cargo(
+        &[
+            "build",
+            "--package",
+            "zt-agent",
+            "--package",
+            "zt-tests",
+            "--bins",
+        ],
+        "the build failed",
+    )?;
+    for binary in kernel_tests()? {
+        let name = binary
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let why =
+            "because kernel tests make cgroups and network namespaces, and load programs into the kernel";
+        let mut command = privilege::as_root(&binary, why)?;
+        command
+            .args(arguments)
+            .current_dir(workspace::root().join("tests"));
+        report.tests(command, &name)?;
+    }
+    Ok(())
+}
+
+/// Builds `tests/tests/*.rs` and returns the binaries.
+fn kernel_tests() -> Result<Vec<PathBuf>> {
+    let output = Command::new(workspace::cargo())
+        .args(["test", "--package", "zt-tests", "--test", "*", "--no-run"])
+        .arg("--message-format=json-render-diagnostics")
+        .current_dir(workspace::root())
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot run cargo")?;
+    ensure!(
+        output.status.success(),
+        "the kernel tests do not compile; the compiler's messages are above"
+    );
+    let mut binaries = Vec::new();
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let message: serde_json::Value = serde_json::from_str(line).context("cargo's messages are JSON")?;
+        let is_test = message["profile"]["test"] == true && message["target"]["kind"][0] == "test";
+        if let Some(path) = message["executable"].as_str().filter(|_| is_test) {
+            binaries.push(PathBuf::from(path));
+        }
+    }
+    ensure!(!binaries.is_empty(), "there are no kernel tests in tests/tests");
+    binaries.sort();
+    Ok(binaries)
+}

@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The kernel side: the only module that knows aya. It loads the programs, keeps them attached, writes the desired state
+//! into the maps, reads what comes back, and destroys what policy revokes.
+//!
+//! Everything is pinned. Dropping a [`Kernel`] changes nothing in the kernel: enforcement goes on, and the next agent
+//! takes over where this one stopped.
+
+mod error;
+mod guard;
+mod hooks;
+mod host;
+mod load;
+mod log;
+mod mirror;
+pub mod netns;
+mod older;
+mod ring;
+mod sock_diag;
+mod sweep;
+mod sys;
+mod tables;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use aya::maps::MapData;
+use zt_common::abi::{Connection, Workload};
+use zt_common::address::Address;
+use zt_common::control::{Control, MAX_ROOTS, Root};
+use zt_common::counter::Counter;
+use zt_common::entry::{AllowEntry, AllowKey};
+use zt_common::names;
+
+pub use self::error::KernelError;
+pub use self::guard::Guards;
+pub use self::hooks::HookStatus;
+pub use self::host::{Pins, check_privileges};
+pub use self::log::KernelLog;
+pub use self::ring::Ring;
+pub use self::sweep::{Revoked, Sweep};
+pub use self::tables::Directory;
+
+use self::hooks::{HOOKS, Hook, REFUSE_IN, REFUSE_OUT};
+use self::load::Loaded;
+use self::netns::Namespaces;
+use self::sock_diag::{SockDiag, Target};
+use self::tables::Tables;
+use crate::policy::AllowTable;
+
+/// A managed root: where the hooks are attached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManagedRoot {
+    /// The cgroup's directory.
+    pub path: PathBuf,
+    /// Its id.
+    pub id: u64,
+    /// Its depth below the cgroup2 mount.
+    pub level: u32,
+}
+
+struct Attached {
+    hook: Hook,
+    link: OwnedFd,
+    root: ManagedRoot,
+}
+
+/// The kernel side of this node.
+pub struct Kernel {
+    pins: Pins,
+    loaded: Loaded,
+    tables: Tables,
+    connections: MapData,
+    attached: Vec<Attached>,
+    guards: Guards,
+    table: Option<AllowTable>,
+}
+
+impl std::fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kernel").field("pins", &self.pins).finish_non_exhaustive()
+    }
+}
+
+impl Kernel {
+    /// Loads programs and maps; hooks that a predecessor left go on with its programs until [`Self::attach`].
+    pub fn load(bpffs: &Path) -> Result<Self, KernelError> {
+        check_privileges()?;
+        let pins = Pins::below(bpffs);
+        pins.prepare()?;
+        let mut loaded = Loaded::load(&pins)?;
+        let tables = Tables::new(&mut loaded)?;
+        let connections = load::open(&pins, names::CONNECTIONS)?;
+        let guards = Guards::new(&pins)?;
+        Ok(Self { pins, loaded, tables, connections, attached: Vec::new(), guards, table: None })
+    }
+
+    /// The table that a predecessor left in force; empty on a first start.
+    pub fn left_in_force(&self) -> Result<HashMap<AllowKey, AllowEntry>, KernelError> {
+        self.tables.left_in_force()
+    }
+
+    /// The workloads that a predecessor left in the map.
+    pub fn workloads(&self) -> &HashMap<u64, Workload> {
+        self.tables.workloads()
+    }
+
+    /// Puts a policy in force, whole. A table of the revision in force that only adds to it is added in place.
+    ///
+    /// Returns whether the table was swapped.
+    pub fn enforce(&mut self, table: AllowTable) -> Result<bool, KernelError> {
+        if let Some(additions) = self.table.as_ref().and_then(|in_force| table.additions_over(in_force)) {
+            if self.tables.add(&additions, table.len())? {
+                self.table = Some(table);
+                return Ok(false);
+            }
+        }
+        self.tables.swap(&table)?;
+        self.table = Some(table);
+        Ok(true)
+    }
+
+    /// Says who is who. Decisions that were cached under another directory are asked again.
+    pub fn direct(&mut self, directory: Directory) -> Result<bool, KernelError> {
+        let changed = self.tables.set_directory(directory)?;
+        self.directory_changed(changed)
+    }
+
+    /// Names one more cgroup at once: a cgroup nested in a workload's.
+    pub fn add_workload(&mut self, cgroup: u64, workload: Workload) -> Result<bool, KernelError> {
+        self.tables.set_workload(cgroup, workload)
+    }
+
+    /// Says which addresses are the namespaces' own.
+    pub fn set_local(&mut self, namespaces: &Namespaces) -> Result<bool, KernelError> {
+        let changed = self.tables.set_local(namespaces.local())?;
+        self.directory_changed(changed)
+    }
+
+    fn directory_changed(&mut self, changed: bool) -> Result<bool, KernelError> {
+        if changed {
+            let mut control = self.tables.control()?;
+            control.directory += 1;
+            self.tables.set_control(control)?;
+        }
+        Ok(changed)
+    }
+
+    /// Sets the flags of [`zt_common::control`] and the managed roots. One write: every later decision sees all of it.
+    pub fn set_control(&mut self, flags: u64, host_netns: u64, roots: &[ManagedRoot]) -> Result<(), KernelError> {
+        let mut control = Control { flags, host_netns, ..self.tables.control()? };
+        control.roots = [Root::default(); MAX_ROOTS];
+        for (slot, root) in control.roots.iter_mut().zip(roots) {
+            *slot = Root { id: root.id, level: root.level, reserved: 0 };
+        }
+        self.tables.set_control(control)
+    }
+
+    /// Attaches the hooks to the managed roots, or takes over those that are there. Hooks of roots that are no longer
+    /// managed go.
+    pub fn attach(&mut self, roots: &[ManagedRoot]) -> Result<(), KernelError> {
+        for (program, hook) in [(REFUSE_IN.program, REFUSE_IN), (REFUSE_OUT.program, REFUSE_OUT)] {
+            let refused = load::open(&self.pins, names::REFUSED)?;
+            sys::attach_to_map(self.loaded.program(program)?.as_fd(), load::fd(&refused), hook.attach_type).map_err(
+                |source| KernelError::Attach { program, cgroup: self.pins.maps().join(names::REFUSED), source },
+            )?;
+        }
+        self.guards.take_over(self.loaded.program(hooks::UDP_GUARD.program)?.as_fd())?;
+        let mut attached = Vec::with_capacity(HOOKS.len() * roots.len());
+        for root in roots {
+            for hook in HOOKS {
+                let program = self.loaded.program(hook.program)?.as_fd();
+                let pin = self.pin_of(hook, root);
+                let link = hooks::attach(hook, program, &root.path, root.id, &pin)?;
+                attached.push(Attached { hook, link, root: root.clone() });
+            }
+        }
+        self.attached = attached;
+        self.remove_stale_links()
+    }
+
+    fn pin_of(&self, hook: Hook, root: &ManagedRoot) -> PathBuf {
+        self.pins.links().join(format!("{}-{}", hook.program, root.id))
+    }
+
+    /// Removes pinned links that belong to no root of ours.
+    fn remove_stale_links(&self) -> Result<(), KernelError> {
+        let wanted: Vec<PathBuf> = self.attached.iter().map(|a| self.pin_of(a.hook, &a.root)).collect();
+        let links = self.pins.links();
+        let entries = std::fs::read_dir(&links).map_err(KernelError::io("list", &links))?;
+        for path in entries.flatten().map(|entry| entry.path()) {
+            if !wanted.contains(&path) && !guard::is_pin(&path) {
+                std::fs::remove_file(&path).map_err(KernelError::io("remove the stale pin", &path))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The hooks as the kernel reports them.
+    pub fn hooks(&self) -> Vec<HookStatus> {
+        self.attached
+            .iter()
+            .map(|attached| hooks::check(attached.hook, attached.link.as_fd(), &attached.root.path, attached.root.id))
+            .collect()
+    }
+
+    /// Whether the pins are all where they should be.
+    pub fn pins_present(&self) -> bool {
+        names::MAPS.iter().all(|name| self.pins.maps().join(name).exists())
+            && self.attached.iter().all(|attached| self.pin_of(attached.hook, &attached.root).exists())
+    }
+
+    /// Guards the datagrams that a workload receives.
+    pub fn guard(&mut self, cgroup: &Path, id: u64) -> Result<bool, KernelError> {
+        let program = self.loaded.program(hooks::UDP_GUARD.program)?.as_fd();
+        self.guards.add(program, cgroup, id)
+    }
+
+    /// Takes the guard of a cgroup that is gone away.
+    pub fn unguard(&mut self, id: u64) {
+        self.guards.remove(id);
+    }
+
+    /// How many workloads' datagrams are guarded.
+    pub fn guarded(&self) -> usize {
+        self.guards.len()
+    }
+
+    /// The consuming end of the ring buffer.
+    pub fn ring(&self) -> Result<Ring, KernelError> {
+        Ring::open(&self.pins)
+    }
+
+    /// The kernel side's own log, if anybody wants it.
+    pub fn log(&mut self) -> Result<KernelLog, KernelError> {
+        KernelLog::new(self.loaded.ebpf())
+    }
+
+    /// Sums of the kernel's counters.
+    pub fn counters(&self) -> Result<Vec<(Counter, u64)>, KernelError> {
+        self.tables.counters()
+    }
+
+    /// Live connections that the hooks know of.
+    pub fn connections(&self) -> Result<Vec<(u64, Connection)>, KernelError> {
+        sys::read_all(load::fd(&self.connections)).map_err(KernelError::map(names::CONNECTIONS))
+    }
+
+    /// Finds sockets that no hook has seen, gives listeners their owners, and returns the connections.
+    ///
+    /// `owner` gives the workload of a cgroup that is below a managed root.
+    pub fn find_older(
+        &mut self,
+        namespaces: &Namespaces,
+        owner: &dyn Fn(u64) -> Option<u64>,
+        pids: &[u32],
+    ) -> Result<(Vec<(u64, Connection)>, Vec<u64>), KernelError> {
+        let seen: HashMap<u64, Connection> = self.connections()?.into_iter().collect();
+        let Some(table) = &self.table else { return Ok(Default::default()) };
+        let older = older::find(&self.pins, &mut self.tables, table, &seen, namespaces, owner, pids)?;
+        Ok((older.connections, older.udp_workloads))
+    }
+
+    /// Judges every live connection, and those `older` than the hooks, under the policy in force, and destroys what it
+    /// refuses.
+    pub fn sweep(&self, namespaces: &Namespaces, older: &[(u64, Connection)]) -> Result<Sweep, KernelError> {
+        let Some(table) = &self.table else { return Ok(Sweep::default()) };
+        let mut connections = self.connections()?;
+        connections.extend_from_slice(older);
+        let mut sweep = sweep::judge(connections, table, self.tables.workloads());
+        sweep::destroy(&mut sweep.revoked, namespaces);
+        Ok(sweep)
+    }
+
+    /// Destroys a socket that a hook refused and fenced.
+    pub fn destroy_refused(namespaces: &Namespaces, refused: &RefusedSocket) -> Result<(), KernelError> {
+        let failed = |source| KernelError::Network { what: "cannot destroy a refused socket", source };
+        let target = Target {
+            cookie: refused.cookie,
+            local: refused.local,
+            remote: refused.remote,
+            local_port: refused.local_port,
+            remote_port: refused.remote_port,
+            protocol: sock_diag::TCP,
+            ipv6: refused.ipv6,
+            interface: names::NO_INTERFACE,
+        };
+        let namespace: File = namespaces.open(refused.netns).map_err(failed)?;
+        let answers = netns::inside(&namespace, || SockDiag::open()?.destroy(&[target])).map_err(failed)?;
+        answers.map_err(failed)?.into_iter().collect::<Result<Vec<()>, _>>().map(drop).map_err(failed)
+    }
+}
+
+/// A socket that a hook refused: fenced, and waiting to be destroyed.
+#[derive(Clone, Copy, Debug)]
+pub struct RefusedSocket {
+    /// Socket cookie.
+    pub cookie: u64,
+    /// Cookie of its namespace.
+    pub netns: u64,
+    /// Its address.
+    pub local: Address,
+    /// The other end's address.
+    pub remote: Address,
+    /// Its port.
+    pub local_port: u16,
+    /// The other end's port.
+    pub remote_port: u16,
+    /// Of the IPv6 family.
+    pub ipv6: bool,
+}

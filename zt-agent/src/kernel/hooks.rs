@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The hooks: which program goes where, how they are put in place, taken over and checked.
+//!
+//! Each hook is one pinned cgroup link. A new agent puts its programs into the links that its predecessor left
+//! (`BPF_LINK_UPDATE`, atomic), so that there is no moment in which a hook is empty.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::error::KernelError;
+use super::sys;
+
+/// A program that is attached to every managed root.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hook {
+    /// Name of the program in the object.
+    pub program: &'static str,
+    /// `enum bpf_attach_type`.
+    pub attach_type: u32,
+}
+
+const fn hook(program: &'static str, attach_type: u32) -> Hook {
+    Hook { program, attach_type }
+}
+
+/// The hooks on a managed root, in the order in which they are attached: what notes and remembers comes before what
+/// decides, so that the first decision finds its ground.
+pub(super) const HOOKS: [Hook; 9] = [
+    hook("zt_sock_release", 34),
+    hook("zt_post_bind4", 12),
+    hook("zt_post_bind6", 13),
+    hook("zt_sock_ops", 3),
+    hook("zt_sock_create", 2),
+    hook("zt_sendmsg4", 14),
+    hook("zt_sendmsg6", 15),
+    hook("zt_connect4", 10),
+    hook("zt_connect6", 11),
+];
+
+/// The receive guard, attached to single workloads.
+pub(super) const UDP_GUARD: Hook = hook("zt_udp_guard", 0);
+
+/// The programs of the sockhash of refused sockets.
+pub(super) const REFUSE_IN: Hook = hook("zt_refuse_in", 5);
+/// See [`REFUSE_IN`].
+pub(super) const REFUSE_OUT: Hook = hook("zt_refuse_out", 7);
+
+/// One hook as the kernel reports it.
+#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+pub struct HookStatus {
+    /// Name of the program.
+    pub program: &'static str,
+    /// The managed root.
+    pub cgroup: PathBuf,
+    /// Whether the kernel says that our program is effective there.
+    pub attached: bool,
+    /// Programs of others at the same hook.
+    pub others: usize,
+}
+
+/// Attaches `program` to `cgroup`, or puts it into the link that is pinned at `pin`.
+pub(super) fn attach(
+    hook: Hook,
+    program: BorrowedFd<'_>,
+    cgroup: &Path,
+    cgroup_id: u64,
+    pin: &Path,
+) -> Result<OwnedFd, KernelError> {
+    let failed = |source| KernelError::Attach { program: hook.program, cgroup: cgroup.into(), source };
+    match sys::open_pin(pin) {
+        Ok(link) => {
+            let info = sys::link_info(link.as_fd()).map_err(failed)?;
+            if info.cgroup == cgroup_id && info.attach_type == hook.attach_type {
+                sys::link_update(link.as_fd(), program).map_err(failed)?;
+                return Ok(link);
+            }
+            // The cgroup was removed and made anew: its links died with it.
+            fs::remove_file(pin).map_err(KernelError::io("remove the stale pin", pin))?;
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let directory = File::open(cgroup).map_err(failed)?;
+    let link = sys::link_create(program, directory.as_fd(), hook.attach_type).map_err(failed)?;
+    sys::pin(link.as_fd(), pin).map_err(KernelError::io("pin the link at", pin))?;
+    Ok(link)
+}
+
+/// Asks the kernel whether the program in our link is the one that runs at the hook.
+pub(super) fn check(hook: Hook, link: BorrowedFd<'_>, cgroup: &Path, cgroup_id: u64) -> HookStatus {
+    let effective = || -> io::Result<(bool, usize)> {
+        let info = sys::link_info(link)?;
+        let directory = File::open(cgroup)?;
+        let programs = sys::programs_at(directory.as_fd(), hook.attach_type)?;
+        let ours = info.cgroup == cgroup_id && programs.contains(&info.program);
+        Ok((ours, programs.len() - usize::from(ours)))
+    };
+    let (attached, others) = effective().unwrap_or((false, 0));
+    HookStatus { program: hook.program, cgroup: cgroup.into(), attached, others }
+}

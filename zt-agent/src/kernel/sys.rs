@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The few `bpf(2)` commands that aya does not offer: updating and inspecting cgroup links, pinning them, attaching
+//! to a sockhash, and maps in batches. Layouts follow `union bpf_attr` in `include/uapi/linux/bpf.h`.
+#![expect(unsafe_code, reason = "system calls; every pointer handed over lives across the call")]
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use aya::Pod;
+
+const MAP_CREATE: u32 = 0;
+const OBJ_PIN: u32 = 6;
+const OBJ_GET: u32 = 7;
+const PROG_ATTACH: u32 = 8;
+const OBJ_GET_INFO_BY_FD: u32 = 15;
+const PROG_QUERY: u32 = 16;
+const MAP_LOOKUP_BATCH: u32 = 24;
+const MAP_UPDATE_BATCH: u32 = 26;
+const LINK_CREATE: u32 = 28;
+const LINK_UPDATE: u32 = 29;
+
+/// Entries moved in one batch call.
+const BATCH: usize = 4096;
+
+fn bpf<T>(command: u32, attributes: &mut T) -> io::Result<i64> {
+    // SAFETY: the kernel reads and writes at most the size given, all of it inside `attributes`.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), u32::try_from(size_of::<T>()).unwrap_or(0))
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn owned(result: i64) -> OwnedFd {
+    // SAFETY: the kernel has just given this descriptor to us alone.
+    unsafe { OwnedFd::from_raw_fd(result as i32) }
+}
+
+fn path_argument(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct MapCreate {
+    kind: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    flags: u32,
+    inner_map: u32,
+    numa_node: u32,
+    name: [u8; 16],
+}
+
+/// Creates a map that carries a name of ours.
+pub(super) fn create_map(
+    kind: u32,
+    name: &str,
+    key_size: usize,
+    value_size: usize,
+    max_entries: u32,
+    flags: u32,
+) -> io::Result<OwnedFd> {
+    let mut attributes = MapCreate {
+        kind,
+        key_size: key_size as u32,
+        value_size: value_size as u32,
+        max_entries,
+        flags,
+        ..MapCreate::default()
+    };
+    // The last byte stays zero.
+    for (place, byte) in attributes.name.iter_mut().take(15).zip(name.bytes()) {
+        *place = byte;
+    }
+    bpf(MAP_CREATE, &mut attributes).map(owned)
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct Object {
+    pathname: u64,
+    fd: u32,
+    flags: u32,
+}
+
+/// Opens a pinned object.
+pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = path_argument(path)?;
+    bpf(OBJ_GET, &mut Object { pathname: path.as_ptr() as u64, ..Object::default() }).map(owned)
+}
+
+/// Pins an object.
+pub(super) fn pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = path_argument(path)?;
+    bpf(OBJ_PIN, &mut Object { pathname: path.as_ptr() as u64, fd: fd.as_raw_fd() as u32, flags: 0 }).map(drop)
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct LinkCreate {
+    program: u32,
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+    // Room for what newer kernels put behind; zeros mean "nothing".
+    rest: [u64; 4],
+}
+
+/// Attaches a program to a cgroup as a link.
+pub(super) fn link_create(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<OwnedFd> {
+    bpf(
+        LINK_CREATE,
+        &mut LinkCreate {
+            program: program.as_raw_fd() as u32,
+            target: cgroup.as_raw_fd() as u32,
+            attach_type,
+            ..LinkCreate::default()
+        },
+    )
+    .map(owned)
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct LinkUpdate {
+    link: u32,
+    program: u32,
+    flags: u32,
+    old_program: u32,
+}
+
+/// Puts another program into a link: one atomic step, in which the hook is never without a program.
+pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    bpf(
+        LINK_UPDATE,
+        &mut LinkUpdate {
+            link: link.as_raw_fd() as u32,
+            program: program.as_raw_fd() as u32,
+            ..LinkUpdate::default()
+        },
+    )
+    .map(drop)
+}
+
+/// What the kernel says of a cgroup link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LinkInfo {
+    /// Id of the program in it.
+    pub program: u32,
+    /// Id of the cgroup that it is attached to; 0 once that cgroup is gone.
+    pub cgroup: u64,
+    /// The hook.
+    pub attach_type: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct RawLinkInfo {
+    kind: u32,
+    id: u32,
+    program: u32,
+    _pad: u32,
+    cgroup: u64,
+    attach_type: u32,
+    rest: [u32; 11],
+}
+
+#[repr(C)]
+struct InfoByFd {
+    fd: u32,
+    length: u32,
+    info: u64,
+}
+
+/// Asks the kernel what a link is.
+pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    let mut info = RawLinkInfo::default();
+    bpf(
+        OBJ_GET_INFO_BY_FD,
+        &mut InfoByFd {
+            fd: link.as_raw_fd() as u32,
+            length: size_of::<RawLinkInfo>() as u32,
+            info: std::ptr::from_mut(&mut info) as u64,
+        },
+    )?;
+    Ok(LinkInfo { program: info.program, cgroup: info.cgroup, attach_type: info.attach_type })
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ProgAttach {
+    target: u32,
+    program: u32,
+    attach_type: u32,
+    flags: u32,
+    replace: u32,
+}
+
+/// Attaches a program to a sockhash; one that was there is replaced.
+pub(super) fn attach_to_map(program: BorrowedFd<'_>, map: BorrowedFd<'_>, attach_type: u32) -> io::Result<()> {
+    bpf(
+        PROG_ATTACH,
+        &mut ProgAttach {
+            target: map.as_raw_fd() as u32,
+            program: program.as_raw_fd() as u32,
+            attach_type,
+            ..ProgAttach::default()
+        },
+    )
+    .map(drop)
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ProgQuery {
+    target: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    programs: u64,
+    count: u32,
+    _pad: u32,
+}
+
+/// Ids of the programs that are effective at a hook of a cgroup, in the order in which they run.
+pub(super) fn programs_at(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<Vec<u32>> {
+    const EFFECTIVE: u32 = 1;
+    let mut ids = [0_u32; 64];
+    let mut query = ProgQuery {
+        target: cgroup.as_raw_fd() as u32,
+        attach_type,
+        query_flags: EFFECTIVE,
+        programs: ids.as_mut_ptr() as u64,
+        count: ids.len() as u32,
+        ..ProgQuery::default()
+    };
+    bpf(PROG_QUERY, &mut query)?;
+    Ok(ids.iter().copied().take(query.count as usize).collect())
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct Batch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// Writes many entries with few system calls.
+pub(super) fn update_batch<K: Pod, V: Pod>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> io::Result<()> {
+    debug_assert_eq!(keys.len(), values.len());
+    for (keys, values) in keys.chunks(BATCH).zip(values.chunks(BATCH)) {
+        bpf(
+            MAP_UPDATE_BATCH,
+            &mut Batch {
+                keys: keys.as_ptr() as u64,
+                values: values.as_ptr() as u64,
+                count: keys.len() as u32,
+                map: map.as_raw_fd() as u32,
+                ..Batch::default()
+            },
+        )?;
+    }
+    Ok(())
+}
+
+/// Reads all entries of a hash map with few system calls. Entries that come or go meanwhile may be missing or twice.
+pub(super) fn read_all<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)>> {
+    let mut entries = Vec::new();
+    let mut position = 0_u64;
+    let mut first = true;
+    // A bucket with more entries than the buffer holds answers ENOSPC: try again with twice the room.
+    let mut room = BATCH;
+    loop {
+        let mut keys: Vec<K> = Vec::with_capacity(room);
+        let mut values: Vec<V> = Vec::with_capacity(room);
+        let mut next = 0_u64;
+        let mut batch = Batch {
+            in_batch: if first { 0 } else { std::ptr::from_ref(&position) as u64 },
+            out_batch: std::ptr::from_mut(&mut next) as u64,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count: room as u32,
+            map: map.as_raw_fd() as u32,
+            ..Batch::default()
+        };
+        let done = match bpf(MAP_LOOKUP_BATCH, &mut batch) {
+            Ok(_) => false,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && room < 1 << 20 => {
+                room *= 2;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let count = (batch.count as usize).min(room);
+        // SAFETY: the kernel has filled `count` keys and values, within the capacity; any bytes are a valid `Pod`.
+        unsafe {
+            keys.set_len(count);
+            values.set_len(count);
+        }
+        entries.extend(keys.into_iter().zip(values));
+        if done {
+            return Ok(entries);
+        }
+        position = next;
+        first = false;
+    }
+}

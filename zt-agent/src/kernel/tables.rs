@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The desired state, written into the maps: what is added is added before anything can ask for it, and a change of
+//! policy is one swap.
+
+use std::collections::HashMap;
+use std::os::fd::AsFd as _;
+
+use aya::maps::lpm_trie::Key;
+use aya::maps::{Array, ArrayOfMaps, HashMap as KernelMap, LpmTrie, Map, MapData, PerCpuArray};
+use ipnet::IpNet;
+use zt_common::abi::{ListenerKey, Listener, LocalKey, Peer, Workload};
+use zt_common::address::Address;
+use zt_common::control::Control;
+use zt_common::counter::Counter;
+use zt_common::entry::{AllowEntry, AllowKey};
+use zt_common::names;
+
+use super::error::KernelError;
+use super::load::Loaded;
+use super::mirror::Mirror;
+use super::sys;
+use crate::policy::{AllowTable, Networks};
+
+const MAP_TYPE_HASH: u32 = 1;
+const MAP_TYPE_LPM_TRIE: u32 = 11;
+
+/// Entries beyond those of a table for which room is left, so that new identities are added in place.
+const HEADROOM: usize = 1024;
+
+type Inner = KernelMap<MapData, AllowKey, AllowEntry>;
+type NetworkTrie = LpmTrie<MapData, Address, u64>;
+
+/// The maps that the agent writes.
+pub(super) struct Tables {
+    allow: ArrayOfMaps<MapData, Inner>,
+    networks: ArrayOfMaps<MapData, NetworkTrie>,
+    control: Array<MapData, Control>,
+    counters: PerCpuArray<MapData, u64>,
+    workloads: Mirror<u64, Workload>,
+    peers: Mirror<Address, Peer>,
+    local: Mirror<LocalKey, u64>,
+    listeners: KernelMap<MapData, ListenerKey, Listener>,
+    /// The inner map in force, how many entries it has room for, and how many it has.
+    in_force: Option<InForce>,
+}
+
+struct InForce {
+    map: Inner,
+    room: usize,
+}
+
+/// Who is who, as the maps shall say it.
+#[derive(Clone, Debug, Default)]
+pub struct Directory {
+    /// Cgroup id → identity and mode.
+    pub workloads: HashMap<u64, Workload>,
+    /// Address → identity.
+    pub peers: HashMap<Address, Peer>,
+}
+
+impl Tables {
+    pub(super) fn new(loaded: &mut Loaded) -> Result<Self, KernelError> {
+        fn typed<T: TryFrom<Map>>(loaded: &mut Loaded, name: &'static str) -> Result<T, KernelError>
+        where
+            T::Error: std::fmt::Display,
+        {
+            T::try_from(loaded.take(name)?).map_err(KernelError::map(name))
+        }
+        Ok(Self {
+            allow: typed(loaded, names::ALLOW)?,
+            networks: typed(loaded, names::NETWORKS)?,
+            control: typed(loaded, names::CONTROL)?,
+            counters: typed(loaded, names::COUNTERS)?,
+            workloads: Mirror::new(names::WORKLOADS, typed(loaded, names::WORKLOADS)?)?,
+            peers: Mirror::new(names::PEERS, typed(loaded, names::PEERS)?)?,
+            local: Mirror::new(names::LOCAL, typed(loaded, names::LOCAL)?)?,
+            listeners: typed(loaded, names::LISTENERS)?,
+            in_force: None,
+        })
+    }
+
+    /// The table that a predecessor left in force.
+    pub(super) fn left_in_force(&self) -> Result<HashMap<AllowKey, AllowEntry>, KernelError> {
+        match self.allow.get(&0, 0) {
+            Ok(inner) => inner.iter().collect::<Result<_, _>>().map_err(KernelError::map(names::ALLOW)),
+            Err(aya::maps::MapError::KeyNotFound) => Ok(HashMap::new()),
+            Err(error) => Err(KernelError::map(names::ALLOW)(error)),
+        }
+    }
+
+    /// Puts a whole new table in force: built off-line, then one swap. The kernel's answer comes when no program uses
+    /// the old table any more.
+    pub(super) fn swap(&mut self, table: &AllowTable) -> Result<(), KernelError> {
+        let limit = names::MAX_ALLOW_ENTRIES as usize;
+        if table.len() > limit {
+            return Err(KernelError::TooLarge { needed: table.len(), limit });
+        }
+        let room = (table.len() + HEADROOM).min(limit);
+        let fd = sys::create_map(
+            MAP_TYPE_HASH,
+            "zt_allow_table",
+            size_of::<AllowKey>(),
+            size_of::<AllowEntry>(),
+            room as u32,
+            0,
+        )
+        .map_err(KernelError::map(names::ALLOW))?;
+        let (keys, values): (Vec<_>, Vec<_>) = table.entries().unzip();
+        sys::update_batch(fd.as_fd(), &keys, &values).map_err(KernelError::map(names::ALLOW))?;
+        let inner = MapData::from_fd(fd).map_err(KernelError::map(names::ALLOW))?;
+        let inner = Inner::try_from(Map::HashMap(inner)).map_err(KernelError::map(names::ALLOW))?;
+        self.set_networks(table.revision(), table.networks())?;
+        self.allow.set(0, &inner, 0).map_err(KernelError::map(names::ALLOW))?;
+        self.in_force = Some(InForce { map: inner, room });
+        Ok(())
+    }
+
+    /// Writes new entries into the table in force, in the order given. Whether there was room; else swap.
+    pub(super) fn add(&mut self, additions: &[(AllowKey, AllowEntry)], total: usize) -> Result<bool, KernelError> {
+        let Some(in_force) = self.in_force.as_mut().filter(|in_force| total <= in_force.room) else {
+            return Ok(false);
+        };
+        for (key, entry) in additions {
+            in_force.map.insert(key, entry, 0).map_err(KernelError::map(names::ALLOW))?;
+        }
+        Ok(true)
+    }
+
+    /// Builds the networks of a revision in the slot that the revision in force does not use.
+    fn set_networks(&mut self, revision: u64, networks: &Networks) -> Result<(), KernelError> {
+        const NO_PREALLOC: u32 = 1;
+        let entries: Vec<(IpNet, u64)> = networks.entries().collect();
+        let fd = sys::create_map(
+            MAP_TYPE_LPM_TRIE,
+            "zt_network_trie",
+            size_of::<Key<Address>>(),
+            size_of::<u64>(),
+            entries.len().max(1) as u32,
+            NO_PREALLOC,
+        )
+        .map_err(KernelError::map(names::NETWORKS))?;
+        let trie = MapData::from_fd(fd).map_err(KernelError::map(names::NETWORKS))?;
+        let mut trie = NetworkTrie::try_from(Map::LpmTrie(trie)).map_err(KernelError::map(names::NETWORKS))?;
+        for (network, number) in entries {
+            let (bits, address) = match network {
+                IpNet::V4(v4) => (96 + u32::from(v4.prefix_len()), Address::from_v4(v4.network().octets())),
+                IpNet::V6(v6) => (u32::from(v6.prefix_len()), Address(v6.network().octets())),
+            };
+            trie.insert(&Key::new(bits, address), number, 0).map_err(KernelError::map(names::NETWORKS))?;
+        }
+        let slot = (revision % u64::from(names::NETWORK_SLOTS)) as u32;
+        self.networks.set(slot, &trie, 0).map_err(KernelError::map(names::NETWORKS))
+    }
+
+    /// Says who is who. Addresses before cgroups: a new workload can be named by the others before it can speak.
+    /// Whether anything changed.
+    pub(super) fn set_directory(&mut self, directory: Directory) -> Result<bool, KernelError> {
+        let peers = self.peers.replace(directory.peers)?;
+        let workloads = self.workloads.replace(directory.workloads)?;
+        Ok(peers || workloads)
+    }
+
+    /// One more workload, at once.
+    pub(super) fn set_workload(&mut self, cgroup: u64, workload: Workload) -> Result<bool, KernelError> {
+        self.workloads.set(cgroup, workload)
+    }
+
+    /// The workloads in the map.
+    pub(super) fn workloads(&self) -> &HashMap<u64, Workload> {
+        self.workloads.content()
+    }
+
+    /// The addresses in the map.
+    pub(super) fn peers(&self) -> &HashMap<Address, Peer> {
+        self.peers.content()
+    }
+
+    /// The namespaces' own addresses. Whether anything changed.
+    pub(super) fn set_local(&mut self, local: impl Iterator<Item = (u64, Address)>) -> Result<bool, KernelError> {
+        self.local.replace(local.map(|(netns, address)| (LocalKey { netns, address }, 1)).collect())
+    }
+
+    /// Whether an address is a namespace's own.
+    pub(super) fn is_local(&self, netns: u64, address: &Address) -> bool {
+        address.is_loopback()
+            || address.is_unspecified()
+            || self.local.content().contains_key(&LocalKey { netns, address: *address })
+    }
+
+    /// Notes a listener that is older than the hooks, unless it is noted. Whether it was not.
+    pub(super) fn add_listener(&mut self, key: ListenerKey, workload: u64) -> Result<bool, KernelError> {
+        const NO_EXIST: u64 = 1;
+        match self.listeners.insert(key, Listener { workload, sockets: 1, ambiguous: 0 }, NO_EXIST) {
+            Ok(()) => Ok(true),
+            Err(aya::maps::MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+            Err(error) => Err(KernelError::map(names::LISTENERS)(error)),
+        }
+    }
+
+    /// Who listens at a place.
+    pub(super) fn listener(&self, key: &ListenerKey) -> Option<Listener> {
+        self.listeners.get(key, 0).ok()
+    }
+
+    /// The switches in force.
+    pub(super) fn control(&self) -> Result<Control, KernelError> {
+        self.control.get(&0, 0).map_err(KernelError::map(names::CONTROL))
+    }
+
+    /// Sets the switches: one write, seen by every later decision.
+    pub(super) fn set_control(&mut self, control: Control) -> Result<(), KernelError> {
+        self.control.set(0, control, 0).map_err(KernelError::map(names::CONTROL))
+    }
+
+    /// Sums of the per-CPU counters.
+    pub(super) fn counters(&self) -> Result<Vec<(Counter, u64)>, KernelError> {
+        Counter::ALL
+            .iter()
+            .map(|counter| {
+                let values = self.counters.get(&(*counter as u32), 0).map_err(KernelError::map(names::COUNTERS))?;
+                Ok((*counter, values.iter().sum()))
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cgroup/connect4`, `cgroup/connect6`: the source's decision, before a packet exists.
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::bpf_sock_addr;
+use aya_ebpf::macros::cgroup_sock_addr;
+use aya_ebpf::programs::SockAddrContext;
+use zt_common::abi::{
+    CONNECTION_ENFORCED, CONNECTION_HERE, CONNECTION_IPV6, CONNECTION_LOCAL, Connection,
+};
+use zt_common::address::Address;
+use zt_common::entry::Flow;
+use zt_common::event::{Hook, IPV6};
+use zt_common::verdict::{Reason, Verdict};
+
+use crate::emit::Decision;
+use crate::lookup::{self, Own, Target};
+use crate::{admit, context, emit, maps, sendmsg};
+
+pub const ALLOW: i32 = 1;
+pub const REFUSE: i32 = 0;
+
+pub const TCP: u8 = 6;
+pub const UDP: u8 = 17;
+
+#[cgroup_sock_addr(connect4)]
+pub fn zt_connect4(ctx: SockAddrContext) -> i32 {
+    // SAFETY: a field of the context.
+    let address = Address::from_v4_word(unsafe { (*ctx.sock_addr).user_ip4 });
+    connect(&ctx, &address, 0)
+}
+
+#[cgroup_sock_addr(connect6)]
+pub fn zt_connect6(ctx: SockAddrContext) -> i32 {
+    connect(&ctx, &destination_v6(ctx.sock_addr), IPV6)
+}
+
+/// The destination of an IPv6 call, word by word as the verifier wants it read.
+#[inline(always)]
+pub fn destination_v6(ctx: *mut bpf_sock_addr) -> Address {
+    // SAFETY: fields of the context.
+    unsafe {
+        let ip6 = &raw const (*ctx).user_ip6;
+        Address::from_words([(*ip6)[0], (*ip6)[1], (*ip6)[2], (*ip6)[3]])
+    }
+}
+
+/// Destination port and protocol of a call.
+#[inline(always)]
+pub fn port_and_protocol(ctx: *mut bpf_sock_addr) -> (u16, u8) {
+    // SAFETY: fields of the context; the port is 16 bits in network order in a 32-bit field.
+    unsafe { (u16::from_be((*ctx).user_port as u16), (*ctx).protocol as u8) }
+}
+
+/// Local port of the call's socket, 0 before it has one.
+#[inline(always)]
+pub fn local_port(ctx: *mut bpf_sock_addr) -> u16 {
+    // SAFETY: the kernel always gives the socket with this context.
+    unsafe {
+        let socket = (*ctx).__bindgen_anon_1.sk;
+        if socket.is_null() { 0 } else { (*socket).src_port as u16 }
+    }
+}
+
+#[inline(always)]
+fn connect(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
+    let (port, protocol) = port_and_protocol(ctx.sock_addr);
+    if protocol != TCP && protocol != UDP {
+        // Sockets of other protocols were decided on when they were created.
+        return ALLOW;
+    }
+    let started = context::now();
+    let Some(control) = maps::zt_control.get(0) else { return ALLOW };
+    let own = Own::current(control);
+    let netns = context::netns_cookie(ctx.as_ptr());
+    let cookie = context::socket_cookie(ctx.as_ptr());
+    let target = Target { netns, address: *address, port, protocol };
+    if protocol == UDP {
+        let key = sendmsg::flow_key(own.workload, address, port, local_port(ctx.sock_addr));
+        // A server that answers each client on a socket of its own.
+        if sendmsg::is_reply(&key, control.directory) {
+            return ALLOW;
+        }
+    }
+
+    let mut party = lookup::destination(control, &target);
+    let mut flow = Flow { source: own.identity, destination: party.identity, port: party.port, protocol };
+    let mut verdict = lookup::judge(&flow);
+    if party.outdated(&verdict) {
+        party = lookup::destination(control, &target);
+        flow.destination = party.identity;
+        verdict = lookup::judge(&flow);
+    }
+    if own.alien {
+        verdict = Verdict::refusal(Reason::AlienTask, verdict.revision);
+    }
+    let refused = !verdict.allowed && own.enforced();
+    if !refused {
+        let mut flags = if family == IPV6 { CONNECTION_IPV6 } else { 0 };
+        if party.here {
+            flags |= CONNECTION_HERE;
+        }
+        if party.local {
+            flags |= CONNECTION_LOCAL;
+        }
+        if own.enforced() {
+            flags |= CONNECTION_ENFORCED;
+        }
+        admit::connection(
+            cookie,
+            &Connection {
+                netns,
+                workload: own.workload,
+                source: flow.source,
+                destination: flow.destination,
+                rule: verdict.rule,
+                revision: verdict.revision,
+                local: Address::UNSPECIFIED_V6,
+                remote: *address,
+                local_port: 0,
+                remote_port: port,
+                target_port: party.port,
+                protocol,
+                flags,
+            },
+        );
+    }
+    emit::decision(
+        &Decision {
+            hook: Hook::Connect,
+            started,
+            own: &own,
+            netns,
+            cookie,
+            source: flow.source,
+            destination: flow.destination,
+            source_address: &Address::UNSPECIFIED_V6,
+            destination_address: address,
+            source_port: 0,
+            destination_port: port,
+            target_port: party.port,
+            protocol,
+            flags: family,
+            in_task: true,
+        },
+        &verdict,
+    );
+    if refused { REFUSE } else { ALLOW }
+}

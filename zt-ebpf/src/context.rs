@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Thin, typed access to what the kernel's contexts and helpers offer, and nothing more.
+
+use core::ffi::c_void;
+
+use aya_ebpf::bindings::bpf_sock;
+use aya_ebpf::helpers::generated as helper;
+use zt_common::abi::Socket;
+
+use crate::maps;
+
+/// `CLOCK_MONOTONIC`, nanoseconds.
+#[inline(always)]
+pub fn now() -> u64 {
+    // SAFETY: no arguments.
+    unsafe { helper::bpf_ktime_get_ns() }
+}
+
+/// Adds to a value of a map, atomically and wrapping, and gives what was there.
+///
+/// # Safety
+///
+/// `place` must point into a live map value.
+#[inline(always)]
+pub unsafe fn add(place: *mut u64, addend: u64) -> u64 {
+    use core::intrinsics::{AtomicOrdering, atomic_xadd};
+    // SAFETY: the caller's; the kernel's map values are aligned to eight bytes.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(place, addend) }
+}
+
+/// Cgroup id of the running task.
+#[inline(always)]
+pub fn current_cgroup() -> u64 {
+    // SAFETY: no arguments.
+    unsafe { helper::bpf_get_current_cgroup_id() }
+}
+
+/// Cgroup id of the running task's ancestor at an absolute level, or 0 where it has none.
+#[inline(always)]
+pub fn current_ancestor(level: u32) -> u64 {
+    // SAFETY: the helper checks the level.
+    unsafe { helper::bpf_get_current_ancestor_cgroup_id(level as i32) }
+}
+
+/// Cookie of the network namespace of a context's socket.
+#[inline(always)]
+pub fn netns_cookie(context: *mut c_void) -> u64 {
+    // SAFETY: `context` is the context that the program was called with.
+    unsafe { helper::bpf_get_netns_cookie(context) }
+}
+
+/// Cookie of a context's socket.
+#[inline(always)]
+pub fn socket_cookie(context: *mut c_void) -> u64 {
+    // SAFETY: `context` is the context that the program was called with.
+    unsafe { helper::bpf_get_socket_cookie(context) }
+}
+
+/// Id of the cgroup that a full socket was born in.
+#[inline(always)]
+pub fn cgroup_of(socket: *mut bpf_sock) -> u64 {
+    // SAFETY: the caller has a socket that the verifier knows to be one.
+    unsafe { helper::bpf_sk_cgroup_id(socket.cast()) }
+}
+
+/// Id of that cgroup's ancestor at an absolute level, or 0 where it has none.
+#[inline(always)]
+pub fn ancestor_of(socket: *mut bpf_sock, level: u32) -> u64 {
+    // SAFETY: as above.
+    unsafe { helper::bpf_sk_ancestor_cgroup_id(socket.cast(), level as i32) }
+}
+
+/// What is stored with a socket.
+#[inline(always)]
+pub fn stored(socket: *mut bpf_sock) -> Option<Socket> {
+    if socket.is_null() {
+        return None;
+    }
+    // SAFETY: a socket pointer from the context, checked above; the value has the map's type.
+    unsafe {
+        helper::bpf_sk_storage_get(maps::zt_sockets.as_ptr(), socket.cast(), core::ptr::null_mut(), 0)
+            .cast::<Socket>()
+            .as_ref()
+            .copied()
+    }
+}
+
+/// Stores `value` with a socket, or overwrites what is there.
+#[inline(always)]
+pub fn store(socket: *mut bpf_sock, value: &Socket) -> bool {
+    const CREATE: u64 = 1;
+    if socket.is_null() {
+        return false;
+    }
+    let mut initial = *value;
+    // SAFETY: as above; the helper copies `initial` only when it creates the storage.
+    unsafe {
+        let place = helper::bpf_sk_storage_get(
+            maps::zt_sockets.as_ptr(),
+            socket.cast(),
+            core::ptr::from_mut(&mut initial).cast(),
+            CREATE,
+        )
+        .cast::<Socket>();
+        if place.is_null() {
+            return false;
+        }
+        *place = *value;
+    }
+    true
+}

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Decisions on their way out: one count and one event each.
+
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use aya_ebpf::helpers::generated as helper;
+use zt_common::ABI_VERSION;
+use zt_common::address::Address;
+use zt_common::counter::Counter;
+use zt_common::event::{
+    ALLOWED, DecisionEvent, ENFORCED, EventHeader, Hook, KIND_DECISION, KIND_NOTICE, NoticeEvent, REFUSED_SOCKET,
+};
+use zt_common::verdict::Verdict;
+
+use crate::lookup::Own;
+use crate::{context, maps};
+
+const NO_WAKEUP: u64 = 1;
+const FORCE_WAKEUP: u64 = 2;
+
+/// Everything about a decision that is not the verdict.
+pub struct Decision<'a> {
+    pub hook: Hook,
+    pub started: u64,
+    pub own: &'a Own,
+    pub netns: u64,
+    pub cookie: u64,
+    pub source: u64,
+    pub destination: u64,
+    pub source_address: &'a Address,
+    pub destination_address: &'a Address,
+    pub source_port: u16,
+    pub destination_port: u16,
+    pub target_port: u16,
+    pub protocol: u8,
+    /// Or of the flags of [`zt_common::event`] other than `ALLOWED` and `ENFORCED`.
+    pub flags: u8,
+    /// Whether the running task is the one that acts.
+    pub in_task: bool,
+}
+
+/// Adds to a counter of this CPU.
+#[inline(always)]
+pub fn count(counter: Counter) {
+    if let Some(slot) = maps::zt_counters.get_ptr_mut(counter as u32) {
+        // SAFETY: a slot of this CPU; programs on it may nest (task, then softirq), hence the atomic.
+        unsafe { context::add(slot, 1) };
+    }
+}
+
+/// Counts a decision and hands it to the agent.
+///
+/// The agent is woken only where something waits for it (a fenced socket): it comes by itself often enough for the
+/// rest, and an interrupt for every connection would cost more than the decision.
+///
+/// A function of its own in the object: one copy for every place that decides.
+#[inline(never)]
+pub fn decision(decision: &Decision<'_>, verdict: &Verdict) {
+    count(match (verdict.allowed, decision.own.enforced()) {
+        (true, false) => Counter::AllowedObserved,
+        (true, true) => Counter::AllowedEnforced,
+        (false, false) => Counter::DeniedObserved,
+        (false, true) => Counter::DeniedEnforced,
+    });
+    let Some(mut slot) = maps::zt_events.reserve(0) else {
+        count(Counter::EventsLost);
+        return;
+    };
+    let mut flags = decision.flags;
+    if verdict.allowed {
+        flags |= ALLOWED;
+    }
+    if decision.own.enforced() {
+        flags |= ENFORCED;
+    }
+    // Field by field into the ring: a value of this size does not fit on the stack beside the maps' keys.
+    let event = slot.as_mut_ptr();
+    // SAFETY: reserved memory of the event's size; every field is written before it is submitted.
+    unsafe {
+        (*event).header = EventHeader {
+            version: ABI_VERSION,
+            size: size_of::<DecisionEvent>() as u16,
+            kind: KIND_DECISION,
+            reserved: 0,
+        };
+        (*event).time = decision.started;
+        (*event).source = decision.source;
+        (*event).destination = decision.destination;
+        (*event).rule = verdict.rule;
+        (*event).revision = verdict.revision;
+        (*event).workload = decision.own.workload;
+        (*event).cookie = decision.cookie;
+        (*event).netns = decision.netns;
+        (*event).source_address = *decision.source_address;
+        (*event).destination_address = *decision.destination_address;
+        (*event).source_port = decision.source_port;
+        (*event).destination_port = decision.destination_port;
+        (*event).target_port = decision.target_port;
+        (*event).protocol = decision.protocol;
+        (*event).hook = decision.hook as u8;
+        (*event).reason = verdict.reason as u8;
+        (*event).flags = flags;
+        (*event).reserved = [0; 6];
+        (*event).comm = [0; 16];
+        if decision.in_task {
+            (*event).pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+            helper::bpf_get_current_comm((&raw mut (*event).comm).cast(), 16);
+        } else {
+            (*event).pid = 0;
+        }
+        (*event).latency = (context::now() - decision.started) as u32;
+    }
+    slot.submit(if flags & REFUSED_SOCKET != 0 { FORCE_WAKEUP } else { NO_WAKEUP });
+}
+
+/// Tells the agent that something needs it.
+#[inline(always)]
+pub fn notice(code: u32, own: &Own, netns: u64) {
+    let Some(mut slot) = maps::zt_events.reserve_untyped::<NoticeEvent>(0) else {
+        count(Counter::NoticesLost);
+        return;
+    };
+    slot.write(NoticeEvent {
+        header: EventHeader {
+            version: ABI_VERSION,
+            size: size_of::<NoticeEvent>() as u16,
+            kind: KIND_NOTICE,
+            reserved: 0,
+        },
+        code,
+        pid: (bpf_get_current_pid_tgid() >> 32) as u32,
+        workload: own.workload,
+        netns,
+    });
+    slot.submit(FORCE_WAKEUP);
+}

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The completed handshake: the destination's decision at its end, the second look at the source's.
+//!
+//! The option that carries identity in the SYN will be read here: what it proves replaces what `lookup::origin`
+//! concludes from sockets and addresses, and what `connect` took from the directory.
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::programs::SockOpsContext;
+use zt_common::abi::{
+    CONNECTION_ENFORCED, CONNECTION_ESTABLISHED, CONNECTION_HERE, CONNECTION_INBOUND, CONNECTION_IPV6,
+    CONNECTION_LOCAL, CONNECTION_SOURCE_MANAGED, Connection, MODE_ENFORCE, SOCKET_NOTED,
+};
+use zt_common::counter::Counter;
+use zt_common::entry::Flow;
+use zt_common::event::{Hook, INBOUND, IPV6, REFUSED_SOCKET};
+use zt_common::verdict::{Reason, Verdict};
+
+use crate::admit::Begun;
+use crate::connect::TCP;
+use crate::emit::Decision;
+use crate::lookup::{self, Arrival, Own, Target};
+use crate::sock_ops::{ends, socket_of, watch_close};
+use crate::{admit, context, emit, fence, maps};
+
+/// The source's end. `connect` decided before the socket had a port, and policy may have changed since: a swap that
+/// fell between is caught here, because the sweep could not yet see this socket.
+///
+/// Whether to decide `again`: for the caller to do, because the two together need more stack than a program has.
+#[inline(never)]
+pub fn active(ctx: &SockOpsContext) -> bool {
+    let cookie = context::socket_cookie(ctx.as_ptr());
+    let Some(place) = maps::zt_connections.get_ptr_mut(cookie) else { return false };
+    let ends = ends(ctx);
+    // SAFETY: the entry belongs to this socket, whose handshake this is; the only other writer is its close.
+    let (flags, netns, workload, source, decided) = unsafe {
+        (*place).local = ends.local;
+        (*place).local_port = ends.local_port;
+        (*place).flags |= CONNECTION_ESTABLISHED;
+        ((*place).flags, (*place).netns, (*place).workload, (*place).source, (*place).revision)
+    };
+    watch_close(ctx);
+    if flags & CONNECTION_HERE != 0 {
+        let begun = Begun {
+            netns: if flags & CONNECTION_LOCAL != 0 { netns } else { 0 },
+            source: ends.local,
+            destination: ends.remote,
+            source_port: ends.local_port,
+            destination_port: ends.remote_port,
+            protocol: TCP,
+        };
+        admit::source(&begun, workload, source);
+    }
+    decided != lookup::revision()
+}
+
+/// Whether this socket called `connect` itself: two that opened toward each other both complete as the passive end,
+/// and both were decided in `connect`.
+#[inline(always)]
+pub fn connected_itself(ctx: &SockOpsContext) -> bool {
+    // SAFETY: presence only.
+    unsafe { maps::zt_connections.get(context::socket_cookie(ctx.as_ptr())) }.is_some()
+}
+
+/// Decides again under the policy now in force.
+#[inline(never)]
+pub fn again(ctx: &SockOpsContext) {
+    let started = context::now();
+    let cookie = context::socket_cookie(ctx.as_ptr());
+    let Some(place) = maps::zt_connections.get_ptr_mut(cookie) else { return };
+    // SAFETY: as in `active`.
+    let connection = unsafe { &mut *place };
+    let Some(control) = maps::zt_control.get(0) else { return };
+    // SAFETY: read once, copied at once.
+    let (enforced, source) = match unsafe { maps::zt_workloads.get(connection.workload) } {
+        Some(workload) => (workload.mode == MODE_ENFORCE, workload.identity),
+        None => (connection.flags & CONNECTION_ENFORCED != 0, connection.source),
+    };
+    let own = Own::stored(control, connection.workload, source, enforced);
+    let target = Target {
+        netns: connection.netns,
+        address: connection.remote,
+        port: connection.remote_port,
+        protocol: TCP,
+    };
+    // A swap that falls into this one too is the business of the sweep after it, which sees this socket by now.
+    let party = lookup::destination(control, &target);
+    let flow = Flow { source, destination: party.identity, port: party.port, protocol: TCP };
+    let verdict = lookup::judge(&flow);
+    connection.destination = flow.destination;
+    connection.revision = verdict.revision;
+    connection.rule = verdict.rule;
+    if verdict.allowed || !own.enforced() {
+        return;
+    }
+    let ends = ends(ctx);
+    let fenced = fence::raise(ctx, cookie);
+    if !fenced {
+        emit::count(Counter::Unfenced);
+    }
+    let reason = if fenced { Reason::Revoked } else { Reason::Unfenced };
+    let mut flags = REFUSED_SOCKET;
+    if ends.ipv6 {
+        flags |= IPV6;
+    }
+    emit::decision(
+        &Decision {
+            hook: Hook::Established,
+            started,
+            own: &own,
+            netns: connection.netns,
+            cookie,
+            source: flow.source,
+            destination: flow.destination,
+            source_address: &ends.local,
+            destination_address: &ends.remote,
+            source_port: ends.local_port,
+            destination_port: ends.remote_port,
+            target_port: flow.port,
+            protocol: TCP,
+            flags,
+            in_task: false,
+        },
+        &Verdict { reason, ..verdict },
+    );
+}
+
+/// The destination's end.
+#[inline(never)]
+pub fn passive(ctx: &SockOpsContext) {
+    let cookie = context::socket_cookie(ctx.as_ptr());
+    let started = context::now();
+    let Some(control) = maps::zt_control.get(0) else { return };
+    let netns = context::netns_cookie(ctx.as_ptr());
+    let own = match context::stored(socket_of(ctx)) {
+        Some(mut socket) => {
+            if socket.flags & SOCKET_NOTED != 0 {
+                // Cloned from the listener, whose place this is not: closing a child must not forget the listener.
+                socket.flags &= !SOCKET_NOTED;
+                context::store(socket_of(ctx), &socket);
+            }
+            Own::of_socket(control, &socket)
+        }
+        None => {
+            emit::count(Counter::OwnerMissing);
+            Own::missing(control)
+        }
+    };
+    let ends = ends(ctx);
+    let arrival = Arrival {
+        netns,
+        remote: ends.remote,
+        local: ends.local,
+        remote_port: ends.remote_port,
+        local_port: ends.local_port,
+        protocol: TCP,
+    };
+    let mut origin = lookup::origin(&arrival);
+    let mut flow =
+        Flow { source: origin.identity, destination: own.identity, port: ends.local_port, protocol: TCP };
+    let mut verdict = lookup::judge(&flow);
+    if origin.outdated(&verdict) {
+        origin = lookup::origin(&arrival);
+        flow.source = origin.identity;
+        verdict = lookup::judge(&flow);
+    }
+    let refused = !verdict.allowed && own.enforced();
+    let mut event_flags = INBOUND;
+    let mut flags = CONNECTION_ESTABLISHED | CONNECTION_INBOUND;
+    if ends.ipv6 {
+        event_flags |= IPV6;
+        flags |= CONNECTION_IPV6;
+    }
+    if refused {
+        event_flags |= REFUSED_SOCKET;
+        if !fence::raise(ctx, cookie) {
+            emit::count(Counter::Unfenced);
+            verdict.reason = Reason::Unfenced;
+        }
+    } else {
+        if origin.managed {
+            flags |= CONNECTION_SOURCE_MANAGED;
+        }
+        if own.enforced() {
+            flags |= CONNECTION_ENFORCED;
+        }
+        admit::connection(
+            cookie,
+            &Connection {
+                netns,
+                workload: own.workload,
+                source: flow.source,
+                destination: flow.destination,
+                rule: verdict.rule,
+                revision: verdict.revision,
+                local: ends.local,
+                remote: ends.remote,
+                local_port: ends.local_port,
+                remote_port: ends.remote_port,
+                target_port: ends.local_port,
+                protocol: TCP,
+                flags,
+            },
+        );
+        watch_close(ctx);
+        if origin.managed {
+            // The source recorded this connection at its own end.
+            emit::count(Counter::Agreed);
+            return;
+        }
+    }
+    emit::decision(
+        &Decision {
+            hook: Hook::Established,
+            started,
+            own: &own,
+            netns,
+            cookie,
+            source: flow.source,
+            destination: flow.destination,
+            source_address: &ends.remote,
+            destination_address: &ends.local,
+            source_port: ends.remote_port,
+            destination_port: ends.local_port,
+            target_port: ends.local_port,
+            protocol: TCP,
+            flags: event_flags,
+            in_task: false,
+        },
+        &verdict,
+    );
+}

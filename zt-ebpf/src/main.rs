@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+//! zt's kernel programs: one file a hook, thin. All maps are in `maps`, all shared logic in `lookup` (who is who),
+//! `admit` (what an admission leaves behind) and `emit` (what is told).
+//!
+//! Decisions are made at the handshake. Nothing here runs for a data segment of an established TCP connection; the
+//! one hook that sees packets, `udp_guard`, is attached only to workloads that receive datagrams.
+#![no_std]
+#![no_main]
+// The target has atomic additions; the library's atomic types do not offer them on it.
+#![allow(internal_features, reason = "see above")]
+#![feature(core_intrinsics)]
+
+mod admit;
+mod connect;
+mod context;
+mod emit;
+mod established;
+mod fence;
+mod lookup;
+mod maps;
+mod sendmsg;
+mod socket;
+mod sock_ops;
+mod udp_guard;
+
+/// aya-log's format strings and helpers need a licence that the kernel accepts for them.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier refuses a program in which this is reachable.
+    loop {}
+}

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cgroup/sock_create`, `post_bind4`, `post_bind6`, `sock_release`: which sockets may exist, who owns a port, and
+//! what is forgotten when a socket goes.
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::macros::cgroup_sock;
+use aya_ebpf::programs::SockContext;
+use zt_common::abi::{CONNECTION_ESTABLISHED, Listener, ListenerKey, SOCKET_NOTED, Socket};
+use zt_common::address::Address;
+use zt_common::counter::Counter;
+use zt_common::event::{Hook, IPV6, NOTICE_UDP_BOUND};
+use zt_common::identity;
+use zt_common::verdict::{Reason, Verdict, raw_socket_verdict};
+
+use crate::connect::{ALLOW, REFUSE, TCP, UDP};
+use crate::emit::Decision;
+use crate::lookup::{self, Own};
+use crate::{admit, context, emit, maps};
+
+const AF_INET6: u32 = 10;
+const SOCK_RAW: u32 = 3;
+const IPPROTO_MPTCP: u32 = 262;
+
+#[cgroup_sock(sock_create)]
+pub fn zt_sock_create(ctx: SockContext) -> i32 {
+    // SAFETY: fields of the context.
+    let (family, kind, protocol) = unsafe { ((*ctx.sock).family, (*ctx.sock).type_, (*ctx.sock).protocol) };
+    if kind != SOCK_RAW && (protocol == u32::from(TCP) || protocol == u32::from(UDP)) {
+        return ALLOW;
+    }
+    let started = context::now();
+    let Some(control) = maps::zt_control.get(0) else { return ALLOW };
+    let own = Own::current(control);
+    let verdict = match lookup::Table::in_force() {
+        // The right to raw sockets is the right to speak what no policy can name.
+        Some(table) => raw_socket_verdict(&table, own.identity),
+        None => Verdict::refusal(Reason::NoPolicy, 0),
+    };
+    let verdict = if verdict.allowed || kind == SOCK_RAW {
+        verdict
+    } else if protocol == IPPROTO_MPTCP {
+        Verdict::refusal(Reason::Mptcp, verdict.revision)
+    } else {
+        Verdict::refusal(Reason::Protocol, verdict.revision)
+    };
+    emit::decision(
+        &Decision {
+            hook: Hook::Socket,
+            started,
+            own: &own,
+            netns: context::netns_cookie(ctx.as_ptr()),
+            cookie: 0,
+            source: own.identity,
+            destination: identity::RAW_SOCKETS,
+            source_address: &Address::UNSPECIFIED_V6,
+            destination_address: &Address::UNSPECIFIED_V6,
+            source_port: 0,
+            destination_port: 0,
+            target_port: 0,
+            // 255 where the number does not fit: only multipath TCP, which its reason names.
+            protocol: if protocol > 255 { 255 } else { protocol as u8 },
+            flags: if family == AF_INET6 { IPV6 } else { 0 },
+            in_task: true,
+        },
+        &verdict,
+    );
+    if !verdict.allowed && own.enforced() { REFUSE } else { ALLOW }
+}
+
+#[cgroup_sock(post_bind4)]
+pub fn zt_post_bind4(ctx: SockContext) -> i32 {
+    // SAFETY: a field of the context.
+    let address = Address::from_v4_word(unsafe { (*ctx.sock).src_ip4 });
+    bound(&ctx, &address);
+    ALLOW
+}
+
+#[cgroup_sock(post_bind6)]
+pub fn zt_post_bind6(ctx: SockContext) -> i32 {
+    // SAFETY: fields of the context, word by word as the verifier wants them read.
+    let address = unsafe {
+        let ip6 = &raw const (*ctx.sock).src_ip6;
+        Address::from_words([(*ip6)[0], (*ip6)[1], (*ip6)[2], (*ip6)[3]])
+    };
+    bound(&ctx, &address);
+    ALLOW
+}
+
+/// Stores whose socket this is; a UDP socket can receive from here on.
+#[inline(always)]
+fn bound(ctx: &SockContext, address: &Address) {
+    // SAFETY: fields of the context.
+    let (protocol, port) = unsafe { ((*ctx.sock).protocol, (*ctx.sock).src_port as u16) };
+    if protocol != u32::from(TCP) && protocol != u32::from(UDP) {
+        return;
+    }
+    let Some(control) = maps::zt_control.get(0) else { return };
+    let own = Own::current(control);
+    let netns = context::netns_cookie(ctx.as_ptr());
+    let mut socket = Socket {
+        workload: own.workload,
+        cgroup: context::current_cgroup(),
+        netns,
+        address: *address,
+        port,
+        protocol: protocol as u8,
+        flags: 0,
+        reserved: 0,
+    };
+    if protocol == u32::from(UDP) {
+        note(&mut socket);
+        emit::notice(NOTICE_UDP_BOUND, &own, netns);
+    }
+    context::store(ctx.sock, &socket);
+}
+
+/// The place in `zt_listeners` that a socket counts for.
+#[inline(always)]
+fn place(socket: &Socket) -> ListenerKey {
+    ListenerKey {
+        netns: socket.netns,
+        address: socket.address,
+        port: socket.port,
+        protocol: socket.protocol,
+        reserved: [0; 5],
+    }
+}
+
+/// Notes that the socket's workload listens at its place.
+#[inline(always)]
+pub fn note(socket: &mut Socket) {
+    let key = place(socket);
+    let first = Listener { workload: socket.workload, sockets: 1, ambiguous: 0 };
+    if maps::zt_listeners.insert(key, first, u64::from(BPF_NOEXIST)).is_err() {
+        let Some(entry) = maps::zt_listeners.get_ptr_mut(key) else {
+            emit::count(Counter::ListenersFull);
+            return;
+        };
+        // SAFETY: a live entry; the counter is changed atomically, the mark is only ever set.
+        unsafe {
+            context::add(&raw mut (*entry).sockets, 1);
+            if (*entry).workload != socket.workload {
+                (*entry).ambiguous = 1;
+            }
+        }
+    }
+    socket.flags |= SOCKET_NOTED;
+}
+
+#[cgroup_sock(sock_release)]
+pub fn zt_sock_release(ctx: SockContext) -> i32 {
+    // SAFETY: a field of the context.
+    let protocol = unsafe { (*ctx.sock).protocol };
+    if protocol != u32::from(TCP) && protocol != u32::from(UDP) {
+        return ALLOW;
+    }
+    if let Some(socket) = context::stored(ctx.sock) {
+        if socket.flags & SOCKET_NOTED != 0 {
+            forget(&socket);
+        }
+    }
+    let cookie = context::socket_cookie(ctx.as_ptr());
+    // SAFETY: read once, copied at once.
+    if let Some(connection) = unsafe { maps::zt_connections.get(cookie) } {
+        // An established TCP connection may outlive its last descriptor; it is forgotten when TCP closes it.
+        if connection.protocol == UDP || connection.flags & CONNECTION_ESTABLISHED == 0 {
+            admit::gone(cookie);
+        }
+    }
+    ALLOW
+}
+
+/// Takes a listener back.
+#[inline(always)]
+fn forget(socket: &Socket) {
+    let key = place(socket);
+    let Some(entry) = maps::zt_listeners.get_ptr_mut(key) else { return };
+    // SAFETY: a live entry; the counter is changed atomically.
+    let before = unsafe { context::add(&raw mut (*entry).sockets, u64::MAX) };
+    if before <= 1 {
+        let _ = maps::zt_listeners.remove(key);
+    }
+}
