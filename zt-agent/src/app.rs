@@ -168,7 +168,9 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let start = move || Node::start(parts, input.policies, input.records, cgroups);
     let node = tokio::task::spawn_blocking(start)
         .await
-        .map_err(|_| AppError::Ended { part: "the start of the node" })??;
+        .map_err(|_| AppError::Ended {
+            part: "the start of the node",
+        })??;
     let node = spawn_thread("zt-node", move || node.run(inbox))?;
     let reader = Reader::new(ring, intake.clone(), commands.clone(), stopping.clone());
     let reader = spawn_thread("zt-events", move || reader.run())?;
@@ -245,7 +247,14 @@ impl Input {
         let root_paths = config.managed_cgroup.roots();
         let (workload_follower, contents) = identity_file::follow(config.identity.file.clone());
         let records = node::read_workloads(&contents, config, &root_paths).map_err(bad)?;
-        Ok(Self { policies, policy_follower, records, workload_follower, mount, root_paths })
+        Ok(Self {
+            policies,
+            policy_follower,
+            records,
+            workload_follower,
+            mount,
+            root_paths,
+        })
     }
 }
 

@@ -125,10 +125,11 @@ impl Kernel {
             .table
             .as_ref()
             .and_then(|in_force| table.additions_over(in_force))
-            && self.tables.add(&additions, table.len())? {
-                self.table = Some(Arc::new(table));
-                return Ok(false);
-            }
+            && self.tables.add(&additions, table.len())?
+        {
+            self.table = Some(Arc::new(table));
+            return Ok(false);
+        }
         self.tables.swap(&table)?;
         self.table = Some(Arc::new(table));
         Ok(true)

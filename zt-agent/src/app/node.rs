@@ -232,7 +232,9 @@ impl Node {
                     let done = self.set_observe_all(on);
                     let told = match &done {
                         Ok(()) => Ok(()),
-                        Err(error) => Err(ControlError { message: error.to_string() }),
+                        Err(error) => Err(ControlError {
+                            message: error.to_string(),
+                        }),
                     };
                     // The caller may have given up waiting.
                     let _ = answer.send(told);

@@ -78,7 +78,9 @@ impl Failure {
             Self::Usage(_) | Self::Log(_) => Exit::Usage,
             Self::App(error) if error.is_input() => Exit::Invalid,
             Self::App(error) if error.is_unsupported() => Exit::Unavailable,
-            Self::App(_) | Self::Client(_) | Self::Answer { .. } | Self::NotFound(_) | Self::Io(_) => Exit::Failed,
+            Self::App(_) | Self::Client(_) | Self::Answer { .. } | Self::NotFound(_) | Self::Io(_) => {
+                Exit::Failed
+            }
         }
     }
 }
