@@ -126,19 +126,29 @@ async fn supervise(arguments: DemoArgs, names: Names, mount: PathBuf) -> Result<
     if let Err(error) = removed {
         eprintln!("a demo that was killed left something behind: {error}");
     }
+    // Processes that outlive the story become children of this one, and not zombies of one that does not care.
+    nix::sys::prctl::set_child_subreaper(true)
+        .map_err(|errno| DemoError::io("adopt processes")(errno.into()))?;
     let mut remains = Remains(Some(names));
     let mut command = tokio::process::Command::new(process::program()?);
-    command.args([process::HIDDEN, "story", "--owner"]).arg(std::process::id().to_string());
+    command
+        .args([process::HIDDEN, "story", "--owner"])
+        .arg(std::process::id().to_string());
     command.arg("--mount").arg(&mount).kill_on_drop(true);
-    command.args(arguments.fast.then_some("--fast")).args(arguments.keep.then_some("--keep"));
-    let mut story = command.stdin(std::process::Stdio::null()).spawn().map_err(DemoError::io("start the story"))?;
+    command
+        .args(arguments.fast.then_some("--fast"))
+        .args(arguments.keep.then_some("--keep"));
+    let mut story = command
+        .stdin(std::process::Stdio::null())
+        .spawn()
+        .map_err(DemoError::io("start the story"))?;
     let ended = tokio::select! {
         status = story.wait() => Some(status.map_err(DemoError::io("wait for the story"))?),
         () = signals.any() => None,
     };
     if ended.is_none() {
         story.kill().await.map_err(DemoError::io("end the story"))?;
-    } else if arguments.keep && ended.is_some_and(|status| told(status)) {
+    } else if arguments.keep && ended.is_some_and(told) {
         signals.any().await;
     }
     remains.remove()?;
@@ -164,7 +174,11 @@ fn told(status: ExitStatus) -> bool {
 
 /// The story says by its own exit code why it ended.
 fn exit_of(status: ExitStatus) -> Exit {
-    if status.code() == Some(Exit::Unavailable as i32) { Exit::Unavailable } else { Exit::Failed }
+    if status.code() == Some(Exit::Unavailable as i32) {
+        Exit::Unavailable
+    } else {
+        Exit::Failed
+    }
 }
 
 /// The signals that end a demo.

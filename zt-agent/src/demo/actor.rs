@@ -32,14 +32,22 @@ impl Actor {
     pub(super) fn start(names: &Names, who: Who, serve: bool) -> Result<Self, DemoError> {
         let log = names.directory().join(format!("{}.log", who.name()));
         let mut command = process::hidden("play")?;
-        command.args(process::place(names, who)).args(["--who", who.name()]);
+        command
+            .args(process::place(names, who))
+            .args(["--who", who.name()]);
         if serve {
             command.arg("--serve");
         }
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(process::log(&log)?);
-        let mut child = command.spawn().map_err(DemoError::io(format!("start {}", who.name())))?;
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(process::log(&log)?);
+        let mut child = command
+            .spawn()
+            .map_err(DemoError::io(format!("start {}", who.name())))?;
         let pipes = child.stdin.take().zip(child.stdout.take());
-        let (input, output) = pipes.ok_or_else(|| DemoError::io("have pipes")(std::io::ErrorKind::BrokenPipe.into()))?;
+        let (input, output) =
+            pipes.ok_or_else(|| DemoError::io("have pipes")(std::io::ErrorKind::BrokenPipe.into()))?;
         let (sender, reports) = channel();
         thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
@@ -68,10 +76,10 @@ impl Actor {
     /// The next report.
     pub(super) fn report(&self) -> Result<Report, DemoError> {
         match self.reports.recv_timeout(PATIENCE) {
-            Ok(line) => {
-                serde_json::from_str(&line).map_err(|_| self.strange(&format!("reported {line:?}")))
+            Ok(line) => serde_json::from_str(&line).map_err(|_| self.strange(&format!("reported {line:?}"))),
+            Err(RecvTimeoutError::Timeout) => {
+                Err(self.strange(&format!("did not report within {PATIENCE:?}")))
             }
-            Err(RecvTimeoutError::Timeout) => Err(self.strange(&format!("did not report within {PATIENCE:?}"))),
             Err(RecvTimeoutError::Disconnected) => Err(self.strange("has ended")),
         }
     }
@@ -93,7 +101,8 @@ impl Actor {
 
     /// Connects to `to`, over IPv6 if wanted, and talks, `times` in a row.
     pub(super) fn reach(&mut self, to: Who, ipv6: bool, times: u32) -> Result<Report, DemoError> {
-        let (to, speak) = place_of(to, ipv6).ok_or_else(|| self.strange("was sent to one who serves nothing"))?;
+        let (to, speak) =
+            place_of(to, ipv6).ok_or_else(|| self.strange("was sent to one who serves nothing"))?;
         self.call(Order::Reach { to, speak, times })
     }
 
@@ -108,5 +117,7 @@ impl Actor {
 
 /// Where `who` serves, and what is spoken there.
 pub(super) fn place_of(who: Who, ipv6: bool) -> Option<(std::net::SocketAddr, Speak)> {
-    who.places().into_iter().find(|(place, _)| place.is_ipv6() == ipv6)
+    who.places()
+        .into_iter()
+        .find(|(place, _)| place.is_ipv6() == ipv6)
 }

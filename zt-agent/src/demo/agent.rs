@@ -38,14 +38,21 @@ impl Agent {
         let [api, health] = free_ports().map_err(DemoError::io("find free ports"))?;
         let files = Files::new(names);
         files.write(names, api, health)?;
-        let client = |address| Client::new(&ApiArgs { api: format!("http://{address}") });
+        let client = |address| {
+            Client::new(&ApiArgs {
+                api: format!("http://{address}"),
+            })
+        };
         Ok(Self {
             names: names.clone(),
             files,
             api,
             client: client(api)?,
             health: client(health)?,
-            runtime: Builder::new_current_thread().enable_all().build().map_err(DemoError::io("have a runtime"))?,
+            runtime: Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(DemoError::io("have a runtime"))?,
             child: None,
         })
     }
@@ -66,8 +73,14 @@ impl Agent {
         let log = process::log(&self.files.agent_log())?;
         let mut command = process::hidden("become")?;
         command.arg("--cgroup").arg(self.names.agent_cgroup()).arg("--");
-        command.arg(process::program()?).args(["run", "--config"]).arg(self.files.config());
-        command.stdout(log.try_clone().map_err(DemoError::io("share a log"))?).stderr(log).stdin(Stdio::null());
+        command
+            .arg(process::program()?)
+            .args(["run", "--config"])
+            .arg(self.files.config());
+        command
+            .stdout(log.try_clone().map_err(DemoError::io("share a log"))?)
+            .stderr(log)
+            .stdin(Stdio::null());
         self.child = Some(command.spawn().map_err(DemoError::io("start the agent"))?);
         loop {
             let ended = self.child.as_mut().and_then(|child| child.try_wait().transpose());
@@ -90,7 +103,11 @@ impl Agent {
         let Some(mut child) = self.child.take() else {
             return Ok(());
         };
-        child.kill().and_then(|()| child.wait()).map(drop).map_err(DemoError::io("kill the agent"))
+        child
+            .kill()
+            .and_then(|()| child.wait())
+            .map(drop)
+            .map_err(DemoError::io("kill the agent"))
     }
 
     /// `GET` from its API.

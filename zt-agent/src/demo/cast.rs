@@ -111,8 +111,10 @@ impl Who {
 
     /// `postgres:5432`, or the name alone.
     pub(super) fn place_name(self) -> String {
-        self.service()
-            .map_or_else(|| self.name().to_owned(), |(port, _)| format!("{}:{port}", self.name()))
+        self.service().map_or_else(
+            || self.name().to_owned(),
+            |(port, _)| format!("{}:{port}", self.name()),
+        )
     }
 }
 
@@ -137,9 +139,15 @@ mod tests {
             let from = POLICY.find(&format!("from:\n        spiffe: \"{}\"", source.spiffe()));
             let rule = POLICY.get(from.expect("a rule")..).expect("text");
             let rule = rule.split("\n    - from").next().expect("its text");
-            assert!(rule.contains(&destination.spiffe()), "{source:?} → {destination:?}");
+            assert!(
+                rule.contains(&destination.spiffe()),
+                "{source:?} → {destination:?}"
+            );
             let (port, _) = destination.service().expect("a server");
-            assert!(rule.contains(&format!("[{port}]")), "{source:?} → {destination:?}");
+            assert!(
+                rule.contains(&format!("[{port}]")),
+                "{source:?} → {destination:?}"
+            );
         }
         assert_eq!(POLICY.matches("ports:").count(), Who::POLICY.len());
     }

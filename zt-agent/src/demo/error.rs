@@ -13,7 +13,9 @@ use crate::cli::client::ClientError;
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
     /// It makes cgroups and network namespaces, and loads programs.
-    #[error("the demo makes cgroups and network namespaces and loads programs into the kernel, which needs root: run `sudo zt-agent demo`")]
+    #[error(
+        "the demo makes cgroups and network namespaces and loads programs into the kernel, which needs root: run `sudo zt-agent demo`"
+    )]
     NotRoot,
     /// The world is built with `ip`.
     #[error(
@@ -25,7 +27,9 @@ pub enum DemoError {
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
     /// bpffs cannot be mounted.
-    #[error("cannot mount bpffs ({source}): run `mount -t bpf bpf /sys/fs/bpf`, and see whether the kernel has CONFIG_BPF_SYSCALL")]
+    #[error(
+        "cannot mount bpffs ({source}): run `mount -t bpf bpf /sys/fs/bpf`, and see whether the kernel has CONFIG_BPF_SYSCALL"
+    )]
     Bpffs {
         /// What the kernel said.
         source: io::Error,

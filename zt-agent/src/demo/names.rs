@@ -2,6 +2,7 @@
 //! What the parts of one demo are called, so that all of them are found again, whoever died.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::cast::Who;
@@ -81,7 +82,7 @@ impl Names {
 
     /// Its files.
     pub(super) fn directory(&self) -> PathBuf {
-        std::env::temp_dir().join(&self.name)
+        temporary().join(&self.name)
     }
 
     /// Whether `name` is one of this demo's.
@@ -96,10 +97,25 @@ pub(super) fn owner(name: &str) -> Option<u32> {
     name.strip_prefix(PREFIX)?.split('-').next()?.parse().ok()
 }
 
+/// Where demos have their files: the temporary directory, or `/tmp` if users without privileges, as whom the servers
+/// run, could not get there.
+pub(super) fn temporary() -> PathBuf {
+    let directory = std::env::temp_dir();
+    let open = |path: &Path| fs::metadata(path).is_ok_and(|found| found.mode() & 0o001 != 0);
+    if directory.ancestors().all(open) {
+        directory
+    } else {
+        PathBuf::from("/tmp")
+    }
+}
+
 /// Whether process `pid` is a demo. Another program may have got the number since.
 pub(super) fn lives(pid: u32) -> bool {
-    fs::read(format!("/proc/{pid}/cmdline"))
-        .is_ok_and(|line| line.split(|byte| *byte == 0).skip(1).any(|argument| argument == b"demo"))
+    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| {
+        line.split(|byte| *byte == 0)
+            .skip(1)
+            .any(|argument| argument == b"demo")
+    })
 }
 
 #[cfg(test)]
@@ -118,7 +134,9 @@ mod tests {
     #[test]
     fn a_demo_owns_what_bears_its_whole_name() {
         let names = Names::of(12, Path::new("/cg"));
-        assert!(names.owns("zt-demo-12") && names.owns(&names.namespace(Who::Iam)) && names.owns(&names.bridge()));
+        assert!(
+            names.owns("zt-demo-12") && names.owns(&names.namespace(Who::Iam)) && names.owns(&names.bridge())
+        );
         assert!(!names.owns("zt-demo-123") && !names.owns("zt-demo-1"));
         assert!(!lives(std::process::id()) && !lives(u32::MAX));
     }

@@ -18,8 +18,9 @@ pub(super) fn create(names: &Names) -> Result<(), DemoError> {
         let _ = writeln!(batch, "netns add {}", names.namespace(who));
     }
     ip(None, &batch)?;
-    let mut bridge =
-        String::from("link add br0 type bridge forward_delay 0 stp_state 0 mcast_snooping 0\nlink set br0 up\n");
+    let mut bridge = String::from(
+        "link add br0 type bridge forward_delay 0 stp_state 0 mcast_snooping 0\nlink set br0 up\n",
+    );
     for who in Who::ALL {
         let (name, namespace) = (who.name(), names.namespace(who));
         let _ = write!(
@@ -47,7 +48,11 @@ pub(super) fn remove_namespace(name: &str) -> Result<(), DemoError> {
 /// Whether there is an `ip` command.
 pub(super) fn ip_exists() -> bool {
     let mut command = Command::new("ip");
-    command.arg("-V").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .arg("-V")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }
 
@@ -58,10 +63,15 @@ fn ip(namespace: Option<&str>, batch: &str) -> Result<(), DemoError> {
         command.args(["-n", namespace]);
     }
     command.args(["-batch", "-"]);
-    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
     let mut child = command.spawn().map_err(DemoError::io("run `ip`"))?;
     if let Some(mut input) = child.stdin.take() {
-        input.write_all(batch.as_bytes()).map_err(DemoError::io("write to `ip`"))?;
+        input
+            .write_all(batch.as_bytes())
+            .map_err(DemoError::io("write to `ip`"))?;
     }
     let output = child.wait_with_output().map_err(DemoError::io("wait for `ip`"))?;
     if output.status.success() {

@@ -129,7 +129,9 @@ impl Report {
 /// The monotonic clock, in nanoseconds. All processes of a machine read the same one.
 pub(super) fn now() -> u64 {
     // The clock always exists.
-    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |time| {
+        time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64
+    })
 }
 
 #[cfg(test)]
@@ -140,7 +142,10 @@ mod tests {
     fn a_report_is_one_flat_object() {
         let report = Report::now(Outcome::Refused { errno: 1 });
         let text = serde_json::to_string(&report).expect("text");
-        assert!(text.starts_with(r#"{"outcome":"refused","errno":1,"attempts":0"#), "{text}");
+        assert!(
+            text.starts_with(r#"{"outcome":"refused","errno":1,"attempts":0"#),
+            "{text}"
+        );
         assert_eq!(serde_json::from_str::<Report>(&text).expect("back"), report);
     }
 }

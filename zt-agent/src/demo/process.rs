@@ -16,7 +16,11 @@ pub(super) const HIDDEN: &str = "demo-process";
 /// This program. It may have been replaced on disk since it was started, by an upgrade or a build.
 pub(super) fn program() -> Result<PathBuf, DemoError> {
     let path = std::env::current_exe().map_err(DemoError::io("find this program"))?;
-    Ok(if path.exists() { path } else { PathBuf::from("/proc/self/exe") })
+    Ok(if path.exists() {
+        path
+    } else {
+        PathBuf::from("/proc/self/exe")
+    })
 }
 
 /// This program with `demo-process <part>`, in a group of its own so that Ctrl-C reaches only the demo itself, and
@@ -34,9 +38,15 @@ pub(super) fn hidden(part: &str) -> Result<Command, DemoError> {
 pub(super) fn as_workload(names: &Names, who: Who, argv: &[String]) -> Result<Command, DemoError> {
     let users = format!("{},nobody", who.name());
     let mut command = hidden("become")?;
-    command.args(place(names, who)).args(["--users", &users, "--"]).args(argv);
+    command
+        .args(place(names, who))
+        .args(["--users", &users, "--"])
+        .args(argv);
     // What a server would take from the environment is not the demo's business.
-    command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin").env("LC_ALL", "C");
+    command
+        .env_clear()
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin")
+        .env("LC_ALL", "C");
     command.current_dir("/");
     Ok(command)
 }
@@ -53,5 +63,9 @@ pub(super) fn place(names: &Names, who: Who) -> [String; 4] {
 
 /// Opens a log for a process's output, at its end.
 pub(super) fn log(path: &Path) -> Result<File, DemoError> {
-    OpenOptions::new().create(true).append(true).open(path).map_err(DemoError::at("open", path))
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .map_err(DemoError::at("open", path))
 }

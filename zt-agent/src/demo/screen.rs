@@ -109,7 +109,10 @@ impl Screen {
             self.print(&format!("{INDENT}{} {text}", self.toned("✓", Look::Good)))?;
         } else {
             self.failures.push(text.to_owned());
-            self.print(&format!("{INDENT}{}", self.toned(&format!("✗ {text}  ← not as it must be"), Look::Bad)))?;
+            self.print(&format!(
+                "{INDENT}{}",
+                self.toned(&format!("✗ {text}  ← not as it must be"), Look::Bad)
+            ))?;
         }
         self.pause();
         Ok(())
@@ -117,10 +120,17 @@ impl Screen {
 
     /// Aligned columns below a faint header.
     pub(super) fn table(&self, header: &[&str], rows: &[Vec<Cell>]) -> Printed {
-        let header: Vec<Cell> = header.iter().map(|name| ((*name).to_owned(), Look::Faint)).collect();
+        let header: Vec<Cell> = header
+            .iter()
+            .map(|name| ((*name).to_owned(), Look::Faint))
+            .collect();
         let all = || std::iter::once(&header).chain(rows);
         let width = |column: usize| {
-            all().filter_map(|row| row.get(column)).map(|(text, _)| text.chars().count()).max().unwrap_or(0)
+            all()
+                .filter_map(|row| row.get(column))
+                .map(|(text, _)| text.chars().count())
+                .max()
+                .unwrap_or(0)
         };
         let widths: Vec<usize> = (0..header.len()).map(width).collect();
         for row in all() {
@@ -129,7 +139,11 @@ impl Screen {
                 line.push_str(&self.toned(text, *look));
                 // Nothing is written after the last column.
                 if index + 1 < row.len() {
-                    let missing = widths.get(index).copied().unwrap_or(0).saturating_sub(text.chars().count());
+                    let missing = widths
+                        .get(index)
+                        .copied()
+                        .unwrap_or(0)
+                        .saturating_sub(text.chars().count());
                     line.extend(std::iter::repeat_n(' ', missing + 2));
                 }
             }
@@ -164,7 +178,10 @@ impl Screen {
     #[expect(clippy::unused_self, reason = "what is printed belongs to the screen")]
     fn print(&self, line: &str) -> Printed {
         let mut output = io::stdout().lock();
-        output.write_all(line.as_bytes()).and_then(|()| output.write_all(b"\n")).map_err(DemoError::Print)
+        output
+            .write_all(line.as_bytes())
+            .and_then(|()| output.write_all(b"\n"))
+            .map_err(DemoError::Print)
     }
 }
 
@@ -177,7 +194,11 @@ pub(super) fn duration(nanoseconds: u64) -> String {
         _ => (1e9, "s"),
     };
     let value = nanoseconds as f64 / divisor;
-    if value < 20.0 { format!("{value:.1} {unit}") } else { format!("{value:.0} {unit}") }
+    if value < 20.0 {
+        format!("{value:.1} {unit}")
+    } else {
+        format!("{value:.0} {unit}")
+    }
 }
 
 #[cfg(test)]

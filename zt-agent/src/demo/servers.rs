@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The real PostgreSQL and Redis, where they are installed.
+//! The real `PostgreSQL` and Redis, where they are installed.
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt as _, chown};
@@ -12,7 +12,12 @@ use super::names::Names;
 use super::{process, workload};
 
 /// Where Debian, Fedora and others keep what is not in `PATH`.
-const POSTGRES_DIRECTORIES: [&str; 4] = ["/usr/lib/postgresql", "/usr/local/pgsql", "/usr/pgsql", "/usr/libexec/postgresql"];
+const POSTGRES_DIRECTORIES: [&str; 4] = [
+    "/usr/lib/postgresql",
+    "/usr/local/pgsql",
+    "/usr/pgsql",
+    "/usr/libexec/postgresql",
+];
 
 /// A real server that was started, or why the built-in one serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,31 +55,55 @@ pub(super) fn start(names: &Names, who: Who) -> Result<Server, DemoError> {
 
 /// The directory with `initdb` and `postgres`, of the newest version.
 fn postgres_directory() -> Option<PathBuf> {
-    let complete = |directory: &Path| ["initdb", "postgres"].iter().all(|name| directory.join(name).is_file());
+    let complete = |directory: &Path| {
+        ["initdb", "postgres"]
+            .iter()
+            .all(|name| directory.join(name).is_file())
+    };
     let mut found: Vec<(u32, PathBuf)> = Vec::new();
     for parent in POSTGRES_DIRECTORIES {
         let versions = fs::read_dir(parent).into_iter().flatten().flatten();
-        let directories = versions.map(|entry| entry.path().join("bin")).chain([Path::new(parent).join("bin")]);
+        let directories = versions
+            .map(|entry| entry.path().join("bin"))
+            .chain([Path::new(parent).join("bin")]);
         for directory in directories.filter(|directory| complete(directory)) {
-            let version = directory.parent().and_then(Path::file_name).and_then(|name| name.to_str()?.parse().ok());
+            let version = directory
+                .parent()
+                .and_then(Path::file_name)
+                .and_then(|name| name.to_str()?.parse().ok());
             found.push((version.unwrap_or(0), directory));
         }
     }
-    let in_path = || in_path("initdb")?.parent().map(Path::to_path_buf).filter(|directory| complete(directory));
-    found.into_iter().max().map(|(_, directory)| directory).or_else(in_path)
+    let in_path = || {
+        in_path("initdb")?
+            .parent()
+            .map(Path::to_path_buf)
+            .filter(|directory| complete(directory))
+    };
+    found
+        .into_iter()
+        .max()
+        .map(|(_, directory)| directory)
+        .or_else(in_path)
 }
 
 fn in_path(program: &str) -> Option<PathBuf> {
     let directories = std::env::var_os("PATH")?;
-    std::env::split_paths(&directories).map(|directory| directory.join(program)).find(|path| path.is_file())
+    std::env::split_paths(&directories)
+        .map(|directory| directory.join(program))
+        .find(|path| path.is_file())
 }
 
 /// A directory that belongs to the user as whom the server runs.
 fn own_directory(names: &Names, who: Who) -> Result<PathBuf, DemoError> {
     let user = workload::user(&[who.name(), "nobody"])?;
     let directory = names.directory().join(who.name());
-    fs::DirBuilder::new().mode(0o700).create(&directory).map_err(DemoError::at("make", &directory))?;
-    chown(&directory, Some(user.uid.as_raw()), Some(user.gid.as_raw())).map_err(DemoError::at("give away", &directory))?;
+    fs::DirBuilder::new()
+        .mode(0o700)
+        .create(&directory)
+        .map_err(DemoError::at("make", &directory))?;
+    chown(&directory, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
+        .map_err(DemoError::at("give away", &directory))?;
     Ok(directory)
 }
 
@@ -83,7 +112,10 @@ fn start_postgres(names: &Names, programs: &Path) -> Result<(), DemoError> {
     let data = directory.join("data").display().to_string();
     let program = |name: &str| programs.join(name).display().to_string();
     // Everything here may read everything: policy, not a password, is what the demo is about.
-    let initdb = format!("{} -D {data} -U postgres -A trust -E UTF8 --no-locale --no-sync", program("initdb"));
+    let initdb = format!(
+        "{} -D {data} -U postgres -A trust -E UTF8 --no-locale --no-sync",
+        program("initdb")
+    );
     let argv: Vec<String> = initdb.split(' ').map(str::to_owned).collect();
     let mut command = process::as_workload(names, Who::Postgres, &argv)?;
     let output = command.output().map_err(DemoError::io("run initdb"))?;
@@ -135,5 +167,8 @@ fn spawn(names: &Names, who: Who, argv: &[String]) -> Result<(), DemoError> {
     let also = log.try_clone().map_err(DemoError::io("share a log"))?;
     command.stdin(Stdio::null()).stdout(also).stderr(log);
     // It ends with its cgroup.
-    command.spawn().map(drop).map_err(DemoError::io(format!("start the server of {}", who.name())))
+    command
+        .spawn()
+        .map(drop)
+        .map_err(DemoError::io(format!("start the server of {}", who.name())))
 }

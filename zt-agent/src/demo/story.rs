@@ -4,8 +4,8 @@
 
 mod change;
 mod death;
-mod enforce;
 mod ending;
+mod enforce;
 mod matrix;
 mod observe;
 mod opening;

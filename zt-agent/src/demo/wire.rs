@@ -77,7 +77,10 @@ fn read_line(stream: &mut impl Read) -> io::Result<String> {
 }
 
 fn unexpected(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("the server answered {what:?}"))
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("the server answered {what:?}"),
+    )
 }
 
 fn send(stream: &mut impl Write, bytes: &[u8]) -> io::Result<()> {

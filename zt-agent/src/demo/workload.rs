@@ -62,7 +62,8 @@ fn join(place: &Place) -> Result<(), DemoError> {
     fs::write(&procs, std::process::id().to_string()).map_err(DemoError::at("join", &procs))?;
     if let Some(path) = &place.netns {
         let namespace = File::open(path).map_err(DemoError::at("open", path))?;
-        setns(namespace, CloneFlags::CLONE_NEWNET).map_err(|errno| DemoError::at("enter", path)(errno.into()))?;
+        setns(namespace, CloneFlags::CLONE_NEWNET)
+            .map_err(|errno| DemoError::at("enter", path)(errno.into()))?;
     }
     Ok(())
 }
@@ -102,11 +103,12 @@ fn drop_to(users: &[String]) -> Result<(), DemoError> {
 
 /// The first of `users` that exists.
 pub(super) fn user(users: &[impl AsRef<str>]) -> Result<User, DemoError> {
-    let known = users.iter().find_map(|name| User::from_name(name.as_ref()).ok().flatten());
+    let known = users
+        .iter()
+        .find_map(|name| User::from_name(name.as_ref()).ok().flatten());
     known.ok_or_else(|| DemoError::io("find a user without privileges")(io::ErrorKind::NotFound.into()))
 }
 
 fn failed(what: &'static str) -> impl FnOnce(nix::Error) -> DemoError {
     move |errno| DemoError::io(what)(errno.into())
 }
-

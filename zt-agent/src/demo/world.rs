@@ -14,7 +14,7 @@ use super::servers::{self, Server};
 use super::{cleanup, network};
 
 /// How long a server may take to serve.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 /// Everything that exists before there is an agent.
 #[derive(Debug)]
@@ -55,7 +55,8 @@ impl World {
     /// The process that acts for `who`.
     pub(super) fn actor(&mut self, who: Who) -> Result<&mut Actor, DemoError> {
         let found = self.actors.iter_mut().find(|actor| actor.who == who);
-        found.ok_or_else(|| DemoError::io(format!("find {}", who.name()))(std::io::ErrorKind::NotFound.into()))
+        found
+            .ok_or_else(|| DemoError::io(format!("find {}", who.name()))(std::io::ErrorKind::NotFound.into()))
     }
 
     /// Which server serves for `who`.
@@ -77,7 +78,12 @@ impl World {
                     return Err(DemoError::Workload {
                         who: who.name(),
                         message: format!("does not serve within {DEADLINE:?} ({:?})", report.outcome),
-                        log: self.names.directory().join(format!("{}-server.log", who.name())).display().to_string(),
+                        log: self
+                            .names
+                            .directory()
+                            .join(format!("{}-server.log", who.name()))
+                            .display()
+                            .to_string(),
                     });
                 }
                 thread::sleep(Duration::from_millis(10));

@@ -16,9 +16,15 @@ impl Story {
         let Some((to, speak)) = place_of(Who::Redis, false) else {
             return Ok(());
         };
-        self.screen.say("chat is refused at redis:6379. A second policy file allows just that, while chat keeps trying:")?;
+        self.screen.say(
+            "chat is refused at redis:6379. A second policy file allows just that, while chat keeps trying:",
+        )?;
         let chat = self.world.actor(Who::Chat)?;
-        chat.order(Order::UntilReached { to, speak, deadline: DEADLINE })?;
+        chat.order(Order::UntilReached {
+            to,
+            speak,
+            deadline: DEADLINE,
+        })?;
         chat.begun()?;
         let begin = now();
         self.agent.files.add_rule()?;
@@ -30,18 +36,24 @@ impl Story {
             report.refused,
             words(&report.outcome)
         );
-        self.screen.expect(reached(&report) && report.refused > 0, &text)?;
+        self.screen
+            .expect(reached(&report) && report.refused > 0, &text)?;
         if !reached(&report) {
             return Ok(());
         }
 
-        self.screen.say("chat opens a connection and sends PING after PING. The file is removed under it:")?;
+        self.screen
+            .say("chat opens a connection and sends PING after PING. The file is removed under it:")?;
         let kept = self.call(Who::Chat, Order::Keep { to, speak })?;
         let Some(local) = kept.local else {
             return self.screen.expect(false, "chat keeps a connection to redis");
         };
         let redis = self.world.actor(Who::Redis)?;
-        redis.order(Order::UntilGone { local: to, peer: local, deadline: DEADLINE })?;
+        redis.order(Order::UntilGone {
+            local: to,
+            peer: local,
+            deadline: DEADLINE,
+        })?;
         redis.begun()?;
         let chat = self.world.actor(Who::Chat)?;
         chat.order(Order::Hold { deadline: DEADLINE })?;
@@ -59,8 +71,15 @@ impl Story {
             here.attempts,
             words(&here.outcome)
         );
-        self.screen.expect(matches!(here.outcome, Outcome::Broken { .. }) && here.attempts > 0, &text)?;
-        let text = format!("redis' end is {} {} after that", words(&there.outcome), after(there.at));
+        self.screen.expect(
+            matches!(here.outcome, Outcome::Broken { .. }) && here.attempts > 0,
+            &text,
+        )?;
+        let text = format!(
+            "redis' end is {} {} after that",
+            words(&there.outcome),
+            after(there.at)
+        );
         self.screen.expect(there.outcome == Outcome::Gone, &text)?;
         let again = self.reach(Who::Chat, Who::Redis, false, 1)?;
         let text = format!("a new connection is {}", words(&again.outcome));

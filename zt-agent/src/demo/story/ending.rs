@@ -16,21 +16,29 @@ impl Story {
             let text = format!("All {} expectations held.", self.screen.expectations());
             self.screen.look(&text, Look::Good)?;
         } else {
-            let text = format!("{} of {} expectations did not hold:", failures.len(), self.screen.expectations());
+            let text = format!(
+                "{} of {} expectations did not hold:",
+                failures.len(),
+                self.screen.expectations()
+            );
             self.screen.look(&text, Look::Bad)?;
             for failure in &failures {
                 self.screen.look(&format!("  ✗ {failure}"), Look::Bad)?;
             }
-            self.screen.say("The agent's status, so that the reason can be found:")?;
+            self.screen
+                .say("The agent's status, so that the reason can be found:")?;
             let status = self.agent.get("/v1/status", &[])?;
-            self.screen.faint(&serde_json::to_string_pretty(&status).unwrap_or_default())?;
+            self.screen
+                .faint(&serde_json::to_string_pretty(&status).unwrap_or_default())?;
         }
         if keep {
             self.what_to_type()?;
         } else {
             self.screen.gap()?;
-            self.screen.say("Next: `zt-agent demo --keep` leaves all this running for you to play with;")?;
-            self.screen.say("`zt-agent run --help` is the real thing, in mode observe until you say otherwise.")?;
+            self.screen
+                .say("Next: `zt-agent demo --keep` leaves all this running for you to play with;")?;
+            self.screen
+                .say("`zt-agent run --help` is the real thing, in mode observe until you say otherwise.")?;
         }
         Ok(failures.is_empty())
     }
@@ -39,22 +47,48 @@ impl Story {
         let names = &self.world.names;
         let program = process::program()?.display().to_string();
         let (chat, redis) = (names.cgroup_directory(Who::Chat), names.namespace_file(Who::Chat));
-        let abi = std::fs::read_dir(names.pins()).into_iter().flatten().flatten().next();
+        let abi = std::fs::read_dir(names.pins())
+            .into_iter()
+            .flatten()
+            .flatten()
+            .next();
         let pins = abi.map_or_else(|| names.pins(), |entry| entry.path());
         self.screen.gap()?;
         self.screen.say("It all goes on running. In another terminal:")?;
         let commands = [
-            ("the agent's API is found by", format!("export ZT_API={}", self.agent.url())),
+            (
+                "the agent's API is found by",
+                format!("export ZT_API={}", self.agent.url()),
+            ),
             ("how it is", format!("{program} status")),
             ("decisions as they fall", format!("{program} monitor")),
             ("who is who", format!("{program} identity list")),
-            ("be chat, in a shell", format!("echo $$ > {}/cgroup.procs", chat.display())),
+            (
+                "be chat, in a shell",
+                format!("echo $$ > {}/cgroup.procs", chat.display()),
+            ),
             ("", format!("exec nsenter --net={} $SHELL", redis.display())),
-            ("then, as chat", format!("timeout 3 bash -c '</dev/tcp/{}/6379'; timeout 3 bash -c '</dev/tcp/{}/4000'", Who::Redis.ipv4(), Who::Gateway.ipv4())),
-            ("allow more", format!("$EDITOR {}/hanzo-core-policy.yaml", self.agent.files.policies().display())),
+            (
+                "then, as chat",
+                format!(
+                    "timeout 3 bash -c '</dev/tcp/{}/6379'; timeout 3 bash -c '</dev/tcp/{}/4000'",
+                    Who::Redis.ipv4(),
+                    Who::Gateway.ipv4()
+                ),
+            ),
+            (
+                "allow more",
+                format!(
+                    "$EDITOR {}/hanzo-core-policy.yaml",
+                    self.agent.files.policies().display()
+                ),
+            ),
             ("the drawing", format!("{program} graph -o mermaid")),
             ("what the kernel has", format!("ls {}", pins.display())),
-            ("", format!("bpftool map dump pinned {}/zt_workloads", pins.display())),
+            (
+                "",
+                format!("bpftool map dump pinned {}/zt_workloads", pins.display()),
+            ),
             ("", "bpftool cgroup tree | grep -A20 zt-demo".to_owned()),
         ];
         let rows: Vec<_> = commands

@@ -14,8 +14,13 @@ const TIMES: u32 = 101;
 impl Story {
     pub(super) fn enforce(&mut self) -> Result<(), DemoError> {
         self.screen.chapter("The switch: mode enforce")?;
-        self.screen.say("workloads.yaml is rewritten with `mode: enforce`; the agent sees it by itself.")?;
-        let order = place_of(Who::Postgres, false).map(|(to, speak)| Order::UntilRefused { to, speak, deadline: 10_000 });
+        self.screen
+            .say("workloads.yaml is rewritten with `mode: enforce`; the agent sees it by itself.")?;
+        let order = place_of(Who::Postgres, false).map(|(to, speak)| Order::UntilRefused {
+            to,
+            speak,
+            deadline: 10_000,
+        });
         let Some(order) = order else { return Ok(()) };
         self.world.actor(Who::Chat)?.order(order)?;
         self.world.actor(Who::Chat)?.begun()?;
@@ -35,15 +40,16 @@ impl Story {
         self.screen.chapter("Who reaches whom")?;
         let report = self.reach(Who::Chat, Who::Postgres, false, TIMES)?;
         let text = format!(
-            "chat → postgres:5432 {}, in {} (median of {})",
+            "chat → postgres:5432 is {}, in {} (median of {})",
             words(&report.outcome),
             duration(report.connect_ns),
             report.attempts
         );
-        self.screen.expect(refused(&report) && report.attempts == TIMES, &text)?;
-        let report = self.reach(Who::Iam, Who::Postgres, false, 1)?;
+        self.screen
+            .expect(refused(&report) && report.attempts == TIMES, &text)?;
+        let report = self.reach(Who::Iam, Who::Postgres, false, 5)?;
         let text = format!(
-            "iam  → postgres:5432 connects in {} and is {}",
+            "iam  → postgres:5432 is connected in {}, and {}",
             duration(report.connect_ns),
             words(&report.outcome)
         );

@@ -20,7 +20,13 @@ impl Story {
                 let ipv6 = self.reach(source, destination, true, 1)?;
                 let both = [&ipv4, &ipv6];
                 let expected = allowed((source, destination));
-                let holds = both.iter().all(|report| if expected { reached(report) } else { refused(report) });
+                let holds = both.iter().all(|report| {
+                    if expected {
+                        reached(report)
+                    } else {
+                        refused(report)
+                    }
+                });
                 if !holds {
                     wrong.push(format!("{} → {}", source.name(), destination.place_name()));
                 }
@@ -34,10 +40,14 @@ impl Story {
             rows.push(row);
         }
         let places = Who::SERVERS.map(Who::place_name);
-        let header: Vec<&str> = std::iter::once("FROM / TO").chain(places.iter().map(String::as_str)).collect();
+        let header: Vec<&str> = std::iter::once("FROM / TO")
+            .chain(places.iter().map(String::as_str))
+            .collect();
         self.screen.table(&header, &rows)?;
         let text = if wrong.is_empty() {
-            format!("{when}, 20 of 20 pairs are as policy says, over IPv4 and IPv6 (times are those of connect())")
+            format!(
+                "{when}, 20 of 20 pairs are as policy says, over IPv4 and IPv6 (times are those of connect())"
+            )
         } else {
             format!("{when}, these pairs are not as policy says: {}", wrong.join(", "))
         };
@@ -46,8 +56,10 @@ impl Story {
 
     /// For how many pairs the API says what the policy says, and so what the kernel did.
     pub(super) fn same_answers(&self) -> Result<usize, DemoError> {
-        let pairs: Vec<_> =
-            Who::ALL.into_iter().flat_map(|from| Who::SERVERS.map(|to| (from, to))).collect();
+        let pairs: Vec<_> = Who::ALL
+            .into_iter()
+            .flat_map(|from| Who::SERVERS.map(|to| (from, to)))
+            .collect();
         let requests: Vec<_> = pairs
             .iter()
             .map(|(from, to)| {
@@ -58,7 +70,9 @@ impl Story {
                 })
             })
             .collect();
-        let answer = self.agent.post("/v1/evaluate", &json!({ "requests": requests }))?;
+        let answer = self
+            .agent
+            .post("/v1/evaluate", &json!({ "requests": requests }))?;
         let answers = answer["responses"].as_array().cloned().unwrap_or_default();
         let same = pairs.iter().zip(&answers).filter(|(way, answer)| {
             let decision = if allowed(**way) { "ALLOW" } else { "DENY" };

@@ -18,9 +18,13 @@ impl Story {
             duration(ready.as_nanos() as u64)
         );
         self.screen.say(&status)?;
-        self.screen.say("Policy does not let chat talk to postgres. It tries:")?;
+        self.screen
+            .say("Policy does not let chat talk to postgres. It tries:")?;
         let report = self.reach(Who::Chat, Who::Postgres, false, 1)?;
-        let text = format!("chat → postgres:5432 is let through; it {}", words(&report.outcome));
+        let text = format!(
+            "chat → postgres:5432 is let through; it {}",
+            words(&report.outcome)
+        );
         self.screen.expect(reached(&report), &text)?;
         let query = [
             ("source", Who::Chat.spiffe()),
@@ -28,11 +32,16 @@ impl Story {
             ("limit", "10".to_owned()),
         ];
         let found = self.agent.get_until("/v1/audit", &query, |answer| {
-            answer["records"].as_array().is_some_and(|records| !records.is_empty())
+            answer["records"]
+                .as_array()
+                .is_some_and(|records| !records.is_empty())
         })?;
-        let record = found.map(|answer| answer["records"][0].clone()).unwrap_or_default();
+        let record = found
+            .map(|answer| answer["records"][0].clone())
+            .unwrap_or_default();
         let would_be = record["decision"] == "DENY" && record["enforced"] == false;
-        self.screen.expect(would_be, "... and on record as what enforcing would refuse:")?;
+        self.screen
+            .expect(would_be, "... and on record as what enforcing would refuse:")?;
         self.screen.faint(&extract(&record))
     }
 }
@@ -41,9 +50,19 @@ impl Story {
 fn extract(record: &Value) -> String {
     let line = |value: Value| {
         let text = value.to_string();
-        format!("    {}", text.get(1..text.len().saturating_sub(1)).unwrap_or_default())
+        format!(
+            "    {}",
+            text.get(1..text.len().saturating_sub(1)).unwrap_or_default()
+        )
     };
-    let end = |end: &Value| json!({"spiffe_id": end["spiffe_id"], "address": end["address"], "port": end["port"]});
+    let end = |end: &Value| {
+        let fields = ["spiffe_id", "address", "port"]
+            .into_iter()
+            .filter(|field| !end[field].is_null());
+        fields
+            .map(|field| (field.to_owned(), end[field].clone()))
+            .collect::<Value>()
+    };
     [
         line(json!({"timestamp": record["timestamp"]})),
         line(json!({"decision": record["decision"]})),

@@ -29,12 +29,18 @@ pub(super) fn build(screen: &mut Screen, names: Names) -> Result<World, DemoErro
     screen.table(&["WORKLOAD", "ADDRESSES", "CGROUP", "SERVES"], &rows)?;
     screen.gap()?;
     screen.say("Each has its own cgroup, which is its identity, and its own network namespace.")?;
-    screen.say(&format!("{} is any process in the cgroup of iam, whatever its address.", Who::Iam.spiffe()))?;
+    screen.say(&format!(
+        "{} is any process in the cgroup of iam, whatever its address.",
+        Who::Iam.spiffe()
+    ))?;
     screen.gap()?;
     screen.say("The policy, hanzo-core-policy, in words:")?;
     for source in Who::ALL {
-        let to: Vec<String> =
-            Who::POLICY.iter().filter(|(from, _)| *from == source).map(|(_, to)| to.place_name()).collect();
+        let to: Vec<String> = Who::POLICY
+            .iter()
+            .filter(|(from, _)| *from == source)
+            .map(|(_, to)| to.place_name())
+            .collect();
         if !to.is_empty() {
             screen.look(&format!("  {:8} → {}", source.name(), to.join(", ")), Look::Good)?;
         }

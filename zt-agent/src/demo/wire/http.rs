@@ -17,12 +17,18 @@ pub(super) fn ask(stream: &mut (impl Read + Write)) -> io::Result<String> {
         if let Some((name, value)) = line.split_once(':')
             && name.eq_ignore_ascii_case("content-length")
         {
-            length = value.trim().parse::<usize>().map_err(|_| unexpected(&line))?.min(8192);
+            length = value
+                .trim()
+                .parse::<usize>()
+                .map_err(|_| unexpected(&line))?
+                .min(8192);
         }
     }
     let mut body = vec![0; length];
     stream.read_exact(&mut body)?;
-    let status = status.strip_prefix("HTTP/1.1 ").ok_or_else(|| unexpected(&status))?;
+    let status = status
+        .strip_prefix("HTTP/1.1 ")
+        .ok_or_else(|| unexpected(&status))?;
     Ok(format!("{status}, {}", String::from_utf8_lossy(&body).trim()))
 }
 
@@ -30,7 +36,10 @@ pub(super) fn serve(stream: &mut (impl Read + Write), who: &str) -> io::Result<(
     loop {
         while !read_line(stream)?.is_empty() {}
         let body = format!("{who} is here\n");
-        let head = format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n", body.len());
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
         send(stream, (head + &body).as_bytes())?;
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PostgreSQL's protocol, version 3: the start of a session without a password, and a query that answers with one
-//! value. See "Message Formats" in PostgreSQL's documentation.
+//! `PostgreSQL`'s protocol, version 3: the start of a session without a password, and a query that answers with one
+//! value. See "Message Formats" in `PostgreSQL`'s documentation.
 
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -77,7 +77,10 @@ fn first_column(row: &[u8]) -> Option<String> {
 /// The `M` field of an error.
 fn error_text(body: &[u8]) -> String {
     let fields = body.split(|byte| *byte == 0);
-    let text = fields.filter_map(|field| field.strip_prefix(b"M")).next().unwrap_or(body);
+    let text = fields
+        .filter_map(|field| field.strip_prefix(b"M"))
+        .next()
+        .unwrap_or(body);
     String::from_utf8_lossy(text).into_owned()
 }
 
@@ -114,11 +117,23 @@ mod tests {
     #[test]
     fn errors_and_nonsense_are_told() {
         let error = message(b'E', b"SFATAL\0C28000\0Mno entry\0\0");
-        let told = read_until_ready(&mut error.as_slice()).expect_err("error").to_string();
+        let told = read_until_ready(&mut error.as_slice())
+            .expect_err("error")
+            .to_string();
         assert!(told.contains("no entry"), "{told}");
         let password = message(b'R', &10_u32.to_be_bytes());
-        assert!(read_until_ready(&mut password.as_slice()).expect_err("password").to_string().contains("password"));
-        for short in [&b"Z\0\0"[..], b"D\0\0\0\0", b"D\xff\xff\xff\xff", b"D\0\0\0\x06\0\x01"] {
+        assert!(
+            read_until_ready(&mut password.as_slice())
+                .expect_err("password")
+                .to_string()
+                .contains("password")
+        );
+        for short in [
+            &b"Z\0\0"[..],
+            b"D\0\0\0\0",
+            b"D\xff\xff\xff\xff",
+            b"D\0\0\0\x06\0\x01",
+        ] {
             assert!(read_until_ready(&mut &*short).is_err(), "{short:?}");
         }
     }

@@ -43,8 +43,11 @@ pub(super) fn obey() -> Result<(), DemoError> {
 
 fn say(report: &Report) -> Result<(), DemoError> {
     let mut output = io::stdout().lock();
-    let text = serde_json::to_string(report).map_err(|error| DemoError::io("write a report")(error.into()))?;
-    writeln!(output, "{text}").and_then(|()| output.flush()).map_err(DemoError::io("report"))
+    let text =
+        serde_json::to_string(report).map_err(|error| DemoError::io("write a report")(error.into()))?;
+    writeln!(output, "{text}")
+        .and_then(|()| output.flush())
+        .map_err(DemoError::io("report"))
 }
 
 fn carry_out(order: Order, kept: &mut Option<Conversation>) -> Result<Report, DemoError> {
@@ -80,13 +83,18 @@ fn carry_out(order: Order, kept: &mut Option<Conversation>) -> Result<Report, De
         Order::UntilRefused { to, speak, deadline } => until(to, speak, deadline, |outcome| {
             matches!(outcome, Outcome::Refused { .. })
         })?,
-        Order::UntilGone { local, peer, deadline } => {
+        Order::UntilGone {
+            local,
+            peer,
+            deadline,
+        } => {
             say(&Report::now(Outcome::Begun))?;
             until_gone(local, peer, Deadline::new(deadline)).map_err(DemoError::io("list connections"))?
         }
     })
 }
 
+#[derive(Clone, Copy)]
 struct Deadline {
     begin: Instant,
     allowed: Duration,
@@ -106,7 +114,12 @@ impl Deadline {
 }
 
 /// Tries until it comes out as `wanted`. The first report, after the first attempt, says that it has begun.
-fn until(to: SocketAddr, speak: Speak, deadline: u64, wanted: fn(&Outcome) -> bool) -> Result<Report, DemoError> {
+fn until(
+    to: SocketAddr,
+    speak: Speak,
+    deadline: u64,
+    wanted: fn(&Outcome) -> bool,
+) -> Result<Report, DemoError> {
     let deadline = Deadline::new(deadline);
     let mut tries = Tries::new(to, speak);
     loop {
@@ -221,8 +234,12 @@ impl Tries {
 
     fn report(self) -> Report {
         let refused = matches!(self.last, Outcome::Refused { .. });
-        let mut times: Vec<u64> =
-            self.times.iter().filter(|(was, _)| *was == refused).map(|(_, took)| *took).collect();
+        let mut times: Vec<u64> = self
+            .times
+            .iter()
+            .filter(|(was, _)| *was == refused)
+            .map(|(_, took)| *took)
+            .collect();
         times.sort_unstable();
         Report {
             outcome: self.last,

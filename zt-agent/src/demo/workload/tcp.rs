@@ -7,7 +7,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, setsockopt, socket, sockopt};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, connect, setsockopt, socket, sockopt,
+};
 use nix::sys::time::{TimeVal, TimeValLike as _};
 
 /// How long `connect()` may take.
@@ -25,14 +27,27 @@ pub(super) fn timed_connect(to: SocketAddr) -> (u64, io::Result<TcpStream>) {
     let begin = Instant::now();
     let connected = connect(descriptor.as_raw_fd(), &address);
     let took = begin.elapsed().as_nanos() as u64;
-    (took, connected.map(|()| TcpStream::from(descriptor)).map_err(Into::into))
+    (
+        took,
+        connected
+            .map(|()| TcpStream::from(descriptor))
+            .map_err(Into::into),
+    )
 }
 
 fn prepare(to: SocketAddr) -> io::Result<(std::os::fd::OwnedFd, SockaddrStorage)> {
-    let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let family = if to.is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    };
     let descriptor = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     // For Linux, the time that sending may take is the time that connecting may take.
-    setsockopt(&descriptor, sockopt::SendTimeout, &TimeVal::milliseconds(PATIENCE.as_millis() as i64))?;
+    setsockopt(
+        &descriptor,
+        sockopt::SendTimeout,
+        &TimeVal::milliseconds(PATIENCE.as_millis() as i64),
+    )?;
     Ok((descriptor, SockaddrStorage::from(to)))
 }
 
@@ -40,7 +55,10 @@ fn prepare(to: SocketAddr) -> io::Result<(std::os::fd::OwnedFd, SockaddrStorage)
 pub(super) fn established(local: SocketAddr, peer: SocketAddr) -> io::Result<bool> {
     let listed = |path: &str| -> io::Result<bool> {
         let text = fs::read_to_string(path)?;
-        Ok(text.lines().skip(1).any(|line| line_ends(line) == Some((local, peer))))
+        Ok(text
+            .lines()
+            .skip(1)
+            .any(|line| line_ends(line) == Some((local, peer))))
     };
     // An IPv6 socket may carry an IPv4 connection.
     Ok(listed("/proc/self/net/tcp")? || listed("/proc/self/net/tcp6")?)
