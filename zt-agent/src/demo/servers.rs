@@ -132,9 +132,8 @@ fn start_postgres(names: &Names, programs: &Path) -> Result<(), DemoError> {
     for setting in [
         "listen_addresses=*",
         "port=5432",
-        // No socket and no lock file outside its directory, and no shared memory that could outlive it.
+        // No socket and no lock file outside its directory.
         "unix_socket_directories=",
-        "dynamic_shared_memory_type=mmap",
         "fsync=off",
         "shared_buffers=16MB",
         "max_connections=20",

@@ -13,6 +13,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use clap::Args;
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::{User, setgid, setgroups, setuid};
 
@@ -82,8 +84,7 @@ pub(super) fn play(arguments: &PlayArgs) -> Result<(), DemoError> {
 pub(super) fn become_program(arguments: &BecomeArgs) -> Result<(), DemoError> {
     join(&arguments.place)?;
     if !arguments.users.is_empty() {
-        // PostgreSQL makes a System V segment that outlives it when it is killed; in a namespace of its own it cannot.
-        unshare(CloneFlags::CLONE_NEWIPC).map_err(failed("have an IPC namespace"))?;
+        private_memory()?;
         drop_to(&arguments.users)?;
     }
     let (program, rest) = arguments
@@ -92,6 +93,33 @@ pub(super) fn become_program(arguments: &BecomeArgs) -> Result<(), DemoError> {
         .ok_or_else(|| DemoError::io("run nothing")(io::ErrorKind::InvalidInput.into()))?;
     let error = Command::new(program).args(rest).exec();
     Err(DemoError::io(format!("run {}", program.display()))(error))
+}
+
+/// A database server that is killed leaves shared memory behind, of both kinds that there are: here, they go with it.
+fn private_memory() -> Result<(), DemoError> {
+    let failed = failed("have shared memory of its own");
+    let private = || {
+        unshare(CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWNS)?;
+        mount(
+            None::<&str>,
+            "/",
+            None::<&str>,
+            MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+            None::<&str>,
+        )?;
+        match mount(
+            Some("tmpfs"),
+            "/dev/shm",
+            Some("tmpfs"),
+            MsFlags::empty(),
+            None::<&str>,
+        ) {
+            // Then nobody can leave anything there.
+            Err(Errno::ENOENT) => Ok(()),
+            result => result,
+        }
+    };
+    private().map_err(failed)
 }
 
 fn drop_to(users: &[String]) -> Result<(), DemoError> {

@@ -76,11 +76,8 @@ fn first_column(row: &[u8]) -> Option<String> {
 
 /// The `M` field of an error.
 fn error_text(body: &[u8]) -> String {
-    let fields = body.split(|byte| *byte == 0);
-    let text = fields
-        .filter_map(|field| field.strip_prefix(b"M"))
-        .next()
-        .unwrap_or(body);
+    let mut fields = body.split(|byte| *byte == 0);
+    let text = fields.find_map(|field| field.strip_prefix(b"M")).unwrap_or(body);
     String::from_utf8_lossy(text).into_owned()
 }
 
