@@ -38,7 +38,7 @@ async fn bodies_that_make_no_sense() {
             ),
             (&with_source("{}"), "invalid_body", "\"source.spiffe_id\""),
             (
-                &with_source(r#"{"spiffe_id":"http://x"}"#),
+                &with_source(r#"{"spiffe_id":"http://localhost"}"#),
                 "invalid_body",
                 "not a SPIFFE ID",
             ),
