@@ -31,7 +31,7 @@ const ROOTS: [&str; 22] = [
 ];
 
 /// Hosts that a text may send its reader to. Anything else may be a mirror or a name of one site's network.
-const HOSTS: [&str; 24] = [
+const HOSTS: [&str; 29] = [
     "127.0.0.1",
     "0.0.0.0",
     "localhost",
@@ -53,6 +53,11 @@ const HOSTS: [&str; 24] = [
     "datatracker.ietf.org",
     "spiffe.io",
     "kubernetes.io",
+    "cilium.io",
+    "istio.io",
+    "tetragon.io",
+    "openpolicyagent.org",
+    "goteleport.com",
     "www.freedesktop.org",
     "json-schema.org",
     "editorconfig.org",
