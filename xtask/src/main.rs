@@ -59,7 +59,15 @@ fn main() -> ExitCode {
         Task::Setup { check } => setup::run(check),
         Task::BuildEbpf => build_ebpf::run(),
         Task::Demo { release, arguments } => demo::run(release, &arguments),
-        Task::Test { tiers, arguments } => test::run(&tiers, &arguments),
+        Task::Test { tiers, arguments } => {
+            // Its last line says what came of it.
+            let passed = test::run(&tiers, &arguments);
+            return if passed {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            };
+        }
         Task::Tidy => tidy::run(),
     };
     match done {
