@@ -3,6 +3,7 @@
 //!
 //! The library behind the `zt-agent` binary. `policy` and `spiffe_id` are pure and need neither root nor a runtime.
 
+pub mod api;
 pub mod audit;
 pub mod cgroup;
 pub mod cli;
@@ -10,9 +11,11 @@ pub mod config;
 pub mod identity;
 pub mod kernel;
 pub mod log;
+pub mod metrics;
 pub mod policy;
 pub mod policy_dir;
 pub mod problem;
 pub mod spiffe_id;
+pub mod state;
 pub mod watch;
 pub mod yaml;

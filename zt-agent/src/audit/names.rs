@@ -132,17 +132,24 @@ impl NameResolver for Names {
     }
 }
 
+/// Parties without a SPIFFE ID that the kernel knows by small numbers.
+const ENTITIES: [(u64, &str); 6] = [
+    (identity::UNKNOWN, "unknown"),
+    (identity::HOST, "host"),
+    (identity::REMOTE_NODE, "remote-node"),
+    (identity::KUBE_APISERVER, "kube-apiserver"),
+    (identity::WORLD, "world"),
+    (identity::RAW_SOCKETS, "raw-sockets"),
+];
+
 /// The name of an entity's number.
-pub const fn entity(number: u64) -> Option<&'static str> {
-    match number {
-        identity::UNKNOWN => Some("unknown"),
-        identity::HOST => Some("host"),
-        identity::REMOTE_NODE => Some("remote-node"),
-        identity::KUBE_APISERVER => Some("kube-apiserver"),
-        identity::WORLD => Some("world"),
-        identity::RAW_SOCKETS => Some("raw-sockets"),
-        _ => None,
-    }
+pub fn entity(number: u64) -> Option<&'static str> {
+    ENTITIES.iter().find(|(of, _)| *of == number).map(|(_, name)| *name)
+}
+
+/// Whether `name` is that of an entity.
+pub fn is_entity(name: &str) -> bool {
+    ENTITIES.iter().any(|(_, of)| *of == name)
 }
 
 /// The names in force and those that were: one writer ([`NameBook::update`]), any number of readers.

@@ -30,9 +30,9 @@ use super::record::AuditRecord;
 use super::store::Sink;
 
 /// Decisions in one message to the recorder.
-const CHUNK: usize = 1024;
-/// Messages that wait at most. Together with [`CHUNK`] this bounds the memory of the queue to some 5 MB.
-const QUEUE: usize = 32;
+const CHUNK: usize = 256;
+/// Messages that wait at most. Together with [`CHUNK`] this bounds the memory of the queue to some 10 MB.
+const QUEUE: usize = 256;
 /// Records kept for a subscriber that is behind; it then learns how many it missed.
 const LIVE: usize = 4096;
 
@@ -161,17 +161,16 @@ impl Intake {
         Ok(())
     }
 
-    /// Records what happened over the API. Waits while the queue is full.
+    /// Records what happened over the API. Waits while the queue is full; given up before it is done, it has
+    /// recorded nothing and counted nothing.
     pub async fn record_api(&self, events: Vec<ApiEvent>) -> Result<(), Closed> {
         if events.is_empty() {
             return Ok(());
         }
-        let (count, time) = (events.len(), super::clock::now());
-        self.stats.received(count);
-        self.queue.send(Message::Api { at: Instant::now(), time, events }).await.map_err(|_| {
-            self.stats.lost_to_shutdown(count);
-            Closed
-        })
+        let place = self.queue.reserve().await.map_err(|_| Closed)?;
+        self.stats.received(events.len());
+        place.send(Message::Api { at: Instant::now(), time: super::clock::now(), events });
+        Ok(())
     }
 
     /// Waits until what was handed over before is stored, or counted as lost.

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `GET /v1/audit` and `GET /v1/graph`.
+
+use std::future::Future;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Query, State};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use super::ApiState;
+use super::problem::ApiProblem;
+use super::query::{Parameters, flag};
+use crate::audit::AuditRecord;
+use crate::audit::query::{DEFAULT_LIMIT, Filter, MAX_LIMIT, PartyFilter};
+use crate::audit::sqlite::StoreError;
+use crate::spiffe_id::{Pattern, SpiffeId};
+
+const PARAMETERS: &[&str] = &[
+    "since",
+    "until",
+    "decision",
+    "enforced",
+    "source",
+    "destination",
+    "port",
+    "policy",
+    "node",
+    "limit",
+    "cursor",
+];
+
+/// How long a question may take.
+const MAX_TIME: Duration = Duration::from_secs(10);
+/// How long it waits for what was decided before it was asked to be stored.
+pub(super) const FLUSH_TIME: Duration = Duration::from_secs(1);
+
+type Pairs = Query<Vec<(String, String)>>;
+
+#[derive(Serialize)]
+struct Records {
+    records: Vec<AuditRecord>,
+    next_cursor: Option<String>,
+}
+
+pub(super) async fn records(State(state): State<ApiState>, Query(given): Pairs) -> Result<Response, ApiProblem> {
+    let mut given = Parameters::new(given, PARAMETERS);
+    let filter = Filter {
+        since: given.parsed("since"),
+        until: given.parsed("until"),
+        decision: given.with("decision", |text| {
+            text.to_ascii_uppercase().parse().map_err(|_| format!("must be ALLOW or DENY, not `{text}`"))
+        }),
+        enforced: given.with("enforced", flag),
+        source: given.with("source", party),
+        destination: given.with("destination", party),
+        port: given.with("port", |text| {
+            text.parse().map_err(|_| format!("must be a number from 0 to 65535, not `{text}`"))
+        }),
+        policy: given.text("policy"),
+        node: given.text("node"),
+    };
+    let limit = given.with("limit", |text| match text.parse() {
+        Ok(limit) if (1..=MAX_LIMIT).contains(&limit) => Ok(limit),
+        _ => Err(format!("must be a number from 1 to {MAX_LIMIT}, not `{text}`")),
+    });
+    let cursor = given.parsed("cursor");
+    given.finish()?;
+    flush(&state).await;
+    let page = answered(state.store.query(&filter, cursor, limit.unwrap_or(DEFAULT_LIMIT))).await?;
+    let next_cursor = page.next.map(|cursor| cursor.to_string());
+    Ok(Json(Records { records: page.records, next_cursor }).into_response())
+}
+
+pub(super) async fn graph(State(state): State<ApiState>, Query(given): Pairs) -> Result<Response, ApiProblem> {
+    Parameters::new(given, &[]).finish()?;
+    flush(&state).await;
+    Ok(Json(answered(state.store.graph()).await?).into_response())
+}
+
+/// A SPIFFE ID, a pattern of them, or an entity.
+fn party(text: &str) -> Result<PartyFilter, String> {
+    if text.contains('*') {
+        return Pattern::parse(text).map(PartyFilter::Pattern).map_err(|error| error.to_string());
+    }
+    if text.starts_with("spiffe:") {
+        SpiffeId::parse(text).map_err(|error| error.to_string())?;
+    }
+    Ok(PartyFilter::Exact(text.to_owned()))
+}
+
+/// Who asks sees what was decided before. A store that is behind answers with what it has.
+async fn flush(state: &ApiState) {
+    // Nothing is lost by not waiting longer; what is missing shows as lag.
+    let _ = tokio::time::timeout(FLUSH_TIME, state.intake.flush()).await;
+}
+
+async fn answered<T>(question: impl Future<Output = Result<T, StoreError>>) -> Result<T, ApiProblem> {
+    match tokio::time::timeout(MAX_TIME, question).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => {
+            tracing::error!(%error, "the audit store does not answer");
+            Err(ApiProblem::unavailable("audit_unavailable", error.to_string()))
+        }
+        Err(_) => {
+            let detail = "the audit store did not answer within 10 seconds: narrow the question by time or party";
+            Err(ApiProblem::unavailable("audit_slow", detail))
+        }
+    }
+}

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What only the composition root knows and does.
+
+use std::collections::BTreeMap;
+
+use futures::future::BoxFuture;
+use serde::Serialize;
+
+/// The node behind the API.
+pub trait NodeControl: Send + Sync + 'static {
+    /// What the kernel says about our hooks and counters, asked now.
+    fn status(&self) -> BoxFuture<'_, NodeStatus>;
+
+    /// Break-glass: `true` has this node refuse nothing from the moment this returns; `false` gives the workloads
+    /// their own modes back. The caller records it.
+    fn observe_all(&self, on: bool) -> BoxFuture<'_, Result<(), ControlError>>;
+}
+
+/// Why the node did not do what it was asked to.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct ControlError {
+    /// What failed and what to do about it.
+    pub message: String,
+}
+
+/// The part of `/v1/status` that comes from the kernel.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct NodeStatus {
+    /// Our hooks, as the kernel reports them.
+    pub hooks: Vec<HookStatus>,
+    /// The managed cgroups that they are attached to.
+    pub roots: Vec<RootStatus>,
+    /// The kernel programs' counters by name, summed over all CPUs.
+    pub counters: BTreeMap<&'static str, u64>,
+}
+
+/// One hook.
+#[derive(Debug, Clone, Serialize)]
+pub struct HookStatus {
+    /// Name of the program.
+    pub program: String,
+    /// What it is attached to do, as `bpftool` calls it: `cgroup_inet4_connect` …
+    pub attach_type: String,
+    /// The cgroup that it is attached to.
+    pub cgroup: String,
+    /// Whether the kernel reports our program there.
+    pub attached: bool,
+    /// Id of the program.
+    pub program_id: Option<u32>,
+    /// Id of the link.
+    pub link_id: Option<u32>,
+}
+
+/// A managed cgroup.
+#[derive(Debug, Clone, Serialize)]
+pub struct RootStatus {
+    /// Below the cgroup2 mount.
+    pub path: String,
+    /// Its id.
+    pub id: u64,
+}

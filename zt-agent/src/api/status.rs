@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `GET /v1/status`.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use super::{ApiState, NodeStatus};
+use crate::audit::clock;
+use crate::audit::record::Timestamp;
+use crate::identity::Mode;
+use crate::policy::Problem;
+
+#[derive(Serialize)]
+struct Status {
+    version: &'static str,
+    cluster: String,
+    node: String,
+    started: Timestamp,
+    uptime_seconds: u64,
+    ready: bool,
+    policy: PolicyStatus,
+    modes: ModeStatus,
+    workloads: WorkloadStatus,
+    audit: AuditStatus,
+    #[serde(flatten)]
+    node_status: NodeStatus,
+}
+
+#[derive(Serialize)]
+struct PolicyStatus {
+    revision: u64,
+    digest: String,
+    policies: usize,
+    entries: usize,
+    /// Why the documents on disk are not what is in force; empty where they are.
+    errors: Vec<Problem>,
+}
+
+#[derive(Serialize)]
+struct ModeStatus {
+    /// Break-glass is on: nothing is refused.
+    observe_all: bool,
+    default: Mode,
+    observe: usize,
+    enforce: usize,
+}
+
+#[derive(Serialize)]
+struct WorkloadStatus {
+    declared: usize,
+    /// With a cgroup that exists.
+    present: usize,
+    waiting: usize,
+}
+
+#[derive(Serialize)]
+struct AuditStatus {
+    store: String,
+    received: u64,
+    stored: u64,
+    store_failures: u64,
+    pruned_for_space: u64,
+    pruned_for_age: u64,
+    lag_seconds: f64,
+    lost: BTreeMap<&'static str, u64>,
+}
+
+pub(super) async fn status(State(state): State<ApiState>) -> Response {
+    let node_status = state.control.status().await;
+    let snapshot = state.snapshot();
+    let readiness = *state.readiness.borrow();
+    let stats = state.intake.stats();
+    let (pruned_for_space, pruned_for_age) = stats.pruned_total();
+    let declared = snapshot.workloads.len();
+    let present = snapshot.workloads.iter().filter(|placed| !placed.cgroup_ids.is_empty()).count();
+    let enforce = snapshot.workloads.iter().filter(|placed| placed.mode == Mode::Enforce).count();
+    let uptime = clock::now().saturating_sub(state.started).max(0).unsigned_abs() / 1_000_000_000;
+    Json(Status {
+        version: env!("CARGO_PKG_VERSION"),
+        cluster: state.cluster.to_string(),
+        node: state.node.to_string(),
+        started: Timestamp(state.started),
+        uptime_seconds: uptime,
+        ready: readiness.policy && readiness.hooks,
+        policy: PolicyStatus {
+            revision: snapshot.revision,
+            digest: snapshot.policies.digest().to_owned(),
+            policies: snapshot.policies.policies().len(),
+            entries: snapshot.table.len(),
+            errors: snapshot.policy_error.as_deref().cloned().unwrap_or_default(),
+        },
+        modes: ModeStatus {
+            observe_all: snapshot.observe_all,
+            default: snapshot.default_mode,
+            observe: declared - enforce,
+            enforce,
+        },
+        workloads: WorkloadStatus { declared, present, waiting: declared - present },
+        audit: AuditStatus {
+            store: state.store.path().display().to_string(),
+            received: stats.received_total(),
+            stored: stats.stored_total(),
+            store_failures: stats.failures_total(),
+            pruned_for_space,
+            pruned_for_age,
+            lag_seconds: stats.lag().as_secs_f64(),
+            lost: stats.losses().by_cause().into_iter().collect(),
+        },
+        node_status,
+    })
+    .into_response()
+}

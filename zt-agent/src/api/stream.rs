@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `GET /v1/decisions/stream`: decisions as they are recorded, as server-sent events.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Query, State};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures::{Stream, stream};
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::watch;
+
+use super::ApiState;
+use super::problem::ApiProblem;
+use super::query::{Parameters, flag};
+use crate::audit::AuditRecord;
+use crate::audit::record::Outcome;
+use crate::spiffe_id::{Pattern, SpiffeId};
+
+/// A comment after this long without a decision keeps proxies from closing the stream.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Identities of which it is remembered whether they match.
+const MAX_REMEMBERED: usize = 4096;
+
+/// One client.
+struct Watching {
+    records: broadcast::Receiver<Arc<AuditRecord>>,
+    stopping: watch::Receiver<bool>,
+    wanted: Wanted,
+}
+
+/// Which records it wants.
+struct Wanted {
+    denied: bool,
+    identity: Option<Pattern>,
+    /// Matching hashes the identity: once for each is enough.
+    matches: HashMap<Arc<str>, bool>,
+}
+
+impl Wanted {
+    fn wants(&mut self, record: &AuditRecord) -> bool {
+        if self.denied && record.decision != Outcome::Deny {
+            return false;
+        }
+        let Some(pattern) = &self.identity else { return true };
+        if self.matches.len() > MAX_REMEMBERED {
+            self.matches.clear();
+        }
+        [&record.source.spiffe_id, &record.destination.spiffe_id].into_iter().flatten().any(|text| {
+            let known = self.matches.get(text).copied();
+            known.unwrap_or_else(|| {
+                let matches = SpiffeId::parse(text).is_ok_and(|id| pattern.matches(&id));
+                self.matches.insert(Arc::clone(text), matches);
+                matches
+            })
+        })
+    }
+}
+
+pub(super) async fn decisions(
+    State(state): State<ApiState>,
+    Query(given): Query<Vec<(String, String)>>,
+) -> Result<Response, ApiProblem> {
+    let mut given = Parameters::new(given, &["denied", "identity"]);
+    let denied = given.with("denied", flag).unwrap_or(false);
+    let identity = given.with("identity", |text| Pattern::parse(text).map_err(|error| error.to_string()));
+    given.finish()?;
+    let watching = Watching {
+        records: state.intake.subscribe(),
+        stopping: state.stopping.clone(),
+        wanted: Wanted { denied, identity, matches: HashMap::new() },
+    };
+    Ok(Sse::new(events(watching)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
+}
+
+/// Ends when the agent stops. What a slow client misses is told it, and never waited for.
+fn events(watching: Watching) -> impl Stream<Item = Result<Event, Infallible>> {
+    stream::unfold(watching, |mut watching| async move {
+        loop {
+            let next = tokio::select! {
+                next = watching.records.recv() => next,
+                _ = watching.stopping.wait_for(|stopping| *stopping) => return None,
+            };
+            match next {
+                Ok(record) if watching.wanted.wants(&record) => {
+                    let Ok(data) = serde_json::to_string(&*record) else { continue };
+                    let event = Event::default().id(record.id.to_string()).data(data);
+                    return Some((Ok(event), watching));
+                }
+                Ok(_) => {}
+                Err(RecvError::Lagged(missed)) => {
+                    let event = Event::default().event("lagged").data(format!("{{\"missed\":{missed}}}"));
+                    return Some((Ok(event), watching));
+                }
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    })
+}

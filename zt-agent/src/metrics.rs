@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What `/metrics` shows. Counting happens as records are made; all else is read from where it lives at each scrape.
+
+mod decisions;
+mod exposition;
+mod latency;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use prometheus_client::registry::Registry;
+use tokio::sync::watch;
+use zt_common::counter::Counter;
+
+use self::decisions::Decisions;
+use self::latency::Latencies;
+use crate::audit::AuditRecord;
+use crate::audit::pipeline::{Stats, Tally};
+use crate::state::Snapshot;
+
+/// Pairs of source and destination that have labels of their own; the rest are `other`.
+pub const MAX_PAIRS: usize = 2000;
+
+/// The media type of [`Metrics::encode`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Reads the kernel's counters, summed over all CPUs.
+pub trait KernelCounters: Send + Sync + 'static {
+    /// All counters by slot; `None` while the maps cannot be read.
+    fn read(&self) -> Option<[u64; Counter::COUNT as usize]>;
+}
+
+/// The metrics of this agent.
+#[derive(Default)]
+pub struct Metrics {
+    decisions: Decisions,
+    latencies: Latencies,
+    enforced_denials: AtomicU64,
+    stats: OnceLock<Arc<Stats>>,
+    kernel: OnceLock<Box<dyn KernelCounters>>,
+    snapshots: OnceLock<watch::Receiver<Arc<Snapshot>>>,
+}
+
+impl Metrics {
+    /// Metrics with nothing to read from yet.
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// Where the pipeline's account is. The first one stays.
+    pub fn read_pipeline(&self, stats: Arc<Stats>) {
+        self.stats.get_or_init(|| stats);
+    }
+
+    /// Where the kernel's counters are. The first one stays.
+    pub fn read_kernel(&self, counters: Box<dyn KernelCounters>) {
+        self.kernel.get_or_init(|| counters);
+    }
+
+    /// Where the state in force is. The first one stays.
+    pub fn read_snapshots(&self, snapshots: watch::Receiver<Arc<Snapshot>>) {
+        self.snapshots.get_or_init(|| snapshots);
+    }
+
+    /// The SPIFFE IDs that may be labels: those declared by policy and identity sources. Others count as `other`, so
+    /// that who asks the API cannot make up label values.
+    pub fn declare(&self, identities: HashSet<Arc<str>>) {
+        self.decisions.declare(identities);
+    }
+
+    /// Everything, as [`CONTENT_TYPE`].
+    pub fn encode(self: &Arc<Self>) -> Result<String, fmt::Error> {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(exposition::Exposition(Arc::clone(self))));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry)?;
+        Ok(text)
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Tally for Metrics {
+    fn recorded(&self, record: &AuditRecord) {
+        self.decisions.count(record);
+        self.latencies.observe(record.latency.0);
+        if record.is_enforced_denial() {
+            self.enforced_denials.fetch_add(record.count, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

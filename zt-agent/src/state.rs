@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is in force on this node at one moment: immutable, published whole.
+//!
+//! One task merges policy and identities into [`Snapshot`]s and sends them; everybody else holds a receiver and never
+//! waits.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::identity::{Mode, WorkloadRecord};
+use crate::policy::{AllowTable, PolicySet, Problem, Settings};
+use crate::spiffe_id::SpiffeId;
+
+/// Policy, identities and modes that belong together. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Counts the policies that came into force on this node; 0 while there is none.
+    pub revision: u64,
+    /// The policies of that revision.
+    pub policies: Arc<PolicySet>,
+    /// What they were compiled to, for the identities known now.
+    pub table: Arc<AllowTable>,
+    /// The workloads of this node.
+    pub workloads: Arc<Vec<Placed>>,
+    /// Identities, entities and networks by number.
+    pub names: Arc<BTreeMap<u64, String>>,
+    /// Why the documents on disk are not in force, if they are not.
+    pub policy_error: Option<Arc<Vec<Problem>>>,
+    /// Break-glass: nothing is refused on this node.
+    pub observe_all: bool,
+    /// The mode of workloads that nothing else names one for.
+    pub default_mode: Mode,
+    /// What policy depends on besides its documents.
+    pub settings: Arc<Settings>,
+}
+
+/// A workload and where it runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// As its source declares it.
+    pub record: WorkloadRecord,
+    /// Ids of its cgroup and of those nested in it; empty while the cgroup does not exist.
+    pub cgroup_ids: Vec<u64>,
+    /// Its own mode, whatever [`Snapshot::observe_all`] says.
+    pub mode: Mode,
+}
+
+impl Default for Snapshot {
+    fn default() -> Self {
+        Self {
+            revision: 0,
+            policies: Arc::default(),
+            table: Arc::default(),
+            workloads: Arc::default(),
+            names: Arc::default(),
+            policy_error: None,
+            observe_all: false,
+            default_mode: Mode::Observe,
+            settings: Arc::default(),
+        }
+    }
+}
+
+impl Snapshot {
+    /// The mode that decides about a connection between these two, as far as this node can tell: each end applies
+    /// its own, so it is `enforce` as soon as one of the ends here enforces. Ends that are not here have the
+    /// default mode.
+    pub fn mode_between(&self, source: Option<&SpiffeId>, destination: Option<&SpiffeId>) -> Mode {
+        if self.observe_all {
+            return Mode::Observe;
+        }
+        let mut found = None;
+        for placed in self.workloads.iter() {
+            let id = Some(&placed.record.spiffe);
+            if id == source || id == destination {
+                if placed.mode == Mode::Enforce {
+                    return Mode::Enforce;
+                }
+                found = Some(Mode::Observe);
+            }
+        }
+        found.unwrap_or(self.default_mode)
+    }
+}
+
+/// The one sender of snapshots and a first receiver, which starts with nothing in force.
+pub fn channel(first: Snapshot) -> (watch::Sender<Arc<Snapshot>>, watch::Receiver<Arc<Snapshot>>) {
+    watch::channel(Arc::new(first))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn placed(path: &str, mode: Mode) -> Placed {
+        let spiffe = SpiffeId::parse(&format!("spiffe://hanzo.ai/{path}")).expect("id");
+        let record = WorkloadRecord { spiffe, cgroup: path.into(), addresses: Vec::new(), mode: None, pod: None };
+        Placed { record, cgroup_ids: Vec::new(), mode }
+    }
+
+    #[test]
+    fn the_end_that_enforces_decides() {
+        let (iam, chat) = (placed("iam", Mode::Enforce), placed("chat", Mode::Observe));
+        let elsewhere = SpiffeId::parse("spiffe://hanzo.ai/elsewhere").expect("id");
+        let (iam_id, chat_id) = (iam.record.spiffe.clone(), chat.record.spiffe.clone());
+        let mut snapshot = Snapshot { workloads: Arc::new(vec![chat, iam]), ..Snapshot::default() };
+        assert_eq!(snapshot.mode_between(Some(&chat_id), Some(&iam_id)), Mode::Enforce);
+        assert_eq!(snapshot.mode_between(Some(&chat_id), None), Mode::Observe);
+        assert_eq!(snapshot.mode_between(Some(&elsewhere), None), Mode::Observe);
+        snapshot.default_mode = Mode::Enforce;
+        assert_eq!(snapshot.mode_between(Some(&elsewhere), None), Mode::Enforce);
+        assert_eq!(snapshot.mode_between(Some(&chat_id), None), Mode::Observe, "its own mode beats the default");
+        snapshot.observe_all = true;
+        assert_eq!(snapshot.mode_between(Some(&chat_id), Some(&iam_id)), Mode::Observe);
+    }
+}
