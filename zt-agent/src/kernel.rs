@@ -24,12 +24,12 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use aya::maps::MapData;
 use zt_common::abi::{Connection, Workload};
 use zt_common::address::Address;
 use zt_common::control::{Control, MAX_ROOTS, Root};
-use zt_common::counter::Counter;
 use zt_common::entry::{AllowEntry, AllowKey};
 use zt_common::names;
 
@@ -40,7 +40,7 @@ pub use self::host::{Pins, check_privileges};
 pub use self::log::KernelLog;
 pub use self::ring::Ring;
 pub use self::sweep::{Revoked, Sweep};
-pub use self::tables::Directory;
+pub use self::tables::{CounterReader, Directory};
 
 use self::hooks::{HOOKS, Hook, REFUSE_IN, REFUSE_OUT};
 use self::load::Loaded;
@@ -74,7 +74,7 @@ pub struct Kernel {
     connections: MapData,
     attached: Vec<Attached>,
     guards: Guards,
-    table: Option<AllowTable>,
+    table: Option<Arc<AllowTable>>,
 }
 
 impl std::fmt::Debug for Kernel {
@@ -112,12 +112,12 @@ impl Kernel {
     pub fn enforce(&mut self, table: AllowTable) -> Result<bool, KernelError> {
         if let Some(additions) = self.table.as_ref().and_then(|in_force| table.additions_over(in_force)) {
             if self.tables.add(&additions, table.len())? {
-                self.table = Some(table);
+                self.table = Some(Arc::new(table));
                 return Ok(false);
             }
         }
         self.tables.swap(&table)?;
-        self.table = Some(table);
+        self.table = Some(Arc::new(table));
         Ok(true)
     }
 
@@ -237,9 +237,19 @@ impl Kernel {
         KernelLog::new(self.loaded.ebpf())
     }
 
-    /// Sums of the kernel's counters.
-    pub fn counters(&self) -> Result<Vec<(Counter, u64)>, KernelError> {
-        self.tables.counters()
+    /// A reader of the kernel's counters, for whoever wants to know.
+    pub fn counter_reader(&self) -> Result<CounterReader, KernelError> {
+        CounterReader::open(&self.pins)
+    }
+
+    /// The table in force, once there is one.
+    pub fn table(&self) -> Option<&Arc<AllowTable>> {
+        self.table.as_ref()
+    }
+
+    /// The flags in force.
+    pub fn flags(&self) -> Result<u64, KernelError> {
+        Ok(self.tables.control()?.flags)
     }
 
     /// Live connections that the hooks know of.

@@ -4,6 +4,7 @@
 //! The library behind the `zt-agent` binary. `policy` and `spiffe_id` are pure and need neither root nor a runtime.
 
 pub mod api;
+pub mod app;
 pub mod audit;
 pub mod cgroup;
 pub mod cli;

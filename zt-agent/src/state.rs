@@ -4,6 +4,8 @@
 //! One task merges policy and identities into [`Snapshot`]s and sends them; everybody else holds a receiver and never
 //! waits.
 
+pub mod merge;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -23,6 +23,25 @@ pub(super) struct Hook {
     pub attach_type: u32,
 }
 
+impl Hook {
+    /// The hook's name as bpftool prints it.
+    const fn attach_name(self) -> &'static str {
+        match self.attach_type {
+            0 => "cgroup_inet_ingress",
+            2 => "cgroup_inet_sock_create",
+            3 => "cgroup_sock_ops",
+            10 => "cgroup_inet4_connect",
+            11 => "cgroup_inet6_connect",
+            12 => "cgroup_inet4_post_bind",
+            13 => "cgroup_inet6_post_bind",
+            14 => "cgroup_udp4_sendmsg",
+            15 => "cgroup_udp6_sendmsg",
+            34 => "cgroup_inet_sock_release",
+            _ => "unknown",
+        }
+    }
+}
+
 const fn hook(program: &'static str, attach_type: u32) -> Hook {
     Hook { program, attach_type }
 }
@@ -54,6 +73,12 @@ pub(super) const REFUSE_OUT: Hook = hook("zt_refuse_out", 7);
 pub struct HookStatus {
     /// Name of the program.
     pub program: &'static str,
+    /// The hook, as bpftool calls it.
+    pub attach_type: &'static str,
+    /// Id of the program in our link, as the kernel reports it.
+    pub program_id: Option<u32>,
+    /// Id of our link.
+    pub link_id: Option<u32>,
     /// The managed root.
     pub cgroup: PathBuf,
     /// Whether the kernel says that our program is effective there.
@@ -92,13 +117,20 @@ pub(super) fn attach(
 
 /// Asks the kernel whether the program in our link is the one that runs at the hook.
 pub(super) fn check(hook: Hook, link: BorrowedFd<'_>, cgroup: &Path, cgroup_id: u64) -> HookStatus {
-    let effective = || -> io::Result<(bool, usize)> {
-        let info = sys::link_info(link)?;
+    let info = sys::link_info(link).ok();
+    let effective = || -> io::Result<Vec<u32>> {
         let directory = File::open(cgroup)?;
-        let programs = sys::programs_at(directory.as_fd(), hook.attach_type)?;
-        let ours = info.cgroup == cgroup_id && programs.contains(&info.program);
-        Ok((ours, programs.len() - usize::from(ours)))
+        sys::programs_at(directory.as_fd(), hook.attach_type)
     };
-    let (attached, others) = effective().unwrap_or((false, 0));
-    HookStatus { program: hook.program, cgroup: cgroup.into(), attached, others }
+    let programs = effective().unwrap_or_default();
+    let attached = info.is_some_and(|info| info.cgroup == cgroup_id && programs.contains(&info.program));
+    HookStatus {
+        program: hook.program,
+        attach_type: hook.attach_name(),
+        program_id: info.map(|info| info.program),
+        link_id: info.map(|info| info.id),
+        cgroup: cgroup.into(),
+        attached,
+        others: programs.len() - usize::from(attached),
+    }
 }

@@ -43,6 +43,15 @@ pub struct Sweep {
     pub revoked: Vec<Revoked>,
 }
 
+impl Sweep {
+    /// Tries once more to destroy what is still there.
+    pub fn retry(&mut self, namespaces: &Namespaces) {
+        let mut left: Vec<Revoked> = self.revoked.extract_if(.., |revoked| !revoked.destroyed).collect();
+        destroy(&mut left, namespaces);
+        self.revoked.append(&mut left);
+    }
+}
+
 /// Judges connections under a table.
 pub(super) fn judge(
     connections: Vec<(u64, Connection)>,

@@ -149,6 +149,8 @@ pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
 /// What the kernel says of a cgroup link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LinkInfo {
+    /// Id of the link.
+    pub id: u32,
     /// Id of the program in it.
     pub program: u32,
     /// Id of the cgroup that it is attached to; 0 once that cgroup is gone.
@@ -187,7 +189,7 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
             info: std::ptr::from_mut(&mut info) as u64,
         },
     )?;
-    Ok(LinkInfo { program: info.program, cgroup: info.cgroup, attach_type: info.attach_type })
+    Ok(LinkInfo { id: info.id, program: info.program, cgroup: info.cgroup, attach_type: info.attach_type })
 }
 
 #[repr(C)]

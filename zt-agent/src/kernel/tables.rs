@@ -16,7 +16,8 @@ use zt_common::entry::{AllowEntry, AllowKey};
 use zt_common::names;
 
 use super::error::KernelError;
-use super::load::Loaded;
+use super::host::Pins;
+use super::load::{self, Loaded};
 use super::mirror::Mirror;
 use super::sys;
 use crate::policy::{AllowTable, Networks};
@@ -35,7 +36,6 @@ pub(super) struct Tables {
     allow: ArrayOfMaps<MapData, Inner>,
     networks: ArrayOfMaps<MapData, NetworkTrie>,
     control: Array<MapData, Control>,
-    counters: PerCpuArray<MapData, u64>,
     workloads: Mirror<u64, Workload>,
     peers: Mirror<Address, Peer>,
     local: Mirror<LocalKey, u64>,
@@ -70,7 +70,6 @@ impl Tables {
             allow: typed(loaded, names::ALLOW)?,
             networks: typed(loaded, names::NETWORKS)?,
             control: typed(loaded, names::CONTROL)?,
-            counters: typed(loaded, names::COUNTERS)?,
             workloads: Mirror::new(names::WORKLOADS, typed(loaded, names::WORKLOADS)?)?,
             peers: Mirror::new(names::PEERS, typed(loaded, names::PEERS)?)?,
             local: Mirror::new(names::LOCAL, typed(loaded, names::LOCAL)?)?,
@@ -211,15 +210,27 @@ impl Tables {
     pub(super) fn set_control(&mut self, control: Control) -> Result<(), KernelError> {
         self.control.set(0, control, 0).map_err(KernelError::map(names::CONTROL))
     }
+}
 
-    /// Sums of the per-CPU counters.
-    pub(super) fn counters(&self) -> Result<Vec<(Counter, u64)>, KernelError> {
-        Counter::ALL
-            .iter()
-            .map(|counter| {
-                let values = self.counters.get(&(*counter as u32), 0).map_err(KernelError::map(names::COUNTERS))?;
-                Ok((*counter, values.iter().sum()))
-            })
-            .collect()
+/// Reads the kernel's counters, whoever writes the maps.
+#[derive(Debug)]
+pub struct CounterReader {
+    counters: PerCpuArray<MapData, u64>,
+}
+
+impl CounterReader {
+    pub(super) fn open(pins: &Pins) -> Result<Self, KernelError> {
+        let map = Map::PerCpuArray(load::open(pins, names::COUNTERS)?);
+        Ok(Self { counters: map.try_into().map_err(KernelError::map(names::COUNTERS))? })
+    }
+
+    /// Every counter, summed over all CPUs, by slot.
+    pub fn read(&self) -> Result<[u64; Counter::COUNT as usize], KernelError> {
+        let mut sums = [0; Counter::COUNT as usize];
+        for (slot, sum) in sums.iter_mut().enumerate() {
+            let values = self.counters.get(&(slot as u32), 0).map_err(KernelError::map(names::COUNTERS))?;
+            *sum = values.iter().sum();
+        }
+        Ok(sums)
     }
 }

@@ -1,0 +1,325 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The composition root: builds every part, wires them, watches over them and drains them. Nothing else starts tasks or
+//! threads that live as long as the agent.
+//!
+//! Down: policy files, workloads and cgroups reach one thread, the [`node`], which owns the kernel side and publishes
+//! what is in force. Up: the [`reader`] takes events from the ring buffer to the audit pipeline.
+
+mod control;
+mod node;
+mod reader;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::api::{self, ApiState, Readiness};
+use crate::audit::names::NameBook;
+use crate::audit::pipeline;
+use crate::audit::sqlite::{self, Store, StoreError};
+use crate::cgroup::{self, CgroupError, Watcher};
+use crate::config::Config;
+use crate::identity::file as identity_file;
+use crate::kernel::{Kernel, KernelError, ManagedRoot, Pins};
+use crate::metrics::Metrics;
+use crate::policy::{self, CompileError, PolicySet};
+use crate::policy_dir;
+use crate::problem::Problem;
+use crate::state;
+
+use self::control::Handle;
+use self::node::{Command, Node, Parts};
+use self::reader::Reader;
+
+/// How long records may take to reach the store when the agent stops.
+const FLUSH_TIME: Duration = Duration::from_secs(10);
+/// Names of earlier runs that are kept in memory for the events of earlier runs.
+const REMEMBERED_NAMES: usize = 65_536;
+
+/// Why the agent did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The policy or the workloads cannot be used.
+    #[error("{}", lines(problems))]
+    Input {
+        /// Each with its place.
+        problems: Vec<Problem>,
+    },
+    /// The policy does not compile.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    /// The kernel side.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The cgroup tree.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// No managed cgroup exists.
+    #[error("none of the managed cgroups exists: {}; start what makes them (kubelet, or systemd for a slice), or set `managedCgroup`", paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "))]
+    NothingManaged {
+        /// Where they were looked for.
+        paths: Vec<PathBuf>,
+    },
+    /// The audit store.
+    #[error("audit.dsn: {0}")]
+    Store(#[from] StoreError),
+    /// The API.
+    #[error(transparent)]
+    Serve(#[from] api::ServeError),
+    /// A thread or signal handler of the agent.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// A part that must live as long as the agent ended.
+    #[error("{part} ended unexpectedly; enforcement goes on in the kernel with the last good policy")]
+    Ended {
+        /// Which.
+        part: &'static str,
+    },
+}
+
+fn lines(problems: &[Problem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+/// Runs the node agent until a signal asks it to stop. Enforcement stays on afterwards.
+pub async fn run(config: Config) -> Result<(), AppError> {
+    let started = crate::audit::clock::now();
+    let (stop_sender, stopping) = watch::channel(false);
+    let settings = config.policy_settings();
+
+    // Input first: nothing is touched when it is bad.
+    let (policy_follower, documents) = policy_dir::follow(config.policy_path.clone());
+    let documents = documents.0.map_err(|problems| AppError::Input { problems })?;
+    let policies = policy::parse(&documents, &settings).map_err(|problems| AppError::Input { problems })?;
+    let mount = cgroup::mount_point()?;
+    let root_paths = config.managed_cgroup.roots();
+    let (workload_follower, contents) = identity_file::follow(config.identity.file.clone());
+    let records = node::read_workloads(&contents, &config, &root_paths).map_err(|problems| AppError::Input { problems })?;
+
+    let api_endpoint = api::bind_api(config.api.listen).await?;
+    let health_endpoint = api::bind_health(config.api.health).await?;
+
+    let roots = present_roots(&config, &mount)?;
+    let kernel = Kernel::load(&config.bpffs)?;
+    let store = Store::open(sqlite::Settings {
+        dsn: config.audit.dsn.clone(),
+        max_disk_bytes: config.audit.max_disk_bytes,
+        retention_days: Some(config.audit.retention_days),
+    })
+    .await?;
+    let store = Arc::new(store);
+    let names = Arc::new(NameBook::new(store.remembered(REMEMBERED_NAMES).await?));
+    let metrics = Metrics::new();
+    let (intake, recorder) = pipeline::pipeline(
+        Arc::clone(&store),
+        Arc::clone(&names),
+        Arc::<Metrics>::clone(&metrics),
+        pipeline::Settings::new(&config.cluster, &config.node),
+    );
+    let recorder = tokio::spawn(recorder.run());
+    let (snapshot_sender, snapshots) = state::channel(state::Snapshot::default());
+    let (ready_sender, readiness) = watch::channel(Readiness::default());
+    let (commands, inbox) = mpsc::channel::<Command>(node::QUEUE);
+
+    let ring = kernel.ring()?;
+    let counters = kernel.counter_reader()?;
+    let watcher = Watcher::new(mount.clone(), root_paths.clone())?;
+    let cgroups = watcher.snapshot();
+    let node = Node::start(
+        Parts {
+            config: config.clone(),
+            mount,
+            root_paths,
+            roots,
+            kernel,
+            intake: intake.clone(),
+            names: Arc::clone(&names),
+            metrics: Arc::clone(&metrics),
+            snapshots: snapshot_sender,
+            ready: ready_sender,
+        },
+        policies,
+        records,
+        cgroups,
+    )?;
+    let node = spawn_thread("zt-node", move || node.run(inbox))?;
+    let reader = Reader::new(ring, intake.clone(), commands.clone(), stopping.clone());
+    let reader = spawn_thread("zt-events", move || reader.run())?;
+
+    let handle = Arc::new(Handle::new(commands.clone()));
+    metrics.read_pipeline(Arc::clone(intake.stats()));
+    metrics.read_kernel(Box::new(counters));
+    metrics.read_snapshots(snapshots.clone());
+    let state = ApiState::new(api::Parts {
+        cluster: config.cluster.as_str().into(),
+        node: config.node.as_str().into(),
+        snapshots,
+        store: Arc::clone(&store),
+        intake: intake.clone(),
+        metrics,
+        control: handle,
+        readiness: readiness.clone(),
+        stopping: stopping.clone(),
+        started,
+    });
+    tracing::info!(
+        api = %api_endpoint.address(),
+        health = %health_endpoint.address(),
+        node = %config.node,
+        "zt-agent is running"
+    );
+    let serving = [
+        tokio::spawn(api_endpoint.serve(api::router(state.clone()), stopping.clone())),
+        tokio::spawn(health_endpoint.serve(api::health_router(state), stopping.clone())),
+    ];
+    let following = follow(policy_follower, workload_follower, watcher, &commands);
+    drop(commands);
+    notify(sd_notify::NotifyState::Ready);
+
+    let outcome = wait_for_the_end(node.is_finished_in(), reader.is_finished_in()).await;
+
+    notify(sd_notify::NotifyState::Stopping);
+    tracing::info!("stopping: records are flushed, enforcement stays on");
+    stop_sender.send_replace(true);
+    for task in following {
+        task.abort();
+    }
+    for task in serving {
+        // A server that panicked has said so already.
+        let _ = task.await;
+    }
+    reader.join().await;
+    node.join().await;
+    intake.shut_down(FLUSH_TIME);
+    let _ = recorder.await;
+    if let Some(store) = Arc::into_inner(store) {
+        store.close().await?;
+    }
+    outcome
+}
+
+/// Removes every hook, map and pin of ours. Returns the number of pins removed.
+pub fn detach(config: &Config) -> Result<usize, AppError> {
+    crate::kernel::check_privileges()?;
+    Ok(Pins::below(&config.bpffs).remove()?)
+}
+
+fn present_roots(config: &Config, mount: &std::path::Path) -> Result<Vec<ManagedRoot>, AppError> {
+    let present = node::roots(&config.managed_cgroup.present(mount), mount);
+    if present.is_empty() {
+        return Err(AppError::NothingManaged { paths: config.managed_cgroup.roots() });
+    }
+    Ok(present)
+}
+
+/// Starts what tells the node of changes.
+fn follow(
+    policies: crate::watch::Follower<policy_dir::Contents>,
+    workloads: crate::watch::Follower<identity_file::Contents>,
+    watcher: Watcher,
+    commands: &mpsc::Sender<Command>,
+) -> Vec<JoinHandle<()>> {
+    fn forward<T: Send + 'static>(
+        mut from: mpsc::Receiver<T>,
+        to: mpsc::Sender<Command>,
+        wrap: impl Fn(T) -> Command + Send + 'static,
+    ) -> JoinHandle<()> {
+        tokio::spawn(async move {
+            while let Some(value) = from.recv().await {
+                if to.send(wrap(value)).await.is_err() {
+                    return;
+                }
+            }
+        })
+    }
+    let (policy_sender, policy_receiver) = mpsc::channel(1);
+    let (workload_sender, workload_receiver) = mpsc::channel(1);
+    let (cgroup_sender, cgroup_receiver) = mpsc::channel(1024);
+    vec![
+        tokio::spawn(policies.run(policy_sender)),
+        tokio::spawn(workloads.run(workload_sender)),
+        tokio::spawn(async move {
+            if let Err(error) = watcher.run(cgroup_sender).await {
+                tracing::error!(%error, "the cgroup watcher stopped: new cgroups are known by their ancestors only; restart the agent");
+            }
+        }),
+        forward(policy_receiver, commands.clone(), Command::Policies),
+        forward(workload_receiver, commands.clone(), Command::Workloads),
+        forward(cgroup_receiver, commands.clone(), Command::Cgroup),
+    ]
+}
+
+/// Ends with a signal, or when a part that must not end does.
+async fn wait_for_the_end(
+    node: impl Future<Output = ()>,
+    reader: impl Future<Output = ()>,
+) -> Result<(), AppError> {
+    let failed = |source| AppError::System { what: "wait for signals", source };
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        () = node => Err(AppError::Ended { part: "the node thread" }),
+        () = reader => Err(AppError::Ended { part: "the event reader" }),
+    }
+}
+
+/// Tells systemd, where it asked to be told.
+fn notify(state: sd_notify::NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "cannot tell systemd");
+    }
+}
+
+/// A thread whose end can be awaited.
+struct Worker {
+    handle: std::thread::JoinHandle<()>,
+    done: watch::Receiver<()>,
+}
+
+impl Worker {
+    /// Completes when the thread has ended.
+    fn is_finished_in(&self) -> impl Future<Output = ()> + use<> {
+        let mut done = self.done.clone();
+        async move {
+            // The sender lives in the thread: an error is the thread's end.
+            while done.changed().await.is_ok() {}
+        }
+    }
+
+    async fn join(self) {
+        self.is_finished_in().await;
+        if self.handle.join().is_err() {
+            tracing::error!("a thread of the agent panicked");
+        }
+    }
+}
+
+fn spawn_thread(name: &'static str, run: impl FnOnce() + Send + 'static) -> Result<Worker, AppError> {
+    let (sender, done) = watch::channel(());
+    let handle = std::thread::Builder::new()
+        .name(name.into())
+        .spawn(move || {
+            let _sender = sender;
+            run();
+        })
+        .map_err(|source| AppError::System { what: "start a thread", source })?;
+    Ok(Worker { handle, done })
+}
+
+/// What a policy was parsed from and to.
+#[derive(Clone, Debug, Default)]
+struct Loaded {
+    policies: Arc<PolicySet>,
+    error: Option<Arc<Vec<Problem>>>,
+}

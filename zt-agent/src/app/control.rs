@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the API may ask of the node thread.
+
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use tokio::sync::{mpsc, oneshot};
+use zt_common::counter::Counter;
+
+use super::node::Command;
+use crate::api::{ControlError, NodeControl, NodeStatus};
+use crate::kernel::CounterReader;
+use crate::metrics::KernelCounters;
+
+/// How long the node thread may take to answer: a sweep may be under way.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Sends questions to the node thread.
+pub(super) struct Handle {
+    commands: mpsc::WeakSender<Command>,
+}
+
+impl Handle {
+    pub(super) fn new(commands: mpsc::Sender<Command>) -> Self {
+        // Weak: the node thread ends when those who have something to tell it have gone.
+        Self { commands: commands.downgrade() }
+    }
+
+    async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (sender, answer) = oneshot::channel();
+        self.commands.upgrade()?.send(question(sender)).await.ok()?;
+        tokio::time::timeout(PATIENCE, answer).await.ok()?.ok()
+    }
+}
+
+impl NodeControl for Handle {
+    fn status(&self) -> BoxFuture<'_, NodeStatus> {
+        async { self.ask(Command::Status).await.unwrap_or_default() }.boxed()
+    }
+
+    fn observe_all(&self, on: bool) -> BoxFuture<'_, Result<(), ControlError>> {
+        async move {
+            self.ask(|answer| Command::ObserveAll { on, answer }).await.unwrap_or_else(|| {
+                Err(ControlError {
+                    message: "the node thread did not answer: see the log; `zt-agent detach` removes every hook".into(),
+                })
+            })
+        }
+        .boxed()
+    }
+}
+
+impl KernelCounters for CounterReader {
+    fn read(&self) -> Option<[u64; Counter::COUNT as usize]> {
+        Self::read(self).ok()
+    }
+}

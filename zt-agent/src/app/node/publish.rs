@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the node thread tells the rest of the agent: the snapshot in force, names for the trail, readiness, status.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use zt_common::counter::Counter;
+
+use super::Node;
+use crate::api::{HookStatus, NodeStatus, Readiness, RootStatus};
+use crate::audit::names::{Directory, Placement};
+use crate::state::Snapshot;
+
+impl Node {
+    /// Publishes what is in force.
+    pub(super) fn publish(&mut self) {
+        let Some(table) = self.parts.kernel.table() else { return };
+        let placed = self.placed();
+        let text = |name: String| -> Arc<str> { Arc::from(name) };
+        self.parts.names.update(&Directory {
+            identities: table.party_names().map(|(number, name)| (number, text(name))).collect(),
+            rules: table.rule_names().map(|(number, name)| (number, Arc::from(name))).collect(),
+            workloads: placed
+                .iter()
+                .map(|placed| Placement {
+                    identity: placed.record.spiffe.number(),
+                    cgroups: placed.cgroup_ids.clone(),
+                    addresses: placed.record.addresses.clone(),
+                    pod: placed.record.pod.as_deref().map(Arc::from),
+                })
+                .collect(),
+        });
+        let declared: HashSet<Arc<str>> = table.identities().iter().map(|id| Arc::from(id.as_str())).collect();
+        self.parts.metrics.declare(declared);
+        let names: BTreeMap<u64, String> = table.party_names().collect();
+        self.parts.snapshots.send_replace(Arc::new(Snapshot {
+            revision: self.revision,
+            policies: Arc::clone(&self.loaded.policies),
+            table: Arc::clone(table),
+            workloads: Arc::new(placed),
+            names: Arc::new(names),
+            policy_error: self.loaded.error.clone(),
+            observe_all: self.observe_all,
+            default_mode: self.parts.config.mode,
+            settings: Arc::clone(&self.settings),
+        }));
+    }
+
+    /// Asks the kernel whether our hooks are where they belong, and says so.
+    pub(super) fn check_hooks(&mut self) {
+        let hooks = self.parts.kernel.hooks();
+        let attached = !hooks.is_empty() && hooks.iter().all(|hook| hook.attached) && self.parts.kernel.pins_present();
+        let before = self.parts.ready.send_replace(Readiness { policy: true, hooks: attached });
+        if before.hooks && !attached {
+            for hook in hooks.iter().filter(|hook| !hook.attached) {
+                tracing::error!(program = hook.program, cgroup = %hook.cgroup.display(), "the kernel no longer reports our hook");
+            }
+            tracing::error!("hooks or pins are missing: restart zt-agent to put them back");
+        }
+    }
+
+    /// What the kernel says now.
+    pub(super) fn status(&self) -> NodeStatus {
+        let counters = self.parts.kernel.counter_reader().and_then(|reader| reader.read()).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the kernel's counters cannot be read");
+            [0; Counter::COUNT as usize]
+        });
+        NodeStatus {
+            hooks: self
+                .parts
+                .kernel
+                .hooks()
+                .into_iter()
+                .map(|hook| HookStatus {
+                    program: hook.program.into(),
+                    attach_type: hook.attach_type.into(),
+                    cgroup: hook.cgroup.display().to_string(),
+                    attached: hook.attached,
+                    program_id: hook.program_id,
+                    link_id: hook.link_id,
+                })
+                .collect(),
+            roots: self
+                .parts
+                .roots
+                .iter()
+                .map(|root| RootStatus { path: root.path.display().to_string(), id: root.id })
+                .collect(),
+            counters: Counter::ALL.iter().zip(counters).map(|(counter, value)| (counter.name(), value)).collect(),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The event reader: a thread of its own, so that nothing else the agent does can make the ring buffer overflow.
+
+use tokio::sync::{mpsc, watch};
+
+use super::node::Command;
+use crate::audit::decode::{Decision, Event, NoticeCode, decode};
+use crate::audit::pipeline::Intake;
+use crate::kernel::{RefusedSocket, Ring};
+
+/// Takes events out of the ring buffer, decisions to the pipeline and what needs doing to the node.
+pub(super) struct Reader {
+    ring: Ring,
+    intake: Intake,
+    commands: mpsc::Sender<Command>,
+    stopping: watch::Receiver<bool>,
+}
+
+impl Reader {
+    pub(super) fn new(
+        ring: Ring,
+        intake: Intake,
+        commands: mpsc::Sender<Command>,
+        stopping: watch::Receiver<bool>,
+    ) -> Self {
+        Self { ring, intake, commands, stopping }
+    }
+
+    /// Reads until the agent stops, and then what is still there.
+    pub(super) fn run(mut self) {
+        loop {
+            // Asked before the round: what comes in while stopping is still taken by the last one.
+            let last = *self.stopping.borrow();
+            let mut decisions = Vec::new();
+            let mut commands = Vec::new();
+            let intake = &self.intake;
+            let round = self.ring.round(|bytes| match decode(bytes) {
+                Ok(Event::Decision(decision)) => {
+                    commands.extend(refused(&decision).map(Command::Refused));
+                    commands.push(Command::Seen { netns: decision.netns, pid: decision.pid });
+                    decisions.push(decision);
+                }
+                Ok(Event::Notice(notice)) => match notice.code {
+                    NoticeCode::UdpBound => commands.push(Command::UdpBound {
+                        workload: notice.workload,
+                        netns: notice.netns,
+                        pid: notice.pid,
+                    }),
+                },
+                Err(error) => {
+                    intake.stats().undecodable();
+                    tracing::warn!(%error, "an event of the kernel side cannot be read");
+                }
+            });
+            self.pass_on(commands);
+            if !decisions.is_empty() && self.intake.submit(decisions).is_err() {
+                return;
+            }
+            match round {
+                Ok(0) if last => return,
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::error!(%error, "the ring buffer cannot be read");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Hands the node what it should look at; each namespace once a round.
+    fn pass_on(&self, commands: Vec<Command>) {
+        let mut last_seen = 0;
+        for command in commands {
+            match command {
+                Command::Seen { netns, pid } => {
+                    if pid == 0 || netns == last_seen {
+                        continue;
+                    }
+                    last_seen = netns;
+                    // A hint that finds no room is given again by the next event.
+                    let _ = self.commands.try_send(Command::Seen { netns, pid });
+                }
+                command => {
+                    if self.commands.blocking_send(command).is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The socket that waits to be destroyed after a decision.
+fn refused(decision: &Decision) -> Option<RefusedSocket> {
+    if !decision.refused_socket {
+        return None;
+    }
+    let source = (decision.source_address, decision.source_port);
+    let destination = (decision.destination_address, decision.destination_port);
+    let (local, remote) = if decision.inbound { (destination, source) } else { (source, destination) };
+    Some(RefusedSocket {
+        cookie: decision.cookie,
+        netns: decision.netns,
+        local: local.0,
+        remote: remote.0,
+        local_port: local.1,
+        remote_port: remote.1,
+        ipv6: decision.ipv6,
+    })
+}
