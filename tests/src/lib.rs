@@ -16,6 +16,7 @@ pub mod rules;
 pub mod sandbox;
 pub mod scene;
 pub mod sweep;
+pub mod trail;
 pub mod wait;
 
 pub use agent::{Agent, AgentBuilder};

@@ -10,7 +10,7 @@ use crate::agent::AgentBuilder;
 use crate::agent_files::Workload;
 use crate::cgroup::Cgroup;
 use crate::network::Host;
-use crate::probe::Probe;
+use crate::probe::{Operation, Probe};
 use crate::rules::{Policy, spiffe};
 use crate::sandbox::Sandbox;
 
@@ -119,6 +119,39 @@ impl Party {
     /// A port at its IPv4 address.
     pub fn v4(&self, port: u16) -> SocketAddr {
         SocketAddr::new(self.host.ipv4.into(), port)
+    }
+
+    /// A port at each of its addresses, and at the v4-mapped form of one.
+    pub fn everywhere(&self, port: u16) -> [SocketAddr; 3] {
+        [self.v4(port), self.v6(port), self.mapped(port)]
+    }
+
+    /// Tries a TCP connection and closes it: `ok`, or the name of the error.
+    pub fn tcp(&mut self, to: SocketAddr) -> Result<String> {
+        let reply = self.connect(to)?;
+        if let Some(socket) = reply.socket {
+            self.close(socket)?;
+        }
+        Ok(reply.outcome().to_owned())
+    }
+
+    /// Tries to send a datagram from a new unconnected socket: `ok`, or the name of the error.
+    pub fn udp(&mut self, to: SocketAddr) -> Result<String> {
+        let data = "datagram".to_owned();
+        let reply = self.call(Operation::UdpSendTo { socket: None, to, data })?;
+        if let Some(socket) = reply.socket {
+            self.close(socket)?;
+        }
+        Ok(reply.outcome().to_owned())
+    }
+
+    /// Tries to connect a new UDP socket: `ok`, or the name of the error.
+    pub fn udp_connected(&mut self, to: SocketAddr) -> Result<String> {
+        let reply = self.call(Operation::UdpConnect { socket: None, to })?;
+        if let Some(socket) = reply.socket {
+            self.close(socket)?;
+        }
+        Ok(reply.outcome().to_owned())
     }
 
     /// A port at its IPv6 address.
