@@ -17,9 +17,12 @@ use zt_common::verdict::Reason;
 
 fn decision(number: u64, identities: u64, time: u64) -> Decision {
     // A linear congruential step: as spread as it needs to be.
-    let random = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407) >> 33;
+    let random = number
+        .wrapping_mul(6_364_136_223_846_793_005)
+        .wrapping_add(1_442_695_040_888_963_407)
+        >> 33;
     let (source, destination) = (random % identities, (random / identities) % identities);
-    let allowed = random % 10 != 0;
+    let allowed = !random.is_multiple_of(10);
     Decision {
         time,
         source: (1 << 40) + source,
@@ -50,14 +53,19 @@ fn decision(number: u64, identities: u64, time: u64) -> Decision {
 
 fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let ticks: f64 = stat.split(' ').skip(13).take(2).filter_map(|field| field.parse::<f64>().ok()).sum();
+    let ticks: f64 = stat
+        .split(' ')
+        .skip(13)
+        .take(2)
+        .filter_map(|field| field.parse::<f64>().ok())
+        .sum();
     ticks / 100.0
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let mut arguments = std::env::args().skip(1);
-    let mut argument = |default: &str| arguments.next().unwrap_or_else(|| default.to_owned());
+    let mut words = std::env::args().skip(1);
+    let mut argument = |default: &str| words.next().unwrap_or_else(|| default.to_owned());
     let (records, identities): (u64, u64) = (argument("1000000").parse()?, argument("20").parse()?);
     let directory = tempfile::tempdir_in(argument("/var/tmp"))?;
     let megabytes: u64 = argument("2048").parse()?;
@@ -69,15 +77,21 @@ async fn main() -> anyhow::Result<()> {
     let store = Arc::new(Store::open(settings).await?);
     let names = Arc::new(NameBook::default());
     let named = |base: u64, prefix: &str| -> Vec<(u64, Arc<str>)> {
-        (0..identities).map(|n| (base + n, Arc::from(format!("{prefix}{n}")))).collect()
+        (0..identities)
+            .map(|n| (base + n, Arc::from(format!("{prefix}{n}"))))
+            .collect()
     };
     names.update(&Directory {
         identities: named(1 << 40, "spiffe://hanzo.ai/hanzo-k8s/hanzo/workload-"),
         rules: named(1 << 50, "hanzo-core-policy/rule-"),
         workloads: Vec::new(),
     });
-    let (intake, recorder) =
-        pipeline(Arc::clone(&store), names, Arc::new(()), pipeline::Settings::new("hanzo-k8s", "worker-3"));
+    let (intake, recorder) = pipeline(
+        Arc::clone(&store),
+        names,
+        Arc::new(()),
+        pipeline::Settings::new("hanzo-k8s", "worker-3"),
+    );
     let running = tokio::spawn(recorder.run());
 
     let (start, cpu) = (Instant::now(), cpu_seconds());
@@ -85,7 +99,11 @@ async fn main() -> anyhow::Result<()> {
     std::thread::spawn(move || -> Result<(), pipeline::Closed> {
         for first in (0..records).step_by(256) {
             let time = first * 10_000;
-            feeder.submit((first..records.min(first + 256)).map(|n| decision(n, identities, time)).collect())?;
+            feeder.submit(
+                (first..records.min(first + 256))
+                    .map(|n| decision(n, identities, time))
+                    .collect(),
+            )?;
         }
         Ok(())
     })
@@ -101,21 +119,45 @@ async fn main() -> anyhow::Result<()> {
         bytes / records,
         intake.stats().losses()
     );
-    println!("{:?}, pruned (space, age) {:?}", store.totals().await?, intake.stats().pruned_total());
+    println!(
+        "{:?}, pruned (space, age) {:?}",
+        store.totals().await?,
+        intake.stats().pruned_total()
+    );
 
     for (what, filter) in [
         ("newest 100", Filter::default()),
-        ("port nobody uses", Filter { port: Some(1), ..Filter::default() }),
-        ("denied of one policy", Filter { policy: Some("hanzo-core-policy".into()), ..Filter::default() }),
+        (
+            "port nobody uses",
+            Filter {
+                port: Some(1),
+                ..Filter::default()
+            },
+        ),
+        (
+            "denied of one policy",
+            Filter {
+                policy: Some("hanzo-core-policy".into()),
+                ..Filter::default()
+            },
+        ),
     ] {
         let start = Instant::now();
         let found = store.query(&filter, None, 100).await?.records.len();
         println!("query, {what}: {found} records in {:?}", start.elapsed());
     }
     let start = Instant::now();
-    println!("graph: {} edges in {:?}", store.graph().await?.edges.len(), start.elapsed());
+    println!(
+        "graph: {} edges in {:?}",
+        store.graph().await?.edges.len(),
+        start.elapsed()
+    );
     let start = Instant::now();
-    println!("one look at the limits: {:?} in {:?}", store.prune().await?, start.elapsed());
+    println!(
+        "one look at the limits: {:?} in {:?}",
+        store.prune().await?,
+        start.elapsed()
+    );
     intake.shut_down(std::time::Duration::from_secs(1));
     running.await?;
     Ok(())

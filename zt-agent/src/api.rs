@@ -134,3 +134,5 @@ pub fn health_router(state: ApiState) -> Router {
         .with_state(state)
 }
 
+#[cfg(test)]
+mod tests;

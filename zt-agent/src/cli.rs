@@ -63,6 +63,8 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 #[non_exhaustive]
 pub enum Command {
+    /// Run the node agent
+    Run(run::RunArgs),
     /// Show the agent's hooks, policy revision, identities and losses
     Status(status::StatusArgs),
     /// Print decisions as they fall
@@ -83,6 +85,8 @@ pub enum Command {
     /// Break-glass: stop refusing on this node, or go back
     #[command(subcommand)]
     Mode(mode::ModeCommand),
+    /// Remove every hook, map and pin: enforcement ends on this node
+    Detach(detach::DetachArgs),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
 }
@@ -99,6 +103,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn execute(cli: Cli) -> Result<Exit, Failure> {
     match cli.command {
+        Command::Run(arguments) => run::run(&arguments, &cli.log_level),
+        Command::Detach(arguments) => detach::detach(&arguments),
         Command::Status(arguments) => block_on(status::status(&arguments)),
         Command::Monitor(arguments) => block_on(monitor::monitor(&arguments)),
         Command::Evaluate(arguments) => evaluate::evaluate(&arguments),

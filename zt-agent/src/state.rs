@@ -98,8 +98,18 @@ mod tests {
 
     fn placed(path: &str, mode: Mode) -> Placed {
         let spiffe = SpiffeId::parse(&format!("spiffe://hanzo.ai/{path}")).expect("id");
-        let record = WorkloadRecord { spiffe, cgroup: path.into(), addresses: Vec::new(), mode: None, pod: None };
-        Placed { record, cgroup_ids: Vec::new(), mode }
+        let record = WorkloadRecord {
+            spiffe,
+            cgroup: path.into(),
+            addresses: Vec::new(),
+            mode: None,
+            pod: None,
+        };
+        Placed {
+            record,
+            cgroup_ids: Vec::new(),
+            mode,
+        }
     }
 
     #[test]
@@ -107,14 +117,27 @@ mod tests {
         let (iam, chat) = (placed("iam", Mode::Enforce), placed("chat", Mode::Observe));
         let elsewhere = SpiffeId::parse("spiffe://hanzo.ai/elsewhere").expect("id");
         let (iam_id, chat_id) = (iam.record.spiffe.clone(), chat.record.spiffe.clone());
-        let mut snapshot = Snapshot { workloads: Arc::new(vec![chat, iam]), ..Snapshot::default() };
-        assert_eq!(snapshot.mode_between(Some(&chat_id), Some(&iam_id)), Mode::Enforce);
+        let mut snapshot = Snapshot {
+            workloads: Arc::new(vec![chat, iam]),
+            ..Snapshot::default()
+        };
+        assert_eq!(
+            snapshot.mode_between(Some(&chat_id), Some(&iam_id)),
+            Mode::Enforce
+        );
         assert_eq!(snapshot.mode_between(Some(&chat_id), None), Mode::Observe);
         assert_eq!(snapshot.mode_between(Some(&elsewhere), None), Mode::Observe);
         snapshot.default_mode = Mode::Enforce;
         assert_eq!(snapshot.mode_between(Some(&elsewhere), None), Mode::Enforce);
-        assert_eq!(snapshot.mode_between(Some(&chat_id), None), Mode::Observe, "its own mode beats the default");
+        assert_eq!(
+            snapshot.mode_between(Some(&chat_id), None),
+            Mode::Observe,
+            "its own mode beats the default"
+        );
         snapshot.observe_all = true;
-        assert_eq!(snapshot.mode_between(Some(&chat_id), Some(&iam_id)), Mode::Observe);
+        assert_eq!(
+            snapshot.mode_between(Some(&chat_id), Some(&iam_id)),
+            Mode::Observe
+        );
     }
 }

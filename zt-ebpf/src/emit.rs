@@ -5,6 +5,7 @@ use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated as helper;
 use zt_common::ABI_VERSION;
 use zt_common::address::Address;
+use zt_common::control::DIAGNOSTICS;
 use zt_common::counter::Counter;
 use zt_common::event::{
     ALLOWED, DecisionEvent, ENFORCED, EventHeader, Hook, KIND_DECISION, KIND_NOTICE, NoticeEvent, REFUSED_SOCKET,
@@ -44,6 +45,15 @@ pub fn count(counter: Counter) {
     if let Some(slot) = maps::zt_counters.get_ptr_mut(counter as u32) {
         // SAFETY: a slot of this CPU; programs on it may nest (task, then softirq), hence the atomic.
         unsafe { context::add(slot, 1) };
+    }
+}
+
+/// Whether somebody reads the diagnostics.
+#[inline(always)]
+pub fn diagnostics() -> bool {
+    match maps::zt_control.get(0) {
+        Some(control) => control.flags & DIAGNOSTICS != 0,
+        None => false,
     }
 }
 

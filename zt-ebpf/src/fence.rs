@@ -10,13 +10,14 @@ use aya_ebpf::bindings::sk_action::SK_DROP;
 use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::macros::{sk_msg, stream_verdict};
 use aya_ebpf::programs::{SkBuffContext, SkMsgContext, SockOpsContext};
+use aya_log_ebpf::warn;
 use zt_common::counter::Counter;
 use zt_common::names::NO_INTERFACE;
 
 use crate::{emit, maps};
 
 /// Puts both fences up; whether at least one holds.
-#[inline(always)]
+#[inline(never)]
 pub fn raise(ctx: &SockOpsContext, cookie: u64) -> bool {
     const SOL_SOCKET: i32 = 1;
     const SO_BINDTOIFINDEX: i32 = 62;
@@ -47,6 +48,9 @@ pub fn raise(ctx: &SockOpsContext, cookie: u64) -> bool {
     }
     if bind != 0 {
         emit::count(Counter::FenceBindFailed);
+    }
+    if (hash != 0 || bind != 0) && emit::diagnostics() {
+        warn!(ctx, "socket {}: sockhash {}, bind {}", cookie, hash, bind);
     }
     hash == 0 || bind == 0
 }

@@ -6,6 +6,7 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
+use aya_log_ebpf::warn;
 use zt_common::abi::SOCKET_NOTED;
 use zt_common::address::Address;
 use zt_common::counter::Counter;
@@ -112,6 +113,9 @@ fn listening(ctx: &SockOpsContext) {
     let Some(mut owner) = context::stored(sock) else {
         // Listening without a bind: the kernel chose the port, and no hook saw the task.
         emit::count(Counter::OwnerMissing);
+        if emit::diagnostics() {
+            warn!(ctx, "port {}: a listener that never bound has no owner", ctx.local_port());
+        }
         return;
     };
     if owner.flags & SOCKET_NOTED == 0 {

@@ -44,19 +44,25 @@ struct Records {
     next_cursor: Option<String>,
 }
 
-pub(super) async fn records(State(state): State<ApiState>, Query(given): Pairs) -> Result<Response, ApiProblem> {
+pub(super) async fn records(
+    State(state): State<ApiState>,
+    Query(given): Pairs,
+) -> Result<Response, ApiProblem> {
     let mut given = Parameters::new(given, PARAMETERS);
     let filter = Filter {
         since: given.parsed("since"),
         until: given.parsed("until"),
         decision: given.with("decision", |text| {
-            text.to_ascii_uppercase().parse().map_err(|_| format!("must be ALLOW or DENY, not `{text}`"))
+            text.to_ascii_uppercase()
+                .parse()
+                .map_err(|_| format!("must be ALLOW or DENY, not `{text}`"))
         }),
         enforced: given.with("enforced", flag),
         source: given.with("source", party),
         destination: given.with("destination", party),
         port: given.with("port", |text| {
-            text.parse().map_err(|_| format!("must be a number from 0 to 65535, not `{text}`"))
+            text.parse()
+                .map_err(|_| format!("must be a number from 0 to 65535, not `{text}`"))
         }),
         policy: given.text("policy"),
         node: given.text("node"),
@@ -70,10 +76,17 @@ pub(super) async fn records(State(state): State<ApiState>, Query(given): Pairs) 
     flush(&state).await;
     let page = answered(state.store.query(&filter, cursor, limit.unwrap_or(DEFAULT_LIMIT))).await?;
     let next_cursor = page.next.map(|cursor| cursor.to_string());
-    Ok(Json(Records { records: page.records, next_cursor }).into_response())
+    Ok(Json(Records {
+        records: page.records,
+        next_cursor,
+    })
+    .into_response())
 }
 
-pub(super) async fn graph(State(state): State<ApiState>, Query(given): Pairs) -> Result<Response, ApiProblem> {
+pub(super) async fn graph(
+    State(state): State<ApiState>,
+    Query(given): Pairs,
+) -> Result<Response, ApiProblem> {
     Parameters::new(given, &[]).finish()?;
     flush(&state).await;
     Ok(Json(answered(state.store.graph()).await?).into_response())
@@ -82,7 +95,9 @@ pub(super) async fn graph(State(state): State<ApiState>, Query(given): Pairs) ->
 /// A SPIFFE ID, a pattern of them, or an entity.
 fn party(text: &str) -> Result<PartyFilter, String> {
     if text.contains('*') {
-        return Pattern::parse(text).map(PartyFilter::Pattern).map_err(|error| error.to_string());
+        return Pattern::parse(text)
+            .map(PartyFilter::Pattern)
+            .map_err(|error| error.to_string());
     }
     if text.starts_with("spiffe:") {
         SpiffeId::parse(text).map_err(|error| error.to_string())?;
@@ -104,7 +119,8 @@ async fn answered<T>(question: impl Future<Output = Result<T, StoreError>>) -> R
             Err(ApiProblem::unavailable("audit_unavailable", error.to_string()))
         }
         Err(_) => {
-            let detail = "the audit store did not answer within 10 seconds: narrow the question by time or party";
+            let detail =
+                "the audit store did not answer within 10 seconds: narrow the question by time or party";
             Err(ApiProblem::unavailable("audit_slow", detail))
         }
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::{Extension, State};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
@@ -104,7 +104,8 @@ pub(super) async fn evaluate(
         Ok(Ok(())) => {}
         Ok(Err(closed)) => return Err(ApiProblem::unavailable("stopping", closed.to_string())),
         Err(_) => {
-            let detail = "the decision cannot be recorded now, so it is not given: is the audit store failing?";
+            let detail =
+                "the decision cannot be recorded now, so it is not given: is the audit store failing?";
             return Err(ApiProblem::unavailable("audit_unavailable", detail));
         }
     }
@@ -112,7 +113,10 @@ pub(super) async fn evaluate(
         return Ok(axum::Json(Answers { responses: answers }).into_response());
     }
     // A body that is no batch makes one question.
-    Ok(answers.pop().map(axum::Json).into_response())
+    Ok(answers.pop().map_or_else(
+        || StatusCode::NO_CONTENT.into_response(),
+        |answer| axum::Json(answer).into_response(),
+    ))
 }
 
 /// The questions of a body; all that is wrong with it otherwise.
@@ -127,30 +131,52 @@ fn questions(body: EvaluateBody, table: &AllowTable) -> Result<Vec<Question>, Ap
         refuse_operator(&single)?;
         let mut errors = Vec::new();
         let question = question(&single, "", table, &mut errors);
-        return question.map(|question| vec![question]).ok_or_else(|| ApiProblem::fields("invalid_body", errors));
+        return question
+            .map(|question| vec![question])
+            .ok_or_else(|| ApiProblem::fields("invalid_body", errors));
     };
-    if single.source.is_some() || single.destination.is_some() || single.operator.is_some() || single.target.is_some() {
+    if single.source.is_some()
+        || single.destination.is_some()
+        || single.operator.is_some()
+        || single.target.is_some()
+    {
         let error = field("requests", "a batch has nothing beside its `requests`");
         return Err(ApiProblem::fields("invalid_body", vec![error]));
     }
     if requests.is_empty() || requests.len() > MAX_BATCH {
-        let error = field("requests", format!("a batch has 1 to {MAX_BATCH} requests, this one {}", requests.len()));
+        let error = field(
+            "requests",
+            format!(
+                "a batch has 1 to {MAX_BATCH} requests, this one {}",
+                requests.len()
+            ),
+        );
         return Err(ApiProblem::fields("invalid_body", vec![error]));
     }
     let mut errors = Vec::new();
     let mut questions = Vec::with_capacity(requests.len());
     for (index, request) in requests.iter().enumerate() {
         refuse_operator(request)?;
-        questions.extend(question(request, &format!("requests[{index}]."), table, &mut errors));
+        questions.extend(question(
+            request,
+            &format!("requests[{index}]."),
+            table,
+            &mut errors,
+        ));
     }
-    if errors.is_empty() { Ok(questions) } else { Err(ApiProblem::fields("invalid_body", errors)) }
+    if errors.is_empty() {
+        Ok(questions)
+    } else {
+        Err(ApiProblem::fields("invalid_body", errors))
+    }
 }
 
 fn refuse_operator(request: &Request) -> Result<(), ApiProblem> {
     if request.operator.is_none() && request.target.is_none() {
         return Ok(());
     }
-    let detail = "this agent decides between workloads (source, destination); it knows no policies for operators";
+    let detail =
+        "this agent decides between workloads (source, destination); it knows no policies for operators";
     Err(ApiProblem::bad_request("operators_not_supported", detail))
 }
 
@@ -158,9 +184,18 @@ fn refuse_operator(request: &Request) -> Result<(), ApiProblem> {
 fn question(request: &Request, at: &str, table: &AllowTable, errors: &mut Vec<Problem>) -> Option<Question> {
     let before = errors.len();
     let mut keep = |result: Result<Named, Problem>| result.map_err(|error| errors.push(error)).ok();
-    let source = request.source.as_ref().map_or_else(PartyFields::default, |source| source.clone().into());
+    let source = request
+        .source
+        .as_ref()
+        .map_or_else(PartyFields::default, |source| source.clone().into());
     let source = keep(named(&source, &format!("{at}source"), table));
-    let empty = DestinationFields { spiffe_id: None, entity: None, address: None, port: None, protocol: None };
+    let empty = DestinationFields {
+        spiffe_id: None,
+        entity: None,
+        address: None,
+        port: None,
+        protocol: None,
+    };
     let fields = request.destination.as_ref().unwrap_or(&empty);
     let destination = PartyFields {
         spiffe_id: fields.spiffe_id.clone(),
@@ -169,26 +204,47 @@ fn question(request: &Request, at: &str, table: &AllowTable, errors: &mut Vec<Pr
     };
     let destination = keep(named(&destination, &format!("{at}destination"), table));
     let port = fields.port.as_ref().and_then(serde_json::Value::as_u64);
-    let port = port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0);
+    let port = port
+        .and_then(|port| u16::try_from(port).ok())
+        .filter(|port| *port != 0);
     if port.is_none() {
-        let found = fields.port.as_ref().map_or("nothing".to_owned(), ToString::to_string);
-        errors.push(field(format!("{at}destination.port"), format!("must be a number from 1 to 65535, not {found}")));
+        let found = fields
+            .port
+            .as_ref()
+            .map_or("nothing".to_owned(), ToString::to_string);
+        errors.push(field(
+            format!("{at}destination.port"),
+            format!("must be a number from 1 to 65535, not {found}"),
+        ));
     }
-    let protocol = fields.protocol.as_deref().map_or(Some(Protocol::default()), Protocol::from_name);
+    let protocol = fields
+        .protocol
+        .as_deref()
+        .map_or(Some(Protocol::default()), Protocol::from_name);
     if protocol.is_none() {
         let found = fields.protocol.as_deref().unwrap_or_default();
-        errors.push(field(format!("{at}destination.protocol"), format!("must be TCP or UDP, not `{found}`")));
+        errors.push(field(
+            format!("{at}destination.protocol"),
+            format!("must be TCP or UDP, not `{found}`"),
+        ));
     }
     if errors.len() > before {
         return None;
     }
-    Some(Question { source: source?, destination: destination?, port: port?, protocol: protocol? })
+    Some(Question {
+        source: source?,
+        destination: destination?,
+        port: port?,
+        protocol: protocol?,
+    })
 }
 
 fn answer(question: &Question, snapshot: &Snapshot, caller: &Arc<str>) -> (Answer, Evaluation) {
     let start = Instant::now();
     let (source, destination) = (question.source.party(), question.destination.party());
-    let decision = snapshot.table.evaluate(source, destination, question.port, question.protocol);
+    let decision = snapshot
+        .table
+        .evaluate(source, destination, question.port, question.protocol);
     let latency = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
     let mode = match snapshot.mode_between(question.source.spiffe(), question.destination.spiffe()) {
         identity::Mode::Observe => Mode::Observe,

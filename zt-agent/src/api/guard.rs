@@ -24,11 +24,19 @@ pub(super) async fn loopback_names_only(request: Request, next: Next) -> Respons
 }
 
 fn names_loopback(headers: &HeaderMap) -> bool {
-    let authority = headers.get(header::HOST).and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
+    let authority = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
     authority.is_some_and(|authority| {
         let host = authority.host();
-        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        bare.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+        let bare = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'))
+            .unwrap_or(host);
+        bare.eq_ignore_ascii_case("localhost")
+            || bare
+                .parse::<IpAddr>()
+                .is_ok_and(|ip| ip.to_canonical().is_loopback())
     })
 }
 
@@ -39,10 +47,23 @@ mod tests {
     #[test]
     fn only_loopback_is_loopback() {
         let with = |host: &str| HeaderMap::from_iter([(header::HOST, host.parse().expect("value"))]);
-        for host in ["localhost:8054", "LOCALHOST", "127.0.0.1:8054", "127.9.9.9", "[::1]:8054"] {
+        for host in [
+            "localhost:8054",
+            "LOCALHOST",
+            "127.0.0.1:8054",
+            "127.9.9.9",
+            "[::1]:8054",
+        ] {
             assert!(names_loopback(&with(host)), "{host}");
         }
-        for host in ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8054", "10.0.0.1", "", "[::2]"] {
+        for host in [
+            "evil.example",
+            "127.0.0.1.evil.example",
+            "localhost.evil.example:8054",
+            "10.0.0.1",
+            "",
+            "[::2]",
+        ] {
             assert!(!names_loopback(&with(host)), "{host}");
         }
         assert!(!names_loopback(&HeaderMap::new()));

@@ -31,8 +31,10 @@ pub(super) async fn ready(State(state): State<ApiState>) -> Result<Response, Api
 pub(super) async fn metrics(State(state): State<ApiState>) -> Result<Response, ApiProblem> {
     match state.metrics.encode() {
         Ok(text) => Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()),
-        Err(error) => {
-            Err(ApiProblem::new(StatusCode::INTERNAL_SERVER_ERROR, "metrics_unavailable", error.to_string()))
-        }
+        Err(error) => Err(ApiProblem::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "metrics_unavailable",
+            error.to_string(),
+        )),
     }
 }

@@ -37,10 +37,22 @@ struct Identity {
 
 pub(super) async fn list(State(state): State<ApiState>) -> Response {
     let snapshot = state.snapshot();
-    let here: BTreeSet<&SpiffeId> = snapshot.workloads.iter().map(|placed| &placed.record.spiffe).collect();
-    let known: BTreeSet<&SpiffeId> =
-        snapshot.table.identities().iter().chain(snapshot.policies.identities()).collect();
-    let mut identities: Vec<Identity> = snapshot.workloads.iter().map(|placed| placed_here(placed, &snapshot)).collect();
+    let here: BTreeSet<&SpiffeId> = snapshot
+        .workloads
+        .iter()
+        .map(|placed| &placed.record.spiffe)
+        .collect();
+    let known: BTreeSet<&SpiffeId> = snapshot
+        .table
+        .identities()
+        .iter()
+        .chain(snapshot.policies.identities())
+        .collect();
+    let mut identities: Vec<Identity> = snapshot
+        .workloads
+        .iter()
+        .map(|placed| placed_here(placed, &snapshot))
+        .collect();
     identities.extend(known.difference(&here).map(|id| elsewhere(id)));
     identities.sort_by(|a, b| (&a.spiffe_id, &a.cgroup).cmp(&(&b.spiffe_id, &b.cgroup)));
     Json(Identities { identities }).into_response()
@@ -50,7 +62,11 @@ fn placed_here(placed: &Placed, snapshot: &Snapshot) -> Identity {
     Identity {
         spiffe_id: placed.record.spiffe.clone(),
         number: placed.record.spiffe.number().to_string(),
-        mode: Some(if snapshot.observe_all { Mode::Observe } else { placed.mode }),
+        mode: Some(if snapshot.observe_all {
+            Mode::Observe
+        } else {
+            placed.mode
+        }),
         cgroup: Some(placed.record.cgroup.display().to_string()),
         cgroups: placed.cgroup_ids.clone(),
         addresses: placed.record.addresses.clone(),

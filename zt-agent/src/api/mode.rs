@@ -43,15 +43,26 @@ pub(super) async fn change(
     let observe_all = matches!(mode, Change::Observe);
     if let Err(error) = state.control.observe_all(observe_all).await {
         tracing::error!(%error, observe_all, "the mode of this node cannot be changed");
-        return Err(ApiProblem::new(StatusCode::INTERNAL_SERVER_ERROR, "mode_not_changed", error.to_string()));
+        return Err(ApiProblem::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "mode_not_changed",
+            error.to_string(),
+        ));
     }
     tracing::warn!(observe_all, caller = %caller.0, "the mode of this node was changed over the API");
     let revision = state.snapshot().revision;
-    let event = ApiEvent::ModeChanged { observe_all, caller: caller.name(), revision };
+    let event = ApiEvent::ModeChanged {
+        observe_all,
+        caller: caller.name(),
+        revision,
+    };
     // It has happened and is in the log; a trail that cannot be written is no reason to hold back the answer.
     let recorded = tokio::time::timeout(super::audit::FLUSH_TIME, state.intake.record_api(vec![event])).await;
     if !matches!(recorded, Ok(Ok(()))) {
-        tracing::error!(observe_all, "the change of mode could not be recorded in the audit trail");
+        tracing::error!(
+            observe_all,
+            "the change of mode could not be recorded in the audit trail"
+        );
     }
     Ok(Json(Changed { mode, observe_all }).into_response())
 }

@@ -30,7 +30,11 @@ pub(super) struct SourceFields {
 
 impl From<SourceFields> for PartyFields {
     fn from(fields: SourceFields) -> Self {
-        Self { spiffe_id: fields.spiffe_id, entity: fields.entity, address: fields.address }
+        Self {
+            spiffe_id: fields.spiffe_id,
+            entity: fields.entity,
+            address: fields.address,
+        }
     }
 }
 
@@ -71,7 +75,9 @@ pub(super) fn named(fields: &PartyFields, at: &str, table: &AllowTable) -> Resul
         (Some(id), None, None) => SpiffeId::parse(id)
             .map(Named::Spiffe)
             .map_err(|error| field(format!("{at}.spiffe_id"), error.to_string())),
-        (None, Some(entity), None) => by_entity(entity, table).map_err(|message| field(format!("{at}.entity"), message)),
+        (None, Some(entity), None) => {
+            by_entity(entity, table).map_err(|message| field(format!("{at}.entity"), message))
+        }
         (None, None, Some(address)) => {
             by_address(address, table).map_err(|message| field(format!("{at}.address"), message))
         }
@@ -90,12 +96,20 @@ fn by_entity(name: &str, table: &AllowTable) -> Result<Named, String> {
         return Ok(Named::Number(number, Arc::from(name)));
     }
     let entities: Vec<&str> = ENTITIES.iter().map(|(name, _)| *name).collect();
-    Err(format!("`{name}` is not an entity: write one of {}, or cidr:NETWORK", entities.join(", ")))
+    Err(format!(
+        "`{name}` is not an entity: write one of {}, or cidr:NETWORK",
+        entities.join(", ")
+    ))
 }
 
 fn by_address(text: &str, table: &AllowTable) -> Result<Named, String> {
-    let address: IpAddr = text.parse().map_err(|_| format!("`{text}` is not an IP address"))?;
+    let address: IpAddr = text
+        .parse()
+        .map_err(|_| format!("`{text}` is not an IP address"))?;
     let number = table.number(Party::Address(address.to_canonical()));
-    let name = table.party_names().find(|(of, _)| *of == number).map_or("unknown".to_owned(), |(_, name)| name);
+    let name = table
+        .party_names()
+        .find(|(of, _)| *of == number)
+        .map_or("unknown".to_owned(), |(_, name)| name);
     Ok(Named::Number(number, Arc::from(name)))
 }

@@ -15,6 +15,7 @@ use crate::policy::{KIND, Problem, ServiceAccessPolicy};
 const STORE: &str = "directory";
 
 #[derive(Serialize)]
+#[expect(clippy::struct_field_names, reason = "the names are those of the answer")]
 struct Policies {
     revision: u64,
     digest: String,
@@ -38,7 +39,7 @@ impl From<&ServiceAccessPolicy> for Policy {
             name: policy.name.clone(),
             kind: KIND,
             store: STORE,
-            etag: policy.digest(),
+            etag: policy.digest().to_owned(),
             document: policy.document(),
         }
     }
@@ -49,19 +50,27 @@ pub(super) async fn list(State(state): State<ApiState>) -> Response {
     let policies = Policies {
         revision: snapshot.revision,
         digest: snapshot.policies.digest().to_owned(),
-        policies: snapshot.policies.policies().iter().map(Policy::from).collect(),
+        policies: snapshot
+            .policies
+            .policies()
+            .iter()
+            .map(|policy| Policy::from(&**policy))
+            .collect(),
         errors: snapshot.policy_error.as_deref().cloned().unwrap_or_default(),
     };
     Json(policies).into_response()
 }
 
-pub(super) async fn show(State(state): State<ApiState>, Path(name): Path<String>) -> Result<Response, ApiProblem> {
+pub(super) async fn show(
+    State(state): State<ApiState>,
+    Path(name): Path<String>,
+) -> Result<Response, ApiProblem> {
     let snapshot = state.snapshot();
     let Some(policy) = snapshot.policies.get(&name) else {
         let detail = format!("no policy `{name}` is in force at revision {}", snapshot.revision);
         return Err(ApiProblem::new(StatusCode::NOT_FOUND, "policy_not_found", detail));
     };
-    let policy = Policy::from(policy);
+    let policy = Policy::from(&**policy);
     let etag = format!("\"{}\"", policy.etag);
     Ok(([(header::ETAG, etag)], Json(policy)).into_response())
 }

@@ -29,7 +29,12 @@ struct Details<'a> {
 impl ApiProblem {
     /// A problem; `code` is part of the contract with users.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), errors: Vec::new() }
+        Self {
+            status,
+            code,
+            detail: detail.into(),
+            errors: Vec::new(),
+        }
     }
 
     /// The request says something that cannot be.
@@ -52,7 +57,13 @@ impl ApiProblem {
 
 /// One wrong field of a request.
 pub(super) fn field(name: impl Into<String>, message: impl Into<String>) -> Problem {
-    Problem { file: String::new(), line: 0, column: 0, field: name.into(), message: message.into() }
+    Problem {
+        file: String::new(),
+        line: 0,
+        column: 0,
+        field: name.into(),
+        message: message.into(),
+    }
 }
 
 impl IntoResponse for ApiProblem {
@@ -73,7 +84,11 @@ impl IntoResponse for ApiProblem {
 }
 
 pub(super) async fn not_found(uri: Uri) -> ApiProblem {
-    ApiProblem::new(StatusCode::NOT_FOUND, "not_found", format!("there is nothing at {}", uri.path()))
+    ApiProblem::new(
+        StatusCode::NOT_FOUND,
+        "not_found",
+        format!("there is nothing at {}", uri.path()),
+    )
 }
 
 pub(super) async fn method_not_allowed(method: Method, uri: Uri) -> ApiProblem {

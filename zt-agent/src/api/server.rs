@@ -32,7 +32,9 @@ const HEAD_BYTES: usize = 64 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The address can be reached from elsewhere.
-    #[error("api.listen: {address} is not a loopback address; beyond this machine the API would need TLS and callers that are known, which this version does not have: listen on 127.0.0.1 or [::1]")]
+    #[error(
+        "api.listen: {address} is not a loopback address; beyond this machine the API would need TLS and callers that are known, which this version does not have: listen on 127.0.0.1 or [::1]"
+    )]
     NotLoopback {
         /// The address.
         address: SocketAddr,
@@ -71,7 +73,11 @@ pub async fn bind_health(address: SocketAddr) -> Result<Endpoint, ServeError> {
 
 impl Endpoint {
     async fn bind(field: &'static str, address: SocketAddr) -> Result<Self, ServeError> {
-        let failed = |source| ServeError::Listen { field, address, source };
+        let failed = |source| ServeError::Listen {
+            field,
+            address,
+            source,
+        };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         Ok(Self { listener, address })
@@ -114,7 +120,10 @@ impl Endpoint {
             while connections.try_join_next().is_some() {}
         }
         drop(self.listener);
-        if tokio::time::timeout(DRAIN_TIME, graceful.shutdown()).await.is_err() {
+        if tokio::time::timeout(DRAIN_TIME, graceful.shutdown())
+            .await
+            .is_err()
+        {
             tracing::warn!("some API requests did not end in time and are broken off");
         }
     }

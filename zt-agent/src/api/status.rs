@@ -15,6 +15,7 @@ use crate::identity::Mode;
 use crate::policy::Problem;
 
 #[derive(Serialize)]
+#[expect(clippy::struct_field_names, reason = "flattened: its name is never seen")]
 struct Status {
     version: &'static str,
     cluster: String,
@@ -73,11 +74,19 @@ pub(super) async fn status(State(state): State<ApiState>) -> Response {
     let node_status = state.control.status().await;
     let snapshot = state.snapshot();
     let readiness = *state.readiness.borrow();
-    let stats = state.intake.stats();
-    let (pruned_for_space, pruned_for_age) = stats.pruned_total();
+    let account = state.intake.stats();
+    let (pruned_for_space, pruned_for_age) = account.pruned_total();
     let declared = snapshot.workloads.len();
-    let present = snapshot.workloads.iter().filter(|placed| !placed.cgroup_ids.is_empty()).count();
-    let enforce = snapshot.workloads.iter().filter(|placed| placed.mode == Mode::Enforce).count();
+    let present = snapshot
+        .workloads
+        .iter()
+        .filter(|placed| !placed.cgroup_ids.is_empty())
+        .count();
+    let enforce = snapshot
+        .workloads
+        .iter()
+        .filter(|placed| placed.mode == Mode::Enforce)
+        .count();
     let uptime = clock::now().saturating_sub(state.started).max(0).unsigned_abs() / 1_000_000_000;
     Json(Status {
         version: env!("CARGO_PKG_VERSION"),
@@ -99,16 +108,20 @@ pub(super) async fn status(State(state): State<ApiState>) -> Response {
             observe: declared - enforce,
             enforce,
         },
-        workloads: WorkloadStatus { declared, present, waiting: declared - present },
+        workloads: WorkloadStatus {
+            declared,
+            present,
+            waiting: declared - present,
+        },
         audit: AuditStatus {
             store: state.store.path().display().to_string(),
-            received: stats.received_total(),
-            stored: stats.stored_total(),
-            store_failures: stats.failures_total(),
+            received: account.received_total(),
+            stored: account.stored_total(),
+            store_failures: account.failures_total(),
             pruned_for_space,
             pruned_for_age,
-            lag_seconds: stats.lag().as_secs_f64(),
-            lost: stats.losses().by_cause().into_iter().collect(),
+            lag_seconds: account.lag().as_secs_f64(),
+            lost: account.losses().by_cause().into_iter().collect(),
         },
         node_status,
     })

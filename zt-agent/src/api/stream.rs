@@ -45,18 +45,23 @@ impl Wanted {
         if self.denied && record.decision != Outcome::Deny {
             return false;
         }
-        let Some(pattern) = &self.identity else { return true };
+        let Some(pattern) = &self.identity else {
+            return true;
+        };
         if self.matches.len() > MAX_REMEMBERED {
             self.matches.clear();
         }
-        [&record.source.spiffe_id, &record.destination.spiffe_id].into_iter().flatten().any(|text| {
-            let known = self.matches.get(text).copied();
-            known.unwrap_or_else(|| {
-                let matches = SpiffeId::parse(text).is_ok_and(|id| pattern.matches(&id));
-                self.matches.insert(Arc::clone(text), matches);
-                matches
+        [&record.source.spiffe_id, &record.destination.spiffe_id]
+            .into_iter()
+            .flatten()
+            .any(|text| {
+                let known = self.matches.get(text).copied();
+                known.unwrap_or_else(|| {
+                    let matches = SpiffeId::parse(text).is_ok_and(|id| pattern.matches(&id));
+                    self.matches.insert(Arc::clone(text), matches);
+                    matches
+                })
             })
-        })
     }
 }
 
@@ -66,14 +71,22 @@ pub(super) async fn decisions(
 ) -> Result<Response, ApiProblem> {
     let mut given = Parameters::new(given, &["denied", "identity"]);
     let denied = given.with("denied", flag).unwrap_or(false);
-    let identity = given.with("identity", |text| Pattern::parse(text).map_err(|error| error.to_string()));
+    let identity = given.with("identity", |text| {
+        Pattern::parse(text).map_err(|error| error.to_string())
+    });
     given.finish()?;
     let watching = Watching {
         records: state.intake.subscribe(),
         stopping: state.stopping.clone(),
-        wanted: Wanted { denied, identity, matches: HashMap::new() },
+        wanted: Wanted {
+            denied,
+            identity,
+            matches: HashMap::new(),
+        },
     };
-    Ok(Sse::new(events(watching)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
+    Ok(Sse::new(events(watching))
+        .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
+        .into_response())
 }
 
 /// Ends when the agent stops. What a slow client misses is told it, and never waited for.
@@ -86,13 +99,17 @@ fn events(watching: Watching) -> impl Stream<Item = Result<Event, Infallible>> {
             };
             match next {
                 Ok(record) if watching.wanted.wants(&record) => {
-                    let Ok(data) = serde_json::to_string(&*record) else { continue };
+                    let Ok(data) = serde_json::to_string(&*record) else {
+                        continue;
+                    };
                     let event = Event::default().id(record.id.to_string()).data(data);
                     return Some((Ok(event), watching));
                 }
                 Ok(_) => {}
                 Err(RecvError::Lagged(missed)) => {
-                    let event = Event::default().event("lagged").data(format!("{{\"missed\":{missed}}}"));
+                    let event = Event::default()
+                        .event("lagged")
+                        .data(format!("{{\"missed\":{missed}}}"));
                     return Some((Ok(event), watching));
                 }
                 Err(RecvError::Closed) => return None,

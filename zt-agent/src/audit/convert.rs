@@ -11,8 +11,8 @@ use zt_common::{identity, verdict};
 use super::decode::Decision;
 use super::names::NameResolver;
 use super::record::{
-    AuditRecord, Destination, Hook, Latency, Mode, Observer, Outcome, Proof, Protocol, Reason, Source, Timestamp,
-    party,
+    AuditRecord, Destination, Hook, Latency, Mode, Observer, Outcome, Proof, Protocol, Reason, Source,
+    Timestamp, party,
 };
 
 /// What all records of one batch share.
@@ -54,15 +54,32 @@ pub struct Evaluation {
 }
 
 /// The record of a decision of the kernel, or of the sweep through its sockets.
-pub fn from_decision(decision: &Decision, names: &dyn NameResolver, context: &Context, id: Uuid) -> AuditRecord {
-    let (source_address, destination_address) =
-        (address(decision.source_address), address(decision.destination_address));
-    let own_pod = if decision.workload == 0 { None } else { names.pod(decision.workload) };
+pub fn from_decision(
+    decision: &Decision,
+    names: &dyn NameResolver,
+    context: &Context,
+    id: Uuid,
+) -> AuditRecord {
+    let (source_address, destination_address) = (
+        address(decision.source_address),
+        address(decision.destination_address),
+    );
+    let own_pod = if decision.workload == 0 {
+        None
+    } else {
+        names.pod(decision.workload)
+    };
     // The end that decided is here by definition; the other one is if its address is that of a workload here.
     let (source_end, destination_end) = if decision.inbound {
-        (other_end(decision.source, source_address, names, context), (own_pod, Some(Arc::clone(&context.node))))
+        (
+            other_end(decision.source, source_address, names, context),
+            (own_pod, Some(Arc::clone(&context.node))),
+        )
     } else {
-        ((own_pod, Some(Arc::clone(&context.node))), other_end(decision.destination, destination_address, names, context))
+        (
+            (own_pod, Some(Arc::clone(&context.node))),
+            other_end(decision.destination, destination_address, names, context),
+        )
     };
     let (source_id, source_entity) = party(name_of(decision.source, names));
     let (destination_id, destination_entity) = party(name_of(decision.destination, names));
@@ -93,8 +110,16 @@ pub fn from_decision(decision: &Decision, names: &dyn NameResolver, context: &Co
         cluster: Arc::clone(&context.cluster),
         protocol: Protocol(decision.protocol),
         hook: Hook::Kernel(decision.hook),
-        observer: if decision.inbound { Observer::Destination } else { Observer::Source },
-        mode: if decision.enforced { Mode::Enforce } else { Mode::Observe },
+        observer: if decision.inbound {
+            Observer::Destination
+        } else {
+            Observer::Source
+        },
+        mode: if decision.enforced {
+            Mode::Enforce
+        } else {
+            Mode::Observe
+        },
         enforced: decision.enforced,
         revision: decision.revision,
         reason: Reason::Verdict(decision.reason),
@@ -118,7 +143,11 @@ pub fn from_evaluation(evaluation: Evaluation, context: &Context, time: Timestam
         id,
         timestamp: time,
         decision: outcome(evaluation.allowed),
-        source: Source { spiffe_id: source_id, entity: source_entity, ..Source::default() },
+        source: Source {
+            spiffe_id: source_id,
+            entity: source_entity,
+            ..Source::default()
+        },
         destination: Destination {
             spiffe_id: destination_id,
             entity: destination_entity,
@@ -156,8 +185,15 @@ pub fn from_mode_change(
         id,
         timestamp: time,
         decision: Outcome::Allow,
-        source: Source { entity: Some(Arc::from("operator")), ..Source::default() },
-        destination: Destination { entity: Some(Arc::from("node")), node, ..Destination::default() },
+        source: Source {
+            entity: Some(Arc::from("operator")),
+            ..Source::default()
+        },
+        destination: Destination {
+            entity: Some(Arc::from("node")),
+            node,
+            ..Destination::default()
+        },
         policy_matched: None,
         latency: Latency(0),
         cluster: Arc::clone(&context.cluster),
@@ -167,7 +203,11 @@ pub fn from_mode_change(
         mode: if observe_all { Mode::Observe } else { Mode::Enforce },
         enforced: !observe_all,
         revision,
-        reason: if observe_all { Reason::ObserveAll } else { Reason::ModeRestored },
+        reason: if observe_all {
+            Reason::ObserveAll
+        } else {
+            Reason::ModeRestored
+        },
         proof: Proof::None,
         count: 1,
         caller: Some(caller),
@@ -178,21 +218,31 @@ type End = (Option<Arc<str>>, Option<Arc<str>>);
 
 /// Pod and node of the end that did not decide. A workload reached over the loopback address is on this node.
 fn other_end(number: u64, address: Option<IpAddr>, names: &dyn NameResolver, context: &Context) -> End {
-    let Some(address) = address else { return (None, None) };
+    let Some(address) = address else {
+        return (None, None);
+    };
     match names.here(address) {
         Some((here, pod)) if here == number => (pod, Some(Arc::clone(&context.node))),
-        _ if identity::is_workload(number) && address.is_loopback() => (None, Some(Arc::clone(&context.node))),
+        _ if identity::is_workload(number) && address.is_loopback() => {
+            (None, Some(Arc::clone(&context.node)))
+        }
         _ => (None, None),
     }
 }
 
 /// A number that nothing names is shown as such: `unknown` would say that the kernel knew nothing.
 fn name_of(number: u64, names: &dyn NameResolver) -> Arc<str> {
-    names.identity(number).unwrap_or_else(|| Arc::from(format!("number:{number:016x}")))
+    names
+        .identity(number)
+        .unwrap_or_else(|| Arc::from(format!("number:{number:016x}")))
 }
 
 fn rule_name(number: u64, names: &dyn NameResolver) -> Option<Arc<str>> {
-    (number != 0).then(|| names.rule(number).unwrap_or_else(|| Arc::from(format!("number:{number:016x}"))))
+    (number != 0).then(|| {
+        names
+            .rule(number)
+            .unwrap_or_else(|| Arc::from(format!("number:{number:016x}")))
+    })
 }
 
 const fn outcome(allowed: bool) -> Outcome {

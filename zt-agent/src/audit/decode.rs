@@ -8,7 +8,7 @@ use zt_common::ABI_VERSION;
 use zt_common::address::Address;
 use zt_common::event::{
     ALLOWED, DecisionEvent, ENFORCED, Hook, INBOUND, IPV6, KIND_DECISION, KIND_NOTICE, NOTICE_UDP_BOUND,
-    NOTICE_UNKNOWN_WORKLOAD, NoticeEvent, REFUSED_SOCKET,
+    NoticeEvent, REFUSED_SOCKET,
 };
 use zt_common::verdict::Reason;
 
@@ -23,6 +23,10 @@ pub enum Event {
 
 /// A [`DecisionEvent`] whose numbers have been checked. Identities and rules are still numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are the flags of the event, independent of each other"
+)]
 pub struct Decision {
     /// `CLOCK_MONOTONIC`, nanoseconds.
     pub time: u64,
@@ -92,8 +96,6 @@ pub struct Notice {
 pub enum NoticeCode {
     /// A workload bound a UDP port: its datagrams need the receive guard.
     UdpBound,
-    /// A task below a managed root has a cgroup that the agent has not named yet.
-    UnknownWorkload,
 }
 
 /// Why bytes are not an event. Each is counted as undecodable and the reader goes on with the next.
@@ -108,7 +110,9 @@ pub enum DecodeError {
         found: usize,
     },
     /// Another version of the layout.
-    #[error("event has layout version {found}, this agent reads {ABI_VERSION}: are the kernel programs of another release?")]
+    #[error(
+        "event has layout version {found}, this agent reads {ABI_VERSION}: are the kernel programs of another release?"
+    )]
     Version {
         /// The version found.
         found: u16,
@@ -160,7 +164,10 @@ const KNOWN_FLAGS: u8 = ALLOWED | ENFORCED | INBOUND | REFUSED_SOCKET | IPV6;
 
 /// Decodes one sample of the ring buffer.
 pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
-    let mut cursor = Cursor { rest: bytes, length: bytes.len() };
+    let mut cursor = Cursor {
+        rest: bytes,
+        length: bytes.len(),
+    };
     let version = u16::from_ne_bytes(cursor.take()?);
     let size = usize::from(u16::from_ne_bytes(cursor.take()?));
     let kind = u16::from_ne_bytes(cursor.take()?);
@@ -175,15 +182,30 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
         found => return Err(DecodeError::Kind { found }),
     };
     if size != expected {
-        return Err(DecodeError::Size { kind, expected, found: size });
+        return Err(DecodeError::Size {
+            kind,
+            expected,
+            found: size,
+        });
     }
     if bytes.len() < expected {
-        return Err(DecodeError::Truncated { expected, found: bytes.len() });
+        return Err(DecodeError::Truncated {
+            expected,
+            found: bytes.len(),
+        });
     }
     if bytes.len() > expected {
-        return Err(DecodeError::Size { kind, expected, found: bytes.len() });
+        return Err(DecodeError::Size {
+            kind,
+            expected,
+            found: bytes.len(),
+        });
     }
-    if kind == KIND_DECISION { decision(&mut cursor).map(Event::Decision) } else { notice(&mut cursor).map(Event::Notice) }
+    if kind == KIND_DECISION {
+        decision(&mut cursor).map(Event::Decision)
+    } else {
+        notice(&mut cursor).map(Event::Notice)
+    }
 }
 
 /// Reads the fields behind the header in the order of [`DecisionEvent`].
@@ -243,7 +265,6 @@ fn decision(cursor: &mut Cursor<'_>) -> Result<Decision, DecodeError> {
 fn notice(cursor: &mut Cursor<'_>) -> Result<Notice, DecodeError> {
     let code = match u32::from_ne_bytes(cursor.take()?) {
         NOTICE_UDP_BOUND => NoticeCode::UdpBound,
-        NOTICE_UNKNOWN_WORKLOAD => NoticeCode::UnknownWorkload,
         found => return Err(DecodeError::Notice { found }),
     };
     Ok(Notice {
@@ -263,7 +284,10 @@ struct Cursor<'a> {
 impl Cursor<'_> {
     fn take<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
         let Some((head, rest)) = self.rest.split_first_chunk::<N>() else {
-            return Err(DecodeError::Truncated { expected: self.length - self.rest.len() + N, found: self.length });
+            return Err(DecodeError::Truncated {
+                expected: self.length - self.rest.len() + N,
+                found: self.length,
+            });
         };
         self.rest = rest;
         Ok(*head)

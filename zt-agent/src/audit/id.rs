@@ -17,15 +17,18 @@ impl IdSequence {
     pub fn new() -> Self {
         // Of a v7 id, 74 bits are random; taking the low 62 and the 12 above the variant keeps all of them.
         let seed = Uuid::now_v7().as_u128();
-        Self { counter: (seed & ((1 << 62) - 1)) | ((seed >> 64 & 0xfff) << 62) }
+        Self {
+            counter: (seed & ((1 << 62) - 1)) | ((seed >> 64 & 0xfff) << 62),
+        }
     }
 
     /// The id of a record of `time` (Unix, nanoseconds).
     pub fn next(&mut self, time: i64) -> Uuid {
         self.counter = (self.counter + 1) & ((1 << COUNTER_BITS) - 1);
         let milliseconds = u64::try_from(time).unwrap_or(0) / 1_000_000;
-        let [.., a, b, c, d, e, f, g, h, i, j] = spread(self.counter).to_be_bytes();
-        Builder::from_unix_timestamp_millis(milliseconds, &[a, b, c, d, e, f, g, h, i, j]).into_uuid()
+        let bytes = spread(self.counter).to_be_bytes();
+        let tail = bytes.last_chunk().unwrap_or(&[0; 10]);
+        Builder::from_unix_timestamp_millis(milliseconds, tail).into_uuid()
     }
 }
 
@@ -47,7 +50,9 @@ mod tests {
 
     #[test]
     fn ids_are_version_7_carry_their_time_and_increase() {
-        let mut ids = IdSequence { counter: (1 << 62) - 500 };
+        let mut ids = IdSequence {
+            counter: (1 << 62) - 500,
+        };
         let time = 1_771_857_000_000_000_000;
         let made: Vec<Uuid> = (0..1000).map(|_| ids.next(time)).collect();
         for id in &made {

@@ -72,7 +72,9 @@ impl Kind {
 
     /// The one with that name.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Identity, Self::Rule, Self::Pod].into_iter().find(|kind| kind.name() == name)
+        [Self::Identity, Self::Rule, Self::Pod]
+            .into_iter()
+            .find(|kind| kind.name() == name)
     }
 }
 
@@ -102,7 +104,10 @@ pub struct Names {
 
 impl Names {
     fn get(&self, kind: Kind, number: u64) -> Option<Arc<str>> {
-        self.current.get(&(kind, number)).or_else(|| self.past.get(&(kind, number))).cloned()
+        self.current
+            .get(&(kind, number))
+            .or_else(|| self.past.get(&(kind, number)))
+            .cloned()
     }
 }
 
@@ -144,7 +149,10 @@ const ENTITIES: [(u64, &str); 6] = [
 
 /// The name of an entity's number.
 pub fn entity(number: u64) -> Option<&'static str> {
-    ENTITIES.iter().find(|(of, _)| *of == number).map(|(_, name)| *name)
+    ENTITIES
+        .iter()
+        .find(|(of, _)| *of == number)
+        .map(|(_, name)| *name)
 }
 
 /// Whether `name` is that of an entity.
@@ -175,8 +183,14 @@ impl NameBook {
             history.order.push_back((named.kind, named.number));
             texts.insert((named.kind, named.number), named.text);
         }
-        let names = Names { past: Arc::clone(&history.texts), ..Names::default() };
-        Self { names: ArcSwap::from_pointee(names), history: Mutex::new(history) }
+        let names = Names {
+            past: Arc::clone(&history.texts),
+            ..Names::default()
+        };
+        Self {
+            names: ArcSwap::from_pointee(names),
+            history: Mutex::new(history),
+        }
     }
 
     /// Takes over the names of a new snapshot. Call it before the kernel is given what they stand for, so that no
@@ -189,16 +203,39 @@ impl NameBook {
         current.extend(directory.rules.iter().map(of(Kind::Rule)));
         for workload in &directory.workloads {
             if let Some(pod) = &workload.pod {
-                current.extend(workload.cgroups.iter().map(|cgroup| ((Kind::Pod, *cgroup), Arc::clone(pod))));
+                current.extend(
+                    workload
+                        .cgroups
+                        .iter()
+                        .map(|cgroup| ((Kind::Pod, *cgroup), Arc::clone(pod))),
+                );
             }
-            here.extend(workload.addresses.iter().map(|ip| (*ip, (workload.identity, workload.pod.clone()))));
+            here.extend(
+                workload
+                    .addresses
+                    .iter()
+                    .map(|ip| (*ip, (workload.identity, workload.pod.clone()))),
+            );
         }
         // Nothing in here can panic half-way, so what a poisoned lock guards is whole.
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.names.load();
-        history.keep(before.current.iter().filter(|(key, _)| !current.contains_key(*key)));
-        history.note(current.iter().filter(|(key, text)| before.current.get(*key) != Some(*text)));
-        self.names.store(Arc::new(Names { current, past: Arc::clone(&history.texts), here }));
+        history.keep(
+            before
+                .current
+                .iter()
+                .filter(|(key, _)| !current.contains_key(*key)),
+        );
+        history.note(
+            current
+                .iter()
+                .filter(|(key, text)| before.current.get(*key) != Some(*text)),
+        );
+        self.names.store(Arc::new(Names {
+            current,
+            past: Arc::clone(&history.texts),
+            here,
+        }));
     }
 
     /// The names as of now, for one batch.
@@ -209,7 +246,13 @@ impl NameBook {
     /// Names that the store does not have yet. The caller saves them, or hands them back with
     /// [`NameBook::put_back`].
     pub fn take_unsaved(&self) -> Vec<Named> {
-        std::mem::take(&mut self.history.lock().unwrap_or_else(PoisonError::into_inner).unsaved)
+        std::mem::take(
+            &mut self
+                .history
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .unsaved,
+        )
     }
 
     /// Hands back names that could not be saved.
@@ -233,7 +276,9 @@ impl History {
                 self.order.push_back(*key);
             }
             while self.order.len() > MAX_PAST {
-                let Some(oldest) = self.order.pop_front() else { break };
+                let Some(oldest) = self.order.pop_front() else {
+                    break;
+                };
                 texts.remove(&oldest);
             }
         }
@@ -243,7 +288,11 @@ impl History {
     fn note<'a>(&mut self, new: impl Iterator<Item = (&'a (Kind, u64), &'a Arc<str>)>) {
         self.unsaved.extend(
             new.filter(|((kind, _), _)| *kind != Kind::Pod)
-                .map(|((kind, number), text)| Named { kind: *kind, number: *number, text: Arc::clone(text) }),
+                .map(|((kind, number), text)| Named {
+                    kind: *kind,
+                    number: *number,
+                    text: Arc::clone(text),
+                }),
         );
     }
 }
@@ -254,7 +303,11 @@ mod tests {
 
     fn directory(identities: &[(u64, &str)], rules: &[(u64, &str)]) -> Directory {
         let owned = |list: &[(u64, &str)]| list.iter().map(|(n, t)| (*n, Arc::from(*t))).collect();
-        Directory { identities: owned(identities), rules: owned(rules), workloads: Vec::new() }
+        Directory {
+            identities: owned(identities),
+            rules: owned(rules),
+            workloads: Vec::new(),
+        }
     }
 
     #[test]
@@ -295,13 +348,20 @@ mod tests {
     fn what_is_kept_is_bounded() {
         let book = NameBook::default();
         for round in 0..5_u64 {
-            let names: Vec<(u64, Arc<str>)> =
-                (0..5000).map(|n| (1 << 40 | round << 20 | n, Arc::from("spiffe://a/b"))).collect();
-            book.update(&Directory { identities: names, ..Directory::default() });
+            let names: Vec<(u64, Arc<str>)> = (0..5000)
+                .map(|n| (1 << 40 | round << 20 | n, Arc::from("spiffe://a/b")))
+                .collect();
+            book.update(&Directory {
+                identities: names,
+                ..Directory::default()
+            });
         }
         book.update(&Directory::default());
         assert_eq!(book.load().past.len(), MAX_PAST);
-        assert!(book.load().identity(1 << 40 | 4 << 20).is_some(), "the latest are kept");
+        assert!(
+            book.load().identity(1 << 40 | 4 << 20).is_some(),
+            "the latest are kept"
+        );
         assert!(book.load().identity(1 << 40).is_none(), "the oldest are not");
     }
 }

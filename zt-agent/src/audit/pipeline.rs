@@ -101,8 +101,15 @@ pub enum ApiEvent {
 
 /// One message to the recorder.
 enum Message {
-    Decisions { at: Instant, decisions: Vec<Decision> },
-    Api { at: Instant, time: i64, events: Vec<ApiEvent> },
+    Decisions {
+        at: Instant,
+        decisions: Vec<Decision>,
+    },
+    Api {
+        at: Instant,
+        time: i64,
+        events: Vec<ApiEvent>,
+    },
     Flush(oneshot::Sender<()>),
 }
 
@@ -136,7 +143,12 @@ pub fn pipeline<S: Sink>(
     let (live, _) = broadcast::channel(LIVE);
     let (stop, stopped) = watch::channel(None);
     let stats = Arc::new(Stats::default());
-    let intake = Intake { queue: sender, live: live.clone(), stats: Arc::clone(&stats), stop: Arc::new(stop) };
+    let intake = Intake {
+        queue: sender,
+        live: live.clone(),
+        stats: Arc::clone(&stats),
+        stop: Arc::new(stop),
+    };
     let recorder = Recorder::new(receiver, stopped, store, names, tally, live, stats, settings);
     (intake, recorder)
 }
@@ -150,7 +162,10 @@ impl Intake {
         let mut decisions = decisions.into_iter();
         while left > 0 {
             let chunk: Vec<Decision> = decisions.by_ref().take(CHUNK).collect();
-            let message = Message::Decisions { at: Instant::now(), decisions: chunk };
+            let message = Message::Decisions {
+                at: Instant::now(),
+                decisions: chunk,
+            };
             let sent = message.len();
             if self.queue.blocking_send(message).is_err() {
                 self.stats.lost_to_shutdown(left);
@@ -169,7 +184,11 @@ impl Intake {
         }
         let place = self.queue.reserve().await.map_err(|_| Closed)?;
         self.stats.received(events.len());
-        place.send(Message::Api { at: Instant::now(), time: super::clock::now(), events });
+        place.send(Message::Api {
+            at: Instant::now(),
+            time: super::clock::now(),
+            events,
+        });
         Ok(())
     }
 
@@ -195,7 +214,6 @@ impl Intake {
         self.stop.send_replace(Some(Instant::now() + deadline));
     }
 }
-
 
 #[cfg(test)]
 mod tests;

@@ -64,8 +64,13 @@ impl std::str::FromStr for Cursor {
     type Err = CursorError;
 
     fn from_str(text: &str) -> Result<Self, CursorError> {
-        let digits = text.strip_prefix('r').filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
-        digits.and_then(|digits| i64::from_str_radix(digits, 16).ok()).map(Self).ok_or(CursorError)
+        let digits = text
+            .strip_prefix('r')
+            .filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
+        digits
+            .and_then(|digits| i64::from_str_radix(digits, 16).ok())
+            .map(Self)
+            .ok_or(CursorError)
     }
 }
 
@@ -160,11 +165,24 @@ impl Graph {
     /// The graph of these edges.
     pub fn of(mut edges: Vec<Edge>) -> Self {
         edges.sort_by(|a, b| {
-            (&a.source, &a.destination, a.protocol.0, a.port).cmp(&(&b.source, &b.destination, b.protocol.0, b.port))
+            (&a.source, &a.destination, a.protocol.0, a.port).cmp(&(
+                &b.source,
+                &b.destination,
+                b.protocol.0,
+                b.port,
+            ))
         });
-        let names: std::collections::BTreeSet<&Arc<str>> =
-            edges.iter().flat_map(|edge| [&edge.source, &edge.destination]).collect();
-        let nodes = names.into_iter().map(|id| Node { id: Arc::clone(id), kind: NodeKind::of(id) }).collect();
+        let names: std::collections::BTreeSet<&Arc<str>> = edges
+            .iter()
+            .flat_map(|edge| [&edge.source, &edge.destination])
+            .collect();
+        let nodes = names
+            .into_iter()
+            .map(|id| Node {
+                id: Arc::clone(id),
+                kind: NodeKind::of(id),
+            })
+            .collect();
         Self { nodes, edges }
     }
 }
@@ -178,7 +196,16 @@ mod tests {
         for row in [0, 1, 255, i64::MAX] {
             assert_eq!(Cursor(row).to_string().parse(), Ok(Cursor(row)));
         }
-        for text in ["", "r", "r-1", "r+1", "1", "rxyz", "r1' OR 1=1", "rffffffffffffffffff"] {
+        for text in [
+            "",
+            "r",
+            "r-1",
+            "r+1",
+            "1",
+            "rxyz",
+            "r1' OR 1=1",
+            "rffffffffffffffffff",
+        ] {
             assert_eq!(text.parse::<Cursor>(), Err(CursorError), "{text}");
         }
     }

@@ -99,20 +99,30 @@ pub struct Destination {
 impl Source {
     /// The SPIFFE ID, or else the entity.
     pub fn name(&self) -> &str {
-        self.spiffe_id.as_deref().or(self.entity.as_deref()).unwrap_or("unknown")
+        self.spiffe_id
+            .as_deref()
+            .or(self.entity.as_deref())
+            .unwrap_or("unknown")
     }
 }
 
 impl Destination {
     /// The SPIFFE ID, or else the entity.
     pub fn name(&self) -> &str {
-        self.spiffe_id.as_deref().or(self.entity.as_deref()).unwrap_or("unknown")
+        self.spiffe_id
+            .as_deref()
+            .or(self.entity.as_deref())
+            .unwrap_or("unknown")
     }
 }
 
 /// Splits a party's name into its SPIFFE ID and its entity, of which it has one.
 pub fn party(name: Arc<str>) -> (Option<Arc<str>>, Option<Arc<str>>) {
-    if name.starts_with("spiffe://") { (Some(name), None) } else { (None, Some(name)) }
+    if name.starts_with("spiffe://") {
+        (Some(name), None)
+    } else {
+        (None, Some(name))
+    }
 }
 
 /// What a record means for those who count connections: graph, recommend, replay.
@@ -154,7 +164,6 @@ impl AuditRecord {
         self.decision == Outcome::Deny && self.enforced && self.hook != Hook::Api
     }
 }
-
 
 #[cfg(test)]
 mod tests;

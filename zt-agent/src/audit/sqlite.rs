@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The audit store in SQLite: the only part of the agent that knows a database.
+//! The audit store in `SQLite`: the only part of the agent that knows a database.
 //!
 //! Layout (see `sqlite/schema.rs`). What repeats from record to record (parties, port, rule, verdict, hook, node …) is
 //! a *shape*, kept once and counted in the same transaction, so that the graph is one small query and never a walk
@@ -27,8 +27,8 @@ use std::time::Duration;
 
 use sqlx::Connection;
 use sqlx::sqlite::{
-    SqliteAutoVacuum, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
-    SqliteSynchronous,
+    SqliteAutoVacuum, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool,
+    SqlitePoolOptions, SqliteSynchronous,
 };
 use tokio::sync::Mutex;
 
@@ -76,16 +76,29 @@ impl Store {
     pub async fn open(settings: Settings) -> Result<Self, StoreError> {
         let path = dsn::path(&settings.dsn)?;
         dsn::create(&path)?;
-                let failed = |source| StoreError::Open { path: path.clone(), source };
-        let mut connection = SqliteConnection::connect_with(&options(&path)).await.map_err(failed)?;
+        let failed = |source| StoreError::Open {
+            path: path.clone(),
+            source,
+        };
+        let mut connection = SqliteConnection::connect_with(&options(&path))
+            .await
+            .map_err(failed)?;
         schema::migrate(&mut connection, &path).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .min_connections(0)
             .acquire_timeout(Duration::from_secs(5))
             .connect_lazy_with(reading(&path));
-        let writer = Mutex::new(Writer { connection, names: HashMap::new() });
-        Ok(Self { path, settings, writer, readers })
+        let writer = Mutex::new(Writer {
+            connection,
+            names: HashMap::new(),
+        });
+        Ok(Self {
+            path,
+            settings,
+            writer,
+            readers,
+        })
     }
 
     /// The file.
@@ -95,7 +108,12 @@ impl Store {
 
     /// One page of records, newest first. `cursor` is the `next` of the page before; `limit` is at most
     /// [`super::query::MAX_LIMIT`].
-    pub async fn query(&self, filter: &Filter, cursor: Option<Cursor>, limit: u32) -> Result<Page, StoreError> {
+    pub async fn query(
+        &self,
+        filter: &Filter,
+        cursor: Option<Cursor>,
+        limit: u32,
+    ) -> Result<Page, StoreError> {
         select::page(&self.readers, filter, cursor, limit).await
     }
 
@@ -112,16 +130,24 @@ impl Store {
                 .fetch_all(&self.readers)
                 .await?;
         let named = |(kind, number, text): (String, i64, String)| {
-            Some(Named { kind: Kind::from_name(&kind)?, number: number.cast_unsigned(), text: Arc::from(text) })
+            Some(Named {
+                kind: Kind::from_name(&kind)?,
+                number: number.cast_unsigned(),
+                text: Arc::from(text),
+            })
         };
         Ok(rows.into_iter().filter_map(named).collect())
     }
 
     /// What went through this store since it was made.
     pub async fn totals(&self) -> Result<Totals, StoreError> {
-        let (stored, pruned): (i64, i64) =
-            sqlx::query_as("SELECT stored, pruned FROM trail").fetch_one(&self.readers).await?;
-        Ok(Totals { stored: stored.cast_unsigned(), pruned: pruned.cast_unsigned() })
+        let (stored, pruned): (i64, i64) = sqlx::query_as("SELECT stored, pruned FROM trail")
+            .fetch_one(&self.readers)
+            .await?;
+        Ok(Totals {
+            stored: stored.cast_unsigned(),
+            pruned: pruned.cast_unsigned(),
+        })
     }
 
     /// Writes the log back and closes the file.
@@ -171,7 +197,6 @@ fn options(path: &Path) -> SqliteConnectOptions {
         .pragma("cache_size", "-4096")
         .pragma("trusted_schema", "OFF")
 }
-
 
 /// What is a property of the file is left to the writer: a connection that may not write cannot set it either.
 fn reading(path: &Path) -> SqliteConnectOptions {

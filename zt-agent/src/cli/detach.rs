@@ -6,6 +6,8 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use clap::Args;
 
 use super::run::RunArgs;
+use super::{Exit, Failure};
+use crate::app;
 
 /// Arguments of `detach`.
 #[derive(Clone, Debug, Default, Args)]
@@ -16,6 +18,18 @@ pub struct DetachArgs {
     /// Where the pins are follows from the configuration.
     #[command(flatten)]
     pub run: RunArgs,
+}
+
+/// Removes every pin, after asking.
+pub(super) fn detach(arguments: &DetachArgs) -> Result<Exit, Failure> {
+    let config = arguments.run.load()?;
+    let what = format!("this removes every hook, map and pin below {}: nothing is enforced on this node any more", config.bpffs.display());
+    if !arguments.confirmed(&what)? {
+        return Ok(Exit::Failed);
+    }
+    let removed = app::detach(&config)?;
+    println!("{removed} pins removed; a zt-agent that is still running should be stopped too");
+    Ok(Exit::Done)
 }
 
 impl DetachArgs {

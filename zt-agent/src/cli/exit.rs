@@ -5,7 +5,11 @@ use std::io;
 use std::process::ExitCode;
 
 use super::client::ClientError;
+use crate::api::ServeError;
+use crate::app::AppError;
 use crate::config::ConfigError;
+use crate::kernel::KernelError;
+use crate::log::LogError;
 use crate::policy::Problem;
 
 /// How a command ended. The numbers are a contract with scripts.
@@ -57,6 +61,12 @@ pub enum Failure {
     /// Policy cannot be compiled.
     #[error(transparent)]
     Compile(#[from] crate::policy::CompileError),
+    /// The agent did not start, or stopped.
+    #[error(transparent)]
+    App(#[from] AppError),
+    /// Logging could not be set up.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// Printing or reading failed.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -67,7 +77,14 @@ impl Failure {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Config(_) | Self::Policy(_) | Self::Compile(_) => Exit::Invalid,
-            Self::Usage(_) => Exit::Usage,
+            Self::Usage(_) | Self::Log(_) => Exit::Usage,
+            Self::App(AppError::Input { .. } | AppError::Compile(_) | AppError::Serve(ServeError::NotLoopback { .. })) => {
+                Exit::Invalid
+            }
+            Self::App(AppError::Kernel(error)) if error.is_unsupported() => Exit::Unavailable,
+            Self::App(AppError::Kernel(KernelError::TooLarge { .. })) => Exit::Invalid,
+            Self::App(AppError::Cgroup(_) | AppError::NothingManaged { .. }) => Exit::Unavailable,
+            Self::App(_) => Exit::Failed,
             Self::Client(_) | Self::Answer { .. } | Self::NotFound(_) | Self::Io(_) => Exit::Failed,
         }
     }

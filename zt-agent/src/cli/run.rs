@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 
+use super::{Exit, Failure};
+use crate::app;
 use crate::config::{Config, ConfigError, SETTINGS, Sources};
 
 /// Arguments of `run`.
@@ -25,6 +27,18 @@ impl RunArgs {
         sources.flags.clone_from(&self.settings.given);
         Config::load(&sources)
     }
+}
+
+/// Runs the node agent until it is asked to stop.
+pub(super) fn run(arguments: &RunArgs, log_level: &str) -> Result<Exit, Failure> {
+    crate::log::start(log_level)?;
+    let config = arguments.load()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = runtime.block_on(app::run(config));
+    // What still runs only reads: nothing is lost by not waiting for it.
+    runtime.shutdown_background();
+    outcome?;
+    Ok(Exit::Done)
 }
 
 /// The settings that were given as flags. There is a flag for each of [`SETTINGS`], so none can be forgotten.

@@ -213,9 +213,14 @@ impl Tables {
 }
 
 /// Reads the kernel's counters, whoever writes the maps.
-#[derive(Debug)]
 pub struct CounterReader {
     counters: PerCpuArray<MapData, u64>,
+}
+
+impl std::fmt::Debug for CounterReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CounterReader").finish_non_exhaustive()
+    }
 }
 
 impl CounterReader {

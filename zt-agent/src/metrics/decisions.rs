@@ -11,6 +11,9 @@ use crate::audit::record::{AuditRecord, Outcome};
 /// The label of all that has none of its own.
 pub(super) const OTHER: &str = "other";
 
+/// Source and destination.
+pub(super) type Pair = (Arc<str>, Arc<str>);
+
 /// Counters of one pair.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counts {
@@ -35,7 +38,7 @@ pub(super) struct Decisions {
 #[derive(Debug, Default)]
 struct Inner {
     declared: HashSet<Arc<str>>,
-    pairs: HashMap<(Arc<str>, Arc<str>), Counts>,
+    pairs: HashMap<Pair, Counts>,
     rest: Counts,
 }
 
@@ -47,7 +50,10 @@ impl Decisions {
     pub(super) fn count(&self, record: &AuditRecord) {
         let mut inner = self.lock();
         let source = inner.label(record.source.spiffe_id.as_ref(), record.source.entity.as_ref());
-        let destination = inner.label(record.destination.spiffe_id.as_ref(), record.destination.entity.as_ref());
+        let destination = inner.label(
+            record.destination.spiffe_id.as_ref(),
+            record.destination.entity.as_ref(),
+        );
         let room = inner.pairs.len() < MAX_PAIRS;
         let pair = (source, destination);
         if let Some(counts) = inner.pairs.get_mut(&pair) {
@@ -60,9 +66,13 @@ impl Decisions {
     }
 
     /// Every pair with its counters, then the rest.
-    pub(super) fn all(&self) -> Vec<((Arc<str>, Arc<str>), Counts)> {
+    pub(super) fn all(&self) -> Vec<(Pair, Counts)> {
         let inner = self.lock();
-        let mut all: Vec<_> = inner.pairs.iter().map(|(pair, counts)| (pair.clone(), *counts)).collect();
+        let mut all: Vec<_> = inner
+            .pairs
+            .iter()
+            .map(|(pair, counts)| (pair.clone(), *counts))
+            .collect();
         let other: Arc<str> = Arc::from(OTHER);
         let rest = (Arc::clone(&other), other);
         match all.iter_mut().find(|(pair, _)| *pair == rest) {

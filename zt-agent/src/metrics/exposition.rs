@@ -19,8 +19,12 @@ pub(super) struct Exposition(pub(super) Arc<Metrics>);
 const QUANTILES: [(f64, &str); 3] = [(0.5, "0.5"), (0.9, "0.9"), (0.99, "0.99")];
 
 /// The counters of decisions; they have a metric of their own.
-const DECIDED: [Counter; 4] =
-    [Counter::AllowedObserved, Counter::AllowedEnforced, Counter::DeniedObserved, Counter::DeniedEnforced];
+const DECIDED: [Counter; 4] = [
+    Counter::AllowedObserved,
+    Counter::AllowedEnforced,
+    Counter::DeniedObserved,
+    Counter::DeniedEnforced,
+];
 
 impl Collector for Exposition {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
@@ -41,7 +45,9 @@ struct Writer<'a>(DescriptorEncoder<'a>);
 impl Writer<'_> {
     fn build_info(&mut self) -> fmt::Result {
         let labels = [("version", env!("CARGO_PKG_VERSION"))];
-        self.0.encode_descriptor("zt_build", "Version of this agent", None, MetricType::Info)?.encode_info(&labels)
+        self.0
+            .encode_descriptor("zt_build", "Version of this agent", None, MetricType::Info)?
+            .encode_info(&labels)
     }
 
     /// A counter, one value for each set of labels; `_total` is added to the name.
@@ -53,7 +59,9 @@ impl Writer<'_> {
     ) -> fmt::Result {
         let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
         for (labels, value) in values {
-            encoder.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
+            encoder
+                .encode_family(&labels)?
+                .encode_counter::<NoLabelSet, _, u64>(&value, None)?;
         }
         Ok(())
     }
@@ -64,7 +72,9 @@ impl Writer<'_> {
     }
 
     fn gauge(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
-        self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
+        self.0
+            .encode_descriptor(name, help, None, MetricType::Gauge)?
+            .encode_gauge(&value)
     }
 }
 
@@ -74,25 +84,49 @@ fn decisions(writer: &mut Writer<'_>, metrics: &Metrics) -> fmt::Result {
         [("allow", counts.allow), ("deny", counts.deny)]
             .into_iter()
             .filter(|(_, count)| *count > 0)
-            .map(|(decision, count)| ([("decision", decision), ("source", &**source), ("dest", &**dest)], count))
+            .map(|(decision, count)| {
+                (
+                    [("decision", decision), ("source", &**source), ("dest", &**dest)],
+                    count,
+                )
+            })
     });
-    writer.counters("zt_decisions", "Access decisions by policy's verdict, source and destination", values)?;
+    writer.counters(
+        "zt_decisions",
+        "Access decisions by policy's verdict, source and destination",
+        values,
+    )?;
     let denials = metrics.enforced_denials.load(Ordering::Relaxed);
-    writer.counter("zt_enforced_denials", "Decisions that refused a connection or a datagram", denials)
+    writer.counter(
+        "zt_enforced_denials",
+        "Decisions that refused a connection or a datagram",
+        denials,
+    )
 }
 
 fn latencies(writer: &mut Writer<'_>, metrics: &Metrics) -> fmt::Result {
     let histogram = metrics.latencies.histogram();
     writer
         .0
-        .encode_descriptor("zt_evaluation_latency_seconds", "Time that a decision takes", None, MetricType::Histogram)?
+        .encode_descriptor(
+            "zt_evaluation_latency_seconds",
+            "Time that a decision takes",
+            None,
+            MetricType::Histogram,
+        )?
         .encode_histogram::<NoLabelSet>(histogram.sum_seconds, histogram.count, &histogram.buckets, None)?;
-    let values = metrics.latencies.quantiles(QUANTILES.map(|(quantile, _)| quantile));
+    let values = metrics
+        .latencies
+        .quantiles(QUANTILES.map(|(quantile, _)| quantile));
     let help = "Time that a decision takes: quantiles of the last one to two minutes";
     let mut encoder =
-        writer.0.encode_descriptor("zt_evaluation_duration_seconds", help, None, MetricType::Gauge)?;
+        writer
+            .0
+            .encode_descriptor("zt_evaluation_duration_seconds", help, None, MetricType::Gauge)?;
     for ((_, label), value) in QUANTILES.into_iter().zip(values) {
-        encoder.encode_family(&[("quantile", label)])?.encode_gauge(&value)?;
+        encoder
+            .encode_family(&[("quantile", label)])?
+            .encode_gauge(&value)?;
     }
     Ok(())
 }
@@ -101,7 +135,10 @@ fn losses(writer: &mut Writer<'_>, metrics: &Metrics) -> fmt::Result {
     let kernel = metrics.kernel.get().and_then(|kernel| kernel.read());
     let ring = kernel.and_then(|counters| counters.get(Counter::EventsLost as usize).copied());
     let pipeline = metrics.stats.get().map(|stats| stats.losses().by_cause());
-    let all = ring.map(|lost| ("ring_full", lost)).into_iter().chain(pipeline.into_iter().flatten());
+    let all = ring
+        .map(|lost| ("ring_full", lost))
+        .into_iter()
+        .chain(pipeline.into_iter().flatten());
     writer.counters(
         "zt_events_lost",
         "Decisions that have no record, by cause",
@@ -110,7 +147,9 @@ fn losses(writer: &mut Writer<'_>, metrics: &Metrics) -> fmt::Result {
 }
 
 fn kernel(writer: &mut Writer<'_>, metrics: &Metrics) -> fmt::Result {
-    let Some(counters) = metrics.kernel.get().and_then(|kernel| kernel.read()) else { return Ok(()) };
+    let Some(counters) = metrics.kernel.get().and_then(|kernel| kernel.read()) else {
+        return Ok(());
+    };
     let all = || Counter::ALL.into_iter().zip(counters);
     let decided = all().filter(|(counter, _)| DECIDED.contains(counter));
     writer.counters(
@@ -127,10 +166,24 @@ fn kernel(writer: &mut Writer<'_>, metrics: &Metrics) -> fmt::Result {
 }
 
 fn pipeline(writer: &mut Writer<'_>, metrics: &Metrics) -> fmt::Result {
-    let Some(stats) = metrics.stats.get() else { return Ok(()) };
-    writer.counter("zt_audit_received", "Decisions that reached the audit pipeline", stats.received_total())?;
-    writer.counter("zt_audit_stored", "Records that were stored", stats.stored_total())?;
-    writer.counter("zt_audit_store_failures", "Attempts at storing that failed", stats.failures_total())?;
+    let Some(stats) = metrics.stats.get() else {
+        return Ok(());
+    };
+    writer.counter(
+        "zt_audit_received",
+        "Decisions that reached the audit pipeline",
+        stats.received_total(),
+    )?;
+    writer.counter(
+        "zt_audit_stored",
+        "Records that were stored",
+        stats.stored_total(),
+    )?;
+    writer.counter(
+        "zt_audit_store_failures",
+        "Attempts at storing that failed",
+        stats.failures_total(),
+    )?;
     let (space, age) = stats.pruned_total();
     writer.counters(
         "zt_audit_pruned",
@@ -138,19 +191,45 @@ fn pipeline(writer: &mut Writer<'_>, metrics: &Metrics) -> fmt::Result {
         [([("limit", "space")], space), ([("limit", "age")], age)],
     )?;
     let lag = stats.lag().as_secs_f64();
-    writer.gauge("zt_audit_lag_seconds", "How long the oldest decision without a record has been waiting", lag)
+    writer.gauge(
+        "zt_audit_lag_seconds",
+        "How long the oldest decision without a record has been waiting",
+        lag,
+    )
 }
 
 fn snapshot(writer: &mut Writer<'_>, metrics: &Metrics) -> fmt::Result {
-    let Some(snapshots) = metrics.snapshots.get() else { return Ok(()) };
+    let Some(snapshots) = metrics.snapshots.get() else {
+        return Ok(());
+    };
     let snapshot = Arc::clone(&snapshots.borrow());
     let flag = |on: bool| if on { 1.0 } else { 0.0 };
     for (name, help, value) in [
-        ("zt_policy_revision", "Revision of the policy in force", snapshot.revision as f64),
-        ("zt_policy_valid", "1 while the documents on disk are the policy in force", flag(snapshot.policy_error.is_none())),
-        ("zt_policy_entries", "Entries of the allow table in force", snapshot.table.len() as f64),
-        ("zt_workloads", "Workloads declared on this node", snapshot.workloads.len() as f64),
-        ("zt_observe_all", "1 while break-glass keeps this node from refusing anything", flag(snapshot.observe_all)),
+        (
+            "zt_policy_revision",
+            "Revision of the policy in force",
+            snapshot.revision as f64,
+        ),
+        (
+            "zt_policy_valid",
+            "1 while the documents on disk are the policy in force",
+            flag(snapshot.policy_error.is_none()),
+        ),
+        (
+            "zt_policy_entries",
+            "Entries of the allow table in force",
+            snapshot.table.len() as f64,
+        ),
+        (
+            "zt_workloads",
+            "Workloads declared on this node",
+            snapshot.workloads.len() as f64,
+        ),
+        (
+            "zt_observe_all",
+            "1 while break-glass keeps this node from refusing anything",
+            flag(snapshot.observe_all),
+        ),
     ] {
         writer.gauge(name, help, value)?;
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 const PER_OCTAVE_BITS: u32 = 3;
 const BUCKETS: usize = (64 - PER_OCTAVE_BITS as usize + 1) << PER_OCTAVE_BITS;
 /// How long quantiles look back, at least.
-const WINDOW: Duration = Duration::from_secs(60);
+const WINDOW: Duration = Duration::from_mins(1);
 /// The histogram's bounds are powers of two, from 128 ns to 16.8 ms.
 const BOUNDS: std::ops::RangeInclusive<u32> = 7..=24;
 
@@ -73,7 +73,9 @@ impl Buckets {
     }
 
     fn clear(&self) {
-        self.0.iter().for_each(|counter| counter.store(0, Ordering::Relaxed));
+        self.0
+            .iter()
+            .for_each(|counter| counter.store(0, Ordering::Relaxed));
     }
 
     fn counts(&self) -> impl Iterator<Item = u64> + '_ {
@@ -111,8 +113,12 @@ impl Latencies {
             })
             .collect();
         let count = counts.iter().sum();
-        buckets.push((f64::MAX, count - before));
-        Histogram { sum_seconds: self.sum.load(Ordering::Relaxed) as f64 / 1e9, count, buckets }
+        buckets.push((f64::INFINITY, count - before));
+        Histogram {
+            sum_seconds: self.sum.load(Ordering::Relaxed) as f64 / 1e9,
+            count,
+            buckets,
+        }
     }
 
     /// The given quantiles of the last one to two minutes, in seconds; not a number while there is nothing.
@@ -157,10 +163,16 @@ mod tests {
 
     #[test]
     fn every_value_is_within_a_sixteenth_of_its_bucket_s_middle() {
-        for value in (0..5000_u64).chain((12..64).flat_map(|bits| [(1 << bits) - 1, 1 << bits, (1 << bits) + 1])) {
+        for value in
+            (0..5000_u64).chain((12..64).flat_map(|bits| [(1 << bits) - 1, 1 << bits, (1 << bits) + 1]))
+        {
             let (index, value) = (bucket(value), value as f64);
             assert!(index < BUCKETS);
-            assert!((middle(index) - value).abs() <= value / 16.0, "{value} is in a bucket around {}", middle(index));
+            assert!(
+                (middle(index) - value).abs() <= value / 16.0,
+                "{value} is in a bucket around {}",
+                middle(index)
+            );
         }
         assert!(bucket(u64::MAX) < BUCKETS);
     }
@@ -168,16 +180,29 @@ mod tests {
     #[test]
     fn quantiles_and_histogram_count_the_same() {
         let latencies = Latencies::default();
-        assert!(latencies.quantiles([0.5]).iter().all(|quantile| quantile.is_nan()));
+        assert!(
+            latencies
+                .quantiles([0.5])
+                .iter()
+                .all(|quantile| quantile.is_nan())
+        );
         (1..=1000).for_each(|n| latencies.observe(n * 1000));
         let [median, high] = latencies.quantiles([0.5, 0.99]);
         assert!((median / 500e-6 - 1.0).abs() < 0.07, "{median}");
         assert!((high / 990e-6 - 1.0).abs() < 0.07, "{high}");
         let histogram = latencies.histogram();
         assert_eq!(histogram.count, 1000);
-        assert_eq!(histogram.buckets.iter().map(|(_, count)| count).sum::<u64>(), 1000);
+        assert_eq!(
+            histogram.buckets.iter().map(|(_, count)| count).sum::<u64>(),
+            1000
+        );
         assert!((histogram.sum_seconds - 0.5005).abs() < 1e-9);
-        let below_131_us: u64 = histogram.buckets.iter().take_while(|(bound, _)| *bound < 132e-6).map(|(_, n)| n).sum();
+        let below_131_us: u64 = histogram
+            .buckets
+            .iter()
+            .take_while(|(bound, _)| *bound < 132e-6)
+            .map(|(_, n)| n)
+            .sum();
         assert_eq!(below_131_us, 131);
     }
 }

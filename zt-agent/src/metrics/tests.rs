@@ -25,7 +25,13 @@ fn the_names_of_the_specification_are_there() {
     ]));
     metrics.read_kernel(Box::new(Kernel));
     metrics.read_pipeline(Arc::default());
-    metrics.read_snapshots(crate::state::channel(Snapshot { revision: 7, ..Snapshot::default() }).1);
+    metrics.read_snapshots(
+        crate::state::channel(Snapshot {
+            revision: 7,
+            ..Snapshot::default()
+        })
+        .1,
+    );
     metrics.recorded(&record());
     let mut denied = decision();
     (denied.allowed, denied.destination) = (false, zt_common::identity::WORLD);
@@ -59,9 +65,14 @@ fn labels_are_bounded_and_made_of_declared_identities() {
     let metrics = Metrics::new();
     metrics.recorded(&record());
     let text = metrics.encode().expect("encodes");
-    assert!(text.contains(r#"{decision="allow",source="other",dest="other"} 1"#), "{text}");
+    assert!(
+        text.contains(r#"{decision="allow",source="other",dest="other"} 1"#),
+        "{text}"
+    );
 
-    let names: Vec<String> = (0..2500).map(|number| format!("spiffe://hanzo.ai/{number}")).collect();
+    let names: Vec<String> = (0..2500)
+        .map(|number| format!("spiffe://hanzo.ai/{number}"))
+        .collect();
     metrics.declare(names.iter().map(|name| Arc::from(name.as_str())).collect());
     for name in &names {
         let mut record = record();
@@ -69,8 +80,16 @@ fn labels_are_bounded_and_made_of_declared_identities() {
         metrics.recorded(&record);
     }
     let text = metrics.encode().expect("encodes");
-    let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("zt_decisions_total")).collect();
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|line| line.starts_with("zt_decisions_total"))
+        .collect();
     assert!(lines.len() <= MAX_PAIRS + 1, "{}", lines.len());
-    let count = |line: &&str| line.rsplit(' ').next().and_then(|count| count.parse::<u64>().ok()).expect("count");
+    let count = |line: &&str| {
+        line.rsplit(' ')
+            .next()
+            .and_then(|count| count.parse::<u64>().ok())
+            .expect("count")
+    };
     assert_eq!(lines.iter().map(count).sum::<u64>(), 2501);
 }

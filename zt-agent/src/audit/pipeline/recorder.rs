@@ -47,7 +47,10 @@ enum Fate {
 }
 
 impl<S: Sink> Recorder<S> {
-    #[expect(clippy::too_many_arguments, reason = "called once, by the function that makes the other ends")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "called once, by the function that makes the other ends"
+    )]
     pub(super) fn new(
         queue: mpsc::Receiver<Message>,
         stop: watch::Receiver<Option<Instant>>,
@@ -59,7 +62,19 @@ impl<S: Sink> Recorder<S> {
         settings: Settings,
     ) -> Self {
         let (ids, pruned_at) = (IdSequence::new(), Instant::now());
-        Self { queue, stop, store, names, tally, live, stats, settings, ids, clock_offset: 0, pruned_at }
+        Self {
+            queue,
+            stop,
+            store,
+            names,
+            tally,
+            live,
+            stats,
+            settings,
+            ids,
+            clock_offset: 0,
+            pruned_at,
+        }
     }
 
     /// Works until [`super::Intake::shut_down`], or until every [`super::Intake`] is gone; then stores what is left.
@@ -97,14 +112,17 @@ impl<S: Sink> Recorder<S> {
     /// Waits a moment for more, so that one transaction serves many records.
     async fn fill(&mut self, batch: &mut Batch) {
         let until = Instant::now() + self.settings.linger;
-        while batch.records.len() < self.settings.batch && batch.flushes.is_empty() && !self.queue.is_closed() {
+        while batch.records.len() < self.settings.batch && batch.flushes.is_empty() && !self.queue.is_closed()
+        {
             match timeout_at(until, self.queue.recv()).await {
                 Ok(Some(message)) => self.take(message, batch),
                 Ok(None) | Err(_) => return,
             }
         }
         while batch.records.len() < self.settings.batch {
-            let Ok(message) = self.queue.try_recv() else { return };
+            let Ok(message) = self.queue.try_recv() else {
+                return;
+            };
             self.take(message, batch);
         }
     }
@@ -133,10 +151,14 @@ impl<S: Sink> Recorder<S> {
                 for event in events {
                     let (id, time) = (self.ids.next(time), Timestamp(time));
                     let record = match event {
-                        ApiEvent::Evaluated(evaluation) => convert::from_evaluation(evaluation, &context, time, id),
-                        ApiEvent::ModeChanged { observe_all, caller, revision } => {
-                            convert::from_mode_change(observe_all, caller, revision, &context, time, id)
+                        ApiEvent::Evaluated(evaluation) => {
+                            convert::from_evaluation(evaluation, &context, time, id)
                         }
+                        ApiEvent::ModeChanged {
+                            observe_all,
+                            caller,
+                            revision,
+                        } => convert::from_mode_change(observe_all, caller, revision, &context, time, id),
                     };
                     self.show(&record);
                     batch.records.push(record);
@@ -236,7 +258,9 @@ impl<S: Sink> Recorder<S> {
     async fn keep_house(&mut self) {
         self.save_names().await;
         loop {
-            let Some(result) = self.before_deadline(self.store.prune()).await else { return };
+            let Some(result) = self.before_deadline(self.store.prune()).await else {
+                return;
+            };
             match result {
                 Ok(pruned) => {
                     self.stats.pruned(pruned.for_space, pruned.for_age);

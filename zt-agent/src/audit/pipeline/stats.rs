@@ -66,7 +66,10 @@ impl Stats {
 
     /// Records that made room: for space, for age.
     pub fn pruned_total(&self) -> (u64, u64) {
-        (self.pruned_for_space.load(Ordering::Relaxed), self.pruned_for_age.load(Ordering::Relaxed))
+        (
+            self.pruned_for_space.load(Ordering::Relaxed),
+            self.pruned_for_age.load(Ordering::Relaxed),
+        )
     }
 
     /// Decisions without a record.
@@ -82,7 +85,10 @@ impl Stats {
 
     /// How long the oldest decision that is not stored yet has been waiting; zero when there is none.
     pub fn lag(&self) -> Duration {
-        self.oldest.lock().unwrap_or_else(PoisonError::into_inner).map_or(Duration::ZERO, |at| at.elapsed())
+        self.oldest
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .map_or(Duration::ZERO, |at| at.elapsed())
     }
 
     /// The ring reader found bytes that are no event.

@@ -44,7 +44,11 @@ impl Sink for Memory {
             return Err(Broken { transient: false });
         }
         let one_less = |left: usize| left.checked_sub(1);
-        if self.failing.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok() {
+        if self
+            .failing
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less)
+            .is_ok()
+        {
             return Err(Broken { transient: true });
         }
         self.records.lock().expect("lock").extend_from_slice(records);
@@ -75,7 +79,9 @@ fn start<S: Sink>(store: &Arc<S>) -> (Intake, tokio::task::JoinHandle<()>) {
 
 async fn submit(intake: &Intake, count: usize) -> Result<(), Closed> {
     let intake = intake.clone();
-    tokio::task::spawn_blocking(move || intake.submit(vec![decision(); count])).await.expect("thread")
+    tokio::task::spawn_blocking(move || intake.submit(vec![decision(); count]))
+        .await
+        .expect("thread")
 }
 
 async fn until(what: &str, condition: impl Fn() -> bool) {
@@ -84,11 +90,18 @@ async fn until(what: &str, condition: impl Fn() -> bool) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), wait).await.unwrap_or_else(|_| panic!("never: {what}"));
+    tokio::time::timeout(Duration::from_secs(20), wait)
+        .await
+        .unwrap_or_else(|_| panic!("never: {what}"));
 }
 
 fn lost(stats: &Stats) -> u64 {
-    stats.losses().by_cause().into_iter().map(|(_, count)| count).sum()
+    stats
+        .losses()
+        .by_cause()
+        .into_iter()
+        .map(|(_, count)| count)
+        .sum()
 }
 
 #[tokio::test]
@@ -107,15 +120,25 @@ async fn everything_submitted_is_stored_in_order() {
     assert_eq!(intake.stats().stored_total(), 20_001);
     assert_eq!(intake.stats().lag(), Duration::ZERO);
     assert_eq!(store.totals().await.expect("totals").stored, 20_001);
-    let newest = store.query(&Filter::default(), None, 1000).await.expect("answers").records;
-    assert!(newest.is_sorted_by(|a, b| a.id > b.id), "ids grow with the order of arrival");
+    let newest = store
+        .query(&Filter::default(), None, 1000)
+        .await
+        .expect("answers")
+        .records;
+    assert!(
+        newest.is_sorted_by(|a, b| a.id > b.id),
+        "ids grow with the order of arrival"
+    );
     intake.shut_down(Duration::from_secs(5));
     running.await.expect("ends");
 }
 
 #[tokio::test]
 async fn a_store_that_recovers_loses_nothing() {
-    let store = Arc::new(Memory { failing: AtomicUsize::new(7), ..Memory::default() });
+    let store = Arc::new(Memory {
+        failing: AtomicUsize::new(7),
+        ..Memory::default()
+    });
     let (intake, _running) = start(&store);
     submit(&intake, 100).await.expect("takes");
     until("lag is visible while the store fails", || {
@@ -129,17 +152,26 @@ async fn a_store_that_recovers_loses_nothing() {
 
 #[tokio::test]
 async fn a_store_that_fails_for_good_never_blocks_the_reader_and_every_loss_is_counted() {
-    let store = Arc::new(Memory { failing: AtomicUsize::new(usize::MAX), ..Memory::default() });
+    let store = Arc::new(Memory {
+        failing: AtomicUsize::new(usize::MAX),
+        ..Memory::default()
+    });
     let (intake, running) = start(&store);
     let total = CHUNK * QUEUE * 3;
-    tokio::time::timeout(Duration::from_secs(20), submit(&intake, total)).await.expect("is not blocked").expect("takes");
+    tokio::time::timeout(Duration::from_secs(20), submit(&intake, total))
+        .await
+        .expect("is not blocked")
+        .expect("takes");
     store.failing.store(0, Ordering::SeqCst);
     intake.flush().await.expect("flushes");
     let stats = intake.stats();
     assert!(stats.losses().store_failed > 0);
     assert_eq!(stats.received_total(), total as u64);
     assert_eq!(stats.stored_total() + lost(stats), total as u64);
-    assert_eq!(store.records.lock().expect("lock").len() as u64, stats.stored_total());
+    assert_eq!(
+        store.records.lock().expect("lock").len() as u64,
+        stats.stored_total()
+    );
     intake.shut_down(Duration::from_secs(5));
     running.await.expect("ends");
 }
@@ -154,7 +186,13 @@ async fn a_batch_that_the_store_refuses_does_not_hold_up_the_next() {
     store.refuses.store(false, Ordering::SeqCst);
     submit(&intake, 5).await.expect("takes");
     intake.flush().await.expect("flushes");
-    assert_eq!(intake.stats().losses(), Losses { rejected: 10, ..Losses::default() });
+    assert_eq!(
+        intake.stats().losses(),
+        Losses {
+            rejected: 10,
+            ..Losses::default()
+        }
+    );
     assert_eq!(intake.stats().stored_total(), 5);
 }
 
@@ -167,7 +205,13 @@ async fn a_shutdown_stores_what_is_queued() {
     recorder.run().await;
     assert_eq!(intake.stats().stored_total(), 3000);
     assert_eq!(submit(&intake, 4).await, Err(Closed));
-    assert_eq!(intake.stats().losses(), Losses { shut_down: 4, ..Losses::default() });
+    assert_eq!(
+        intake.stats().losses(),
+        Losses {
+            shut_down: 4,
+            ..Losses::default()
+        }
+    );
 }
 
 #[tokio::test]
@@ -177,8 +221,17 @@ async fn a_shutdown_does_not_wait_for_a_store_that_hangs() {
     let (intake, running) = start(&store);
     submit(&intake, 5000).await.expect("takes");
     intake.shut_down(Duration::from_millis(50));
-    tokio::time::timeout(Duration::from_secs(10), running).await.expect("ends").expect("ends well");
-    assert_eq!(intake.stats().losses(), Losses { shut_down: 5000, ..Losses::default() });
+    tokio::time::timeout(Duration::from_secs(10), running)
+        .await
+        .expect("ends")
+        .expect("ends well");
+    assert_eq!(
+        intake.stats().losses(),
+        Losses {
+            shut_down: 5000,
+            ..Losses::default()
+        }
+    );
 }
 
 #[tokio::test]
@@ -199,9 +252,16 @@ async fn watchers_see_records_and_a_slow_one_learns_what_it_missed() {
 async fn a_mode_change_is_recorded() {
     let store = Arc::new(Memory::default());
     let (intake, _running) = start(&store);
-    let event = ApiEvent::ModeChanged { observe_all: true, caller: Arc::from("root"), revision: 2 };
+    let event = ApiEvent::ModeChanged {
+        observe_all: true,
+        caller: Arc::from("root"),
+        revision: 2,
+    };
     intake.record_api(vec![event]).await.expect("takes");
     intake.flush().await.expect("flushes");
     let records = store.records.lock().expect("lock");
-    assert_eq!(records.first().map(|record| record.reason.name()), Some("observe_all"));
+    assert_eq!(
+        records.first().map(|record| record.reason.name()),
+        Some("observe_all")
+    );
 }

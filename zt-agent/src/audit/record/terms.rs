@@ -40,8 +40,10 @@ macro_rules! by_name {
             type Err = UnknownTerm;
 
             fn from_str(text: &str) -> Result<Self, UnknownTerm> {
-                Self::from_name(text)
-                    .ok_or_else(|| UnknownTerm { vocabulary: $vocabulary, found: text.to_owned() })
+                Self::from_name(text).ok_or_else(|| UnknownTerm {
+                    vocabulary: $vocabulary,
+                    found: text.to_owned(),
+                })
             }
         }
     };
@@ -131,7 +133,10 @@ impl Hook {
         if name == "api" {
             return Some(Self::Api);
         }
-        (1..=u8::MAX).map_while(event::Hook::from_number).find(|hook| hook.name() == name).map(Self::Kernel)
+        (1..=u8::MAX)
+            .map_while(event::Hook::from_number)
+            .find(|hook| hook.name() == name)
+            .map(Self::Kernel)
     }
 }
 
@@ -163,7 +168,10 @@ impl Reason {
         match name {
             "observe_all" => Some(Self::ObserveAll),
             "mode_restored" => Some(Self::ModeRestored),
-            _ => verdict::Reason::ALL.into_iter().find(|reason| reason.name() == name).map(Self::Verdict),
+            _ => verdict::Reason::ALL
+                .into_iter()
+                .find(|reason| reason.name() == name)
+                .map(Self::Verdict),
         }
     }
 }
@@ -174,8 +182,14 @@ by_name!(Reason, "reason");
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Protocol(pub u8);
 
-const PROTOCOLS: [(u8, &str); 6] =
-    [(1, "ICMP"), (6, "TCP"), (17, "UDP"), (58, "ICMPV6"), (132, "SCTP"), (136, "UDPLITE")];
+const PROTOCOLS: [(u8, &str); 6] = [
+    (1, "ICMP"),
+    (6, "TCP"),
+    (17, "UDP"),
+    (58, "ICMPV6"),
+    (132, "SCTP"),
+    (136, "UDPLITE"),
+];
 
 impl std::fmt::Display for Protocol {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -196,7 +210,10 @@ impl std::str::FromStr for Protocol {
             .map(|(number, _)| number)
             .or_else(|| text.strip_prefix("IP-")?.parse().ok())
             .map(Self)
-            .ok_or_else(|| UnknownTerm { vocabulary: "protocol", found: text.to_owned() })
+            .ok_or_else(|| UnknownTerm {
+                vocabulary: "protocol",
+                found: text.to_owned(),
+            })
     }
 }
 

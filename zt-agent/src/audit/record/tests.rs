@@ -27,7 +27,18 @@ const GOLDEN: &str = concat!(
 #[test]
 fn the_record_is_that_of_the_specification_with_our_fields() {
     assert_eq!(serde_json::to_string(&record()).expect("json"), GOLDEN);
-    assert_eq!(serde_json::from_str::<AuditRecord>(GOLDEN).expect("reads"), record());
+    assert_eq!(
+        serde_json::from_str::<AuditRecord>(GOLDEN).expect("reads"),
+        record()
+    );
+}
+
+/// Whether `whole` has every field of `part`, with its value.
+fn contains(whole: &serde_json::Value, part: &serde_json::Value) -> bool {
+    match part.as_object() {
+        Some(fields) => fields.iter().all(|(name, value)| contains(&whole[name], value)),
+        None => whole == part,
+    }
 }
 
 #[test]
@@ -45,12 +56,6 @@ fn the_specification_s_own_fields_are_all_there() {
         "policy_matched": "hanzo-core-policy/rule-2",
         "latency_us": 42
     });
-    fn contains(whole: &serde_json::Value, part: &serde_json::Value) -> bool {
-        match part.as_object() {
-            Some(fields) => fields.iter().all(|(name, value)| contains(&whole[name], value)),
-            None => whole == part,
-        }
-    }
     assert!(contains(&value, &spec));
 }
 
@@ -65,7 +70,10 @@ fn a_party_without_an_identity_is_an_entity() {
     assert_eq!(value["destination"]["spiffe_id"], json!(null));
     assert_eq!(value["destination"]["entity"], json!("world"));
     assert_eq!(value["policy_matched"], json!(null));
-    assert_eq!((&value["decision"], &value["enforced"], &value["mode"]), (&json!("DENY"), &json!(false), &json!("observe")));
+    assert_eq!(
+        (&value["decision"], &value["enforced"], &value["mode"]),
+        (&json!("DENY"), &json!(false), &json!("observe"))
+    );
 }
 
 #[test]
@@ -86,13 +94,23 @@ fn each_connection_counts_once() {
         change(&mut decision);
         let mut resolver = Resolver::default();
         if here {
-            resolver.here.insert("10.99.0.2".parse().expect("literal"), (GATEWAY, None));
+            resolver
+                .here
+                .insert("10.99.0.2".parse().expect("literal"), (GATEWAY, None));
         }
         from_decision(&decision, &resolver, &context(), Uuid::nil()).part()
     };
     assert_eq!(part(&|_| (), true), Part::Counts, "the source's end");
-    assert_eq!(part(&|d| d.inbound = true, false), Part::Counts, "a source that is not managed here");
-    assert_eq!(part(&|d| d.inbound = true, true), Part::Corrects, "both ends here: the destination refused");
+    assert_eq!(
+        part(&|d| d.inbound = true, false),
+        Part::Counts,
+        "a source that is not managed here"
+    );
+    assert_eq!(
+        part(&|d| d.inbound = true, true),
+        Part::Corrects,
+        "both ends here: the destination refused"
+    );
     assert_eq!(
         part(&|d| (d.inbound, d.source) = (true, identity::HOST), false),
         Part::Counts,
@@ -104,13 +122,20 @@ fn each_connection_counts_once() {
         "an address of this node under another identity is not that workload's connection"
     );
     assert_eq!(
-        part(&|d| (d.inbound, d.source_address) = (true, Address::from_v4([127, 0, 0, 1])), false),
+        part(
+            &|d| (d.inbound, d.source_address) = (true, Address::from_v4([127, 0, 0, 1])),
+            false
+        ),
         Part::Corrects,
         "over loopback both ends are here"
     );
     assert_eq!(part(&|d| d.reason = verdict::Reason::Revoked, false), Part::Aside);
     assert_eq!(part(&|d| d.hook = event::Hook::Socket, false), Part::Aside);
-    assert_eq!(part(&|d| d.hook = event::Hook::Sweep, false), Part::Counts, "a connection older than the agent");
+    assert_eq!(
+        part(&|d| d.hook = event::Hook::Sweep, false),
+        Part::Counts,
+        "a connection older than the agent"
+    );
 }
 
 #[test]
@@ -146,14 +171,20 @@ fn a_mode_change_says_who_did_what() {
     assert_eq!(value["source"]["entity"], json!("operator"));
     assert_eq!(value["destination"]["node"], json!("worker-3"));
     assert_eq!(record.part(), Part::Aside);
-    assert_eq!(serde_json::from_value::<AuditRecord>(value).expect("reads"), record);
+    assert_eq!(
+        serde_json::from_value::<AuditRecord>(value).expect("reads"),
+        record
+    );
 }
 
 #[test]
 fn a_task_name_that_is_not_text_is_still_text() {
     let mut decision = decision();
     decision.comm = [0xff; 16];
-    assert_eq!(record_of(&decision, 0).source.comm.as_deref(), Some("\u{fffd}".repeat(16).as_str()));
+    assert_eq!(
+        record_of(&decision, 0).source.comm.as_deref(),
+        Some("\u{fffd}".repeat(16).as_str())
+    );
     decision.comm = [0; 16];
     assert_eq!(record_of(&decision, 0).source.comm, None);
 }

@@ -35,7 +35,9 @@ impl std::str::FromStr for Timestamp {
             .ok()
             .and_then(|time| i64::try_from(time.unix_timestamp_nanos()).ok())
             .map(Self)
-            .ok_or_else(|| TimestampError { found: text.to_owned() })
+            .ok_or_else(|| TimestampError {
+                found: text.to_owned(),
+            })
     }
 }
 
@@ -58,7 +60,7 @@ pub struct Latency(pub u64);
 
 impl Serialize for Latency {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if self.0 % 1000 == 0 {
+        if self.0.is_multiple_of(1000) {
             serializer.serialize_u64(self.0 / 1000)
         } else {
             serializer.serialize_f64(self.0 as f64 / 1000.0)
@@ -72,7 +74,9 @@ impl<'de> Deserialize<'de> for Latency {
         if microseconds.is_finite() && microseconds >= 0.0 {
             Ok(Self((microseconds * 1000.0).round() as u64))
         } else {
-            Err(de::Error::custom("a latency is a number of microseconds, not negative"))
+            Err(de::Error::custom(
+                "a latency is a number of microseconds, not negative",
+            ))
         }
     }
 }
@@ -99,7 +103,10 @@ mod tests {
         assert_eq!(json(42_000), "42");
         assert_eq!(json(412), "0.412");
         for value in [0, 1, 999, 1_000, 123_456_789, u64::from(u32::MAX)] {
-            assert_eq!(serde_json::from_str::<Latency>(&json(value)).expect("reads"), Latency(value));
+            assert_eq!(
+                serde_json::from_str::<Latency>(&json(value)).expect("reads"),
+                Latency(value)
+            );
         }
         assert!(serde_json::from_str::<Latency>("-1").is_err());
     }

@@ -43,7 +43,11 @@ const SEGMENTS: Bulk = Bulk {
            max_time = max(max_time, excluded.max_time)",
 };
 
-const SPANS: Bulk = Bulk { head: "INSERT OR IGNORE INTO span (segment, shape) VALUES", columns: 2, tail: "" };
+const SPANS: Bulk = Bulk {
+    head: "INSERT OR IGNORE INTO span (segment, shape) VALUES",
+    columns: 2,
+    tail: "",
+};
 
 const RECORDS: Bulk = Bulk {
     head: "INSERT INTO record (row, id, time, shape, revision, latency, source_address, source_port, \
@@ -52,8 +56,11 @@ const RECORDS: Bulk = Bulk {
     tail: "",
 };
 
-const NUMBERS: Bulk =
-    Bulk { head: "INSERT OR REPLACE INTO number (kind, number, text) VALUES", columns: 3, tail: "" };
+const NUMBERS: Bulk = Bulk {
+    head: "INSERT OR REPLACE INTO number (kind, number, text) VALUES",
+    columns: 3,
+    tail: "",
+};
 
 /// What identifies a shape.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -112,7 +119,11 @@ pub(super) async fn append(writer: &mut Writer, records: &[AuditRecord]) -> Resu
         .zip(records)
         .map(|((row, shape), record)| (row, shapes.get(*shape).map_or(0, |shape| shape.id), record))
         .collect();
-    RECORDS.insert(&mut transaction, &rows, |row, values| bind_record(row, &names, values)).await?;
+    RECORDS
+        .insert(&mut transaction, &rows, |row, values| {
+            bind_record(row, &names, values)
+        })
+        .await?;
     transaction.commit().await?;
     if names.len() <= MAX_CACHED_NAMES {
         writer.names = names;
@@ -156,8 +167,11 @@ async fn learn_names(
     names: &mut HashMap<Arc<str>, i64>,
     records: &[AuditRecord],
 ) -> Result<(), StoreError> {
-    let unknown: HashSet<&Arc<str>> =
-        records.iter().flat_map(names_of).filter(|name| !names.contains_key(*name)).collect();
+    let unknown: HashSet<&Arc<str>> = records
+        .iter()
+        .flat_map(names_of)
+        .filter(|name| !names.contains_key(*name))
+        .collect();
     let unknown: Vec<&Arc<str>> = unknown.into_iter().collect();
     NAMES
         .insert_returning(
@@ -174,7 +188,11 @@ async fn learn_names(
 }
 
 /// The shapes of a batch, and for each record which of them it has.
-fn group(records: &[AuditRecord], names: &HashMap<Arc<str>, i64>, first_row: i64) -> (Vec<Shape>, Vec<usize>) {
+fn group(
+    records: &[AuditRecord],
+    names: &HashMap<Arc<str>, i64>,
+    first_row: i64,
+) -> (Vec<Shape>, Vec<usize>) {
     let id = |name: Option<&Arc<str>>| name.and_then(|name| names.get(name)).copied().unwrap_or(0);
     let mut index: HashMap<ShapeKey, usize> = HashMap::new();
     let mut shapes: Vec<Shape> = Vec::new();
@@ -202,7 +220,16 @@ fn group(records: &[AuditRecord], names: &HashMap<Arc<str>, i64>, first_row: i64
             let (part, mark) = (record.part(), shapes.len() as i64);
             let empty = (0, time, time, row);
             let (connections, first_seen, last_seen, last_row) = empty;
-            shapes.push(Shape { key, part, connections, first_seen, last_seen, last_row, mark, id: 0 });
+            shapes.push(Shape {
+                key,
+                part,
+                connections,
+                first_seen,
+                last_seen,
+                last_row,
+                mark,
+                id: 0,
+            });
             shapes.len() - 1
         });
         if let Some(shape) = shapes.get_mut(at) {
@@ -222,7 +249,13 @@ async fn write_shapes(connection: &mut SqliteConnection, shapes: &mut [Shape]) -
     let mut ids = Vec::with_capacity(shapes.len());
     let bind = |shape: &Shape, values: &mut Values| {
         let key = &shape.key;
-        for integer in [key.source, key.destination, i64::from(key.protocol), i64::from(key.port), key.rule] {
+        for integer in [
+            key.source,
+            key.destination,
+            i64::from(key.protocol),
+            i64::from(key.port),
+            key.rule,
+        ] {
             values.push(integer)?;
         }
         for integer in [key.source_node, key.destination_node, key.cluster] {
@@ -286,7 +319,9 @@ async fn write_segments(
     }
     SEGMENTS
         .insert(connection, &segments, |(segment, min, max), values| {
-            [segment, min, max].into_iter().try_for_each(|integer| values.push(*integer))
+            [segment, min, max]
+                .into_iter()
+                .try_for_each(|integer| values.push(*integer))
         })
         .await?;
     let mut spans: Vec<(i64, i64)> = spans.into_iter().collect();

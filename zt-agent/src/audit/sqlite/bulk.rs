@@ -26,7 +26,10 @@ pub(super) struct Values(SqliteArguments);
 
 impl Values {
     /// Adds the next value.
-    pub(super) fn push<'q, T: Encode<'q, Sqlite> + Type<Sqlite>>(&mut self, value: T) -> Result<(), sqlx::Error> {
+    pub(super) fn push<'q, T: Encode<'q, Sqlite> + Type<Sqlite>>(
+        &mut self,
+        value: T,
+    ) -> Result<(), sqlx::Error> {
         sqlx::Arguments::add(&mut self.0, value).map_err(sqlx::Error::Encode)
     }
 }
@@ -41,7 +44,9 @@ impl Bulk {
     ) -> Result<(), sqlx::Error> {
         for chunk in chunks(items) {
             let values = self.values(chunk, &bind)?;
-            sqlx::query_with(AssertSqlSafe(self.statement(chunk.len())), values.0).execute(&mut *connection).await?;
+            sqlx::query_with(AssertSqlSafe(self.statement(chunk.len())), values.0)
+                .execute(&mut *connection)
+                .await?;
         }
         Ok(())
     }
@@ -57,7 +62,9 @@ impl Bulk {
         for chunk in chunks(items) {
             let values = self.values(chunk, &bind)?;
             let statement = AssertSqlSafe(self.statement(chunk.len()));
-            let rows = sqlx::query_with(statement, values.0).fetch_all(&mut *connection).await?;
+            let rows = sqlx::query_with(statement, values.0)
+                .fetch_all(&mut *connection)
+                .await?;
             rows.iter().try_for_each(&mut each)?;
         }
         Ok(())
@@ -83,7 +90,10 @@ impl Bulk {
 /// Cuts into pieces whose lengths are powers of two, the largest first.
 fn chunks<T>(mut items: &[T]) -> impl Iterator<Item = &[T]> {
     std::iter::from_fn(move || {
-        let length = items.len().checked_ilog2().map(|bits| (1_usize << bits).min(MAX_ROWS))?;
+        let length = items
+            .len()
+            .checked_ilog2()
+            .map(|bits| (1_usize << bits).min(MAX_ROWS))?;
         let (chunk, rest) = items.split_at(length);
         items = rest;
         Some(chunk)
@@ -99,7 +109,11 @@ mod tests {
         for length in [0_usize, 1, 3, 511, 512, 513, 1300] {
             let items: Vec<usize> = (0..length).collect();
             let pieces: Vec<&[usize]> = chunks(&items).collect();
-            assert!(pieces.iter().all(|piece| piece.len().is_power_of_two() && piece.len() <= MAX_ROWS));
+            assert!(
+                pieces
+                    .iter()
+                    .all(|piece| piece.len().is_power_of_two() && piece.len() <= MAX_ROWS)
+            );
             assert_eq!(pieces.concat(), items);
         }
     }

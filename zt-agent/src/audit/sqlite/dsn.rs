@@ -33,9 +33,18 @@ pub(super) fn create(path: &Path) -> Result<(), StoreError> {
         move |source| StoreError::Create { path, source }
     };
     if let Some(parent) = path.parent() {
-        DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(failed(parent))?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(parent)
+            .map_err(failed(parent))?;
     }
-    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+    match OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+    {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(failed(path)(error)),
@@ -48,7 +57,10 @@ mod tests {
 
     #[test]
     fn only_a_plain_absolute_path_is_taken() {
-        assert_eq!(path("sqlite:///var/lib/zt/audit.db").expect("path"), Path::new("/var/lib/zt/audit.db"));
+        assert_eq!(
+            path("sqlite:///var/lib/zt/audit.db").expect("path"),
+            Path::new("/var/lib/zt/audit.db")
+        );
         for (dsn, problem) in [
             ("postgres://user:secret@db/zt", "not a SQLite DSN"),
             ("sqlite://", "names no file"),

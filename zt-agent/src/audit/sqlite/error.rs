@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use crate::audit::store::SinkError;
 
-/// An error of the SQLite store.
+/// An error of the `SQLite` store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The DSN is not one of SQLite. The DSN itself is not shown: it may hold a password.
+    /// The DSN is not one of `SQLite`. The DSN itself is not shown: it may hold a password.
     #[error("audit.dsn: {problem}; write sqlite:///var/lib/zt/audit.db")]
     Dsn {
         /// What is wrong with it.
@@ -71,12 +71,19 @@ pub enum StoreError {
     },
 }
 
-/// Primary result codes of SQLite that say that the *batch* is at fault, and would be again.
-const OF_THE_BATCH: [i64; 4] = [18 /* TOOBIG */, 19 /* CONSTRAINT */, 20 /* MISMATCH */, 25 /* RANGE */];
+/// Primary result codes of `SQLite` that say that the *batch* is at fault, and would be again.
+const OF_THE_BATCH: [i64; 4] = [
+    18, /* TOOBIG */
+    19, /* CONSTRAINT */
+    20, /* MISMATCH */
+    25, /* RANGE */
+];
 
 impl SinkError for StoreError {
     fn is_transient(&self) -> bool {
-        let Self::Database(sqlx::Error::Database(error)) = self else { return true };
+        let Self::Database(sqlx::Error::Database(error)) = self else {
+            return true;
+        };
         let code = error.code().and_then(|code| code.parse::<i64>().ok());
         // Extended codes hold the primary one in their low byte.
         code.is_none_or(|code| !OF_THE_BATCH.contains(&(code & 0xff)))

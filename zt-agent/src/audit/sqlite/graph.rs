@@ -20,33 +20,44 @@ WHERE s.part <> ?
 GROUP BY s.source, s.destination, s.protocol, s.port, s.part, s.decision, s.enforced
 ORDER BY s.part";
 
+/// Edges by source, destination, protocol and port.
+type Edges = HashMap<(Arc<str>, Arc<str>, u8, u16), Edge>;
+
 /// Adds up who talks to whom. What counts comes before what corrects, by the order of the query.
 pub(super) async fn graph(readers: &SqlitePool) -> Result<Graph, StoreError> {
-    let rows = sqlx::query(SQL).bind(part_number(Part::Aside)).fetch_all(readers).await?;
-    let mut edges: HashMap<(Arc<str>, Arc<str>, u8, u16), Edge> = HashMap::new();
+    let rows = sqlx::query(SQL)
+        .bind(part_number(Part::Aside))
+        .fetch_all(readers)
+        .await?;
+    let mut edges: Edges = HashMap::new();
     for row in &rows {
         add(&mut edges, row)?;
     }
     Ok(Graph::of(edges.into_values().collect()))
 }
 
-fn add(edges: &mut HashMap<(Arc<str>, Arc<str>, u8, u16), Edge>, row: &SqliteRow) -> Result<(), sqlx::Error> {
-    let (source, destination) = (Arc::<str>::from(row.try_get::<&str, _>(0)?), Arc::<str>::from(row.try_get::<&str, _>(1)?));
-    let (protocol, port) = (row.try_get(2)?, row.try_get(3)?);
+fn add(edges: &mut Edges, row: &SqliteRow) -> Result<(), sqlx::Error> {
+    let (source, destination) = (
+        Arc::<str>::from(row.try_get::<&str, _>(0)?),
+        Arc::<str>::from(row.try_get::<&str, _>(1)?),
+    );
+    let (protocol, target) = (row.try_get(2)?, row.try_get(3)?);
     let (part, decision, enforced): (i64, &str, bool) = (row.try_get(4)?, row.try_get(5)?, row.try_get(6)?);
     let connections = row.try_get::<i64, _>(7)?.cast_unsigned();
     let (first_seen, last_seen) = (Timestamp(row.try_get(8)?), Timestamp(row.try_get(9)?));
-    let edge = edges.entry((Arc::clone(&source), Arc::clone(&destination), protocol, port)).or_insert_with(|| Edge {
-        source,
-        destination,
-        protocol: Protocol(protocol),
-        port,
-        allowed: 0,
-        denied: 0,
-        would_deny: 0,
-        first_seen,
-        last_seen,
-    });
+    let edge = edges
+        .entry((Arc::clone(&source), Arc::clone(&destination), protocol, target))
+        .or_insert_with(|| Edge {
+            source,
+            destination,
+            protocol: Protocol(protocol),
+            port: target,
+            allowed: 0,
+            denied: 0,
+            would_deny: 0,
+            first_seen,
+            last_seen,
+        });
     edge.first_seen = edge.first_seen.min(first_seen);
     edge.last_seen = edge.last_seen.max(last_seen);
     let denied = decision == Outcome::Deny.name();

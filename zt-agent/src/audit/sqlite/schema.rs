@@ -103,7 +103,10 @@ CREATE TABLE span (
 
 /// Brings the file to the current layout, each step whole or not at all.
 pub(super) async fn migrate(connection: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
-    let open = |source| StoreError::Open { path: path.to_owned(), source };
+    let open = |source| StoreError::Open {
+        path: path.to_owned(),
+        source,
+    };
     let known = MIGRATIONS.len() as i64;
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(open)?;
     let (application, version, tables): (i64, i64, i64) = sqlx::query_as(
@@ -114,17 +117,33 @@ pub(super) async fn migrate(connection: &mut SqliteConnection, path: &Path) -> R
     .await
     .map_err(open)?;
     if application != APPLICATION_ID && (application != 0 || version != 0 || tables != 0) {
-        return Err(StoreError::Foreign { path: path.to_owned() });
+        return Err(StoreError::Foreign {
+            path: path.to_owned(),
+        });
     }
     if version > known {
-        return Err(StoreError::Newer { path: path.to_owned(), found: version, known });
+        return Err(StoreError::Newer {
+            path: path.to_owned(),
+            found: version,
+            known,
+        });
     }
     for (step, sql) in (1..).zip(MIGRATIONS).filter(|(step, _)| *step > version) {
-        let failed = |source| StoreError::Migrate { path: path.to_owned(), version: step, source };
-        sqlx::raw_sql(sql).execute(&mut *transaction).await.map_err(failed)?;
+        let failed = |source| StoreError::Migrate {
+            path: path.to_owned(),
+            version: step,
+            source,
+        };
+        sqlx::raw_sql(sql)
+            .execute(&mut *transaction)
+            .await
+            .map_err(failed)?;
         // A pragma takes no parameters; both values are constants of this file.
         let mark = format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {step}");
-        sqlx::raw_sql(AssertSqlSafe(mark)).execute(&mut *transaction).await.map_err(failed)?;
+        sqlx::raw_sql(AssertSqlSafe(mark))
+            .execute(&mut *transaction)
+            .await
+            .map_err(failed)?;
     }
     transaction.commit().await.map_err(open)
 }

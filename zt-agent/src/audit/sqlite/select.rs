@@ -12,8 +12,8 @@ use super::StoreError;
 use super::schema::SEGMENT_ROWS;
 use crate::audit::query::{Cursor, Filter, MAX_LIMIT, Page, PartyFilter};
 use crate::audit::record::{
-    AuditRecord, Destination, Hook, Latency, Mode, Observer, Outcome, Proof, Protocol, Reason, Source, Timestamp,
-    UnknownTerm, party,
+    AuditRecord, Destination, Hook, Latency, Mode, Observer, Outcome, Proof, Protocol, Reason, Source,
+    Timestamp, UnknownTerm, party,
 };
 use crate::spiffe_id::SpiffeId;
 
@@ -21,12 +21,28 @@ use crate::spiffe_id::SpiffeId;
 macro_rules! shape_filter {
     ($s:literal) => {
         concat!(
-            "(?1 IS NULL OR ", $s, ".decision = ?1) AND (?2 IS NULL OR ", $s, ".enforced = ?2)",
-            " AND (?3 IS NULL OR ", $s, ".source IN (SELECT value FROM json_each(?3)))",
-            " AND (?4 IS NULL OR ", $s, ".destination IN (SELECT value FROM json_each(?4)))",
-            " AND (?5 IS NULL OR ", $s, ".port = ?5)",
-            " AND (?6 IS NULL OR ", $s, ".rule IN (SELECT value FROM json_each(?6)))",
-            " AND (?7 IS NULL OR ", $s, ".source_node = ?7 OR ", $s, ".destination_node = ?7)"
+            "(?1 IS NULL OR ",
+            $s,
+            ".decision = ?1) AND (?2 IS NULL OR ",
+            $s,
+            ".enforced = ?2)",
+            " AND (?3 IS NULL OR ",
+            $s,
+            ".source IN (SELECT value FROM json_each(?3)))",
+            " AND (?4 IS NULL OR ",
+            $s,
+            ".destination IN (SELECT value FROM json_each(?4)))",
+            " AND (?5 IS NULL OR ",
+            $s,
+            ".port = ?5)",
+            " AND (?6 IS NULL OR ",
+            $s,
+            ".rule IN (SELECT value FROM json_each(?6)))",
+            " AND (?7 IS NULL OR ",
+            $s,
+            ".source_node = ?7 OR ",
+            $s,
+            ".destination_node = ?7)"
         )
     };
 }
@@ -81,7 +97,10 @@ pub(super) async fn page(
     // One snapshot for the names and the records.
     let mut transaction = readers.begin().await?;
     let Some(parameters) = parameters(&mut transaction, filter).await? else {
-        return Ok(Page { records: Vec::new(), next: None });
+        return Ok(Page {
+            records: Vec::new(),
+            next: None,
+        });
     };
     let filtered = parameters.decision.is_some()
         || parameters.enforced.is_some()
@@ -107,8 +126,15 @@ pub(super) async fn page(
         .fetch_all(&mut *transaction)
         .await?;
     let found: Vec<(i64, AuditRecord)> = rows.iter().take(limit).map(record).collect::<Result<_, _>>()?;
-    let next = if rows.len() > limit { found.last().map(|(row, _)| Cursor(*row)) } else { None };
-    Ok(Page { records: found.into_iter().map(|(_, record)| record).collect(), next })
+    let next = if rows.len() > limit {
+        found.last().map(|(row, _)| Cursor(*row))
+    } else {
+        None
+    };
+    Ok(Page {
+        records: found.into_iter().map(|(_, record)| record).collect(),
+        next,
+    })
 }
 
 /// `None` where a name is asked for that no record has.
@@ -126,12 +152,15 @@ async fn parameters(
         node: None,
     };
     if let Some(node) = &filter.node {
-        let Some(id) = exact(connection, node).await? else { return Ok(None) };
+        let Some(id) = exact(connection, node).await? else {
+            return Ok(None);
+        };
         parameters.node = Some(id);
     }
-    for (asked, ids) in
-        [(&filter.source, &mut parameters.source), (&filter.destination, &mut parameters.destination)]
-    {
+    for (asked, ids) in [
+        (&filter.source, &mut parameters.source),
+        (&filter.destination, &mut parameters.destination),
+    ] {
         if let Some(asked) = asked {
             let found = party_ids(connection, asked).await?;
             if found.is_empty() {
@@ -156,10 +185,16 @@ async fn parameters(
 }
 
 async fn exact(connection: &mut sqlx::SqliteConnection, text: &str) -> Result<Option<i64>, StoreError> {
-    Ok(sqlx::query_scalar("SELECT id FROM name WHERE text = ?").bind(text).fetch_optional(connection).await?)
+    Ok(sqlx::query_scalar("SELECT id FROM name WHERE text = ?")
+        .bind(text)
+        .fetch_optional(connection)
+        .await?)
 }
 
-async fn party_ids(connection: &mut sqlx::SqliteConnection, asked: &PartyFilter) -> Result<Vec<i64>, StoreError> {
+async fn party_ids(
+    connection: &mut sqlx::SqliteConnection,
+    asked: &PartyFilter,
+) -> Result<Vec<i64>, StoreError> {
     match asked {
         PartyFilter::Exact(text) => Ok(exact(connection, text).await?.into_iter().collect()),
         PartyFilter::Pattern(pattern) => {
@@ -169,18 +204,29 @@ async fn party_ids(connection: &mut sqlx::SqliteConnection, asked: &PartyFilter)
                     .fetch_all(connection)
                     .await?;
             let matches = |text: &str| SpiffeId::parse(text).is_ok_and(|id| pattern.matches(&id));
-            Ok(all.into_iter().filter(|(_, text)| matches(text)).map(|(id, _)| id).collect())
+            Ok(all
+                .into_iter()
+                .filter(|(_, text)| matches(text))
+                .map(|(id, _)| id)
+                .collect())
         }
     }
 }
 
 fn json(ids: &[i64]) -> String {
-    format!("[{}]", ids.iter().map(i64::to_string).collect::<Vec<_>>().join(","))
+    format!(
+        "[{}]",
+        ids.iter().map(i64::to_string).collect::<Vec<_>>().join(",")
+    )
 }
 
 fn record(row: &SqliteRow) -> Result<(i64, AuditRecord), StoreError> {
     let number: i64 = row.try_get("row")?;
-    let damaged = |column, found: String| StoreError::Damaged { row: number, column, found };
+    let damaged = |column, found: String| StoreError::Damaged {
+        row: number,
+        column,
+        found,
+    };
     let text = |column: &str| -> Result<Option<Arc<str>>, sqlx::Error> {
         Ok(row.try_get::<Option<&str>, _>(column)?.map(Arc::from))
     };
@@ -189,7 +235,9 @@ fn record(row: &SqliteRow) -> Result<(i64, AuditRecord), StoreError> {
     };
     let address = |column: &'static str| -> Result<Option<IpAddr>, StoreError> {
         let bytes: Option<&[u8]> = row.try_get(column)?;
-        bytes.map(|bytes| ip(bytes).ok_or_else(|| damaged(column, format!("{bytes:?}")))).transpose()
+        bytes
+            .map(|bytes| ip(bytes).ok_or_else(|| damaged(column, format!("{bytes:?}"))))
+            .transpose()
     };
     let (source, source_entity) = party(needed("source")?);
     let (destination, destination_entity) = party(needed("destination")?);
@@ -239,7 +287,11 @@ fn term<T: std::str::FromStr<Err = UnknownTerm>>(
     number: i64,
 ) -> Result<T, StoreError> {
     let text: &str = row.try_get(column)?;
-    text.parse().map_err(|_| StoreError::Damaged { row: number, column, found: text.to_owned() })
+    text.parse().map_err(|_| StoreError::Damaged {
+        row: number,
+        column,
+        found: text.to_owned(),
+    })
 }
 
 fn ip(bytes: &[u8]) -> Option<IpAddr> {
