@@ -83,7 +83,16 @@ impl Host {
     /// As spanning tree would set it: 0 is disabled, 3 forwards.
     fn port_state(&self, state: &str) -> Result<()> {
         let output = Command::new("bridge")
-            .args(["-n", &self.bridge, "link", "set", "dev", &self.port, "state", state])
+            .args([
+                "-n",
+                &self.bridge,
+                "link",
+                "set",
+                "dev",
+                &self.port,
+                "state",
+                state,
+            ])
             .output()
             .context("cannot run `bridge`: run `apt-get install iproute2`")?;
         ensure!(

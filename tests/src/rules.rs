@@ -107,7 +107,8 @@ fn party(name: &str) -> Value {
 }
 
 fn port(text: &str) -> Value {
-    text.parse::<u16>().map_or_else(|_| json!(text), |port| json!(port))
+    text.parse::<u16>()
+        .map_or_else(|_| json!(text), |port| json!(port))
 }
 
 #[cfg(test)]

@@ -104,7 +104,10 @@ impl Scene {
 
     /// What `workloads.yaml` shall say.
     pub fn workloads(&self) -> Vec<Workload> {
-        self.workloads.iter().map(|(_, workload)| workload.clone()).collect()
+        self.workloads
+            .iter()
+            .map(|(_, workload)| workload.clone())
+            .collect()
     }
 
     /// An agent that enforces this policy on the workloads declared so far, not started yet.
@@ -135,10 +138,33 @@ impl Party {
         Ok(reply.outcome().to_owned())
     }
 
+    /// Connects to an echo server, sends a word, and waits for it: `ok`, `eof`, or the name of the error of either.
+    pub fn talk(&mut self, to: SocketAddr) -> Result<String> {
+        let connected = self.connect(to)?;
+        let Some(socket) = connected.socket else {
+            return Ok(connected.outcome().to_owned());
+        };
+        let sent = self.send_text(socket, "word")?;
+        let reply = if sent.errno.is_none() {
+            self.receive(socket)?
+        } else {
+            sent
+        };
+        self.close(socket)?;
+        Ok(match reply.data.as_deref() {
+            Some("") => "eof".to_owned(),
+            _ => reply.outcome().to_owned(),
+        })
+    }
+
     /// Tries to send a datagram from a new unconnected socket: `ok`, or the name of the error.
     pub fn udp(&mut self, to: SocketAddr) -> Result<String> {
         let data = "datagram".to_owned();
-        let reply = self.call(Operation::UdpSendTo { socket: None, to, data })?;
+        let reply = self.call(Operation::UdpSendTo {
+            socket: None,
+            to,
+            data,
+        })?;
         if let Some(socket) = reply.socket {
             self.close(socket)?;
         }

@@ -21,7 +21,9 @@ impl Agent {
         let mut cursor = String::new();
         loop {
             let mut page = self.get(&format!("/v1/audit?limit={PAGE}&{query}{cursor}"))?;
-            let found = page["records"].as_array_mut().context("an answer without records")?;
+            let found = page["records"]
+                .as_array_mut()
+                .context("an answer without records")?;
             records.append(found);
             match page["next_cursor"].as_str() {
                 Some(next) => cursor = format!("&cursor={next}"),
@@ -33,12 +35,7 @@ impl Agent {
     }
 
     /// Waits until `count` records satisfy the query and `wanted`, and returns them, oldest first. More are a failure.
-    pub fn records(
-        &self,
-        query: &str,
-        count: usize,
-        wanted: impl Fn(&Value) -> bool,
-    ) -> Result<Vec<Value>> {
+    pub fn records(&self, query: &str, count: usize, wanted: impl Fn(&Value) -> bool) -> Result<Vec<Value>> {
         let mut all = Vec::new();
         let found = wait_for(&format!("{count} records of {query:?}"), RECORDED, || {
             all = self.all_records(query)?;

@@ -121,7 +121,7 @@ pub enum Operation {
     },
     /// Accepts and echoes in the background, for any number of connections.
     Serve { at: SocketAddr, options: ListenOptions },
-    /// How a `Serve` stands: `accepted` in all, `open` now.
+    /// How a `Serve` stands: `count` accepted in all, `open` now, `bytes` received in all.
     ServeState { socket: Handle },
     /// Connects again and again; see [`Flood`].
     ConnectMany(Flood),

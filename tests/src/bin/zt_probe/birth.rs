@@ -65,20 +65,17 @@ fn birth(cgroup: &Path, to: SocketAddr) -> io::Result<String> {
         unsafe_code,
         reason = "a fork with a cgroup; the child is the copy of a process that has no other thread, and ends below"
     )]
-    let child = unsafe {
-        libc::syscall(
-            libc::SYS_clone3,
-            &raw const arguments,
-            size_of::<CloneArgs>(),
-        )
-    };
+    let child = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<CloneArgs>()) };
     match child {
         0 => {
             let code = match stream::connect(to, &ConnectOptions::default()) {
                 Ok(_) => 0,
                 Err(error) => error.raw_os_error().unwrap_or(255),
             };
-            #[expect(unsafe_code, reason = "ends the copy without running what the original will run")]
+            #[expect(
+                unsafe_code,
+                reason = "ends the copy without running what the original will run"
+            )]
             unsafe {
                 libc::_exit(code)
             }

@@ -149,9 +149,10 @@ fn perform(table: &mut Table, operation: Operation) -> io::Result<Reply> {
             stream::send_while_connecting(to, data.as_bytes(), timeout)
         }
         Operation::JoinGroup { socket, group } => udp::join(table.socket(socket)?, group),
-        Operation::AllowBroadcast { socket } => {
-            table.socket(socket)?.set_broadcast(true).map(|()| Reply::default())
-        }
+        Operation::AllowBroadcast { socket } => table
+            .socket(socket)?
+            .set_broadcast(true)
+            .map(|()| Reply::default()),
         Operation::Shutdown { socket, how } => stream::shutdown(table.socket(socket)?, how),
         Operation::Close { socket } => table.close(socket),
         Operation::FdMailbox { path } => table.keep_socket(descriptors::mailbox(&path)?),
