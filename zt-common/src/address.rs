@@ -24,7 +24,10 @@ impl Address {
 
     /// From four 32-bit words as the kernel's contexts hold them (each in network order).
     #[inline(always)]
-    #[expect(unsafe_code, reason = "word by word: byte by byte, the kernel programs run out of stack")]
+    #[expect(
+        unsafe_code,
+        reason = "word by word: byte by byte, the kernel programs run out of stack"
+    )]
     pub const fn from_words(words: [u32; 4]) -> Self {
         // SAFETY: same size, and every bit pattern is valid on both sides.
         Self(unsafe { core::mem::transmute::<[u32; 4], [u8; 16]>(words) })
@@ -146,7 +149,12 @@ mod tests {
     fn words_are_in_network_order() {
         let v4 = u32::from_ne_bytes([10, 99, 0, 2]);
         assert_eq!(Address::from_v4_word(v4).to_string(), "10.99.0.2");
-        let v6 = [u32::from_ne_bytes([0xfd, 0, 0, 0]), 0, 0, u32::from_ne_bytes([0, 0, 0, 2])];
+        let v6 = [
+            u32::from_ne_bytes([0xfd, 0, 0, 0]),
+            0,
+            0,
+            u32::from_ne_bytes([0, 0, 0, 2]),
+        ];
         assert_eq!(Address::from_words(v6).to_string(), "fd00::2");
     }
 }

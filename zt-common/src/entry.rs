@@ -53,7 +53,14 @@ pub const SHAPES: u32 = 20;
 
 impl AllowKey {
     /// Where the header of a table stands.
-    pub const HEADER: Self = Self { source: 0, destination: 0, port: 0, protocol: 0, port_bits: 0, reserved: 0 };
+    pub const HEADER: Self = Self {
+        source: 0,
+        destination: 0,
+        port: 0,
+        protocol: 0,
+        port_bits: 0,
+        reserved: 0,
+    };
 
     /// The key under which `flow` would be found in a given shape.
     ///
@@ -66,8 +73,16 @@ impl AllowKey {
         // A shift of 16 is out of range for u16, not for u32.
         let mask = (0xffff_0000_u32 >> port_bits) as u16;
         Self {
-            source: if combination & 2 == 0 { flow.source } else { identity::ANY },
-            destination: if combination & 1 == 0 { flow.destination } else { identity::ANY },
+            source: if combination & 2 == 0 {
+                flow.source
+            } else {
+                identity::ANY
+            },
+            destination: if combination & 1 == 0 {
+                flow.destination
+            } else {
+                identity::ANY
+            },
             port: flow.port & mask,
             protocol: flow.protocol,
             port_bits: port_bits as u8,
@@ -121,7 +136,11 @@ impl Shapes {
     /// Notes that the table has an entry of `shape` with `action`.
     #[must_use]
     pub const fn with(self, shape: u32, action: u64) -> Self {
-        let shift = if action == ACTION_DENY { Self::DENY_SHIFT } else { 0 };
+        let shift = if action == ACTION_DENY {
+            Self::DENY_SHIFT
+        } else {
+            0
+        };
         Self(self.0 | 1 << (shape + shift))
     }
 

@@ -34,8 +34,21 @@ pub const COUNTERS: &str = "zt_counters";
 
 /// Every pinned map.
 pub const MAPS: [&str; 15] = [
-    WORKLOADS, LISTENERS, LOCAL, PEERS, SERVICES, NETWORKS, ALLOW, CONTROL, SOCKETS, CONNECTIONS, SOURCES, FLOWS,
-    REFUSED, EVENTS, COUNTERS,
+    WORKLOADS,
+    LISTENERS,
+    LOCAL,
+    PEERS,
+    SERVICES,
+    NETWORKS,
+    ALLOW,
+    CONTROL,
+    SOCKETS,
+    CONNECTIONS,
+    SOURCES,
+    FLOWS,
+    REFUSED,
+    EVENTS,
+    COUNTERS,
 ];
 
 /// The interface index to which refused sockets are bound: none has it.

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `aya::Pod` for everything that crosses a map.
-#![expect(unsafe_code, reason = "Pod asserts that any bytes are a valid value and that there is no padding: the const asserts beside each type check the latter")]
+#![expect(
+    unsafe_code,
+    reason = "Pod asserts that any bytes are a valid value and that there is no padding: the const asserts beside each type check the latter"
+)]
 
 use crate::abi::{
-    Connection, FlowKey, FlowState, Listener, ListenerKey, LocalKey, Peer, Service, ServiceKey, Socket, Source,
-    SourceKey, Workload,
+    Connection, FlowKey, FlowState, Listener, ListenerKey, LocalKey, Peer, Service, ServiceKey, Socket,
+    Source, SourceKey, Workload,
 };
 use crate::address::Address;
 use crate::control::Control;
@@ -18,6 +21,21 @@ macro_rules! pod {
 }
 
 pod!(
-    Address, AllowEntry, AllowKey, Connection, Control, FlowKey, FlowState, Listener, ListenerKey, LocalKey, Peer,
-    Service, ServiceKey, Socket, Source, SourceKey, Workload,
+    Address,
+    AllowEntry,
+    AllowKey,
+    Connection,
+    Control,
+    FlowKey,
+    FlowState,
+    Listener,
+    ListenerKey,
+    LocalKey,
+    Peer,
+    Service,
+    ServiceKey,
+    Socket,
+    Source,
+    SourceKey,
+    Workload,
 );

@@ -108,7 +108,12 @@ impl Verdict {
     /// A refusal that no rule made.
     #[inline(always)]
     pub const fn refusal(reason: Reason, revision: u64) -> Self {
-        Self { allowed: false, reason, rule: 0, revision }
+        Self {
+            allowed: false,
+            reason,
+            rule: 0,
+            revision,
+        }
     }
 }
 
@@ -125,22 +130,47 @@ pub fn verdict<T: AllowLookup>(table: &T, flow: &Flow) -> Verdict {
     let shapes = Shapes(header.bits);
 
     let denying = shapes.denying();
-    if denying != 0 {
-        if let Some(rule) = find(table, flow, denying, ACTION_DENY) {
-            return Verdict { allowed: false, reason: Reason::DenyRule, rule, revision };
-        }
+    if denying != 0
+        && let Some(rule) = find(table, flow, denying, ACTION_DENY)
+    {
+        return Verdict {
+            allowed: false,
+            reason: Reason::DenyRule,
+            rule,
+            revision,
+        };
     }
     if shapes.has(Shapes::SELF) && flow.source == flow.destination && identity::is_workload(flow.source) {
-        return Verdict { allowed: true, reason: Reason::Rule, rule: RULE_SELF, revision };
+        return Verdict {
+            allowed: true,
+            reason: Reason::Rule,
+            rule: RULE_SELF,
+            revision,
+        };
     }
     if shapes.has(Shapes::HOST) && flow.source == identity::HOST && identity::is_workload(flow.destination) {
-        return Verdict { allowed: true, reason: Reason::Rule, rule: RULE_HOST, revision };
+        return Verdict {
+            allowed: true,
+            reason: Reason::Rule,
+            rule: RULE_HOST,
+            revision,
+        };
     }
     if let Some(rule) = find(table, flow, shapes.allowing(), ACTION_ALLOW) {
-        return Verdict { allowed: true, reason: Reason::Rule, rule, revision };
+        return Verdict {
+            allowed: true,
+            reason: Reason::Rule,
+            rule,
+            revision,
+        };
     }
     if shapes.has(Shapes::DEFAULT_ALLOW) {
-        return Verdict { allowed: true, reason: Reason::DefaultAllow, rule: 0, revision };
+        return Verdict {
+            allowed: true,
+            reason: Reason::DefaultAllow,
+            rule: 0,
+            revision,
+        };
     }
     let reason = if flow.source == identity::UNKNOWN {
         Reason::UnknownSource
@@ -168,9 +198,12 @@ pub fn raw_socket_verdict<T: AllowLookup>(table: &T, source: u64) -> Verdict {
         reserved: 0,
     };
     match table.get(&key) {
-        Some(entry) if entry.bits == ACTION_ALLOW => {
-            Verdict { allowed: true, reason: Reason::Rule, rule: entry.number, revision }
-        }
+        Some(entry) if entry.bits == ACTION_ALLOW => Verdict {
+            allowed: true,
+            reason: Reason::Rule,
+            rule: entry.number,
+            revision,
+        },
         _ => Verdict::refusal(Reason::RawSocket, revision),
     }
 }
@@ -186,10 +219,10 @@ fn find<T: AllowLookup>(table: &T, flow: &Flow, mask: u32, action: u64) -> Optio
         }
         if remaining & 1 != 0 && wildcards_apply(flow, shape) {
             let key = AllowKey::for_shape(flow, shape);
-            if let Some(entry) = table.get(&key) {
-                if entry.bits == action {
-                    return Some(entry.number);
-                }
+            if let Some(entry) = table.get(&key)
+                && entry.bits == action
+            {
+                return Some(entry.number);
             }
         }
         shape += 1;
