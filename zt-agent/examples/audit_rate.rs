@@ -76,14 +76,14 @@ async fn main() -> anyhow::Result<()> {
     };
     let store = Arc::new(Store::open(settings).await?);
     let names = Arc::new(NameBook::default());
-    let named = |base: u64, prefix: &str| -> Vec<(u64, Arc<str>)> {
+    let numbered = |base: u64, prefix: &str| -> Vec<(u64, Arc<str>)> {
         (0..identities)
             .map(|n| (base + n, Arc::from(format!("{prefix}{n}"))))
             .collect()
     };
     names.update(&Directory {
-        identities: named(1 << 40, "spiffe://hanzo.ai/hanzo-k8s/hanzo/workload-"),
-        rules: named(1 << 50, "hanzo-core-policy/rule-"),
+        identities: numbered(1 << 40, "spiffe://hanzo.ai/hanzo-k8s/hanzo/workload-"),
+        rules: numbered(1 << 50, "hanzo-core-policy/rule-"),
         workloads: Vec::new(),
     });
     let (intake, recorder) = pipeline(

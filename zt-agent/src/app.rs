@@ -23,13 +23,14 @@ use crate::audit::pipeline;
 use crate::audit::sqlite::{self, Store, StoreError};
 use crate::cgroup::{self, CgroupError, Watcher};
 use crate::config::Config;
-use crate::identity::file as identity_file;
+use crate::identity::{WorkloadRecord, file as identity_file};
 use crate::kernel::{Kernel, KernelError, ManagedRoot, Pins};
 use crate::metrics::Metrics;
 use crate::policy::{self, CompileError, PolicySet};
 use crate::policy_dir;
 use crate::problem::Problem;
 use crate::state;
+use crate::watch::Follower;
 
 use self::control::Handle;
 use self::node::{Command, Node, Parts};
@@ -86,29 +87,47 @@ pub enum AppError {
     },
 }
 
+impl AppError {
+    /// Whether what the operator wrote is at fault: nothing was started (exit code 64).
+    pub fn is_input(&self) -> bool {
+        matches!(
+            self,
+            Self::Input { .. }
+                | Self::Compile(_)
+                | Self::Serve(api::ServeError::NotLoopback { .. })
+                | Self::Kernel(KernelError::TooLarge { .. })
+        )
+    }
+
+    /// Whether this host lacks something (exit code 77).
+    pub fn is_unsupported(&self) -> bool {
+        match self {
+            Self::Kernel(error) => error.is_unsupported(),
+            Self::Cgroup(_) | Self::NothingManaged { .. } => true,
+            _ => false,
+        }
+    }
+}
+
 fn lines(problems: &[Problem]) -> String {
-    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    problems
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// Runs the node agent until a signal asks it to stop. Enforcement stays on afterwards.
 pub async fn run(config: Config) -> Result<(), AppError> {
     let started = crate::audit::clock::now();
     let (stop_sender, stopping) = watch::channel(false);
-    let settings = config.policy_settings();
 
     // Input first: nothing is touched when it is bad.
-    let (policy_follower, documents) = policy_dir::follow(config.policy_path.clone());
-    let documents = documents.0.map_err(|problems| AppError::Input { problems })?;
-    let policies = policy::parse(&documents, &settings).map_err(|problems| AppError::Input { problems })?;
-    let mount = cgroup::mount_point()?;
-    let root_paths = config.managed_cgroup.roots();
-    let (workload_follower, contents) = identity_file::follow(config.identity.file.clone());
-    let records = node::read_workloads(&contents, &config, &root_paths).map_err(|problems| AppError::Input { problems })?;
-
+    let input = Input::read(&config)?;
     let api_endpoint = api::bind_api(config.api.listen).await?;
     let health_endpoint = api::bind_health(config.api.health).await?;
 
-    let roots = present_roots(&config, &mount)?;
+    let roots = present_roots(&config, &input.mount)?;
     let kernel = Kernel::load(&config.bpffs)?;
     let store = Store::open(sqlite::Settings {
         dsn: config.audit.dsn.clone(),
@@ -132,30 +151,31 @@ pub async fn run(config: Config) -> Result<(), AppError> {
 
     let ring = kernel.ring()?;
     let counters = kernel.counter_reader()?;
-    let watcher = Watcher::new(mount.clone(), root_paths.clone())?;
+    let watcher = Watcher::new(input.mount.clone(), input.root_paths.clone())?;
     let cgroups = watcher.snapshot();
-    let node = Node::start(
-        Parts {
-            config: config.clone(),
-            mount,
-            root_paths,
-            roots,
-            kernel,
-            intake: intake.clone(),
-            names: Arc::clone(&names),
-            metrics: Arc::clone(&metrics),
-            snapshots: snapshot_sender,
-            ready: ready_sender,
-        },
-        policies,
-        records,
-        cgroups,
-    )?;
+    let parts = Parts {
+        config: config.clone(),
+        mount: input.mount,
+        root_paths: input.root_paths,
+        roots,
+        kernel,
+        intake: intake.clone(),
+        names: Arc::clone(&names),
+        metrics: Arc::clone(&metrics),
+        snapshots: snapshot_sender,
+        ready: ready_sender,
+    };
+    let start = move || Node::start(parts, input.policies, input.records, cgroups);
+    let node = tokio::task::spawn_blocking(start)
+        .await
+        .map_err(|_| AppError::Ended {
+            part: "the start of the node",
+        })??;
     let node = spawn_thread("zt-node", move || node.run(inbox))?;
     let reader = Reader::new(ring, intake.clone(), commands.clone(), stopping.clone());
     let reader = spawn_thread("zt-events", move || reader.run())?;
 
-    let handle = Arc::new(Handle::new(commands.clone()));
+    let handle = Arc::new(Handle::new(&commands));
     metrics.read_pipeline(Arc::clone(intake.stats()));
     metrics.read_kernel(Box::new(counters));
     metrics.read_snapshots(snapshots.clone());
@@ -181,7 +201,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
         tokio::spawn(api_endpoint.serve(api::router(state.clone()), stopping.clone())),
         tokio::spawn(health_endpoint.serve(api::health_router(state), stopping.clone())),
     ];
-    let following = follow(policy_follower, workload_follower, watcher, &commands);
+    let following = follow(input.policy_follower, input.workload_follower, watcher, &commands);
     drop(commands);
     notify(sd_notify::NotifyState::Ready);
 
@@ -197,6 +217,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
         // A server that panicked has said so already.
         let _ = task.await;
     }
+    // The reader first: it takes what is still in the ring, and the node must hear of it.
     reader.join().await;
     node.join().await;
     intake.shut_down(FLUSH_TIME);
@@ -205,6 +226,36 @@ pub async fn run(config: Config) -> Result<(), AppError> {
         store.close().await?;
     }
     outcome
+}
+
+/// What the operator wrote, read before anything is touched.
+struct Input {
+    policies: PolicySet,
+    policy_follower: Follower<policy_dir::Contents>,
+    records: Vec<WorkloadRecord>,
+    workload_follower: Follower<identity_file::Contents>,
+    mount: PathBuf,
+    root_paths: Vec<PathBuf>,
+}
+
+impl Input {
+    fn read(config: &Config) -> Result<Self, AppError> {
+        let bad = |problems| AppError::Input { problems };
+        let (policy_follower, documents) = policy_dir::follow(config.policy_path.clone());
+        let policies = policy::parse(&documents.0.map_err(bad)?, &config.policy_settings()).map_err(bad)?;
+        let mount = cgroup::mount_point()?;
+        let root_paths = config.managed_cgroup.roots();
+        let (workload_follower, contents) = identity_file::follow(config.identity.file.clone());
+        let records = node::read_workloads(&contents, config, &root_paths).map_err(bad)?;
+        Ok(Self {
+            policies,
+            policy_follower,
+            records,
+            workload_follower,
+            mount,
+            root_paths,
+        })
+    }
 }
 
 /// Removes every hook, map and pin of ours. Returns the number of pins removed.
@@ -216,15 +267,17 @@ pub fn detach(config: &Config) -> Result<usize, AppError> {
 fn present_roots(config: &Config, mount: &std::path::Path) -> Result<Vec<ManagedRoot>, AppError> {
     let present = node::roots(&config.managed_cgroup.present(mount), mount);
     if present.is_empty() {
-        return Err(AppError::NothingManaged { paths: config.managed_cgroup.roots() });
+        return Err(AppError::NothingManaged {
+            paths: config.managed_cgroup.roots(),
+        });
     }
     Ok(present)
 }
 
 /// Starts what tells the node of changes.
 fn follow(
-    policies: crate::watch::Follower<policy_dir::Contents>,
-    workloads: crate::watch::Follower<identity_file::Contents>,
+    policies: Follower<policy_dir::Contents>,
+    workloads: Follower<identity_file::Contents>,
     watcher: Watcher,
     commands: &mpsc::Sender<Command>,
 ) -> Vec<JoinHandle<()>> {
@@ -263,7 +316,10 @@ async fn wait_for_the_end(
     node: impl Future<Output = ()>,
     reader: impl Future<Output = ()>,
 ) -> Result<(), AppError> {
-    let failed = |source| AppError::System { what: "wait for signals", source };
+    let failed = |source| AppError::System {
+        what: "wait for signals",
+        source,
+    };
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     tokio::select! {
@@ -313,7 +369,10 @@ fn spawn_thread(name: &'static str, run: impl FnOnce() + Send + 'static) -> Resu
             let _sender = sender;
             run();
         })
-        .map_err(|source| AppError::System { what: "start a thread", source })?;
+        .map_err(|source| AppError::System {
+            what: "start a thread",
+            source,
+        })?;
     Ok(Worker { handle, done })
 }
 

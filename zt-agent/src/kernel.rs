@@ -38,6 +38,7 @@ pub use self::guard::Guards;
 pub use self::hooks::HookStatus;
 pub use self::host::{Pins, check_privileges};
 pub use self::log::KernelLog;
+pub use self::older::Older;
 pub use self::ring::Ring;
 pub use self::sweep::{Revoked, Sweep};
 pub use self::tables::{CounterReader, Directory};
@@ -79,7 +80,9 @@ pub struct Kernel {
 
 impl std::fmt::Debug for Kernel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Kernel").field("pins", &self.pins).finish_non_exhaustive()
+        f.debug_struct("Kernel")
+            .field("pins", &self.pins)
+            .finish_non_exhaustive()
     }
 }
 
@@ -93,11 +96,19 @@ impl Kernel {
         let tables = Tables::new(&mut loaded)?;
         let connections = load::open(&pins, names::CONNECTIONS)?;
         let guards = Guards::new(&pins)?;
-        Ok(Self { pins, loaded, tables, connections, attached: Vec::new(), guards, table: None })
+        Ok(Self {
+            pins,
+            loaded,
+            tables,
+            connections,
+            attached: Vec::new(),
+            guards,
+            table: None,
+        })
     }
 
     /// The table that a predecessor left in force; empty on a first start.
-    pub fn left_in_force(&self) -> Result<HashMap<AllowKey, AllowEntry>, KernelError> {
+    pub fn left_in_force(&mut self) -> Result<HashMap<AllowKey, AllowEntry>, KernelError> {
         self.tables.left_in_force()
     }
 
@@ -110,11 +121,14 @@ impl Kernel {
     ///
     /// Returns whether the table was swapped.
     pub fn enforce(&mut self, table: AllowTable) -> Result<bool, KernelError> {
-        if let Some(additions) = self.table.as_ref().and_then(|in_force| table.additions_over(in_force)) {
-            if self.tables.add(&additions, table.len())? {
-                self.table = Some(Arc::new(table));
-                return Ok(false);
-            }
+        if let Some(additions) = self
+            .table
+            .as_ref()
+            .and_then(|in_force| table.additions_over(in_force))
+            && self.tables.add(&additions, table.len())?
+        {
+            self.table = Some(Arc::new(table));
+            return Ok(false);
         }
         self.tables.swap(&table)?;
         self.table = Some(Arc::new(table));
@@ -122,7 +136,7 @@ impl Kernel {
     }
 
     /// Says who is who. Decisions that were cached under another directory are asked again.
-    pub fn direct(&mut self, directory: Directory) -> Result<bool, KernelError> {
+    pub fn direct(&mut self, directory: &Directory) -> Result<bool, KernelError> {
         let changed = self.tables.set_directory(directory)?;
         self.directory_changed(changed)
     }
@@ -148,11 +162,24 @@ impl Kernel {
     }
 
     /// Sets the flags of [`zt_common::control`] and the managed roots. One write: every later decision sees all of it.
-    pub fn set_control(&mut self, flags: u64, host_netns: u64, roots: &[ManagedRoot]) -> Result<(), KernelError> {
-        let mut control = Control { flags, host_netns, ..self.tables.control()? };
+    pub fn set_control(
+        &mut self,
+        flags: u64,
+        host_netns: u64,
+        roots: &[ManagedRoot],
+    ) -> Result<(), KernelError> {
+        let mut control = Control {
+            flags,
+            host_netns,
+            ..self.tables.control()?
+        };
         control.roots = [Root::default(); MAX_ROOTS];
         for (slot, root) in control.roots.iter_mut().zip(roots) {
-            *slot = Root { id: root.id, level: root.level, reserved: 0 };
+            *slot = Root {
+                id: root.id,
+                level: root.level,
+                reserved: 0,
+            };
         }
         self.tables.set_control(control)
     }
@@ -162,18 +189,30 @@ impl Kernel {
     pub fn attach(&mut self, roots: &[ManagedRoot]) -> Result<(), KernelError> {
         for (program, hook) in [(REFUSE_IN.program, REFUSE_IN), (REFUSE_OUT.program, REFUSE_OUT)] {
             let refused = load::open(&self.pins, names::REFUSED)?;
-            sys::attach_to_map(self.loaded.program(program)?.as_fd(), load::fd(&refused), hook.attach_type).map_err(
-                |source| KernelError::Attach { program, cgroup: self.pins.maps().join(names::REFUSED), source },
-            )?;
+            sys::attach_to_map(
+                self.loaded.program(program)?.as_fd(),
+                load::fd(&refused),
+                hook.attach_type,
+            )
+            .map_err(|source| KernelError::Attach {
+                program,
+                cgroup: self.pins.maps().join(names::REFUSED),
+                source,
+            })?;
         }
-        self.guards.take_over(self.loaded.program(hooks::UDP_GUARD.program)?.as_fd())?;
+        self.guards
+            .take_over(self.loaded.program(hooks::UDP_GUARD.program)?.as_fd())?;
         let mut attached = Vec::with_capacity(HOOKS.len() * roots.len());
         for root in roots {
             for hook in HOOKS {
                 let program = self.loaded.program(hook.program)?.as_fd();
                 let pin = self.pin_of(hook, root);
                 let link = hooks::attach(hook, program, &root.path, root.id, &pin)?;
-                attached.push(Attached { hook, link, root: root.clone() });
+                attached.push(Attached {
+                    hook,
+                    link,
+                    root: root.clone(),
+                });
             }
         }
         self.attached = attached;
@@ -186,7 +225,11 @@ impl Kernel {
 
     /// Removes pinned links that belong to no root of ours.
     fn remove_stale_links(&self) -> Result<(), KernelError> {
-        let wanted: Vec<PathBuf> = self.attached.iter().map(|a| self.pin_of(a.hook, &a.root)).collect();
+        let wanted: Vec<PathBuf> = self
+            .attached
+            .iter()
+            .map(|a| self.pin_of(a.hook, &a.root))
+            .collect();
         let links = self.pins.links();
         let entries = std::fs::read_dir(&links).map_err(KernelError::io("list", &links))?;
         for path in entries.flatten().map(|entry| entry.path()) {
@@ -201,14 +244,26 @@ impl Kernel {
     pub fn hooks(&self) -> Vec<HookStatus> {
         self.attached
             .iter()
-            .map(|attached| hooks::check(attached.hook, attached.link.as_fd(), &attached.root.path, attached.root.id))
+            .map(|attached| {
+                hooks::check(
+                    attached.hook,
+                    attached.link.as_fd(),
+                    &attached.root.path,
+                    attached.root.id,
+                )
+            })
             .collect()
     }
 
     /// Whether the pins are all where they should be.
     pub fn pins_present(&self) -> bool {
-        names::MAPS.iter().all(|name| self.pins.maps().join(name).exists())
-            && self.attached.iter().all(|attached| self.pin_of(attached.hook, &attached.root).exists())
+        names::MAPS
+            .iter()
+            .all(|name| self.pins.maps().join(name).exists())
+            && self
+                .attached
+                .iter()
+                .all(|attached| self.pin_of(attached.hook, &attached.root).exists())
     }
 
     /// Guards the datagrams that a workload receives.
@@ -265,17 +320,28 @@ impl Kernel {
         namespaces: &Namespaces,
         owner: &dyn Fn(u64) -> Option<u64>,
         pids: &[u32],
-    ) -> Result<(Vec<(u64, Connection)>, Vec<u64>), KernelError> {
+    ) -> Result<Older, KernelError> {
         let seen: HashMap<u64, Connection> = self.connections()?.into_iter().collect();
-        let Some(table) = &self.table else { return Ok(Default::default()) };
-        let older = older::find(&self.pins, &mut self.tables, table, &seen, namespaces, owner, pids)?;
-        Ok((older.connections, older.udp_workloads))
+        let Some(table) = &self.table else {
+            return Ok(Older::default());
+        };
+        older::find(
+            &self.pins,
+            &mut self.tables,
+            table,
+            &seen,
+            namespaces,
+            owner,
+            pids,
+        )
     }
 
     /// Judges every live connection, and those `older` than the hooks, under the policy in force, and destroys what it
     /// refuses.
     pub fn sweep(&self, namespaces: &Namespaces, older: &[(u64, Connection)]) -> Result<Sweep, KernelError> {
-        let Some(table) = &self.table else { return Ok(Sweep::default()) };
+        let Some(table) = &self.table else {
+            return Ok(Sweep::default());
+        };
         let mut connections = self.connections()?;
         connections.extend_from_slice(older);
         let mut sweep = sweep::judge(connections, table, self.tables.workloads());
@@ -285,7 +351,10 @@ impl Kernel {
 
     /// Destroys a socket that a hook refused and fenced.
     pub fn destroy_refused(namespaces: &Namespaces, refused: &RefusedSocket) -> Result<(), KernelError> {
-        let failed = |source| KernelError::Network { what: "cannot destroy a refused socket", source };
+        let failed = |source| KernelError::Network {
+            what: "cannot destroy a refused socket",
+            source,
+        };
         let target = Target {
             cookie: refused.cookie,
             local: refused.local,
@@ -298,7 +367,12 @@ impl Kernel {
         };
         let namespace: File = namespaces.open(refused.netns).map_err(failed)?;
         let answers = netns::inside(&namespace, || SockDiag::open()?.destroy(&[target])).map_err(failed)?;
-        answers.map_err(failed)?.into_iter().collect::<Result<Vec<()>, _>>().map(drop).map_err(failed)
+        answers
+            .map_err(failed)?
+            .into_iter()
+            .collect::<Result<Vec<()>, _>>()
+            .map(drop)
+            .map_err(failed)
     }
 }
 

@@ -130,15 +130,15 @@ pub fn verdict<T: AllowLookup>(table: &T, flow: &Flow) -> Verdict {
     let shapes = Shapes(header.bits);
 
     let denying = shapes.denying();
-    if denying != 0 {
-        if let Some(rule) = find(table, flow, denying, ACTION_DENY) {
-            return Verdict {
-                allowed: false,
-                reason: Reason::DenyRule,
-                rule,
-                revision,
-            };
-        }
+    if denying != 0
+        && let Some(rule) = find(table, flow, denying, ACTION_DENY)
+    {
+        return Verdict {
+            allowed: false,
+            reason: Reason::DenyRule,
+            rule,
+            revision,
+        };
     }
     if shapes.has(Shapes::SELF) && flow.source == flow.destination && identity::is_workload(flow.source) {
         return Verdict {
@@ -219,10 +219,10 @@ fn find<T: AllowLookup>(table: &T, flow: &Flow, mask: u32, action: u64) -> Optio
         }
         if remaining & 1 != 0 && wildcards_apply(flow, shape) {
             let key = AllowKey::for_shape(flow, shape);
-            if let Some(entry) = table.get(&key) {
-                if entry.bits == action {
-                    return Some(entry.number);
-                }
+            if let Some(entry) = table.get(&key)
+                && entry.bits == action
+            {
+                return Some(entry.number);
             }
         }
         shape += 1;

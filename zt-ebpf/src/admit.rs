@@ -12,7 +12,10 @@ use crate::maps;
 /// Files a connection under its socket's cookie.
 #[inline(always)]
 pub fn connection(cookie: u64, connection: &Connection) {
-    if maps::zt_connections.insert(cookie, connection, u64::from(BPF_ANY)).is_err() {
+    if maps::zt_connections
+        .insert(cookie, connection, u64::from(BPF_ANY))
+        .is_err()
+    {
         emit::count(Counter::ConnectionsFull);
     }
 }

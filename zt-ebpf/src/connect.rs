@@ -5,9 +5,7 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
-use zt_common::abi::{
-    CONNECTION_ENFORCED, CONNECTION_HERE, CONNECTION_IPV6, CONNECTION_LOCAL, Connection,
-};
+use zt_common::abi::{CONNECTION_ENFORCED, CONNECTION_HERE, CONNECTION_IPV6, CONNECTION_LOCAL, Connection};
 use zt_common::address::Address;
 use zt_common::entry::Flow;
 use zt_common::event::{Hook, IPV6};
@@ -58,7 +56,11 @@ pub fn local_port(ctx: *mut bpf_sock_addr) -> u16 {
     // SAFETY: the kernel always gives the socket with this context.
     unsafe {
         let socket = (*ctx).__bindgen_anon_1.sk;
-        if socket.is_null() { 0 } else { (*socket).src_port as u16 }
+        if socket.is_null() {
+            0
+        } else {
+            (*socket).src_port as u16
+        }
     }
 }
 
@@ -70,11 +72,18 @@ fn connect(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
         return ALLOW;
     }
     let started = context::now();
-    let Some(control) = maps::zt_control.get(0) else { return ALLOW };
+    let Some(control) = maps::zt_control.get(0) else {
+        return ALLOW;
+    };
     let own = Own::current(control);
     let netns = context::netns_cookie(ctx.as_ptr());
     let cookie = context::socket_cookie(ctx.as_ptr());
-    let target = Target { netns, address: *address, port, protocol };
+    let target = Target {
+        netns,
+        address: *address,
+        port,
+        protocol,
+    };
     if protocol == UDP {
         let key = sendmsg::flow_key(own.workload, address, port, local_port(ctx.sock_addr));
         // A server that answers each client on a socket of its own.
@@ -84,7 +93,12 @@ fn connect(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
     }
 
     let mut party = lookup::destination(control, &target);
-    let mut flow = Flow { source: own.identity, destination: party.identity, port: party.port, protocol };
+    let mut flow = Flow {
+        source: own.identity,
+        destination: party.identity,
+        port: party.port,
+        protocol,
+    };
     let mut verdict = lookup::judge(&flow);
     if party.outdated(&verdict) {
         party = lookup::destination(control, &target);

@@ -8,7 +8,8 @@ use zt_common::address::Address;
 use zt_common::control::DIAGNOSTICS;
 use zt_common::counter::Counter;
 use zt_common::event::{
-    ALLOWED, DecisionEvent, ENFORCED, EventHeader, Hook, KIND_DECISION, KIND_NOTICE, NoticeEvent, REFUSED_SOCKET,
+    ALLOWED, DecisionEvent, ENFORCED, EventHeader, Hook, KIND_DECISION, KIND_NOTICE, NoticeEvent,
+    REFUSED_SOCKET,
 };
 use zt_common::verdict::Verdict;
 
@@ -119,7 +120,11 @@ pub fn decision(decision: &Decision<'_>, verdict: &Verdict) {
         }
         (*event).latency = (context::now() - decision.started) as u32;
     }
-    slot.submit(if flags & REFUSED_SOCKET != 0 { FORCE_WAKEUP } else { NO_WAKEUP });
+    slot.submit(if flags & REFUSED_SOCKET != 0 {
+        FORCE_WAKEUP
+    } else {
+        NO_WAKEUP
+    });
 }
 
 /// Tells the agent that something needs it.

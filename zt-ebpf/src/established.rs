@@ -29,14 +29,22 @@ use crate::{admit, context, emit, fence, maps};
 #[inline(never)]
 pub fn active(ctx: &SockOpsContext) -> bool {
     let cookie = context::socket_cookie(ctx.as_ptr());
-    let Some(place) = maps::zt_connections.get_ptr_mut(cookie) else { return false };
+    let Some(place) = maps::zt_connections.get_ptr_mut(cookie) else {
+        return false;
+    };
     let ends = ends(ctx);
     // SAFETY: the entry belongs to this socket, whose handshake this is; the only other writer is its close.
     let (flags, netns, workload, source, decided) = unsafe {
         (*place).local = ends.local;
         (*place).local_port = ends.local_port;
         (*place).flags |= CONNECTION_ESTABLISHED;
-        ((*place).flags, (*place).netns, (*place).workload, (*place).source, (*place).revision)
+        (
+            (*place).flags,
+            (*place).netns,
+            (*place).workload,
+            (*place).source,
+            (*place).revision,
+        )
     };
     watch_close(ctx);
     if flags & CONNECTION_HERE != 0 {
@@ -66,10 +74,14 @@ pub fn connected_itself(ctx: &SockOpsContext) -> bool {
 pub fn again(ctx: &SockOpsContext) {
     let started = context::now();
     let cookie = context::socket_cookie(ctx.as_ptr());
-    let Some(place) = maps::zt_connections.get_ptr_mut(cookie) else { return };
+    let Some(place) = maps::zt_connections.get_ptr_mut(cookie) else {
+        return;
+    };
     // SAFETY: as in `active`.
     let connection = unsafe { &mut *place };
-    let Some(control) = maps::zt_control.get(0) else { return };
+    let Some(control) = maps::zt_control.get(0) else {
+        return;
+    };
     // SAFETY: read once, copied at once.
     let (enforced, source) = match unsafe { maps::zt_workloads.get(connection.workload) } {
         Some(workload) => (workload.mode == MODE_ENFORCE, workload.identity),
@@ -84,7 +96,12 @@ pub fn again(ctx: &SockOpsContext) {
     };
     // A swap that falls into this one too is the business of the sweep after it, which sees this socket by now.
     let party = lookup::destination(control, &target);
-    let flow = Flow { source, destination: party.identity, port: party.port, protocol: TCP };
+    let flow = Flow {
+        source,
+        destination: party.identity,
+        port: party.port,
+        protocol: TCP,
+    };
     let verdict = lookup::judge(&flow);
     connection.destination = flow.destination;
     connection.revision = verdict.revision;
@@ -129,7 +146,9 @@ pub fn again(ctx: &SockOpsContext) {
 pub fn passive(ctx: &SockOpsContext) {
     let cookie = context::socket_cookie(ctx.as_ptr());
     let started = context::now();
-    let Some(control) = maps::zt_control.get(0) else { return };
+    let Some(control) = maps::zt_control.get(0) else {
+        return;
+    };
     let netns = context::netns_cookie(ctx.as_ptr());
     let own = match context::stored(socket_of(ctx)) {
         Some(mut socket) => {
@@ -155,8 +174,12 @@ pub fn passive(ctx: &SockOpsContext) {
         protocol: TCP,
     };
     let mut origin = lookup::origin(&arrival);
-    let mut flow =
-        Flow { source: origin.identity, destination: own.identity, port: ends.local_port, protocol: TCP };
+    let mut flow = Flow {
+        source: origin.identity,
+        destination: own.identity,
+        port: ends.local_port,
+        protocol: TCP,
+    };
     let mut verdict = lookup::judge(&flow);
     if origin.outdated(&verdict) {
         origin = lookup::origin(&arrival);

@@ -8,9 +8,8 @@ use zt_common::abi::{
 };
 use zt_common::address::Address;
 use zt_common::control::{Control, HAS_ENFORCED, HAS_SERVICES, MAX_ROOTS, OBSERVE_ALL, UNKNOWN_DENY};
-use zt_common::entry::{AllowEntry, AllowKey, Flow};
+use zt_common::entry::{AllowEntry, AllowKey, Flow, Shapes};
 use zt_common::identity;
-use zt_common::names::NETWORK_SLOTS;
 use zt_common::verdict::{self, AllowLookup, Reason, Verdict};
 
 use crate::{context, maps};
@@ -44,20 +43,33 @@ impl Own {
     #[inline(always)]
     pub fn stored(control: &Control, workload: u64, identity: u64, enforced: bool) -> Self {
         let enforced = u64::from(enforced && control.flags & OBSERVE_ALL == 0);
-        Self { workload, identity, enforced, alien: false }
+        Self {
+            workload,
+            identity,
+            enforced,
+            alien: false,
+        }
     }
 
     #[inline(always)]
     fn unknown(control: &Control, workload: u64, alien: bool) -> Self {
         let flag = if alien { HAS_ENFORCED } else { UNKNOWN_DENY };
-        Self { alien, ..Self::stored(control, workload, identity::UNKNOWN, control.flags & flag != 0) }
+        Self {
+            alien,
+            ..Self::stored(control, workload, identity::UNKNOWN, control.flags & flag != 0)
+        }
     }
 
     #[inline(always)]
     fn named(control: &Control, workload: u64) -> Option<Self> {
         // SAFETY: read once, copied at once.
         let entry = unsafe { maps::zt_workloads.get(workload) }?;
-        Some(Self::stored(control, workload, entry.identity, entry.mode == MODE_ENFORCE))
+        Some(Self::stored(
+            control,
+            workload,
+            entry.identity,
+            entry.mode == MODE_ENFORCE,
+        ))
     }
 
     /// The workload of the running task: by its cgroup, else by the nearest ancestor that is one.
@@ -176,7 +188,10 @@ pub fn is_local(netns: u64, address: &Address) -> bool {
     if address.is_loopback() || address.is_unspecified() {
         return true;
     }
-    let key = LocalKey { netns, address: *address };
+    let key = LocalKey {
+        netns,
+        address: *address,
+    };
     // SAFETY: presence only.
     unsafe { maps::zt_local.get(key) }.is_some()
 }
@@ -196,12 +211,28 @@ pub struct Target {
 /// address that its namespace has, and on no other.
 #[inline(never)]
 pub fn destination(control: &Control, target: &Target) -> Party {
-    let Target { netns, address, port, protocol } = *target;
+    let Target {
+        netns,
+        address,
+        port,
+        protocol,
+    } = *target;
     if control.flags & HAS_SERVICES != 0 {
-        let key = ServiceKey { address, port, protocol, reserved: 0 };
+        let key = ServiceKey {
+            address,
+            port,
+            protocol,
+            reserved: 0,
+        };
         // SAFETY: read once, copied at once.
         if let Some(service) = unsafe { maps::zt_services.get(key) } {
-            return Party { identity: service.identity, port: service.target_port, here: false, local: false, revision: 0 };
+            return Party {
+                identity: service.identity,
+                port: service.target_port,
+                here: false,
+                local: false,
+                revision: 0,
+            };
         }
     }
     // Plain numbers with a value on every path: an `Option` of a copy leaves registers unset, which the verifier refuses.
@@ -214,13 +245,31 @@ pub fn destination(control: &Control, target: &Target) -> Party {
     let elsewhere = known && flags & PEER_HERE == 0 && identity::is_workload(peer);
     if !elsewhere && is_local(netns, &address) {
         let identity = local_owner(netns, &address, port, protocol);
-        return Party { identity, port, here: true, local: true, revision: 0 };
+        return Party {
+            identity,
+            port,
+            here: true,
+            local: true,
+            revision: 0,
+        };
     }
     if known {
-        return Party { identity: peer, port, here: flags & PEER_HERE != 0, local: false, revision: 0 };
+        return Party {
+            identity: peer,
+            port,
+            here: flags & PEER_HERE != 0,
+            local: false,
+            revision: 0,
+        };
     }
-    let revision = revision();
-    Party { identity: network(&address, revision), port, here: false, local: false, revision }
+    let (identity, revision) = network(&address);
+    Party {
+        identity,
+        port,
+        here: false,
+        local: false,
+        revision,
+    }
 }
 
 /// Whether an address is that of a workload of this node, which records what it sends at its own end.
@@ -234,11 +283,21 @@ pub fn is_here(address: &Address, identity: u64) -> bool {
 /// Who listens at a local place: exactly there, else on a wildcard of either family; the host where no workload does.
 #[inline(always)]
 fn local_owner(netns: u64, address: &Address, port: u16, protocol: u8) -> u64 {
-    let mut key = ListenerKey { netns, address: *address, port, protocol, reserved: [0; 5] };
+    let mut key = ListenerKey {
+        netns,
+        address: *address,
+        port,
+        protocol,
+        reserved: [0; 5],
+    };
     let v4 = address.is_v4();
     if address.is_unspecified() {
         // What the kernel turns an unspecified destination into.
-        key.address = if v4 { Address::from_v4([127, 0, 0, 1]) } else { Address::from_words([0, 0, 0, 1_u32.to_be()]) };
+        key.address = if v4 {
+            Address::from_v4([127, 0, 0, 1])
+        } else {
+            Address::from_words([0, 0, 0, 1_u32.to_be()])
+        };
     }
     let mut listener = listener_at(&key);
     if listener.is_none() && v4 {
@@ -266,17 +325,25 @@ fn listener_at(key: &ListenerKey) -> Option<&'static Listener> {
     unsafe { maps::zt_listeners.get(key) }
 }
 
-/// The entity or named network of an address that no directory entry names, under a revision.
+/// The entity or named network of an address that no directory entry names, and the revision whose networks said so.
 #[inline(always)]
-fn network(address: &Address, revision: u64) -> u64 {
-    let slot = revision as u32 % NETWORK_SLOTS;
-    match maps::zt_networks.get(slot) {
+fn network(address: &Address) -> (u64, u64) {
+    let (revision, bits) = match Table::in_force() {
+        Some(table) => match table.get(&AllowKey::HEADER) {
+            Some(header) => (header.number, header.bits),
+            None => (0, 0),
+        },
+        None => (0, 0),
+    };
+    let slot = u32::from(bits & Shapes::NETWORK_SLOT != 0);
+    let number = match maps::zt_networks.get(slot) {
         Some(networks) => match networks.get(&Key::new(128, *address)) {
             Some(number) => *number,
             None => identity::WORLD,
         },
         None => identity::WORLD,
-    }
+    };
+    (number, revision)
 }
 
 /// What this end sees of a flow that reached it.
@@ -331,20 +398,32 @@ pub fn origin(arrival: &Arrival) -> Origin {
         return origin;
     }
     if local {
-        return Origin { identity: identity::HOST, managed: false, revision: 0 };
+        return Origin {
+            identity: identity::HOST,
+            managed: false,
+            revision: 0,
+        };
     }
     by_address(&arrival.remote)
 }
 
 /// Who is behind an address that is not the namespace's own.
-#[inline(always)]
+#[inline(never)]
 pub fn by_address(address: &Address) -> Origin {
     // SAFETY: read once, copied at once.
     if let Some(peer) = unsafe { maps::zt_peers.get(*address) } {
-        return Origin { identity: peer.identity, managed: false, revision: 0 };
+        return Origin {
+            identity: peer.identity,
+            managed: false,
+            revision: 0,
+        };
     }
-    let revision = revision();
-    Origin { identity: network(address, revision), managed: false, revision }
+    let (identity, revision) = network(address);
+    Origin {
+        identity,
+        managed: false,
+        revision,
+    }
 }
 
 #[inline(always)]
@@ -356,7 +435,11 @@ fn begun_here(key: &SourceKey) -> Option<Origin> {
         Some(workload) => workload.identity,
         None => source.identity,
     };
-    Some(Origin { identity, managed: true, revision: 0 })
+    Some(Origin {
+        identity,
+        managed: true,
+        revision: 0,
+    })
 }
 
 /// The allow table in force, as the verdict function sees it.
@@ -417,7 +500,12 @@ pub struct Judged {
 /// every caller. Its search over the shapes of a table would otherwise exceed what the verifier is willing to walk.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn zt_judge(source: u64, destination: u64, port_and_protocol: u32, judged: *mut Judged) -> u32 {
+pub extern "C" fn zt_judge(
+    source: u64,
+    destination: u64,
+    port_and_protocol: u32,
+    judged: *mut Judged,
+) -> u32 {
     if judged.is_null() {
         return Reason::NoPolicy as u32;
     }

@@ -19,8 +19,8 @@ mod fence;
 mod lookup;
 mod maps;
 mod sendmsg;
-mod socket;
 mod sock_ops;
+mod socket;
 mod udp_guard;
 
 /// aya-log's format strings and helpers need a licence that the kernel accepts for them.

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Every map, declared once. Their names are those of [`zt_common::names`]; their meaning is in `docs/bpftool.md`.
-#![allow(non_upper_case_globals, reason = "the symbol is the map's name at a bpftool prompt")]
+#![allow(
+    non_upper_case_globals,
+    reason = "the symbol is the map's name at a bpftool prompt"
+)]
 
 use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, bpf_map_type};
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SockHash};
 use aya_ebpf::macros::btf_map;
 use zt_common::abi::{
-    Connection, FlowKey, FlowState, Listener, ListenerKey, LocalKey, Peer, Service, ServiceKey, Socket, Source,
-    SourceKey, Workload,
+    Connection, FlowKey, FlowState, Listener, ListenerKey, LocalKey, Peer, Service, ServiceKey, Socket,
+    Source, SourceKey, Workload,
 };
 use zt_common::address::Address;
 use zt_common::control::Control;

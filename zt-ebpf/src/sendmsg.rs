@@ -21,7 +21,14 @@ use crate::{context, emit, maps};
 /// The key of a flow as one end sees it.
 #[inline(always)]
 pub fn flow_key(workload: u64, remote: &Address, remote_port: u16, local_port: u16) -> FlowKey {
-    FlowKey { workload, remote: *remote, remote_port, local_port, protocol: UDP, reserved: [0; 3] }
+    FlowKey {
+        workload,
+        remote: *remote,
+        remote_port,
+        local_port,
+        protocol: UDP,
+        reserved: [0; 3],
+    }
 }
 
 /// What is known of a flow. Numbers with a value on every path: an enum over the map's pointer becomes arithmetic
@@ -72,8 +79,15 @@ impl Prior {
 /// Looks a flow up and, where it is in force, notes that a datagram passed.
 #[inline(always)]
 pub fn known(key: &FlowKey, directory: u64, now: u64) -> Prior {
-    let mut prior =
-        Prior { revision: 0, source: 0, destination: 0, standing: 0, allowed: 0, inbound: 0, target_port: 0 };
+    let mut prior = Prior {
+        revision: 0,
+        source: 0,
+        destination: 0,
+        standing: 0,
+        allowed: 0,
+        inbound: 0,
+        target_port: 0,
+    };
     if let Some(place) = maps::zt_flows.get_ptr_mut(key) {
         // SAFETY: an entry of an LRU map may be reused under us for another flow; both are flows of this map, and a
         // mixed-up `last_seen` only shortens or prolongs an idle time.
@@ -142,7 +156,9 @@ fn sendmsg(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
         return ALLOW;
     }
     let started = context::now();
-    let Some(control) = maps::zt_control.get(0) else { return ALLOW };
+    let Some(control) = maps::zt_control.get(0) else {
+        return ALLOW;
+    };
     let own = Own::current(control);
     let local_port = local_port(ctx.sock_addr);
     let key = flow_key(own.workload, address, port, local_port);
@@ -156,14 +172,29 @@ fn sendmsg(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
     }
 
     let netns = context::netns_cookie(ctx.as_ptr());
-    let target = Target { netns, address: *address, port, protocol };
+    let target = Target {
+        netns,
+        address: *address,
+        port,
+        protocol,
+    };
     let mut party = lookup::destination(control, &target);
     // A reply on a flow whose decision is out of date is decided again in the direction in which it began.
     let inbound = prior.began_remotely();
     let mut flow = if inbound {
-        Flow { source: party.identity, destination: own.identity, port: prior.target_port, protocol }
+        Flow {
+            source: party.identity,
+            destination: own.identity,
+            port: prior.target_port,
+            protocol,
+        }
     } else {
-        Flow { source: own.identity, destination: party.identity, port: party.port, protocol }
+        Flow {
+            source: own.identity,
+            destination: party.identity,
+            port: party.port,
+            protocol,
+        }
     };
     let mut verdict = lookup::judge(&flow);
     if party.outdated(&verdict) {
@@ -188,7 +219,10 @@ fn sendmsg(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
     if refused { REFUSE } else { ALLOW }
 }
 
-#[expect(clippy::too_many_arguments, reason = "one call site, inlined; a struct would only rename the locals")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one call site, inlined; a struct would only rename the locals"
+)]
 #[inline(always)]
 fn report(
     ctx: &SockAddrContext,
@@ -203,7 +237,13 @@ fn report(
 ) {
     let nowhere = Address::UNSPECIFIED_V6;
     let (source_address, source_port, destination_address, destination_port, flags) = if inbound {
-        (&key.remote, key.remote_port, &nowhere, key.local_port, family | zt_common::event::INBOUND)
+        (
+            &key.remote,
+            key.remote_port,
+            &nowhere,
+            key.local_port,
+            family | zt_common::event::INBOUND,
+        )
     } else {
         (&nowhere, key.local_port, &key.remote, key.remote_port, family)
     };

@@ -85,8 +85,18 @@ pub fn ends(ctx: &SockOpsContext) -> Ends {
         let remote4 = read(&raw const (*ops).remote_ip4);
         let local = (&raw const (*ops).local_ip6).cast::<u32>();
         let remote = (&raw const (*ops).remote_ip6).cast::<u32>();
-        let local6 = [read(local), read(local.add(1)), read(local.add(2)), read(local.add(3))];
-        let remote6 = [read(remote), read(remote.add(1)), read(remote.add(2)), read(remote.add(3))];
+        let local6 = [
+            read(local),
+            read(local.add(1)),
+            read(local.add(2)),
+            read(local.add(3)),
+        ];
+        let remote6 = [
+            read(remote),
+            read(remote.add(1)),
+            read(remote.add(2)),
+            read(remote.add(3)),
+        ];
         let ipv6 = (*ops).family != AF_INET;
         let (local, remote) = if ipv6 {
             (Address::from_words(local6), Address::from_words(remote6))
@@ -95,7 +105,13 @@ pub fn ends(ctx: &SockOpsContext) -> Ends {
         };
         // The remote port is a 32-bit field in network order.
         let remote_port = u32::from_be((*ops).remote_port) as u16;
-        Ends { local, remote, local_port: (*ops).local_port as u16, remote_port, ipv6 }
+        Ends {
+            local,
+            remote,
+            local_port: (*ops).local_port as u16,
+            remote_port,
+            ipv6,
+        }
     }
 }
 
@@ -114,7 +130,11 @@ fn listening(ctx: &SockOpsContext) {
         // Listening without a bind: the kernel chose the port, and no hook saw the task.
         emit::count(Counter::OwnerMissing);
         if emit::diagnostics() {
-            warn!(ctx, "port {}: a listener that never bound has no owner", ctx.local_port());
+            warn!(
+                ctx,
+                "port {}: a listener that never bound has no owner",
+                ctx.local_port()
+            );
         }
         return;
     };

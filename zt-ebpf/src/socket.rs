@@ -30,7 +30,9 @@ pub fn zt_sock_create(ctx: SockContext) -> i32 {
         return ALLOW;
     }
     let started = context::now();
-    let Some(control) = maps::zt_control.get(0) else { return ALLOW };
+    let Some(control) = maps::zt_control.get(0) else {
+        return ALLOW;
+    };
     let own = Own::current(control);
     let verdict = match lookup::Table::in_force() {
         // The right to raw sockets is the right to speak what no policy can name.
@@ -65,7 +67,11 @@ pub fn zt_sock_create(ctx: SockContext) -> i32 {
         },
         &verdict,
     );
-    if !verdict.allowed && own.enforced() { REFUSE } else { ALLOW }
+    if !verdict.allowed && own.enforced() {
+        REFUSE
+    } else {
+        ALLOW
+    }
 }
 
 #[cgroup_sock(post_bind4)]
@@ -95,7 +101,9 @@ fn bound(ctx: &SockContext, address: &Address) {
     if protocol != u32::from(TCP) && protocol != u32::from(UDP) {
         return;
     }
-    let Some(control) = maps::zt_control.get(0) else { return };
+    let Some(control) = maps::zt_control.get(0) else {
+        return;
+    };
     let own = Own::current(control);
     let netns = context::netns_cookie(ctx.as_ptr());
     let mut socket = Socket {
@@ -131,8 +139,15 @@ fn place(socket: &Socket) -> ListenerKey {
 #[inline(always)]
 pub fn note(socket: &mut Socket) {
     let key = place(socket);
-    let first = Listener { workload: socket.workload, sockets: 1, ambiguous: 0 };
-    if maps::zt_listeners.insert(key, first, u64::from(BPF_NOEXIST)).is_err() {
+    let first = Listener {
+        workload: socket.workload,
+        sockets: 1,
+        ambiguous: 0,
+    };
+    if maps::zt_listeners
+        .insert(key, first, u64::from(BPF_NOEXIST))
+        .is_err()
+    {
         let Some(entry) = maps::zt_listeners.get_ptr_mut(key) else {
             emit::count(Counter::ListenersFull);
             return;
@@ -175,7 +190,9 @@ pub fn zt_sock_release(ctx: SockContext) -> i32 {
 #[inline(always)]
 fn forget(socket: &Socket) {
     let key = place(socket);
-    let Some(entry) = maps::zt_listeners.get_ptr_mut(key) else { return };
+    let Some(entry) = maps::zt_listeners.get_ptr_mut(key) else {
+        return;
+    };
     // SAFETY: a live entry; the counter is changed atomically.
     let before = unsafe { context::add(&raw mut (*entry).sockets, u64::MAX) };
     if before <= 1 {

@@ -54,7 +54,9 @@ fn guard(ctx: &SkBuffContext) -> bool {
     if protocol != u32::from(UDP) || state == CONNECTED {
         return true;
     }
-    let Some(control) = maps::zt_control.get(0) else { return true };
+    let Some(control) = maps::zt_control.get(0) else {
+        return true;
+    };
     let own = Own::of_birth(control, sock);
     let Some(packet) = Packet::read(skb) else {
         if own.enforced() {
@@ -88,10 +90,23 @@ struct Outcome {
 }
 
 #[inline(never)]
-fn decide(ctx: &SkBuffContext, sock: *mut bpf_sock, own: &Own, packet: &Packet, outcome: &mut Outcome) -> bool {
+fn decide(
+    ctx: &SkBuffContext,
+    sock: *mut bpf_sock,
+    own: &Own,
+    packet: &Packet,
+    outcome: &mut Outcome,
+) -> bool {
     let started = context::now();
-    let Some(control) = maps::zt_control.get(0) else { return true };
-    let key = flow_key(own.workload, &packet.source, packet.source_port, packet.destination_port);
+    let Some(control) = maps::zt_control.get(0) else {
+        return true;
+    };
+    let key = flow_key(
+        own.workload,
+        &packet.source,
+        packet.source_port,
+        packet.destination_port,
+    );
     let prior = known(&key, control.directory, started);
     if let Some(allowed) = prior.in_force() {
         // What comes back on a flow that this end began is a reply.
@@ -105,9 +120,19 @@ fn decide(ctx: &SkBuffContext, sock: *mut bpf_sock, own: &Own, packet: &Packet, 
     let mut sender = origin(ctx, netns, packet);
     let outbound = prior.began_here();
     let mut flow = if outbound {
-        Flow { source: own.identity, destination: sender.identity, port: prior.target_port, protocol: UDP }
+        Flow {
+            source: own.identity,
+            destination: sender.identity,
+            port: prior.target_port,
+            protocol: UDP,
+        }
     } else {
-        Flow { source: sender.identity, destination: own.identity, port: packet.destination_port, protocol: UDP }
+        Flow {
+            source: sender.identity,
+            destination: own.identity,
+            port: packet.destination_port,
+            protocol: UDP,
+        }
     };
     let mut verdict = lookup::judge(&flow);
     if sender.outdated(&verdict) {
@@ -147,9 +172,25 @@ fn decide(ctx: &SkBuffContext, sock: *mut bpf_sock, own: &Own, packet: &Packet, 
 fn report(ctx: &SkBuffContext, sock: *mut bpf_sock, own: &Own, packet: &Packet, outcome: &Outcome) {
     let family = if packet.source.is_v4() { 0 } else { IPV6 };
     let (ends, flags) = if outcome.outbound != 0 {
-        ((&packet.destination, packet.destination_port, &packet.source, packet.source_port), family)
+        (
+            (
+                &packet.destination,
+                packet.destination_port,
+                &packet.source,
+                packet.source_port,
+            ),
+            family,
+        )
     } else {
-        ((&packet.source, packet.source_port, &packet.destination, packet.destination_port), family | INBOUND)
+        (
+            (
+                &packet.source,
+                packet.source_port,
+                &packet.destination,
+                packet.destination_port,
+            ),
+            family | INBOUND,
+        )
     };
     emit::decision(
         &Decision {
@@ -186,10 +227,17 @@ fn report(ctx: &SkBuffContext, sock: *mut bpf_sock, own: &Own, packet: &Packet, 
 fn origin(ctx: &SkBuffContext, netns: u64, packet: &Packet) -> Origin {
     if !lookup::is_local(netns, &packet.source) {
         let origin = lookup::by_address(&packet.source);
-        return Origin { managed: lookup::is_here(&packet.source, origin.identity), ..origin };
+        return Origin {
+            managed: lookup::is_here(&packet.source, origin.identity),
+            ..origin
+        };
     }
     let Some(control) = maps::zt_control.get(0) else {
-        return Origin { identity: identity::UNKNOWN, managed: false, revision: 0 };
+        return Origin {
+            identity: identity::UNKNOWN,
+            managed: false,
+            revision: 0,
+        };
     };
     const CURRENT_NETNS: u64 = u64::MAX;
     // The socket that would receive an answer is the one that sent.
@@ -214,14 +262,26 @@ fn origin(ctx: &SkBuffContext, netns: u64, packet: &Packet) -> Origin {
         let sender: *mut bpf_sock =
             helper::bpf_sk_lookup_udp(ctx.as_ptr(), &raw mut tuple, size as u32, CURRENT_NETNS, 0);
         if sender.is_null() {
-            return Origin { identity: identity::UNKNOWN, managed: false, revision: 0 };
+            return Origin {
+                identity: identity::UNKNOWN,
+                managed: false,
+                revision: 0,
+            };
         }
         let found = Own::of_birth(control, sender);
         helper::bpf_sk_release(sender.cast());
         if found.alien {
-            Origin { identity: identity::HOST, managed: false, revision: 0 }
+            Origin {
+                identity: identity::HOST,
+                managed: false,
+                revision: 0,
+            }
         } else {
-            Origin { identity: found.identity, managed: true, revision: 0 }
+            Origin {
+                identity: found.identity,
+                managed: true,
+                revision: 0,
+            }
         }
     }
 }
@@ -267,7 +327,12 @@ impl Packet {
             steps += 1;
         }
         let (source_port, destination_port) = ports(skb, offset)?;
-        Some(Self { source: Address(source), destination: Address(destination), source_port, destination_port })
+        Some(Self {
+            source: Address(source),
+            destination: Address(destination),
+            source_port,
+            destination_port,
+        })
     }
 }
 
@@ -281,7 +346,13 @@ fn ports(skb: *mut __sk_buff, offset: u32) -> Option<(u16, u16)> {
 fn load<const N: usize>(skb: *mut __sk_buff, offset: u32) -> Option<[u8; N]> {
     let mut bytes = [0; N];
     // SAFETY: the buffer has the length given.
-    let failed =
-        unsafe { helper::bpf_skb_load_bytes(skb.cast(), offset, core::ptr::from_mut(&mut bytes).cast(), N as u32) };
+    let failed = unsafe {
+        helper::bpf_skb_load_bytes(
+            skb.cast(),
+            offset,
+            core::ptr::from_mut(&mut bytes).cast(),
+            N as u32,
+        )
+    };
     (failed == 0).then_some(bytes)
 }

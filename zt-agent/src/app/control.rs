@@ -22,9 +22,11 @@ pub(super) struct Handle {
 }
 
 impl Handle {
-    pub(super) fn new(commands: mpsc::Sender<Command>) -> Self {
+    pub(super) fn new(commands: &mpsc::Sender<Command>) -> Self {
         // Weak: the node thread ends when those who have something to tell it have gone.
-        Self { commands: commands.downgrade() }
+        Self {
+            commands: commands.downgrade(),
+        }
     }
 
     async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {

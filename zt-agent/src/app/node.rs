@@ -128,7 +128,10 @@ impl Node {
         })?;
         let mut node = Self {
             settings,
-            loaded: Loaded { policies: Arc::new(policies), error: None },
+            loaded: Loaded {
+                policies: Arc::new(policies),
+                error: None,
+            },
             records,
             cgroups,
             paths,
@@ -149,7 +152,9 @@ impl Node {
         let before = left.get(&AllowKey::HEADER).map_or(0, |header| header.number);
         node.revision = before.max(1);
         let mut table = node.compile(&node.loaded.policies, node.revision)?;
-        let same = before != 0 && left.len() == table.len() && table.entries().all(|(key, entry)| left.get(&key) == Some(&entry));
+        let same = before != 0
+            && left.len() == table.len()
+            && table.entries().all(|(key, entry)| left.get(&key) == Some(&entry));
         if before != 0 && !same {
             node.revision = before + 1;
             table = node.compile(&node.loaded.policies, node.revision)?;
@@ -168,7 +173,9 @@ impl Node {
 
     /// Works until everybody who has something to tell it has gone.
     pub(super) fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build();
         let Ok(runtime) = runtime else {
             tracing::error!("cannot start the node thread's timer");
             return;
@@ -205,7 +212,10 @@ impl Node {
         let mut outcome = Ok(());
         for command in batch {
             let done = match command {
-                Command::Policies(contents) => self.policies_changed(contents),
+                Command::Policies(contents) => {
+                    self.policies_changed(contents);
+                    Ok(())
+                }
                 Command::Workloads(contents) => {
                     merge |= self.workloads_changed(&contents);
                     Ok(())
@@ -220,7 +230,12 @@ impl Node {
                 Command::Refused(socket) => self.destroy(&socket),
                 Command::ObserveAll { on, answer } => {
                     let done = self.set_observe_all(on);
-                    let told = done.as_ref().map(|()| ()).map_err(|error| ControlError { message: error.to_string() });
+                    let told = match &done {
+                        Ok(()) => Ok(()),
+                        Err(error) => Err(ControlError {
+                            message: error.to_string(),
+                        }),
+                    };
                     // The caller may have given up waiting.
                     let _ = answer.send(told);
                     done
@@ -242,16 +257,21 @@ impl Node {
     }
 
     /// A policy on disk is put in force, or its problems are told and the one in force stays.
-    fn policies_changed(&mut self, contents: policy_dir::Contents) -> Result<(), AppError> {
-        let parsed = contents.0.and_then(|documents| policy::reparse(&documents, &self.settings, &self.loaded.policies));
+    fn policies_changed(&mut self, contents: policy_dir::Contents) {
+        let parsed = contents
+            .0
+            .and_then(|documents| policy::reparse(&documents, &self.settings, &self.loaded.policies));
         let problems = match parsed {
             Ok(policies) if policies.digest() == self.loaded.policies.digest() => {
-                self.loaded = Loaded { policies: Arc::new(policies), error: None };
+                self.loaded = Loaded {
+                    policies: Arc::new(policies),
+                    error: None,
+                };
                 self.publish();
-                return Ok(());
+                return;
             }
             Ok(policies) => match self.put_in_force(policies) {
-                Ok(()) => return Ok(()),
+                Ok(()) => return,
                 Err(error) => vec![Problem {
                     file: self.parts.config.policy_path.display().to_string(),
                     line: 0,
@@ -263,11 +283,13 @@ impl Node {
             Err(problems) => problems,
         };
         for problem in &problems {
-            tracing::error!(revision = self.revision, "policy not loaded, the last good one stays in force: {problem}");
+            tracing::error!(
+                revision = self.revision,
+                "policy not loaded, the last good one stays in force: {problem}"
+            );
         }
         self.loaded.error = Some(Arc::new(problems));
         self.publish();
-        Ok(())
     }
 
     fn put_in_force(&mut self, policies: PolicySet) -> Result<(), AppError> {
@@ -284,7 +306,10 @@ impl Node {
         let entries = table.len();
         self.parts.kernel.enforce(table)?;
         self.revision += 1;
-        self.loaded = Loaded { policies: Arc::new(policies), error: None };
+        self.loaded = Loaded {
+            policies: Arc::new(policies),
+            error: None,
+        };
         self.publish();
         let swapped = started.elapsed();
         self.guard_receivers()?;
@@ -323,7 +348,11 @@ impl Node {
     /// Cgroups that are enforced upon.
     fn enforced(&self) -> BTreeSet<u64> {
         let workloads = self.parts.kernel.workloads();
-        workloads.iter().filter(|(_, workload)| workload.mode == MODE_ENFORCE).map(|(id, _)| *id).collect()
+        workloads
+            .iter()
+            .filter(|(_, workload)| workload.mode == MODE_ENFORCE)
+            .map(|(id, _)| *id)
+            .collect()
     }
 
     /// Writes the switches.
@@ -331,12 +360,21 @@ impl Node {
         let diagnostics = tracing::enabled!(target: "zt_ebpf", tracing::Level::DEBUG);
         let flags = [
             (self.observe_all, OBSERVE_ALL),
-            (self.parts.config.unknown_workload == UnknownWorkload::Deny, UNKNOWN_DENY),
+            (
+                self.parts.config.unknown_workload == UnknownWorkload::Deny,
+                UNKNOWN_DENY,
+            ),
             (!self.enforced().is_empty(), HAS_ENFORCED),
             (diagnostics, DIAGNOSTICS),
         ];
-        let flags = flags.into_iter().filter(|(on, _)| *on).fold(0, |flags, (_, flag)| flags | flag);
-        Ok(self.parts.kernel.set_control(flags, self.host_netns, &self.parts.roots)?)
+        let flags = flags
+            .into_iter()
+            .filter(|(on, _)| *on)
+            .fold(0, |flags, (_, flag)| flags | flag);
+        Ok(self
+            .parts
+            .kernel
+            .set_control(flags, self.host_netns, &self.parts.roots)?)
     }
 
     fn set_observe_all(&mut self, on: bool) -> Result<(), AppError> {
@@ -366,7 +404,10 @@ impl Node {
 
     /// Attaches to a managed root that appeared, or that was removed and made anew.
     fn check_roots(&mut self) -> Result<(), AppError> {
-        let present = roots(&self.parts.config.managed_cgroup.present(&self.parts.mount), &self.parts.mount);
+        let present = roots(
+            &self.parts.config.managed_cgroup.present(&self.parts.mount),
+            &self.parts.mount,
+        );
         if !present.is_empty() && present != self.parts.roots {
             tracing::warn!(roots = ?present.iter().map(|root| &root.path).collect::<Vec<_>>(), "the managed cgroups changed: attaching anew");
             self.parts.roots = present;
@@ -402,10 +443,12 @@ impl Node {
     /// A new cgroup gets its own entry at once, by the nearest ancestor that has one.
     fn inherit(&mut self, path: &Path, id: u64) -> Result<(), AppError> {
         let workloads = self.parts.kernel.workloads();
-        let inherited = path
-            .ancestors()
-            .skip(1)
-            .find_map(|ancestor| self.cgroups.get(ancestor).and_then(|id| workloads.get(id)).copied());
+        let inherited = path.ancestors().skip(1).find_map(|ancestor| {
+            self.cgroups
+                .get(ancestor)
+                .and_then(|id| workloads.get(id))
+                .copied()
+        });
         if let Some(workload) = inherited {
             self.parts.kernel.add_workload(id, workload)?;
         }

@@ -23,7 +23,12 @@ impl Reader {
         commands: mpsc::Sender<Command>,
         stopping: watch::Receiver<bool>,
     ) -> Self {
-        Self { ring, intake, commands, stopping }
+        Self {
+            ring,
+            intake,
+            commands,
+            stopping,
+        }
     }
 
     /// Reads until the agent stops, and then what is still there.
@@ -37,7 +42,10 @@ impl Reader {
             let round = self.ring.round(|bytes| match decode(bytes) {
                 Ok(Event::Decision(decision)) => {
                     commands.extend(refused(&decision).map(Command::Refused));
-                    commands.push(Command::Seen { netns: decision.netns, pid: decision.pid });
+                    commands.push(Command::Seen {
+                        netns: decision.netns,
+                        pid: decision.pid,
+                    });
                     decisions.push(decision);
                 }
                 Ok(Event::Notice(notice)) => match notice.code {
@@ -97,7 +105,11 @@ fn refused(decision: &Decision) -> Option<RefusedSocket> {
     }
     let source = (decision.source_address, decision.source_port);
     let destination = (decision.destination_address, decision.destination_port);
-    let (local, remote) = if decision.inbound { (destination, source) } else { (source, destination) };
+    let (local, remote) = if decision.inbound {
+        (destination, source)
+    } else {
+        (source, destination)
+    };
     Some(RefusedSocket {
         cookie: decision.cookie,
         netns: decision.netns,

@@ -23,7 +23,10 @@ pub struct DetachArgs {
 /// Removes every pin, after asking.
 pub(super) fn detach(arguments: &DetachArgs) -> Result<Exit, Failure> {
     let config = arguments.run.load()?;
-    let what = format!("this removes every hook, map and pin below {}: nothing is enforced on this node any more", config.bpffs.display());
+    let what = format!(
+        "this removes every hook, map and pin below {}: nothing is enforced on this node any more",
+        config.bpffs.display()
+    );
     if !arguments.confirmed(&what)? {
         return Ok(Exit::Failed);
     }

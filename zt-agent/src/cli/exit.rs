@@ -5,10 +5,8 @@ use std::io;
 use std::process::ExitCode;
 
 use super::client::ClientError;
-use crate::api::ServeError;
 use crate::app::AppError;
 use crate::config::ConfigError;
-use crate::kernel::KernelError;
 use crate::log::LogError;
 use crate::policy::Problem;
 
@@ -78,14 +76,11 @@ impl Failure {
         match self {
             Self::Config(_) | Self::Policy(_) | Self::Compile(_) => Exit::Invalid,
             Self::Usage(_) | Self::Log(_) => Exit::Usage,
-            Self::App(AppError::Input { .. } | AppError::Compile(_) | AppError::Serve(ServeError::NotLoopback { .. })) => {
-                Exit::Invalid
+            Self::App(error) if error.is_input() => Exit::Invalid,
+            Self::App(error) if error.is_unsupported() => Exit::Unavailable,
+            Self::App(_) | Self::Client(_) | Self::Answer { .. } | Self::NotFound(_) | Self::Io(_) => {
+                Exit::Failed
             }
-            Self::App(AppError::Kernel(error)) if error.is_unsupported() => Exit::Unavailable,
-            Self::App(AppError::Kernel(KernelError::TooLarge { .. })) => Exit::Invalid,
-            Self::App(AppError::Cgroup(_) | AppError::NothingManaged { .. }) => Exit::Unavailable,
-            Self::App(_) => Exit::Failed,
-            Self::Client(_) | Self::Answer { .. } | Self::NotFound(_) | Self::Io(_) => Exit::Failed,
         }
     }
 }

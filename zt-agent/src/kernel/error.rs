@@ -8,13 +8,17 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
     /// The process may not do what enforcement needs.
-    #[error("missing privilege: {missing}; run as root, or grant the capabilities that deploy/zt-agent.service lists")]
+    #[error(
+        "missing privilege: {missing}; run as root, or grant the capabilities that deploy/zt-agent.service lists"
+    )]
     Privilege {
         /// What was refused.
         missing: &'static str,
     },
     /// The kernel lacks something.
-    #[error("the kernel lacks {missing}: {cause}; zt needs Linux 6.1 or later with CONFIG_CGROUP_BPF, CONFIG_BPF_SYSCALL and CONFIG_INET_DIAG_DESTROY")]
+    #[error(
+        "the kernel lacks {missing}: {cause}; zt needs Linux 6.1 or later with CONFIG_CGROUP_BPF, CONFIG_BPF_SYSCALL and CONFIG_INET_DIAG_DESTROY"
+    )]
     Missing {
         /// What is missing.
         missing: String,
@@ -48,7 +52,9 @@ pub enum KernelError {
         cause: String,
     },
     /// The policy's table does not fit.
-    #[error("the policy compiles to {needed} entries, and a table holds at most {limit}: the table in force stays")]
+    #[error(
+        "the policy compiles to {needed} entries, and a table holds at most {limit}: the table in force stays"
+    )]
     TooLarge {
         /// Entries asked for.
         needed: usize,
@@ -84,11 +90,17 @@ impl KernelError {
 
     /// A closure that wraps an error of a map.
     pub(super) fn map<E: std::fmt::Display>(map: &'static str) -> impl FnOnce(E) -> Self {
-        move |cause| Self::Map { map, cause: cause.to_string() }
+        move |cause| Self::Map {
+            map,
+            cause: cause.to_string(),
+        }
     }
 
     /// Whether this is the host's lack rather than a passing failure (exit code 77).
     pub fn is_unsupported(&self) -> bool {
-        matches!(self, Self::Privilege { .. } | Self::Missing { .. } | Self::Load { .. } | Self::Attach { .. })
+        matches!(
+            self,
+            Self::Privilege { .. } | Self::Missing { .. } | Self::Load { .. } | Self::Attach { .. }
+        )
     }
 }

@@ -23,11 +23,19 @@ impl Guards {
     /// Opens what a predecessor left; a guard whose cgroup is gone goes too.
     pub(super) fn new(pins: &Pins) -> Result<Self, KernelError> {
         let directory = pins.links();
-        let mut guards = Self { directory: directory.clone(), links: HashMap::new() };
+        let mut guards = Self {
+            directory: directory.clone(),
+            links: HashMap::new(),
+        };
         let entries = fs::read_dir(&directory).map_err(KernelError::io("list", &directory))?;
-        for path in entries.flatten().map(|entry| entry.path()).filter(|path| is_pin(path)) {
+        for path in entries
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| is_pin(path))
+        {
             let link = sys::open_pin(&path).map_err(KernelError::io("open the pinned link", &path))?;
-            let info = sys::link_info(link.as_fd()).map_err(KernelError::io("inspect the pinned link", &path))?;
+            let info =
+                sys::link_info(link.as_fd()).map_err(KernelError::io("inspect the pinned link", &path))?;
             if info.cgroup == 0 {
                 fs::remove_file(&path).map_err(KernelError::io("remove the stale pin", &path))?;
             } else {
@@ -40,13 +48,19 @@ impl Guards {
     /// Puts this agent's program into every guard.
     pub(super) fn take_over(&self, program: BorrowedFd<'_>) -> Result<(), KernelError> {
         for (id, link) in &self.links {
-            sys::link_update(link.as_fd(), program).map_err(KernelError::io("update the pinned link", self.pin(*id)))?;
+            sys::link_update(link.as_fd(), program)
+                .map_err(KernelError::io("update the pinned link", self.pin(*id)))?;
         }
         Ok(())
     }
 
     /// Guards a cgroup. Whether it was not guarded before.
-    pub(super) fn add(&mut self, program: BorrowedFd<'_>, cgroup: &Path, id: u64) -> Result<bool, KernelError> {
+    pub(super) fn add(
+        &mut self,
+        program: BorrowedFd<'_>,
+        cgroup: &Path,
+        id: u64,
+    ) -> Result<bool, KernelError> {
         if self.links.contains_key(&id) {
             return Ok(false);
         }
@@ -82,5 +96,7 @@ impl Guards {
 
 /// Whether a pin is that of a guard.
 pub(super) fn is_pin(path: &Path) -> bool {
-    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(UDP_GUARD.program))
+    path.file_name()
+        .and_then(|name| name.to_str())
+        .is_some_and(|name| name.starts_with(UDP_GUARD.program))
 }

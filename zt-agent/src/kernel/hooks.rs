@@ -95,7 +95,11 @@ pub(super) fn attach(
     cgroup_id: u64,
     pin: &Path,
 ) -> Result<OwnedFd, KernelError> {
-    let failed = |source| KernelError::Attach { program: hook.program, cgroup: cgroup.into(), source };
+    let failed = |source| KernelError::Attach {
+        program: hook.program,
+        cgroup: cgroup.into(),
+        source,
+    };
     match sys::open_pin(pin) {
         Ok(link) => {
             let info = sys::link_info(link.as_fd()).map_err(failed)?;

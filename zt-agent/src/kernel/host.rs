@@ -21,7 +21,9 @@ pub struct Pins {
 impl Pins {
     /// Below `bpffs` (`/sys/fs/bpf/zt` by default), in a directory of this ABI version.
     pub fn below(bpffs: &Path) -> Self {
-        Self { root: bpffs.join(format!("v{ABI_VERSION}")) }
+        Self {
+            root: bpffs.join(format!("v{ABI_VERSION}")),
+        }
     }
 
     /// The directory of pinned maps.
@@ -38,7 +40,8 @@ impl Pins {
     pub fn prepare(&self) -> Result<(), KernelError> {
         mount_bpffs()?;
         for directory in [self.maps(), self.links()] {
-            fs::create_dir_all(&directory).map_err(KernelError::io("create the pin directory", &directory))?;
+            fs::create_dir_all(&directory)
+                .map_err(KernelError::io("create the pin directory", &directory))?;
         }
         let kind = statfs(&self.root).map_err(|errno| KernelError::Io {
             what: "inspect",
@@ -61,7 +64,9 @@ impl Pins {
         let mut removed = 0;
         // Links first: hooks go before the maps that they read.
         for directory in [self.links(), self.maps()] {
-            let Ok(entries) = fs::read_dir(&directory) else { continue };
+            let Ok(entries) = fs::read_dir(&directory) else {
+                continue;
+            };
             for entry in entries.flatten() {
                 fs::remove_file(entry.path()).map_err(KernelError::io("remove the pin", entry.path()))?;
                 removed += 1;
@@ -82,8 +87,18 @@ fn mount_bpffs() -> Result<(), KernelError> {
     if statfs(path).is_ok_and(|kind| kind.filesystem_type() == BPF_FS_MAGIC) {
         return Ok(());
     }
-    mount(Some("bpf"), path, Some("bpf"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC, Some("mode=0700"))
-        .map_err(|errno| KernelError::Io { what: "mount a BPF file system at", path: path.into(), source: errno.into() })?;
+    mount(
+        Some("bpf"),
+        path,
+        Some("bpf"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+        Some("mode=0700"),
+    )
+    .map_err(|errno| KernelError::Io {
+        what: "mount a BPF file system at",
+        path: path.into(),
+        source: errno.into(),
+    })?;
     tracing::info!(path = BPFFS, "mounted the BPF file system");
     Ok(())
 }
@@ -97,7 +112,8 @@ pub fn check_privileges() -> Result<(), KernelError> {
         (21, "CAP_SYS_ADMIN (enter the network namespaces of workloads)"),
         (19, "CAP_SYS_PTRACE (see the namespaces of workloads' processes)"),
     ];
-    let status = fs::read_to_string("/proc/self/status").map_err(KernelError::io("read", "/proc/self/status"))?;
+    let status =
+        fs::read_to_string("/proc/self/status").map_err(KernelError::io("read", "/proc/self/status"))?;
     let effective = status
         .lines()
         .find_map(|line| line.strip_prefix("CapEff:"))

@@ -41,15 +41,22 @@ impl Loaded {
 
     /// A program's descriptor.
     pub(super) fn program(&self, name: &'static str) -> Result<&ProgramFd, KernelError> {
-        let program = self.ebpf.program(name).ok_or(KernelError::Load { program: name, cause: "not in the object".into() })?;
-        program.fd().map_err(|error| KernelError::Load { program: name, cause: chain(&error) })
+        let program = self.ebpf.program(name).ok_or(KernelError::Load {
+            program: name,
+            cause: "not in the object".into(),
+        })?;
+        program.fd().map_err(|error| KernelError::Load {
+            program: name,
+            cause: chain(&error),
+        })
     }
 
     /// Takes a map, which knows its type.
     pub(super) fn take(&mut self, name: &'static str) -> Result<Map, KernelError> {
-        self.ebpf
-            .take_map(name)
-            .ok_or(KernelError::Map { map: name, cause: "not in the object".into() })
+        self.ebpf.take_map(name).ok_or(KernelError::Map {
+            map: name,
+            cause: "not in the object".into(),
+        })
     }
 
     /// The object itself, for the kernel-side log.
@@ -70,7 +77,9 @@ pub(super) fn fd(map: &MapData) -> BorrowedFd<'_> {
 
 fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), KernelError> {
     let failed = |cause: String| KernelError::Load { program: name, cause };
-    let program = ebpf.program_mut(name).ok_or_else(|| failed("not in the object".into()))?;
+    let program = ebpf
+        .program_mut(name)
+        .ok_or_else(|| failed("not in the object".into()))?;
     let loaded = match program {
         Program::CgroupSockAddr(program) => CgroupSockAddr::load(program),
         Program::CgroupSock(program) => CgroupSock::load(program),

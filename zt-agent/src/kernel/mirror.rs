@@ -20,7 +20,10 @@ pub(super) struct Mirror<K, V> {
 impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Mirror<K, V> {
     /// Reads what a predecessor left in the map.
     pub(super) fn new(name: &'static str, map: KernelMap<MapData, K, V>) -> Result<Self, KernelError> {
-        let content = map.iter().collect::<Result<_, _>>().map_err(KernelError::map(name))?;
+        let content = map
+            .iter()
+            .collect::<Result<_, _>>()
+            .map_err(KernelError::map(name))?;
         Ok(Self { name, map, content })
     }
 
@@ -34,7 +37,9 @@ impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Mirror<K, V> {
         if self.content.get(&key) == Some(&value) {
             return Ok(false);
         }
-        self.map.insert(key, value, 0).map_err(KernelError::map(self.name))?;
+        self.map
+            .insert(key, value, 0)
+            .map_err(KernelError::map(self.name))?;
         self.content.insert(key, value);
         Ok(true)
     }
@@ -50,12 +55,17 @@ impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Mirror<K, V> {
 
     /// Makes the map hold exactly `wanted`: what is new or different is written first, then what is not wanted goes.
     /// Whether anything changed.
-    pub(super) fn replace(&mut self, wanted: HashMap<K, V>) -> Result<bool, KernelError> {
+    pub(super) fn replace(&mut self, wanted: &HashMap<K, V>) -> Result<bool, KernelError> {
         let mut changed = false;
-        for (key, value) in &wanted {
+        for (key, value) in wanted {
             changed |= self.set(*key, *value)?;
         }
-        let stale: Vec<K> = self.content.keys().filter(|key| !wanted.contains_key(key)).copied().collect();
+        let stale: Vec<K> = self
+            .content
+            .keys()
+            .filter(|key| !wanted.contains_key(key))
+            .copied()
+            .collect();
         for key in &stale {
             changed |= self.remove(key)?;
         }

@@ -47,8 +47,12 @@ impl Namespaces {
         }
         let mut changed = false;
         if complete {
-            let gone: Vec<u64> =
-                self.known.iter().filter(|(_, ns)| !seen.contains_key(&ns.inode)).map(|(cookie, _)| *cookie).collect();
+            let gone: Vec<u64> = self
+                .known
+                .iter()
+                .filter(|(_, ns)| !seen.contains_key(&ns.inode))
+                .map(|(cookie, _)| *cookie)
+                .collect();
             for cookie in gone {
                 if let Some(namespace) = self.known.remove(&cookie) {
                     self.by_inode.remove(&namespace.inode);
@@ -57,22 +61,40 @@ impl Namespaces {
             }
         }
         for (inode, pid) in seen {
-            if let Some(namespace) = self.by_inode.get(&inode).and_then(|cookie| self.known.get_mut(cookie)) {
+            if let Some(namespace) = self
+                .by_inode
+                .get(&inode)
+                .and_then(|cookie| self.known.get_mut(cookie))
+            {
                 namespace.pid = pid;
                 if !refresh {
                     continue;
                 }
             }
-            let Ok(file) = File::open(ns_path(pid)) else { continue };
-            let Ok(Ok((cookie, addresses))) = inside(&file, || Ok::<_, io::Error>((cookie()?, addresses()?))) else {
+            let Ok(file) = File::open(ns_path(pid)) else {
                 continue;
             };
-            if let Some(stale) = self.by_inode.insert(inode, cookie).filter(|stale| *stale != cookie) {
+            let Ok(Ok((cookie, addresses))) = inside(&file, || Ok::<_, io::Error>((cookie()?, addresses()?)))
+            else {
+                continue;
+            };
+            if let Some(stale) = self
+                .by_inode
+                .insert(inode, cookie)
+                .filter(|stale| *stale != cookie)
+            {
                 // The kernel gave a new namespace the inode of one that is gone.
                 self.known.remove(&stale);
                 changed = true;
             }
-            let before = self.known.insert(cookie, Namespace { inode, pid, addresses: addresses.clone() });
+            let before = self.known.insert(
+                cookie,
+                Namespace {
+                    inode,
+                    pid,
+                    addresses: addresses.clone(),
+                },
+            );
             changed |= before.is_none_or(|before| before.addresses != addresses);
         }
         changed
@@ -85,9 +107,9 @@ impl Namespaces {
 
     /// Every (cookie, address) known: the content of `zt_local`.
     pub fn local(&self) -> impl Iterator<Item = (u64, Address)> + '_ {
-        self.known
-            .iter()
-            .flat_map(|(cookie, namespace)| namespace.addresses.iter().map(move |address| (*cookie, *address)))
+        self.known.iter().flat_map(|(cookie, namespace)| {
+            namespace.addresses.iter().map(move |address| (*cookie, *address))
+        })
     }
 
     /// All cookies known.
@@ -99,7 +121,11 @@ impl Namespaces {
     pub fn open(&self, wanted: u64) -> io::Result<File> {
         let namespace = self.known.get(&wanted).ok_or(io::ErrorKind::NotFound)?;
         let file = File::open(ns_path(namespace.pid))?;
-        if file.metadata()?.ino() == namespace.inode { Ok(file) } else { Err(io::ErrorKind::NotFound.into()) }
+        if file.metadata()?.ino() == namespace.inode {
+            Ok(file)
+        } else {
+            Err(io::ErrorKind::NotFound.into())
+        }
     }
 }
 
@@ -130,7 +156,12 @@ pub fn enter(namespace: &File) -> io::Result<()> {
 pub fn cookie() -> io::Result<u64> {
     use std::os::fd::AsRawFd as _;
     const SO_NETNS_COOKIE: libc::c_int = 71;
-    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    let socket = socket(
+        AddressFamily::Inet,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
     let mut cookie = 0_u64;
     let mut length = size_of::<u64>() as libc::socklen_t;
     // SAFETY: the buffer has the length given.
@@ -143,14 +174,20 @@ pub fn cookie() -> io::Result<u64> {
             &raw mut length,
         )
     };
-    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(cookie)
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Addresses of the calling thread's namespace, loopback left out (it is known without looking).
 pub fn addresses() -> io::Result<BTreeSet<Address>> {
     let mut found = BTreeSet::new();
     for interface in getifaddrs()? {
-        let Some(address) = interface.address else { continue };
+        let Some(address) = interface.address else {
+            continue;
+        };
         let ip = if let Some(v4) = address.as_sockaddr_in() {
             IpAddr::V4(v4.ip())
         } else if let Some(v6) = address.as_sockaddr_in6() {
@@ -176,8 +213,15 @@ pub fn processes(cgroup: &Path) -> Vec<u32> {
         if found.len() > MOST_PROCESSES {
             break;
         }
-        let Ok(entries) = fs::read_dir(&directory) else { continue };
-        pending.extend(entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|e| e.path()));
+        let Ok(entries) = fs::read_dir(&directory) else {
+            continue;
+        };
+        pending.extend(
+            entries
+                .flatten()
+                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+                .map(|e| e.path()),
+        );
     }
     found
 }

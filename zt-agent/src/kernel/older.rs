@@ -61,9 +61,9 @@ fn list(namespaces: &Namespaces) -> Vec<Listed> {
         .collect()
 }
 
-/// What was found and nobody had seen.
+/// Sockets that no hook had seen.
 #[derive(Debug, Default)]
-pub(super) struct Older {
+pub struct Older {
     /// Connections, as the hooks would have filed them.
     pub connections: Vec<(u64, Connection)>,
     /// Workloads with bound UDP sockets.
@@ -83,7 +83,8 @@ pub(super) fn find(
     pids: &[u32],
 ) -> Result<Older, KernelError> {
     let storage = Map::SkStorage(load::open(pins, names::SOCKETS)?);
-    let mut storage: SkStorage<MapData, Socket> = storage.try_into().map_err(KernelError::map(names::SOCKETS))?;
+    let mut storage: SkStorage<MapData, Socket> =
+        storage.try_into().map_err(KernelError::map(names::SOCKETS))?;
     let mut older = Older::default();
     let mut orphans: HashMap<u32, Socket> = HashMap::new();
     for Listed { netns, sockets } in list(namespaces) {
@@ -94,9 +95,12 @@ pub(super) fn find(
             .map(|socket| (socket.target.local, socket.target.local_port))
             .collect();
         // Listeners first: they name the other end of connections within the namespace.
-        let (waiting, connected): (Vec<&Found>, Vec<&Found>) = sockets.iter().partition(|socket| waits(socket));
+        let (waiting, connected): (Vec<&Found>, Vec<&Found>) =
+            sockets.iter().partition(|socket| waits(socket));
         for socket in waiting.into_iter().chain(connected) {
-            let Some(workload) = owner(socket.cgroup) else { continue };
+            let Some(workload) = owner(socket.cgroup) else {
+                continue;
+            };
             let target = &socket.target;
             if waits(socket) {
                 if target.local_port == 0 {
@@ -132,7 +136,10 @@ pub(super) fn find(
                     && listening.iter().any(|(address, port)| {
                         *port == target.local_port && (address.is_unspecified() || *address == target.local)
                     });
-                older.connections.push((target.cookie, connection(tables, table, netns, socket, workload, inbound)));
+                older.connections.push((
+                    target.cookie,
+                    connection(tables, table, netns, socket, workload, inbound),
+                ));
             }
         }
     }
@@ -158,7 +165,10 @@ fn connection(
 ) -> Connection {
     let target = &socket.target;
     let local = tables.is_local(netns, &target.remote);
-    let own = tables.workloads().get(&workload).map_or(identity::UNKNOWN, |own| own.identity);
+    let own = tables
+        .workloads()
+        .get(&workload)
+        .map_or(identity::UNKNOWN, |own| own.identity);
     let other = if local {
         let wildcards = [target.remote, Address::UNSPECIFIED_V4, Address::UNSPECIFIED_V6];
         let listener = wildcards.into_iter().find_map(|address| {
@@ -172,21 +182,26 @@ fn connection(
             tables.listener(&key)
         });
         match listener {
-            Some(listener) if listener.ambiguous == 0 => {
-                tables.workloads().get(&listener.workload).map_or(identity::UNKNOWN, |owner| owner.identity)
-            }
+            Some(listener) if listener.ambiguous == 0 => tables
+                .workloads()
+                .get(&listener.workload)
+                .map_or(identity::UNKNOWN, |owner| owner.identity),
             Some(_) => identity::UNKNOWN,
             None => identity::HOST,
         }
     } else {
-        tables
-            .peers()
-            .get(&target.remote)
-            .map_or_else(|| table.networks().number_at(target.remote.into()), |peer| peer.identity)
+        tables.peers().get(&target.remote).map_or_else(
+            || table.networks().number_at(target.remote.into()),
+            |peer| peer.identity,
+        )
     };
     let (source, destination) = if inbound { (other, own) } else { (own, other) };
     let mut flags = CONNECTION_ESTABLISHED;
-    for (on, flag) in [(inbound, CONNECTION_INBOUND), (target.ipv6, CONNECTION_IPV6), (local, CONNECTION_LOCAL)] {
+    for (on, flag) in [
+        (inbound, CONNECTION_INBOUND),
+        (target.ipv6, CONNECTION_IPV6),
+        (local, CONNECTION_LOCAL),
+    ] {
         if on {
             flags |= flag;
         }
@@ -202,7 +217,11 @@ fn connection(
         remote: target.remote,
         local_port: target.local_port,
         remote_port: target.remote_port,
-        target_port: if inbound { target.local_port } else { target.remote_port },
+        target_port: if inbound {
+            target.local_port
+        } else {
+            target.remote_port
+        },
         protocol: target.protocol,
         flags,
     }
@@ -223,15 +242,28 @@ fn adopt(storage: &mut SkStorage<MapData, Socket>, mut orphans: HashMap<u32, Soc
         if orphans.is_empty() {
             return;
         }
-        let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
+        let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else {
+            continue;
+        };
         for entry in entries.flatten() {
-            let Some(inode) = socket_inode(&entry.path()) else { continue };
-            let Some(socket) = orphans.get(&inode) else { continue };
-            let number = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok());
-            let stored = number.ok_or(io::ErrorKind::InvalidData.into()).and_then(|number| {
-                let fd = borrow_descriptor(pid, number)?;
-                storage.insert(&fd.as_raw_fd(), socket, 0).map_err(io::Error::other)
-            });
+            let Some(inode) = socket_inode(&entry.path()) else {
+                continue;
+            };
+            let Some(socket) = orphans.get(&inode) else {
+                continue;
+            };
+            let number = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse::<i32>().ok());
+            let stored = number
+                .ok_or(io::ErrorKind::InvalidData.into())
+                .and_then(|number| {
+                    let fd = borrow_descriptor(pid, number)?;
+                    storage
+                        .insert(&fd.as_raw_fd(), socket, 0)
+                        .map_err(io::Error::other)
+                });
             match stored {
                 Ok(()) => {
                     orphans.remove(&inode);
@@ -241,13 +273,20 @@ fn adopt(storage: &mut SkStorage<MapData, Socket>, mut orphans: HashMap<u32, Soc
         }
     }
     if !orphans.is_empty() {
-        tracing::warn!(sockets = orphans.len(), "listening sockets whose holder was not found: what they accept is `unknown`");
+        tracing::warn!(
+            sockets = orphans.len(),
+            "listening sockets whose holder was not found: what they accept is `unknown`"
+        );
     }
 }
 
 fn socket_inode(path: &Path) -> Option<u32> {
     let link = fs::read_link(path).ok()?;
-    link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+    link.to_str()?
+        .strip_prefix("socket:[")?
+        .strip_suffix(']')?
+        .parse()
+        .ok()
 }
 
 /// A copy of another process's descriptor.

@@ -79,8 +79,12 @@ pub(super) struct SockDiag {
 impl SockDiag {
     /// Opens one in the namespace of the calling thread.
     pub(super) fn open() -> io::Result<Self> {
-        let socket =
-            socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag)?;
+        let socket = socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC,
+            SockProtocol::NetlinkSockDiag,
+        )?;
         Ok(Self { socket })
     }
 
@@ -90,8 +94,20 @@ impl SockDiag {
         for window in targets.chunks(WINDOW) {
             let mut requests = Vec::with_capacity(window.len() * REQUEST_SIZE);
             for (sequence, target) in window.iter().enumerate() {
-                let family = if target.ipv6 { libc::AF_INET6 } else { libc::AF_INET } as u8;
-                request(&mut requests, SOCK_DESTROY, REQUEST | ACK, sequence as u32, family, target, u32::MAX);
+                let family = if target.ipv6 {
+                    libc::AF_INET6
+                } else {
+                    libc::AF_INET
+                } as u8;
+                request(
+                    &mut requests,
+                    SOCK_DESTROY,
+                    REQUEST | ACK,
+                    sequence as u32,
+                    family,
+                    target,
+                    u32::MAX,
+                );
             }
             send(self.socket.as_raw_fd(), &requests, MsgFlags::empty())?;
             let mut outcome: Vec<Option<io::Result<()>>> = (0..window.len()).map(|_| None).collect();
@@ -100,7 +116,9 @@ impl SockDiag {
             while missing > 0 {
                 let length = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
                 for message in Messages(buffer.get(..length).unwrap_or_default()) {
-                    let Some(slot) = outcome.get_mut(message.sequence as usize) else { continue };
+                    let Some(slot) = outcome.get_mut(message.sequence as usize) else {
+                        continue;
+                    };
                     if message.kind == NLMSG_ERROR && slot.is_none() {
                         *slot = Some(message.error());
                         missing -= 1;
@@ -130,7 +148,15 @@ impl SockDiag {
         };
         let family = if ipv6 { libc::AF_INET6 } else { libc::AF_INET } as u8;
         let mut bytes = Vec::with_capacity(REQUEST_SIZE);
-        request(&mut bytes, SOCK_DIAG_BY_FAMILY, REQUEST | DUMP, 0, family, &any, states);
+        request(
+            &mut bytes,
+            SOCK_DIAG_BY_FAMILY,
+            REQUEST | DUMP,
+            0,
+            family,
+            &any,
+            states,
+        );
         send(self.socket.as_raw_fd(), &bytes, MsgFlags::empty())?;
         let mut found = Vec::new();
         let mut buffer = vec![0_u8; 64 * 1024];
@@ -151,7 +177,15 @@ impl SockDiag {
     }
 }
 
-fn request(out: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, family: u8, target: &Target, states: u32) {
+fn request(
+    out: &mut Vec<u8>,
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    family: u8,
+    target: &Target,
+    states: u32,
+) {
     out.extend_from_slice(&(REQUEST_SIZE as u32).to_ne_bytes());
     out.extend_from_slice(&kind.to_ne_bytes());
     out.extend_from_slice(&flags.to_ne_bytes());
@@ -178,13 +212,26 @@ fn request(out: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, family: u8, 
 fn parse(body: &[u8], protocol: u8) -> Option<Found> {
     let &[family, state, ..] = body else { return None };
     let ipv6 = i32::from(family) == libc::AF_INET6;
-    let bytes16 = |at: usize| body.get(at..at + 16).and_then(|bytes| <[u8; 16]>::try_from(bytes).ok());
-    let u16_be = |at: usize| body.get(at..at + 2).and_then(|bytes| Some(u16::from_be_bytes(bytes.try_into().ok()?)));
-    let u32_ne = |at: usize| body.get(at..at + 4).and_then(|bytes| Some(u32::from_ne_bytes(bytes.try_into().ok()?)));
+    let bytes16 = |at: usize| {
+        body.get(at..at + 16)
+            .and_then(|bytes| <[u8; 16]>::try_from(bytes).ok())
+    };
+    let u16_be = |at: usize| {
+        body.get(at..at + 2)
+            .and_then(|bytes| Some(u16::from_be_bytes(bytes.try_into().ok()?)))
+    };
+    let u32_ne = |at: usize| {
+        body.get(at..at + 4)
+            .and_then(|bytes| Some(u32::from_ne_bytes(bytes.try_into().ok()?)))
+    };
     let address = |at| {
         let bytes = bytes16(at)?;
         let [a, b, c, d, ..] = bytes;
-        Some(if ipv6 { Address(bytes) } else { Address::from_v4([a, b, c, d]) })
+        Some(if ipv6 {
+            Address(bytes)
+        } else {
+            Address::from_v4([a, b, c, d])
+        })
     };
     let target = Target {
         local_port: u16_be(4)?,
@@ -204,10 +251,17 @@ fn parse(body: &[u8], protocol: u8) -> Option<Found> {
         if u16::from_ne_bytes([k0, k1]) == INET_DIAG_CGROUP_ID {
             cgroup = u64::from_ne_bytes(attributes.get(4..12)?.try_into().ok()?);
         }
-        let Some(rest) = attributes.get(length.max(4).next_multiple_of(4)..) else { break };
+        let Some(rest) = attributes.get(length.max(4).next_multiple_of(4)..) else {
+            break;
+        };
         attributes = rest;
     }
-    Some(Found { target, state, inode, cgroup })
+    Some(Found {
+        target,
+        state,
+        inode,
+        cgroup,
+    })
 }
 
 struct Message<'a> {
@@ -218,7 +272,12 @@ struct Message<'a> {
 
 impl Message<'_> {
     fn error(&self) -> io::Result<()> {
-        match self.body.get(..4).and_then(|bytes| bytes.try_into().ok()).map(i32::from_ne_bytes) {
+        match self
+            .body
+            .get(..4)
+            .and_then(|bytes| bytes.try_into().ok())
+            .map(i32::from_ne_bytes)
+        {
             Some(0) => Ok(()),
             Some(code) => Err(io::Error::from_raw_os_error(-code)),
             None => Err(ErrorKind::InvalidData.into()),
@@ -233,11 +292,17 @@ impl<'a> Iterator for Messages<'a> {
     type Item = Message<'a>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let &[a, b, c, d, k0, k1, _, _, s0, s1, s2, s3, ..] = self.0 else { return None };
+        let &[a, b, c, d, k0, k1, _, _, s0, s1, s2, s3, ..] = self.0 else {
+            return None;
+        };
         let length = u32::from_ne_bytes([a, b, c, d]) as usize;
         let body = self.0.get(16..length)?;
         self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some(Message { kind: u16::from_ne_bytes([k0, k1]), sequence: u32::from_ne_bytes([s0, s1, s2, s3]), body })
+        Some(Message {
+            kind: u16::from_ne_bytes([k0, k1]),
+            sequence: u32::from_ne_bytes([s0, s1, s2, s3]),
+            body,
+        })
     }
 }
 
@@ -271,7 +336,15 @@ mod tests {
             interface: 7,
         };
         let mut out = Vec::new();
-        request(&mut out, SOCK_DESTROY, REQUEST | ACK, 1, libc::AF_INET as u8, &target, u32::MAX);
+        request(
+            &mut out,
+            SOCK_DESTROY,
+            REQUEST | ACK,
+            1,
+            libc::AF_INET as u8,
+            &target,
+            u32::MAX,
+        );
         assert_eq!(out.len(), REQUEST_SIZE);
         assert_eq!(&out[24..28], &[0x15, 0x38, 0x9c, 0x40]);
         assert_eq!(&out[28..32], &[10, 0, 0, 1]);

@@ -8,7 +8,8 @@ use std::net::IpAddr;
 use std::thread;
 
 use zt_common::abi::{
-    CONNECTION_ENFORCED, CONNECTION_ESTABLISHED, CONNECTION_INBOUND, CONNECTION_IPV6, CONNECTION_LOCAL, Connection, MODE_ENFORCE, Workload,
+    CONNECTION_ENFORCED, CONNECTION_ESTABLISHED, CONNECTION_INBOUND, CONNECTION_IPV6, CONNECTION_LOCAL,
+    Connection, MODE_ENFORCE, Workload,
 };
 use zt_common::entry::Flow;
 use zt_common::identity;
@@ -46,7 +47,10 @@ pub struct Sweep {
 impl Sweep {
     /// Tries once more to destroy what is still there.
     pub fn retry(&mut self, namespaces: &Namespaces) {
-        let mut left: Vec<Revoked> = self.revoked.extract_if(.., |revoked| !revoked.destroyed).collect();
+        let mut left: Vec<Revoked> = self
+            .revoked
+            .extract_if(.., |revoked| !revoked.destroyed)
+            .collect();
         destroy(&mut left, namespaces);
         self.revoked.append(&mut left);
     }
@@ -67,7 +71,9 @@ pub(super) fn judge(
                 return None;
             }
             let own = workloads.get(&connection.workload);
-            let enforced = own.map_or(connection.flags & CONNECTION_ENFORCED != 0, |own| own.mode == MODE_ENFORCE);
+            let enforced = own.map_or(connection.flags & CONNECTION_ENFORCED != 0, |own| {
+                own.mode == MODE_ENFORCE
+            });
             if !enforced {
                 return None;
             }
@@ -79,7 +85,12 @@ pub(super) fn judge(
                 protocol: connection.protocol,
             };
             let verdict = table.decide(&flow);
-            (!verdict.allowed).then_some(Revoked { cookie, connection, verdict, destroyed: false })
+            (!verdict.allowed).then_some(Revoked {
+                cookie,
+                connection,
+                verdict,
+                destroyed: false,
+            })
         })
         .collect();
     Sweep { looked_at, revoked }
@@ -90,7 +101,9 @@ fn rename(connection: &mut Connection, own: Option<&Workload>, table: &AllowTabl
     let local = connection.flags & CONNECTION_LOCAL != 0;
     let by_network = |number: u64| {
         // What the networks of a policy named is named by those of the next.
-        let depends = number == identity::WORLD || number & identity::NETWORK_BIT == number || number == identity::UNKNOWN;
+        let depends = number == identity::WORLD
+            || number & identity::NETWORK_BIT == number
+            || number == identity::UNKNOWN;
         if depends && number < identity::FIRST_WORKLOAD && !local {
             table.networks().number_at(IpAddr::from(connection.remote))
         } else {
@@ -111,7 +124,10 @@ fn rename(connection: &mut Connection, own: Option<&Workload>, table: &AllowTabl
 pub(super) fn destroy(revoked: &mut [Revoked], namespaces: &Namespaces) {
     let mut by_namespace: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
     for (index, revoked) in revoked.iter().enumerate() {
-        by_namespace.entry(revoked.connection.netns).or_default().push(index);
+        by_namespace
+            .entry(revoked.connection.netns)
+            .or_default()
+            .push(index);
     }
     // Large namespaces are shared out, small ones gathered: each share is about as long as the others.
     let share = revoked.len().div_ceil(WORKERS).max(1);
@@ -139,7 +155,10 @@ pub(super) fn destroy(revoked: &mut [Revoked], namespaces: &Namespaces) {
             .filter(|share| !share.is_empty())
             .map(|share| scope.spawn(|| destroy_share(share, &targets, namespaces)))
             .collect();
-        workers.into_iter().flat_map(|worker| worker.join().unwrap_or_default()).collect()
+        workers
+            .into_iter()
+            .flat_map(|worker| worker.join().unwrap_or_default())
+            .collect()
     });
     for index in done {
         if let Some(revoked) = revoked.get_mut(index) {
@@ -170,7 +189,11 @@ fn complete(diag: &SockDiag, mut targets: Vec<Target>) -> io::Result<Vec<Target>
     let mut found = HashMap::new();
     for ipv6 in [false, true] {
         let sockets = diag.list(ipv6, UDP, 1 << ESTABLISHED)?;
-        found.extend(sockets.into_iter().map(|socket| (socket.target.cookie, socket.target)));
+        found.extend(
+            sockets
+                .into_iter()
+                .map(|socket| (socket.target.cookie, socket.target)),
+        );
     }
     for target in targets.iter_mut().filter(|target| target.protocol == UDP) {
         if let Some(known) = found.get(&target.cookie) {
@@ -184,7 +207,10 @@ fn complete(diag: &SockDiag, mut targets: Vec<Target>) -> io::Result<Vec<Target>
 fn destroy_share(share: &[(u64, Vec<usize>)], targets: &[Target], namespaces: &Namespaces) -> Vec<usize> {
     let mut done = Vec::new();
     for (netns, indices) in share {
-        let wanted: Vec<Target> = indices.iter().filter_map(|index| targets.get(*index).copied()).collect();
+        let wanted: Vec<Target> = indices
+            .iter()
+            .filter_map(|index| targets.get(*index).copied())
+            .collect();
         let answers = namespaces.open(*netns).and_then(|namespace| {
             netns::enter(&namespace)?;
             let diag = SockDiag::open()?;
@@ -195,7 +221,9 @@ fn destroy_share(share: &[(u64, Vec<usize>)], targets: &[Target], namespaces: &N
                 for (index, answer) in indices.iter().zip(answers) {
                     match answer {
                         Ok(()) => done.push(*index),
-                        Err(error) => tracing::warn!(netns, %error, "cannot destroy a socket that policy revoked"),
+                        Err(error) => {
+                            tracing::warn!(netns, %error, "cannot destroy a socket that policy revoked");
+                        }
                     }
                 }
             }

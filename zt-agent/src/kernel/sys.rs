@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The few `bpf(2)` commands that aya does not offer: updating and inspecting cgroup links, pinning them, attaching
 //! to a sockhash, and maps in batches. Layouts follow `union bpf_attr` in `include/uapi/linux/bpf.h`.
-#![expect(unsafe_code, reason = "system calls; every pointer handed over lives across the call")]
+#![expect(
+    unsafe_code,
+    reason = "system calls; every pointer handed over lives across the call"
+)]
 
 use std::ffi::CString;
 use std::io;
@@ -28,9 +31,18 @@ const BATCH: usize = 4096;
 fn bpf<T>(command: u32, attributes: &mut T) -> io::Result<i64> {
     // SAFETY: the kernel reads and writes at most the size given, all of it inside `attributes`.
     let result = unsafe {
-        libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), u32::try_from(size_of::<T>()).unwrap_or(0))
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_mut(attributes),
+            u32::try_from(size_of::<T>()).unwrap_or(0),
+        )
     };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
 }
 
 fn owned(result: i64) -> OwnedFd {
@@ -90,13 +102,28 @@ struct Object {
 /// Opens a pinned object.
 pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     let path = path_argument(path)?;
-    bpf(OBJ_GET, &mut Object { pathname: path.as_ptr() as u64, ..Object::default() }).map(owned)
+    bpf(
+        OBJ_GET,
+        &mut Object {
+            pathname: path.as_ptr() as u64,
+            ..Object::default()
+        },
+    )
+    .map(owned)
 }
 
 /// Pins an object.
 pub(super) fn pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = path_argument(path)?;
-    bpf(OBJ_PIN, &mut Object { pathname: path.as_ptr() as u64, fd: fd.as_raw_fd() as u32, flags: 0 }).map(drop)
+    bpf(
+        OBJ_PIN,
+        &mut Object {
+            pathname: path.as_ptr() as u64,
+            fd: fd.as_raw_fd() as u32,
+            flags: 0,
+        },
+    )
+    .map(drop)
 }
 
 #[repr(C)]
@@ -111,7 +138,11 @@ struct LinkCreate {
 }
 
 /// Attaches a program to a cgroup as a link.
-pub(super) fn link_create(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<OwnedFd> {
+pub(super) fn link_create(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    attach_type: u32,
+) -> io::Result<OwnedFd> {
     bpf(
         LINK_CREATE,
         &mut LinkCreate {
@@ -189,7 +220,12 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
             info: std::ptr::from_mut(&mut info) as u64,
         },
     )?;
-    Ok(LinkInfo { id: info.id, program: info.program, cgroup: info.cgroup, attach_type: info.attach_type })
+    Ok(LinkInfo {
+        id: info.id,
+        program: info.program,
+        cgroup: info.cgroup,
+        attach_type: info.attach_type,
+    })
 }
 
 #[repr(C)]
@@ -203,7 +239,11 @@ struct ProgAttach {
 }
 
 /// Attaches a program to a sockhash; one that was there is replaced.
-pub(super) fn attach_to_map(program: BorrowedFd<'_>, map: BorrowedFd<'_>, attach_type: u32) -> io::Result<()> {
+pub(super) fn attach_to_map(
+    program: BorrowedFd<'_>,
+    map: BorrowedFd<'_>,
+    attach_type: u32,
+) -> io::Result<()> {
     bpf(
         PROG_ATTACH,
         &mut ProgAttach {
@@ -247,8 +287,8 @@ pub(super) fn programs_at(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Resul
 #[repr(C)]
 #[derive(Default)]
 struct Batch {
-    in_batch: u64,
-    out_batch: u64,
+    from: u64,
+    to_be_continued: u64,
     keys: u64,
     values: u64,
     count: u32,
@@ -287,8 +327,12 @@ pub(super) fn read_all<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K
         let mut values: Vec<V> = Vec::with_capacity(room);
         let mut next = 0_u64;
         let mut batch = Batch {
-            in_batch: if first { 0 } else { std::ptr::from_ref(&position) as u64 },
-            out_batch: std::ptr::from_mut(&mut next) as u64,
+            from: if first {
+                0
+            } else {
+                std::ptr::from_ref(&position) as u64
+            },
+            to_be_continued: std::ptr::from_mut(&mut next) as u64,
             keys: keys.as_mut_ptr() as u64,
             values: values.as_mut_ptr() as u64,
             count: room as u32,

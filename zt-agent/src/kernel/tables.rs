@@ -8,11 +8,11 @@ use std::os::fd::AsFd as _;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, ArrayOfMaps, HashMap as KernelMap, LpmTrie, Map, MapData, PerCpuArray};
 use ipnet::IpNet;
-use zt_common::abi::{ListenerKey, Listener, LocalKey, Peer, Workload};
+use zt_common::abi::{Listener, ListenerKey, LocalKey, Peer, Workload};
 use zt_common::address::Address;
 use zt_common::control::Control;
 use zt_common::counter::Counter;
-use zt_common::entry::{AllowEntry, AllowKey};
+use zt_common::entry::{AllowEntry, AllowKey, Shapes};
 use zt_common::names;
 
 use super::error::KernelError;
@@ -40,13 +40,25 @@ pub(super) struct Tables {
     peers: Mirror<Address, Peer>,
     local: Mirror<LocalKey, u64>,
     listeners: KernelMap<MapData, ListenerKey, Listener>,
-    /// The inner map in force, how many entries it has room for, and how many it has.
+    /// The inner map in force, what it has room for, and where its networks are.
     in_force: Option<InForce>,
+    /// The slot that a predecessor's table looks at.
+    left_slot: u32,
 }
 
 struct InForce {
     map: Inner,
     room: usize,
+    networks: Networks,
+    slot: u32,
+}
+
+/// An entry as the kernel holds it: the header names the slot of the table's networks.
+fn with_slot((key, mut entry): (AllowKey, AllowEntry), slot: u32) -> (AllowKey, AllowEntry) {
+    if key == AllowKey::HEADER && slot == 1 {
+        entry.bits |= Shapes::NETWORK_SLOT;
+    }
+    (key, entry)
 }
 
 /// Who is who, as the maps shall say it.
@@ -75,13 +87,24 @@ impl Tables {
             local: Mirror::new(names::LOCAL, typed(loaded, names::LOCAL)?)?,
             listeners: typed(loaded, names::LISTENERS)?,
             in_force: None,
+            left_slot: 0,
         })
     }
 
     /// The table that a predecessor left in force.
-    pub(super) fn left_in_force(&self) -> Result<HashMap<AllowKey, AllowEntry>, KernelError> {
+    pub(super) fn left_in_force(&mut self) -> Result<HashMap<AllowKey, AllowEntry>, KernelError> {
         match self.allow.get(&0, 0) {
-            Ok(inner) => inner.iter().collect::<Result<_, _>>().map_err(KernelError::map(names::ALLOW)),
+            Ok(inner) => {
+                let mut entries: HashMap<AllowKey, AllowEntry> = inner
+                    .iter()
+                    .collect::<Result<_, _>>()
+                    .map_err(KernelError::map(names::ALLOW))?;
+                if let Some(header) = entries.get_mut(&AllowKey::HEADER) {
+                    self.left_slot = u32::from(Shapes(header.bits).has(Shapes::NETWORK_SLOT));
+                    header.bits &= !Shapes::NETWORK_SLOT;
+                }
+                Ok(entries)
+            }
             Err(aya::maps::MapError::KeyNotFound) => Ok(HashMap::new()),
             Err(error) => Err(KernelError::map(names::ALLOW)(error)),
         }
@@ -92,7 +115,10 @@ impl Tables {
     pub(super) fn swap(&mut self, table: &AllowTable) -> Result<(), KernelError> {
         let limit = names::MAX_ALLOW_ENTRIES as usize;
         if table.len() > limit {
-            return Err(KernelError::TooLarge { needed: table.len(), limit });
+            return Err(KernelError::TooLarge {
+                needed: table.len(),
+                limit,
+            });
         }
         let room = (table.len() + HEADROOM).min(limit);
         let fd = sys::create_map(
@@ -104,30 +130,51 @@ impl Tables {
             0,
         )
         .map_err(KernelError::map(names::ALLOW))?;
-        let (keys, values): (Vec<_>, Vec<_>) = table.entries().unzip();
+        let slot = self.place_networks(table.networks())?;
+        let (keys, values): (Vec<_>, Vec<_>) = table.entries().map(|entry| with_slot(entry, slot)).unzip();
         sys::update_batch(fd.as_fd(), &keys, &values).map_err(KernelError::map(names::ALLOW))?;
         let inner = MapData::from_fd(fd).map_err(KernelError::map(names::ALLOW))?;
         let inner = Inner::try_from(Map::HashMap(inner)).map_err(KernelError::map(names::ALLOW))?;
-        self.set_networks(table.revision(), table.networks())?;
-        self.allow.set(0, &inner, 0).map_err(KernelError::map(names::ALLOW))?;
-        self.in_force = Some(InForce { map: inner, room });
+        self.allow
+            .set(0, &inner, 0)
+            .map_err(KernelError::map(names::ALLOW))?;
+        self.in_force = Some(InForce {
+            map: inner,
+            room,
+            networks: table.networks().clone(),
+            slot,
+        });
         Ok(())
     }
 
     /// Writes new entries into the table in force, in the order given. Whether there was room; else swap.
-    pub(super) fn add(&mut self, additions: &[(AllowKey, AllowEntry)], total: usize) -> Result<bool, KernelError> {
+    pub(super) fn add(
+        &mut self,
+        additions: &[(AllowKey, AllowEntry)],
+        total: usize,
+    ) -> Result<bool, KernelError> {
         let Some(in_force) = self.in_force.as_mut().filter(|in_force| total <= in_force.room) else {
             return Ok(false);
         };
-        for (key, entry) in additions {
-            in_force.map.insert(key, entry, 0).map_err(KernelError::map(names::ALLOW))?;
+        for addition in additions {
+            let (key, entry) = with_slot(*addition, in_force.slot);
+            in_force
+                .map
+                .insert(key, entry, 0)
+                .map_err(KernelError::map(names::ALLOW))?;
         }
         Ok(true)
     }
 
-    /// Builds the networks of a revision in the slot that the revision in force does not use.
-    fn set_networks(&mut self, revision: u64, networks: &Networks) -> Result<(), KernelError> {
+    /// Puts the networks of the table to come where the table in force does not look, and says where. Networks that
+    /// stay the same stay where they are: each slot written costs a wait for every program that runs.
+    fn place_networks(&mut self, networks: &Networks) -> Result<u32, KernelError> {
         const NO_PREALLOC: u32 = 1;
+        let slot = match &self.in_force {
+            Some(in_force) if in_force.networks == *networks => return Ok(in_force.slot),
+            Some(in_force) => 1 - in_force.slot,
+            None => 1 - self.left_slot,
+        };
         let entries: Vec<(IpNet, u64)> = networks.entries().collect();
         let fd = sys::create_map(
             MAP_TYPE_LPM_TRIE,
@@ -139,23 +186,30 @@ impl Tables {
         )
         .map_err(KernelError::map(names::NETWORKS))?;
         let trie = MapData::from_fd(fd).map_err(KernelError::map(names::NETWORKS))?;
-        let mut trie = NetworkTrie::try_from(Map::LpmTrie(trie)).map_err(KernelError::map(names::NETWORKS))?;
+        let mut trie =
+            NetworkTrie::try_from(Map::LpmTrie(trie)).map_err(KernelError::map(names::NETWORKS))?;
         for (network, number) in entries {
             let (bits, address) = match network {
-                IpNet::V4(v4) => (96 + u32::from(v4.prefix_len()), Address::from_v4(v4.network().octets())),
+                IpNet::V4(v4) => (
+                    96 + u32::from(v4.prefix_len()),
+                    Address::from_v4(v4.network().octets()),
+                ),
                 IpNet::V6(v6) => (u32::from(v6.prefix_len()), Address(v6.network().octets())),
             };
-            trie.insert(&Key::new(bits, address), number, 0).map_err(KernelError::map(names::NETWORKS))?;
+            trie.insert(&Key::new(bits, address), number, 0)
+                .map_err(KernelError::map(names::NETWORKS))?;
         }
-        let slot = (revision % u64::from(names::NETWORK_SLOTS)) as u32;
-        self.networks.set(slot, &trie, 0).map_err(KernelError::map(names::NETWORKS))
+        self.networks
+            .set(slot, &trie, 0)
+            .map_err(KernelError::map(names::NETWORKS))?;
+        Ok(slot)
     }
 
     /// Says who is who. Addresses before cgroups: a new workload can be named by the others before it can speak.
     /// Whether anything changed.
-    pub(super) fn set_directory(&mut self, directory: Directory) -> Result<bool, KernelError> {
-        let peers = self.peers.replace(directory.peers)?;
-        let workloads = self.workloads.replace(directory.workloads)?;
+    pub(super) fn set_directory(&mut self, directory: &Directory) -> Result<bool, KernelError> {
+        let peers = self.peers.replace(&directory.peers)?;
+        let workloads = self.workloads.replace(&directory.workloads)?;
         Ok(peers || workloads)
     }
 
@@ -175,23 +229,44 @@ impl Tables {
     }
 
     /// The namespaces' own addresses. Whether anything changed.
-    pub(super) fn set_local(&mut self, local: impl Iterator<Item = (u64, Address)>) -> Result<bool, KernelError> {
-        self.local.replace(local.map(|(netns, address)| (LocalKey { netns, address }, 1)).collect())
+    pub(super) fn set_local(
+        &mut self,
+        local: impl Iterator<Item = (u64, Address)>,
+    ) -> Result<bool, KernelError> {
+        let wanted = local
+            .map(|(netns, address)| (LocalKey { netns, address }, 1))
+            .collect();
+        self.local.replace(&wanted)
     }
 
     /// Whether an address is a namespace's own.
     pub(super) fn is_local(&self, netns: u64, address: &Address) -> bool {
         address.is_loopback()
             || address.is_unspecified()
-            || self.local.content().contains_key(&LocalKey { netns, address: *address })
+            || self.local.content().contains_key(&LocalKey {
+                netns,
+                address: *address,
+            })
     }
 
     /// Notes a listener that is older than the hooks, unless it is noted. Whether it was not.
     pub(super) fn add_listener(&mut self, key: ListenerKey, workload: u64) -> Result<bool, KernelError> {
         const NO_EXIST: u64 = 1;
-        match self.listeners.insert(key, Listener { workload, sockets: 1, ambiguous: 0 }, NO_EXIST) {
+        match self.listeners.insert(
+            key,
+            Listener {
+                workload,
+                sockets: 1,
+                ambiguous: 0,
+            },
+            NO_EXIST,
+        ) {
             Ok(()) => Ok(true),
-            Err(aya::maps::MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+            Err(aya::maps::MapError::SyscallError(error))
+                if error.io_error.raw_os_error() == Some(libc::EEXIST) =>
+            {
+                Ok(false)
+            }
             Err(error) => Err(KernelError::map(names::LISTENERS)(error)),
         }
     }
@@ -208,7 +283,9 @@ impl Tables {
 
     /// Sets the switches: one write, seen by every later decision.
     pub(super) fn set_control(&mut self, control: Control) -> Result<(), KernelError> {
-        self.control.set(0, control, 0).map_err(KernelError::map(names::CONTROL))
+        self.control
+            .set(0, control, 0)
+            .map_err(KernelError::map(names::CONTROL))
     }
 }
 
@@ -226,14 +303,19 @@ impl std::fmt::Debug for CounterReader {
 impl CounterReader {
     pub(super) fn open(pins: &Pins) -> Result<Self, KernelError> {
         let map = Map::PerCpuArray(load::open(pins, names::COUNTERS)?);
-        Ok(Self { counters: map.try_into().map_err(KernelError::map(names::COUNTERS))? })
+        Ok(Self {
+            counters: map.try_into().map_err(KernelError::map(names::COUNTERS))?,
+        })
     }
 
     /// Every counter, summed over all CPUs, by slot.
     pub fn read(&self) -> Result<[u64; Counter::COUNT as usize], KernelError> {
         let mut sums = [0; Counter::COUNT as usize];
         for (slot, sum) in sums.iter_mut().enumerate() {
-            let values = self.counters.get(&(slot as u32), 0).map_err(KernelError::map(names::COUNTERS))?;
+            let values = self
+                .counters
+                .get(&(slot as u32), 0)
+                .map_err(KernelError::map(names::COUNTERS))?;
             *sum = values.iter().sum();
         }
         Ok(sums)

@@ -11,7 +11,11 @@ use crate::identity::{Mode, WorkloadRecord};
 /// another's, the deeper one has what is below it.
 ///
 /// `cgroups` are those present, by path below the cgroup2 mount.
-pub fn place(records: &[WorkloadRecord], cgroups: &BTreeMap<PathBuf, u64>, default_mode: Mode) -> Vec<Placed> {
+pub fn place(
+    records: &[WorkloadRecord],
+    cgroups: &BTreeMap<PathBuf, u64>,
+    default_mode: Mode,
+) -> Vec<Placed> {
     let mut placed: Vec<Placed> = records
         .iter()
         .map(|record| Placed {
@@ -30,13 +34,19 @@ pub fn place(records: &[WorkloadRecord], cgroups: &BTreeMap<PathBuf, u64>, defau
 }
 
 /// Index of each record by its cgroup.
-pub fn owners(records: &[WorkloadRecord]) -> HashMap<&Path, usize> {
-    records.iter().enumerate().map(|(index, record)| (record.cgroup.as_path(), index)).collect()
+fn owners(records: &[WorkloadRecord]) -> HashMap<&Path, usize> {
+    records
+        .iter()
+        .enumerate()
+        .map(|(index, record)| (record.cgroup.as_path(), index))
+        .collect()
 }
 
 /// The record that a cgroup belongs to: its own, or that of the nearest ancestor which has one.
-pub fn owner_of(cgroup: &Path, owners: &HashMap<&Path, usize>) -> Option<usize> {
-    cgroup.ancestors().find_map(|ancestor| owners.get(ancestor).copied())
+fn owner_of(cgroup: &Path, owners: &HashMap<&Path, usize>) -> Option<usize> {
+    cgroup
+        .ancestors()
+        .find_map(|ancestor| owners.get(ancestor).copied())
 }
 
 #[cfg(test)]
@@ -46,14 +56,27 @@ mod tests {
 
     fn record(cgroup: &str) -> WorkloadRecord {
         let spiffe = SpiffeId::parse("spiffe://hanzo.ai/c/n/w").expect("literal");
-        WorkloadRecord { spiffe, cgroup: cgroup.into(), addresses: Vec::new(), mode: None, pod: None }
+        WorkloadRecord {
+            spiffe,
+            cgroup: cgroup.into(),
+            addresses: Vec::new(),
+            mode: None,
+            pod: None,
+        }
     }
 
     #[test]
     fn nested_cgroups_belong_to_the_nearest_workload_above_them() {
         let records = [record("root/a"), record("root/a/b"), record("root/absent")];
-        let cgroups = [("root", 1), ("root/a", 2), ("root/a/b", 3), ("root/a/b/c", 4), ("root/a/d", 5), ("root/ab", 6)]
-            .map(|(path, id)| (PathBuf::from(path), id));
+        let cgroups = [
+            ("root", 1),
+            ("root/a", 2),
+            ("root/a/b", 3),
+            ("root/a/b/c", 4),
+            ("root/a/d", 5),
+            ("root/ab", 6),
+        ]
+        .map(|(path, id)| (PathBuf::from(path), id));
         let placed = place(&records, &BTreeMap::from(cgroups), Mode::Enforce);
         let ids: Vec<_> = placed.iter().map(|placed| placed.cgroup_ids.clone()).collect();
         assert_eq!(ids, [vec![2, 5], vec![3, 4], vec![]]);

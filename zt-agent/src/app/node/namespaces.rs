@@ -65,12 +65,15 @@ impl Node {
             })
             .collect();
         let owner = |cgroup: u64| owners.get(&cgroup).copied();
-        let (older, udp) = self.parts.kernel.find_older(&self.namespaces, &owner, &pids)?;
-        if !older.is_empty() {
-            tracing::info!(connections = older.len(), "connections older than the hooks are judged like the others");
+        let found = self.parts.kernel.find_older(&self.namespaces, &owner, &pids)?;
+        if !found.connections.is_empty() {
+            tracing::info!(
+                connections = found.connections.len(),
+                "connections older than the hooks are judged like the others"
+            );
         }
-        self.older = older;
-        for workload in udp {
+        self.older = found.connections;
+        for workload in found.udp_workloads {
             self.guard(workload)?;
         }
         Ok(())
@@ -96,7 +99,12 @@ impl Node {
             }
             sweep.retry(&self.namespaces);
         }
-        let gone: Vec<u64> = sweep.revoked.iter().filter(|r| r.destroyed).map(|r| r.cookie).collect();
+        let gone: Vec<u64> = sweep
+            .revoked
+            .iter()
+            .filter(|r| r.destroyed)
+            .map(|r| r.cookie)
+            .collect();
         self.older.retain(|(cookie, _)| !gone.contains(cookie));
         if !sweep.revoked.is_empty() {
             tracing::info!(
@@ -140,7 +148,11 @@ fn decision(revoked: &Revoked) -> Decision {
         hook: Hook::Sweep,
         pid: 0,
         latency: 0,
-        reason: if revoked.destroyed { Reason::Revoked } else { Reason::Unfenced },
+        reason: if revoked.destroyed {
+            Reason::Revoked
+        } else {
+            Reason::Unfenced
+        },
         allowed: false,
         enforced: true,
         inbound,
@@ -152,6 +164,7 @@ fn decision(revoked: &Revoked) -> Decision {
 
 /// `CLOCK_MONOTONIC`, nanoseconds, as the kernel side stamps its events.
 fn monotonic() -> u64 {
-    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
-        .map_or(0, |time| time.tv_sec().unsigned_abs() * 1_000_000_000 + time.tv_nsec().unsigned_abs())
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map_or(0, |time| {
+        time.tv_sec().unsigned_abs() * 1_000_000_000 + time.tv_nsec().unsigned_abs()
+    })
 }

@@ -14,12 +14,20 @@ use crate::state::Snapshot;
 impl Node {
     /// Publishes what is in force.
     pub(super) fn publish(&mut self) {
-        let Some(table) = self.parts.kernel.table() else { return };
+        let Some(table) = self.parts.kernel.table() else {
+            return;
+        };
         let placed = self.placed();
         let text = |name: String| -> Arc<str> { Arc::from(name) };
         self.parts.names.update(&Directory {
-            identities: table.party_names().map(|(number, name)| (number, text(name))).collect(),
-            rules: table.rule_names().map(|(number, name)| (number, Arc::from(name))).collect(),
+            identities: table
+                .party_names()
+                .map(|(number, name)| (number, text(name)))
+                .collect(),
+            rules: table
+                .rule_names()
+                .map(|(number, name)| (number, Arc::from(name)))
+                .collect(),
             workloads: placed
                 .iter()
                 .map(|placed| Placement {
@@ -30,7 +38,11 @@ impl Node {
                 })
                 .collect(),
         });
-        let declared: HashSet<Arc<str>> = table.identities().iter().map(|id| Arc::from(id.as_str())).collect();
+        let declared: HashSet<Arc<str>> = table
+            .identities()
+            .iter()
+            .map(|id| Arc::from(id.as_str()))
+            .collect();
         self.parts.metrics.declare(declared);
         let names: BTreeMap<u64, String> = table.party_names().collect();
         self.parts.snapshots.send_replace(Arc::new(Snapshot {
@@ -49,8 +61,12 @@ impl Node {
     /// Asks the kernel whether our hooks are where they belong, and says so.
     pub(super) fn check_hooks(&mut self) {
         let hooks = self.parts.kernel.hooks();
-        let attached = !hooks.is_empty() && hooks.iter().all(|hook| hook.attached) && self.parts.kernel.pins_present();
-        let before = self.parts.ready.send_replace(Readiness { policy: true, hooks: attached });
+        let attached =
+            !hooks.is_empty() && hooks.iter().all(|hook| hook.attached) && self.parts.kernel.pins_present();
+        let before = self.parts.ready.send_replace(Readiness {
+            policy: true,
+            hooks: attached,
+        });
         if before.hooks && !attached {
             for hook in hooks.iter().filter(|hook| !hook.attached) {
                 tracing::error!(program = hook.program, cgroup = %hook.cgroup.display(), "the kernel no longer reports our hook");
@@ -61,10 +77,15 @@ impl Node {
 
     /// What the kernel says now.
     pub(super) fn status(&self) -> NodeStatus {
-        let counters = self.parts.kernel.counter_reader().and_then(|reader| reader.read()).unwrap_or_else(|error| {
-            tracing::warn!(%error, "the kernel's counters cannot be read");
-            [0; Counter::COUNT as usize]
-        });
+        let counters = self
+            .parts
+            .kernel
+            .counter_reader()
+            .and_then(|reader| reader.read())
+            .unwrap_or_else(|error| {
+                tracing::warn!(%error, "the kernel's counters cannot be read");
+                [0; Counter::COUNT as usize]
+            });
         NodeStatus {
             hooks: self
                 .parts
@@ -84,9 +105,16 @@ impl Node {
                 .parts
                 .roots
                 .iter()
-                .map(|root| RootStatus { path: root.path.display().to_string(), id: root.id })
+                .map(|root| RootStatus {
+                    path: root.path.display().to_string(),
+                    id: root.id,
+                })
                 .collect(),
-            counters: Counter::ALL.iter().zip(counters).map(|(counter, value)| (counter.name(), value)).collect(),
+            counters: Counter::ALL
+                .iter()
+                .zip(counters)
+                .map(|(counter, value)| (counter.name(), value))
+                .collect(),
         }
     }
 }

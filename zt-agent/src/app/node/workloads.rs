@@ -49,7 +49,11 @@ pub(in crate::app) fn read(
             })
         })
         .collect();
-    if too_deep.is_empty() { Ok(records) } else { Err(too_deep) }
+    if too_deep.is_empty() {
+        Ok(records)
+    } else {
+        Err(too_deep)
+    }
 }
 
 /// Managed roots by their paths below the mount.
@@ -60,7 +64,11 @@ pub(in crate::app) fn roots(present: &[PathBuf], mount: &Path) -> Vec<ManagedRoo
             let path = mount.join(path);
             let below = path.strip_prefix(mount).ok()?;
             let id = cgroup::id_of(&path).ok()?;
-            Some(ManagedRoot { level: level(below), id, path })
+            Some(ManagedRoot {
+                level: level(below),
+                id,
+                path,
+            })
         })
         .collect()
 }
@@ -101,7 +109,11 @@ impl Node {
     pub(super) fn direct(&mut self) -> Result<(), AppError> {
         let mut directory = Directory::default();
         for address in netns::addresses().unwrap_or_default() {
-            let host = Peer { identity: identity::HOST, flags: PEER_HERE, reserved: 0 };
+            let host = Peer {
+                identity: identity::HOST,
+                flags: PEER_HERE,
+                reserved: 0,
+            };
             directory.peers.insert(address, host);
         }
         for placed in self.placed() {
@@ -110,13 +122,29 @@ impl Node {
                 Mode::Enforce => MODE_ENFORCE,
                 Mode::Observe => MODE_OBSERVE,
             };
-            let workload = Workload { identity, mode, reserved: [0; 7] };
-            directory.workloads.extend(placed.cgroup_ids.iter().map(|id| (*id, workload)));
-            let peer = Peer { identity, flags: PEER_HERE, reserved: 0 };
-            directory.peers.extend(placed.record.addresses.iter().map(|ip| (Address::from(*ip), peer)));
+            let workload = Workload {
+                identity,
+                mode,
+                reserved: [0; 7],
+            };
+            directory
+                .workloads
+                .extend(placed.cgroup_ids.iter().map(|id| (*id, workload)));
+            let peer = Peer {
+                identity,
+                flags: PEER_HERE,
+                reserved: 0,
+            };
+            directory.peers.extend(
+                placed
+                    .record
+                    .addresses
+                    .iter()
+                    .map(|ip| (Address::from(*ip), peer)),
+            );
         }
         self.keep_the_lost(&mut directory.workloads);
-        self.parts.kernel.direct(directory)?;
+        self.parts.kernel.direct(&directory)?;
         Ok(())
     }
 
@@ -126,7 +154,13 @@ impl Node {
         for (id, workload) in self.parts.kernel.workloads() {
             let present = self.paths.contains_key(id);
             if workload.mode == MODE_ENFORCE && present && !wanted.contains_key(id) {
-                wanted.insert(*id, Workload { identity: identity::UNKNOWN, ..*workload });
+                wanted.insert(
+                    *id,
+                    Workload {
+                        identity: identity::UNKNOWN,
+                        ..*workload
+                    },
+                );
             }
         }
     }

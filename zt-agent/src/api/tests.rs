@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The API over real connections, a real store and a real policy.
+
+mod answers;
+mod refusals;
+mod streams;
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use super::*;
+use crate::audit::NameBook;
+use crate::audit::pipeline::{self, pipeline};
+use crate::audit::sqlite;
+use crate::identity::{Mode, WorkloadRecord};
+use crate::policy::{Document, Settings};
+use crate::spiffe_id::SpiffeId;
+use crate::state::Placed;
+
+const POLICY: &str = "
+apiVersion: zt.hanzo.ai/v1
+kind: ServiceAccessPolicy
+metadata:
+  name: hanzo-core-policy
+spec:
+  defaultAction: DENY
+  rules:
+    - from:
+        spiffe: spiffe://hanzo.ai/hanzo-k8s/hanzo/iam
+      to:
+        - spiffe: spiffe://hanzo.ai/hanzo-k8s/hanzo/postgres
+          ports: [5432]
+";
+
+const IAM: &str = "spiffe://hanzo.ai/hanzo-k8s/hanzo/iam";
+const CHAT: &str = "spiffe://hanzo.ai/hanzo-k8s/hanzo/chat";
+const POSTGRES: &str = "spiffe://hanzo.ai/hanzo-k8s/hanzo/postgres";
+
+/// A node whose mode can be changed, and which can be made to refuse that.
+#[derive(Default)]
+struct Node {
+    observe_all: AtomicBool,
+    broken: AtomicBool,
+}
+
+impl NodeControl for Node {
+    fn status(&self) -> BoxFuture<'_, NodeStatus> {
+        Box::pin(async {
+            let hook = HookStatus {
+                program: "zt_connect4".to_owned(),
+                attach_type: "cgroup_inet4_connect".to_owned(),
+                cgroup: "kubepods.slice".to_owned(),
+                attached: true,
+                program_id: Some(5),
+                link_id: Some(6),
+            };
+            NodeStatus {
+                hooks: vec![hook],
+                ..NodeStatus::default()
+            }
+        })
+    }
+
+    fn observe_all(&self, on: bool) -> BoxFuture<'_, Result<(), ControlError>> {
+        Box::pin(async move {
+            if self.broken.load(Ordering::SeqCst) {
+                return Err(ControlError {
+                    message: "zt_control cannot be written".to_owned(),
+                });
+            }
+            self.observe_all.store(on, Ordering::SeqCst);
+            Ok(())
+        })
+    }
+}
+
+/// A served agent without a kernel.
+struct World {
+    api: SocketAddr,
+    health: SocketAddr,
+    intake: Intake,
+    node: Arc<Node>,
+    readiness: watch::Sender<Readiness>,
+    stopping: watch::Sender<bool>,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    serving: tokio::task::JoinHandle<()>,
+    _directory: TempDir,
+}
+
+fn id(text: &str) -> SpiffeId {
+    SpiffeId::parse(text).expect("id")
+}
+
+fn snapshot() -> Snapshot {
+    let settings = Settings::default();
+    let documents = [Document {
+        file: "core.yaml".to_owned(),
+        text: POLICY.to_owned(),
+    }];
+    let policies = crate::policy::parse(&documents, &settings).expect("valid policy");
+    let identities: BTreeSet<SpiffeId> = [IAM, CHAT, POSTGRES].map(id).into();
+    let table = crate::policy::compile(&policies, &identities, &settings, 7).expect("compiles");
+    let record = WorkloadRecord {
+        spiffe: id(POSTGRES),
+        cgroup: "kubepods.slice/postgres".into(),
+        addresses: vec!["10.99.0.3".parse().expect("literal")],
+        mode: Some(Mode::Enforce),
+        pod: None,
+    };
+    let placed = Placed {
+        record,
+        cgroup_ids: vec![41, 42],
+        mode: Mode::Enforce,
+    };
+    Snapshot {
+        revision: 7,
+        policies: Arc::new(policies),
+        table: Arc::new(table),
+        workloads: Arc::new(vec![placed]),
+        ..Snapshot::default()
+    }
+}
+
+async fn world() -> World {
+    let directory = tempfile::tempdir().expect("directory");
+    let settings = sqlite::Settings {
+        dsn: format!("sqlite://{}/audit.db", directory.path().display()),
+        max_disk_bytes: 1 << 30,
+        retention_days: None,
+    };
+    let store = Arc::new(Store::open(settings).await.expect("store"));
+    let metrics = Metrics::new();
+    let (intake, recorder) = pipeline(
+        Arc::clone(&store),
+        Arc::new(NameBook::default()),
+        Arc::clone(&metrics) as Arc<dyn pipeline::Tally>,
+        pipeline::Settings::new("hanzo-k8s", "worker-3"),
+    );
+    tokio::spawn(recorder.run());
+    let (snapshots, receiver) = crate::state::channel(snapshot());
+    metrics.read_pipeline(Arc::clone(intake.stats()));
+    metrics.read_snapshots(receiver.clone());
+    let (readiness, ready) = watch::channel(Readiness::default());
+    let (stopping, stop) = watch::channel(false);
+    let node = Arc::new(Node::default());
+    let state = ApiState::new(Parts {
+        cluster: Arc::from("hanzo-k8s"),
+        node: Arc::from("worker-3"),
+        snapshots: receiver,
+        store,
+        intake: intake.clone(),
+        metrics,
+        control: Arc::clone(&node) as Arc<dyn NodeControl>,
+        readiness: ready,
+        stopping: stop.clone(),
+        started: crate::audit::clock::now(),
+    });
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let api = bind_api(any).await.expect("binds");
+    let health = bind_health(any).await.expect("binds");
+    let (api_address, health_address) = (api.address(), health.address());
+    tokio::spawn(health.serve(health_router(state.clone()), stop.clone()));
+    let serving = tokio::spawn(api.serve(router(state), stop));
+    World {
+        api: api_address,
+        health: health_address,
+        intake,
+        node,
+        readiness,
+        stopping,
+        snapshots,
+        serving,
+        _directory: directory,
+    }
+}
+
+/// An answer, as it came over the wire.
+struct Reply {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Reply {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+
+    /// The code of a problem, whose form is checked.
+    fn code(&self) -> String {
+        assert!(
+            self.head.contains("content-type: application/problem+json"),
+            "{}",
+            self.head
+        );
+        let value = self.json();
+        assert_eq!(value["status"], json!(self.status));
+        assert!(
+            value["errors"].is_array() && value["detail"].is_string() && value["title"].is_string(),
+            "{value}"
+        );
+        value["code"].as_str().expect("code").to_owned()
+    }
+}
+
+/// Sends `request` as it is and reads until the other side closes.
+async fn raw(to: SocketAddr, request: &[u8]) -> Reply {
+    let mut stream = TcpStream::connect(to).await.expect("connects");
+    // The server may answer and close before it has read all.
+    let _ = stream.write_all(request).await;
+    let mut bytes = Vec::new();
+    let read = stream.read_to_end(&mut bytes);
+    let _ = tokio::time::timeout(Duration::from_secs(20), read)
+        .await
+        .expect("answers");
+    let text = String::from_utf8(bytes).expect("text");
+    let (head, body) = text
+        .split_once("\r\n\r\n")
+        .unwrap_or_else(|| panic!("no head in {text:?}"));
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok())
+        .expect("status");
+    Reply {
+        status,
+        head: head.to_ascii_lowercase(),
+        body: body.to_owned(),
+    }
+}
+
+async fn get(to: SocketAddr, path: &str) -> Reply {
+    raw(
+        to,
+        format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes(),
+    )
+    .await
+}
+
+async fn post(to: SocketAddr, path: &str, body: &str) -> Reply {
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    raw(to, format!("{head}{body}").as_bytes()).await
+}
+
+fn question(source: &str, destination: &str, port: u16) -> Value {
+    json!({ "source": { "spiffe_id": source }, "destination": { "spiffe_id": destination, "port": port } })
+}

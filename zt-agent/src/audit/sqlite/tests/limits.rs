@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The limits on space and age.
+
+use super::*;
+
+#[tokio::test]
+async fn the_oldest_make_room_and_are_counted() {
+    let directory = tempfile::tempdir().expect("directory");
+    let max_disk_bytes = 3 << 20;
+    let store = Store::open(Settings {
+        max_disk_bytes,
+        ..settings(&directory)
+    })
+    .await
+    .expect("opens");
+    let mut pruned = 0;
+    for batch in 0..30_u64 {
+        let batch: Vec<AuditRecord> = (0..4096)
+            .map(|n| record_of(&decision(), u128::from(batch * 4096 + n)))
+            .collect();
+        store.append(&batch).await.expect("stores");
+        loop {
+            let round = store.prune().await.expect("prunes");
+            pruned += round.for_space;
+            if !round.more {
+                break;
+            }
+        }
+    }
+    assert!(pruned > 0);
+    let file = std::fs::metadata(store.path()).expect("file").len();
+    assert!(file <= max_disk_bytes, "{file}");
+    let found = store
+        .query(&Filter::default(), None, 1000)
+        .await
+        .expect("answers");
+    assert_eq!(
+        found.records.first().map(|record| record.id),
+        Some(record_of(&decision(), 30 * 4096 - 1).id)
+    );
+    assert_eq!(
+        store.totals().await.expect("totals"),
+        Totals {
+            stored: 30 * 4096,
+            pruned
+        }
+    );
+    let kept: (i64,) = sqlx::query_as("SELECT count(*) FROM record")
+        .fetch_one(&store.readers)
+        .await
+        .expect("count");
+    assert_eq!(kept.0.cast_unsigned() + pruned, 30 * 4096);
+}
+
+#[tokio::test]
+async fn retention_is_to_the_record_and_rows_are_never_used_twice() {
+    let directory = tempfile::tempdir().expect("directory");
+    let store = Store::open(Settings {
+        retention_days: Some(1),
+        ..settings(&directory)
+    })
+    .await
+    .expect("opens");
+    let mut batch = records(0..10);
+    let now = crate::audit::clock::now();
+    for (hours, record) in (0_i64..).zip(batch.iter_mut().rev()) {
+        record.timestamp = Timestamp(now - hours * 5 * 3_600_000_000_000);
+    }
+    store.append(&batch).await.expect("stores");
+    assert_eq!(
+        store.prune().await.expect("prunes"),
+        Pruned {
+            for_age: 5,
+            for_space: 0,
+            more: true
+        }
+    );
+    assert_eq!(store.prune().await.expect("prunes"), Pruned::default());
+    assert_eq!(all(&store, &Filter::default()).await.len(), 5);
+
+    let cursor = store
+        .query(&Filter::default(), None, 1)
+        .await
+        .expect("answers")
+        .next
+        .expect("more");
+    assert_eq!(cursor, Cursor(10));
+    let (row,): (i64,) = sqlx::query_as("SELECT next_row FROM trail")
+        .fetch_one(&store.readers)
+        .await
+        .expect("row");
+    assert_eq!(row, 11);
+}
