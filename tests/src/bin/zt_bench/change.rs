@@ -11,7 +11,7 @@ use crate::load::now;
 use crate::order::Order;
 use crate::report::{Metric, Target};
 use crate::samples::Summary;
-use crate::world::{World, compact, filled, filler, id, policy, rule};
+use crate::world::{World, compact, filled, filler, id, logged, policy, rule};
 
 const PORT: u16 = 7001;
 
@@ -57,7 +57,7 @@ pub(crate) fn effect(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
         let name = format!("all {entries} entries changed → first changed verdict");
         metrics.push(Metric::summed(name, "ms", Summary::of(&samples)).target(Target::AtMost(limit)));
 
-        let log = swap_times(&world.agent.log()?);
+        let log = logged(&world.agent.log()?, "swap_ms");
         let swaps = &log[log.len().saturating_sub(samples.len())..];
         let name = format!("  the agent's own time to compile and swap, {entries} entries");
         metrics.push(Metric::summed(name, "ms", Summary::of(swaps)));
@@ -116,14 +116,4 @@ fn switching_rule(open: bool) -> String {
         "entity: host",
         if open { PORT } else { PORT + 1 },
     )
-}
-
-/// `swap_ms` of every line about a policy in force.
-fn swap_times(log: &str) -> Vec<f64> {
-    let field = |line: &str| {
-        let value: serde_json::Value = serde_json::from_str(line).ok()?;
-        let fields = value.get("fields").unwrap_or(&value);
-        fields.get("swap_ms")?.as_f64()
-    };
-    log.lines().filter_map(field).collect()
 }

@@ -3,10 +3,11 @@
 //! every packet is handled in the system call that sends it and no wake-up blurs the time.
 
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, accept, connect, recv, send,
     setsockopt, socket, sockopt,
@@ -20,6 +21,8 @@ use crate::order::Done;
 pub(crate) const CHUNK: usize = 64 * 1024;
 /// A flip that does not come within this time never will.
 const FLIP_LIMIT: u64 = 10_000_000_000;
+/// How long a connection may take to arrive, in milliseconds.
+const CAUGHT: u16 = 20;
 /// A flip gives other processes of its core a chance this often.
 const FLIP_YIELD: u32 = 64;
 
@@ -144,14 +147,16 @@ fn again(error: Errno) -> Result<usize, Errno> {
     if error == Errno::EAGAIN { Ok(0) } else { Err(error) }
 }
 
-/// How one `connect` to `to` ends. An established connection is reset, so that it leaves nothing behind.
+/// How one `connect` to `to` ends.
 fn outcome(listener: Option<&TcpListener>, to: SocketAddr) -> Result<i32> {
     let client = tcp(&to)?;
     let answer = connect(client.as_raw_fd(), &SockaddrStorage::from(to))
         .err()
         .map_or(0, |error| error as i32);
-    if answer == 0 {
-        if let Some(listener) = listener {
+    if let Some(listener) = listener.filter(|_| answer == 0) {
+        // One that a change of policy caught in its handshake never comes.
+        let mut ready = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut ready, PollTimeout::from(CAUGHT))? > 0 {
             drop(accepted(listener)?);
         }
     }
@@ -246,7 +251,7 @@ pub(crate) fn deaths(connections: &[OwnedFd]) -> Result<Done> {
     const PATIENCE: u16 = 10_000;
     let epoll = Epoll::new(EpollCreateFlags::empty())?;
     for (index, connection) in connections.iter().enumerate() {
-        let fd: BorrowedFd<'_> = std::os::fd::AsFd::as_fd(connection);
+        let fd: BorrowedFd<'_> = connection.as_fd();
         // Errors and hang-ups are always told.
         epoll.add(
             fd,

@@ -34,13 +34,21 @@ pub(crate) fn of_agent(_: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
         })?;
         std::thread::sleep(SETTLE);
         let pid = world.agent.pid().context("the agent is running")?;
-        let memory = rollup(pid)?;
-        let rss = memory.get("Rss").copied().unwrap_or(0) as f64 / 1024.0;
-        let pss = memory.get("Pss").copied().unwrap_or(0) as f64 / 1024.0;
-        metrics.push(
-            Metric::value(format!("agent memory (RSS), {name}"), "MiB", rss).target(Target::AtMost(limit)),
-        );
-        metrics.push(Metric::value(format!("  agent memory (PSS), {name}"), "MiB", pss));
+        let (all, ring) = (rollup(pid)?, mapped_maps(pid)?);
+        let mebibytes = |name: &str| all.get(name).copied().unwrap_or(0) as f64 / 1024.0;
+        let own = mebibytes("Rss") - ring as f64 / 1024.0;
+        let line = format!("agent memory (RSS without its mapping of eBPF maps), {name}");
+        metrics.push(Metric::value(line, "MiB", own).target(Target::AtMost(limit)));
+        for (field, what) in [
+            ("Pss", "PSS"),
+            ("Anonymous", "anonymous: no file could give it back"),
+        ] {
+            metrics.push(Metric::value(
+                format!("  {what}, {name}"),
+                "MiB",
+                mebibytes(field),
+            ));
+        }
         let maps = map_memory(pid)?;
         let total: u64 = maps.values().sum();
         metrics.push(Metric::value(
@@ -63,4 +71,20 @@ fn rollup(pid: u32) -> Result<BTreeMap<String, u64>> {
         Some((name.to_owned(), rest.trim().strip_suffix(" kB")?.parse().ok()?))
     };
     Ok(text.lines().filter_map(field).collect())
+}
+
+/// Kibibytes of eBPF maps (the ring buffer) that count as the process's own.
+fn mapped_maps(pid: u32) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps"))?;
+    let mut inside = false;
+    let mut total = 0;
+    for line in text.lines() {
+        // A mapping starts with its addresses, and its name may be anything: `bpf-map` of the anonymous inode.
+        if line.starts_with(|first: char| first.is_ascii_hexdigit() && !first.is_ascii_uppercase()) {
+            inside = line.contains("bpf-map");
+        } else if let Some(rest) = line.strip_prefix("Rss:").filter(|_| inside) {
+            total += rest.trim().trim_end_matches(" kB").parse().unwrap_or(0);
+        }
+    }
+    Ok(total)
 }

@@ -12,7 +12,7 @@ use crate::load::now;
 use crate::order::Order;
 use crate::report::{Metric, Target};
 use crate::samples::Summary;
-use crate::world::{World, id, policy, rule};
+use crate::world::{World, id, logged, policy, rule};
 
 const PORT: u16 = 7001;
 
@@ -46,6 +46,19 @@ pub(crate) fn kill_all(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
         namespaces * each
     );
     metrics.push(Metric::summed(name, "ms", Summary::of(&samples)).target(Target::AtMost(50.0)));
+    let log = world.agent.log()?;
+    for (field, what) in [
+        ("swap_ms", "compile and swap"),
+        ("total_ms", "compile, swap and destroy"),
+    ] {
+        // Every other change gives the rule back.
+        let times: Vec<f64> = logged(&log, field).into_iter().step_by(2).collect();
+        metrics.push(Metric::summed(
+            format!("  the agent's own time to {what}"),
+            "ms",
+            Summary::of(&times),
+        ));
+    }
     Ok(())
 }
 

@@ -124,6 +124,17 @@ pub(crate) fn filled(mut builder: AgentBuilder, count: usize) -> Result<AgentBui
     Ok(builder)
 }
 
+/// A field of every line of the agent's log about a policy that was put in force.
+pub(crate) fn logged(log: &str, field: &str) -> Vec<f64> {
+    let value = |line: &str| {
+        let line: Value = serde_json::from_str(line).ok()?;
+        let found = line.get(field)?;
+        // A number too wide for JSON is written as text.
+        found.as_f64().or_else(|| found.as_str()?.parse().ok())
+    };
+    log.lines().filter_map(value).collect()
+}
+
 /// The identity of a workload of the benchmarks.
 pub(crate) fn id(name: &str) -> String {
     format!("spiffe://hanzo.ai/bench/{name}")
