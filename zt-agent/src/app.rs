@@ -17,6 +17,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use zt_common::control::MAX_ROOTS;
+
 use crate::api::{self, ApiState, Readiness};
 use crate::audit::names::NameBook;
 use crate::audit::pipeline;
@@ -245,6 +247,18 @@ impl Input {
         let policies = policy::parse(&documents.0.map_err(bad)?, &config.policy_settings()).map_err(bad)?;
         let mount = cgroup::mount_point()?;
         let root_paths = config.managed_cgroup.roots();
+        if root_paths.len() > MAX_ROOTS {
+            return Err(bad(vec![Problem {
+                file: "configuration".into(),
+                line: 0,
+                column: 0,
+                field: "managedCgroup".into(),
+                message: format!(
+                    "names {} cgroups; a node has at most {MAX_ROOTS}",
+                    root_paths.len()
+                ),
+            }]));
+        }
         let (workload_follower, contents) = identity_file::follow(config.identity.file.clone());
         let records = node::read_workloads(&contents, config, &root_paths).map_err(bad)?;
         Ok(Self {

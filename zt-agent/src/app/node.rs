@@ -58,6 +58,8 @@ pub(super) enum Command {
         /// The process that did.
         pid: u32,
     },
+    /// A socket listens whose owner no hook saw.
+    UnownedListener,
     /// A decision was made in this namespace, by this process.
     Seen {
         /// The namespace.
@@ -165,6 +167,7 @@ impl Node {
         node.parts.kernel.attach(&node.parts.roots)?;
         node.log = Some(node.parts.kernel.log()?);
         node.publish();
+        node.guard_receivers()?;
         node.find_older()?;
         node.sweep();
         node.check_hooks();
@@ -209,6 +212,7 @@ impl Node {
     fn work(&mut self, batch: Vec<Command>) -> Result<(), AppError> {
         let mut merge = false;
         let mut look = false;
+        let mut unowned = false;
         let mut outcome = Ok(());
         for command in batch {
             let done = match command {
@@ -226,6 +230,10 @@ impl Node {
                     self.cgroup_changed(event)
                 }
                 Command::UdpBound { workload, netns, pid } => self.seen(netns, pid).and(self.guard(workload)),
+                Command::UnownedListener => {
+                    unowned = true;
+                    Ok(())
+                }
                 Command::Seen { netns, pid } => self.seen(netns, pid),
                 Command::Refused(socket) => self.destroy(&socket),
                 Command::ObserveAll { on, answer } => {
@@ -247,8 +255,11 @@ impl Node {
             };
             outcome = outcome.and(done);
         }
-        if look {
+        if look || unowned {
             self.look_at_namespaces(false)?;
+        }
+        if unowned {
+            self.find_older()?;
         }
         if merge {
             self.merged()?;

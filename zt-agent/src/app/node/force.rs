@@ -75,8 +75,8 @@ impl Node {
             revision = self.revision,
             entries,
             revoked,
-            swap_ms = swapped.as_millis(),
-            total_ms = started.elapsed().as_millis(),
+            swap_ms = swapped.as_millis() as u64,
+            total_ms = started.elapsed().as_millis() as u64,
             "policy in force"
         );
         Ok(())
