@@ -27,6 +27,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::demo::{self, DemoArgs, DemoProcess};
+
 pub use exit::{Exit, Failure, report};
 pub use output::{Format, Output};
 
@@ -65,6 +67,11 @@ pub struct Cli {
 pub enum Command {
     /// Run the node agent
     Run(run::RunArgs),
+    /// See it work: a self-contained tour on this machine, which removes everything it made
+    Demo(DemoArgs),
+    /// What the demo starts.
+    #[command(subcommand, hide = true)]
+    DemoProcess(DemoProcess),
     /// Show the agent's hooks, policy revision, identities and losses
     Status(status::StatusArgs),
     /// Print decisions as they fall
@@ -104,6 +111,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn execute(cli: Cli) -> Result<Exit, Failure> {
     match cli.command {
         Command::Run(arguments) => run::run(&arguments, &cli.log_level),
+        Command::Demo(arguments) => Ok(demo::demo(arguments)),
+        Command::DemoProcess(process) => Ok(demo::process(&process)),
         Command::Detach(arguments) => detach::detach(&arguments),
         Command::Status(arguments) => block_on(status::status(&arguments)),
         Command::Monitor(arguments) => block_on(monitor::monitor(&arguments)),

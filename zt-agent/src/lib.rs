@@ -9,6 +9,7 @@ pub mod audit;
 pub mod cgroup;
 pub mod cli;
 pub mod config;
+pub mod demo;
 pub mod identity;
 pub mod kernel;
 pub mod log;

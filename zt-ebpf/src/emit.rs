@@ -13,7 +13,7 @@ use zt_common::event::{
 };
 use zt_common::verdict::Verdict;
 
-use crate::lookup::Own;
+use crate::own::Own;
 use crate::{context, maps};
 
 const NO_WAKEUP: u64 = 1;

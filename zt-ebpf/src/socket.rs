@@ -15,8 +15,8 @@ use zt_common::verdict::{Reason, Verdict, raw_socket_verdict};
 
 use crate::connect::{ALLOW, REFUSE, TCP, UDP};
 use crate::emit::Decision;
-use crate::lookup::{self, Own};
-use crate::{admit, context, emit, maps};
+use crate::own::Own;
+use crate::{admit, context, emit, judge, maps};
 
 const AF_INET6: u32 = 10;
 const SOCK_RAW: u32 = 3;
@@ -34,7 +34,7 @@ pub fn zt_sock_create(ctx: SockContext) -> i32 {
         return ALLOW;
     };
     let own = Own::current(control);
-    let verdict = match lookup::Table::in_force() {
+    let verdict = match judge::Table::in_force() {
         // The right to raw sockets is the right to speak what no policy can name.
         Some(table) => raw_socket_verdict(&table, own.identity),
         None => Verdict::refusal(Reason::NoPolicy, 0),

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Removes what a demo made: its processes, pins, cgroups, network namespaces and files, found by their names alone, so
+//! that it does not matter who died before telling.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+
+use super::error::DemoError;
+use super::names::{BPFFS, NAMESPACES, Names, lives, owner, temporary};
+use super::network;
+
+/// How long killed processes may take to be gone.
+const DEADLINE: Duration = Duration::from_secs(15);
+/// A file in a demo's directory: this demo mounted bpffs.
+const MOUNTED: &str = ".mounted-bpffs";
+
+/// Removes what demos left behind whose process no longer lives; the names of those demos.
+pub(super) fn sweep(mount: &Path) -> (Vec<String>, Result<(), DemoError>) {
+    let mut pids = Vec::new();
+    for directory in [mount, Path::new(NAMESPACES), Path::new(BPFFS), &temporary()] {
+        for (path, name) in entries(directory) {
+            // Anyone may make a directory in the temporary one and give it such a name.
+            let ours = fs::symlink_metadata(&path).is_ok_and(|found| found.uid() == 0);
+            if let Some(pid) = owner(&name)
+                && ours
+                && !lives(pid)
+                && !pids.contains(&pid)
+            {
+                pids.push(pid);
+            }
+        }
+    }
+    let mut first = Ok(());
+    for pid in &pids {
+        first = first.and(remove(&Names::of(*pid, mount)));
+    }
+    (
+        pids.iter()
+            .map(|pid| Names::of(*pid, mount).name().to_owned())
+            .collect(),
+        first,
+    )
+}
+
+/// Removes everything of one demo. Goes on after a failure, so that one stuck thing does not leave the others; returns
+/// the first.
+pub(super) fn remove(names: &Names) -> Result<(), DemoError> {
+    let directory = names.directory();
+    let mounted = directory.join(MOUNTED).exists();
+    // Processes first: an agent would pin again. Its hooks last as long as the pins do, so these go before the cgroups.
+    let mut done = kill(&names.root());
+    reap();
+    done = done.and(remove_pins(&names.pins()));
+    done = done.and(remove_cgroups(&names.root()));
+    for (_, namespace) in entries(Path::new(NAMESPACES)) {
+        if names.owns(&namespace) {
+            done = done.and(network::remove_namespace(&namespace));
+        }
+    }
+    if mounted && entries(Path::new(BPFFS)).is_empty() {
+        let unmounted =
+            nix::mount::umount(BPFFS).map_err(|errno| DemoError::io("unmount bpffs")(errno.into()));
+        done = done.and(unmounted);
+    }
+    done.and(absent(fs::remove_dir_all(&directory)).map_err(DemoError::at("remove", &directory)))
+}
+
+/// Makes the demo's directory, which nobody else can have prepared, and mounts bpffs if it is not mounted.
+pub(super) fn prepare(names: &Names) -> Result<(), DemoError> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let directory = names.directory();
+    // Servers that run without privileges find their files in it, but cannot list it.
+    fs::DirBuilder::new()
+        .mode(0o711)
+        .create(&directory)
+        .map_err(DemoError::at("make", &directory))?;
+    let mounts =
+        fs::read_to_string("/proc/self/mountinfo").map_err(DemoError::io("read /proc/self/mountinfo"))?;
+    let is_bpffs = |line: &str| line.contains(&format!(" {BPFFS} ")) && line.contains(" - bpf ");
+    if mounts.lines().any(is_bpffs) {
+        return Ok(());
+    }
+    let marker = directory.join(MOUNTED);
+    fs::write(&marker, "").map_err(DemoError::at("write", &marker))?;
+    nix::mount::mount(
+        Some("bpf"),
+        BPFFS,
+        Some("bpf"),
+        nix::mount::MsFlags::empty(),
+        None::<&str>,
+    )
+    .map_err(|errno| DemoError::Bpffs { source: errno.into() })
+}
+
+/// Kills all processes of a cgroup and below, and waits until they are gone.
+fn kill(root: &Path) -> Result<(), DemoError> {
+    let events = root.join("cgroup.events");
+    wait(&format!("the processes in {} to end", root.display()), || {
+        // Again each time: a process may have joined meanwhile.
+        absent(fs::write(root.join("cgroup.kill"), "1"))?;
+        match fs::read_to_string(&events) {
+            Ok(text) => Ok(text.lines().any(|line| line == "populated 0")),
+            Err(error) => absent(Err(error)).map(|()| true),
+        }
+    })
+}
+
+fn remove_cgroups(root: &Path) -> Result<(), DemoError> {
+    for (path, _) in entries(root) {
+        if path.is_dir() {
+            remove_cgroups(&path)?;
+        }
+    }
+    wait(
+        &format!("{} to be removable", root.display()),
+        || match fs::remove_dir(root) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(false),
+            result => absent(result).map(|()| true),
+        },
+    )
+}
+
+/// A pin on bpffs is a file that is neither regular nor a directory; symbolic links are followed nowhere.
+fn remove_pins(path: &Path) -> Result<(), DemoError> {
+    let is_directory = fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
+    let removed = if is_directory {
+        for (child, _) in entries(path) {
+            remove_pins(&child)?;
+        }
+        fs::remove_dir(path)
+    } else {
+        fs::remove_file(path)
+    };
+    absent(removed).map_err(DemoError::at("remove", path))
+}
+
+/// Takes note of the end of processes whose parent died before them. They have no other parent than this process.
+fn reap() {
+    while let Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) =
+        waitpid(None, Some(WaitPidFlag::WNOHANG))
+    {}
+}
+
+/// What is not there need not be removed. (A cgroup that goes while it is read answers ENODEV.)
+fn absent(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error)
+            if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV) =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+fn wait(what: &str, mut done: impl FnMut() -> io::Result<bool>) -> Result<(), DemoError> {
+    let begin = Instant::now();
+    while !done().map_err(DemoError::io(format!("wait for {what}")))? {
+        if begin.elapsed() > DEADLINE {
+            return Err(DemoError::Late {
+                what: what.to_owned(),
+                deadline: DEADLINE,
+            });
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}
+
+/// What is in a directory; a directory that is not there holds nothing.
+fn entries(directory: &Path) -> Vec<(PathBuf, String)> {
+    let listed = fs::read_dir(directory).into_iter().flatten().flatten();
+    listed
+        .map(|entry| (entry.path(), entry.file_name().to_string_lossy().into_owned()))
+        .collect()
+}

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The files that the demo's agent reads: configuration, workloads, policies.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use super::cast::Who;
+use super::error::DemoError;
+use super::names::Names;
+
+/// The policy of the demo: one of those that come with the product.
+pub(super) const POLICY: &str = include_str!("../../../policies/hanzo-core-policy.yaml");
+
+/// The rule that the story adds and takes away.
+pub(super) const EXTRA_POLICY: &str = "\
+apiVersion: zt.hanzo.ai/v1
+kind: ServiceAccessPolicy
+metadata:
+  name: chat-cache
+spec:
+  rules:
+    - from:
+        spiffe: \"spiffe://hanzo.ai/hanzo-k8s/hanzo/chat\"
+      to:
+        - spiffe: \"spiffe://hanzo.ai/hanzo-k8s/hanzo/redis\"
+          ports: [6379]
+";
+
+/// Where they are.
+#[derive(Clone, Debug)]
+pub(super) struct Files {
+    directory: PathBuf,
+}
+
+impl Files {
+    pub(super) fn new(names: &Names) -> Self {
+        Self {
+            directory: names.directory(),
+        }
+    }
+
+    /// The directory of the policies.
+    pub(super) fn policies(&self) -> PathBuf {
+        self.directory.join("policies")
+    }
+
+    /// The workloads.
+    pub(super) fn workloads(&self) -> PathBuf {
+        self.directory.join("workloads.yaml")
+    }
+
+    /// The configuration.
+    pub(super) fn config(&self) -> PathBuf {
+        self.directory.join("agent.yaml")
+    }
+
+    /// What the agent says, of all its runs.
+    pub(super) fn agent_log(&self) -> PathBuf {
+        self.directory.join("agent.log")
+    }
+
+    /// Where the rule that comes and goes is while it is there.
+    pub(super) fn extra_policy(&self) -> PathBuf {
+        self.policies().join("chat-cache.yaml")
+    }
+
+    /// Writes all that the agent needs to begin, in observe mode.
+    pub(super) fn write(&self, names: &Names, api: SocketAddr, health: SocketAddr) -> Result<(), DemoError> {
+        let policies = self.policies();
+        fs::create_dir(&policies).map_err(DemoError::at("make", &policies))?;
+        replace(&policies.join("hanzo-core-policy.yaml"), POLICY)?;
+        self.write_workloads(names, "observe")?;
+        replace(&self.config(), &self.configuration(names, api, health))
+    }
+
+    /// Declares the workloads, all in `mode`.
+    pub(super) fn write_workloads(&self, names: &Names, mode: &str) -> Result<(), DemoError> {
+        let mut text = String::from("workloads:\n");
+        for who in Who::ALL {
+            // Writing to a String cannot fail.
+            let _ = write!(
+                text,
+                "  - spiffe: {}\n    cgroup: {}\n    addresses: [{}, \"{}\"]\n    mode: {mode}\n",
+                who.spiffe(),
+                names.cgroup_of(who).display(),
+                who.ipv4(),
+                who.ipv6(),
+            );
+        }
+        replace(&self.workloads(), &text)
+    }
+
+    /// Adds the rule of [`EXTRA_POLICY`].
+    pub(super) fn add_rule(&self) -> Result<(), DemoError> {
+        replace(&self.extra_policy(), EXTRA_POLICY)
+    }
+
+    /// Takes it away.
+    pub(super) fn remove_rule(&self) -> Result<(), DemoError> {
+        let path = self.extra_policy();
+        fs::remove_file(&path).map_err(DemoError::at("remove", &path))
+    }
+
+    fn configuration(&self, names: &Names, api: SocketAddr, health: SocketAddr) -> String {
+        format!(
+            "# The agent of `zt-agent demo`. Every key is optional; see the documentation of the configuration.\n\
+             node: demo\n\
+             policyPath: {}\n\
+             mode: observe\n\
+             managedCgroup: {}\n\
+             bpffs: {}\n\
+             identity:\n  source: file\n  file: {}\n\
+             audit:\n  dsn: sqlite://{}\n\
+             api:\n  listen: {api}\n  health: {health}\n",
+            self.policies().display(),
+            names.managed().display(),
+            names.pins().display(),
+            self.workloads().display(),
+            self.directory.join("audit.db").display(),
+        )
+    }
+}
+
+/// Written aside under a hidden name, then renamed: nobody ever reads half of it.
+fn replace(path: &Path, text: &str) -> Result<(), DemoError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let aside = path.with_file_name(format!(".{name}.new"));
+    fs::write(&aside, text).map_err(DemoError::at("write", &aside))?;
+    fs::rename(&aside, path).map_err(DemoError::at("replace", path))
+}
