@@ -165,6 +165,7 @@ impl Node {
         node.parts.kernel.attach(&node.parts.roots)?;
         node.log = Some(node.parts.kernel.log()?);
         node.publish();
+        node.guard_receivers()?;
         node.find_older()?;
         node.sweep();
         node.check_hooks();
