@@ -196,7 +196,7 @@ fn forget(socket: &Socket) {
         return;
     };
     // SAFETY: a live entry; the counter is changed atomically.
-    let before = unsafe { context::add(&raw mut (*entry).sockets, u64::MAX) };
+    let before = unsafe { context::fetch_add(&raw mut (*entry).sockets, u64::MAX) };
     if before <= 1 {
         let _ = maps::zt_listeners.remove(key);
     }
