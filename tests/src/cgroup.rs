@@ -29,6 +29,15 @@ impl Cgroup {
         Ok(Self { path, relative })
     }
 
+    /// The cgroup `relative` below the cgroup2 mount, which need not be there.
+    pub fn at(relative: impl Into<PathBuf>) -> Result<Self> {
+        let relative = relative.into();
+        Ok(Self {
+            path: mount_point()?.join(&relative),
+            relative,
+        })
+    }
+
     /// Makes a cgroup inside this one.
     pub fn child(&self, name: &str) -> Result<Self> {
         Self::create(self.relative.join(name))

@@ -12,13 +12,18 @@ pub mod cgroup;
 pub mod http;
 pub mod network;
 pub mod probe;
+pub mod rules;
 pub mod sandbox;
+pub mod scene;
 pub mod sweep;
+pub mod trail;
 pub mod wait;
 
 pub use agent::{Agent, AgentBuilder};
 pub use cgroup::Cgroup;
 pub use network::Host;
 pub use probe::{Probe, Reply};
+pub use rules::{Policy, TCP, UDP, spiffe};
 pub use sandbox::Sandbox;
+pub use scene::{Party, Scene};
 pub use wait::{eventually, wait_for};

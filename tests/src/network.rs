@@ -23,6 +23,8 @@ const BRIDGE_PORTS: u16 = 1023;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
     namespace: String,
+    bridge: String,
+    port: String,
     /// Its address on the bridge, in 10.99.0.0/16.
     pub ipv4: Ipv4Addr,
     /// Its address on the bridge, in `fd99::/64`.
@@ -61,6 +63,59 @@ impl Host {
             Some(&self.namespace),
             &format!("addr add {address} dev eth0{}\n", nodad(address)),
         )
+    }
+
+    /// Sends what goes to a network, such as `192.0.2.0/24`, out on `eth0`.
+    pub fn add_route(&self, network: &str) -> Result<()> {
+        ip(Some(&self.namespace), &format!("route add {network} dev eth0\n"))
+    }
+
+    /// Cuts the bridge's port off: packets are lost in both directions, and the interface stays up.
+    pub fn cut(&self) -> Result<()> {
+        self.port_state("0")
+    }
+
+    /// Undoes [`Self::cut`].
+    pub fn mend(&self) -> Result<()> {
+        self.port_state("3")
+    }
+
+    /// As spanning tree would set it: 0 is disabled, 3 forwards.
+    fn port_state(&self, state: &str) -> Result<()> {
+        let output = Command::new("bridge")
+            .args([
+                "-n",
+                &self.bridge,
+                "link",
+                "set",
+                "dev",
+                &self.port,
+                "state",
+                state,
+            ])
+            .output()
+            .context("cannot run `bridge`: run `apt-get install iproute2`")?;
+        ensure!(
+            output.status.success(),
+            "port {} to state {state}: {}",
+            self.port,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        Ok(())
+    }
+
+    /// Sets a switch of the namespace, such as `net/ipv4/tcp_fastopen`.
+    pub fn sysctl(&self, name: &str, value: &str) -> Result<()> {
+        let output = self
+            .command("sh")
+            .args(["-c", &format!("echo {value} > /proc/sys/{name}")])
+            .output()?;
+        ensure!(
+            output.status.success(),
+            "{name}: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        Ok(())
     }
 
     /// Takes an address of `eth0` away.
@@ -107,6 +162,8 @@ impl Network {
         );
         let host = Host {
             namespace: format!("{}-{name}", self.prefix),
+            bridge: self.bridge(),
+            port: format!("p{number}"),
             ipv4: Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 99, 0, 0)) + u32::from(number)),
             ipv6: Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, number),
         };

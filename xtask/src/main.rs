@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The project's own tasks: `cargo xtask --help`. One file a task.
 
+mod bench;
 mod build_ebpf;
 mod demo;
 mod ebpf_build;
@@ -50,6 +51,12 @@ enum Task {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
+    /// Measure what zt costs, as a table and in target/bench.json
+    Bench {
+        /// What to measure (nothing named: everything), --quick, -o json, --json FILE; `--help` lists them
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Check what the compiler does not: import rules, headers, sizes, names, documentation
     Tidy,
 }
@@ -68,6 +75,7 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             };
         }
+        Task::Bench { arguments } => bench::run(&arguments),
         Task::Tidy => tidy::run(),
     };
     match done {

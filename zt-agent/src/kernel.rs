@@ -108,7 +108,7 @@ impl Kernel {
     }
 
     /// The table that a predecessor left in force; empty on a first start.
-    pub fn left_in_force(&self) -> Result<HashMap<AllowKey, AllowEntry>, KernelError> {
+    pub fn left_in_force(&mut self) -> Result<HashMap<AllowKey, AllowEntry>, KernelError> {
         self.tables.left_in_force()
     }
 

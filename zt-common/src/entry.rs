@@ -126,6 +126,8 @@ pub struct Shapes(pub u64);
 impl Shapes {
     const DENY_SHIFT: u32 = 20;
     const MASK: u64 = (1 << SHAPES) - 1;
+    /// Which slot of `zt_networks` holds the networks of this table. Set by whoever writes the table into the kernel.
+    pub const NETWORK_SLOT: u64 = 1 << 59;
     /// What no rule names is allowed.
     pub const DEFAULT_ALLOW: u64 = 1 << 60;
     /// The rule `builtin/self` is on.

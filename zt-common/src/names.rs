@@ -11,7 +11,7 @@ pub const LOCAL: &str = "zt_local";
 pub const PEERS: &str = "zt_peers";
 /// Virtual address → identity and target port.
 pub const SERVICES: &str = "zt_services";
-/// CIDR → entity or named network: two slots, of which a revision uses the one with its parity.
+/// CIDR → entity or named network: two slots, of which the table in force names one.
 pub const NETWORKS: &str = "zt_networks";
 /// One slot: the allow table in force.
 pub const ALLOW: &str = "zt_allow";

@@ -8,9 +8,8 @@ use zt_common::abi::{
 };
 use zt_common::address::Address;
 use zt_common::control::{Control, HAS_ENFORCED, HAS_SERVICES, MAX_ROOTS, OBSERVE_ALL, UNKNOWN_DENY};
-use zt_common::entry::{AllowEntry, AllowKey, Flow};
+use zt_common::entry::{AllowEntry, AllowKey, Flow, Shapes};
 use zt_common::identity;
-use zt_common::names::NETWORK_SLOTS;
 use zt_common::verdict::{self, AllowLookup, Reason, Verdict};
 
 use crate::{context, maps};
@@ -263,9 +262,9 @@ pub fn destination(control: &Control, target: &Target) -> Party {
             revision: 0,
         };
     }
-    let revision = revision();
+    let (identity, revision) = network(&address);
     Party {
-        identity: network(&address, revision),
+        identity,
         port,
         here: false,
         local: false,
@@ -326,17 +325,25 @@ fn listener_at(key: &ListenerKey) -> Option<&'static Listener> {
     unsafe { maps::zt_listeners.get(key) }
 }
 
-/// The entity or named network of an address that no directory entry names, under a revision.
+/// The entity or named network of an address that no directory entry names, and the revision whose networks said so.
 #[inline(always)]
-fn network(address: &Address, revision: u64) -> u64 {
-    let slot = revision as u32 % NETWORK_SLOTS;
-    match maps::zt_networks.get(slot) {
+fn network(address: &Address) -> (u64, u64) {
+    let (revision, bits) = match Table::in_force() {
+        Some(table) => match table.get(&AllowKey::HEADER) {
+            Some(header) => (header.number, header.bits),
+            None => (0, 0),
+        },
+        None => (0, 0),
+    };
+    let slot = u32::from(bits & Shapes::NETWORK_SLOT != 0);
+    let number = match maps::zt_networks.get(slot) {
         Some(networks) => match networks.get(&Key::new(128, *address)) {
             Some(number) => *number,
             None => identity::WORLD,
         },
         None => identity::WORLD,
-    }
+    };
+    (number, revision)
 }
 
 /// What this end sees of a flow that reached it.
@@ -401,7 +408,7 @@ pub fn origin(arrival: &Arrival) -> Origin {
 }
 
 /// Who is behind an address that is not the namespace's own.
-#[inline(always)]
+#[inline(never)]
 pub fn by_address(address: &Address) -> Origin {
     // SAFETY: read once, copied at once.
     if let Some(peer) = unsafe { maps::zt_peers.get(*address) } {
@@ -411,9 +418,9 @@ pub fn by_address(address: &Address) -> Origin {
             revision: 0,
         };
     }
-    let revision = revision();
+    let (identity, revision) = network(address);
     Origin {
-        identity: network(address, revision),
+        identity,
         managed: false,
         revision,
     }

@@ -2,7 +2,7 @@
 //! What a test and a probe say to each other: one JSON object a line, one reply for each operation, in order.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -43,6 +43,12 @@ pub enum Operation {
         max: usize,
         timeout: Duration,
     },
+    /// Looks at what is queued and leaves it there (`MSG_PEEK`).
+    Peek {
+        socket: Handle,
+        max: usize,
+        timeout: Duration,
+    },
     /// Reads through a pipe with `splice()`, which sees queued data without `recv`.
     SpliceRead {
         socket: Handle,
@@ -75,6 +81,18 @@ pub enum Operation {
         to: SocketAddr,
         timeout: Duration,
     },
+    /// Connects to nothing (`AF_UNSPEC`), after which the socket can connect anew.
+    Disconnect { socket: Handle },
+    /// Starts to connect and, before that is decided, blocks in `send()`.
+    SendWhileConnecting {
+        to: SocketAddr,
+        data: String,
+        timeout: Duration,
+    },
+    /// Joins a multicast group, on `eth0` for IPv6.
+    JoinGroup { socket: Handle, group: IpAddr },
+    /// `SO_BROADCAST`.
+    AllowBroadcast { socket: Handle },
     /// Ends one or both directions.
     Shutdown { socket: Handle, how: How },
     /// Forgets a handle, and closes or stops what it stood for.
@@ -94,9 +112,16 @@ pub enum Operation {
         socket: Handle,
         operation: Box<Operation>,
     },
+    /// Makes `count` cgroups below `parent`, one after the other; the first process of each is born in it, and its
+    /// first act is to connect. `counts` says how that came out.
+    Birth {
+        parent: PathBuf,
+        count: u32,
+        to: SocketAddr,
+    },
     /// Accepts and echoes in the background, for any number of connections.
     Serve { at: SocketAddr, options: ListenOptions },
-    /// How a `Serve` stands: `accepted` in all, `open` now.
+    /// How a `Serve` stands: `count` accepted in all, `open` now, `bytes` received in all.
     ServeState { socket: Handle },
     /// Connects again and again; see [`Flood`].
     ConnectMany(Flood),
@@ -124,7 +149,9 @@ impl Operation {
             Self::Accept { timeout, .. }
             | Self::Send { timeout, .. }
             | Self::Recv { timeout, .. }
+            | Self::Peek { timeout, .. }
             | Self::SpliceRead { timeout, .. }
+            | Self::SendWhileConnecting { timeout, .. }
             | Self::WaitEnd { timeout, .. }
             | Self::UdpRecvFrom { timeout, .. }
             | Self::Connect { timeout, .. }
@@ -134,7 +161,7 @@ impl Operation {
             Self::ConnectMany(flood) | Self::SendMany(flood) => {
                 flood.duration.unwrap_or(LONG) + flood.options.timeout
             }
-            Self::OpenMany { .. } => LONG,
+            Self::OpenMany { .. } | Self::Birth { .. } => LONG,
             _ => TIMEOUT,
         }
     }

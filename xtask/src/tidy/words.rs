@@ -31,7 +31,7 @@ const ROOTS: [&str; 22] = [
 ];
 
 /// Hosts that a text may send its reader to. Anything else may be a mirror or a name of one site's network.
-const HOSTS: [&str; 24] = [
+const HOSTS: [&str; 29] = [
     "127.0.0.1",
     "0.0.0.0",
     "localhost",
@@ -53,6 +53,11 @@ const HOSTS: [&str; 24] = [
     "datatracker.ietf.org",
     "spiffe.io",
     "kubernetes.io",
+    "cilium.io",
+    "istio.io",
+    "tetragon.io",
+    "openpolicyagent.org",
+    "goteleport.com",
     "www.freedesktop.org",
     "json-schema.org",
     "editorconfig.org",
@@ -100,7 +105,8 @@ fn hosts(line: &str) -> impl Iterator<Item = &str> {
         .flat_map(move |scheme| line.split(scheme).skip(1));
     after.filter_map(|rest| {
         let end = |c: char| c.is_whitespace() || "/?#\"'`)<>,;{}…".contains(c);
-        let authority = rest.split(end).next()?;
+        // An error message goes on with a colon.
+        let authority = rest.split(end).next()?.trim_end_matches(':');
         let host = match authority.rsplit_once(':') {
             Some((host, port)) if port.chars().all(|c| c.is_ascii_digit()) => host,
             _ => authority,
@@ -162,7 +168,10 @@ mod tests {
             0
         );
         assert_eq!(
-            count("a.md", "GET http://127.0.0.1:8054/v1/status, and/or 10.0.0.0/8"),
+            count(
+                "a.md",
+                "GET http://127.0.0.1:8054/v1/status, and/or 10.0.0.0/8: http://127.0.0.1:8054: refused"
+            ),
             0
         );
         assert_eq!(count("a.rs", "let ratio = bytes /count /x; // 1/2"), 0);

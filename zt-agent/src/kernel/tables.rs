@@ -12,7 +12,7 @@ use zt_common::abi::{Listener, ListenerKey, LocalKey, Peer, Workload};
 use zt_common::address::Address;
 use zt_common::control::Control;
 use zt_common::counter::Counter;
-use zt_common::entry::{AllowEntry, AllowKey};
+use zt_common::entry::{AllowEntry, AllowKey, Shapes};
 use zt_common::names;
 
 use super::error::KernelError;
@@ -40,13 +40,25 @@ pub(super) struct Tables {
     peers: Mirror<Address, Peer>,
     local: Mirror<LocalKey, u64>,
     listeners: KernelMap<MapData, ListenerKey, Listener>,
-    /// The inner map in force, how many entries it has room for, and how many it has.
+    /// The inner map in force, what it has room for, and where its networks are.
     in_force: Option<InForce>,
+    /// The slot that a predecessor's table looks at.
+    left_slot: u32,
 }
 
 struct InForce {
     map: Inner,
     room: usize,
+    networks: Networks,
+    slot: u32,
+}
+
+/// An entry as the kernel holds it: the header names the slot of the table's networks.
+fn with_slot((key, mut entry): (AllowKey, AllowEntry), slot: u32) -> (AllowKey, AllowEntry) {
+    if key == AllowKey::HEADER && slot == 1 {
+        entry.bits |= Shapes::NETWORK_SLOT;
+    }
+    (key, entry)
 }
 
 /// Who is who, as the maps shall say it.
@@ -75,16 +87,24 @@ impl Tables {
             local: Mirror::new(names::LOCAL, typed(loaded, names::LOCAL)?)?,
             listeners: typed(loaded, names::LISTENERS)?,
             in_force: None,
+            left_slot: 0,
         })
     }
 
     /// The table that a predecessor left in force.
-    pub(super) fn left_in_force(&self) -> Result<HashMap<AllowKey, AllowEntry>, KernelError> {
+    pub(super) fn left_in_force(&mut self) -> Result<HashMap<AllowKey, AllowEntry>, KernelError> {
         match self.allow.get(&0, 0) {
-            Ok(inner) => inner
-                .iter()
-                .collect::<Result<_, _>>()
-                .map_err(KernelError::map(names::ALLOW)),
+            Ok(inner) => {
+                let mut entries: HashMap<AllowKey, AllowEntry> = inner
+                    .iter()
+                    .collect::<Result<_, _>>()
+                    .map_err(KernelError::map(names::ALLOW))?;
+                if let Some(header) = entries.get_mut(&AllowKey::HEADER) {
+                    self.left_slot = u32::from(Shapes(header.bits).has(Shapes::NETWORK_SLOT));
+                    header.bits &= !Shapes::NETWORK_SLOT;
+                }
+                Ok(entries)
+            }
             Err(aya::maps::MapError::KeyNotFound) => Ok(HashMap::new()),
             Err(error) => Err(KernelError::map(names::ALLOW)(error)),
         }
@@ -110,15 +130,20 @@ impl Tables {
             0,
         )
         .map_err(KernelError::map(names::ALLOW))?;
-        let (keys, values): (Vec<_>, Vec<_>) = table.entries().unzip();
+        let slot = self.place_networks(table.networks())?;
+        let (keys, values): (Vec<_>, Vec<_>) = table.entries().map(|entry| with_slot(entry, slot)).unzip();
         sys::update_batch(fd.as_fd(), &keys, &values).map_err(KernelError::map(names::ALLOW))?;
         let inner = MapData::from_fd(fd).map_err(KernelError::map(names::ALLOW))?;
         let inner = Inner::try_from(Map::HashMap(inner)).map_err(KernelError::map(names::ALLOW))?;
-        self.set_networks(table.revision(), table.networks())?;
         self.allow
             .set(0, &inner, 0)
             .map_err(KernelError::map(names::ALLOW))?;
-        self.in_force = Some(InForce { map: inner, room });
+        self.in_force = Some(InForce {
+            map: inner,
+            room,
+            networks: table.networks().clone(),
+            slot,
+        });
         Ok(())
     }
 
@@ -131,7 +156,8 @@ impl Tables {
         let Some(in_force) = self.in_force.as_mut().filter(|in_force| total <= in_force.room) else {
             return Ok(false);
         };
-        for (key, entry) in additions {
+        for addition in additions {
+            let (key, entry) = with_slot(*addition, in_force.slot);
             in_force
                 .map
                 .insert(key, entry, 0)
@@ -140,9 +166,15 @@ impl Tables {
         Ok(true)
     }
 
-    /// Builds the networks of a revision in the slot that the revision in force does not use.
-    fn set_networks(&mut self, revision: u64, networks: &Networks) -> Result<(), KernelError> {
+    /// Puts the networks of the table to come where the table in force does not look, and says where. Networks that
+    /// stay the same stay where they are: each slot written costs a wait for every program that runs.
+    fn place_networks(&mut self, networks: &Networks) -> Result<u32, KernelError> {
         const NO_PREALLOC: u32 = 1;
+        let slot = match &self.in_force {
+            Some(in_force) if in_force.networks == *networks => return Ok(in_force.slot),
+            Some(in_force) => 1 - in_force.slot,
+            None => 1 - self.left_slot,
+        };
         let entries: Vec<(IpNet, u64)> = networks.entries().collect();
         let fd = sys::create_map(
             MAP_TYPE_LPM_TRIE,
@@ -167,10 +199,10 @@ impl Tables {
             trie.insert(&Key::new(bits, address), number, 0)
                 .map_err(KernelError::map(names::NETWORKS))?;
         }
-        let slot = (revision % u64::from(names::NETWORK_SLOTS)) as u32;
         self.networks
             .set(slot, &trie, 0)
-            .map_err(KernelError::map(names::NETWORKS))
+            .map_err(KernelError::map(names::NETWORKS))?;
+        Ok(slot)
     }
 
     /// Says who is who. Addresses before cgroups: a new workload can be named by the others before it can speak.

@@ -26,6 +26,24 @@ pub(crate) fn socket(family: i32, kind: i32, protocol: i32) -> io::Result<Socket
     )
 }
 
+/// `connect()` to `AF_UNSPEC`.
+pub(crate) fn disconnect(socket: &Socket) -> io::Result<Reply> {
+    #[expect(unsafe_code, reason = "no safe wrapper has an address without a family")]
+    let result = unsafe {
+        let nowhere: libc::sockaddr = std::mem::zeroed();
+        libc::connect(
+            socket.as_raw_fd(),
+            &raw const nowhere,
+            size_of_val(&nowhere) as libc::socklen_t,
+        )
+    };
+    if result == 0 {
+        Ok(described(socket))
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// A Unix datagram socket bound at a path.
 pub(crate) fn mailbox(path: &Path) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)?;

@@ -4,6 +4,7 @@
 //! Usage: `zt-probe [--cgroup DIRECTORY] [--netns FILE]`. It enters both before it makes any socket, then reads
 //! operations from standard input until that ends, and answers each on standard output.
 
+mod birth;
 mod child;
 mod descriptors;
 mod flood;
@@ -100,6 +101,7 @@ fn perform(table: &mut Table, operation: Operation) -> io::Result<Reply> {
             timeout,
         } => stream::send(table.socket(socket)?, data.as_bytes(), repeat, timeout),
         Operation::Recv { socket, max, timeout } => stream::receive(table.socket(socket)?, max, timeout),
+        Operation::Peek { socket, max, timeout } => stream::peek(table.socket(socket)?, max, timeout),
         Operation::SpliceRead { socket, max, timeout } => {
             descriptors::splice_read(table.socket(socket)?, max, timeout)
         }
@@ -142,6 +144,15 @@ fn perform(table: &mut Table, operation: Operation) -> io::Result<Reply> {
             let socket = table.socket(socket)?;
             stream::connect_socket(socket, to, None, timeout).map(|()| held::described(socket))
         }
+        Operation::Disconnect { socket } => descriptors::disconnect(table.socket(socket)?),
+        Operation::SendWhileConnecting { to, data, timeout } => {
+            stream::send_while_connecting(to, data.as_bytes(), timeout)
+        }
+        Operation::JoinGroup { socket, group } => udp::join(table.socket(socket)?, group),
+        Operation::AllowBroadcast { socket } => table
+            .socket(socket)?
+            .set_broadcast(true)
+            .map(|()| Reply::default()),
         Operation::Shutdown { socket, how } => stream::shutdown(table.socket(socket)?, how),
         Operation::Close { socket } => table.close(socket),
         Operation::FdMailbox { path } => table.keep_socket(descriptors::mailbox(&path)?),
@@ -155,6 +166,7 @@ fn perform(table: &mut Table, operation: Operation) -> io::Result<Reply> {
         }
         Operation::Spawn { cgroup } => Ok(table.keep_child(child::Child::start(cgroup.as_deref())?)),
         Operation::Child { socket, operation } => table.child(socket)?.call(&operation),
+        Operation::Birth { parent, count, to } => birth::births(&parent, count, to),
         Operation::Serve { at, options } => Ok(table.keep_server(server::Server::start(at, &options)?)),
         Operation::ServeState { socket } => Ok(table.server(socket)?.state()),
         Operation::ConnectMany(flood) => Ok(flood::connect(&flood)),

@@ -23,6 +23,7 @@ struct Shared {
     stop: AtomicBool,
     accepted: AtomicU64,
     open: AtomicU64,
+    received: AtomicU64,
 }
 
 /// Stops, and closes every connection, when dropped.
@@ -63,6 +64,7 @@ impl Server {
         Reply {
             count: Some(self.shared.accepted.load(Ordering::Relaxed)),
             open: Some(self.shared.open.load(Ordering::Relaxed)),
+            bytes: Some(self.shared.received.load(Ordering::Relaxed)),
             local: Some(self.local),
             ..Reply::default()
         }
@@ -98,7 +100,7 @@ fn run(epoll: &Epoll, listener: &Socket, shared: &Shared) -> io::Result<()> {
                     connections.insert(key, socket);
                 }
             } else if let Some(socket) = connections.get(&event.data())
-                && !echo(socket)
+                && !echo(socket, &shared.received)
             {
                 // Closing it takes it out of the epoll set.
                 connections.remove(&event.data());
@@ -110,12 +112,15 @@ fn run(epoll: &Epoll, listener: &Socket, shared: &Shared) -> io::Result<()> {
 }
 
 /// Sends back what has come; false at the connection's end.
-fn echo(mut socket: &Socket) -> bool {
+fn echo(mut socket: &Socket, received: &AtomicU64) -> bool {
     let mut buffer = [0; 16_384];
     match socket.read(&mut buffer) {
         Ok(0) => false,
         // What a slow client does not take is dropped: no test of ours sends so much without reading.
-        Ok(count) => socket.write(&buffer[..count]).is_ok(),
+        Ok(count) => {
+            received.fetch_add(count as u64, Ordering::Relaxed);
+            socket.write(&buffer[..count]).is_ok()
+        }
         Err(error) => error.kind() == io::ErrorKind::WouldBlock,
     }
 }

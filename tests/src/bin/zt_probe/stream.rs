@@ -2,6 +2,7 @@
 //! TCP: connections, listeners, sending and receiving, each with a deadline.
 
 use std::io::{self, Read as _, Write as _};
+use std::mem::MaybeUninit;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd as _};
 use std::time::{Duration, Instant};
@@ -184,6 +185,42 @@ pub(crate) fn receive(mut socket: &Socket, max: usize, timeout: Duration) -> io:
         data: Some(String::from_utf8_lossy(&buffer).into_owned()),
         bytes: Some(bytes as u64),
         ..described(socket)
+    })
+}
+
+/// Looks at what is queued; `EAGAIN` if nothing comes in time.
+pub(crate) fn peek(socket: &Socket, max: usize, timeout: Duration) -> io::Result<Reply> {
+    if !ready(socket, PollFlags::POLLIN, timeout)? {
+        return Err(Errno::EAGAIN.into());
+    }
+    let mut buffer = vec![MaybeUninit::uninit(); max];
+    let bytes = socket.peek(&mut buffer)?;
+    #[expect(unsafe_code, reason = "peek has initialized that many bytes")]
+    let data: Vec<u8> = buffer[..bytes]
+        .iter()
+        .map(|byte| unsafe { byte.assume_init() })
+        .collect();
+    Ok(Reply {
+        data: Some(String::from_utf8_lossy(&data).into_owned()),
+        bytes: Some(bytes as u64),
+        ..described(socket)
+    })
+}
+
+/// Starts to connect, then blocks in `send()` until the handshake is over, or `timeout`.
+pub(crate) fn send_while_connecting(to: SocketAddr, data: &[u8], timeout: Duration) -> io::Result<Reply> {
+    let socket = socket_for(to, &ConnectOptions::default())?;
+    socket.set_nonblocking(true)?;
+    match socket.connect(&to.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+        _ => {}
+    }
+    socket.set_nonblocking(false)?;
+    socket.set_write_timeout(Some(timeout))?;
+    let bytes = socket.send(data)? as u64;
+    Ok(Reply {
+        bytes: Some(bytes),
+        ..described(&socket)
     })
 }
 

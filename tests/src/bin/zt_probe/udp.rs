@@ -3,7 +3,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -34,6 +34,19 @@ pub(crate) fn bind(at: SocketAddr, options: &ListenOptions) -> io::Result<Socket
     }
     socket.bind(&at.into())?;
     Ok(socket)
+}
+
+/// Joins a multicast group: IPv4 on the interface that routes to it, IPv6 on `eth0`.
+pub(crate) fn join(socket: &Socket, group: IpAddr) -> io::Result<Reply> {
+    match group {
+        IpAddr::V4(group) => {
+            let own = socket.local_addr()?.as_socket_ipv4();
+            let own = own.map_or(Ipv4Addr::UNSPECIFIED, |address| *address.ip());
+            socket.join_multicast_v4(&group, &own)?;
+        }
+        IpAddr::V6(group) => socket.join_multicast_v6(&group, nix::net::if_::if_nametoindex("eth0")?)?,
+    }
+    Ok(Reply::default())
 }
 
 /// Receives one datagram; `EAGAIN` if none comes in time.

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `zt-bench`: measures what zt costs and how fast it is, against the targets of DESIGN.md section 7. Started by
+//! `cargo xtask bench`.
+//!
+//! Every ratio is of things measured in turn in one run, round after round, on one CPU; what is told are medians with
+//! the least and the greatest. Nothing here fails for being slow.
+
+mod birth;
+mod change;
+mod crew;
+mod decision;
+mod evaluate;
+mod load;
+mod machine;
+mod memory;
+mod order;
+mod programs;
+mod report;
+mod revocation;
+mod samples;
+mod traffic;
+mod trail;
+mod worker;
+mod world;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::machine::Machine;
+use crate::report::{Metric, Report};
+
+/// Measure what zt costs and how fast it is; as root
+#[derive(Parser)]
+#[command(name = "zt-bench", args_conflicts_with_subcommands = true)]
+struct Arguments {
+    #[command(subcommand)]
+    role: Option<Role>,
+    /// What to measure; everything if nothing is named
+    #[arg(value_enum)]
+    names: Vec<Bench>,
+    /// At most a minute, at the price of more noise
+    #[arg(long)]
+    quick: bool,
+    /// How to print the result
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    /// Where to write the result as JSON, too
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Role {
+    /// Carry out orders from standard input (what the benchmark starts itself)
+    #[command(hide = true)]
+    Worker(worker::Start),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Table,
+    Json,
+}
+
+/// What can be measured, in the order in which it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Bench {
+    /// Opening connections, source or both ends managed
+    Connect,
+    /// Round trips and bulk on established connections
+    Established,
+    /// Refused connects
+    Denied,
+    /// The kernel's time for one decision, with ever larger tables
+    Decision,
+    /// The programs that a connection runs
+    Profile,
+    /// Change of policy to first changed verdict
+    Change,
+    /// Removal of a rule to the last connection dead
+    Revocation,
+    /// Decisions into SQLite without loss
+    Trail,
+    /// New cgroup to identity in the map
+    Birth,
+    /// Memory of the agent and of its maps
+    Memory,
+    /// Decisions in user space, by call and over HTTP
+    Evaluate,
+}
+
+impl Bench {
+    fn run(self, plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
+        match self {
+            Self::Connect => traffic::connect(plan, metrics),
+            Self::Established => traffic::established(plan, metrics),
+            Self::Denied => traffic::denied(plan, metrics),
+            Self::Decision => decision::cost(plan, metrics),
+            Self::Profile => traffic::profile(plan, metrics),
+            Self::Change => change::effect(plan, metrics),
+            Self::Revocation => revocation::kill_all(plan, metrics),
+            Self::Trail => trail::rates(plan, metrics),
+            Self::Birth => birth::identity(plan, metrics),
+            Self::Memory => memory::of_agent(plan, metrics),
+            Self::Evaluate => {
+                evaluate::in_process(plan, metrics)?;
+                evaluate::over_http(plan, metrics)
+            }
+        }
+    }
+}
+
+/// How much to measure, and where.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// A short run.
+    pub(crate) quick: bool,
+    cpus: (usize, usize),
+}
+
+impl Plan {
+    /// Rounds of a short run, or of a full one.
+    pub(crate) fn rounds(&self, quick: usize, full: usize) -> usize {
+        if self.quick { quick } else { full }
+    }
+
+    /// The CPU for the agent, and the one for what is measured.
+    pub(crate) fn cpus(&self) -> (usize, usize) {
+        self.cpus
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = match &arguments.role {
+        Some(Role::Worker(start)) => worker::run(start),
+        None => measure(&arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(arguments: &Arguments) -> Result<()> {
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "it makes cgroups and network namespaces and loads programs into the kernel, which needs root: run `cargo xtask bench`"
+    );
+    let machine = Machine::here();
+    let plan = Plan {
+        quick: arguments.quick,
+        cpus: machine.places(),
+    };
+    let mut report = Report {
+        machine,
+        quick: plan.quick,
+        metrics: Vec::new(),
+        failures: Vec::new(),
+    };
+    for bench in Bench::value_variants() {
+        if !arguments.names.is_empty() && !arguments.names.contains(bench) {
+            continue;
+        }
+        let start = Instant::now();
+        if let Err(error) = bench.run(&plan, &mut report.metrics) {
+            report.failures.push(format!("{bench:?}: {error:#}"));
+        }
+        eprintln!("measured {bench:?} in {:.1} s", start.elapsed().as_secs_f64());
+    }
+    let json = serde_json::to_string_pretty(&report)?;
+    match arguments.output {
+        Output::Table => print!("{}", report.table()),
+        Output::Json => println!("{json}"),
+    }
+    if let Some(path) = &arguments.json {
+        fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    ensure!(
+        report.failures.is_empty(),
+        "{} of the benchmarks could not be measured",
+        report.failures.len()
+    );
+    Ok(())
+}

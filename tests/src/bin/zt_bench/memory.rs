@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Memory of the agent, and of its maps apart.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use zt_tests::agent_files::Workload;
+
+use crate::Plan;
+use crate::programs::map_memory;
+use crate::report::{Metric, Target};
+use crate::world::{World, filler, id};
+
+const MIB: f64 = 1024.0 * 1024.0;
+/// What a start leaves behind is given back by then.
+const SETTLE: Duration = Duration::from_secs(3);
+
+/// Idle, and with many identities and entries.
+pub(crate) fn of_agent(_: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
+    for (name, identities, entries, limit) in [
+        ("idle", 0, 10, 32.0),
+        ("10,000 identities, 100,000 entries", 10_000, 100_000, 64.0),
+    ] {
+        let world = World::start("memory", |sandbox, mut builder| {
+            let cgroup = sandbox.cgroup("pods")?;
+            for number in 0..identities {
+                // Of cgroups that are not there: what counts is that they are known.
+                let absent = zt_tests::Cgroup::at(cgroup.relative().join(format!("w{number}")))?;
+                builder = builder.workload(Workload::new(&id(&format!("w/{number}")), &absent));
+            }
+            builder.policy("filler.yaml", &filler(entries, 0))
+        })?;
+        std::thread::sleep(SETTLE);
+        let pid = world.agent.pid().context("the agent is running")?;
+        let memory = rollup(pid)?;
+        let rss = memory.get("Rss").copied().unwrap_or(0) as f64 / 1024.0;
+        let pss = memory.get("Pss").copied().unwrap_or(0) as f64 / 1024.0;
+        metrics.push(
+            Metric::value(format!("agent memory (RSS), {name}"), "MiB", rss).target(Target::AtMost(limit)),
+        );
+        metrics.push(Metric::value(format!("  agent memory (PSS), {name}"), "MiB", pss));
+        let maps = map_memory(pid)?;
+        let total: u64 = maps.values().sum();
+        metrics.push(Metric::value(
+            format!("  eBPF maps, {name}"),
+            "MiB",
+            total as f64 / MIB,
+        ));
+        for (map, bytes) in maps.into_iter().filter(|(_, bytes)| *bytes as f64 > MIB) {
+            metrics.push(Metric::value(format!("    {map}"), "MiB", bytes as f64 / MIB));
+        }
+    }
+    Ok(())
+}
+
+/// Kibibytes by name, of `smaps_rollup`.
+fn rollup(pid: u32) -> Result<BTreeMap<String, u64>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    let field = |line: &str| {
+        let (name, rest) = line.split_once(':')?;
+        Some((name.to_owned(), rest.trim().strip_suffix(" kB")?.parse().ok()?))
+    };
+    Ok(text.lines().filter_map(field).collect())
+}

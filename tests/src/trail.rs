@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What an agent says about decisions: its records, and the kernel's counters.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use crate::agent::Agent;
+use crate::wait::wait_for;
+
+/// How long a record may take from the decision to the trail.
+pub const RECORDED: Duration = Duration::from_secs(10);
+/// The most that one answer of the API holds.
+const PAGE: usize = 1000;
+
+impl Agent {
+    /// All records of a query, oldest first, however many pages they are.
+    pub fn all_records(&self, query: &str) -> Result<Vec<Value>> {
+        let mut records = Vec::new();
+        let mut cursor = String::new();
+        loop {
+            let mut page = self.get(&format!("/v1/audit?limit={PAGE}&{query}{cursor}"))?;
+            let found = page["records"]
+                .as_array_mut()
+                .context("an answer without records")?;
+            records.append(found);
+            match page["next_cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => break,
+            }
+        }
+        records.reverse();
+        Ok(records)
+    }
+
+    /// Waits until `count` records satisfy the query and `wanted`, and returns them, oldest first. More are a failure.
+    pub fn records(&self, query: &str, count: usize, wanted: impl Fn(&Value) -> bool) -> Result<Vec<Value>> {
+        let mut all = Vec::new();
+        let found = wait_for(&format!("{count} records of {query:?}"), RECORDED, || {
+            all = self.all_records(query)?;
+            let found: Vec<Value> = all.iter().filter(|record| wanted(record)).cloned().collect();
+            Ok((found.len() >= count).then_some(found))
+        });
+        let found = found.with_context(|| format!("the records were: {}", listing(&all)))?;
+        ensure!(
+            found.len() == count,
+            "{} records instead of {count}: {}",
+            found.len(),
+            listing(&found)
+        );
+        Ok(found)
+    }
+
+    /// A counter of the kernel programs, by its name in `/v1/status`.
+    pub fn counter(&self, name: &str) -> Result<u64> {
+        let status = self.get("/v1/status")?;
+        let counter = status["counters"][name].as_u64();
+        counter.with_context(|| format!("no counter {name} in {status}"))
+    }
+
+    /// The decisions that the kernel programs have counted.
+    pub fn decisions(&self) -> Result<u64> {
+        let status = self.get("/v1/status")?;
+        let counters = [
+            "allowed_observed",
+            "allowed_enforced",
+            "denied_observed",
+            "denied_enforced",
+        ];
+        counters
+            .into_iter()
+            .map(|name| {
+                let counter = status["counters"][name].as_u64();
+                counter.with_context(|| format!("no counter {name} in {status}"))
+            })
+            .sum()
+    }
+
+    /// Puts a policy in force in place of the one that a scene's agent began with, and waits until it is.
+    pub fn change_policy(&self, text: &str) -> Result<u64> {
+        let before = self.revision()?;
+        self.files.write_policy("policy.yaml", text)?;
+        self.wait_revision_after(before)
+    }
+}
+
+/// Records in a form in which many can be read.
+fn listing(records: &[Value]) -> String {
+    let lines = records.iter().map(|record| format!("\n  {record}"));
+    lines.collect()
+}
+
+/// A record says this of who, whom, what and why; `name` is a SPIFFE ID or an entity.
+pub fn says(record: &Value, source: &str, destination: &str, decision: &str, reason: &str) -> bool {
+    party(&record["source"]) == source
+        && party(&record["destination"]) == destination
+        && record["decision"] == decision
+        && record["reason"] == reason
+}
+
+/// The SPIFFE ID, or else the entity.
+pub fn party(party: &Value) -> &str {
+    let name = party["spiffe_id"].as_str().or(party["entity"].as_str());
+    name.unwrap_or("nobody")
+}
