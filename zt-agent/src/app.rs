@@ -10,6 +10,7 @@ mod node;
 mod reader;
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -131,13 +132,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
 
     let roots = present_roots(&config, &input.mount)?;
     let kernel = Kernel::load(&config.bpffs)?;
-    let store = Store::open(sqlite::Settings {
-        dsn: config.audit.dsn.clone(),
-        max_disk_bytes: config.audit.max_disk_bytes,
-        retention_days: Some(config.audit.retention_days),
-    })
-    .await?;
-    let store = Arc::new(store);
+    let store = Arc::new(open_store(&config).await?);
     let names = Arc::new(NameBook::new(store.remembered(REMEMBERED_NAMES).await?));
     let metrics = Metrics::new();
     let (intake, recorder) = pipeline::pipeline(
@@ -204,10 +199,11 @@ pub async fn run(config: Config) -> Result<(), AppError> {
         tokio::spawn(health_endpoint.serve(api::health_router(state), stopping.clone())),
     ];
     let following = follow(input.policy_follower, input.workload_follower, watcher, &commands);
+    let weak = commands.downgrade();
     drop(commands);
     notify(sd_notify::NotifyState::Ready);
 
-    let outcome = wait_for_the_end(node.is_finished_in(), reader.is_finished_in()).await;
+    let outcome = wait_for_the_end(node.is_finished_in(), reader.is_finished_in(), &weak).await;
 
     notify(sd_notify::NotifyState::Stopping);
     tracing::info!("stopping: records are flushed, enforcement stays on");
@@ -272,6 +268,15 @@ impl Input {
     }
 }
 
+async fn open_store(config: &Config) -> Result<Store, StoreError> {
+    Store::open(sqlite::Settings {
+        dsn: config.audit.dsn.clone(),
+        max_disk_bytes: config.audit.max_disk_bytes,
+        retention_days: Some(config.audit.retention_days),
+    })
+    .await
+}
+
 /// Removes every hook, map and pin of ours. Returns the number of pins removed.
 pub fn detach(config: &Config) -> Result<usize, AppError> {
     crate::kernel::check_privileges()?;
@@ -325,10 +330,11 @@ fn follow(
     ]
 }
 
-/// Ends with a signal, or when a part that must not end does.
+/// Ends with a signal, or when a part that must not end does. `SIGUSR1` turns the kernel side's diagnostics on or off.
 async fn wait_for_the_end(
     node: impl Future<Output = ()>,
     reader: impl Future<Output = ()>,
+    commands: &mpsc::WeakSender<Command>,
 ) -> Result<(), AppError> {
     let failed = |source| AppError::System {
         what: "wait for signals",
@@ -336,11 +342,21 @@ async fn wait_for_the_end(
     };
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
-        () = node => Err(AppError::Ended { part: "the node thread" }),
-        () = reader => Err(AppError::Ended { part: "the event reader" }),
+    let mut diagnose = signal(SignalKind::user_defined1()).map_err(failed)?;
+    let (mut node, mut reader) = (pin!(node), pin!(reader));
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            () = &mut node => return Err(AppError::Ended { part: "the node thread" }),
+            () = &mut reader => return Err(AppError::Ended { part: "the event reader" }),
+            _ = diagnose.recv() => {
+                if let Some(commands) = commands.upgrade() {
+                    // A node thread that is gone has been noticed above.
+                    let _ = commands.send(Command::ToggleDiagnostics).await;
+                }
+            }
+        }
     }
 }
 

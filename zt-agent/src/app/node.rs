@@ -58,6 +58,8 @@ pub(super) enum Command {
         /// The process that did.
         pid: u32,
     },
+    /// Turns the kernel side's diagnostics on or off.
+    ToggleDiagnostics,
     /// A socket listens whose owner no hook saw.
     UnownedListener,
     /// A decision was made in this namespace, by this process.
@@ -107,6 +109,7 @@ pub(super) struct Node {
     identities: BTreeSet<SpiffeId>,
     revision: u64,
     observe_all: bool,
+    diagnostics: bool,
     host_netns: u64,
     namespaces: Namespaces,
     refreshed: Instant,
@@ -140,6 +143,7 @@ impl Node {
             identities: BTreeSet::new(),
             revision: 0,
             observe_all: false,
+            diagnostics: false,
             host_netns,
             namespaces: Namespaces::default(),
             refreshed: Instant::now(),
@@ -230,6 +234,11 @@ impl Node {
                     self.cgroup_changed(event)
                 }
                 Command::UdpBound { workload, netns, pid } => self.seen(netns, pid).and(self.guard(workload)),
+                Command::ToggleDiagnostics => {
+                    self.diagnostics = !self.diagnostics;
+                    tracing::info!(on = self.diagnostics, "kernel-side diagnostics");
+                    self.write_control()
+                }
                 Command::UnownedListener => {
                     unowned = true;
                     Ok(())
@@ -269,7 +278,6 @@ impl Node {
 
     /// Writes the switches.
     fn write_control(&mut self) -> Result<(), AppError> {
-        let diagnostics = tracing::enabled!(target: "zt_ebpf", tracing::Level::DEBUG);
         let flags = [
             (self.observe_all, OBSERVE_ALL),
             (
@@ -277,7 +285,7 @@ impl Node {
                 UNKNOWN_DENY,
             ),
             (!self.enforced().is_empty(), HAS_ENFORCED),
-            (diagnostics, DIAGNOSTICS),
+            (self.diagnostics, DIAGNOSTICS),
         ];
         let flags = flags
             .into_iter()
