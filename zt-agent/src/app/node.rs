@@ -318,6 +318,10 @@ impl Node {
         self.check_roots()?;
         let refresh = self.refreshed.elapsed() >= REFRESH;
         self.look_at_namespaces(refresh)?;
+        if refresh {
+            // The host may have new addresses.
+            self.direct()?;
+        }
         self.check_hooks();
         Ok(())
     }
