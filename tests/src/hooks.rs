@@ -42,7 +42,9 @@ pub fn attached(cgroup: &Cgroup) -> Result<Vec<Attached>> {
 
 /// Whether a cgroup has a program that runs for packets.
 pub fn has_packet_hook(cgroup: &Cgroup) -> Result<bool> {
-    let packet = |attached: &Attached| attached.hook.ends_with("inet_ingress") || attached.hook.ends_with("inet_egress");
+    let packet = |attached: &Attached| {
+        attached.hook.ends_with("inet_ingress") || attached.hook.ends_with("inet_egress")
+    };
     Ok(attached(cgroup)?.iter().any(packet))
 }
 

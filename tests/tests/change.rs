@@ -132,7 +132,10 @@ fn a_bad_policy_leaves_the_last_good_one_in_force_and_says_so() -> Result<()> {
         ("unknown field", good.replace("\"ports\"", "\"port\"")),
         ("wrong kind", good.replace("ServiceAccessPolicy", "NetworkPolicy")),
         ("not a SPIFFE ID", good.replace("spiffe://", "https://")),
-        ("another trust domain", good.replace("hanzo.ai/hanzo-k8s", "example.org/hanzo-k8s")),
+        (
+            "another trust domain",
+            good.replace("hanzo.ai/hanzo-k8s", "example.org/hanzo-k8s"),
+        ),
         ("port 0", good.replace("80", "0")),
         ("port 65536", good.replace("80", "65536")),
         ("reversed range", good.replace("80\n", "\"90-80\"\n")),
@@ -142,9 +145,14 @@ fn a_bad_policy_leaves_the_last_good_one_in_force_and_says_so() -> Result<()> {
         agent.files.write_policy("policy.yaml", &text)?;
         let told = agent.wait_policies(&format!("the errors of: {what}"), has_errors)?;
         let error = &told["errors"][0];
-        assert!(error["line"].as_u64().is_some_and(|line| line > 0), "{what}: {error}");
         assert!(
-            error["file"].as_str().is_some_and(|file| file.ends_with("policy.yaml")),
+            error["line"].as_u64().is_some_and(|line| line > 0),
+            "{what}: {error}"
+        );
+        assert!(
+            error["file"]
+                .as_str()
+                .is_some_and(|file| file.ends_with("policy.yaml")),
             "{what}: {error}"
         );
         assert_eq!(told["revision"], revision, "{what}");
@@ -164,7 +172,9 @@ fn a_bad_policy_leaves_the_last_good_one_in_force_and_says_so() -> Result<()> {
 }
 
 fn has_errors(answer: &Value) -> bool {
-    answer["errors"].as_array().is_some_and(|errors| !errors.is_empty())
+    answer["errors"]
+        .as_array()
+        .is_some_and(|errors| !errors.is_empty())
 }
 
 #[test]
@@ -211,7 +221,10 @@ fn two_policies_never_mix() -> Result<()> {
     let (mut server, mut client) = (scene.workload("server")?, scene.workload("client")?);
     let mut picky = scene.workload("picky")?;
     let mut stranger = scene.outsider("stranger")?;
-    for (address, network) in [("192.0.2.5/32", "192.0.2.0/24"), ("198.51.100.5/32", "198.51.100.0/24")] {
+    for (address, network) in [
+        ("192.0.2.5/32", "192.0.2.0/24"),
+        ("198.51.100.5/32", "198.51.100.0/24"),
+    ] {
         stranger.host.add_address(address)?;
         client.host.add_route(network)?;
     }
@@ -223,20 +236,25 @@ fn two_policies_never_mix() -> Result<()> {
         server.serve(any(port))?.local()?;
     }
     // Both allow `always` and refuse `never`, by other networks; 81 is one's and 82 the other's.
-    let mut odd = Policy::new("policy")
-        .allow("picky", "server", TCP, "81")
-        .allow("10.99.0.0/16", "server", TCP, "83");
-    let mut even = Policy::new("policy")
-        .allow("picky", "server", TCP, "82")
-        .allow("10.99.0.0/24", "server", TCP, "83");
+    let mut odd =
+        Policy::new("policy")
+            .allow("picky", "server", TCP, "81")
+            .allow("10.99.0.0/16", "server", TCP, "83");
+    let mut even =
+        Policy::new("policy")
+            .allow("picky", "server", TCP, "82")
+            .allow("10.99.0.0/24", "server", TCP, "83");
     for protocol in [TCP, UDP] {
         odd = odd
             .allow("client", "192.0.2.0/24", protocol, "80")
             .allow("client", "world", protocol, "80")
             .deny("client", "198.51.100.0/24", protocol, "80");
-        even = even
-            .allow("client", "192.0.2.0/25", protocol, "80")
-            .deny("client", "198.51.100.0/25", protocol, "80");
+        even = even.allow("client", "192.0.2.0/25", protocol, "80").deny(
+            "client",
+            "198.51.100.0/25",
+            protocol,
+            "80",
+        );
     }
     let agent = scene.agent(&odd)?.start()?;
     assert_eq!(agent.revision()?, 1);
@@ -251,7 +269,10 @@ fn two_policies_never_mix() -> Result<()> {
     let mut sender = scene.start("sender", &client.cgroup, &client.host)?;
     client.send(Operation::ConnectMany(forever(vec![always, never], true)))?;
     sender.send(Operation::SendMany(forever(vec![always, never], false)))?;
-    picky.send(Operation::ConnectMany(forever(vec![server.v4(81), server.v6(82)], false)))?;
+    picky.send(Operation::ConnectMany(forever(
+        vec![server.v4(81), server.v6(82)],
+        false,
+    )))?;
     stranger.send(Operation::ConnectMany(forever(vec![server.v4(83)], true)))?;
     let start = Instant::now();
     let mut revision = 1;
