@@ -77,7 +77,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         module: "demo",
-        may_import: &["cli", "config"],
+        may_import: &["cgroup", "cli"],
     },
 ];
 

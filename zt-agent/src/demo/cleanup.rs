@@ -144,7 +144,7 @@ fn remove_pins(path: &Path) -> Result<(), DemoError> {
 fn nobody_pins() -> bool {
     entries(Path::new(BPFFS))
         .iter()
-        .all(|(_, name)| name.ends_with(".debug"))
+        .all(|(_, name)| matches!(name.as_str(), "maps.debug" | "progs.debug"))
 }
 
 /// Takes note of the end of processes whose parent died before them. They have no other parent than this process.
