@@ -9,6 +9,7 @@
 pub mod agent;
 pub mod agent_files;
 pub mod cgroup;
+pub mod hooks;
 pub mod http;
 pub mod network;
 pub mod probe;
