@@ -144,7 +144,7 @@ fn remove_pins(path: &Path) -> Result<(), DemoError> {
 fn nobody_pins() -> bool {
     entries(Path::new(BPFFS))
         .iter()
-        .all(|(_, name)| Path::new(name).extension().is_some_and(|kind| kind == "debug"))
+        .all(|(_, name)| matches!(name.as_str(), "maps.debug" | "progs.debug"))
 }
 
 /// Takes note of the end of processes whose parent died before them. They have no other parent than this process.
