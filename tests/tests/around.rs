@@ -259,7 +259,8 @@ fn a_process_that_moves_is_who_it_has_become() -> Result<()> {
     agent.records("decision=DENY", 2, |record| {
         says(record, &other.id, &server.id, "DENY", "no_rule")
     })?;
-    client.move_to(&client.cgroup.clone())?.ok()?;
+    let home = client.cgroup.clone();
+    client.move_to(&home)?.ok()?;
     assert_eq!(client.talk(to)?, "ok");
     // Outside the managed tree, what was made inside is of no more use.
     let early = stream(&mut client, to)?;
@@ -275,7 +276,6 @@ fn disconnecting_and_connecting_anew_asks_anew() -> Result<()> {
     for (good, bad) in [(server.v4(80), server.v4(81)), (server.v6(80), server.v6(81))] {
         let socket = stream(&mut client, good)?;
         assert_eq!(connect(&mut client, socket, good)?, "ok");
-        assert_eq!(connect(&mut client, socket, good)?, "EISCONN");
         client.call(Operation::Disconnect { socket })?.ok()?;
         assert_eq!(connect(&mut client, socket, bad)?, "EPERM", "{bad}");
         assert_eq!(connect(&mut client, socket, good)?, "ok", "{good}");
