@@ -284,6 +284,8 @@ pub fn by_address(address: &Address) -> Origin {
 fn begun_here(key: &SourceKey) -> Option<Origin> {
     // SAFETY: read once, copied at once.
     let source: Source = unsafe { maps::zt_sources.get(key) }.copied()?;
+    // Said once, for one handshake: whoever has the port next must speak for himself.
+    let _ = maps::zt_sources.remove(key);
     // SAFETY: as above.
     let identity = match unsafe { maps::zt_workloads.get(source.workload) } {
         Some(workload) => workload.identity,

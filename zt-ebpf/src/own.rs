@@ -101,10 +101,15 @@ impl Own {
         Self::unknown(control, socket.workload, false)
     }
 
-    /// Nothing is known of who owns the socket.
+    /// Nothing is known of who owns the socket: refused what nobody may do as soon as anybody is enforced upon.
     #[inline(always)]
     pub fn missing(control: &Control) -> Self {
-        Self::unknown(control, 0, false)
+        Self::stored(
+            control,
+            0,
+            identity::UNKNOWN,
+            control.flags & (UNKNOWN_DENY | HAS_ENFORCED) != 0,
+        )
     }
 
     /// The workload of a socket, by the cgroup it was born in. For contexts that may ask a socket for it.

@@ -4,6 +4,7 @@
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::macros::cgroup_sock;
 use aya_ebpf::programs::SockContext;
 use zt_common::abi::{CONNECTION_ESTABLISHED, Listener, ListenerKey, SOCKET_NOTED, Socket};
@@ -118,7 +119,8 @@ fn bound(ctx: &SockContext, address: &Address) {
     };
     if protocol == u32::from(UDP) {
         note(&mut socket);
-        emit::notice(NOTICE_UDP_BOUND, &own, netns);
+        let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+        emit::notice(NOTICE_UDP_BOUND, pid, own.workload, netns);
     }
     context::store(ctx.sock, &socket);
 }

@@ -257,7 +257,7 @@ mod tests {
         );
         assert_eq!(
             found,
-            ["`policy` imports `state`; of our modules it may import: spiffe_id"]
+            ["`policy` imports `state`; of our modules it may import: spiffe_id, problem"]
         );
         assert!(findings("state.rs", "use crate::policy::PolicySet;").is_empty());
         assert!(findings("app.rs", "use crate::kernel::Kernel;").is_empty());

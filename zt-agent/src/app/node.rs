@@ -58,6 +58,10 @@ pub(super) enum Command {
         /// The process that did.
         pid: u32,
     },
+    /// Turns the kernel side's diagnostics on or off.
+    ToggleDiagnostics,
+    /// A socket listens whose owner no hook saw.
+    UnownedListener,
     /// A decision was made in this namespace, by this process.
     Seen {
         /// The namespace.
@@ -105,6 +109,7 @@ pub(super) struct Node {
     identities: BTreeSet<SpiffeId>,
     revision: u64,
     observe_all: bool,
+    diagnostics: bool,
     host_netns: u64,
     namespaces: Namespaces,
     refreshed: Instant,
@@ -138,6 +143,7 @@ impl Node {
             identities: BTreeSet::new(),
             revision: 0,
             observe_all: false,
+            diagnostics: false,
             host_netns,
             namespaces: Namespaces::default(),
             refreshed: Instant::now(),
@@ -210,6 +216,7 @@ impl Node {
     fn work(&mut self, batch: Vec<Command>) -> Result<(), AppError> {
         let mut merge = false;
         let mut look = false;
+        let mut unowned = false;
         let mut outcome = Ok(());
         for command in batch {
             let done = match command {
@@ -227,6 +234,15 @@ impl Node {
                     self.cgroup_changed(event)
                 }
                 Command::UdpBound { workload, netns, pid } => self.seen(netns, pid).and(self.guard(workload)),
+                Command::ToggleDiagnostics => {
+                    self.diagnostics = !self.diagnostics;
+                    tracing::info!(on = self.diagnostics, "kernel-side diagnostics");
+                    self.write_control()
+                }
+                Command::UnownedListener => {
+                    unowned = true;
+                    Ok(())
+                }
                 Command::Seen { netns, pid } => self.seen(netns, pid),
                 Command::Refused(socket) => self.destroy(&socket),
                 Command::ObserveAll { on, answer } => {
@@ -248,8 +264,11 @@ impl Node {
             };
             outcome = outcome.and(done);
         }
-        if look {
+        if look || unowned {
             self.look_at_namespaces(false)?;
+        }
+        if unowned {
+            self.find_older()?;
         }
         if merge {
             self.merged()?;
@@ -259,7 +278,6 @@ impl Node {
 
     /// Writes the switches.
     fn write_control(&mut self) -> Result<(), AppError> {
-        let diagnostics = tracing::enabled!(target: "zt_ebpf", tracing::Level::DEBUG);
         let flags = [
             (self.observe_all, OBSERVE_ALL),
             (
@@ -267,7 +285,7 @@ impl Node {
                 UNKNOWN_DENY,
             ),
             (!self.enforced().is_empty(), HAS_ENFORCED),
-            (diagnostics, DIAGNOSTICS),
+            (self.diagnostics, DIAGNOSTICS),
         ];
         let flags = flags
             .into_iter()
@@ -300,6 +318,10 @@ impl Node {
         self.check_roots()?;
         let refresh = self.refreshed.elapsed() >= REFRESH;
         self.look_at_namespaces(refresh)?;
+        if refresh {
+            // The host may have new addresses.
+            self.direct()?;
+        }
         self.check_hooks();
         Ok(())
     }

@@ -13,7 +13,7 @@ use zt_tests::agent_files::Workload;
 use crate::Plan;
 use crate::report::{Metric, Target};
 use crate::samples::Summary;
-use crate::world::{World, filler, id};
+use crate::world::{World, filled, id};
 
 const LIMIT: Duration = Duration::from_secs(5);
 
@@ -28,7 +28,7 @@ pub(crate) fn identity(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
                 let cgroup = Cgroup::at(sandbox.managed().relative().join(name))?;
                 builder = builder.workload(Workload::new(&id(name), &cgroup));
             }
-            builder.policy("filler.yaml", &filler(entries, 0))
+            filled(builder, entries)
         })?;
         let pin = world.maps()?.join(names::WORKLOADS);
         let map: HashMap<MapData, u64, Entry> = Map::HashMap(MapData::from_pin(pin)?).try_into()?;

@@ -11,7 +11,7 @@ use crate::load::now;
 use crate::order::Order;
 use crate::report::{Metric, Target};
 use crate::samples::Summary;
-use crate::world::{World, filler, id, policy, rule};
+use crate::world::{World, compact, filled, filler, id, policy, rule};
 
 const PORT: u16 = 7001;
 
@@ -27,10 +27,8 @@ pub(crate) fn effect(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
             host = Some(sandbox.host("host")?);
             let (cgroup, workload) = World::member(sandbox, "client")?;
             client = Some(cgroup);
-            builder
-                .workload(workload)
-                .policy("switch.yaml", &switch(true))?
-                .policy("filler.yaml", &filler(entries, 0))
+            let builder = builder.workload(workload).policy("switch.yaml", &switch(true))?;
+            filled(builder, entries)
         })?;
         let (Some(client), Some(host)) = (client, host) else {
             anyhow::bail!("the world was prepared")
@@ -43,27 +41,26 @@ pub(crate) fn effect(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
         worker.enter(&client)?;
         world.confine_agent(agent_cpu)?;
 
-        let one_rule = |open: bool| vec![("switch.yaml", switch(open))];
-        let samples = flips(&world, &mut worker, to, changes, one_rule)?;
+        let samples = flips(&world, &mut worker, to, changes, "switch.yaml", switch)?;
         let name = format!("one rule changed of {entries} → first changed verdict");
         metrics.push(Metric::summed(name, "ms", Summary::of(&samples)).target(Target::AtMost(limit)));
 
         // The rule that is looked at is in the one file that changes, with all the others.
+        let whole = |open| compact(entries, if open { 0 } else { 1 }, &switching_rule(open));
+        world.policy("compact.yaml", &whole(true))?;
+        for (file, _) in filler(entries) {
+            world.agent.files.remove_policy(&file)?;
+        }
         world.agent.files.remove_policy("switch.yaml")?;
-        let whole = |open: bool| {
-            let mut text = filler(entries, if open { 2 } else { 3 });
-            text.push_str(&switching_rule(open));
-            vec![("filler.yaml", text)]
-        };
-        let (file, text) = whole(true).remove(0);
-        world.policy(file, &text)?;
-        let samples = flips(&world, &mut worker, to, changes, whole)?;
-        let name = format!("all {entries} rules changed → first changed verdict");
+        world.settle()?;
+        let samples = flips(&world, &mut worker, to, changes, "compact.yaml", whole)?;
+        let name = format!("all {entries} entries changed → first changed verdict");
         metrics.push(Metric::summed(name, "ms", Summary::of(&samples)).target(Target::AtMost(limit)));
 
-        let swaps = swap_times(&world.agent.log()?);
+        let log = swap_times(&world.agent.log()?);
+        let swaps = &log[log.len().saturating_sub(samples.len())..];
         let name = format!("  the agent's own time to compile and swap, {entries} entries");
-        metrics.push(Metric::summed(name, "ms", Summary::of(&swaps)));
+        metrics.push(Metric::summed(name, "ms", Summary::of(swaps)));
     }
     Ok(())
 }
@@ -75,7 +72,8 @@ fn flips(
     worker: &mut Worker,
     to: SocketAddr,
     changes: usize,
-    files: impl Fn(bool) -> Vec<(&'static str, String)>,
+    file: &str,
+    text: impl Fn(bool) -> String,
 ) -> Result<Vec<f64>> {
     let mut samples = Vec::new();
     for change in 0..2 * changes {
@@ -84,10 +82,7 @@ fn flips(
         worker.send(&Order::Flip { to })?;
         // The client's first answers are those of the policy before.
         std::thread::sleep(std::time::Duration::from_millis(20));
-        let mut renamed = 0;
-        for (file, text) in files(open) {
-            renamed = replace(world, file, &text)?;
-        }
+        let renamed = replace(world, file, &text(open))?;
         let done = worker.wait()?;
         ensure!(
             done.errno == if open { 0 } else { libc::EPERM },

@@ -12,7 +12,7 @@ use crate::programs::Measuring;
 use crate::report::{Metric, Target};
 use crate::samples::Summary;
 use crate::traffic::{Stage, far};
-use crate::world::{World, filler, wide};
+use crate::world::{World, wide};
 
 const CONNECT: &str = "zt_connect4";
 /// Connections of one batch.
@@ -37,8 +37,11 @@ pub(crate) fn cost(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
         match entries {
             10 => {}
             // So many that they are written as patterns: what is decided by is the same table.
-            1_000_000 => stage.world.policy("filler.yaml", &wide(1000))?,
-            _ => stage.world.policy("filler.yaml", &filler(entries, 0))?,
+            1_000_000 => {
+                stage.world.agent.files.write_policy("wide.yaml", &wide(1000))?;
+                stage.world.wait_entries(entries)?;
+            }
+            _ => stage.world.fill(entries)?,
         }
         let mut samples = Vec::new();
         for _ in 0..plan.rounds(20, 40) {

@@ -17,7 +17,7 @@ use zt_common::entry::Flow;
 use crate::Plan;
 use crate::report::{Metric, Target};
 use crate::samples::Summary;
-use crate::world::{World, filler, id};
+use crate::world::{World, filled, filler, id};
 
 const ENTRIES: usize = 100_000;
 /// Decisions of one batch.
@@ -25,12 +25,10 @@ const COUNT: usize = 1_000_000;
 
 /// By a call, from one thread and from all.
 pub(crate) fn in_process(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
-    let document = Document {
-        file: "filler.yaml".into(),
-        text: filler(ENTRIES, 0),
-    };
+    let document = |(file, text)| Document { file, text };
+    let documents: Vec<Document> = filler(ENTRIES).into_iter().map(document).collect();
     let settings = Settings::default();
-    let Ok(set) = parse(&[document], &settings) else {
+    let Ok(set) = parse(&documents, &settings) else {
         bail!("the filler policy does not parse")
     };
     let table = Arc::new(compile(&set, &BTreeSet::new(), &settings, 1)?);
@@ -101,9 +99,7 @@ fn decide(table: &AllowTable, flows: &[Flow], offset: usize) -> usize {
 
 /// Over the API, on connections that are kept.
 pub(crate) fn over_http(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
-    let world = World::start("evaluate", |_, builder| {
-        builder.policy("filler.yaml", &filler(ENTRIES, 0))
-    })?;
+    let world = World::start("evaluate", |_, builder| filled(builder, ENTRIES))?;
     let one = |number: usize| {
         json!({
             "source": {"spiffe_id": id(&format!("a/{}", number % 1000))},

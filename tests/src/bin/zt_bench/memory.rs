@@ -11,7 +11,7 @@ use zt_tests::agent_files::Workload;
 use crate::Plan;
 use crate::programs::map_memory;
 use crate::report::{Metric, Target};
-use crate::world::{World, filler, id};
+use crate::world::{World, filled, id};
 
 const MIB: f64 = 1024.0 * 1024.0;
 /// What a start leaves behind is given back by then.
@@ -30,7 +30,7 @@ pub(crate) fn of_agent(_: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
                 let absent = zt_tests::Cgroup::at(cgroup.relative().join(format!("w{number}")))?;
                 builder = builder.workload(Workload::new(&id(&format!("w/{number}")), &absent));
             }
-            builder.policy("filler.yaml", &filler(entries, 0))
+            filled(builder, entries)
         })?;
         std::thread::sleep(SETTLE);
         let pid = world.agent.pid().context("the agent is running")?;

@@ -11,7 +11,7 @@ use crate::load::CHUNK;
 use crate::order::Order;
 use crate::report::{Metric, Target};
 use crate::samples::interleave;
-use crate::world::{World, filler, id, policy, rule};
+use crate::world::{World, filled, id, policy, rule};
 use crate::{Plan, decision};
 
 /// A listener outside the managed tree, and one of another workload.
@@ -44,11 +44,8 @@ impl Stage {
             let (client, its) = World::member(sandbox, "client")?;
             let (server, others) = World::member(sandbox, "server")?;
             place = Some((host, client, server));
-            builder
-                .workload(its)
-                .workload(others)
-                .policy("base.yaml", &base())?
-                .policy("filler.yaml", &filler(10, 0))
+            let builder = builder.workload(its).workload(others);
+            filled(builder.policy("base.yaml", &base())?, 10)
         })?;
         let (agent_cpu, cpu) = plan.cpus();
         world.confine_agent(agent_cpu)?;
@@ -118,7 +115,7 @@ pub(crate) fn connect(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
     let stage = Stage::set(plan, "connect")?;
     for rules in [10, 1000, 100_000] {
         if rules != 10 {
-            stage.world.policy("filler.yaml", &filler(rules, 0))?;
+            stage.world.fill(rules)?;
         }
         let families: &[(&str, IpAddr, IpAddr)] = &[
             ("v4", Ipv4Addr::LOCALHOST.into(), FAR_V4.into()),
@@ -182,7 +179,7 @@ fn connects(ip: IpAddr, port: u16) -> Order {
 /// Established connections: nothing of zt runs for a segment.
 pub(crate) fn established(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
     let stage = Stage::set(plan, "established")?;
-    stage.world.policy("filler.yaml", &filler(1000, 0))?;
+    stage.world.fill(1000)?;
     let near = Ipv4Addr::LOCALHOST.into();
     let mut plain = stage.worker(&stage.plain, near, 7000, &stage.plain)?;
     let mut managed = stage.worker(&stage.server, near, INSIDE, &stage.client)?;
@@ -219,7 +216,7 @@ pub(crate) fn established(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> 
 /// A refused connect, next to one that the other end refuses and one that succeeds.
 pub(crate) fn denied(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
     let stage = Stage::set(plan, "denied")?;
-    stage.world.policy("filler.yaml", &filler(1000, 0))?;
+    stage.world.fill(1000)?;
     let near = Ipv4Addr::LOCALHOST.into();
     let mut plain = stage.worker(&stage.plain, near, 7000, &stage.plain)?;
     let mut managed = stage.worker(&stage.plain, near, OUTSIDE, &stage.client)?;
@@ -257,7 +254,7 @@ pub(crate) fn denied(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
 /// Where connect's time goes: programs that run for a connection, and how long.
 pub(crate) fn profile(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
     let stage = Stage::set(plan, "profile")?;
-    stage.world.policy("filler.yaml", &filler(1000, 0))?;
+    stage.world.fill(1000)?;
     let near: IpAddr = Ipv4Addr::LOCALHOST.into();
     let mut source = stage.worker(&stage.plain, Ipv4Addr::UNSPECIFIED.into(), OUTSIDE, &stage.client)?;
     let mut both = stage.worker(&stage.server, near, INSIDE, &stage.client)?;

@@ -12,7 +12,7 @@ use crate::Plan;
 use crate::crew::Worker;
 use crate::order::Order;
 use crate::report::{Metric, Target};
-use crate::world::{World, filler};
+use crate::world::{World, filled};
 
 /// How long a backlog may take to be stored.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -33,7 +33,7 @@ pub(crate) fn rates(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
     let world = World::start("trail", |sandbox, builder| {
         let (client, workload) = World::member(sandbox, "client")?;
         cgroup = Some(client);
-        builder.workload(workload).policy("filler.yaml", &filler(100, 0))
+        filled(builder.workload(workload), 100)
     })?;
     let cgroup = cgroup.context("the world was prepared")?;
     let mut workers = [

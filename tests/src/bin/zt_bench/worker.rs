@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, setns};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, alarm};
 
@@ -47,9 +48,9 @@ pub(crate) fn run(start: &Start) -> Result<()> {
         pin(Pid::from_raw(0), cpu)?;
     }
     enter(&start.cgroup)?;
-    let (files, _) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)?;
-    let most = files.max(65_536);
-    nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, most, most)?;
+    // As many connections as one may have.
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
 
     let mut worker = Worker::default();
     let mut output = std::io::stdout().lock();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use nix::unistd::Pid;
@@ -18,6 +18,9 @@ use crate::worker::pin;
 
 /// How long a large policy may take to be in force.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// An agent whose revision stays for so long has nothing more to take in.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// An agent and the sandbox that it manages.
 #[derive(Debug)]
@@ -59,6 +62,34 @@ impl World {
         })
     }
 
+    /// Puts so many rules of filler in force. Only ever more of them.
+    pub(crate) fn fill(&self, count: usize) -> Result<()> {
+        for (file, text) in filler(count) {
+            self.agent.files.write_policy(&file, &text)?;
+        }
+        self.wait_entries(count)
+    }
+
+    /// Waits until the table in force has at least so many entries.
+    pub(crate) fn wait_entries(&self, count: usize) -> Result<()> {
+        wait_for(&format!("{count} entries to be in force"), PATIENCE, || {
+            let status = self.agent.get("/v1/status")?;
+            Ok((status["policy"]["entries"].as_u64() >= Some(count as u64)).then_some(()))
+        })
+    }
+
+    /// Waits until the agent has taken in every change of its files.
+    pub(crate) fn settle(&self) -> Result<()> {
+        let mut last = (self.agent.revision()?, Instant::now());
+        wait_for("the revision to stay", PATIENCE, || {
+            let revision = self.agent.revision()?;
+            if revision != last.0 {
+                last = (revision, Instant::now());
+            }
+            Ok((last.1.elapsed() > QUIET).then_some(()))
+        })
+    }
+
     /// Pinned maps.
     pub(crate) fn maps(&self) -> Result<PathBuf> {
         Ok(self.sandbox.pins()?.join(format!("v{ABI_VERSION}")).join("maps"))
@@ -85,6 +116,14 @@ impl World {
     }
 }
 
+/// Gives an agent so many rules of filler to start with.
+pub(crate) fn filled(mut builder: AgentBuilder, count: usize) -> Result<AgentBuilder> {
+    for (file, text) in filler(count) {
+        builder = builder.policy(&file, &text)?;
+    }
+    Ok(builder)
+}
+
 /// The identity of a workload of the benchmarks.
 pub(crate) fn id(name: &str) -> String {
     format!("spiffe://hanzo.ai/bench/{name}")
@@ -102,21 +141,42 @@ pub(crate) fn rule(source: &str, destination: &str, port: u16) -> String {
     format!("    - {{from: {{{source}}}, to: [{{{destination}, ports: [{port}]}}]}}\n")
 }
 
-/// So many rules about workloads that are elsewhere, each its own entry of the table; others for another `generation`.
-pub(crate) fn filler(count: usize, generation: u16) -> String {
-    let mut text = String::with_capacity(count * 120);
-    for number in 0..count {
-        let (source, destination) = (number % 1000, number / 1000);
-        let port = 1 + generation;
+/// Policy files with so many rules about workloads that are elsewhere, each its own entry of the table.
+pub(crate) fn filler(count: usize) -> Vec<(String, String)> {
+    // The agent takes files of up to a megabyte.
+    const EACH: usize = 5000;
+    let document = |first: usize| {
+        let mut rules = String::with_capacity(EACH * 120);
+        for number in first..count.min(first + EACH) {
+            let from = format!("spiffe: '{}'", id(&format!("a/{}", number % 1000)));
+            let to = format!("spiffe: '{}'", id(&format!("b/{}", number / 1000)));
+            rules.push_str(&rule(&from, &to, 1));
+        }
+        let name = format!("filler-{}", first / EACH);
+        (format!("{name}.yaml"), policy(&name, &rules))
+    };
+    (0..count).step_by(EACH).map(document).collect()
+}
+
+/// One policy file with so many entries, all of them others for another `generation`, and `also` this rule.
+pub(crate) fn compact(entries: usize, generation: u16, also: &str) -> String {
+    // Ports that no range joins.
+    const PORTS: usize = 100;
+    let ports: Vec<String> = (0..PORTS)
+        .map(|port| (20_000 + 2 * port as u16 + generation).to_string())
+        .collect();
+    let ports = ports.join(", ");
+    let mut rules = String::new();
+    for number in 0..entries / PORTS {
+        let (from, to) = (id(&format!("a/{number}")), id(&format!("b/{}", number % 100)));
         // Writing into a String cannot fail.
         let _ = writeln!(
-            text,
-            "    - {{from: {{spiffe: '{}'}}, to: [{{spiffe: '{}', ports: [{port}]}}]}}",
-            id(&format!("a/{source}")),
-            id(&format!("b/{destination}")),
+            rules,
+            "    - {{from: {{spiffe: '{from}'}}, to: [{{spiffe: '{to}', ports: [{ports}]}}]}}"
         );
     }
-    policy("filler", &text)
+    rules.push_str(also);
+    policy("compact", &rules)
 }
 
 /// Few rules that stand for `side` × `side` entries.

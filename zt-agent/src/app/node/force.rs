@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use zt_common::abi::MODE_ENFORCE;
+use zt_common::abi::{MODE_ENFORCE, Workload};
 
 use super::{AppError, Loaded, Node};
 use crate::policy::{self, PolicySet, compile};
@@ -75,8 +75,8 @@ impl Node {
             revision = self.revision,
             entries,
             revoked,
-            swap_ms = swapped.as_millis(),
-            total_ms = started.elapsed().as_millis(),
+            swap_ms = swapped.as_millis() as u64,
+            total_ms = started.elapsed().as_millis() as u64,
             "policy in force"
         );
         Ok(())
@@ -92,7 +92,7 @@ impl Node {
 
     /// Puts what was merged in force: rules for new identities first, then who is who.
     pub(super) fn merged(&mut self) -> Result<(), AppError> {
-        let modes = self.enforced();
+        let before = self.parts.kernel.workloads().clone();
         self.gather_identities();
         let table = self.compile(&self.loaded.policies, self.revision)?;
         self.parts.kernel.enforce(table)?;
@@ -100,7 +100,10 @@ impl Node {
         self.write_control()?;
         self.guard_receivers()?;
         self.publish();
-        if self.enforced() != modes {
+        let after = self.parts.kernel.workloads();
+        let renamed = |(id, was): (&u64, &Workload)| after.get(id).is_some_and(|is| is != was);
+        // A cgroup that is another workload now, or in another mode: what it has open is judged as such.
+        if before.iter().any(renamed) {
             self.sweep();
         }
         Ok(())
