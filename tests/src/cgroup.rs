@@ -43,6 +43,14 @@ impl Cgroup {
         Self::create(self.relative.join(name))
     }
 
+    /// The handle of a cgroup inside another that need not exist.
+    pub fn absent(parent: &Self, name: &str) -> Self {
+        Self {
+            path: parent.path.join(name),
+            relative: parent.relative.join(name),
+        }
+    }
+
     /// The absolute path of its directory.
     pub fn path(&self) -> &Path {
         &self.path

@@ -8,7 +8,9 @@
 
 pub mod agent;
 pub mod agent_files;
+pub mod btf;
 pub mod cgroup;
+pub mod hooks;
 pub mod http;
 pub mod network;
 pub mod probe;

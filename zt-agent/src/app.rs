@@ -10,12 +10,15 @@ mod node;
 mod reader;
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+
+use zt_common::control::MAX_ROOTS;
 
 use crate::api::{self, ApiState, Readiness};
 use crate::audit::names::NameBook;
@@ -129,13 +132,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
 
     let roots = present_roots(&config, &input.mount)?;
     let kernel = Kernel::load(&config.bpffs)?;
-    let store = Store::open(sqlite::Settings {
-        dsn: config.audit.dsn.clone(),
-        max_disk_bytes: config.audit.max_disk_bytes,
-        retention_days: Some(config.audit.retention_days),
-    })
-    .await?;
-    let store = Arc::new(store);
+    let store = Arc::new(open_store(&config).await?);
     let names = Arc::new(NameBook::new(store.remembered(REMEMBERED_NAMES).await?));
     let metrics = Metrics::new();
     let (intake, recorder) = pipeline::pipeline(
@@ -202,10 +199,11 @@ pub async fn run(config: Config) -> Result<(), AppError> {
         tokio::spawn(health_endpoint.serve(api::health_router(state), stopping.clone())),
     ];
     let following = follow(input.policy_follower, input.workload_follower, watcher, &commands);
+    let weak = commands.downgrade();
     drop(commands);
     notify(sd_notify::NotifyState::Ready);
 
-    let outcome = wait_for_the_end(node.is_finished_in(), reader.is_finished_in()).await;
+    let outcome = wait_for_the_end(node.is_finished_in(), reader.is_finished_in(), &weak).await;
 
     notify(sd_notify::NotifyState::Stopping);
     tracing::info!("stopping: records are flushed, enforcement stays on");
@@ -245,6 +243,18 @@ impl Input {
         let policies = policy::parse(&documents.0.map_err(bad)?, &config.policy_settings()).map_err(bad)?;
         let mount = cgroup::mount_point()?;
         let root_paths = config.managed_cgroup.roots();
+        if root_paths.len() > MAX_ROOTS {
+            return Err(bad(vec![Problem {
+                file: "configuration".into(),
+                line: 0,
+                column: 0,
+                field: "managedCgroup".into(),
+                message: format!(
+                    "names {} cgroups; a node has at most {MAX_ROOTS}",
+                    root_paths.len()
+                ),
+            }]));
+        }
         let (workload_follower, contents) = identity_file::follow(config.identity.file.clone());
         let records = node::read_workloads(&contents, config, &root_paths).map_err(bad)?;
         Ok(Self {
@@ -256,6 +266,15 @@ impl Input {
             root_paths,
         })
     }
+}
+
+async fn open_store(config: &Config) -> Result<Store, StoreError> {
+    Store::open(sqlite::Settings {
+        dsn: config.audit.dsn.clone(),
+        max_disk_bytes: config.audit.max_disk_bytes,
+        retention_days: Some(config.audit.retention_days),
+    })
+    .await
 }
 
 /// Removes every hook, map and pin of ours. Returns the number of pins removed.
@@ -311,10 +330,11 @@ fn follow(
     ]
 }
 
-/// Ends with a signal, or when a part that must not end does.
+/// Ends with a signal, or when a part that must not end does. `SIGUSR1` turns the kernel side's diagnostics on or off.
 async fn wait_for_the_end(
     node: impl Future<Output = ()>,
     reader: impl Future<Output = ()>,
+    commands: &mpsc::WeakSender<Command>,
 ) -> Result<(), AppError> {
     let failed = |source| AppError::System {
         what: "wait for signals",
@@ -322,11 +342,21 @@ async fn wait_for_the_end(
     };
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
-        () = node => Err(AppError::Ended { part: "the node thread" }),
-        () = reader => Err(AppError::Ended { part: "the event reader" }),
+    let mut diagnose = signal(SignalKind::user_defined1()).map_err(failed)?;
+    let (mut node, mut reader) = (pin!(node), pin!(reader));
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            () = &mut node => return Err(AppError::Ended { part: "the node thread" }),
+            () = &mut reader => return Err(AppError::Ended { part: "the event reader" }),
+            _ = diagnose.recv() => {
+                if let Some(commands) = commands.upgrade() {
+                    // A node thread that is gone has been noticed above.
+                    let _ = commands.send(Command::ToggleDiagnostics).await;
+                }
+            }
+        }
     }
 }
 

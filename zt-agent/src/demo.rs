@@ -152,6 +152,9 @@ async fn supervise(arguments: DemoArgs, names: Names, mount: PathBuf) -> Result<
         signals.any().await;
     }
     remains.remove()?;
+    if arguments.keep && ended.is_some() {
+        eprintln!("everything that the demo made is removed");
+    }
     Ok(match ended {
         Some(status) if status.success() => Exit::Done,
         Some(status) => {

@@ -37,6 +37,7 @@ pub use self::error::KernelError;
 pub use self::guard::Guards;
 pub use self::hooks::HookStatus;
 pub use self::host::{Pins, check_privileges};
+pub use self::load::object;
 pub use self::log::KernelLog;
 pub use self::older::Older;
 pub use self::ring::Ring;

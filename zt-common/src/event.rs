@@ -149,6 +149,8 @@ pub struct NoticeEvent {
 
 /// A workload bound a UDP port: its datagrams need the receive guard.
 pub const NOTICE_UDP_BOUND: u32 = 1;
+/// A socket listens whose owner no hook saw: it never called `bind`.
+pub const NOTICE_UNOWNED_LISTENER: u32 = 2;
 
 const _: () = assert!(size_of::<EventHeader>() == 8);
 const _: () = assert!(size_of::<DecisionEvent>() == 144);

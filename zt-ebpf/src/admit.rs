@@ -2,7 +2,7 @@
 //! What an admission leaves behind: the connection for a later sweep, and the source for the other end to find.
 
 use aya_ebpf::bindings::BPF_ANY;
-use zt_common::abi::{Connection, Source, SourceKey};
+use zt_common::abi::{CONNECTION_HERE, CONNECTION_LOCAL, Connection, Source, SourceKey};
 use zt_common::address::Address;
 use zt_common::counter::Counter;
 
@@ -20,9 +20,30 @@ pub fn connection(cookie: u64, connection: &Connection) {
     }
 }
 
-/// Forgets a connection.
+/// Forgets a connection, and that its source was told: the next owner of the port must not be taken for it.
 #[inline(always)]
 pub fn gone(cookie: u64) {
+    if let Some(place) = maps::zt_connections.get_ptr_mut(cookie) {
+        // SAFETY: the entry belongs to the socket that is closing; nobody else writes it.
+        let connection = unsafe { &*place };
+        if connection.flags & CONNECTION_HERE != 0 {
+            let key = Begun {
+                netns: if connection.flags & CONNECTION_LOCAL != 0 {
+                    connection.netns
+                } else {
+                    0
+                },
+                source: connection.local,
+                destination: connection.remote,
+                source_port: connection.local_port,
+                destination_port: connection.remote_port,
+                protocol: connection.protocol,
+            }
+            .key();
+            // Absent where the other end has looked, or the handshake never ended.
+            let _ = maps::zt_sources.remove(key);
+        }
+    }
     // Absent for what was never admitted: nothing to forget.
     let _ = maps::zt_connections.remove(cookie);
 }
@@ -37,18 +58,25 @@ pub struct Begun {
     pub protocol: u8,
 }
 
+impl Begun {
+    /// Its key in `zt_sources`.
+    #[inline(always)]
+    pub fn key(&self) -> SourceKey {
+        SourceKey {
+            netns: self.netns,
+            source: self.source,
+            destination: self.destination,
+            source_port: self.source_port,
+            destination_port: self.destination_port,
+            protocol: self.protocol,
+            reserved: [0; 3],
+        }
+    }
+}
+
 /// Says whose flow this is.
 #[inline(always)]
 pub fn source(begun: &Begun, workload: u64, identity: u64) {
-    let key = SourceKey {
-        netns: begun.netns,
-        source: begun.source,
-        destination: begun.destination,
-        source_port: begun.source_port,
-        destination_port: begun.destination_port,
-        protocol: begun.protocol,
-        reserved: [0; 3],
-    };
     // An LRU map evicts rather than fails; a lost entry means naming the source by its address.
-    let _ = maps::zt_sources.insert(key, Source { workload, identity }, u64::from(BPF_ANY));
+    let _ = maps::zt_sources.insert(begun.key(), Source { workload, identity }, u64::from(BPF_ANY));
 }

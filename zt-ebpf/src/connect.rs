@@ -12,8 +12,9 @@ use zt_common::event::{Hook, IPV6};
 use zt_common::verdict::{Reason, Verdict};
 
 use crate::emit::Decision;
-use crate::lookup::{self, Own, Target};
-use crate::{admit, context, emit, maps, sendmsg};
+use crate::lookup::{self, Target};
+use crate::own::Own;
+use crate::{admit, context, emit, judge, maps, sendmsg};
 
 pub const ALLOW: i32 = 1;
 pub const REFUSE: i32 = 0;
@@ -99,11 +100,11 @@ fn connect(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
         port: party.port,
         protocol,
     };
-    let mut verdict = lookup::judge(&flow);
+    let mut verdict = judge::judge(&flow);
     if party.outdated(&verdict) {
         party = lookup::destination(control, &target);
         flow.destination = party.identity;
-        verdict = lookup::judge(&flow);
+        verdict = judge::judge(&flow);
     }
     if own.alien {
         verdict = Verdict::refusal(Reason::AlienTask, verdict.revision);

@@ -16,16 +16,31 @@ pub fn now() -> u64 {
     unsafe { helper::bpf_ktime_get_ns() }
 }
 
-/// Adds to a value of a map, atomically and wrapping, and gives what was there.
+/// Adds to a value of a map, atomically and wrapping.
 ///
 /// # Safety
 ///
 /// `place` must point into a live map value.
 #[inline(always)]
-pub unsafe fn add(place: *mut u64, addend: u64) -> u64 {
+pub unsafe fn add(place: *mut u64, addend: u64) {
     use core::intrinsics::{AtomicOrdering, atomic_xadd};
     // SAFETY: the caller's; the kernel's map values are aligned to eight bytes.
-    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(place, addend) }
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(place, addend) };
+}
+
+/// Adds to a value of a map, atomically and wrapping, and gives what was there.
+///
+/// The ordering is not a matter of taste: of a relaxed addition the compiler makes the instruction that does not
+/// fetch, and takes the addend for the old value.
+///
+/// # Safety
+///
+/// `place` must point into a live map value.
+#[inline(always)]
+pub unsafe fn fetch_add(place: *mut u64, addend: u64) -> u64 {
+    use core::intrinsics::{AtomicOrdering, atomic_xadd};
+    // SAFETY: the caller's; the kernel's map values are aligned to eight bytes.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(place, addend) }
 }
 
 /// Cgroup id of the running task.

@@ -13,7 +13,7 @@ use zt_common::event::{
 };
 use zt_common::verdict::Verdict;
 
-use crate::lookup::Own;
+use crate::own::Own;
 use crate::{context, maps};
 
 const NO_WAKEUP: u64 = 1;
@@ -129,7 +129,7 @@ pub fn decision(decision: &Decision<'_>, verdict: &Verdict) {
 
 /// Tells the agent that something needs it.
 #[inline(always)]
-pub fn notice(code: u32, own: &Own, netns: u64) {
+pub fn notice(code: u32, pid: u32, workload: u64, netns: u64) {
     let Some(mut slot) = maps::zt_events.reserve_untyped::<NoticeEvent>(0) else {
         count(Counter::NoticesLost);
         return;
@@ -142,8 +142,8 @@ pub fn notice(code: u32, own: &Own, netns: u64) {
             reserved: 0,
         },
         code,
-        pid: (bpf_get_current_pid_tgid() >> 32) as u32,
-        workload: own.workload,
+        pid,
+        workload,
         netns,
     });
     slot.submit(FORCE_WAKEUP);

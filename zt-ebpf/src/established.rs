@@ -18,9 +18,10 @@ use zt_common::verdict::{Reason, Verdict};
 use crate::admit::Begun;
 use crate::connect::TCP;
 use crate::emit::Decision;
-use crate::lookup::{self, Arrival, Own, Target};
+use crate::lookup::{self, Arrival, Target};
+use crate::own::Own;
 use crate::sock_ops::{ends, socket_of, watch_close};
-use crate::{admit, context, emit, fence, maps};
+use crate::{admit, context, emit, fence, judge, maps};
 
 /// The source's end. `connect` decided before the socket had a port, and policy may have changed since: a swap that
 /// fell between is caught here, because the sweep could not yet see this socket.
@@ -58,7 +59,7 @@ pub fn active(ctx: &SockOpsContext) -> bool {
         };
         admit::source(&begun, workload, source);
     }
-    decided != lookup::revision()
+    decided != judge::revision()
 }
 
 /// Whether this socket called `connect` itself: two that opened toward each other both complete as the passive end,
@@ -102,7 +103,7 @@ pub fn again(ctx: &SockOpsContext) {
         port: party.port,
         protocol: TCP,
     };
-    let verdict = lookup::judge(&flow);
+    let verdict = judge::judge(&flow);
     connection.destination = flow.destination;
     connection.revision = verdict.revision;
     connection.rule = verdict.rule;
@@ -180,11 +181,11 @@ pub fn passive(ctx: &SockOpsContext) {
         port: ends.local_port,
         protocol: TCP,
     };
-    let mut verdict = lookup::judge(&flow);
+    let mut verdict = judge::judge(&flow);
     if origin.outdated(&verdict) {
         origin = lookup::origin(&arrival);
         flow.source = origin.identity;
-        verdict = lookup::judge(&flow);
+        verdict = judge::judge(&flow);
     }
     let refused = !verdict.allowed && own.enforced();
     let mut event_flags = INBOUND;

@@ -1,162 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Who is who: the workload that acts, and the identity behind an address.
+//! Who is who: the identity behind an address, as the sending and as the receiving end can know it.
 
-use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use zt_common::abi::{
-    Listener, ListenerKey, LocalKey, MODE_ENFORCE, PEER_HERE, ServiceKey, Socket, Source, SourceKey,
-};
+use zt_common::abi::{Listener, ListenerKey, LocalKey, PEER_HERE, ServiceKey, Source, SourceKey};
 use zt_common::address::Address;
-use zt_common::control::{Control, HAS_ENFORCED, HAS_SERVICES, MAX_ROOTS, OBSERVE_ALL, UNKNOWN_DENY};
-use zt_common::entry::{AllowEntry, AllowKey, Flow, Shapes};
+use zt_common::control::{Control, HAS_SERVICES};
+use zt_common::entry::{AllowKey, Shapes};
 use zt_common::identity;
-use zt_common::verdict::{self, AllowLookup, Reason, Verdict};
+use zt_common::verdict::{AllowLookup, Verdict};
 
-use crate::{context, maps};
-
-/// How many levels below a managed root a workload may lie. A deeper cgroup still inherits: what is searched is its
-/// ancestors at these levels.
-const DEPTH: u32 = 8;
-
-/// The workload at this end of a decision.
-#[derive(Clone, Copy)]
-pub struct Own {
-    /// Key in `zt_workloads`; the plain cgroup id where there is no entry.
-    pub workload: u64,
-    /// Its identity.
-    pub identity: u64,
-    /// Not a `bool`: the compiler would compute a program's answer from the byte in memory, and the verifier, which
-    /// does not know that it is 0 or 1, would refuse that.
-    enforced: u64,
-    /// Whether the task is outside every managed root.
-    pub alien: bool,
-}
-
-impl Own {
-    /// Whether policy's verdict happens.
-    #[inline(always)]
-    pub fn enforced(&self) -> bool {
-        self.enforced != 0
-    }
-
-    /// A workload known by a stored entry.
-    #[inline(always)]
-    pub fn stored(control: &Control, workload: u64, identity: u64, enforced: bool) -> Self {
-        let enforced = u64::from(enforced && control.flags & OBSERVE_ALL == 0);
-        Self {
-            workload,
-            identity,
-            enforced,
-            alien: false,
-        }
-    }
-
-    #[inline(always)]
-    fn unknown(control: &Control, workload: u64, alien: bool) -> Self {
-        let flag = if alien { HAS_ENFORCED } else { UNKNOWN_DENY };
-        Self {
-            alien,
-            ..Self::stored(control, workload, identity::UNKNOWN, control.flags & flag != 0)
-        }
-    }
-
-    #[inline(always)]
-    fn named(control: &Control, workload: u64) -> Option<Self> {
-        // SAFETY: read once, copied at once.
-        let entry = unsafe { maps::zt_workloads.get(workload) }?;
-        Some(Self::stored(
-            control,
-            workload,
-            entry.identity,
-            entry.mode == MODE_ENFORCE,
-        ))
-    }
-
-    /// The workload of the running task: by its cgroup, else by the nearest ancestor that is one.
-    #[inline(always)]
-    pub fn current(control: &Control) -> Self {
-        let cgroup = context::current_cgroup();
-        if let Some(own) = Self::named(control, cgroup) {
-            return own;
-        }
-        let Some(level) = root_level(control) else {
-            return Self::unknown(control, cgroup, true);
-        };
-        let mut step = DEPTH;
-        while step > 0 {
-            let ancestor = context::current_ancestor(level + step);
-            if ancestor != 0 && ancestor != cgroup {
-                if let Some(own) = Self::named(control, ancestor) {
-                    return own;
-                }
-            }
-            step -= 1;
-        }
-        Self::unknown(control, cgroup, false)
-    }
-
-    /// The workload that bound a socket, where there is no task to ask.
-    #[inline(always)]
-    pub fn of_socket(control: &Control, socket: &Socket) -> Self {
-        if let Some(own) = Self::named(control, socket.cgroup) {
-            return own;
-        }
-        if let Some(own) = Self::named(control, socket.workload) {
-            return own;
-        }
-        Self::unknown(control, socket.workload, false)
-    }
-
-    /// Nothing is known of who owns the socket.
-    #[inline(always)]
-    pub fn missing(control: &Control) -> Self {
-        Self::unknown(control, 0, false)
-    }
-
-    /// The workload of a socket, by the cgroup it was born in. For contexts that may ask a socket for it.
-    ///
-    /// A function of its own in the object, so that its search does not share the caller's stack.
-    #[inline(never)]
-    pub fn of_birth(control: &Control, sock: *mut bpf_sock) -> Self {
-        let cgroup = context::cgroup_of(sock);
-        if let Some(own) = Self::named(control, cgroup) {
-            return own;
-        }
-        let mut slot = 0;
-        while slot < MAX_ROOTS {
-            let root = control.roots[slot];
-            if root.id != 0 && context::ancestor_of(sock, root.level) == root.id {
-                let mut step = DEPTH;
-                while step > 0 {
-                    let id = context::ancestor_of(sock, root.level + step);
-                    if id != 0 && id != cgroup {
-                        if let Some(own) = Self::named(control, id) {
-                            return own;
-                        }
-                    }
-                    step -= 1;
-                }
-                return Self::unknown(control, cgroup, false);
-            }
-            slot += 1;
-        }
-        Self::unknown(control, cgroup, true)
-    }
-}
-
-/// Level of the managed root above the running task.
-#[inline(always)]
-fn root_level(control: &Control) -> Option<u32> {
-    let mut slot = 0;
-    while slot < MAX_ROOTS {
-        let root = control.roots[slot];
-        if root.id != 0 && context::current_ancestor(root.level) == root.id {
-            return Some(root.level);
-        }
-        slot += 1;
-    }
-    None
-}
+use crate::judge::Table;
+use crate::maps;
 
 /// The other party of a decision.
 #[derive(Clone, Copy)]
@@ -430,6 +284,8 @@ pub fn by_address(address: &Address) -> Origin {
 fn begun_here(key: &SourceKey) -> Option<Origin> {
     // SAFETY: read once, copied at once.
     let source: Source = unsafe { maps::zt_sources.get(key) }.copied()?;
+    // Said once, for one handshake: whoever has the port next must speak for himself.
+    let _ = maps::zt_sources.remove(key);
     // SAFETY: as above.
     let identity = match unsafe { maps::zt_workloads.get(source.workload) } {
         Some(workload) => workload.identity,
@@ -440,98 +296,4 @@ fn begun_here(key: &SourceKey) -> Option<Origin> {
         managed: true,
         revision: 0,
     })
-}
-
-/// The allow table in force, as the verdict function sees it.
-pub struct Table(&'static maps::AllowTable);
-
-impl Table {
-    /// The table in force, or `None` before the first was put in place.
-    #[inline(always)]
-    pub fn in_force() -> Option<Self> {
-        maps::zt_allow.get(0).map(|table| {
-            // SAFETY: an inner map that a program has looked up lives until the program returns.
-            Self(unsafe { &*core::ptr::from_ref(table) })
-        })
-    }
-
-    /// Its revision.
-    #[inline(always)]
-    pub fn revision(&self) -> u64 {
-        self.get(&AllowKey::HEADER).map_or(0, |header| header.number)
-    }
-}
-
-impl AllowLookup for Table {
-    #[inline(always)]
-    fn get(&self, key: &AllowKey) -> Option<AllowEntry> {
-        // SAFETY: a table in force only ever gains entries; the value is copied at once.
-        unsafe { self.0.get(key) }.copied()
-    }
-}
-
-/// What the table in force says about a flow.
-#[inline(always)]
-pub fn judge(flow: &Flow) -> Verdict {
-    let mut judged = Judged { rule: 0, revision: 0 };
-    let port_and_protocol = u32::from(flow.port) | u32::from(flow.protocol) << 16;
-    let answer = zt_judge(flow.source, flow.destination, port_and_protocol, &raw mut judged);
-    Verdict {
-        allowed: answer & ALLOWED_BIT != 0,
-        // SAFETY: the low byte is a `Reason` that `zt_judge` cast to its number.
-        reason: unsafe { core::mem::transmute::<u8, Reason>(answer as u8) },
-        rule: judged.rule,
-        revision: judged.revision,
-    }
-}
-
-const ALLOWED_BIT: u32 = 1 << 8;
-
-/// The part of a verdict that `zt_judge` hands back through memory.
-#[repr(C)]
-pub struct Judged {
-    rule: u64,
-    revision: u64,
-}
-
-/// The verdict function over the table in force: the reason's number, and [`ALLOWED_BIT`].
-///
-/// A *global* function of the object: the verifier looks at it once, by itself, and not again for every state of
-/// every caller. Its search over the shapes of a table would otherwise exceed what the verifier is willing to walk.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn zt_judge(
-    source: u64,
-    destination: u64,
-    port_and_protocol: u32,
-    judged: *mut Judged,
-) -> u32 {
-    if judged.is_null() {
-        return Reason::NoPolicy as u32;
-    }
-    let flow = Flow {
-        source,
-        destination,
-        port: port_and_protocol as u16,
-        protocol: (port_and_protocol >> 16) as u8,
-    };
-    let verdict = match Table::in_force() {
-        Some(table) => verdict::verdict(&table, &flow),
-        None => Verdict::refusal(Reason::NoPolicy, 0),
-    };
-    // SAFETY: checked above; the verifier knows the size from the type.
-    unsafe {
-        (*judged).rule = verdict.rule;
-        (*judged).revision = verdict.revision;
-    }
-    verdict.reason as u32 | if verdict.allowed { ALLOWED_BIT } else { 0 }
-}
-
-/// The revision in force, 0 before the first.
-#[inline(always)]
-pub fn revision() -> u64 {
-    match Table::in_force() {
-        Some(table) => table.revision(),
-        None => 0,
-    }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! zt's kernel programs: one file a hook, thin. All maps are in `maps`, all shared logic in `lookup` (who is who),
-//! `admit` (what an admission leaves behind) and `emit` (what is told).
+//! zt's kernel programs: one file a hook, thin. All maps are in `maps`, all shared logic in `own` (who acts),
+//! `lookup` (who the other is), `judge` (what policy says), `admit` (what an admission leaves behind) and `emit` (what
+//! is told).
 //!
 //! Decisions are made at the handshake. Nothing here runs for a data segment of an established TCP connection; the
 //! one hook that sees packets, `udp_guard`, is attached only to workloads that receive datagrams.
@@ -16,8 +17,10 @@ mod context;
 mod emit;
 mod established;
 mod fence;
+mod judge;
 mod lookup;
 mod maps;
+mod own;
 mod sendmsg;
 mod sock_ops;
 mod socket;

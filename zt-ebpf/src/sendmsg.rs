@@ -15,8 +15,9 @@ use zt_common::verdict::{Reason, Verdict};
 
 use crate::connect::{ALLOW, REFUSE, UDP, destination_v6, local_port, port_and_protocol};
 use crate::emit::Decision;
-use crate::lookup::{self, Own, Target};
-use crate::{context, emit, maps};
+use crate::lookup::{self, Target};
+use crate::own::Own;
+use crate::{context, emit, judge, maps};
 
 /// The key of a flow as one end sees it.
 #[inline(always)]
@@ -102,7 +103,7 @@ pub fn known(key: &FlowKey, directory: u64, now: u64) -> Prior {
         prior.source = state.source;
         prior.destination = state.destination;
         prior.target_port = state.target_port;
-        if state.directory == directory && state.revision == lookup::revision() {
+        if state.directory == directory && state.revision == judge::revision() {
             prior.standing = 2;
             state.last_seen = now;
         }
@@ -196,7 +197,7 @@ fn sendmsg(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
             protocol,
         }
     };
-    let mut verdict = lookup::judge(&flow);
+    let mut verdict = judge::judge(&flow);
     if party.outdated(&verdict) {
         party = lookup::destination(control, &target);
         if inbound {
@@ -204,7 +205,7 @@ fn sendmsg(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
         } else {
             flow.destination = party.identity;
         }
-        verdict = lookup::judge(&flow);
+        verdict = judge::judge(&flow);
     }
     if own.alien {
         verdict = Verdict::refusal(Reason::AlienTask, verdict.revision);

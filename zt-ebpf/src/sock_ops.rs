@@ -10,6 +10,7 @@ use aya_log_ebpf::warn;
 use zt_common::abi::SOCKET_NOTED;
 use zt_common::address::Address;
 use zt_common::counter::Counter;
+use zt_common::event::NOTICE_UNOWNED_LISTENER;
 
 use crate::connect::TCP;
 use crate::{admit, context, emit, established, socket};
@@ -127,12 +128,14 @@ unsafe fn read(field: *const u32) -> u32 {
 fn listening(ctx: &SockOpsContext) {
     let sock = socket_of(ctx);
     let Some(mut owner) = context::stored(sock) else {
-        // Listening without a bind: the kernel chose the port, and no hook saw the task.
+        // Listening without a bind: the kernel chose the port, and no hook saw the task. The agent finds the owner by
+        // the cgroup of the socket; until then what it accepts belongs to nobody.
         emit::count(Counter::OwnerMissing);
+        emit::notice(NOTICE_UNOWNED_LISTENER, 0, 0, context::netns_cookie(ctx.as_ptr()));
         if emit::diagnostics() {
             warn!(
                 ctx,
-                "port {}: a listener that never bound has no owner",
+                "port {}: a listener that never bound has no owner yet",
                 ctx.local_port()
             );
         }

@@ -4,6 +4,7 @@
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::macros::cgroup_sock;
 use aya_ebpf::programs::SockContext;
 use zt_common::abi::{CONNECTION_ESTABLISHED, Listener, ListenerKey, SOCKET_NOTED, Socket};
@@ -15,8 +16,8 @@ use zt_common::verdict::{Reason, Verdict, raw_socket_verdict};
 
 use crate::connect::{ALLOW, REFUSE, TCP, UDP};
 use crate::emit::Decision;
-use crate::lookup::{self, Own};
-use crate::{admit, context, emit, maps};
+use crate::own::Own;
+use crate::{admit, context, emit, judge, maps};
 
 const AF_INET6: u32 = 10;
 const SOCK_RAW: u32 = 3;
@@ -34,7 +35,7 @@ pub fn zt_sock_create(ctx: SockContext) -> i32 {
         return ALLOW;
     };
     let own = Own::current(control);
-    let verdict = match lookup::Table::in_force() {
+    let verdict = match judge::Table::in_force() {
         // The right to raw sockets is the right to speak what no policy can name.
         Some(table) => raw_socket_verdict(&table, own.identity),
         None => Verdict::refusal(Reason::NoPolicy, 0),
@@ -118,7 +119,8 @@ fn bound(ctx: &SockContext, address: &Address) {
     };
     if protocol == u32::from(UDP) {
         note(&mut socket);
-        emit::notice(NOTICE_UDP_BOUND, &own, netns);
+        let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+        emit::notice(NOTICE_UDP_BOUND, pid, own.workload, netns);
     }
     context::store(ctx.sock, &socket);
 }
@@ -194,7 +196,7 @@ fn forget(socket: &Socket) {
         return;
     };
     // SAFETY: a live entry; the counter is changed atomically.
-    let before = unsafe { context::add(&raw mut (*entry).sockets, u64::MAX) };
+    let before = unsafe { context::fetch_add(&raw mut (*entry).sockets, u64::MAX) };
     if before <= 1 {
         let _ = maps::zt_listeners.remove(key);
     }

@@ -18,9 +18,10 @@ use zt_common::verdict::{Reason, Verdict};
 
 use crate::connect::UDP;
 use crate::emit::Decision;
-use crate::lookup::{self, Origin, Own};
+use crate::lookup::{self, Origin};
+use crate::own::Own;
 use crate::sendmsg::{decided, flow_key, known};
-use crate::{context, emit, maps};
+use crate::{context, emit, judge, maps};
 
 const DROP: i32 = 0;
 const PASS: i32 = 1;
@@ -134,7 +135,7 @@ fn decide(
             protocol: UDP,
         }
     };
-    let mut verdict = lookup::judge(&flow);
+    let mut verdict = judge::judge(&flow);
     if sender.outdated(&verdict) {
         sender = origin(ctx, netns, packet);
         if outbound {
@@ -142,7 +143,7 @@ fn decide(
         } else {
             flow.source = sender.identity;
         }
-        verdict = lookup::judge(&flow);
+        verdict = judge::judge(&flow);
     }
     decided(&key, &flow, &verdict, control.directory, !outbound, started);
     let refused = !verdict.allowed && own.enforced();

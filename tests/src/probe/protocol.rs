@@ -242,6 +242,8 @@ pub struct Flood {
     pub count: u64,
     /// How long at most.
     pub duration: Option<Duration>,
+    /// How often at most, so that a loop that goes on for long does not drown its own records.
+    pub pace: Option<Duration>,
     /// Sends one byte over each connection and waits for it to come back, before it counts as `ok`.
     pub echo: bool,
     /// How to open each connection.
@@ -255,6 +257,7 @@ impl Flood {
             to: vec![to],
             count,
             duration: None,
+            pace: None,
             echo: false,
             options: ConnectOptions::default(),
         }

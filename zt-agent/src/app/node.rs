@@ -2,6 +2,7 @@
 //! The node thread: the single writer. It owns the kernel side, merges policy, workloads and cgroups into what shall be
 //! in force, puts that in force, sweeps, and publishes it. Everything it is told comes through one queue.
 
+mod force;
 mod namespaces;
 mod publish;
 mod workloads;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
-use zt_common::abi::{Connection, MODE_ENFORCE};
+use zt_common::abi::Connection;
 use zt_common::control::{DIAGNOSTICS, HAS_ENFORCED, OBSERVE_ALL, UNKNOWN_DENY};
 use zt_common::entry::AllowKey;
 
@@ -26,9 +27,8 @@ use crate::identity::{WorkloadRecord, file as identity_file};
 use crate::kernel::netns::{self, Namespaces};
 use crate::kernel::{Kernel, KernelError, KernelLog, ManagedRoot, RefusedSocket};
 use crate::metrics::Metrics;
-use crate::policy::{self, PolicySet, compile};
+use crate::policy::{self, PolicySet};
 use crate::policy_dir;
-use crate::problem::Problem;
 use crate::spiffe_id::SpiffeId;
 use crate::state::Snapshot;
 
@@ -58,6 +58,10 @@ pub(super) enum Command {
         /// The process that did.
         pid: u32,
     },
+    /// Turns the kernel side's diagnostics on or off.
+    ToggleDiagnostics,
+    /// A socket listens whose owner no hook saw.
+    UnownedListener,
     /// A decision was made in this namespace, by this process.
     Seen {
         /// The namespace.
@@ -105,6 +109,7 @@ pub(super) struct Node {
     identities: BTreeSet<SpiffeId>,
     revision: u64,
     observe_all: bool,
+    diagnostics: bool,
     host_netns: u64,
     namespaces: Namespaces,
     refreshed: Instant,
@@ -138,6 +143,7 @@ impl Node {
             identities: BTreeSet::new(),
             revision: 0,
             observe_all: false,
+            diagnostics: false,
             host_netns,
             namespaces: Namespaces::default(),
             refreshed: Instant::now(),
@@ -165,6 +171,7 @@ impl Node {
         node.parts.kernel.attach(&node.parts.roots)?;
         node.log = Some(node.parts.kernel.log()?);
         node.publish();
+        node.guard_receivers()?;
         node.find_older()?;
         node.sweep();
         node.check_hooks();
@@ -209,6 +216,7 @@ impl Node {
     fn work(&mut self, batch: Vec<Command>) -> Result<(), AppError> {
         let mut merge = false;
         let mut look = false;
+        let mut unowned = false;
         let mut outcome = Ok(());
         for command in batch {
             let done = match command {
@@ -226,6 +234,15 @@ impl Node {
                     self.cgroup_changed(event)
                 }
                 Command::UdpBound { workload, netns, pid } => self.seen(netns, pid).and(self.guard(workload)),
+                Command::ToggleDiagnostics => {
+                    self.diagnostics = !self.diagnostics;
+                    tracing::info!(on = self.diagnostics, "kernel-side diagnostics");
+                    self.write_control()
+                }
+                Command::UnownedListener => {
+                    unowned = true;
+                    Ok(())
+                }
                 Command::Seen { netns, pid } => self.seen(netns, pid),
                 Command::Refused(socket) => self.destroy(&socket),
                 Command::ObserveAll { on, answer } => {
@@ -247,8 +264,11 @@ impl Node {
             };
             outcome = outcome.and(done);
         }
-        if look {
+        if look || unowned {
             self.look_at_namespaces(false)?;
+        }
+        if unowned {
+            self.find_older()?;
         }
         if merge {
             self.merged()?;
@@ -256,108 +276,8 @@ impl Node {
         outcome
     }
 
-    /// A policy on disk is put in force, or its problems are told and the one in force stays.
-    fn policies_changed(&mut self, contents: policy_dir::Contents) {
-        let parsed = contents
-            .0
-            .and_then(|documents| policy::reparse(&documents, &self.settings, &self.loaded.policies));
-        let problems = match parsed {
-            Ok(policies) if policies.digest() == self.loaded.policies.digest() => {
-                self.loaded = Loaded {
-                    policies: Arc::new(policies),
-                    error: None,
-                };
-                self.publish();
-                return;
-            }
-            Ok(policies) => match self.put_in_force(policies) {
-                Ok(()) => return,
-                Err(error) => vec![Problem {
-                    file: self.parts.config.policy_path.display().to_string(),
-                    line: 0,
-                    column: 0,
-                    field: String::new(),
-                    message: error.to_string(),
-                }],
-            },
-            Err(problems) => problems,
-        };
-        for problem in &problems {
-            tracing::error!(
-                revision = self.revision,
-                "policy not loaded, the last good one stays in force: {problem}"
-            );
-        }
-        self.loaded.error = Some(Arc::new(problems));
-        self.publish();
-    }
-
-    fn put_in_force(&mut self, policies: PolicySet) -> Result<(), AppError> {
-        let started = Instant::now();
-        let identities = std::mem::take(&mut self.identities);
-        self.gather_identities();
-        let table = match self.compile(&policies, self.revision + 1) {
-            Ok(table) => table,
-            Err(error) => {
-                self.identities = identities;
-                return Err(error);
-            }
-        };
-        let entries = table.len();
-        self.parts.kernel.enforce(table)?;
-        self.revision += 1;
-        self.loaded = Loaded {
-            policies: Arc::new(policies),
-            error: None,
-        };
-        self.publish();
-        let swapped = started.elapsed();
-        self.guard_receivers()?;
-        let revoked = self.sweep();
-        tracing::info!(
-            revision = self.revision,
-            entries,
-            revoked,
-            swap_ms = swapped.as_millis(),
-            total_ms = started.elapsed().as_millis(),
-            "policy in force"
-        );
-        Ok(())
-    }
-
-    fn compile(&self, policies: &PolicySet, revision: u64) -> Result<policy::AllowTable, AppError> {
-        Ok(compile(policies, &self.identities, &self.settings, revision)?)
-    }
-
-    /// Puts what was merged in force: rules for new identities first, then who is who.
-    fn merged(&mut self) -> Result<(), AppError> {
-        let modes = self.enforced();
-        self.gather_identities();
-        let table = self.compile(&self.loaded.policies, self.revision)?;
-        self.parts.kernel.enforce(table)?;
-        self.direct()?;
-        self.write_control()?;
-        self.guard_receivers()?;
-        self.publish();
-        if self.enforced() != modes {
-            self.sweep();
-        }
-        Ok(())
-    }
-
-    /// Cgroups that are enforced upon.
-    fn enforced(&self) -> BTreeSet<u64> {
-        let workloads = self.parts.kernel.workloads();
-        workloads
-            .iter()
-            .filter(|(_, workload)| workload.mode == MODE_ENFORCE)
-            .map(|(id, _)| *id)
-            .collect()
-    }
-
     /// Writes the switches.
     fn write_control(&mut self) -> Result<(), AppError> {
-        let diagnostics = tracing::enabled!(target: "zt_ebpf", tracing::Level::DEBUG);
         let flags = [
             (self.observe_all, OBSERVE_ALL),
             (
@@ -365,7 +285,7 @@ impl Node {
                 UNKNOWN_DENY,
             ),
             (!self.enforced().is_empty(), HAS_ENFORCED),
-            (diagnostics, DIAGNOSTICS),
+            (self.diagnostics, DIAGNOSTICS),
         ];
         let flags = flags
             .into_iter()
@@ -398,6 +318,10 @@ impl Node {
         self.check_roots()?;
         let refresh = self.refreshed.elapsed() >= REFRESH;
         self.look_at_namespaces(refresh)?;
+        if refresh {
+            // The host may have new addresses.
+            self.direct()?;
+        }
         self.check_hooks();
         Ok(())
     }

@@ -49,6 +49,7 @@ impl Reader {
                     decisions.push(decision);
                 }
                 Ok(Event::Notice(notice)) => match notice.code {
+                    NoticeCode::UnownedListener => commands.push(Command::UnownedListener),
                     NoticeCode::UdpBound => commands.push(Command::UdpBound {
                         workload: notice.workload,
                         netns: notice.netns,

@@ -8,7 +8,7 @@ use zt_common::ABI_VERSION;
 use zt_common::address::Address;
 use zt_common::event::{
     ALLOWED, DecisionEvent, ENFORCED, Hook, INBOUND, IPV6, KIND_DECISION, KIND_NOTICE, NOTICE_UDP_BOUND,
-    NoticeEvent, REFUSED_SOCKET,
+    NOTICE_UNOWNED_LISTENER, NoticeEvent, REFUSED_SOCKET,
 };
 use zt_common::verdict::Reason;
 
@@ -96,6 +96,8 @@ pub struct Notice {
 pub enum NoticeCode {
     /// A workload bound a UDP port: its datagrams need the receive guard.
     UdpBound,
+    /// A socket listens whose owner no hook saw: it never called `bind`.
+    UnownedListener,
 }
 
 /// Why bytes are not an event. Each is counted as undecodable and the reader goes on with the next.
@@ -265,6 +267,7 @@ fn decision(cursor: &mut Cursor<'_>) -> Result<Decision, DecodeError> {
 fn notice(cursor: &mut Cursor<'_>) -> Result<Notice, DecodeError> {
     let code = match u32::from_ne_bytes(cursor.take()?) {
         NOTICE_UDP_BOUND => NoticeCode::UdpBound,
+        NOTICE_UNOWNED_LISTENER => NoticeCode::UnownedListener,
         found => return Err(DecodeError::Notice { found }),
     };
     Ok(Notice {

@@ -63,7 +63,7 @@ pub(super) fn remove(names: &Names) -> Result<(), DemoError> {
             done = done.and(network::remove_namespace(&namespace));
         }
     }
-    if mounted && entries(Path::new(BPFFS)).is_empty() {
+    if mounted && nobody_pins() {
         let unmounted =
             nix::mount::umount(BPFFS).map_err(|errno| DemoError::io("unmount bpffs")(errno.into()));
         done = done.and(unmounted);
@@ -93,7 +93,7 @@ pub(super) fn prepare(names: &Names) -> Result<(), DemoError> {
         BPFFS,
         Some("bpf"),
         nix::mount::MsFlags::empty(),
-        None::<&str>,
+        Some("mode=0700"),
     )
     .map_err(|errno| DemoError::Bpffs { source: errno.into() })
 }
@@ -138,6 +138,13 @@ fn remove_pins(path: &Path) -> Result<(), DemoError> {
         fs::remove_file(path)
     };
     absent(removed).map_err(DemoError::at("remove", path))
+}
+
+/// Whether bpffs holds nothing but what the kernel puts there itself.
+fn nobody_pins() -> bool {
+    entries(Path::new(BPFFS))
+        .iter()
+        .all(|(_, name)| matches!(name.as_str(), "maps.debug" | "progs.debug"))
 }
 
 /// Takes note of the end of processes whose parent died before them. They have no other parent than this process.

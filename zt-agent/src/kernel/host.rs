@@ -2,6 +2,7 @@
 //! What this host must offer before anything is loaded: privileges, a BPF file system, a place for pins.
 
 use std::fs;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
@@ -9,6 +10,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use zt_common::ABI_VERSION;
 
 use super::error::KernelError;
+use super::sys;
 
 const BPFFS: &str = "/sys/fs/bpf";
 
@@ -68,6 +70,12 @@ impl Pins {
                 continue;
             };
             for entry in entries.flatten() {
+                if directory == self.links() {
+                    // An agent that still runs holds the link open: removing the pin alone would leave the hook.
+                    sys::open_pin(&entry.path())
+                        .and_then(|link| sys::link_detach(link.as_fd()))
+                        .map_err(KernelError::io("detach the link", entry.path()))?;
+                }
                 fs::remove_file(entry.path()).map_err(KernelError::io("remove the pin", entry.path()))?;
                 removed += 1;
             }

@@ -15,6 +15,11 @@ use super::host::Pins;
 /// The kernel programs, built from `zt-ebpf`. Aligned, because the loader reads it as an ELF file in place.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/zt-ebpf.o"));
 
+/// The kernel programs as they are embedded: an ELF object for `bpfel`, with BTF.
+pub fn object() -> &'static [u8] {
+    OBJECT
+}
+
 /// The loaded object.
 pub(super) struct Loaded {
     ebpf: Ebpf,

@@ -101,9 +101,8 @@ fn rename(connection: &mut Connection, own: Option<&Workload>, table: &AllowTabl
     let local = connection.flags & CONNECTION_LOCAL != 0;
     let by_network = |number: u64| {
         // What the networks of a policy named is named by those of the next.
-        let depends = number == identity::WORLD
-            || number & identity::NETWORK_BIT == number
-            || number == identity::UNKNOWN;
+        let depends =
+            number == identity::WORLD || number & identity::NETWORK_BIT != 0 || number == identity::UNKNOWN;
         if depends && number < identity::FIRST_WORKLOAD && !local {
             table.networks().number_at(IpAddr::from(connection.remote))
         } else {

@@ -24,6 +24,7 @@ const MAP_LOOKUP_BATCH: u32 = 24;
 const MAP_UPDATE_BATCH: u32 = 26;
 const LINK_CREATE: u32 = 28;
 const LINK_UPDATE: u32 = 29;
+const LINK_DETACH: u32 = 34;
 
 /// Entries moved in one batch call.
 const BATCH: usize = 4096;
@@ -153,6 +154,11 @@ pub(super) fn link_create(
         },
     )
     .map(owned)
+}
+
+/// Takes a link's program off its hook, whoever else holds the link open.
+pub(super) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    bpf(LINK_DETACH, &mut link.as_raw_fd()).map(drop)
 }
 
 #[repr(C)]

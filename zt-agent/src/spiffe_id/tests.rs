@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+//! The grammar of SPIFFE IDs, and their numbers.
+
 use proptest::prelude::*;
 use zt_common::identity;
 

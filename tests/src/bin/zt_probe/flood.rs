@@ -3,6 +3,7 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::SocketAddr;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
@@ -44,6 +45,10 @@ fn repeat(flood: &Flood, mut once: impl FnMut(SocketAddr) -> (Duration, io::Resu
     let mut runs: Vec<Run> = flood.to.iter().map(|_| Run::default()).collect();
     let mut done = 0;
     while done < flood.count && flood.duration.is_none_or(|limit| start.elapsed() < limit) {
+        if let Some(pace) = flood.pace {
+            let due = pace.saturating_mul(u32::try_from(done).unwrap_or(u32::MAX));
+            thread::sleep(due.saturating_sub(start.elapsed()));
+        }
         let turn = (done % flood.to.len() as u64) as usize;
         let (took, outcome) = once(flood.to[turn]);
         let outcome = outcome.unwrap_or_else(|error| errno_name(&error));

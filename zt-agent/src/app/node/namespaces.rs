@@ -111,7 +111,7 @@ impl Node {
                 looked_at = sweep.looked_at,
                 revoked = sweep.revoked.len(),
                 destroyed = gone.len(),
-                ms = started.elapsed().as_millis(),
+                ms = started.elapsed().as_millis() as u64,
                 "connections revoked"
             );
         }

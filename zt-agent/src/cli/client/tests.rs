@@ -127,9 +127,9 @@ async fn only_plain_http_to_a_host_is_a_url() {
         "127.0.0.1:8054",
         "https://127.0.0.1:8054",
         "http://",
-        "http://h/v1",
+        "http://localhost/v1",
         "",
-        "http://a b",
+        "http://local host",
     ] {
         let error = Client::new(&ApiArgs { api: url.into() })
             .expect_err(url)

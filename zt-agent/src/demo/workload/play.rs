@@ -27,7 +27,7 @@ pub(super) fn serve(at: SocketAddr, speak: Speak, who: Who) -> Result<(), DemoEr
     Ok(())
 }
 
-/// Does what standard input says until it ends.
+/// Does what standard input says until it ends, and then serves on: what is kept after the story ends with its cgroup.
 pub(super) fn obey() -> Result<(), DemoError> {
     let mut kept = None;
     say(&Report::now(Outcome::Begun))?;
@@ -38,7 +38,9 @@ pub(super) fn obey() -> Result<(), DemoError> {
         let report = carry_out(order, &mut kept)?;
         say(&report)?;
     }
-    Ok(())
+    loop {
+        thread::park();
+    }
 }
 
 fn say(report: &Report) -> Result<(), DemoError> {

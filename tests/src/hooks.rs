@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the kernel itself says is attached and pinned, asked through `bpftool` rather than through the agent.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use crate::cgroup::Cgroup;
+
+/// A program at a hook of a cgroup.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Attached {
+    /// Its name.
+    pub name: String,
+    /// The hook, as `bpftool` calls it.
+    pub hook: String,
+    /// The program's id.
+    pub id: u64,
+}
+
+/// The programs attached to this very cgroup, not those of its ancestors, in the order of their names.
+pub fn attached(cgroup: &Cgroup) -> Result<Vec<Attached>> {
+    let path = cgroup.path().display().to_string();
+    let listed = bpftool(&["cgroup", "show", &path])?;
+    let programs = listed.as_array().cloned().unwrap_or_default();
+    let mut attached: Vec<Attached> = programs
+        .iter()
+        .map(|program| {
+            let text = |field: &str| program[field].as_str().unwrap_or_default().to_owned();
+            Attached {
+                name: text("name"),
+                hook: text("attach_type"),
+                id: program["id"].as_u64().unwrap_or_default(),
+            }
+        })
+        .collect();
+    attached.sort();
+    Ok(attached)
+}
+
+/// Whether a cgroup has a program that runs for packets.
+pub fn has_packet_hook(cgroup: &Cgroup) -> Result<bool> {
+    let packet = |attached: &Attached| {
+        attached.hook.ends_with("inet_ingress") || attached.hook.ends_with("inet_egress")
+    };
+    Ok(attached(cgroup)?.iter().any(packet))
+}
+
+/// Whether the kernel still has a program or a link.
+pub fn exists(kind: &str, id: u64) -> Result<bool> {
+    let output = Command::new("bpftool")
+        .args(["-j", kind, "show", "id", &id.to_string()])
+        .output()
+        .context("cannot run `bpftool`: run `apt-get install bpftool`")?;
+    Ok(output.status.success())
+}
+
+/// Everything below a directory of pins.
+pub fn pins(directory: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut pending = vec![directory.to_owned()];
+    while let Some(directory) = pending.pop() {
+        if !directory.exists() {
+            continue;
+        }
+        for entry in std::fs::read_dir(&directory)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                pending.push(entry.path());
+            } else {
+                found.push(entry.path());
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The answer of a `bpftool` command, as JSON.
+pub fn bpftool(arguments: &[&str]) -> Result<Value> {
+    let output = Command::new("bpftool")
+        .arg("-j")
+        .args(arguments)
+        .output()
+        .context("cannot run `bpftool`: run `apt-get install bpftool`")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(
+        output.status.success(),
+        "bpftool {}: {text}{}",
+        arguments.join(" "),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    // Nothing attached is nothing said.
+    if text.trim().is_empty() {
+        return Ok(Value::Null);
+    }
+    serde_json::from_str(&text).with_context(|| format!("bpftool said: {text}"))
+}

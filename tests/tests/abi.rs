@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The kernel programs and the agent agree on every byte that passes between them: the layout in the embedded
+//! object's BTF is the layout in this build.
+
+use std::mem::offset_of;
+
+use anyhow::{Result, ensure};
+use zt_common::abi::{
+    Connection, FlowKey, FlowState, Listener, ListenerKey, LocalKey, Peer, Service, ServiceKey, Socket,
+    Source, SourceKey, Workload,
+};
+use zt_common::control::{Control, Root};
+use zt_common::entry::{AllowEntry, AllowKey};
+use zt_common::event::{DecisionEvent, EventHeader, NoticeEvent};
+use zt_tests::btf::{Layout, structs};
+
+macro_rules! layout {
+    ($type:ident { $($field:ident),+ $(,)? }) => {
+        Layout {
+            name: stringify!($type).to_owned(),
+            size: size_of::<$type>(),
+            members: vec![$((stringify!($field).to_owned(), offset_of!($type, $field))),+],
+        }
+    };
+}
+
+fn of_this_build() -> Vec<Layout> {
+    vec![
+        layout!(Workload {
+            identity,
+            mode,
+            reserved
+        }),
+        layout!(ListenerKey {
+            netns,
+            address,
+            port,
+            protocol,
+            reserved
+        }),
+        layout!(Listener {
+            workload,
+            sockets,
+            ambiguous
+        }),
+        layout!(LocalKey { netns, address }),
+        layout!(Peer {
+            identity,
+            flags,
+            reserved
+        }),
+        layout!(ServiceKey {
+            address,
+            port,
+            protocol,
+            reserved
+        }),
+        layout!(Service {
+            identity,
+            target_port,
+            reserved
+        }),
+        layout!(Socket {
+            workload,
+            cgroup,
+            netns,
+            address,
+            port,
+            protocol,
+            flags,
+            reserved
+        }),
+        layout!(Connection {
+            netns,
+            workload,
+            source,
+            destination,
+            rule,
+            revision,
+            local,
+            remote,
+            local_port,
+            remote_port,
+            target_port,
+            protocol,
+            flags,
+        }),
+        layout!(SourceKey {
+            netns,
+            source,
+            destination,
+            source_port,
+            destination_port,
+            protocol,
+            reserved
+        }),
+        layout!(Source { workload, identity }),
+        layout!(FlowKey {
+            workload,
+            remote,
+            remote_port,
+            local_port,
+            protocol,
+            reserved
+        }),
+        layout!(FlowState {
+            revision,
+            directory,
+            source,
+            destination,
+            target_port,
+            allowed,
+            inbound,
+            reserved,
+            last_seen,
+        }),
+        layout!(Control {
+            flags,
+            directory,
+            host_netns,
+            roots
+        }),
+        layout!(Root { id, level, reserved }),
+        layout!(AllowKey {
+            source,
+            destination,
+            port,
+            protocol,
+            port_bits,
+            reserved
+        }),
+        layout!(AllowEntry { number, bits }),
+        layout!(EventHeader {
+            version,
+            size,
+            kind,
+            reserved
+        }),
+        layout!(DecisionEvent {
+            header,
+            time,
+            source,
+            destination,
+            rule,
+            revision,
+            workload,
+            cookie,
+            netns,
+            source_address,
+            destination_address,
+            source_port,
+            destination_port,
+            target_port,
+            protocol,
+            hook,
+            pid,
+            latency,
+            reason,
+            flags,
+            reserved,
+            comm,
+        }),
+        layout!(NoticeEvent {
+            header,
+            code,
+            pid,
+            workload,
+            netns
+        }),
+    ]
+}
+
+#[test]
+fn the_embedded_object_has_the_layouts_of_this_build() -> Result<()> {
+    let embedded = structs(zt_agent::kernel::object())?;
+    for wanted in of_this_build() {
+        let named: Vec<&Layout> = embedded
+            .iter()
+            .filter(|found| found.name == wanted.name)
+            .collect();
+        ensure!(
+            !named.is_empty(),
+            "the object's BTF has no struct {}",
+            wanted.name
+        );
+        // The compiler may list members in another order; the places are what counts.
+        let places = |layout: &Layout| {
+            let mut members = layout.members.clone();
+            members.sort_by_key(|(_, offset)| *offset);
+            (layout.size, members)
+        };
+        ensure!(
+            named.iter().any(|found| places(found) == places(&wanted)),
+            "{} is laid out otherwise in the object: {named:#?} instead of {wanted:#?}",
+            wanted.name
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+//! An agent's own life: how it starts, refuses to start, accounts for what it saw, and ends.
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::os::unix::net::UnixDatagram;
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+use serde_json::json;
+use zt_tests::agent::{AgentBuilder, binary};
+use zt_tests::agent_files::Workload;
+use zt_tests::hooks::attached;
+use zt_tests::probe::{Flood, Operation, TIMEOUT};
+use zt_tests::{Cgroup, Party, Policy, Sandbox, Scene, TCP, UDP, eventually, spiffe};
+
+fn any(port: u16) -> SocketAddr {
+    SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)
+}
+
+fn policy() -> Policy {
+    Policy::new("policy")
+        .allow("client", "server", TCP, "80")
+        .allow("client", "server", UDP, "80")
+}
+
+fn two(label: &str) -> Result<(Scene, Party, Party)> {
+    let mut scene = Scene::new(label)?;
+    let (mut server, client) = (scene.workload("server")?, scene.workload("client")?);
+    for port in [80, 81] {
+        server.serve(any(port))?.local()?;
+    }
+    Ok((scene, server, client))
+}
+
+/// `count` connections, half of them to the port that is refused.
+fn connections(client: &mut Party, server: &Party, count: u64) -> Result<()> {
+    let flood = Flood {
+        to: vec![server.v4(80), server.v6(81)],
+        ..Flood::new(server.v4(80), count)
+    };
+    let reply = client.call(Operation::ConnectMany(flood))?.ok()?;
+    assert_eq!(reply.outcomes[0].count("ok"), count / 2);
+    assert_eq!(reply.outcomes[1].count("EPERM"), count / 2);
+    Ok(())
+}
+
+#[test]
+fn every_decision_is_counted_and_recorded_exactly_once() -> Result<()> {
+    const COUNT: u64 = 6000;
+    let (scene, server, mut client) = two("accounting")?;
+    let mut stranger = scene.outsider("stranger")?;
+    let agent = scene.agent(&policy())?.start()?;
+    connections(&mut client, &server, COUNT)?;
+    for _ in 0..10 {
+        assert_eq!(stranger.talk(server.v4(80))?, "ECONNRESET");
+        assert_eq!(client.udp(server.v4(81))?, "EPERM");
+    }
+    let total = COUNT + 20;
+    let denied = COUNT / 2 + 20;
+    agent.records("", usize::try_from(total)?, |_| true)?;
+    agent.records("decision=DENY", usize::try_from(denied)?, |_| true)?;
+    assert_eq!(agent.decisions()?, total);
+    assert_eq!(agent.counter("denied_enforced")?, denied);
+    assert_eq!(agent.counter("allowed_enforced")?, COUNT / 2);
+    assert_eq!(agent.counter("events_lost")?, 0);
+    let status = agent.get("/v1/status")?;
+    assert_eq!(status["audit"]["received"], total, "{}", status["audit"]);
+    assert_eq!(status["audit"]["stored"], total, "{}", status["audit"]);
+    let lost = status["audit"]["lost"].as_object().context("losses by cause")?;
+    assert!(lost.values().all(|count| *count == 0), "{lost:?}");
+    let metrics = agent.metrics()?;
+    assert_eq!(
+        metrics.sum("zt_decisions_total", &[]).to_bits(),
+        (total as f64).to_bits()
+    );
+    assert_eq!(
+        metrics.sum("zt_enforced_denials_total", &[]).to_bits(),
+        (denied as f64).to_bits()
+    );
+    let pair = [
+        ("decision", "allow"),
+        ("source", client.id.as_str()),
+        ("dest", server.id.as_str()),
+    ];
+    let allowed = metrics.sum("zt_decisions_total", &pair);
+    assert_eq!(allowed.to_bits(), ((COUNT / 2) as f64).to_bits());
+    Ok(())
+}
+
+#[test]
+fn ending_flushes_the_records_and_leaves_enforcement_on() -> Result<()> {
+    const COUNT: u64 = 2000;
+    let (scene, server, mut client) = two("sigterm")?;
+    let mut agent = scene.agent(&policy())?.start()?;
+    connections(&mut client, &server, COUNT)?;
+    // At once: what was decided a moment ago is in the trail all the same.
+    assert!(agent.terminate()?.success());
+    assert_eq!(client.tcp(server.v4(81))?, "EPERM");
+    assert_eq!(client.tcp(server.v4(80))?, "ok");
+    agent.restart()?;
+    agent.records("", usize::try_from(COUNT)? + 2, |_| true)?;
+    Ok(())
+}
+
+#[test]
+fn systemd_is_told() -> Result<()> {
+    let (scene, ..) = two("notify")?;
+    let path = scene.sandbox().directory().join("notify");
+    let socket = UnixDatagram::bind(&path)?;
+    socket.set_read_timeout(Some(TIMEOUT))?;
+    let text = path.to_str().context("a path of plain letters")?;
+    let mut agent = scene.agent(&policy())?.env("NOTIFY_SOCKET", text).start()?;
+    let mut told = String::new();
+    let mut wait_for = |what: &str| -> Result<()> {
+        while !told.contains(what) {
+            let mut buffer = [0; 1024];
+            let count = socket
+                .recv(&mut buffer)
+                .with_context(|| format!("{what} after {told:?}"))?;
+            told.push_str(&String::from_utf8_lossy(&buffer[..count]));
+            told.push('\n');
+        }
+        Ok(())
+    };
+    wait_for("READY=1")?;
+    agent.terminate()?;
+    wait_for("STOPPING=1")
+}
+
+#[test]
+fn without_the_privilege_it_says_what_is_missing_and_touches_nothing() -> Result<()> {
+    let (scene, ..) = two("privilege")?;
+    let mut agent = scene.agent(&policy())?.start()?;
+    agent.terminate()?;
+    assert!(agent.command(&["detach", "--yes"]).status()?.success());
+    for (without, named) in [
+        ("-bpf", "CAP_BPF"),
+        ("-net_admin", "CAP_NET_ADMIN"),
+        ("-sys_admin", "CAP_SYS_ADMIN"),
+    ] {
+        let output = Command::new("setpriv")
+            .args(["--bounding-set", without])
+            .arg(binary()?)
+            .args(["run", "--config"])
+            .arg(agent.files.config())
+            .output()
+            .context("cannot run `setpriv`: run `apt-get install util-linux`")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(77), "{without}: {said}");
+        assert!(said.contains(named), "{without}: {said}");
+        assert_eq!(attached(scene.sandbox().managed())?, [], "{without}");
+    }
+    Ok(())
+}
+
+/// Starts an agent that must refuse, and returns what it said.
+fn refused(agent: AgentBuilder) -> Result<String> {
+    let mut agent = agent.launch()?;
+    let status = agent.wait_exit()?;
+    let said = agent.log()?;
+    assert_eq!(status.code(), Some(64), "{said}");
+    Ok(said)
+}
+
+#[test]
+fn bad_input_at_the_start_starts_nothing() -> Result<()> {
+    let sandbox = Sandbox::new("bad-input")?;
+    let good = policy().text();
+    let agent = || -> Result<AgentBuilder> { sandbox.agent()?.policy("policy.yaml", &good) };
+    let iam = sandbox.cgroup("iam")?;
+
+    let said = refused(agent()?.config("mod", json!("enforce")))?;
+    assert!(said.contains("mod") && said.contains("mode"), "{said}");
+    let said = refused(agent()?.config("mode", json!("strict")))?;
+    assert!(said.contains("strict"), "{said}");
+    let misspelt = good.replace("\"ports\"", "\"prots\"");
+    let said = refused(agent()?.policy("policy.yaml", &misspelt)?)?;
+    assert!(said.contains("policy.yaml") && said.contains("prots"), "{said}");
+    let agent_without = sandbox.agent()?;
+    std::fs::remove_file(sandbox.directory().join("policies/policy.yaml"))?;
+    let said = refused(agent_without)?;
+    assert!(said.contains("no *.yaml"), "{said}");
+
+    let outside = Workload::new(&spiffe("iam"), sandbox.outside());
+    let said = refused(agent()?.workload(outside))?;
+    assert!(
+        said.contains("workloads.yaml") && said.contains("cgroup"),
+        "{said}"
+    );
+    let twice = |name: &str| Workload::new(&spiffe(name), &iam);
+    let said = refused(agent()?.workload(twice("one")).workload(twice("two")))?;
+    assert!(
+        said.contains("workloads.yaml") && said.contains("cgroup"),
+        "{said}"
+    );
+    let address: std::net::IpAddr = "10.99.0.1".parse()?;
+    let absent = Cgroup::absent(sandbox.managed(), "absent");
+    let one = Workload::new(&spiffe("one"), &iam).at([address]);
+    let two = Workload::new(&spiffe("two"), &absent).at([address]);
+    let said = refused(agent()?.workload(one).workload(two))?;
+    assert!(said.contains("10.99.0.1"), "{said}");
+    assert_eq!(attached(sandbox.managed())?, []);
+    Ok(())
+}
+
+#[test]
+fn evaluations_are_answered_recorded_and_not_connections() -> Result<()> {
+    let (scene, server, mut client) = two("evaluate")?;
+    let agent = scene.agent(&policy())?.start()?;
+    let ask = |port: u16, protocol: &str| -> Result<serde_json::Value> {
+        let question = json!({
+            "source": { "spiffe_id": client.id },
+            "destination": { "spiffe_id": server.id, "port": port, "protocol": protocol },
+        });
+        agent.post("/v1/evaluate", &question)?.success()?.json()
+    };
+    let (allowed, denied) = (ask(80, TCP)?, ask(81, UDP)?);
+    assert_eq!(allowed["decision"], "ALLOW");
+    assert_eq!(allowed["policy_matched"], "policy/rule-1");
+    assert_eq!(
+        (&allowed["mode"], &allowed["enforced"]),
+        (&json!("enforce"), &json!(true))
+    );
+    assert_eq!(
+        (&denied["decision"], &denied["policy_matched"]),
+        (&json!("DENY"), &json!(null))
+    );
+    let records = agent.records("", 2, |record| record["hook"] == "api")?;
+    assert!(records.iter().all(|record| record["caller"].is_string()));
+    assert_eq!(agent.decisions()?, 0);
+
+    assert_eq!(client.tcp(server.v4(80))?, "ok");
+    eventually("the graph to have the one connection", TIMEOUT, || {
+        let graph = agent.get("/v1/graph")?;
+        let edges = graph["edges"].as_array().context("edges")?;
+        Ok(edges.len() == 1 && edges[0]["allowed"] == 1 && edges[0]["denied"] == 0)
+    })
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The workload that acts at this end of a decision.
+
+use aya_ebpf::bindings::bpf_sock;
+use zt_common::abi::{MODE_ENFORCE, Socket};
+use zt_common::control::{Control, HAS_ENFORCED, MAX_ROOTS, OBSERVE_ALL, UNKNOWN_DENY};
+use zt_common::identity;
+
+use crate::{context, maps};
+
+/// How many levels below a managed root a workload may lie. A deeper cgroup still inherits: what is searched is its
+/// ancestors at these levels.
+const DEPTH: u32 = 8;
+
+/// The workload at this end of a decision.
+#[derive(Clone, Copy)]
+pub struct Own {
+    /// Key in `zt_workloads`; the plain cgroup id where there is no entry.
+    pub workload: u64,
+    /// Its identity.
+    pub identity: u64,
+    /// Not a `bool`: the compiler would compute a program's answer from the byte in memory, and the verifier, which
+    /// does not know that it is 0 or 1, would refuse that.
+    enforced: u64,
+    /// Whether the task is outside every managed root.
+    pub alien: bool,
+}
+
+impl Own {
+    /// Whether policy's verdict happens.
+    #[inline(always)]
+    pub fn enforced(&self) -> bool {
+        self.enforced != 0
+    }
+
+    /// A workload known by a stored entry.
+    #[inline(always)]
+    pub fn stored(control: &Control, workload: u64, identity: u64, enforced: bool) -> Self {
+        let enforced = u64::from(enforced && control.flags & OBSERVE_ALL == 0);
+        Self {
+            workload,
+            identity,
+            enforced,
+            alien: false,
+        }
+    }
+
+    #[inline(always)]
+    fn unknown(control: &Control, workload: u64, alien: bool) -> Self {
+        let flag = if alien { HAS_ENFORCED } else { UNKNOWN_DENY };
+        Self {
+            alien,
+            ..Self::stored(control, workload, identity::UNKNOWN, control.flags & flag != 0)
+        }
+    }
+
+    #[inline(always)]
+    fn named(control: &Control, workload: u64) -> Option<Self> {
+        // SAFETY: read once, copied at once.
+        let entry = unsafe { maps::zt_workloads.get(workload) }?;
+        Some(Self::stored(
+            control,
+            workload,
+            entry.identity,
+            entry.mode == MODE_ENFORCE,
+        ))
+    }
+
+    /// The workload of the running task: by its cgroup, else by the nearest ancestor that is one.
+    #[inline(always)]
+    pub fn current(control: &Control) -> Self {
+        let cgroup = context::current_cgroup();
+        if let Some(own) = Self::named(control, cgroup) {
+            return own;
+        }
+        let Some(level) = root_level(control) else {
+            return Self::unknown(control, cgroup, true);
+        };
+        let mut step = DEPTH;
+        while step > 0 {
+            let ancestor = context::current_ancestor(level + step);
+            if ancestor != 0 && ancestor != cgroup {
+                if let Some(own) = Self::named(control, ancestor) {
+                    return own;
+                }
+            }
+            step -= 1;
+        }
+        Self::unknown(control, cgroup, false)
+    }
+
+    /// The workload that bound a socket, where there is no task to ask.
+    #[inline(always)]
+    pub fn of_socket(control: &Control, socket: &Socket) -> Self {
+        if let Some(own) = Self::named(control, socket.cgroup) {
+            return own;
+        }
+        if let Some(own) = Self::named(control, socket.workload) {
+            return own;
+        }
+        Self::unknown(control, socket.workload, false)
+    }
+
+    /// Nothing is known of who owns the socket: refused what nobody may do as soon as anybody is enforced upon.
+    #[inline(always)]
+    pub fn missing(control: &Control) -> Self {
+        Self::stored(
+            control,
+            0,
+            identity::UNKNOWN,
+            control.flags & (UNKNOWN_DENY | HAS_ENFORCED) != 0,
+        )
+    }
+
+    /// The workload of a socket, by the cgroup it was born in. For contexts that may ask a socket for it.
+    ///
+    /// A function of its own in the object, so that its search does not share the caller's stack.
+    #[inline(never)]
+    pub fn of_birth(control: &Control, sock: *mut bpf_sock) -> Self {
+        let cgroup = context::cgroup_of(sock);
+        if let Some(own) = Self::named(control, cgroup) {
+            return own;
+        }
+        let mut slot = 0;
+        while slot < MAX_ROOTS {
+            let root = control.roots[slot];
+            if root.id != 0 && context::ancestor_of(sock, root.level) == root.id {
+                let mut step = DEPTH;
+                while step > 0 {
+                    let id = context::ancestor_of(sock, root.level + step);
+                    if id != 0 && id != cgroup {
+                        if let Some(own) = Self::named(control, id) {
+                            return own;
+                        }
+                    }
+                    step -= 1;
+                }
+                return Self::unknown(control, cgroup, false);
+            }
+            slot += 1;
+        }
+        Self::unknown(control, cgroup, true)
+    }
+}
+
+/// Level of the managed root above the running task.
+#[inline(always)]
+fn root_level(control: &Control) -> Option<u32> {
+    let mut slot = 0;
+    while slot < MAX_ROOTS {
+        let root = control.roots[slot];
+        if root.id != 0 && context::current_ancestor(root.level) == root.id {
+            return Some(root.level);
+        }
+        slot += 1;
+    }
+    None
+}
