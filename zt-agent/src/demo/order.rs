@@ -29,6 +29,8 @@ pub(super) enum Order {
         /// What to say.
         speak: Speak,
     },
+    /// End what was ordered before.
+    Stop,
     /// Talk again on the connection that was kept.
     Ask,
     /// Talk on the connection that was kept, without a pause, until it dies.
@@ -36,7 +38,7 @@ pub(super) enum Order {
         /// For how long at most, in ms.
         deadline: u64,
     },
-    /// Try again and again until a connection works.
+    /// Try again and again until a connection works, or there is another order.
     UntilReached {
         /// Where.
         to: SocketAddr,
@@ -45,7 +47,7 @@ pub(super) enum Order {
         /// For how long at most, in ms.
         deadline: u64,
     },
-    /// Try again and again until a connection is refused.
+    /// Try again and again until a connection is refused, or there is another order.
     UntilRefused {
         /// Where.
         to: SocketAddr,

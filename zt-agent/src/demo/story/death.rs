@@ -8,8 +8,8 @@ use super::super::order::{Order, Outcome};
 use super::super::screen::duration;
 use super::{Story, reached, words};
 
-/// How long chat goes on trying: through the death and the new start.
-const TRYING: u64 = 3_000;
+/// How long chat goes on trying at most, in ms: through the death and the new start.
+const TRYING: u64 = 60_000;
 
 impl Story {
     pub(super) fn kill_the_agent(&mut self) -> Result<(), DemoError> {
@@ -43,7 +43,7 @@ impl Story {
         self.screen
             .say(&format!("kill -9 {pid}. There is no agent now."))?;
         self.screen
-            .say("From here on a second process of chat tries redis:6379 without a pause.")?;
+            .say("From here on a second process of chat tries redis:6379 again and again.")?;
         self.screen.gap()?;
         self.matrix("without an agent")?;
         let asked = self.call(Who::Iam, Order::Ask)?;
@@ -74,6 +74,7 @@ impl Story {
             same,
             &format!("iam's session lives: postgres {}", words(&asked.outcome)),
         )?;
+        second.order(Order::Stop)?;
         let tried = second.report()?;
         self.attempts += u64::from(tried.attempts);
         let text = format!(

@@ -26,11 +26,9 @@ impl Story {
         self.screen.gap()?;
         self.screen
             .say("The last ones that policy refused (zt-agent audit query --decision deny):")?;
-        let query = [("decision", "DENY".to_owned()), ("limit", "1000".to_owned())];
-        let answer = self.agent.get("/v1/audit", &query)?;
-        let records = answer["records"].as_array().into_iter().flatten();
+        let rows = self.latest()?;
         self.screen
-            .table(&["TIME", "DECISION", "FROM", "TO", "BECAUSE"], &latest(records))?;
+            .table(&["TIME", "DECISION", "FROM", "TO", "BECAUSE"], &rows)?;
         self.screen.gap()?;
         self.screen
             .say("Who talks to whom (zt-agent graph, also -o dot and -o mermaid):")?;
@@ -70,38 +68,52 @@ impl Story {
         }
     }
 
+    /// The latest of each kind of refusal, as rows: one that was repeated a thousand times says no more than once.
+    fn latest(&self) -> Result<Vec<Vec<Cell>>, DemoError> {
+        let mut rows: Vec<Vec<Cell>> = Vec::new();
+        self.each_record(&[("decision", "DENY".to_owned())], |found| {
+            let row = record(found);
+            if rows.len() < SHOWN && !rows.iter().any(|shown| shown.get(1..) == row.get(1..)) {
+                rows.push(row);
+            }
+        })?;
+        Ok(rows)
+    }
+
     fn read_records(&self) -> Result<u64, DemoError> {
         let mut sum = 0;
+        self.each_record(&[], |record| {
+            // What the API was asked and what was revoked later is no connection that was tried.
+            if record["observer"] == "source" && record["hook"] != "api" && record["reason"] != "revoked" {
+                sum += record["count"].as_u64().unwrap_or(1);
+            }
+        })?;
+        Ok(sum)
+    }
+
+    /// Every record that `filter` lets through, newest first.
+    fn each_record(
+        &self,
+        filter: &[(&'static str, String)],
+        mut see: impl FnMut(&Value),
+    ) -> Result<(), DemoError> {
         let mut cursor: Option<String> = None;
         loop {
-            let mut query = vec![("limit", "1000".to_owned())];
+            let mut query = filter.to_vec();
+            query.push(("limit", "1000".to_owned()));
             query.extend(cursor.map(|cursor| ("cursor", cursor)));
             let page = self.agent.get("/v1/audit", &query)?;
-            let records = page["records"].as_array().into_iter().flatten();
-            // What the API was asked and what was revoked later is no connection that was tried.
-            let tried = records.filter(|record| {
-                record["observer"] == "source" && record["hook"] != "api" && record["reason"] != "revoked"
-            });
-            sum += tried
-                .map(|record| record["count"].as_u64().unwrap_or(1))
-                .sum::<u64>();
+            page["records"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .for_each(&mut see);
             cursor = page["next_cursor"].as_str().map(str::to_owned);
             if cursor.is_none() {
-                return Ok(sum);
+                return Ok(());
             }
         }
     }
-}
-
-/// The latest of each kind of refusal, as rows: one that was repeated a thousand times says no more than once.
-fn latest<'a>(records: impl Iterator<Item = &'a Value>) -> Vec<Vec<Cell>> {
-    let mut rows: Vec<Vec<Cell>> = Vec::new();
-    for row in records.map(record) {
-        if rows.len() < SHOWN && !rows.iter().any(|shown| shown.get(1..) == row.get(1..)) {
-            rows.push(row);
-        }
-    }
-    rows
 }
 
 fn record(record: &Value) -> Vec<Cell> {

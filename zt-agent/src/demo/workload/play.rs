@@ -3,8 +3,11 @@
 
 use std::io::{self, BufRead as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd as _;
 use std::thread;
 use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::super::cast::{Speak, Who};
 use super::super::error::DemoError;
@@ -70,6 +73,7 @@ fn carry_out(order: Order, kept: &mut Option<Conversation>) -> Result<Report, De
             *kept = tries.conversation.take();
             tries.report()
         }
+        Order::Stop => Report::now(Outcome::Gone),
         Order::Ask => Report::now(match kept.as_mut().map(Conversation::ask) {
             None => broken(&io::ErrorKind::NotConnected.into()),
             Some(Ok(said)) => Outcome::Reached { said },
@@ -132,12 +136,19 @@ fn until(
         if done {
             return Ok(tries.report());
         }
-        if deadline.passed() {
+        if deadline.passed() || next_order_waits() {
             tries.last = Outcome::Late;
             return Ok(tries.report());
         }
         thread::sleep(INTERVAL);
     }
+}
+
+/// Whether the story wants something else by now. It never sends two orders at once, so none can be in a buffer.
+fn next_order_waits() -> bool {
+    let input = io::stdin();
+    let mut polled = [PollFd::new(input.as_fd(), PollFlags::POLLIN)];
+    matches!(poll(&mut polled, PollTimeout::ZERO), Ok(ready) if ready > 0)
 }
 
 fn hold(kept: Option<Conversation>, deadline: Deadline) -> Report {
