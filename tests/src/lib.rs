@@ -10,6 +10,7 @@ pub mod agent;
 pub mod agent_files;
 pub mod btf;
 pub mod cgroup;
+pub mod datagram;
 pub mod hooks;
 pub mod http;
 pub mod network;

@@ -201,34 +201,61 @@ fn a_sender_that_was_blocked_in_its_handshake_gets_nothing_through() -> Result<(
     Ok(())
 }
 
-/// TCP Fast Open carries data in the SYN. A namespace that does not offer it gets none of it; one that does, and
-/// only the namespace's own administrator can make it, is a limit that `docs/limits.md` lists.
+/// TCP Fast Open carries data in the SYN, if the namespace of the server offers it.
 #[test]
-fn fast_open_carries_nothing_in_unless_the_namespace_offers_it() -> Result<()> {
+fn fast_open_carries_nothing_in() -> Result<()> {
+    const COUNT: usize = 20;
     let (_scene, mut server, mut stranger, agent) = two("fast-open")?;
-    let queue = ListenOptions {
+    server.host.sysctl("net/ipv4/tcp_fastopen", "3")?;
+    // With data, and without a cookie: the first segment carries it already.
+    stranger.host.sysctl("net/ipv4/tcp_fastopen", "5")?;
+    let options = ListenOptions {
         fast_open: Some(16),
         ..ListenOptions::default()
     };
     let at = any(80);
-    let socket = server.call(Operation::Serve { at, options: queue })?.handle()?;
-    stranger.host.sysctl("net/ipv4/tcp_fastopen", "5")?;
-    for _ in 0..3 {
+    let socket = server.call(Operation::Serve { at, options })?.handle()?;
+    for number in 0..COUNT {
+        // The first of them fetches the cookie that the others present.
+        if number == 1 {
+            stranger.host.sysctl("net/ipv4/tcp_fastopen", "1")?;
+        }
         let options = ConnectOptions {
             fast_open: Some("secret".into()),
             ..ConnectOptions::default()
         };
         let early = stranger.connect_with(server.v4(80), options)?;
         if let Some(socket) = early.socket {
-            let end = stranger.call(Operation::WaitEnd {
-                socket,
-                timeout: TIMEOUT,
-            })?;
+            let timeout = TIMEOUT;
+            let end = stranger.call(Operation::WaitEnd { socket, timeout })?;
             assert_eq!(end.data.as_deref(), Some("ECONNRESET"));
         }
     }
-    agent.records("decision=DENY", 3, |_| true)?;
+    agent.records("decision=DENY", COUNT, |_| true)?;
     let state = server.call(Operation::ServeState { socket })?;
+    assert_eq!(state.bytes, Some(0));
+    Ok(())
+}
+
+/// Under a flood the kernel answers SYNs with cookies and makes the socket of the last packet alone.
+#[test]
+fn a_connection_by_syn_cookie_is_judged_like_any_other() -> Result<()> {
+    let (_scene, mut server, mut stranger, agent) = two("cookies")?;
+    // Always, not only when the queue is full.
+    server.host.sysctl("net/ipv4/tcp_syncookies", "2")?;
+    let refused = server.serve(any(80))?.handle()?;
+    server.serve(any(443))?.local()?;
+    for port in [80, 443] {
+        for to in [server.v4(port), server.v6(port)] {
+            let wanted = if port == 443 { "ok" } else { "ECONNRESET" };
+            assert_eq!(stranger.talk(to)?, wanted, "{to}");
+        }
+    }
+    agent.records("decision=DENY", 2, |record| {
+        says(record, "world", &server.id, "DENY", "no_rule")
+    })?;
+    agent.records("decision=ALLOW", 2, |_| true)?;
+    let state = server.call(Operation::ServeState { socket: refused })?;
     assert_eq!(state.bytes, Some(0));
     Ok(())
 }

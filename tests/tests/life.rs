@@ -123,7 +123,8 @@ fn systemd_is_told() -> Result<()> {
         Ok(())
     };
     wait_for("READY=1")?;
-    agent.terminate()?;
+    // At once: from its first word on it ends in order.
+    assert!(agent.terminate()?.success());
     wait_for("STOPPING=1")
 }
 

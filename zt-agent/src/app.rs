@@ -8,13 +8,13 @@
 mod control;
 mod node;
 mod reader;
+mod signals;
 
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -38,6 +38,7 @@ use crate::watch::Follower;
 use self::control::Handle;
 use self::node::{Command, Node, Parts};
 use self::reader::Reader;
+use self::signals::Signals;
 
 /// How long records may take to reach the store when the agent stops.
 const FLUSH_TIME: Duration = Duration::from_secs(10);
@@ -127,6 +128,8 @@ pub async fn run(config: Config) -> Result<(), AppError> {
 
     // Input first: nothing is touched when it is bad.
     let input = Input::read(&config)?;
+    // From here on a signal waits for its turn: before it is listened for, it would end the agent on the spot.
+    let signals = Signals::listen()?;
     let api_endpoint = api::bind_api(config.api.listen).await?;
     let health_endpoint = api::bind_health(config.api.health).await?;
 
@@ -203,7 +206,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     drop(commands);
     notify(sd_notify::NotifyState::Ready);
 
-    let outcome = wait_for_the_end(node.is_finished_in(), reader.is_finished_in(), &weak).await;
+    let outcome = wait_for_the_end(signals, node.is_finished_in(), reader.is_finished_in(), &weak).await;
 
     notify(sd_notify::NotifyState::Stopping);
     tracing::info!("stopping: records are flushed, enforcement stays on");
@@ -332,25 +335,19 @@ fn follow(
 
 /// Ends with a signal, or when a part that must not end does. `SIGUSR1` turns the kernel side's diagnostics on or off.
 async fn wait_for_the_end(
+    mut signals: Signals,
     node: impl Future<Output = ()>,
     reader: impl Future<Output = ()>,
     commands: &mpsc::WeakSender<Command>,
 ) -> Result<(), AppError> {
-    let failed = |source| AppError::System {
-        what: "wait for signals",
-        source,
-    };
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    let mut diagnose = signal(SignalKind::user_defined1()).map_err(failed)?;
     let (mut node, mut reader) = (pin!(node), pin!(reader));
     loop {
         tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
+            _ = signals.terminate.recv() => return Ok(()),
+            _ = signals.interrupt.recv() => return Ok(()),
             () = &mut node => return Err(AppError::Ended { part: "the node thread" }),
             () = &mut reader => return Err(AppError::Ended { part: "the event reader" }),
-            _ = diagnose.recv() => {
+            _ = signals.diagnose.recv() => {
                 if let Some(commands) = commands.upgrade() {
                     // A node thread that is gone has been noticed above.
                     let _ = commands.send(Command::ToggleDiagnostics).await;

@@ -14,6 +14,7 @@ mod log;
 mod mirror;
 pub mod netns;
 mod older;
+mod reset;
 mod ring;
 mod sock_diag;
 mod sweep;
@@ -350,7 +351,7 @@ impl Kernel {
         Ok(sweep)
     }
 
-    /// Destroys a socket that a hook refused and fenced.
+    /// Destroys a socket that a hook refused and fenced, and has its peer notice.
     pub fn destroy_refused(namespaces: &Namespaces, refused: &RefusedSocket) -> Result<(), KernelError> {
         let failed = |source| KernelError::Network {
             what: "cannot destroy a refused socket",
@@ -367,8 +368,22 @@ impl Kernel {
             interface: names::NO_INTERFACE,
         };
         let namespace: File = namespaces.open(refused.netns).map_err(failed)?;
-        let answers = netns::inside(&namespace, || SockDiag::open()?.destroy(&[target])).map_err(failed)?;
+        let answers = netns::inside(&namespace, || {
+            let answers = SockDiag::open()?.destroy(&[target]);
+            // Also where the workload was faster and has closed it: that told the peer as little.
+            let told = reset::provoke(
+                &refused.local,
+                refused.local_port,
+                &refused.remote,
+                refused.remote_port,
+            );
+            if let Err(error) = told {
+                tracing::debug!(%error, peer = %refused.remote, "a refused peer will notice when it speaks");
+            }
+            answers
+        });
         answers
+            .map_err(failed)?
             .map_err(failed)?
             .into_iter()
             .collect::<Result<Vec<()>, _>>()
