@@ -36,7 +36,7 @@ const OUTSIDE: [&str; 7] = [
     "10.99.77.7",
 ];
 
-/// `SplitMix64`: small, and the same everywhere.
+/// The generator `SplitMix64`: small, and the same everywhere.
 struct Random(u64);
 
 impl Random {
