@@ -6,6 +6,7 @@
 //! what is in force. Up: the [`reader`] takes events from the ring buffer to the audit pipeline.
 
 mod control;
+mod input;
 mod node;
 mod reader;
 mod signals;
@@ -18,24 +19,23 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use zt_common::control::MAX_ROOTS;
-
 use crate::api::{self, ApiState, Readiness};
 use crate::audit::names::NameBook;
 use crate::audit::pipeline;
 use crate::audit::sqlite::{self, Store, StoreError};
-use crate::cgroup::{self, CgroupError, Watcher};
+use crate::cgroup::{CgroupError, Watcher};
 use crate::config::Config;
-use crate::identity::{WorkloadRecord, file as identity_file};
+use crate::identity::file as identity_file;
 use crate::kernel::{Kernel, KernelError, ManagedRoot, Pins};
 use crate::metrics::Metrics;
-use crate::policy::{self, CompileError, PolicySet};
+use crate::policy::{CompileError, PolicySet};
 use crate::policy_dir;
 use crate::problem::Problem;
 use crate::state;
 use crate::watch::Follower;
 
 use self::control::Handle;
+use self::input::Input;
 use self::node::{Command, Node, Parts};
 use self::reader::Reader;
 use self::signals::Signals;
@@ -227,48 +227,6 @@ pub async fn run(config: Config) -> Result<(), AppError> {
         store.close().await?;
     }
     outcome
-}
-
-/// What the operator wrote, read before anything is touched.
-struct Input {
-    policies: PolicySet,
-    policy_follower: Follower<policy_dir::Contents>,
-    records: Vec<WorkloadRecord>,
-    workload_follower: Follower<identity_file::Contents>,
-    mount: PathBuf,
-    root_paths: Vec<PathBuf>,
-}
-
-impl Input {
-    fn read(config: &Config) -> Result<Self, AppError> {
-        let bad = |problems| AppError::Input { problems };
-        let (policy_follower, documents) = policy_dir::follow(config.policy_path.clone());
-        let policies = policy::parse(&documents.0.map_err(bad)?, &config.policy_settings()).map_err(bad)?;
-        let mount = cgroup::mount_point()?;
-        let root_paths = config.managed_cgroup.roots();
-        if root_paths.len() > MAX_ROOTS {
-            return Err(bad(vec![Problem {
-                file: "configuration".into(),
-                line: 0,
-                column: 0,
-                field: "managedCgroup".into(),
-                message: format!(
-                    "names {} cgroups; a node has at most {MAX_ROOTS}",
-                    root_paths.len()
-                ),
-            }]));
-        }
-        let (workload_follower, contents) = identity_file::follow(config.identity.file.clone());
-        let records = node::read_workloads(&contents, config, &root_paths).map_err(bad)?;
-        Ok(Self {
-            policies,
-            policy_follower,
-            records,
-            workload_follower,
-            mount,
-            root_paths,
-        })
-    }
 }
 
 async fn open_store(config: &Config) -> Result<Store, StoreError> {

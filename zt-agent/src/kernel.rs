@@ -14,6 +14,7 @@ mod log;
 mod mirror;
 pub mod netns;
 mod older;
+mod refused;
 mod reset;
 mod ring;
 mod sock_diag;
@@ -22,14 +23,12 @@ mod sys;
 mod tables;
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aya::maps::MapData;
 use zt_common::abi::{Connection, Workload};
-use zt_common::address::Address;
 use zt_common::control::{Control, MAX_ROOTS, Root};
 use zt_common::entry::{AllowEntry, AllowKey};
 use zt_common::names;
@@ -41,6 +40,7 @@ pub use self::host::{Pins, check_privileges};
 pub use self::load::object;
 pub use self::log::KernelLog;
 pub use self::older::Older;
+pub use self::refused::RefusedSocket;
 pub use self::ring::Ring;
 pub use self::sweep::{Revoked, Sweep};
 pub use self::tables::{CounterReader, Directory};
@@ -48,7 +48,6 @@ pub use self::tables::{CounterReader, Directory};
 use self::hooks::{HOOKS, Hook, REFUSE_IN, REFUSE_OUT};
 use self::load::Loaded;
 use self::netns::Namespaces;
-use self::sock_diag::{SockDiag, Target};
 use self::tables::Tables;
 use crate::policy::AllowTable;
 
@@ -350,63 +349,4 @@ impl Kernel {
         sweep::destroy(&mut sweep.revoked, namespaces);
         Ok(sweep)
     }
-
-    /// Destroys a socket that a hook refused and fenced, and has its peer notice.
-    pub fn destroy_refused(namespaces: &Namespaces, refused: &RefusedSocket) -> Result<(), KernelError> {
-        let failed = |source| KernelError::Network {
-            what: "cannot destroy a refused socket",
-            source,
-        };
-        let target = Target {
-            cookie: refused.cookie,
-            local: refused.local,
-            remote: refused.remote,
-            local_port: refused.local_port,
-            remote_port: refused.remote_port,
-            protocol: sock_diag::TCP,
-            ipv6: refused.ipv6,
-            interface: names::NO_INTERFACE,
-        };
-        let namespace: File = namespaces.open(refused.netns).map_err(failed)?;
-        let answers = netns::inside(&namespace, || {
-            let answers = SockDiag::open()?.destroy(&[target]);
-            // Also where the workload was faster and has closed it: that told the peer as little.
-            let told = reset::provoke(
-                &refused.local,
-                refused.local_port,
-                &refused.remote,
-                refused.remote_port,
-            );
-            if let Err(error) = told {
-                tracing::debug!(%error, peer = %refused.remote, "a refused peer will notice when it speaks");
-            }
-            answers
-        });
-        answers
-            .map_err(failed)?
-            .map_err(failed)?
-            .into_iter()
-            .collect::<Result<Vec<()>, _>>()
-            .map(drop)
-            .map_err(failed)
-    }
-}
-
-/// A socket that a hook refused: fenced, and waiting to be destroyed.
-#[derive(Clone, Copy, Debug)]
-pub struct RefusedSocket {
-    /// Socket cookie.
-    pub cookie: u64,
-    /// Cookie of its namespace.
-    pub netns: u64,
-    /// Its address.
-    pub local: Address,
-    /// The other end's address.
-    pub remote: Address,
-    /// Its port.
-    pub local_port: u16,
-    /// The other end's port.
-    pub remote_port: u16,
-    /// Of the IPv6 family.
-    pub ipv6: bool,
 }

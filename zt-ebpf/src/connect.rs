@@ -2,7 +2,6 @@
 //! `cgroup/connect4`, `cgroup/connect6`: the source's decision, before a packet exists.
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use zt_common::abi::{CONNECTION_ENFORCED, CONNECTION_HERE, CONNECTION_IPV6, CONNECTION_LOCAL, Connection};
@@ -11,16 +10,11 @@ use zt_common::entry::Flow;
 use zt_common::event::{Hook, IPV6};
 use zt_common::verdict::{Reason, Verdict};
 
+use crate::call::{ALLOW, REFUSE, TCP, UDP, destination_v6, local_port, port_and_protocol};
 use crate::emit::Decision;
 use crate::lookup::{self, Target};
 use crate::own::Own;
-use crate::{admit, context, emit, judge, maps, sendmsg};
-
-pub const ALLOW: i32 = 1;
-pub const REFUSE: i32 = 0;
-
-pub const TCP: u8 = 6;
-pub const UDP: u8 = 17;
+use crate::{admit, context, emit, flow, judge, maps};
 
 #[cgroup_sock_addr(connect4)]
 pub fn zt_connect4(ctx: SockAddrContext) -> i32 {
@@ -32,37 +26,6 @@ pub fn zt_connect4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(connect6)]
 pub fn zt_connect6(ctx: SockAddrContext) -> i32 {
     connect(&ctx, &destination_v6(ctx.sock_addr), IPV6)
-}
-
-/// The destination of an IPv6 call, word by word as the verifier wants it read.
-#[inline(always)]
-pub fn destination_v6(ctx: *mut bpf_sock_addr) -> Address {
-    // SAFETY: fields of the context.
-    unsafe {
-        let ip6 = &raw const (*ctx).user_ip6;
-        Address::from_words([(*ip6)[0], (*ip6)[1], (*ip6)[2], (*ip6)[3]])
-    }
-}
-
-/// Destination port and protocol of a call.
-#[inline(always)]
-pub fn port_and_protocol(ctx: *mut bpf_sock_addr) -> (u16, u8) {
-    // SAFETY: fields of the context; the port is 16 bits in network order in a 32-bit field.
-    unsafe { (u16::from_be((*ctx).user_port as u16), (*ctx).protocol as u8) }
-}
-
-/// Local port of the call's socket, 0 before it has one.
-#[inline(always)]
-pub fn local_port(ctx: *mut bpf_sock_addr) -> u16 {
-    // SAFETY: the kernel always gives the socket with this context.
-    unsafe {
-        let socket = (*ctx).__bindgen_anon_1.sk;
-        if socket.is_null() {
-            0
-        } else {
-            (*socket).src_port as u16
-        }
-    }
 }
 
 #[inline(always)]
@@ -86,9 +49,9 @@ fn connect(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
         protocol,
     };
     if protocol == UDP {
-        let key = sendmsg::flow_key(own.workload, address, port, local_port(ctx.sock_addr));
+        let key = flow::flow_key(own.workload, address, port, local_port(ctx.sock_addr));
         // A server that answers each client on a socket of its own.
-        if sendmsg::is_reply(&key, control.directory) {
+        if flow::is_reply(&key, control.directory) {
             return ALLOW;
         }
     }

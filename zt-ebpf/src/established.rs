@@ -16,11 +16,11 @@ use zt_common::event::{Hook, INBOUND, IPV6, REFUSED_SOCKET};
 use zt_common::verdict::{Reason, Verdict};
 
 use crate::admit::Begun;
-use crate::connect::TCP;
+use crate::call::TCP;
 use crate::emit::Decision;
+use crate::ends::{ends, socket_of, watch_close};
 use crate::lookup::{self, Arrival, Target};
 use crate::own::Own;
-use crate::sock_ops::{ends, socket_of, watch_close};
 use crate::{admit, context, emit, fence, judge, maps};
 
 /// The source's end. `connect` decided before the socket had a port, and policy may have changed since: a swap that

@@ -12,11 +12,14 @@
 #![feature(core_intrinsics)]
 
 mod admit;
+mod call;
 mod connect;
 mod context;
 mod emit;
+mod ends;
 mod established;
 mod fence;
+mod flow;
 mod judge;
 mod lookup;
 mod maps;

@@ -73,7 +73,7 @@ impl Own {
         if let Some(own) = Self::named(control, cgroup) {
             return own;
         }
-        let Some(level) = root_level(control) else {
+        let Some(level) = root_level(control, context::current_ancestor) else {
             return Self::unknown(control, cgroup, true);
         };
         let mut step = DEPTH;
@@ -121,35 +121,31 @@ impl Own {
         if let Some(own) = Self::named(control, cgroup) {
             return own;
         }
-        let mut slot = 0;
-        while slot < MAX_ROOTS {
-            let root = control.roots[slot];
-            if root.id != 0 && context::ancestor_of(sock, root.level) == root.id {
-                let mut step = DEPTH;
-                while step > 0 {
-                    let id = context::ancestor_of(sock, root.level + step);
-                    if id != 0 && id != cgroup {
-                        if let Some(own) = Self::named(control, id) {
-                            return own;
-                        }
-                    }
-                    step -= 1;
-                }
-                return Self::unknown(control, cgroup, false);
+        let Some(level) = root_level(control, |level| context::ancestor_of(sock, level)) else {
+            return Self::unknown(control, cgroup, true);
+        };
+        let mut step = DEPTH;
+        while step > 0 {
+            let ancestor = context::ancestor_of(sock, level + step);
+            if ancestor != 0
+                && ancestor != cgroup
+                && let Some(own) = Self::named(control, ancestor)
+            {
+                return own;
             }
-            slot += 1;
+            step -= 1;
         }
-        Self::unknown(control, cgroup, true)
+        Self::unknown(control, cgroup, false)
     }
 }
 
-/// Level of the managed root above the running task.
+/// Level of the managed root above a task or socket, given its ancestors.
 #[inline(always)]
-fn root_level(control: &Control) -> Option<u32> {
+fn root_level(control: &Control, ancestor: impl Fn(u32) -> u64) -> Option<u32> {
     let mut slot = 0;
     while slot < MAX_ROOTS {
         let root = control.roots[slot];
-        if root.id != 0 && context::current_ancestor(root.level) == root.id {
+        if root.id != 0 && ancestor(root.level) == root.id {
             return Some(root.level);
         }
         slot += 1;

@@ -14,7 +14,7 @@ use zt_common::event::{Hook, IPV6, NOTICE_UDP_BOUND};
 use zt_common::identity;
 use zt_common::verdict::{Reason, Verdict, raw_socket_verdict};
 
-use crate::connect::{ALLOW, REFUSE, TCP, UDP};
+use crate::call::{ALLOW, REFUSE, TCP, UDP};
 use crate::emit::Decision;
 use crate::own::Own;
 use crate::{admit, context, emit, judge, maps};

@@ -16,11 +16,11 @@ use zt_common::event::{Hook, INBOUND, IPV6};
 use zt_common::identity;
 use zt_common::verdict::{Reason, Verdict};
 
-use crate::connect::UDP;
+use crate::call::UDP;
 use crate::emit::Decision;
+use crate::flow::{decided, flow_key, known};
 use crate::lookup::{self, Origin};
 use crate::own::Own;
-use crate::sendmsg::{decided, flow_key, known};
 use crate::{context, emit, judge, maps};
 
 const DROP: i32 = 0;

@@ -121,10 +121,13 @@ impl Worker {
                 per_millisecond,
                 milliseconds,
             } => load::storm(to, per_millisecond, milliseconds),
-            Order::Dial { to, count } => self.keep(load::dial(to, count)?),
+            Order::Dial { to, count } => {
+                let dialled = load::dial(to, count)?;
+                Ok(self.keep(dialled))
+            }
             Order::Accept { count } => {
                 let accepted = load::accept_all(listener()?, count)?;
-                self.keep(accepted)
+                Ok(self.keep(accepted))
             }
             Order::Deaths => {
                 let done = load::deaths(&self.kept)?;
@@ -134,13 +137,13 @@ impl Worker {
         }
     }
 
-    fn keep(&mut self, connections: Vec<OwnedFd>) -> Result<Done> {
+    fn keep(&mut self, connections: Vec<OwnedFd>) -> Done {
         let count = connections.len() as u64;
         self.kept.extend(connections);
-        Ok(Done {
+        Done {
             count,
             ..Done::default()
-        })
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use zt_common::verdict::Reason;
 use super::{AppError, Node};
 use crate::audit::decode::Decision;
 use crate::kernel::netns;
-use crate::kernel::{Kernel, RefusedSocket, Revoked};
+use crate::kernel::{RefusedSocket, Revoked};
 
 impl Node {
     /// Processes below the managed roots, and this one, which stands for the host's namespace.
@@ -46,7 +46,7 @@ impl Node {
         if !self.namespaces.knows(socket.netns) {
             self.look_at_namespaces(false)?;
         }
-        Ok(Kernel::destroy_refused(&self.namespaces, socket)?)
+        Ok(socket.destroy(&self.namespaces)?)
     }
 
     /// Finds the sockets that are older than the hooks.

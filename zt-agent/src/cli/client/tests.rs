@@ -129,7 +129,7 @@ async fn only_plain_http_to_a_host_is_a_url() {
         "http://",
         "http://localhost/v1",
         "",
-        "http://local host",
+        "http://localhost :1",
     ] {
         let error = Client::new(&ApiArgs { api: url.into() })
             .expect_err(url)

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the operator wrote: policy, workloads, the managed cgroups.
+
+use std::path::PathBuf;
+
+use zt_common::control::MAX_ROOTS;
+
+use super::AppError;
+use super::node;
+use crate::cgroup;
+use crate::config::Config;
+use crate::identity::{WorkloadRecord, file as identity_file};
+use crate::policy::{self, PolicySet};
+use crate::policy_dir;
+use crate::problem::Problem;
+use crate::watch::Follower;
+
+/// What the operator wrote, read before anything is touched.
+pub(super) struct Input {
+    pub(super) policies: PolicySet,
+    pub(super) policy_follower: Follower<policy_dir::Contents>,
+    pub(super) records: Vec<WorkloadRecord>,
+    pub(super) workload_follower: Follower<identity_file::Contents>,
+    pub(super) mount: PathBuf,
+    pub(super) root_paths: Vec<PathBuf>,
+}
+
+impl Input {
+    pub(super) fn read(config: &Config) -> Result<Self, AppError> {
+        let bad = |problems| AppError::Input { problems };
+        let (policy_follower, documents) = policy_dir::follow(config.policy_path.clone());
+        let policies = policy::parse(&documents.0.map_err(bad)?, &config.policy_settings()).map_err(bad)?;
+        let mount = cgroup::mount_point()?;
+        let root_paths = config.managed_cgroup.roots();
+        if root_paths.len() > MAX_ROOTS {
+            return Err(bad(vec![Problem {
+                file: "configuration".into(),
+                line: 0,
+                column: 0,
+                field: "managedCgroup".into(),
+                message: format!(
+                    "names {} cgroups; a node has at most {MAX_ROOTS}",
+                    root_paths.len()
+                ),
+            }]));
+        }
+        let (workload_follower, contents) = identity_file::follow(config.identity.file.clone());
+        let records = node::read_workloads(&contents, config, &root_paths).map_err(bad)?;
+        Ok(Self {
+            policies,
+            policy_follower,
+            records,
+            workload_follower,
+            mount,
+            root_paths,
+        })
+    }
+}

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a `sock_ops` context says of its socket: the two ends, and the one callback that we ask for.
+
+use aya_ebpf::bindings::bpf_sock;
+use aya_ebpf::programs::SockOpsContext;
+use zt_common::address::Address;
+
+/// Our one callback: state changes. Other programs' bits are left alone.
+const STATE_CALLBACK: u32 = 1 << 2;
+const AF_INET: u32 = 2;
+
+/// Asks to be told when the connection closes.
+#[inline(always)]
+pub fn watch_close(ctx: &SockOpsContext) {
+    // Failing leaves an entry that the agent's own checks remove.
+    let _ = ctx.set_cb_flags((ctx.cb_flags() | STATE_CALLBACK) as i32);
+}
+
+/// The socket of a context.
+#[inline(always)]
+pub fn socket_of(ctx: &SockOpsContext) -> *mut bpf_sock {
+    // SAFETY: a field of the context.
+    unsafe { (*ctx.ops).__bindgen_anon_2.sk }
+}
+
+/// The two ends as this socket sees them.
+pub struct Ends {
+    pub local: Address,
+    pub remote: Address,
+    pub local_port: u16,
+    pub remote_port: u16,
+    pub ipv6: bool,
+}
+
+/// Reads the two ends.
+///
+/// Word by word, both families and before any branch: otherwise the compiler joins the branches on a moved context
+/// pointer, which the verifier refuses.
+#[inline(always)]
+pub fn ends(ctx: &SockOpsContext) -> Ends {
+    let ops = ctx.ops;
+    // SAFETY: fields of the context.
+    unsafe {
+        let local4 = read(&raw const (*ops).local_ip4);
+        let remote4 = read(&raw const (*ops).remote_ip4);
+        let local = (&raw const (*ops).local_ip6).cast::<u32>();
+        let remote = (&raw const (*ops).remote_ip6).cast::<u32>();
+        let local6 = [
+            read(local),
+            read(local.add(1)),
+            read(local.add(2)),
+            read(local.add(3)),
+        ];
+        let remote6 = [
+            read(remote),
+            read(remote.add(1)),
+            read(remote.add(2)),
+            read(remote.add(3)),
+        ];
+        let ipv6 = (*ops).family != AF_INET;
+        let (local, remote) = if ipv6 {
+            (Address::from_words(local6), Address::from_words(remote6))
+        } else {
+            (Address::from_v4_word(local4), Address::from_v4_word(remote4))
+        };
+        // The remote port is a 32-bit field in network order.
+        let remote_port = u32::from_be((*ops).remote_port) as u16;
+        Ends {
+            local,
+            remote,
+            local_port: (*ops).local_port as u16,
+            remote_port,
+            ipv6,
+        }
+    }
+}
+
+/// A field of the context, read exactly here.
+#[inline(always)]
+unsafe fn read(field: *const u32) -> u32 {
+    // SAFETY: the caller's.
+    unsafe { field.read_volatile() }
+}
