@@ -18,8 +18,8 @@ const PORT: u16 = 7001;
 /// One rule, and the whole table, with 1,000 and 100,000 entries.
 pub(crate) fn effect(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
     for (entries, limit, changes) in [
-        (1000, 25.0, plan.rounds(10, 20)),
-        (100_000, 150.0, plan.rounds(4, 10)),
+        (1000, 25.0, plan.rounds(5, 20)),
+        (100_000, 150.0, plan.rounds(2, 10)),
     ] {
         let mut client = None;
         let mut host = None;

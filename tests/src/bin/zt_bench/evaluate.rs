@@ -106,7 +106,7 @@ pub(crate) fn over_http(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
             "destination": {"spiffe_id": id(&format!("b/{}", number % 100)), "port": 1, "protocol": "TCP"},
         })
     };
-    let duration = Duration::from_secs(if plan.quick { 2 } else { 5 });
+    let duration = Duration::from_secs(if plan.quick { 1 } else { 5 });
     let single = request(world.agent.api(), &one(7).to_string());
     for (connections, depth) in [(1, 1), (32, 1), (8, 16)] {
         let rate = rate(world.agent.api(), &single, connections, depth, duration)?;

@@ -42,9 +42,9 @@ pub(crate) fn rates(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
     ];
     let milliseconds = if plan.quick { 2000 } else { 5000 };
     let rates: &[u32] = if plan.quick {
-        &[50, 100]
+        &[110]
     } else {
-        &[50, 75, 100, 125, 150, 200]
+        &[50, 80, 110, 140, 170, 200]
     };
     let mut best = 0.0;
     for &rate in rates {

@@ -22,6 +22,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// An agent whose revision stays for so long has nothing more to take in.
 const QUIET: Duration = Duration::from_secs(1);
 
+/// Lines of its log that a dead agent is remembered by.
+const LAST_WORDS: usize = 20;
+
 /// An agent and the sandbox that it manages.
 #[derive(Debug)]
 pub(crate) struct World {
@@ -113,6 +116,21 @@ impl World {
         let cgroup = sandbox.cgroup(name)?;
         let workload = Workload::new(&id(name), &cgroup);
         Ok((cgroup, workload))
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // Its log goes with the sandbox: what it says of its end must be told now.
+        if self.agent.get("/v1/status").is_err() {
+            let log = self.agent.log().unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            let last = lines.len().saturating_sub(LAST_WORDS);
+            eprintln!(
+                "the agent does not answer; its last words:\n{}",
+                lines[last..].join("\n")
+            );
+        }
     }
 }
 
