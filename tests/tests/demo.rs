@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use zt_tests::{agent, cgroup, wait};
@@ -55,15 +55,17 @@ fn signal(pid: u32, signal: Signal) -> Result<()> {
     Ok(kill(Pid::from_raw(pid.cast_signed()), signal)?)
 }
 
-/// Reads what the demo says until `text` comes.
-fn read_until(child: &mut Child, text: &str) -> Result<()> {
+/// What the demo says until `text` comes.
+fn read_until(child: &mut Child, text: &str) -> Result<Vec<String>> {
     let output = child.stdout.as_mut().context("a pipe")?;
-    let mut lines = BufReader::new(output).lines();
-    lines
-        .find(|line| line.as_ref().map_or(true, |line| line.contains(text)))
-        .with_context(|| format!("the demo never says {text:?}"))?
-        .map(drop)
-        .context("the demo is readable")
+    let mut said = Vec::new();
+    for line in BufReader::new(output).lines() {
+        said.push(line?);
+        if said.last().is_some_and(|line| line.contains(text)) {
+            return Ok(said);
+        }
+    }
+    bail!("the demo never says {text:?} but {said:#?}")
 }
 
 #[test]
@@ -126,7 +128,12 @@ fn what_a_killed_one_left_is_removed_by_the_next() -> Result<()> {
 fn what_is_kept_works_until_it_is_ended() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock();
     let mut child = start(&["--fast", "--keep"])?;
-    read_until(&mut child, "Ctrl-C here")?;
+    let said = read_until(&mut child, "Ctrl-C here")?;
+    let pinned = said
+        .iter()
+        .find_map(|line| line.split_once("bpftool map dump pinned "));
+    let (_, map) = pinned.context("a command for bpftool")?;
+    assert!(Path::new(map).exists(), "{map}");
     let chat = format!("/run/netns/zt-demo-{}-chat", child.id());
     let procs = cgroup::mount_point()?.join(format!("zt-demo-{}/workloads/chat/cgroup.procs", child.id()));
     // As the demo says: join chat's cgroup, enter its namespace, connect.

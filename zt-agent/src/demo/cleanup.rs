@@ -55,7 +55,6 @@ pub(super) fn remove(names: &Names) -> Result<(), DemoError> {
     let mounted = directory.join(MOUNTED).exists();
     // Processes first: an agent would pin again. Its hooks last as long as the pins do, so these go before the cgroups.
     let mut done = kill(&names.root());
-    reap();
     done = done.and(remove_pins(&names.pins()));
     done = done.and(remove_cgroups(&names.root()));
     for (_, namespace) in entries(Path::new(NAMESPACES)) {
@@ -98,16 +97,18 @@ pub(super) fn prepare(names: &Names) -> Result<(), DemoError> {
     .map_err(|errno| DemoError::Bpffs { source: errno.into() })
 }
 
-/// Kills all processes of a cgroup and below, and waits until they are gone.
+/// Kills all processes of a cgroup and below, and waits until they are gone, as well as those that the story left: an
+/// `ip` that is still at work would make what is then not removed.
 fn kill(root: &Path) -> Result<(), DemoError> {
     let events = root.join("cgroup.events");
     wait(&format!("the processes in {} to end", root.display()), || {
         // Again each time: a process may have joined meanwhile.
         absent(fs::write(root.join("cgroup.kill"), "1"))?;
-        match fs::read_to_string(&events) {
-            Ok(text) => Ok(text.lines().any(|line| line == "populated 0")),
-            Err(error) => absent(Err(error)).map(|()| true),
-        }
+        let empty = match fs::read_to_string(&events) {
+            Ok(text) => text.lines().any(|line| line == "populated 0"),
+            Err(error) => absent(Err(error)).map(|()| true)?,
+        };
+        Ok(reap() && empty)
     })
 }
 
@@ -147,11 +148,16 @@ fn nobody_pins() -> bool {
         .all(|(_, name)| matches!(name.as_str(), "maps.debug" | "progs.debug"))
 }
 
-/// Takes note of the end of processes whose parent died before them. They have no other parent than this process.
-fn reap() {
-    while let Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) =
-        waitpid(None, Some(WaitPidFlag::WNOHANG))
-    {}
+/// Takes note of the end of processes that outlived the story, which are children of this one since. Whether none is
+/// left.
+fn reap() -> bool {
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) => return false,
+            Ok(_) => {}
+            Err(_) => return true,
+        }
+    }
 }
 
 /// What is not there need not be removed. (A cgroup that goes while it is read answers ENODEV.)

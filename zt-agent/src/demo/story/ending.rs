@@ -47,12 +47,10 @@ impl Story {
         let names = &self.world.names;
         let program = process::program()?.display().to_string();
         let (chat, redis) = (names.cgroup_directory(Who::Chat), names.namespace_file(Who::Chat));
-        let abi = std::fs::read_dir(names.pins())
-            .into_iter()
-            .flatten()
-            .flatten()
-            .next();
-        let pins = abi.map_or_else(|| names.pins(), |entry| entry.path());
+        // Below it is a directory for each version of the kernel side's layout: here, one.
+        let versions = std::fs::read_dir(names.pins()).into_iter().flatten().flatten();
+        let maps = versions.map(|entry| entry.path().join("maps")).next();
+        let maps = maps.unwrap_or_else(|| names.pins());
         self.screen.gap()?;
         self.screen.say("It all goes on running. In another terminal:")?;
         let commands = [
@@ -84,10 +82,10 @@ impl Story {
                 ),
             ),
             ("the drawing", format!("{program} graph -o mermaid")),
-            ("what the kernel has", format!("ls {}", pins.display())),
+            ("what the kernel has", format!("ls {}", maps.display())),
             (
                 "",
-                format!("bpftool map dump pinned {}/zt_workloads", pins.display()),
+                format!("bpftool map dump pinned {}/zt_workloads", maps.display()),
             ),
             ("", "bpftool cgroup tree | grep -A20 zt-demo".to_owned()),
         ];
