@@ -66,6 +66,8 @@ struct Attached {
     hook: Hook,
     link: OwnedFd,
     root: ManagedRoot,
+    /// Id of the program that this agent put into the link.
+    program: u32,
 }
 
 /// The kernel side of this node.
@@ -209,10 +211,12 @@ impl Kernel {
                 let program = self.loaded.program(hook.program)?.as_fd();
                 let pin = self.pin_of(hook, root);
                 let link = hooks::attach(hook, program, &root.path, root.id, &pin)?;
+                let info = sys::link_info(link.as_fd()).map_err(KernelError::io("inspect the link", &pin))?;
                 attached.push(Attached {
                     hook,
                     link,
                     root: root.clone(),
+                    program: info.program,
                 });
             }
         }
@@ -251,6 +255,7 @@ impl Kernel {
                     attached.link.as_fd(),
                     &attached.root.path,
                     attached.root.id,
+                    attached.program,
                 )
             })
             .collect()

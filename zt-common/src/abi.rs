@@ -173,6 +173,8 @@ pub const CONNECTION_HERE: u8 = 16;
 pub const CONNECTION_LOCAL: u8 = 32;
 /// This end enforced when it was last judged.
 pub const CONNECTION_ENFORCED: u8 = 64;
+/// Policy denied it when it was last judged, and the end observed: judged again when its handshake completes.
+pub const CONNECTION_DENIED: u8 = 128;
 
 /// Key of `zt_sources` (LRU): a TCP connection that a managed socket of this node began, so that the receiving end
 /// knows whose it is.

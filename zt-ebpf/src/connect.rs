@@ -4,7 +4,9 @@
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
-use zt_common::abi::{CONNECTION_ENFORCED, CONNECTION_HERE, CONNECTION_IPV6, CONNECTION_LOCAL, Connection};
+use zt_common::abi::{
+    CONNECTION_DENIED, CONNECTION_ENFORCED, CONNECTION_HERE, CONNECTION_IPV6, CONNECTION_LOCAL, Connection,
+};
 use zt_common::address::Address;
 use zt_common::entry::Flow;
 use zt_common::event::{Hook, IPV6};
@@ -83,6 +85,9 @@ fn connect(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
         }
         if own.enforced() {
             flags |= CONNECTION_ENFORCED;
+        }
+        if !verdict.allowed {
+            flags |= CONNECTION_DENIED;
         }
         admit::connection(
             cookie,

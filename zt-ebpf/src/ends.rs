@@ -12,7 +12,7 @@ const AF_INET: u32 = 2;
 /// Asks to be told when the connection closes.
 #[inline(always)]
 pub fn watch_close(ctx: &SockOpsContext) {
-    // Failing leaves an entry that the agent's own checks remove.
+    // Failing leaves an entry behind when the connection closes; the cookie is never used again.
     let _ = ctx.set_cb_flags((ctx.cb_flags() | STATE_CALLBACK) as i32);
 }
 

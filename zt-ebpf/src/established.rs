@@ -7,8 +7,8 @@
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::programs::SockOpsContext;
 use zt_common::abi::{
-    CONNECTION_ENFORCED, CONNECTION_ESTABLISHED, CONNECTION_HERE, CONNECTION_INBOUND, CONNECTION_IPV6,
-    CONNECTION_LOCAL, CONNECTION_SOURCE_MANAGED, Connection, MODE_ENFORCE, SOCKET_NOTED,
+    CONNECTION_DENIED, CONNECTION_ENFORCED, CONNECTION_ESTABLISHED, CONNECTION_HERE, CONNECTION_INBOUND,
+    CONNECTION_IPV6, CONNECTION_LOCAL, CONNECTION_SOURCE_MANAGED, Connection, MODE_ENFORCE, SOCKET_NOTED,
 };
 use zt_common::counter::Counter;
 use zt_common::entry::Flow;
@@ -59,7 +59,8 @@ pub fn active(ctx: &SockOpsContext) -> bool {
         };
         admit::source(&begun, workload, source);
     }
-    decided != judge::revision()
+    // Another policy; or a refusal that only the mode of that moment held back.
+    decided != judge::revision() || flags & CONNECTION_DENIED != 0
 }
 
 /// Whether this socket called `connect` itself: two that opened toward each other both complete as the passive end,

@@ -171,7 +171,7 @@ impl Node {
         node.parts.kernel.attach(&node.parts.roots)?;
         node.log = Some(node.parts.kernel.log()?);
         node.publish();
-        node.guard_receivers()?;
+        node.guard_receivers();
         node.find_older()?;
         node.sweep();
         node.check_hooks();
@@ -201,7 +201,7 @@ impl Node {
                 batch.push(command);
             }
             if let Err(error) = self.work(batch) {
-                tracing::error!(%error, "the change is not in force; what was in force before still is");
+                tracing::error!(%error, "a change was not carried out whole; what was in force before still is");
             }
             if ticked.elapsed() >= TICK {
                 ticked = Instant::now();
@@ -265,13 +265,13 @@ impl Node {
             outcome = outcome.and(done);
         }
         if look || unowned {
-            self.look_at_namespaces(false)?;
+            outcome = outcome.and(self.look_at_namespaces(false));
         }
         if unowned {
-            self.find_older()?;
+            outcome = outcome.and(self.find_older());
         }
         if merge {
-            self.merged()?;
+            outcome = outcome.and(self.merged());
         }
         outcome
     }

@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The event reader: a thread of its own, so that nothing else the agent does can make the ring buffer overflow.
 
+use std::time::{Duration, Instant};
+
 use tokio::sync::{mpsc, watch};
 
 use super::node::Command;
 use crate::audit::decode::{Decision, Event, NoticeCode, decode};
 use crate::audit::pipeline::Intake;
 use crate::kernel::{RefusedSocket, Ring};
+
+/// How long the ring is drained when the agent stops.
+const DRAIN_TIME: Duration = Duration::from_secs(2);
 
 /// Takes events out of the ring buffer, decisions to the pipeline and what needs doing to the node.
 pub(super) struct Reader {
@@ -33,9 +38,12 @@ impl Reader {
 
     /// Reads until the agent stops, and then what is still there.
     pub(super) fn run(mut self) {
+        let mut deadline = None;
         loop {
             // Asked before the round: what comes in while stopping is still taken by the last one.
             let last = *self.stopping.borrow();
+            // On a busy node no round is ever empty: what the ring still holds then waits there for the next agent.
+            let late = last && *deadline.get_or_insert_with(|| Instant::now() + DRAIN_TIME) <= Instant::now();
             let mut decisions = Vec::new();
             let mut commands = Vec::new();
             let intake = &self.intake;
@@ -67,6 +75,7 @@ impl Reader {
             }
             match round {
                 Ok(0) if last => return,
+                Ok(_) if late => return,
                 Ok(_) => {}
                 Err(error) => {
                     tracing::error!(%error, "the ring buffer cannot be read");

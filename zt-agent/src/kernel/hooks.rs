@@ -119,15 +119,23 @@ pub(super) fn attach(
     Ok(link)
 }
 
-/// Asks the kernel whether the program in our link is the one that runs at the hook.
-pub(super) fn check(hook: Hook, link: BorrowedFd<'_>, cgroup: &Path, cgroup_id: u64) -> HookStatus {
+/// Asks the kernel whether the program that this agent put into the link is still there, and runs at the hook.
+pub(super) fn check(
+    hook: Hook,
+    link: BorrowedFd<'_>,
+    cgroup: &Path,
+    cgroup_id: u64,
+    program: u32,
+) -> HookStatus {
     let info = sys::link_info(link).ok();
     let effective = || -> io::Result<Vec<u32>> {
         let directory = File::open(cgroup)?;
         sys::programs_at(directory.as_fd(), hook.attach_type)
     };
     let programs = effective().unwrap_or_default();
-    let attached = info.is_some_and(|info| info.cgroup == cgroup_id && programs.contains(&info.program));
+    let attached = info.is_some_and(|info| {
+        info.cgroup == cgroup_id && info.program == program && programs.contains(&program)
+    });
     HookStatus {
         program: hook.program,
         attach_type: hook.attach_name(),

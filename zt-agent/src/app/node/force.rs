@@ -69,7 +69,7 @@ impl Node {
         };
         self.publish();
         let swapped = started.elapsed();
-        self.guard_receivers()?;
+        self.guard_receivers();
         let revoked = self.sweep();
         tracing::info!(
             revision = self.revision,
@@ -98,7 +98,7 @@ impl Node {
         self.parts.kernel.enforce(table)?;
         self.direct()?;
         self.write_control()?;
-        self.guard_receivers()?;
+        self.guard_receivers();
         self.publish();
         let after = self.parts.kernel.workloads();
         let renamed = |(id, was): (&u64, &Workload)| after.get(id).is_some_and(|is| is != was);

@@ -74,7 +74,9 @@ impl Node {
         }
         self.older = found.connections;
         for workload in found.udp_workloads {
-            self.guard(workload)?;
+            if let Err(error) = self.guard(workload) {
+                tracing::warn!(%error, cgroup = workload, "the datagrams of a workload are not guarded");
+            }
         }
         Ok(())
     }

@@ -174,7 +174,7 @@ impl Node {
     }
 
     /// Guards the workloads that policy makes destinations of UDP before they bind a port.
-    pub(super) fn guard_receivers(&mut self) -> Result<(), AppError> {
+    pub(super) fn guard_receivers(&mut self) {
         let snapshot = self.parts.snapshots.borrow().clone();
         let receivers: std::collections::HashSet<u64> = snapshot
             .table
@@ -183,7 +183,7 @@ impl Node {
             .map(|(key, _)| key.destination)
             .collect();
         if receivers.is_empty() {
-            return Ok(());
+            return;
         }
         let own: Vec<u64> = self
             .placed()
@@ -194,9 +194,11 @@ impl Node {
             .filter_map(|placed| self.cgroups.get(&placed.record.cgroup).copied())
             .collect();
         for id in own {
-            self.guard(id)?;
+            // A cgroup may be gone by now; whatever it is, a guard that fails must not hold up the rest.
+            if let Err(error) = self.guard(id) {
+                tracing::warn!(%error, cgroup = id, "the datagrams of a workload are not guarded");
+            }
         }
-        Ok(())
     }
 }
 
