@@ -46,7 +46,7 @@ pub(crate) fn effect(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
         metrics.push(Metric::summed(name, "ms", Summary::of(&samples)).target(Target::AtMost(limit)));
 
         // The rule that is looked at is in the one file that changes, with all the others.
-        let whole = |open| compact(entries, if open { 0 } else { 1 }, &switching_rule(open));
+        let whole = |open: bool| compact(entries, u16::from(!open), &switching_rule(open));
         world.policy("compact.yaml", &whole(true))?;
         for (file, _) in filler(entries) {
             world.agent.files.remove_policy(&file)?;

@@ -205,7 +205,7 @@ pub(crate) fn storm(to: SocketAddr, per_millisecond: u32, milliseconds: u32) -> 
             per_millisecond
         };
         for _ in 0..burst {
-            let client = tcp(&SocketAddr::from(to))?;
+            let client = tcp(&to)?;
             errno = connect(client.as_raw_fd(), &address)
                 .err()
                 .map_or(0, |error| error as i32);

@@ -121,10 +121,10 @@ impl Worker {
                 per_millisecond,
                 milliseconds,
             } => load::storm(to, per_millisecond, milliseconds),
-            Order::Dial { to, count } => self.keep(load::dial(to, count)?),
+            Order::Dial { to, count } => Ok(self.keep(load::dial(to, count)?)),
             Order::Accept { count } => {
                 let accepted = load::accept_all(listener()?, count)?;
-                self.keep(accepted)
+                Ok(self.keep(accepted))
             }
             Order::Deaths => {
                 let done = load::deaths(&self.kept)?;
@@ -134,13 +134,13 @@ impl Worker {
         }
     }
 
-    fn keep(&mut self, connections: Vec<OwnedFd>) -> Result<Done> {
+    fn keep(&mut self, connections: Vec<OwnedFd>) -> Done {
         let count = connections.len() as u64;
         self.kept.extend(connections);
-        Ok(Done {
+        Done {
             count,
             ..Done::default()
-        })
+        }
     }
 }
 
