@@ -53,7 +53,7 @@ enum Task {
     },
     /// Measure what zt costs, as a table and in target/bench.json
     Bench {
-        /// What to measure (nothing named: everything), --quick, -o json, --json FILE; `--help` lists them
+        /// What to measure (nothing named: everything), --quick, -o json, --json FILE; `-- --help` lists them
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },

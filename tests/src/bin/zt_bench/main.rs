@@ -84,7 +84,7 @@ enum Bench {
     Change,
     /// Removal of a rule to the last connection dead
     Revocation,
-    /// Decisions into SQLite without loss
+    /// Decisions into the store without loss
     Trail,
     /// New cgroup to identity in the map
     Birth,

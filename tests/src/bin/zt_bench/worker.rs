@@ -121,10 +121,7 @@ impl Worker {
                 per_millisecond,
                 milliseconds,
             } => load::storm(to, per_millisecond, milliseconds),
-            Order::Dial { to, count } => {
-                let dialled = load::dial(to, count)?;
-                Ok(self.keep(dialled))
-            }
+            Order::Dial { to, count } => Ok(self.keep(load::dial(to, count)?)),
             Order::Accept { count } => {
                 let accepted = load::accept_all(listener()?, count)?;
                 Ok(self.keep(accepted))
