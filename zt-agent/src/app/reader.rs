@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The event reader: a thread of its own, so that nothing else the agent does can make the ring buffer overflow.
+//! The event reader: a thread of its own, beside the one that writes. It still waits for both of those it hands on to:
+//! a store that hangs, or a node thread that is busy for long, makes the ring buffer fill, which the kernel counts.
 
 use std::time::{Duration, Instant};
 

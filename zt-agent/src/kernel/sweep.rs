@@ -31,7 +31,7 @@ pub struct Revoked {
     pub connection: Connection,
     /// What policy says of it now.
     pub verdict: Verdict,
-    /// Whether the socket is gone. If not, it will be tried again.
+    /// Whether the socket is gone. If not, it is tried once more, and again at the next change of policy or modes.
     pub destroyed: bool,
 }
 
