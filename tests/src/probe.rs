@@ -176,6 +176,11 @@ impl Probe {
         self.call(Operation::Close { socket })
     }
 
+    /// Closes a TCP connection with a reset.
+    pub fn reset(&mut self, socket: Handle) -> Result<Reply> {
+        self.call(Operation::Reset { socket })
+    }
+
     /// Moves the process to another cgroup.
     pub fn move_to(&mut self, cgroup: &Cgroup) -> Result<Reply> {
         self.call(Operation::MoveTo {

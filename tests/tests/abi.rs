@@ -97,7 +97,12 @@ fn of_this_build() -> Vec<Layout> {
             protocol,
             reserved
         }),
-        layout!(Source { workload, identity }),
+        layout!(Source {
+            workload,
+            identity,
+            sequence,
+            reserved,
+        }),
         layout!(FlowKey {
             workload,
             remote,

@@ -10,7 +10,7 @@ use zt_tests::datagram::{guarded, send, take};
 use zt_tests::hooks::has_packet_hook;
 use zt_tests::probe::{Handle, ListenOptions, Operation, TIMEOUT};
 use zt_tests::trail::says;
-use zt_tests::{Party, Policy, Scene, TCP, UDP};
+use zt_tests::{Party, Policy, Scene, TCP, UDP, eventually};
 
 /// Long enough for whatever was going to arrive.
 const SOON: Duration = Duration::from_millis(200);
@@ -167,12 +167,14 @@ fn unspecified(of: SocketAddr) -> IpAddr {
 fn a_server_may_answer_each_client_on_a_socket_of_its_own() -> Result<()> {
     let mut scene = Scene::new("per-client")?;
     let (mut server, mut client) = (scene.workload("server")?, scene.workload("client")?);
-    let policy = Policy::new("per-client").allow("client", "server", UDP, "69");
-    let _agent = scene.agent(&policy)?.start()?;
+    let closed = Policy::new("per-client");
+    let policy = closed.clone().allow("client", "server", UDP, "69");
+    let agent = scene.agent(&policy)?.start()?;
     let options = ListenOptions {
         reuse_port: true,
         ..ListenOptions::default()
     };
+    let mut revoked = 0;
     for to in [server.v4(69), server.v6(69)] {
         let mut bind = |at| {
             server
@@ -206,6 +208,18 @@ fn a_server_may_answer_each_client_on_a_socket_of_its_own() -> Result<()> {
         server.send_text(own, "answer")?.ok()?;
         let answer = take(&mut client, from.handle()?, TIMEOUT)?;
         assert_eq!(answer.data.as_deref(), Some("answer"));
+        // When policy no longer lets the client ask, it gets no answers either.
+        agent.change_policy(&closed.text())?;
+        eventually("the server's own socket to be cut off", TIMEOUT, || {
+            Ok(server.send_text(own, "answer")?.errno.is_some())
+        })?;
+        revoked += 1;
+        let destination = (&server.id, &client.id);
+        agent.records("decision=DENY", revoked, |record| {
+            says(record, destination.1, destination.0, "DENY", "revoked")
+                && record["observer"] == "destination"
+        })?;
+        agent.change_policy(&policy.text())?;
         for socket in [welcome, own] {
             server.close(socket)?.ok()?;
         }

@@ -177,7 +177,7 @@ pub const CONNECTION_ENFORCED: u8 = 64;
 pub const CONNECTION_DENIED: u8 = 128;
 
 /// Key of `zt_sources` (LRU): a TCP connection that a managed socket of this node began, so that the receiving end
-/// knows whose it is.
+/// knows whose it is. Written before the first SYN leaves, and left to be displaced by newer ones.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct SourceKey {
@@ -205,6 +205,10 @@ pub struct Source {
     pub workload: u64,
     /// Its identity at the time.
     pub identity: u64,
+    /// The sequence number of its SYN: another connection from the same port begins with another.
+    pub sequence: u32,
+    /// Always zero.
+    pub reserved: u32,
 }
 
 /// Key of `zt_flows` (LRU): a UDP flow as one workload sees it.
@@ -262,6 +266,6 @@ const _: () = assert!(size_of::<Service>() == 16);
 const _: () = assert!(size_of::<Socket>() == 48);
 const _: () = assert!(size_of::<Connection>() == 88);
 const _: () = assert!(size_of::<SourceKey>() == 48);
-const _: () = assert!(size_of::<Source>() == 16);
+const _: () = assert!(size_of::<Source>() == 24);
 const _: () = assert!(size_of::<FlowKey>() == 32);
 const _: () = assert!(size_of::<FlowState>() == 48);

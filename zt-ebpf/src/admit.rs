@@ -2,7 +2,7 @@
 //! What an admission leaves behind: the connection for a later sweep, and the source for the other end to find.
 
 use aya_ebpf::bindings::BPF_ANY;
-use zt_common::abi::{CONNECTION_HERE, CONNECTION_LOCAL, Connection, Source, SourceKey};
+use zt_common::abi::{Connection, Source, SourceKey};
 use zt_common::address::Address;
 use zt_common::counter::Counter;
 
@@ -20,35 +20,14 @@ pub fn connection(cookie: u64, connection: &Connection) {
     }
 }
 
-/// Forgets a connection, and that its source was told: the next owner of the port must not be taken for it.
+/// Forgets a connection.
 #[inline(always)]
 pub fn gone(cookie: u64) {
-    if let Some(place) = maps::zt_connections.get_ptr_mut(cookie) {
-        // SAFETY: the entry belongs to the socket that is closing; nobody else writes it.
-        let connection = unsafe { &*place };
-        if connection.flags & CONNECTION_HERE != 0 {
-            let key = Begun {
-                netns: if connection.flags & CONNECTION_LOCAL != 0 {
-                    connection.netns
-                } else {
-                    0
-                },
-                source: connection.local,
-                destination: connection.remote,
-                source_port: connection.local_port,
-                destination_port: connection.remote_port,
-                protocol: connection.protocol,
-            }
-            .key();
-            // Absent where the other end has looked, or the handshake never ended.
-            let _ = maps::zt_sources.remove(key);
-        }
-    }
     // Absent for what was never admitted: nothing to forget.
     let _ = maps::zt_connections.remove(cookie);
 }
 
-/// Where the other end will look for whose flow this is.
+/// Where the other end will look for whose connection this is.
 pub struct Begun {
     pub netns: u64,
     pub source: Address,
@@ -74,9 +53,15 @@ impl Begun {
     }
 }
 
-/// Says whose flow this is.
+/// Says whose connection this is, whose SYN has this sequence number.
 #[inline(always)]
-pub fn source(begun: &Begun, workload: u64, identity: u64) {
+pub fn source(begun: &Begun, workload: u64, identity: u64, sequence: u32) {
+    let source = Source {
+        workload,
+        identity,
+        sequence,
+        reserved: 0,
+    };
     // An LRU map evicts rather than fails; a lost entry means naming the source by its address.
-    let _ = maps::zt_sources.insert(begun.key(), Source { workload, identity }, u64::from(BPF_ANY));
+    let _ = maps::zt_sources.insert(begun.key(), source, u64::from(BPF_ANY));
 }

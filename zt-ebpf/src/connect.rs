@@ -5,7 +5,8 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use zt_common::abi::{
-    CONNECTION_DENIED, CONNECTION_ENFORCED, CONNECTION_HERE, CONNECTION_IPV6, CONNECTION_LOCAL, Connection,
+    CONNECTION_DENIED, CONNECTION_ENFORCED, CONNECTION_ESTABLISHED, CONNECTION_HERE, CONNECTION_INBOUND,
+    CONNECTION_IPV6, CONNECTION_LOCAL, Connection, FlowKey,
 };
 use zt_common::address::Address;
 use zt_common::entry::Flow;
@@ -28,6 +29,36 @@ pub fn zt_connect4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(connect6)]
 pub fn zt_connect6(ctx: SockAddrContext) -> i32 {
     connect(&ctx, &destination_v6(ctx.sock_addr), IPV6)
+}
+
+/// Files a connected UDP socket that answers: the destination's end of the flow that its remote party began.
+#[inline(always)]
+fn answers(own: &Own, begun: &Flow, verdict: &Verdict, netns: u64, key: &FlowKey, cookie: u64, family: u8) {
+    let mut flags = CONNECTION_INBOUND | CONNECTION_ESTABLISHED;
+    if family == IPV6 {
+        flags |= CONNECTION_IPV6;
+    }
+    if own.enforced() {
+        flags |= CONNECTION_ENFORCED;
+    }
+    admit::connection(
+        cookie,
+        &Connection {
+            netns,
+            workload: own.workload,
+            source: begun.source,
+            destination: begun.destination,
+            rule: verdict.rule,
+            revision: verdict.revision,
+            local: Address::UNSPECIFIED_V6,
+            remote: key.remote,
+            local_port: key.local_port,
+            remote_port: key.remote_port,
+            target_port: begun.port,
+            protocol: UDP,
+            flags,
+        },
+    );
 }
 
 #[inline(always)]
@@ -53,7 +84,11 @@ fn connect(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
     if protocol == UDP {
         let key = flow::flow_key(own.workload, address, port, local_port(ctx.sock_addr));
         // A server that answers each client on a socket of its own.
-        if flow::is_reply(&key, control.directory) {
+        let begun = flow::answered(&key, control.directory);
+        if begun.port != 0 {
+            let verdict = judge::judge(&begun);
+            // Filed before the swap of a policy returns, it is judged again by the sweep that follows the swap.
+            answers(&own, &begun, &verdict, netns, &key, cookie, family);
             return ALLOW;
         }
     }

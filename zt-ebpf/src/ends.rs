@@ -23,6 +23,29 @@ pub fn socket_of(ctx: &SockOpsContext) -> *mut bpf_sock {
     unsafe { (*ctx.ops).__bindgen_anon_2.sk }
 }
 
+/// Whether the socket is about to send its first SYN. Requests that a listener has in hand come by the same callback,
+/// and are no whole sockets.
+#[inline(always)]
+pub fn opens(ctx: &SockOpsContext) -> bool {
+    const SYN_SENT: u32 = 2;
+    // SAFETY: fields of the context.
+    unsafe { read(&raw const (*ctx.ops).is_fullsock) != 0 && read(&raw const (*ctx.ops).state) == SYN_SENT }
+}
+
+/// Sequence number of what this end sends next.
+#[inline(always)]
+pub fn next_sent(ctx: &SockOpsContext) -> u32 {
+    // SAFETY: a field of the context.
+    unsafe { read(&raw const (*ctx.ops).snd_nxt) }
+}
+
+/// Sequence number of what this end receives next.
+#[inline(always)]
+pub fn next_received(ctx: &SockOpsContext) -> u32 {
+    // SAFETY: a field of the context.
+    unsafe { read(&raw const (*ctx.ops).rcv_nxt) }
+}
+
 /// The two ends as this socket sees them.
 pub struct Ends {
     pub local: Address,

@@ -18,10 +18,39 @@ use zt_common::verdict::{Reason, Verdict};
 use crate::admit::Begun;
 use crate::call::TCP;
 use crate::emit::Decision;
-use crate::ends::{ends, socket_of, watch_close};
+use crate::ends::{ends, next_received, next_sent, opens, socket_of, watch_close};
 use crate::lookup::{self, Arrival, Target};
 use crate::own::Own;
 use crate::{admit, context, emit, fence, judge, maps};
+
+/// Before the first SYN leaves: tells the other end, where it is on this node, whose connection this is.
+///
+/// Not later: a SYN that carries data (Fast Open) makes the destination's socket before the source has heard anything.
+#[inline(never)]
+pub fn begun(ctx: &SockOpsContext) {
+    if !opens(ctx) {
+        return;
+    }
+    // SAFETY: read once, copied at once; the entry belongs to this socket.
+    let Some(connection) = (unsafe { maps::zt_connections.get(context::socket_cookie(ctx.as_ptr())) }) else {
+        return;
+    };
+    let (flags, netns) = (connection.flags, connection.netns);
+    if flags & CONNECTION_HERE == 0 {
+        return;
+    }
+    let (workload, source) = (connection.workload, connection.source);
+    let ends = ends(ctx);
+    let begun = Begun {
+        netns: if flags & CONNECTION_LOCAL != 0 { netns } else { 0 },
+        source: ends.local,
+        destination: ends.remote,
+        source_port: ends.local_port,
+        destination_port: ends.remote_port,
+        protocol: TCP,
+    };
+    admit::source(&begun, workload, source, next_sent(ctx));
+}
 
 /// The source's end. `connect` decided before the socket had a port, and policy may have changed since: a swap that
 /// fell between is caught here, because the sweep could not yet see this socket.
@@ -35,30 +64,13 @@ pub fn active(ctx: &SockOpsContext) -> bool {
     };
     let ends = ends(ctx);
     // SAFETY: the entry belongs to this socket, whose handshake this is; the only other writer is its close.
-    let (flags, netns, workload, source, decided) = unsafe {
+    let (flags, decided) = unsafe {
         (*place).local = ends.local;
         (*place).local_port = ends.local_port;
         (*place).flags |= CONNECTION_ESTABLISHED;
-        (
-            (*place).flags,
-            (*place).netns,
-            (*place).workload,
-            (*place).source,
-            (*place).revision,
-        )
+        ((*place).flags, (*place).revision)
     };
     watch_close(ctx);
-    if flags & CONNECTION_HERE != 0 {
-        let begun = Begun {
-            netns: if flags & CONNECTION_LOCAL != 0 { netns } else { 0 },
-            source: ends.local,
-            destination: ends.remote,
-            source_port: ends.local_port,
-            destination_port: ends.remote_port,
-            protocol: TCP,
-        };
-        admit::source(&begun, workload, source);
-    }
     // Another policy; or a refusal that only the mode of that moment held back.
     decided != judge::revision() || flags & CONNECTION_DENIED != 0
 }
@@ -174,6 +186,8 @@ pub fn passive(ctx: &SockOpsContext) {
         remote_port: ends.remote_port,
         local_port: ends.local_port,
         protocol: TCP,
+        // The one before the next: nothing but the SYN has been received.
+        sequence: next_received(ctx).wrapping_sub(1),
     };
     let mut origin = lookup::origin(&arrival);
     let mut flow = Flow {

@@ -119,12 +119,23 @@ pub fn decided(key: &FlowKey, flow: &Flow, verdict: &Verdict, directory: u64, in
     let _ = maps::zt_flows.insert(key, state, u64::from(BPF_ANY));
 }
 
-/// Whether a datagram to this remote answers one that was admitted.
+/// The flow that a socket of this end answers on by connecting to where it came from: admitted, in force, and begun by
+/// the remote party. `destination` 0 where there is none.
 #[inline(always)]
-pub fn is_reply(key: &FlowKey, directory: u64) -> bool {
-    if key.local_port == 0 {
-        return false;
+pub fn answered(key: &FlowKey, directory: u64) -> Flow {
+    let mut flow = Flow {
+        source: 0,
+        destination: 0,
+        port: 0,
+        protocol: UDP,
+    };
+    if key.local_port != 0 {
+        let prior = known(key, directory, context::now());
+        if prior.in_force() == Some(true) && prior.began_remotely() {
+            flow.source = prior.source;
+            flow.destination = prior.destination;
+            flow.port = prior.target_port;
+        }
     }
-    let prior = known(key, directory, context::now());
-    prior.in_force() == Some(true) && prior.began_remotely()
+    flow
 }

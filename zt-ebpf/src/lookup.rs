@@ -214,6 +214,8 @@ pub struct Arrival {
     pub local_port: u16,
     /// IP protocol number.
     pub protocol: u8,
+    /// Sequence number of the SYN that began it.
+    pub sequence: u32,
 }
 
 /// Who a flow comes from, as the receiving end can know it.
@@ -248,7 +250,7 @@ pub fn origin(arrival: &Arrival) -> Origin {
         protocol: arrival.protocol,
         reserved: [0; 3],
     };
-    if let Some(origin) = begun_here(&key) {
+    if let Some(origin) = begun_here(&key, arrival.sequence) {
         return origin;
     }
     if local {
@@ -281,11 +283,14 @@ pub fn by_address(address: &Address) -> Origin {
 }
 
 #[inline(always)]
-fn begun_here(key: &SourceKey) -> Option<Origin> {
+fn begun_here(key: &SourceKey, sequence: u32) -> Option<Origin> {
     // SAFETY: read once, copied at once.
     let source: Source = unsafe { maps::zt_sources.get(key) }.copied()?;
-    // Said once, for one handshake: whoever has the port next must speak for himself.
-    let _ = maps::zt_sources.remove(key);
+    // What was said of one SYN is not true of the next from the same port, whose owner must speak for himself. Nor is
+    // it said once only: one SYN cookie can make more than one socket.
+    if source.sequence != sequence {
+        return None;
+    }
     // SAFETY: as above.
     let identity = match unsafe { maps::zt_workloads.get(source.workload) } {
         Some(workload) => workload.identity,

@@ -14,6 +14,8 @@ use crate::call::TCP;
 use crate::ends::{ends, socket_of};
 use crate::{admit, context, emit, established, socket};
 
+/// The socket is about to send its first SYN, and knows the SYN's sequence number: the first callback that does.
+const TIMEOUT_INIT: u32 = 1;
 const ACTIVE_ESTABLISHED: u32 = 4;
 const PASSIVE_ESTABLISHED: u32 = 5;
 const STATE_CHANGED: u32 = 10;
@@ -24,6 +26,7 @@ const STATE_CLOSED: u32 = 7;
 #[sock_ops]
 pub fn zt_sock_ops(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
+        TIMEOUT_INIT => established::begun(&ctx),
         ACTIVE_ESTABLISHED => source_end(&ctx),
         PASSIVE_ESTABLISHED if established::connected_itself(&ctx) => source_end(&ctx),
         PASSIVE_ESTABLISHED => established::passive(&ctx),

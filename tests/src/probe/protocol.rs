@@ -97,6 +97,8 @@ pub enum Operation {
     Shutdown { socket: Handle, how: How },
     /// Forgets a handle, and closes or stops what it stood for.
     Close { socket: Handle },
+    /// Closes a TCP connection with a reset, so that its port is free at once.
+    Reset { socket: Handle },
     /// Binds a Unix datagram socket at `path`, into which other probes drop file descriptors.
     FdMailbox { path: PathBuf },
     /// Passes a socket to the mailbox at `path`.
