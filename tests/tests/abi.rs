@@ -6,8 +6,8 @@ use std::mem::offset_of;
 
 use anyhow::{Result, ensure};
 use zt_common::abi::{
-    Connection, FlowKey, FlowState, Listener, ListenerKey, LocalKey, Peer, Service, ServiceKey, Socket,
-    Source, SourceKey, Workload,
+    Connection, Flood, FlowKey, FlowState, Listener, ListenerKey, LocalKey, Peer, Service, ServiceKey,
+    Socket, Source, SourceKey, Workload,
 };
 use zt_common::control::{Control, Root};
 use zt_common::entry::{AllowEntry, AllowKey};
@@ -122,6 +122,7 @@ fn of_this_build() -> Vec<Layout> {
             reserved,
             last_seen,
         }),
+        layout!(Flood { window, records }),
         layout!(Control {
             flags,
             directory,

@@ -23,8 +23,12 @@ pub const SOCKETS: &str = "zt_sockets";
 pub const CONNECTIONS: &str = "zt_connections";
 /// Flows begun by managed sockets of this node.
 pub const SOURCES: &str = "zt_sources";
-/// UDP flows.
+/// UDP flows that policy allows.
 pub const FLOWS: &str = "zt_flows";
+/// UDP flows that policy denies.
+pub const DENIED_FLOWS: &str = "zt_denied_flows";
+/// Who fills the ring buffer.
+pub const FLOODS: &str = "zt_floods";
 /// Refused sockets.
 pub const REFUSED: &str = "zt_refused";
 /// Decisions and notices.
@@ -33,7 +37,7 @@ pub const EVENTS: &str = "zt_events";
 pub const COUNTERS: &str = "zt_counters";
 
 /// Every pinned map.
-pub const MAPS: [&str; 15] = [
+pub const MAPS: [&str; 17] = [
     WORKLOADS,
     LISTENERS,
     LOCAL,
@@ -46,10 +50,15 @@ pub const MAPS: [&str; 15] = [
     CONNECTIONS,
     SOURCES,
     FLOWS,
+    DENIED_FLOWS,
+    FLOODS,
     REFUSED,
     EVENTS,
     COUNTERS,
 ];
+
+/// Bytes of the ring buffer [`EVENTS`].
+pub const RING_BYTES: u32 = 16 * 1024 * 1024;
 
 /// The interface index to which refused sockets are bound: none has it.
 pub const NO_INTERFACE: u32 = 0x7fff_fffe;

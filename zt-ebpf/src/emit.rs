@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Decisions on their way out: one count and one event each.
 
+use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated as helper;
 use zt_common::ABI_VERSION;
+use zt_common::abi::{FLOOD_WINDOW, Flood, flood_share};
 use zt_common::address::Address;
 use zt_common::control::DIAGNOSTICS;
 use zt_common::counter::Counter;
@@ -11,6 +13,7 @@ use zt_common::event::{
     ALLOWED, DecisionEvent, ENFORCED, EventHeader, Hook, KIND_DECISION, KIND_NOTICE, NoticeEvent,
     REFUSED_SOCKET,
 };
+use zt_common::names::RING_BYTES;
 use zt_common::verdict::Verdict;
 
 use crate::own::Own;
@@ -72,6 +75,10 @@ pub fn decision(decision: &Decision<'_>, verdict: &Verdict) {
         (false, false) => Counter::DeniedObserved,
         (false, true) => Counter::DeniedEnforced,
     });
+    if floods(decision.own.workload, decision.started) {
+        count(Counter::EventsLost);
+        return;
+    }
     let Some(mut slot) = maps::zt_events.reserve(0) else {
         count(Counter::EventsLost);
         return;
@@ -125,6 +132,39 @@ pub fn decision(decision: &Decision<'_>, verdict: &Verdict) {
     } else {
         NO_WAKEUP
     });
+}
+
+/// Whether a workload has had its share of a ring buffer that is filling up.
+#[inline(always)]
+fn floods(workload: u64, now: u64) -> bool {
+    const AVAILABLE_DATA: u64 = 0;
+    // SAFETY: the map is a ring buffer.
+    let filled = unsafe {
+        helper::bpf_ringbuf_query(
+            core::ptr::from_ref(&maps::zt_events).cast_mut().cast(),
+            AVAILABLE_DATA,
+        )
+    };
+    let share = flood_share(filled / (RING_BYTES as u64 / 8));
+    if share == u64::MAX {
+        return false;
+    }
+    let window = now >> FLOOD_WINDOW;
+    if let Some(place) = maps::zt_floods.get_ptr_mut(workload) {
+        // SAFETY: a live entry; two programs that begin a window at once count one record less.
+        let flood = unsafe { &mut *place };
+        if flood.window == window {
+            // SAFETY: as above.
+            unsafe { context::add(&raw mut flood.records, 1) };
+            return flood.records > share;
+        }
+        flood.window = window;
+        flood.records = 1;
+        return false;
+    }
+    let flood = Flood { window, records: 1 };
+    let _ = maps::zt_floods.insert(workload, flood, u64::from(BPF_ANY));
+    false
 }
 
 /// Tells the agent that something needs it.

@@ -80,7 +80,11 @@ pub fn known(key: &FlowKey, directory: u64, now: u64) -> Prior {
         inbound: 0,
         target_port: 0,
     };
-    if let Some(place) = maps::zt_flows.get_ptr_mut(key) {
+    let place = match maps::zt_flows.get_ptr_mut(key) {
+        Some(place) => Some(place),
+        None => maps::zt_denied_flows.get_ptr_mut(key),
+    };
+    if let Some(place) = place {
         // SAFETY: an entry of an LRU map may be reused under us for another flow; both are flows of this map, and a
         // mixed-up `last_seen` only shortens or prolongs an idle time.
         let state = unsafe { &mut *place };
@@ -116,7 +120,20 @@ pub fn decided(key: &FlowKey, flow: &Flow, verdict: &Verdict, directory: u64, in
         reserved: 0,
         last_seen: now,
     };
-    let _ = maps::zt_flows.insert(key, state, u64::from(BPF_ANY));
+    file(key, &state);
+}
+
+/// A function of its own in the object: its callers need their stack.
+#[inline(never)]
+fn file(key: &FlowKey, state: &FlowState) {
+    // Where the flow stood otherwise before, both maps would answer for it.
+    if state.allowed == 1 {
+        let _ = maps::zt_denied_flows.remove(key);
+        let _ = maps::zt_flows.insert(key, state, u64::from(BPF_ANY));
+    } else {
+        let _ = maps::zt_flows.remove(key);
+        let _ = maps::zt_denied_flows.insert(key, state, u64::from(BPF_ANY));
+    }
 }
 
 /// The flow that a socket of this end answers on by connecting to where it came from: admitted, in force, and begun by

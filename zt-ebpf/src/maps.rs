@@ -9,15 +9,15 @@ use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, bpf_map_type};
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SockHash};
 use aya_ebpf::macros::btf_map;
 use zt_common::abi::{
-    Connection, FlowKey, FlowState, Listener, ListenerKey, LocalKey, Peer, Service, ServiceKey, Socket,
-    Source, SourceKey, Workload,
+    Connection, Flood, FlowKey, FlowState, Listener, ListenerKey, LocalKey, Peer, Service, ServiceKey,
+    Socket, Source, SourceKey, Workload,
 };
 use zt_common::address::Address;
 use zt_common::control::Control;
 use zt_common::counter::Counter;
 use zt_common::entry::{AllowEntry, AllowKey};
 use zt_common::event::DecisionEvent;
-use zt_common::names::{MAX_PEERS, MAX_WORKLOADS, NETWORK_SLOTS};
+use zt_common::names::{MAX_PEERS, MAX_WORKLOADS, NETWORK_SLOTS, RING_BYTES};
 
 const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
 
@@ -52,9 +52,13 @@ pub static zt_sources: LruHashMap<SourceKey, Source, 65_536> = LruHashMap::new()
 #[btf_map]
 pub static zt_flows: LruHashMap<FlowKey, FlowState, 65_536> = LruHashMap::new();
 #[btf_map]
+pub static zt_denied_flows: LruHashMap<FlowKey, FlowState, 65_536> = LruHashMap::new();
+#[btf_map]
+pub static zt_floods: LruHashMap<u64, Flood, 4096> = LruHashMap::new();
+#[btf_map]
 pub static zt_refused: SockHash<u64, 65_536> = SockHash::new();
 #[btf_map]
-pub static zt_events: RingBuf<DecisionEvent, { 16 * 1024 * 1024 }> = RingBuf::new();
+pub static zt_events: RingBuf<DecisionEvent, { RING_BYTES as usize }> = RingBuf::new();
 #[btf_map]
 pub static zt_counters: PerCpuArray<u64, { Counter::COUNT as usize }> = PerCpuArray::new();
 

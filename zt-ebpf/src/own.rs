@@ -21,7 +21,7 @@ pub struct Own {
     pub identity: u64,
     /// Not a `bool`: the compiler would compute a program's answer from the byte in memory, and the verifier, which
     /// does not know that it is 0 or 1, would refuse that.
-    enforced: u64,
+    enforced: u32,
     /// Whether the task is outside every managed root.
     pub alien: bool,
 }
@@ -36,7 +36,7 @@ impl Own {
     /// A workload known by a stored entry.
     #[inline(always)]
     pub fn stored(control: &Control, workload: u64, identity: u64, enforced: bool) -> Self {
-        let enforced = u64::from(enforced && control.flags & OBSERVE_ALL == 0);
+        let enforced = u32::from(enforced && control.flags & OBSERVE_ALL == 0);
         Self {
             workload,
             identity,
