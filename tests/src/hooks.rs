@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use aya::maps::{HashMap, Map, MapData};
 use serde_json::Value;
+use zt_common::abi::Connection;
+use zt_common::address::Address;
 
 use crate::cgroup::Cgroup;
 
@@ -76,6 +79,35 @@ pub fn pins(directory: &Path) -> Result<Vec<PathBuf>> {
     }
     found.sort();
     Ok(found)
+}
+
+/// Fills `zt_connections`, pinned below `maps`, with entries that no sweep looks at; how many it took.
+pub fn fill_connections(maps: &Path) -> Result<u64> {
+    let map = MapData::from_pin(maps.join(zt_common::names::CONNECTIONS)).context("no zt_connections")?;
+    let mut map: HashMap<_, u64, Connection> = HashMap::try_from(Map::HashMap(map))?;
+    // In its handshake for ever.
+    let connection = Connection {
+        netns: 0,
+        workload: 0,
+        source: 0,
+        destination: 0,
+        rule: 0,
+        revision: 0,
+        local: Address::UNSPECIFIED_V6,
+        remote: Address::UNSPECIFIED_V6,
+        local_port: 0,
+        remote_port: 0,
+        target_port: 0,
+        protocol: 6,
+        flags: 0,
+    };
+    // Cookies that no socket will have.
+    let mut filled = 0;
+    while map.insert(u64::MAX - filled, connection, 0).is_ok() {
+        filled += 1;
+    }
+    ensure!(filled > 0, "zt_connections takes nothing");
+    Ok(filled)
 }
 
 /// The answer of a `bpftool` command, as JSON.

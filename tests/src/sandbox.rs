@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use zt_common::ABI_VERSION;
 
 use crate::agent::AgentBuilder;
 use crate::cgroup::Cgroup;
@@ -104,6 +105,11 @@ impl Sandbox {
     pub fn pins(&self) -> Result<PathBuf> {
         mount_bpffs()?;
         Ok(Path::new(BPFFS).join(&self.name))
+    }
+
+    /// Where the pinned maps of an agent of this build are.
+    pub fn maps(&self) -> Result<PathBuf> {
+        Ok(self.pins()?.join(format!("v{ABI_VERSION}")).join("maps"))
     }
 
     /// Starts a workload in a cgroup, in a host's network namespace or, without one, in the machine's.

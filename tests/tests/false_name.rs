@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 
 use anyhow::Result;
+use zt_tests::hooks::fill_connections;
 use zt_tests::probe::{ConnectOptions, Flood, Handle, ListenOptions, Operation, TIMEOUT};
 use zt_tests::trail::{RECORDED, party, says};
 use zt_tests::{Agent, Party, Policy, Scene, eventually};
@@ -14,7 +15,7 @@ const PORT: u16 = 8000;
 /// A server that enforces, a workload beside it that may not reach it and is only observed, and a process of the host.
 /// What the source's end lets pass for this reason, the destination's end has to refuse under the right name.
 struct Beside {
-    _scene: Scene,
+    scene: Scene,
     server: Party,
     lax: Party,
     host: Party,
@@ -32,7 +33,7 @@ fn beside(label: &str) -> Result<Beside> {
     let policy = Policy::new("beside").allow("server", "lax", "TCP", "1");
     let agent = scene.agent(&policy)?.start()?;
     Ok(Beside {
-        _scene: scene,
+        scene,
         server,
         lax,
         host,
@@ -144,6 +145,36 @@ fn an_early_reset_leaves_its_name() -> Result<()> {
         record["observer"] == "source"
     })?;
     world.never_the_host()?;
+    assert_eq!(world.bytes(socket)?, Some(0));
+    Ok(())
+}
+
+/// A table that a workload has filled up makes nobody anonymous.
+#[test]
+fn a_full_table_of_connections_takes_no_ones_name() -> Result<()> {
+    let mut world = beside("name-full")?;
+    let socket = world.serve(ListenOptions::default())?;
+    let full = fill_connections(&world.scene.sandbox().maps()?)?;
+    let to = world.server.v4(PORT);
+    assert_ne!(world.lax.talk(to)?, "ok");
+    // Also from a socket that was bound, with which something is stored already.
+    let from = ConnectOptions {
+        bind: Some(world.server.v4(4000)),
+        ..ConnectOptions::default()
+    };
+    if let Some(socket) = world.lax.connect_with(to, from)?.socket {
+        let timeout = TIMEOUT;
+        world.lax.call(Operation::WaitEnd { socket, timeout })?;
+    }
+    let id = world.server.id.clone();
+    world.agent.records("", 2, |record| {
+        record["observer"] == "destination" && says(record, &world.lax.id, &id, "DENY", "no_rule")
+    })?;
+    world.never_the_host()?;
+    assert!(
+        world.agent.counter("connections_full")? > 0,
+        "{full} entries did not fill it"
+    );
     assert_eq!(world.bytes(socket)?, Some(0));
     Ok(())
 }

@@ -118,7 +118,7 @@ pub struct Socket {
     pub port: u16,
     /// See `address`.
     pub protocol: u8,
-    /// [`SOCKET_NOTED`] or 0.
+    /// Or of [`SOCKET_NOTED`], [`SOCKET_HERE`], [`SOCKET_LOCAL`].
     pub flags: u8,
     /// Always zero.
     pub reserved: u32,
@@ -126,6 +126,10 @@ pub struct Socket {
 
 /// The socket has an entry in `zt_listeners`. Not true of a listener's children, which inherit everything else.
 pub const SOCKET_NOTED: u8 = 1;
+/// The socket calls a peer of this node, and `zt_connections` had no room to say so.
+pub const SOCKET_HERE: u8 = 2;
+/// As [`SOCKET_HERE`], and the peer is in the same network namespace.
+pub const SOCKET_LOCAL: u8 = 4;
 
 /// Value of `zt_connections`, keyed by socket cookie (`u64`): a live admitted connection, TCP or connected UDP.
 #[repr(C)]

@@ -1,23 +1,46 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What an admission leaves behind: the connection for a later sweep, and the source for the other end to find.
 
-use aya_ebpf::bindings::BPF_ANY;
-use zt_common::abi::{Connection, Source, SourceKey};
+use aya_ebpf::bindings::{BPF_ANY, bpf_sock};
+use zt_common::abi::{Connection, Socket, Source, SourceKey};
 use zt_common::address::Address;
 use zt_common::counter::Counter;
 
-use crate::emit;
-use crate::maps;
+use crate::call::TCP;
+use crate::{context, emit, maps};
 
-/// Files a connection under its socket's cookie.
+/// Files a connection under its socket's cookie; whether there was room for it.
 #[inline(always)]
-pub fn connection(cookie: u64, connection: &Connection) {
-    if maps::zt_connections
+pub fn connection(cookie: u64, connection: &Connection) -> bool {
+    let filed = maps::zt_connections
         .insert(cookie, connection, u64::from(BPF_ANY))
-        .is_err()
-    {
+        .is_ok();
+    if !filed {
         emit::count(Counter::ConnectionsFull);
     }
+    filed
+}
+
+/// Keeps with the socket itself whose connection it is, where `zt_connections` was full: the other end on this node
+/// must find out even then, or would take it for the host's.
+#[inline(never)]
+pub fn unfiled(sock: *mut bpf_sock, workload: u64, netns: u64, flags: u8) {
+    let mut socket = match context::stored(sock) {
+        // It was bound, and keeps what that noted.
+        Some(socket) => socket,
+        None => Socket {
+            workload,
+            cgroup: workload,
+            netns,
+            address: Address::UNSPECIFIED_V6,
+            port: 0,
+            protocol: TCP,
+            flags: 0,
+            reserved: 0,
+        },
+    };
+    socket.flags |= flags;
+    context::store(sock, &socket);
 }
 
 /// Forgets a connection.

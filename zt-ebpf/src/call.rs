@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a socket call says (`connect`, `sendmsg`), and what a hook may answer.
 
-use aya_ebpf::bindings::bpf_sock_addr;
+use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
 use zt_common::address::Address;
 
 /// The call goes on.
@@ -31,16 +31,20 @@ pub fn port_and_protocol(ctx: *mut bpf_sock_addr) -> (u16, u8) {
     unsafe { (u16::from_be((*ctx).user_port as u16), (*ctx).protocol as u8) }
 }
 
+/// The socket of a call.
+#[inline(always)]
+pub fn socket_of(ctx: *mut bpf_sock_addr) -> *mut bpf_sock {
+    // SAFETY: a field of the context.
+    unsafe { (*ctx).__bindgen_anon_1.sk }
+}
+
 /// Local port of the call's socket, 0 before it has one.
 #[inline(always)]
 pub fn local_port(ctx: *mut bpf_sock_addr) -> u16 {
-    // SAFETY: the kernel always gives the socket with this context.
-    unsafe {
-        let socket = (*ctx).__bindgen_anon_1.sk;
-        if socket.is_null() {
-            0
-        } else {
-            (*socket).src_port as u16
-        }
+    let socket = socket_of(ctx);
+    if socket.is_null() {
+        return 0;
     }
+    // SAFETY: checked above.
+    unsafe { (*socket).src_port as u16 }
 }

@@ -6,14 +6,14 @@ use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use zt_common::abi::{
     CONNECTION_DENIED, CONNECTION_ENFORCED, CONNECTION_ESTABLISHED, CONNECTION_HERE, CONNECTION_INBOUND,
-    CONNECTION_IPV6, CONNECTION_LOCAL, Connection, FlowKey,
+    CONNECTION_IPV6, CONNECTION_LOCAL, Connection, FlowKey, SOCKET_HERE, SOCKET_LOCAL,
 };
 use zt_common::address::Address;
 use zt_common::entry::Flow;
 use zt_common::event::{Hook, IPV6};
 use zt_common::verdict::{Reason, Verdict};
 
-use crate::call::{ALLOW, REFUSE, TCP, UDP, destination_v6, local_port, port_and_protocol};
+use crate::call::{ALLOW, REFUSE, TCP, UDP, destination_v6, local_port, port_and_protocol, socket_of};
 use crate::emit::Decision;
 use crate::lookup::{self, Target};
 use crate::own::Own;
@@ -124,7 +124,7 @@ fn connect(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
         if !verdict.allowed {
             flags |= CONNECTION_DENIED;
         }
-        admit::connection(
+        let filed = admit::connection(
             cookie,
             &Connection {
                 netns,
@@ -142,6 +142,10 @@ fn connect(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
                 flags,
             },
         );
+        if !filed && party.here && protocol == TCP {
+            let local = if party.local { SOCKET_LOCAL } else { 0 };
+            admit::unfiled(socket_of(ctx.sock_addr), own.workload, netns, SOCKET_HERE | local);
+        }
     }
     emit::decision(
         &Decision {

@@ -8,11 +8,13 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::programs::SockOpsContext;
 use zt_common::abi::{
     CONNECTION_DENIED, CONNECTION_ENFORCED, CONNECTION_ESTABLISHED, CONNECTION_HERE, CONNECTION_INBOUND,
-    CONNECTION_IPV6, CONNECTION_LOCAL, CONNECTION_SOURCE_MANAGED, Connection, MODE_ENFORCE, SOCKET_NOTED,
+    CONNECTION_IPV6, CONNECTION_LOCAL, CONNECTION_SOURCE_MANAGED, Connection, MODE_ENFORCE, SOCKET_HERE,
+    SOCKET_LOCAL, SOCKET_NOTED,
 };
 use zt_common::counter::Counter;
 use zt_common::entry::Flow;
 use zt_common::event::{Hook, INBOUND, IPV6, REFUSED_SOCKET};
+use zt_common::identity;
 use zt_common::verdict::{Reason, Verdict};
 
 use crate::admit::Begun;
@@ -32,17 +34,33 @@ pub fn begun(ctx: &SockOpsContext) {
         return;
     }
     // SAFETY: read once, copied at once; the entry belongs to this socket.
-    let Some(connection) = (unsafe { maps::zt_connections.get(context::socket_cookie(ctx.as_ptr())) }) else {
-        return;
+    let filed = unsafe { maps::zt_connections.get(context::socket_cookie(ctx.as_ptr())) };
+    let (here, local, netns, workload, source) = match filed {
+        Some(connection) => (
+            connection.flags & CONNECTION_HERE != 0,
+            connection.flags & CONNECTION_LOCAL != 0,
+            connection.netns,
+            connection.workload,
+            connection.source,
+        ),
+        // There was no room for it, or nobody of ours called.
+        None => match context::stored(socket_of(ctx)) {
+            Some(socket) => (
+                socket.flags & SOCKET_HERE != 0,
+                socket.flags & SOCKET_LOCAL != 0,
+                socket.netns,
+                socket.workload,
+                identity::UNKNOWN,
+            ),
+            None => (false, false, 0, 0, 0),
+        },
     };
-    let (flags, netns) = (connection.flags, connection.netns);
-    if flags & CONNECTION_HERE == 0 {
+    if !here {
         return;
     }
-    let (workload, source) = (connection.workload, connection.source);
     let ends = ends(ctx);
     let begun = Begun {
-        netns: if flags & CONNECTION_LOCAL != 0 { netns } else { 0 },
+        netns: if local { netns } else { 0 },
         source: ends.local,
         destination: ends.remote,
         source_port: ends.local_port,

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use nix::unistd::Pid;
 use serde_json::Value;
-use zt_common::ABI_VERSION;
 use zt_tests::agent_files::Workload;
 use zt_tests::{Agent, AgentBuilder, Cgroup, Sandbox, wait_for};
 
@@ -95,7 +94,7 @@ impl World {
 
     /// Pinned maps.
     pub(crate) fn maps(&self) -> Result<PathBuf> {
-        Ok(self.sandbox.pins()?.join(format!("v{ABI_VERSION}")).join("maps"))
+        self.sandbox.maps()
     }
 
     /// Attached programs by name, with their numbers in the kernel.
