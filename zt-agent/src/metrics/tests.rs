@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The exposition, as a scraper gets it.
 
+mod deploy;
+
 use super::*;
 use crate::audit::sample::{decision, record, record_of};
 
@@ -16,22 +18,26 @@ fn declared(names: &[&str]) -> HashSet<Arc<str>> {
     names.iter().map(|name| Arc::from(*name)).collect()
 }
 
+/// Metrics that every part of an agent reports to.
+fn complete() -> Arc<Metrics> {
+    let metrics = Metrics::new();
+    metrics.read_kernel(Box::new(Kernel));
+    metrics.read_pipeline(Arc::default());
+    let snapshot = Snapshot {
+        revision: 7,
+        ..Snapshot::default()
+    };
+    metrics.read_snapshots(crate::state::channel(snapshot).1);
+    metrics
+}
+
 #[test]
 fn the_names_of_the_specification_are_there() {
-    let metrics = Metrics::new();
+    let metrics = complete();
     metrics.declare(declared(&[
         "spiffe://hanzo.ai/hanzo-k8s/hanzo/gateway",
         "spiffe://hanzo.ai/hanzo-k8s/hanzo/postgres",
     ]));
-    metrics.read_kernel(Box::new(Kernel));
-    metrics.read_pipeline(Arc::default());
-    metrics.read_snapshots(
-        crate::state::channel(Snapshot {
-            revision: 7,
-            ..Snapshot::default()
-        })
-        .1,
-    );
     metrics.recorded(&record());
     let mut denied = decision();
     (denied.allowed, denied.destination) = (false, zt_common::identity::WORLD);

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The alerts and the dashboard under `deploy/` speak of metrics that exist.
+
+use std::collections::BTreeSet;
+
+use promql_parser::parser::{self, Expr};
+
+use super::complete;
+
+const RULES: &str = include_str!("../../../../deploy/prometheus/zt.rules.yaml");
+const DASHBOARD: &str = include_str!("../../../../deploy/grafana/zt.json");
+
+/// What a scraper knows: the names of samples, and those that Prometheus itself makes.
+fn known() -> BTreeSet<String> {
+    let mut names = BTreeSet::from(["up".to_owned()]);
+    let text = complete().encode().expect("encodes");
+    for line in text.lines() {
+        let words: Vec<&str> = line.split(' ').collect();
+        if let ["#", "TYPE", name, kind] = words.as_slice() {
+            let suffixes: &[&str] = match *kind {
+                "counter" => &["_total"],
+                "histogram" => &["_bucket", "_sum", "_count"],
+                "info" => &["_info"],
+                _ => &[""],
+            };
+            names.extend(suffixes.iter().map(|suffix| format!("{name}{suffix}")));
+        }
+    }
+    names
+}
+
+/// The metrics that a PromQL expression selects.
+fn selected(expr: &Expr, names: &mut BTreeSet<String>) {
+    match expr {
+        Expr::Aggregate(of) => {
+            selected(&of.expr, names);
+            of.param.iter().for_each(|param| selected(param, names));
+        }
+        Expr::Unary(of) => selected(&of.expr, names),
+        Expr::Binary(of) => {
+            selected(&of.lhs, names);
+            selected(&of.rhs, names);
+        }
+        Expr::Paren(of) => selected(&of.expr, names),
+        Expr::Subquery(of) => selected(&of.expr, names),
+        Expr::VectorSelector(of) => names.extend(of.name.clone()),
+        Expr::MatrixSelector(of) => names.extend(of.vs.name.clone()),
+        Expr::Call(of) => of.args.args.iter().for_each(|arg| selected(arg, names)),
+        Expr::NumberLiteral(_) | Expr::StringLiteral(_) | Expr::Extension(_) => {}
+    }
+}
+
+/// Every string under the key `expr`, wherever it is.
+fn expressions(value: &serde_json::Value, found: &mut Vec<String>) {
+    match value {
+        serde_json::Value::Object(members) => {
+            for (key, value) in members {
+                match value.as_str().filter(|_| key == "expr") {
+                    Some(text) => found.push(text.to_owned()),
+                    None => expressions(value, found),
+                }
+            }
+        }
+        serde_json::Value::Array(items) => items.iter().for_each(|item| expressions(item, found)),
+        _ => {}
+    }
+}
+
+fn check(document: &serde_json::Value) -> BTreeSet<String> {
+    let mut found = Vec::new();
+    expressions(document, &mut found);
+    assert!(found.len() > 5, "{found:?}");
+    let mut names = BTreeSet::new();
+    for text in found {
+        // What Grafana fills in.
+        let text = text
+            .replace("$__rate_interval", "5m")
+            .replace("$__range", "1h")
+            .replace("$instance", ".*");
+        let expr = parser::parse(&text).unwrap_or_else(|error| panic!("{text}: {error}"));
+        selected(&expr, &mut names);
+    }
+    let known = known();
+    let unknown: Vec<_> = names.difference(&known).collect();
+    assert!(unknown.is_empty(), "{unknown:?} are not among {known:?}");
+    names
+}
+
+#[test]
+fn the_alerts_use_metrics_that_exist() {
+    let rules: serde_json::Value = serde_yaml::from_str(RULES).expect("YAML");
+    let names = check(&rules);
+    // What must not go unnoticed has an alert.
+    for name in ["up", "zt_events_lost_total", "zt_observe_all", "zt_policy_valid"] {
+        assert!(names.contains(name), "no alert on {name}");
+    }
+    for rule in rules["groups"]
+        .as_array()
+        .expect("groups")
+        .iter()
+        .flat_map(|group| group["rules"].as_array())
+        .flatten()
+    {
+        for text in ["summary", "action"] {
+            assert!(
+                rule["annotations"][text].is_string(),
+                "{} has no {text}",
+                rule["alert"]
+            );
+        }
+    }
+}
+
+#[test]
+fn the_dashboard_uses_metrics_that_exist() {
+    check(&serde_json::from_str(DASHBOARD).expect("JSON"));
+}
