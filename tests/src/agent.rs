@@ -32,14 +32,16 @@ pub struct AgentBuilder {
     config: Map<String, Value>,
     workloads: Vec<Workload>,
     environment: Vec<(String, String)>,
+    arguments: Vec<String>,
     api: SocketAddr,
     health: SocketAddr,
 }
 
 impl AgentBuilder {
-    /// One that manages the sandbox's tree, pins in its own directory, and listens on free loopback ports.
-    pub(crate) fn new(sandbox: &Sandbox) -> Result<Self> {
-        let files = AgentFiles::create(sandbox.directory().to_owned())?;
+    /// One that manages the sandbox's tree, pins in its own directory, and listens on free loopback ports. Its files
+    /// are in `directory`.
+    pub(crate) fn new(sandbox: &Sandbox, directory: PathBuf) -> Result<Self> {
+        let files = AgentFiles::create(directory)?;
         let (api, health) = free_ports()?;
         let config = json!({
             "node": "test-node",
@@ -59,6 +61,7 @@ impl AgentBuilder {
             config,
             workloads: Vec::new(),
             environment: Vec::new(),
+            arguments: Vec::new(),
             api,
             health,
         })
@@ -81,6 +84,13 @@ impl AgentBuilder {
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Adds an argument of `zt-agent run`.
+    #[must_use]
+    pub fn argument(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
         self
     }
 
@@ -113,6 +123,7 @@ impl AgentBuilder {
             files: self.files,
             cgroup: self.cgroup,
             environment: self.environment,
+            arguments: self.arguments,
             api: self.api,
             health: self.health,
             child: None,
@@ -130,6 +141,7 @@ pub struct Agent {
     pub files: AgentFiles,
     cgroup: Cgroup,
     environment: Vec<(String, String)>,
+    arguments: Vec<String>,
     api: SocketAddr,
     health: SocketAddr,
     child: Option<Child>,
@@ -301,6 +313,7 @@ impl Agent {
             .open(self.files.log())?;
         let child = self
             .command(&["run"])
+            .args(&self.arguments)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

@@ -119,7 +119,12 @@ impl Sandbox {
 
     /// An agent that manages [`Self::managed`], not started yet.
     pub fn agent(&self) -> Result<AgentBuilder> {
-        AgentBuilder::new(self)
+        AgentBuilder::new(self, self.directory.clone())
+    }
+
+    /// One more agent on the same pins, with files and ports of its own.
+    pub fn agent_beside(&self, name: &str) -> Result<AgentBuilder> {
+        AgentBuilder::new(self, self.directory.join(name))
     }
 }
 

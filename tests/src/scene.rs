@@ -112,7 +112,16 @@ impl Scene {
 
     /// An agent that enforces this policy on the workloads declared so far, not started yet.
     pub fn agent(&self, policy: &Policy) -> Result<AgentBuilder> {
-        let agent = self.sandbox.agent()?.mode("enforce");
+        self.for_all(self.sandbox.agent()?, policy)
+    }
+
+    /// One more agent on the same pins, with a policy, files and ports of its own.
+    pub fn agent_beside(&self, name: &str, policy: &Policy) -> Result<AgentBuilder> {
+        self.for_all(self.sandbox.agent_beside(name)?, policy)
+    }
+
+    fn for_all(&self, agent: AgentBuilder, policy: &Policy) -> Result<AgentBuilder> {
+        let agent = agent.mode("enforce");
         let agent = self.workloads().into_iter().fold(agent, AgentBuilder::workload);
         agent.policy("policy.yaml", &policy.text())
     }

@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! An agent's own life: how it starts, refuses to start, accounts for what it saw, and ends.
 
+use std::io::Read as _;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::os::unix::net::UnixDatagram;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
-use zt_tests::agent::{AgentBuilder, binary};
+use zt_tests::agent::{AgentBuilder, DEADLINE, binary};
 use zt_tests::agent_files::Workload;
 use zt_tests::hooks::attached;
 use zt_tests::probe::{Flood, Operation, TIMEOUT};
-use zt_tests::{Cgroup, Party, Policy, Sandbox, Scene, TCP, UDP, eventually, spiffe};
+use zt_tests::{Cgroup, Party, Policy, Sandbox, Scene, TCP, UDP, eventually, http, spiffe};
 
 fn any(port: u16) -> SocketAddr {
     SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)
@@ -151,6 +154,50 @@ fn without_the_privilege_it_says_what_is_missing_and_touches_nothing() -> Result
         assert!(said.contains(named), "{without}: {said}");
         assert_eq!(attached(scene.sandbox().managed())?, [], "{without}");
     }
+    Ok(())
+}
+
+#[test]
+fn a_missing_bpf_file_system_is_mounted_and_another_one_is_refused() -> Result<()> {
+    let (scene, server, mut client) = two("bpffs")?;
+    let mut agent = scene.agent(&policy())?.start()?;
+    agent.terminate()?;
+    assert!(agent.command(&["detach", "--yes"]).status()?.success());
+    assert_eq!(client.tcp(server.v4(81))?, "ok");
+    // In a mount namespace of its own, so that the machine keeps its mount.
+    let mut child = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "sh", "-c"])
+        .args(["umount /sys/fs/bpf && exec \"$@\"", "sh"])
+        .arg(binary()?)
+        .args(["run", "--config"])
+        .arg(agent.files.config())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot run `unshare`: run `apt-get install util-linux`")?;
+    let ready = eventually("the agent to be ready", DEADLINE, || {
+        Ok(http::get(agent.health(), "/readyz").is_ok_and(|answer| answer.status == 200))
+    });
+    let refused = client.tcp(server.v4(81));
+    kill(Pid::from_raw(child.id().try_into()?), Signal::SIGTERM)?;
+    let mut said = String::new();
+    child.stderr.take().context("piped")?.read_to_string(&mut said)?;
+    assert!(child.wait()?.success(), "{said}");
+    ready.context(said.clone())?;
+    assert_eq!(refused?, "EPERM");
+    assert!(said.contains("mounted the BPF file system"), "{said}");
+
+    let elsewhere = scene.sandbox().directory().join("no/bpffs");
+    let mut agent = scene
+        .agent(&policy())?
+        .config("bpffs", json!(elsewhere))
+        .launch()?;
+    assert_eq!(agent.wait_exit()?.code(), Some(77));
+    let said = agent.log()?;
+    assert!(
+        said.contains("BPF file system at") && said.contains("no/bpffs"),
+        "{said}"
+    );
+    assert!(!scene.sandbox().directory().join("no").exists());
     Ok(())
 }
 

@@ -30,6 +30,7 @@ use axum::Router;
 use axum::routing::{get, post};
 use tokio::sync::watch;
 
+pub use self::health::standby_router;
 pub use self::node::{ControlError, HookStatus, NodeControl, NodeStatus, RootStatus};
 pub use self::problem::ApiProblem;
 pub use self::server::{Endpoint, ServeError, bind_api, bind_health};
@@ -67,12 +68,14 @@ pub struct Parts {
 }
 
 /// Whether this agent does what it is there for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Readiness {
     /// A policy has been loaded and is in force.
     pub policy: bool,
     /// The kernel reports our hooks where they belong.
     pub hooks: bool,
+    /// Why the agent is not ready, where it knows.
+    pub reason: Option<Arc<str>>,
 }
 
 impl ApiState {

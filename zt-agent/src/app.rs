@@ -6,12 +6,13 @@
 //! what is in force. Up: the [`reader`] takes events from the ring buffer to the audit pipeline.
 
 mod control;
+mod error;
 mod input;
 mod node;
 mod reader;
 mod signals;
+mod turn;
 
-use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,122 +20,60 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::api::{self, ApiState, Readiness};
+use crate::api::{self, ApiState, Endpoint, Readiness};
 use crate::audit::names::NameBook;
 use crate::audit::pipeline;
 use crate::audit::sqlite::{self, Store, StoreError};
-use crate::cgroup::{CgroupError, Watcher};
+use crate::cgroup::Watcher;
 use crate::config::Config;
 use crate::identity::file as identity_file;
-use crate::kernel::{Kernel, KernelError, ManagedRoot, Pins};
+use crate::kernel::Kernel;
+pub use crate::kernel::Removal;
 use crate::metrics::Metrics;
-use crate::policy::{CompileError, PolicySet};
+use crate::policy::PolicySet;
 use crate::policy_dir;
 use crate::problem::Problem;
 use crate::state;
 use crate::watch::Follower;
+
+pub use self::error::AppError;
 
 use self::control::Handle;
 use self::input::Input;
 use self::node::{Command, Node, Parts};
 use self::reader::Reader;
 use self::signals::Signals;
+use self::turn::Turn;
 
 /// How long records may take to reach the store when the agent stops.
 const FLUSH_TIME: Duration = Duration::from_secs(10);
 /// Names of earlier runs that are kept in memory for the events of earlier runs.
 const REMEMBERED_NAMES: usize = 65_536;
 
-/// Why the agent did not start, or stopped.
-#[derive(Debug, thiserror::Error)]
-pub enum AppError {
-    /// The policy or the workloads cannot be used.
-    #[error("{}", lines(problems))]
-    Input {
-        /// Each with its place.
-        problems: Vec<Problem>,
-    },
-    /// The policy does not compile.
-    #[error(transparent)]
-    Compile(#[from] CompileError),
-    /// The kernel side.
-    #[error(transparent)]
-    Kernel(#[from] KernelError),
-    /// The cgroup tree.
-    #[error(transparent)]
-    Cgroup(#[from] CgroupError),
-    /// No managed cgroup exists.
-    #[error("none of the managed cgroups exists: {}; start what makes them (kubelet, or systemd for a slice), or set `managedCgroup`", paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "))]
-    NothingManaged {
-        /// Where they were looked for.
-        paths: Vec<PathBuf>,
-    },
-    /// The audit store.
-    #[error("audit.dsn: {0}")]
-    Store(#[from] StoreError),
-    /// The API.
-    #[error(transparent)]
-    Serve(#[from] api::ServeError),
-    /// A thread or signal handler of the agent.
-    #[error("cannot {what}: {source}")]
-    System {
-        /// What was tried.
-        what: &'static str,
-        /// The system's answer.
-        source: std::io::Error,
-    },
-    /// A part that must live as long as the agent ended.
-    #[error("{part} ended unexpectedly; enforcement goes on in the kernel with the last good policy")]
-    Ended {
-        /// Which.
-        part: &'static str,
-    },
-}
-
-impl AppError {
-    /// Whether what the operator wrote is at fault: nothing was started (exit code 64).
-    pub fn is_input(&self) -> bool {
-        matches!(
-            self,
-            Self::Input { .. }
-                | Self::Compile(_)
-                | Self::Serve(api::ServeError::NotLoopback { .. })
-                | Self::Kernel(KernelError::TooLarge { .. })
-        )
-    }
-
-    /// Whether this host lacks something (exit code 77).
-    pub fn is_unsupported(&self) -> bool {
-        match self {
-            Self::Kernel(error) => error.is_unsupported(),
-            Self::Cgroup(_) | Self::NothingManaged { .. } => true,
-            _ => false,
-        }
-    }
-}
-
-fn lines(problems: &[Problem]) -> String {
-    problems
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join("\n")
-}
-
 /// Runs the node agent until a signal asks it to stop. Enforcement stays on afterwards.
-pub async fn run(config: Config) -> Result<(), AppError> {
+///
+/// Where another agent works on the same pins, this one waits for its turn; with `take_over` it asks the other to end.
+pub async fn run(config: Config, take_over: bool) -> Result<(), AppError> {
     let started = crate::audit::clock::now();
     let (stop_sender, stopping) = watch::channel(false);
 
     // Input first: nothing is touched when it is bad.
-    let input = Input::read(&config)?;
+    let mut input = Input::read(&config)?;
     // From here on a signal waits for its turn: before it is listened for, it would end the agent on the spot.
-    let signals = Signals::listen()?;
-    let api_endpoint = api::bind_api(config.api.listen).await?;
-    let health_endpoint = api::bind_health(config.api.health).await?;
+    let mut signals = Signals::listen()?;
+    let Some(turn) = turn::wait(&config, take_over, &mut signals).await? else {
+        return Ok(());
+    };
+    if turn.waited {
+        // Who knows how long it was.
+        input = Input::read(&config)?;
+    }
+    let Turn { lock, verified, .. } = turn;
+    let api_endpoint = turn::bind(turn.waited, || api::bind_api(config.api.listen)).await?;
+    let health_endpoint = turn::bind(turn.waited, || api::bind_health(config.api.health)).await?;
 
-    let roots = present_roots(&config, &input.mount)?;
-    let kernel = Kernel::load(&config.bpffs)?;
+    let roots = node::roots(&config.managed_cgroup.present(&input.mount), &input.mount);
+    let kernel = Kernel::load(&config.bpffs, verified)?;
     let store = Arc::new(open_store(&config).await?);
     let names = Arc::new(NameBook::new(store.remembered(REMEMBERED_NAMES).await?));
     let metrics = Metrics::new();
@@ -153,6 +92,8 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let counters = kernel.counter_reader()?;
     let watcher = Watcher::new(input.mount.clone(), input.root_paths.clone())?;
     let cgroups = watcher.snapshot();
+    let (by_hand, to_record) = mpsc::unbounded_channel();
+    let recording = tokio::spawn(control::record(to_record, intake.clone(), commands.downgrade()));
     let parts = Parts {
         config: config.clone(),
         mount: input.mount,
@@ -160,6 +101,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
         roots,
         kernel,
         intake: intake.clone(),
+        by_hand,
         names: Arc::clone(&names),
         metrics: Arc::clone(&metrics),
         snapshots: snapshot_sender,
@@ -191,16 +133,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
         stopping: stopping.clone(),
         started,
     });
-    tracing::info!(
-        api = %api_endpoint.address(),
-        health = %health_endpoint.address(),
-        node = %config.node,
-        "zt-agent is running"
-    );
-    let serving = [
-        tokio::spawn(api_endpoint.serve(api::router(state.clone()), stopping.clone())),
-        tokio::spawn(health_endpoint.serve(api::health_router(state), stopping.clone())),
-    ];
+    let serving = serve(api_endpoint, health_endpoint, &config.node, state, &stopping);
     let following = follow(input.policy_follower, input.workload_follower, watcher, &commands);
     let weak = commands.downgrade();
     drop(commands);
@@ -221,11 +154,15 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     // The reader first: it takes what is still in the ring, and the node must hear of it.
     reader.join().await;
     node.join().await;
+    // What is not stored by now is recorded by the next start.
+    recording.abort();
     intake.shut_down(FLUSH_TIME);
     let _ = recorder.await;
     if let Some(store) = Arc::into_inner(store) {
         store.close().await?;
     }
+    // Last: whoever waits finds the records stored, the ports free, and nobody at the maps.
+    drop(lock);
     outcome
 }
 
@@ -238,20 +175,30 @@ async fn open_store(config: &Config) -> Result<Store, StoreError> {
     .await
 }
 
-/// Removes every hook, map and pin of ours. Returns the number of pins removed.
-pub fn detach(config: &Config) -> Result<usize, AppError> {
-    crate::kernel::check_privileges()?;
-    Ok(Pins::below(&config.bpffs).remove()?)
+/// Removes every hook, map and pin of ours, of every version.
+pub fn detach(config: &Config) -> Result<Removal, AppError> {
+    Ok(crate::kernel::detach(&config.bpffs)?)
 }
 
-fn present_roots(config: &Config, mount: &std::path::Path) -> Result<Vec<ManagedRoot>, AppError> {
-    let present = node::roots(&config.managed_cgroup.present(mount), mount);
-    if present.is_empty() {
-        return Err(AppError::NothingManaged {
-            paths: config.managed_cgroup.roots(),
-        });
-    }
-    Ok(present)
+/// Break-glass without an agent: has nothing refused on this node, or ends that. The next start of the agent records
+/// it. Whether it was not so before.
+pub fn break_glass(bpffs: &std::path::Path, on: bool) -> Result<bool, AppError> {
+    Ok(crate::kernel::set_observe_all(bpffs, on)?)
+}
+
+/// Starts what answers.
+fn serve(
+    api: Endpoint,
+    health: Endpoint,
+    node: &str,
+    state: ApiState,
+    stopping: &watch::Receiver<bool>,
+) -> [JoinHandle<()>; 2] {
+    tracing::info!(api = %api.address(), health = %health.address(), node, "zt-agent is running");
+    [
+        tokio::spawn(api.serve(api::router(state.clone()), stopping.clone())),
+        tokio::spawn(health.serve(api::health_router(state), stopping.clone())),
+    ]
 }
 
 /// Starts what tells the node of changes.

@@ -66,7 +66,7 @@ pub struct Cli {
 #[non_exhaustive]
 pub enum Command {
     /// Run the node agent
-    Run(run::RunArgs),
+    Run(run::StartArgs),
     /// See it work: a self-contained tour on this machine, which removes everything it made
     Demo(DemoArgs),
     /// What the demo starts.

@@ -5,11 +5,14 @@
 //! Everything is pinned. Dropping a [`Kernel`] changes nothing in the kernel: enforcement goes on, and the next agent
 //! takes over where this one stopped.
 
+mod attach;
 mod error;
+mod glass;
 mod guard;
 mod hooks;
 mod host;
 mod load;
+mod lock;
 mod log;
 mod mirror;
 pub mod netns;
@@ -21,9 +24,10 @@ mod sock_diag;
 mod sweep;
 mod sys;
 mod tables;
+mod versions;
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -33,19 +37,24 @@ use zt_common::control::{Control, MAX_ROOTS, Root};
 use zt_common::entry::{AllowEntry, AllowKey};
 use zt_common::names;
 
+pub use self::attach::Mended;
 pub use self::error::KernelError;
+pub use self::glass::set_observe_all;
 pub use self::guard::Guards;
 pub use self::hooks::HookStatus;
-pub use self::host::{Pins, check_privileges};
+pub use self::host::check_privileges;
 pub use self::load::object;
+pub use self::lock::{Claim, Holder, Lock};
 pub use self::log::KernelLog;
 pub use self::older::Older;
 pub use self::refused::RefusedSocket;
 pub use self::ring::Ring;
 pub use self::sweep::{Revoked, Sweep};
 pub use self::tables::{CounterReader, Directory};
+pub use self::versions::{Removal, detach};
 
-use self::hooks::{HOOKS, Hook, REFUSE_IN, REFUSE_OUT};
+use self::attach::Attached;
+use self::host::Pins;
 use self::load::Loaded;
 use self::netns::Namespaces;
 use self::tables::Tables;
@@ -62,12 +71,19 @@ pub struct ManagedRoot {
     pub level: u32,
 }
 
-struct Attached {
-    hook: Hook,
-    link: OwnedFd,
-    root: ManagedRoot,
-    /// Id of the program that this agent put into the link.
-    program: u32,
+/// Programs that the kernel has verified and that are attached nowhere.
+pub struct Verified(Loaded);
+
+impl Verified {
+    /// Loads the programs beside an agent that runs, on the maps that it has pinned. Nothing where it has not pinned
+    /// them all: two who make pins at a time would be in each other's way.
+    pub fn beside(bpffs: &Path) -> Result<Option<Self>, KernelError> {
+        let pins = Pins::below(bpffs);
+        if !names::MAPS.iter().all(|name| pins.map(name).exists()) {
+            return Ok(None);
+        }
+        Ok(Some(Self(Loaded::load(&pins)?)))
+    }
 }
 
 /// The kernel side of this node.
@@ -90,12 +106,16 @@ impl std::fmt::Debug for Kernel {
 }
 
 impl Kernel {
-    /// Loads programs and maps; hooks that a predecessor left go on with its programs until [`Self::attach`].
-    pub fn load(bpffs: &Path) -> Result<Self, KernelError> {
-        check_privileges()?;
+    /// Takes over what is pinned below `bpffs`, with programs that are verified already or are verified now. Hooks that
+    /// a predecessor left go on with its programs until [`Self::attach`]. The caller has the [`Lock`].
+    pub fn load(bpffs: &Path, verified: Option<Verified>) -> Result<Self, KernelError> {
         let pins = Pins::below(bpffs);
         pins.prepare()?;
-        let mut loaded = Loaded::load(&pins)?;
+        let verified = verified.map(|verified| verified.0);
+        let mut loaded = match verified.filter(|loaded| loaded.is_pinned(&pins)) {
+            Some(loaded) => loaded,
+            None => Loaded::load(&pins)?,
+        };
         let tables = Tables::new(&mut loaded)?;
         let connections = load::open(&pins, names::CONNECTIONS)?;
         let guards = Guards::new(&pins)?;
@@ -185,91 +205,6 @@ impl Kernel {
             };
         }
         self.tables.set_control(control)
-    }
-
-    /// Attaches the hooks to the managed roots, or takes over those that are there. Hooks of roots that are no longer
-    /// managed go.
-    pub fn attach(&mut self, roots: &[ManagedRoot]) -> Result<(), KernelError> {
-        for (program, hook) in [(REFUSE_IN.program, REFUSE_IN), (REFUSE_OUT.program, REFUSE_OUT)] {
-            let refused = load::open(&self.pins, names::REFUSED)?;
-            sys::attach_to_map(
-                self.loaded.program(program)?.as_fd(),
-                load::fd(&refused),
-                hook.attach_type,
-            )
-            .map_err(|source| KernelError::Attach {
-                program,
-                cgroup: self.pins.maps().join(names::REFUSED),
-                source,
-            })?;
-        }
-        self.guards
-            .take_over(self.loaded.program(hooks::UDP_GUARD.program)?.as_fd())?;
-        let mut attached = Vec::with_capacity(HOOKS.len() * roots.len());
-        for root in roots {
-            for hook in HOOKS {
-                let program = self.loaded.program(hook.program)?.as_fd();
-                let pin = self.pin_of(hook, root);
-                let link = hooks::attach(hook, program, &root.path, root.id, &pin)?;
-                let info = sys::link_info(link.as_fd()).map_err(KernelError::io("inspect the link", &pin))?;
-                attached.push(Attached {
-                    hook,
-                    link,
-                    root: root.clone(),
-                    program: info.program,
-                });
-            }
-        }
-        self.attached = attached;
-        self.remove_stale_links()
-    }
-
-    fn pin_of(&self, hook: Hook, root: &ManagedRoot) -> PathBuf {
-        self.pins.links().join(format!("{}-{}", hook.program, root.id))
-    }
-
-    /// Removes pinned links that belong to no root of ours.
-    fn remove_stale_links(&self) -> Result<(), KernelError> {
-        let wanted: Vec<PathBuf> = self
-            .attached
-            .iter()
-            .map(|a| self.pin_of(a.hook, &a.root))
-            .collect();
-        let links = self.pins.links();
-        let entries = std::fs::read_dir(&links).map_err(KernelError::io("list", &links))?;
-        for path in entries.flatten().map(|entry| entry.path()) {
-            if !wanted.contains(&path) && !guard::is_pin(&path) {
-                std::fs::remove_file(&path).map_err(KernelError::io("remove the stale pin", &path))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The hooks as the kernel reports them.
-    pub fn hooks(&self) -> Vec<HookStatus> {
-        self.attached
-            .iter()
-            .map(|attached| {
-                hooks::check(
-                    attached.hook,
-                    attached.link.as_fd(),
-                    &attached.root.path,
-                    attached.root.id,
-                    attached.program,
-                )
-            })
-            .collect()
-    }
-
-    /// Whether the pins are all where they should be.
-    pub fn pins_present(&self) -> bool {
-        names::MAPS
-            .iter()
-            .all(|name| self.pins.maps().join(name).exists())
-            && self
-                .attached
-                .iter()
-                .all(|attached| self.pin_of(attached.hook, &attached.root).exists())
     }
 
     /// Guards the datagrams that a workload receives.

@@ -38,6 +38,7 @@ pub struct Metrics {
     decisions: Decisions,
     latencies: Latencies,
     enforced_denials: AtomicU64,
+    restored: AtomicU64,
     stats: OnceLock<Arc<Stats>>,
     kernel: OnceLock<Box<dyn KernelCounters>>,
     snapshots: OnceLock<watch::Receiver<Arc<Snapshot>>>,
@@ -62,6 +63,16 @@ impl Metrics {
     /// Where the state in force is. The first one stays.
     pub fn read_snapshots(&self, snapshots: watch::Receiver<Arc<Snapshot>>) {
         self.snapshots.get_or_init(|| snapshots);
+    }
+
+    /// Hooks, links or pins of ours were missing and are back.
+    pub fn restored(&self, count: usize) {
+        self.restored.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    /// How many have been missing and are back.
+    pub fn restored_total(&self) -> u64 {
+        self.restored.load(Ordering::Relaxed)
     }
 
     /// The SPIFFE IDs that may be labels: those declared by policy and identity sources. Others count as `other`, so

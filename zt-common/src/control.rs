@@ -20,7 +20,8 @@ pub struct Root {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Control {
-    /// Or of the constants of this module.
+    /// Or of the constants of this module. First in every version of the layout, as [`OBSERVE_ALL`] is bit 0 in every
+    /// version: break-glass outlives a change of version.
     pub flags: u64,
     /// Counts changes of who is who (identities, addresses, services): cached UDP decisions of an older count are asked again.
     pub directory: u64,
@@ -38,8 +39,13 @@ pub const UNKNOWN_DENY: u64 = 2;
 pub const HAS_SERVICES: u64 = 4;
 /// Some workload of this node is enforced upon, so that what belongs to no workload may be refused too.
 pub const HAS_ENFORCED: u64 = 16;
+/// Break-glass was put on by hand, without the agent, and has no record yet. The programs do not look at this.
+pub const UNRECORDED_OBSERVE: u64 = 32;
+/// Break-glass was taken off by hand, without the agent, and has no record yet. The programs do not look at this.
+pub const UNRECORDED_RESTORE: u64 = 64;
 /// Rare kernel-side diagnostics are written to the log ring.
 pub const DIAGNOSTICS: u64 = 8;
 
+const _: () = assert!(core::mem::offset_of!(Control, flags) == 0 && OBSERVE_ALL == 1);
 const _: () = assert!(size_of::<Root>() == 16);
 const _: () = assert!(size_of::<Control>() == 24 + 16 * MAX_ROOTS);

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `/healthz`, `/readyz` and `/metrics`.
 
-use axum::Json;
+use axum::Router;
+use axum::body::{Body, to_bytes};
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 use serde_json::json;
 
 use super::ApiState;
@@ -13,19 +15,43 @@ use crate::metrics;
 
 /// The process runs and answers, whatever it depends on.
 pub(super) async fn alive() -> Response {
-    Json(json!({ "status": "ok" })).into_response()
+    line(&json!({ "status": "ok" }))
 }
 
 /// The policy in force is loaded and the hooks are attached.
-pub(super) async fn ready(State(state): State<ApiState>) -> Result<Response, ApiProblem> {
-    let readiness = *state.readiness.borrow();
+pub(super) async fn ready(State(state): State<ApiState>) -> Response {
+    let readiness = state.readiness.borrow().clone();
     let waiting = match (readiness.policy, readiness.hooks) {
-        (true, true) => return Ok(Json(json!({ "status": "ready" })).into_response()),
+        (true, true) => return line(&json!({ "status": "ready" })),
         (false, true) => "no policy is loaded",
         (true, false) => "the hooks are not attached",
         (false, false) => "no policy is loaded and the hooks are not attached",
     };
-    Err(ApiProblem::unavailable("not_ready", waiting))
+    let reason = readiness.reason.as_deref().unwrap_or(waiting);
+    let (head, body) = ApiProblem::unavailable("not_ready", reason)
+        .into_response()
+        .into_parts();
+    // It is in memory already.
+    let mut text = to_bytes(body, usize::MAX).await.unwrap_or_default().to_vec();
+    text.push(b'\n');
+    Response::from_parts(head, Body::from(text))
+}
+
+/// Health of an agent that waits for the one that runs to end. It is ready: its programs are verified, and the node's
+/// hooks are attached and its policy is loaded by the other, which a supervisor may now stop.
+pub fn standby_router(status: String) -> Router {
+    let ready = move || async move { line(&json!({ "status": "standing_by", "detail": status })) };
+    Router::new()
+        .route("/healthz", get(alive))
+        .route("/readyz", get(ready))
+        .fallback(super::problem::not_found)
+        .method_not_allowed_fallback(super::problem::method_not_allowed)
+}
+
+/// JSON that ends in a newline: these answers are read by people with `curl`, too.
+fn line(value: &serde_json::Value) -> Response {
+    let json = (header::CONTENT_TYPE, "application/json");
+    ([json], format!("{value}\n")).into_response()
 }
 
 pub(super) async fn metrics(State(state): State<ApiState>) -> Result<Response, ApiProblem> {

@@ -31,6 +31,12 @@ pub struct NodeStatus {
     pub hooks: Vec<HookStatus>,
     /// The managed cgroups that they are attached to.
     pub roots: Vec<RootStatus>,
+    /// Managed cgroups that do not exist yet and are waited for.
+    pub awaited: Vec<String>,
+    /// Workloads whose incoming datagrams are guarded.
+    pub guarded: usize,
+    /// Hooks, links and pins that were missing and put back since the agent started.
+    pub restored: u64,
     /// The kernel programs' counters by name, summed over all CPUs.
     pub counters: BTreeMap<&'static str, u64>,
 }

@@ -23,6 +23,8 @@ struct Status {
     started: Timestamp,
     uptime_seconds: u64,
     ready: bool,
+    /// Why not.
+    not_ready: Option<String>,
     policy: PolicyStatus,
     modes: ModeStatus,
     workloads: WorkloadStatus,
@@ -73,7 +75,7 @@ struct AuditStatus {
 pub(super) async fn status(State(state): State<ApiState>) -> Response {
     let node_status = state.control.status().await;
     let snapshot = state.snapshot();
-    let readiness = *state.readiness.borrow();
+    let readiness = state.readiness.borrow().clone();
     let account = state.intake.stats();
     let (pruned_for_space, pruned_for_age) = account.pruned_total();
     let declared = snapshot.workloads.len();
@@ -95,6 +97,7 @@ pub(super) async fn status(State(state): State<ApiState>) -> Response {
         started: Timestamp(state.started),
         uptime_seconds: uptime,
         ready: readiness.policy && readiness.hooks,
+        not_ready: readiness.reason.as_deref().map(str::to_owned),
         policy: PolicyStatus {
             revision: snapshot.revision,
             digest: snapshot.policies.digest().to_owned(),

@@ -10,6 +10,7 @@ use zt_common::counter::Counter;
 
 use super::node::Command;
 use crate::api::{ControlError, NodeControl, NodeStatus};
+use crate::audit::pipeline::{ApiEvent, Intake};
 use crate::kernel::CounterReader;
 use crate::metrics::KernelCounters;
 
@@ -33,6 +34,23 @@ impl Handle {
         let (sender, answer) = oneshot::channel();
         self.commands.upgrade()?.send(question(sender)).await.ok()?;
         tokio::time::timeout(PATIENCE, answer).await.ok()?.ok()
+    }
+}
+
+/// Records changes of mode that were made without the agent, and tells the node of each one that is stored.
+pub(super) async fn record(
+    mut by_hand: mpsc::UnboundedReceiver<ApiEvent>,
+    intake: Intake,
+    commands: mpsc::WeakSender<Command>,
+) {
+    while let Some(event) = by_hand.recv().await {
+        let stored = intake.record_api(vec![event]).await.is_ok() && intake.flush().await.is_ok();
+        let Some(commands) = commands.upgrade().filter(|_| stored) else {
+            return;
+        };
+        if commands.send(Command::Recorded).await.is_err() {
+            return;
+        }
     }
 }
 

@@ -5,6 +5,8 @@
 mod force;
 mod namespaces;
 mod publish;
+mod switches;
+mod wellbeing;
 mod workloads;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -14,15 +16,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use zt_common::abi::Connection;
-use zt_common::control::{DIAGNOSTICS, HAS_ENFORCED, OBSERVE_ALL, UNKNOWN_DENY};
 use zt_common::entry::AllowKey;
 
 use super::{AppError, Loaded};
 use crate::api::{ControlError, NodeStatus, Readiness};
 use crate::audit::names::NameBook;
-use crate::audit::pipeline::Intake;
+use crate::audit::pipeline::{ApiEvent, Intake};
 use crate::cgroup::{self, CgroupEvent};
-use crate::config::{Config, UnknownWorkload};
+use crate::config::Config;
 use crate::identity::{WorkloadRecord, file as identity_file};
 use crate::kernel::netns::{self, Namespaces};
 use crate::kernel::{Kernel, KernelError, KernelLog, ManagedRoot, RefusedSocket};
@@ -78,6 +79,8 @@ pub(super) enum Command {
         /// Whether it is.
         answer: oneshot::Sender<Result<(), ControlError>>,
     },
+    /// A change of mode that was made by hand is in the trail.
+    Recorded,
     /// What the kernel says now.
     Status(oneshot::Sender<NodeStatus>),
 }
@@ -90,6 +93,8 @@ pub(super) struct Parts {
     pub roots: Vec<ManagedRoot>,
     pub kernel: Kernel,
     pub intake: Intake,
+    /// Takes changes of mode that were made by hand; each is answered with [`Command::Recorded`].
+    pub by_hand: mpsc::UnboundedSender<ApiEvent>,
     pub names: Arc<NameBook>,
     pub metrics: Arc<Metrics>,
     pub snapshots: watch::Sender<Arc<Snapshot>>,
@@ -109,7 +114,13 @@ pub(super) struct Node {
     identities: BTreeSet<SpiffeId>,
     revision: u64,
     observe_all: bool,
+    /// What of [`OBSERVE_ALL`] this agent last read or wrote in the kernel.
+    observe_written: bool,
+    /// Changes of mode that were made without this agent, and not recorded yet.
+    unrecorded: Vec<bool>,
     diagnostics: bool,
+    /// Why the agent is not ready, as it was said last.
+    troubles: Option<String>,
     host_netns: u64,
     namespaces: Namespaces,
     refreshed: Instant,
@@ -143,7 +154,10 @@ impl Node {
             identities: BTreeSet::new(),
             revision: 0,
             observe_all: false,
+            observe_written: false,
+            unrecorded: Vec::new(),
             diagnostics: false,
+            troubles: None,
             host_netns,
             namespaces: Namespaces::default(),
             refreshed: Instant::now(),
@@ -151,7 +165,7 @@ impl Node {
             log: None,
             parts,
         };
-        node.observe_all = node.parts.kernel.flags()? & OBSERVE_ALL != 0;
+        node.read_switches()?;
         node.look_at_namespaces(true)?;
         node.gather_identities();
         let left = node.parts.kernel.left_in_force()?;
@@ -168,6 +182,10 @@ impl Node {
         node.parts.kernel.enforce(table)?;
         node.direct()?;
         node.write_control()?;
+        if before == 0 {
+            // Nothing of this version was here: whoever listens already has an owner before the first hook asks for it.
+            node.find_older()?;
+        }
         node.parts.kernel.attach(&node.parts.roots)?;
         node.log = Some(node.parts.kernel.log()?);
         node.publish();
@@ -257,6 +275,7 @@ impl Node {
                     let _ = answer.send(told);
                     done
                 }
+                Command::Recorded => self.recorded(),
                 Command::Status(answer) => {
                     let _ = answer.send(self.status());
                     Ok(())
@@ -276,45 +295,12 @@ impl Node {
         outcome
     }
 
-    /// Writes the switches.
-    fn write_control(&mut self) -> Result<(), AppError> {
-        let flags = [
-            (self.observe_all, OBSERVE_ALL),
-            (
-                self.parts.config.unknown_workload == UnknownWorkload::Deny,
-                UNKNOWN_DENY,
-            ),
-            (!self.enforced().is_empty(), HAS_ENFORCED),
-            (self.diagnostics, DIAGNOSTICS),
-        ];
-        let flags = flags
-            .into_iter()
-            .filter(|(on, _)| *on)
-            .fold(0, |flags, (_, flag)| flags | flag);
-        Ok(self
-            .parts
-            .kernel
-            .set_control(flags, self.host_netns, &self.parts.roots)?)
-    }
-
-    fn set_observe_all(&mut self, on: bool) -> Result<(), AppError> {
-        self.observe_all = on;
-        self.write_control()?;
-        self.publish();
-        if on {
-            tracing::warn!("break-glass: nothing is refused on this node until `zt-agent mode restore`");
-        } else {
-            tracing::warn!("break-glass is over: the workloads' own modes hold again");
-            self.sweep();
-        }
-        Ok(())
-    }
-
     /// Checks what may have changed without anybody saying so.
     fn tick(&mut self) -> Result<(), AppError> {
         if let Some(log) = &mut self.log {
             log.flush();
         }
+        self.adopt_switches()?;
         self.check_roots()?;
         let refresh = self.refreshed.elapsed() >= REFRESH;
         self.look_at_namespaces(refresh)?;
@@ -323,21 +309,6 @@ impl Node {
             self.direct()?;
         }
         self.check_hooks();
-        Ok(())
-    }
-
-    /// Attaches to a managed root that appeared, or that was removed and made anew.
-    fn check_roots(&mut self) -> Result<(), AppError> {
-        let present = roots(
-            &self.parts.config.managed_cgroup.present(&self.parts.mount),
-            &self.parts.mount,
-        );
-        if !present.is_empty() && present != self.parts.roots {
-            tracing::warn!(roots = ?present.iter().map(|root| &root.path).collect::<Vec<_>>(), "the managed cgroups changed: attaching anew");
-            self.parts.roots = present;
-            self.write_control()?;
-            self.parts.kernel.attach(&self.parts.roots)?;
-        }
         Ok(())
     }
 
@@ -350,6 +321,10 @@ impl Node {
         match event {
             CgroupEvent::Created { path, id } => {
                 self.inherit(&path, id)?;
+                if self.parts.root_paths.contains(&path) {
+                    // At once: whoever is started in it must find the hooks.
+                    self.check_roots()?;
+                }
                 self.paths.insert(id, path.clone());
                 self.cgroups.insert(path, id);
             }

@@ -30,9 +30,19 @@ pub(super) fn detach(arguments: &DetachArgs) -> Result<Exit, Failure> {
     if !arguments.confirmed(&what)? {
         return Ok(Exit::Failed);
     }
-    let removed = app::detach(&config)?;
-    println!("{removed} pins removed; a zt-agent that is still running should be stopped too");
-    Ok(Exit::Done)
+    let removal = app::detach(&config)?;
+    for problem in &removal.problems {
+        eprintln!("error: {problem}");
+    }
+    println!("{} pins removed", removal.removed);
+    if let Some(running) = &removal.running {
+        println!("zt-agent still runs ({running}): it attaches nothing again until it is restarted; stop it");
+    }
+    Ok(if removal.problems.is_empty() {
+        Exit::Done
+    } else {
+        Exit::Failed
+    })
 }
 
 impl DetachArgs {

@@ -29,12 +29,23 @@ impl RunArgs {
     }
 }
 
+/// Arguments of the command itself.
+#[derive(Clone, Debug, Default, Args)]
+pub struct StartArgs {
+    /// Have an agent that runs on this node end and hand over. Without this, the new one waits until the other ends
+    #[arg(long)]
+    pub take_over: bool,
+    /// The configuration.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
 /// Runs the node agent until it is asked to stop.
-pub(super) fn run(arguments: &RunArgs, log_level: &str) -> Result<Exit, Failure> {
+pub(super) fn run(arguments: &StartArgs, log_level: &str) -> Result<Exit, Failure> {
     crate::log::start(log_level)?;
-    let config = arguments.load()?;
+    let config = arguments.run.load()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let outcome = runtime.block_on(app::run(config));
+    let outcome = runtime.block_on(app::run(config, arguments.take_over));
     // What still runs only reads: nothing is lost by not waiting for it.
     runtime.shutdown_background();
     outcome?;

@@ -8,6 +8,20 @@ use super::client::{ApiArgs, Client};
 use super::exit::{Exit, Failure};
 use super::output::{Format, Output, Tone, colourful, json, line, toned};
 use super::table::plain;
+use crate::problem::Problem;
+
+/// What is looked for first.
+const FIRST: [&str; 5] = ["ready", "not_ready", "awaited", "node", "cluster"];
+const SECTIONS: [&str; 7] = [
+    "policy",
+    "modes",
+    "workloads",
+    "roots",
+    "hooks",
+    "audit",
+    "counters",
+];
+const COLUMNS: [&str; 5] = ["program", "name", "attach_type", "attached", "id"];
 
 /// Arguments of `status`.
 #[derive(Debug, Args)]
@@ -49,7 +63,9 @@ fn section(value: &Value, depth: usize, colour: bool, lines: &mut Vec<String>) {
         _ => true,
     };
     let words = |key: &str| key.replace('_', " ");
-    let scalars: Vec<_> = object.iter().filter(|(_, value)| simple(value)).collect();
+    let (mut scalars, mut sections): (Vec<_>, Vec<_>) = object.iter().partition(|(_, value)| simple(value));
+    scalars.sort_by_key(|(key, _)| rank(&FIRST, key));
+    sections.sort_by_key(|(key, _)| rank(&SECTIONS, key));
     let width = scalars
         .iter()
         .map(|(key, _)| key.chars().count())
@@ -63,7 +79,9 @@ fn section(value: &Value, depth: usize, colour: bool, lines: &mut Vec<String>) {
         };
         let tone = match (key.as_str(), value) {
             ("ready" | "attached" | "healthy", Value::Bool(true)) => Tone::Good,
-            ("ready" | "attached" | "healthy", Value::Bool(false)) => Tone::Bad,
+            ("ready" | "attached" | "healthy", Value::Bool(false)) | ("not_ready", Value::String(_)) => {
+                Tone::Bad
+            }
             (name, Value::String(_)) if name.contains("error") => Tone::Bad,
             _ => Tone::Plain,
         };
@@ -73,18 +91,57 @@ fn section(value: &Value, depth: usize, colour: bool, lines: &mut Vec<String>) {
             toned(&text, tone, colour)
         ));
     }
-    for (key, value) in object.iter().filter(|(_, value)| !simple(value)) {
+    for (key, value) in sections {
         if depth == 0 {
             lines.push(String::new());
         }
         lines.push(format!("{indent}{}", toned(&words(key), Tone::Faint, colour)));
         match value {
             Value::Array(items) => {
-                lines.extend(columns(items).into_iter().map(|text| format!("{indent}  {text}")));
+                lines.extend(list(items).into_iter().map(|text| format!("{indent}  {text}")));
             }
             other => section(other, depth + 1, colour, lines),
         }
     }
+}
+
+/// The place of `key` among those that have one; the others follow as they come.
+fn rank(order: &[&str], key: &str) -> usize {
+    order
+        .iter()
+        .position(|known| *known == key)
+        .unwrap_or(order.len())
+}
+
+/// A list of objects. Problems are lines as everywhere; what has a cgroup is listed by cgroup, for those names are long.
+fn list(items: &[Value]) -> Vec<String> {
+    let problems = items
+        .iter()
+        .map(|item| serde_json::from_value::<Problem>(item.clone()).ok());
+    if let Some(problems) = problems.collect::<Option<Vec<_>>>() {
+        return problems.iter().map(ToString::to_string).collect();
+    }
+    let mut groups: Vec<(&str, Vec<Value>)> = Vec::new();
+    for item in items {
+        let Some(cgroup) = item["cgroup"].as_str() else {
+            return columns(items);
+        };
+        let mut rest = item.clone();
+        if let Some(object) = rest.as_object_mut() {
+            object.remove("cgroup");
+        }
+        match groups.iter_mut().find(|(known, _)| *known == cgroup) {
+            Some((_, group)) => group.push(rest),
+            None => groups.push((cgroup, vec![rest])),
+        }
+    }
+    groups
+        .iter()
+        .flat_map(|(cgroup, group)| {
+            let rows = columns(group).into_iter().map(|text| format!("  {text}"));
+            std::iter::once(format!("on {cgroup}")).chain(rows)
+        })
+        .collect()
 }
 
 /// Objects below each other, their keys as header.
@@ -99,6 +156,7 @@ fn columns(items: &[Value]) -> Vec<String> {
             keys.push(key);
         }
     }
+    keys.sort_by_key(|key| rank(&COLUMNS, key));
     let header = keys
         .iter()
         .map(|key| key.replace('_', " ").to_uppercase())
@@ -144,10 +202,39 @@ mod tests {
         });
         assert_eq!(
             outline(&answer, false).join("\n"),
-            "modes  -\nready  true\n\nhooks\n  ATTACHED  NAME\n  true      connect4\n  false     sock_ops\n\n\
-             policy\n  digest    ab\n  error     -\n  revision  7"
+            "ready  true\nmodes  -\n\npolicy\n  digest    ab\n  error     -\n  revision  7\n\n\
+             hooks\n  NAME      ATTACHED\n  connect4  true\n  sock_ops  false"
         );
-        assert!(outline(&answer, true)[1].contains("\x1b[32mtrue"));
+        assert!(outline(&answer, true)[0].contains("\x1b[32mtrue"));
         assert_eq!(outline(&json!("x"), false), ["x"]);
+    }
+
+    #[test]
+    fn an_operator_reads_it_on_eighty_columns() {
+        let hook = |program: &str, cgroup: &str| {
+            json!({
+                "program": program, "attach_type": "cgroup_inet_sock_release", "attached": true,
+                "cgroup": cgroup, "program_id": 4_000_000, "link_id": 4_000_000,
+            })
+        };
+        let long = "/sys/fs/cgroup/unified/kubepods.slice/kubepods-burstable.slice/a-rather-long-name.slice";
+        let answer = json!({
+            "ready": false, "not_ready": "waiting", "hooks": [
+                hook("zt_sock_release", long), hook("zt_refuse_out", "zt_refused"), hook("zt_sock_ops", long),
+            ],
+            "policy": {"errors": [
+                {"file": "a.yaml", "line": 3, "column": 7, "field": "spec", "message": "wrong"},
+            ]},
+        });
+        let lines = outline(&answer, false);
+        assert_eq!(&lines[..2], ["ready      false", "not ready  waiting"]);
+        assert!(
+            lines.contains(&"    a.yaml:3:7: spec: wrong".to_owned()),
+            "{lines:?}"
+        );
+        assert_eq!(lines.iter().filter(|line| line.contains(long)).count(), 1);
+        for line in lines.iter().filter(|line| !line.contains(long)) {
+            assert!(line.chars().count() <= 80, "{line}");
+        }
     }
 }

@@ -25,11 +25,13 @@ pub(super) struct Hook {
 
 impl Hook {
     /// The hook's name as bpftool prints it.
-    const fn attach_name(self) -> &'static str {
+    pub(super) const fn attach_name(self) -> &'static str {
         match self.attach_type {
             0 => "cgroup_inet_ingress",
             2 => "cgroup_inet_sock_create",
             3 => "cgroup_sock_ops",
+            5 => "sk_skb_stream_verdict",
+            7 => "sk_msg_verdict",
             10 => "cgroup_inet4_connect",
             11 => "cgroup_inet6_connect",
             12 => "cgroup_inet4_post_bind",
@@ -79,7 +81,7 @@ pub struct HookStatus {
     pub program_id: Option<u32>,
     /// Id of our link.
     pub link_id: Option<u32>,
-    /// The managed root.
+    /// The managed root; for programs of the sockhash, its name.
     pub cgroup: PathBuf,
     /// Whether the kernel says that our program is effective there.
     pub attached: bool,
@@ -107,7 +109,7 @@ pub(super) fn attach(
                 sys::link_update(link.as_fd(), program).map_err(failed)?;
                 return Ok(link);
             }
-            // The cgroup was removed and made anew: its links died with it.
+            // The cgroup was removed and made anew, and its links died with it; or somebody has detached this one.
             fs::remove_file(pin).map_err(KernelError::io("remove the stale pin", pin))?;
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}

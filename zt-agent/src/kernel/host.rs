@@ -2,7 +2,6 @@
 //! What this host must offer before anything is loaded: privileges, a BPF file system, a place for pins.
 
 use std::fs;
-use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
@@ -10,84 +9,72 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use zt_common::ABI_VERSION;
 
 use super::error::KernelError;
-use super::sys;
 
 const BPFFS: &str = "/sys/fs/bpf";
 
 /// Where the pins of one ABI version live.
 #[derive(Clone, Debug)]
-pub struct Pins {
+pub(super) struct Pins {
     root: PathBuf,
 }
 
 impl Pins {
     /// Below `bpffs` (`/sys/fs/bpf/zt` by default), in a directory of this ABI version.
-    pub fn below(bpffs: &Path) -> Self {
-        Self {
-            root: bpffs.join(format!("v{ABI_VERSION}")),
-        }
+    pub(super) fn below(bpffs: &Path) -> Self {
+        Self::at(bpffs.join(format!("v{ABI_VERSION}")))
+    }
+
+    /// Those in this directory.
+    pub(super) fn at(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// The directory of them all. When it is gone, somebody has detached this version.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
     }
 
     /// The directory of pinned maps.
-    pub fn maps(&self) -> PathBuf {
+    pub(super) fn maps(&self) -> PathBuf {
         self.root.join("maps")
     }
 
+    /// Where the map of this name is pinned.
+    pub(super) fn map(&self, name: &str) -> PathBuf {
+        self.maps().join(name)
+    }
+
     /// The directory of pinned links.
-    pub fn links(&self) -> PathBuf {
+    pub(super) fn links(&self) -> PathBuf {
         self.root.join("links")
     }
 
-    /// Makes the directories, and mounts the BPF file system first if nobody has.
-    pub fn prepare(&self) -> Result<(), KernelError> {
-        mount_bpffs()?;
+    /// Makes the directories of this version.
+    pub(super) fn prepare(&self) -> Result<(), KernelError> {
         for directory in [self.maps(), self.links()] {
             fs::create_dir_all(&directory)
                 .map_err(KernelError::io("create the pin directory", &directory))?;
         }
-        let kind = statfs(&self.root).map_err(|errno| KernelError::Io {
-            what: "inspect",
-            path: self.root.clone(),
-            source: errno.into(),
-        })?;
-        if kind.filesystem_type() != BPF_FS_MAGIC {
-            return Err(KernelError::Missing {
-                missing: format!("a BPF file system at {}", self.root.display()),
-                cause: "the path is on another file system; set `bpffs` to a path below /sys/fs/bpf".into(),
-            });
-        }
         Ok(())
     }
+}
 
-    /// Removes every pin and the directories; what the pins held is freed by the kernel.
-    ///
-    /// Returns the number of pins removed.
-    pub fn remove(&self) -> Result<usize, KernelError> {
-        let mut removed = 0;
-        // Links first: hooks go before the maps that they read.
-        for directory in [self.links(), self.maps()] {
-            let Ok(entries) = fs::read_dir(&directory) else {
-                continue;
-            };
-            for entry in entries.flatten() {
-                if directory == self.links() {
-                    // An agent that still runs holds the link open: removing the pin alone would leave the hook.
-                    sys::open_pin(&entry.path())
-                        .and_then(|link| sys::link_detach(link.as_fd()))
-                        .map_err(KernelError::io("detach the link", entry.path()))?;
-                }
-                fs::remove_file(entry.path()).map_err(KernelError::io("remove the pin", entry.path()))?;
-                removed += 1;
-            }
-            fs::remove_dir(&directory).map_err(KernelError::io("remove", &directory))?;
-        }
-        // Absent when nothing was pinned, or shared with another version's pins.
-        let _ = fs::remove_dir(&self.root);
-        if let Some(parent) = self.root.parent() {
-            let _ = fs::remove_dir(parent);
-        }
-        Ok(removed)
+/// Makes the directory `bpffs`, and mounts the BPF file system first if nobody has. Elsewhere nothing is made.
+pub(super) fn prepare(bpffs: &Path) -> Result<(), KernelError> {
+    mount_bpffs()?;
+    let there = bpffs.ancestors().find(|path| path.exists()).unwrap_or(bpffs);
+    let kind = statfs(there).map_err(|errno| KernelError::Io {
+        what: "inspect",
+        path: there.into(),
+        source: errno.into(),
+    })?;
+    if kind.filesystem_type() != BPF_FS_MAGIC {
+        return Err(KernelError::Missing {
+            missing: format!("a BPF file system at {}", bpffs.display()),
+            cause: "the path is on another file system; set `bpffs` to a path below /sys/fs/bpf".into(),
+        });
     }
+    fs::create_dir_all(bpffs).map_err(KernelError::io("create the directory of the pins", bpffs))
 }
 
 fn mount_bpffs() -> Result<(), KernelError> {

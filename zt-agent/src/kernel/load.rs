@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Loads the embedded object: maps from their pins where a predecessor left them, programs always anew.
 
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::collections::HashMap;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use aya::maps::{Map, MapData};
 use aya::programs::{CgroupSkb, CgroupSock, CgroupSockAddr, Program, ProgramFd, SkMsg, SkSkb, SockOps};
@@ -11,6 +13,7 @@ use zt_common::names;
 use super::error::KernelError;
 use super::hooks::{HOOKS, REFUSE_IN, REFUSE_OUT, UDP_GUARD};
 use super::host::Pins;
+use super::sys;
 
 /// The kernel programs, built from `zt-ebpf`. Aligned, because the loader reads it as an ELF file in place.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/zt-ebpf.o"));
@@ -23,25 +26,50 @@ pub fn object() -> &'static [u8] {
 /// The loaded object.
 pub(super) struct Loaded {
     ebpf: Ebpf,
+    /// The maps that the programs use, as they were pinned when the programs were loaded.
+    maps: Vec<(&'static str, OwnedFd)>,
 }
 
 impl Loaded {
     /// Loads everything; nothing is attached yet.
     pub(super) fn load(pins: &Pins) -> Result<Self, KernelError> {
-        let maps = pins.maps();
+        let started = Instant::now();
         let mut loader = EbpfLoader::new();
         for name in names::MAPS {
-            loader.map_pin_path(name, maps.join(name));
+            loader.map_pin_path(name, pins.map(name));
         }
         let mut ebpf = loader.load(OBJECT).map_err(|error| KernelError::Missing {
             missing: "a map or BTF feature that the programs use".into(),
             cause: chain(&error),
         })?;
-        let programs = HOOKS.iter().map(|hook| hook.program);
-        for name in programs.chain([UDP_GUARD.program, REFUSE_IN.program, REFUSE_OUT.program]) {
-            load_program(&mut ebpf, name)?;
-        }
-        Ok(Self { ebpf })
+        let maps = names::MAPS
+            .into_iter()
+            .map(|name| {
+                let path = pins.map(name);
+                let map = sys::open_pin(&path).map_err(KernelError::io("open the pinned map", path))?;
+                Ok((name, map))
+            })
+            .collect::<Result<_, KernelError>>()?;
+        let count = load_programs(&mut ebpf)?;
+        tracing::info!(
+            programs = count,
+            ms = started.elapsed().as_millis() as u64,
+            "the kernel has verified the programs"
+        );
+        Ok(Self { ebpf, maps })
+    }
+
+    /// The maps that the programs use.
+    pub(super) fn maps(&self) -> impl Iterator<Item = (&'static str, BorrowedFd<'_>)> {
+        self.maps.iter().map(|(name, map)| (*name, map.as_fd()))
+    }
+
+    /// Whether what is pinned is still what the programs use.
+    pub(super) fn is_pinned(&self, pins: &Pins) -> bool {
+        self.maps().all(|(name, map)| {
+            let pinned = sys::open_pin(&pins.map(name)).and_then(|pin| sys::id_of(pin.as_fd()));
+            matches!((pinned, sys::id_of(map)), (Ok(pinned), Ok(ours)) if pinned == ours)
+        })
     }
 
     /// A program's descriptor.
@@ -72,7 +100,7 @@ impl Loaded {
 
 /// A second handle of a pinned map, for batch operations and for other threads.
 pub(super) fn open(pins: &Pins, name: &'static str) -> Result<MapData, KernelError> {
-    MapData::from_pin(pins.maps().join(name)).map_err(KernelError::map(name))
+    MapData::from_pin(pins.map(name)).map_err(KernelError::map(name))
 }
 
 /// The descriptor of a map handle.
@@ -80,11 +108,41 @@ pub(super) fn fd(map: &MapData) -> BorrowedFd<'_> {
     map.fd().as_fd()
 }
 
-fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), KernelError> {
+/// Has the kernel verify all programs that hooks need, at the same time: nearly all of the agent's start is this, and
+/// the verifier works on one program at a time only for the unprivileged.
+fn load_programs(ebpf: &mut Ebpf) -> Result<usize, KernelError> {
+    let mut wanted: Vec<&'static str> = HOOKS.iter().map(|hook| hook.program).collect();
+    wanted.extend([UDP_GUARD.program, REFUSE_IN.program, REFUSE_OUT.program]);
+    tracing::info!(programs = wanted.len(), "the kernel verifies the programs");
+    let mut programs: HashMap<String, &mut Program> = ebpf
+        .programs_mut()
+        .map(|(name, program)| (name.to_owned(), program))
+        .collect();
+    std::thread::scope(|scope| {
+        let loading: Vec<_> = wanted
+            .iter()
+            .map(|name| {
+                let program = programs.remove(*name);
+                scope.spawn(move || load_program(name, program))
+            })
+            .collect();
+        let panicked = |_| {
+            Err(KernelError::Load {
+                program: "of a hook",
+                cause: "the thread that loaded it panicked".into(),
+            })
+        };
+        loading
+            .into_iter()
+            .try_for_each(|thread| thread.join().unwrap_or_else(panicked))
+    })?;
+    Ok(wanted.len())
+}
+
+fn load_program(name: &'static str, program: Option<&mut Program>) -> Result<(), KernelError> {
     let failed = |cause: String| KernelError::Load { program: name, cause };
-    let program = ebpf
-        .program_mut(name)
-        .ok_or_else(|| failed("not in the object".into()))?;
+    let program = program.ok_or_else(|| failed("not in the object".into()))?;
+    let started = Instant::now();
     let loaded = match program {
         Program::CgroupSockAddr(program) => CgroupSockAddr::load(program),
         Program::CgroupSock(program) => CgroupSock::load(program),
@@ -94,6 +152,11 @@ fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), KernelError> 
         Program::SkSkb(program) => SkSkb::load(program),
         _ => return Err(failed("of a type that no hook has".into())),
     };
+    tracing::debug!(
+        program = name,
+        ms = started.elapsed().as_millis() as u64,
+        "verified"
+    );
     loaded.map_err(|error| failed(chain(&error)))
 }
 

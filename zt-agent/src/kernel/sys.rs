@@ -6,6 +6,8 @@
     reason = "system calls; every pointer handed over lives across the call"
 )]
 
+mod objects;
+
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
@@ -13,6 +15,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use aya::Pod;
+
+pub(super) use self::objects::{change_first_word, first_word, id_of, program_of_map};
 
 const MAP_CREATE: u32 = 0;
 const OBJ_PIN: u32 = 6;

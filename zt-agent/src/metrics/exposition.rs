@@ -203,6 +203,11 @@ fn snapshot(writer: &mut Writer<'_>, metrics: &Metrics) -> fmt::Result {
         return Ok(());
     };
     let snapshot = Arc::clone(&snapshots.borrow());
+    writer.counter(
+        "zt_hooks_restored",
+        "Hooks, links and pins that somebody had removed and the agent put back",
+        metrics.restored_total(),
+    )?;
     let flag = |on: bool| if on { 1.0 } else { 0.0 };
     for (name, help, value) in [
         (

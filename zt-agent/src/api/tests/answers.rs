@@ -279,7 +279,7 @@ async fn health_is_alive_and_ready_when_it_is() {
     );
     world.readiness.send_replace(Readiness {
         policy: true,
-        hooks: false,
+        ..Readiness::default()
     });
     assert!(
         get(world.health, "/readyz")
@@ -289,9 +289,26 @@ async fn health_is_alive_and_ready_when_it_is() {
     );
     world.readiness.send_replace(Readiness {
         policy: true,
-        hooks: true,
+        hooks: false,
+        reason: Some("waiting for a cgroup".into()),
     });
-    assert_eq!(get(world.health, "/readyz").await.status, 200);
+    let reply = get(world.health, "/readyz").await;
+    assert!(
+        reply.body.contains("waiting for a cgroup") && reply.body.ends_with("}\n"),
+        "{}",
+        reply.body
+    );
+    world.readiness.send_replace(Readiness {
+        policy: true,
+        hooks: true,
+        reason: None,
+    });
+    let reply = get(world.health, "/readyz").await;
+    assert_eq!(
+        (reply.status, reply.body.as_str()),
+        (200, "{\"status\":\"ready\"}\n")
+    );
+    assert_eq!(get(world.health, "/healthz").await.body, "{\"status\":\"ok\"}\n");
     let metrics = get(world.health, "/metrics").await;
     assert!(
         metrics

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use zt_common::counter::Counter;
 
 use super::Node;
-use crate::api::{HookStatus, NodeStatus, Readiness, RootStatus};
+use crate::api::{HookStatus, NodeStatus, RootStatus};
 use crate::audit::names::{Directory, Placement};
 use crate::state::Snapshot;
 
@@ -58,23 +58,6 @@ impl Node {
         }));
     }
 
-    /// Asks the kernel whether our hooks are where they belong, and says so.
-    pub(super) fn check_hooks(&mut self) {
-        let hooks = self.parts.kernel.hooks();
-        let attached =
-            !hooks.is_empty() && hooks.iter().all(|hook| hook.attached) && self.parts.kernel.pins_present();
-        let before = self.parts.ready.send_replace(Readiness {
-            policy: true,
-            hooks: attached,
-        });
-        if before.hooks && !attached {
-            for hook in hooks.iter().filter(|hook| !hook.attached) {
-                tracing::error!(program = hook.program, cgroup = %hook.cgroup.display(), "the kernel no longer reports our hook");
-            }
-            tracing::error!("hooks or pins are missing: restart zt-agent to put them back");
-        }
-    }
-
     /// What the kernel says now.
     pub(super) fn status(&self) -> NodeStatus {
         let counters = self
@@ -110,6 +93,9 @@ impl Node {
                     id: root.id,
                 })
                 .collect(),
+            awaited: self.awaited(),
+            guarded: self.parts.kernel.guarded(),
+            restored: self.parts.metrics.restored_total(),
             counters: Counter::ALL
                 .iter()
                 .zip(counters)

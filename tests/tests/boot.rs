@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The agent starts before what it manages: it says what it waits for, and is there when it comes.
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use serde_json::json;
+use zt_tests::agent::DEADLINE;
+use zt_tests::agent_files::Workload;
+use zt_tests::hooks::attached;
+use zt_tests::probe::TIMEOUT;
+use zt_tests::{Agent, Cgroup, Policy, Scene, TCP, eventually, http, spiffe};
+
+/// How long after a managed root is made the hooks may be missing. The look without inotify is every second.
+const AT_ONCE: Duration = Duration::from_millis(300);
+
+/// Waits until the agent says that it waits for `name`.
+fn waits_for(agent: &Agent, name: &str) -> Result<()> {
+    eventually("the agent to say what it waits for", DEADLINE, || {
+        let answer = http::get(agent.health(), "/readyz");
+        Ok(answer.is_ok_and(|answer| answer.status == 503 && answer.body.contains(name)))
+    })
+}
+
+#[test]
+fn a_root_that_is_absent_is_waited_for() -> Result<()> {
+    let scene = Scene::new("boot")?;
+    let late = Cgroup::absent(scene.sandbox().managed(), "late");
+    let place = Cgroup::absent(&late, "pod");
+    let socket_path = scene.sandbox().directory().join("notify");
+    let systemd = UnixDatagram::bind(&socket_path)?;
+    systemd.set_read_timeout(Some(TIMEOUT))?;
+    let (server, mut outsider) = (scene.host("server")?, scene.outsider("outsider")?);
+    let policy = Policy::new("policy").allow("client", "server", TCP, "80");
+    let agent = scene
+        .agent(&policy)?
+        .config("managedCgroup", json!(late.relative()))
+        .env("NOTIFY_SOCKET", socket_path.to_str().context("plain letters")?)
+        .workload(Workload::new(&spiffe("client"), &place))
+        .workload(Workload::new(&spiffe("server"), &Cgroup::absent(&late, "server")).at(server.addresses()))
+        .launch()?;
+    waits_for(&agent, "late")?;
+    let status = agent.get("/v1/status")?;
+    assert_eq!(status["awaited"], json!([late.relative()]), "{status}");
+    // Whoever orders itself behind the agent must not wait for what it waits for.
+    let mut told = String::new();
+    while !(told.contains("READY=1") && told.contains("STATUS=waiting")) {
+        let mut buffer = [0; 2048];
+        let count = systemd
+            .recv(&mut buffer)
+            .with_context(|| format!("after {told:?}"))?;
+        told.push_str(&String::from_utf8_lossy(&buffer[..count]));
+    }
+    assert!(agent.log()?.contains("late"));
+    outsider
+        .serve(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 81))?
+        .local()?;
+
+    let late = Cgroup::create(late.relative())?;
+    eventually("the hooks to be there", AT_ONCE, || {
+        Ok(!attached(&late)?.is_empty())
+    })?;
+    let mut client = scene.start(
+        "client",
+        &Cgroup::create(place.relative())?,
+        &scene.host("client")?,
+    )?;
+    eventually("the agent to be ready", DEADLINE, || {
+        Ok(http::get(agent.health(), "/readyz")?.status == 200)
+    })?;
+    let to = SocketAddr::new(outsider.host.ipv4.into(), 81);
+    eventually("the workload to be known", DEADLINE, || {
+        Ok(client.tcp(to)? == "EPERM")
+    })?;
+    Ok(())
+}
+
+#[test]
+fn of_explicit_roots_each_one_must_exist() -> Result<()> {
+    let mut scene = Scene::new("mistyped")?;
+    let (mut server, mut client) = (scene.workload("server")?, scene.workload("client")?);
+    server
+        .serve(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 81))?
+        .local()?;
+    let managed = scene.sandbox().managed().relative().to_owned();
+    let agent = scene
+        .agent(&Policy::new("policy"))?
+        .config("managedCgroup", json!([managed, "zt-test-mistyped.slize"]))
+        .launch()?;
+    waits_for(&agent, "zt-test-mistyped.slize")?;
+    // Those that exist are enforced upon all the same.
+    assert_eq!(client.tcp(server.v4(81))?, "EPERM");
+    assert_eq!(agent.get("/v1/status")?["ready"], false);
+    Ok(())
+}
+
+#[test]
+fn a_root_that_is_made_anew_is_attached_to_anew() -> Result<()> {
+    let scene = Scene::new("anew")?;
+    let root = scene.sandbox().managed().child("root")?;
+    let agent = scene
+        .agent(&Policy::new("policy"))?
+        .config("managedCgroup", json!(root.relative()))
+        .start()?;
+    let hooks = attached(&root)?;
+    std::fs::remove_dir(root.path())?;
+    waits_for(&agent, "root")?;
+    let root = Cgroup::create(root.relative())?;
+    eventually("the hooks to be there", AT_ONCE, || Ok(attached(&root)? == hooks))?;
+    Ok(())
+}

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What somebody takes away behind the agent's back comes back; what `detach` takes away does not.
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use zt_tests::hooks::{attached, bpftool, pins};
+use zt_tests::probe::TIMEOUT;
+use zt_tests::{Agent, Party, Policy, Scene, TCP, UDP, eventually, http};
+
+/// The agent looks after its hooks once a second.
+const NOTICED: Duration = Duration::from_secs(10);
+
+fn any(port: u16) -> SocketAddr {
+    SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)
+}
+
+fn policy() -> Policy {
+    Policy::new("policy")
+        .allow("client", "server", TCP, "80")
+        .allow("client", "server", UDP, "80")
+}
+
+fn two(label: &str) -> Result<(Scene, Party, Party)> {
+    let mut scene = Scene::new(label)?;
+    let (mut server, client) = (scene.workload("server")?, scene.workload("client")?);
+    for port in [80, 81] {
+        server.serve(any(port))?.local()?;
+    }
+    Ok((scene, server, client))
+}
+
+fn text(path: &Path) -> Result<&str> {
+    path.to_str().context("a path of plain letters")
+}
+
+fn restored(agent: &Agent) -> Result<u64> {
+    agent.get("/v1/status")?["restored"].as_u64().context("a count")
+}
+
+/// Waits until more has been put back than `before`, and the agent is content.
+fn mended(agent: &Agent, before: u64) -> Result<u64> {
+    let mut now = before;
+    eventually("what is missing to be put back", NOTICED, || {
+        now = restored(agent)?;
+        Ok(now > before && http::get(agent.health(), "/readyz")?.status == 200)
+    })?;
+    Ok(now)
+}
+
+#[test]
+fn what_is_taken_away_comes_back() -> Result<()> {
+    let (scene, mut server, mut client) = two("upkeep")?;
+    let agent = scene.agent(&policy())?.start()?;
+    server.udp_bind(any(80))?.handle()?;
+    let directory = scene.sandbox().pins()?;
+    eventually("the guard to be there", TIMEOUT, || {
+        Ok(attached(&server.cgroup)?.len() == 1)
+    })?;
+    let whole = pins(&directory)?;
+    let before = attached(scene.sandbox().managed())?;
+    assert_eq!(restored(&agent)?, 0);
+
+    // Pins: of links and of maps.
+    for part in ["links/zt_connect4", "maps/zt_workloads", "links/zt_udp_guard"] {
+        let pin = whole
+            .iter()
+            .find(|pin| pin.display().to_string().contains(part))
+            .with_context(|| format!("{part} is pinned"))?;
+        let count = restored(&agent)?;
+        std::fs::remove_file(pin)?;
+        mended(&agent, count)?;
+        assert_eq!(pins(&directory)?, whole);
+    }
+    // The same objects as before.
+    assert_eq!(attached(scene.sandbox().managed())?, before);
+
+    // A hook of the managed root, with a connection that got through meanwhile.
+    let pin = whole
+        .iter()
+        .find(|pin| pin.display().to_string().contains("links/zt_connect6"))
+        .context("the hook is pinned")?;
+    let count = restored(&agent)?;
+    bpftool(&["link", "detach", "pinned", text(pin)?])?;
+    mended(&agent, count)?;
+    assert_eq!(attached(scene.sandbox().managed())?, before);
+    assert_eq!(client.tcp(server.v6(81))?, "EPERM");
+    assert_eq!(client.talk(server.v6(80))?, "ok");
+
+    // The guard of a workload.
+    let guard = attached(&server.cgroup)?;
+    let pin = whole
+        .iter()
+        .find(|pin| pin.display().to_string().contains("links/zt_udp_guard"))
+        .context("the guard is pinned")?;
+    let count = restored(&agent)?;
+    bpftool(&["link", "detach", "pinned", text(pin)?])?;
+    mended(&agent, count)?;
+    assert_eq!(attached(&server.cgroup)?, guard);
+
+    // The programs behind refused sockets.
+    let status = agent.get("/v1/status")?;
+    let hooks = status["hooks"].as_array().context("hooks")?;
+    for (program, hook) in [
+        ("zt_refuse_in", "stream_verdict"),
+        ("zt_refuse_out", "msg_verdict"),
+    ] {
+        let found = hooks
+            .iter()
+            .find(|hook| hook["program"] == program)
+            .with_context(|| format!("{program} is in the status"))?;
+        assert_eq!(found["attached"], true, "{found}");
+        let id = found["program_id"].to_string();
+        let map = directory.join("v1/maps/zt_refused");
+        let count = restored(&agent)?;
+        bpftool(&["prog", "detach", "id", &id, hook, "pinned", text(&map)?])?;
+        mended(&agent, count)?;
+    }
+    let metrics = agent.metrics()?;
+    assert_eq!(
+        metrics.sum("zt_hooks_restored_total", &[]).to_bits(),
+        (restored(&agent)? as f64).to_bits()
+    );
+    assert!(agent.log()?.contains("zt_connect6 on "));
+    Ok(())
+}
+
+#[test]
+fn what_is_detached_stays_detached() -> Result<()> {
+    let (scene, mut server, mut client) = two("detached")?;
+    let mut agent = scene.agent(&policy())?.start()?;
+    server.udp_bind(any(80))?.handle()?;
+    let output = agent.command(&["detach", "--yes"]).output()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let pid = agent.pid().context("it runs")?.to_string();
+    assert!(output.status.success() && said.contains(&pid), "{said}");
+    eventually("the agent to say so", NOTICED, || {
+        let answer = http::get(agent.health(), "/readyz")?;
+        Ok(answer.status == 503 && answer.body.contains("detach"))
+    })?;
+    // It has looked, and put nothing back.
+    assert_eq!(restored(&agent)?, 0);
+    assert_eq!(attached(scene.sandbox().managed())?, []);
+    assert_eq!(client.tcp(server.v4(81))?, "ok");
+    assert!(agent.terminate()?.success());
+    agent.restart()?;
+    assert_eq!(client.tcp(server.v4(81))?, "EPERM");
+    Ok(())
+}

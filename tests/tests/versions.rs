@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Agents of different ABI versions pin in different directories: one replaces the other without a gap, and `detach`
+//! means all of them.
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use serde_json::json;
+use zt_tests::hooks::{attached, bpftool, exists, pins};
+use zt_tests::probe::{Flood, Operation, TIMEOUT};
+use zt_tests::{Party, Policy, Scene, TCP, UDP, eventually};
+
+fn any(port: u16) -> SocketAddr {
+    SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)
+}
+
+fn policy() -> Policy {
+    Policy::new("policy")
+        .allow("client", "server", TCP, "80")
+        .allow("client", "server", UDP, "80")
+}
+
+fn two(label: &str) -> Result<(Scene, Party, Party)> {
+    let mut scene = Scene::new(label)?;
+    let (mut server, client) = (scene.workload("server")?, scene.workload("client")?);
+    for port in [80, 81] {
+        server.serve(any(port))?.local()?;
+    }
+    server.udp_bind(any(80))?.handle()?;
+    Ok((scene, server, client))
+}
+
+/// Makes what an agent has pinned the pins of another version: real links, real programs, still attached.
+fn as_version(directory: &Path, version: &str) -> Result<PathBuf> {
+    let other = directory.join(version);
+    std::fs::rename(directory.join("v1"), &other)?;
+    Ok(other)
+}
+
+/// Ids of the links that are pinned in a directory of a version.
+fn links(version: &Path) -> Result<Vec<u64>> {
+    let mut ids = Vec::new();
+    for pin in pins(&version.join("links"))? {
+        let pin = pin.to_str().context("plain letters")?;
+        let link = bpftool(&["link", "show", "pinned", pin])?;
+        ids.push(link["id"].as_u64().with_context(|| format!("no id in {link}"))?);
+    }
+    Ok(ids)
+}
+
+#[test]
+fn a_new_version_is_in_place_before_the_old_one_goes() -> Result<()> {
+    let (scene, server, mut client) = two("versions")?;
+    let directory = scene.sandbox().pins()?;
+    let mut agent = scene.agent(&policy())?.start()?;
+    let mut watcher = scene.start("watcher", &client.cgroup, &client.host)?;
+    let live = watcher.connect(server.v4(80))?.handle()?;
+    let count = attached(scene.sandbox().managed())?.len();
+    client.send(Operation::ConnectMany(Flood {
+        duration: Some(Duration::from_secs(8)),
+        pace: Some(Duration::from_micros(500)),
+        echo: true,
+        to: vec![server.v4(80), server.v6(81)],
+        ..Flood::new(server.v4(80), u64::MAX)
+    }))?;
+    assert!(agent.terminate()?.success());
+    let old = as_version(&directory, "v0")?;
+    let old_links = links(&old)?;
+    assert!(old_links.len() > count);
+    agent.restart()?;
+
+    assert!(!old.exists());
+    assert_eq!(attached(scene.sandbox().managed())?.len(), count);
+    assert_eq!(attached(&server.cgroup)?.len(), 1);
+    for link in old_links {
+        assert!(!exists("link", link)?, "link {link} of the old version");
+    }
+    let reply = client.wait()?.ok()?;
+    let [good, bad] = &reply.outcomes[..] else {
+        panic!("two destinations: {reply:?}")
+    };
+    assert_eq!(good.counts.keys().collect::<Vec<_>>(), ["ok"]);
+    assert_eq!(bad.counts.keys().collect::<Vec<_>>(), ["EPERM"]);
+    // A connection that only the old version's maps knew is revoked like any other.
+    agent.change_policy(&Policy::new("policy").text())?;
+    let end = watcher.call(Operation::WaitEnd {
+        socket: live,
+        timeout: TIMEOUT,
+    })?;
+    let end = end.data.unwrap_or_default();
+    assert!(["ECONNABORTED", "ECONNRESET"].contains(&end.as_str()), "{end:?}");
+    Ok(())
+}
+
+#[test]
+fn break_glass_outlives_a_change_of_version() -> Result<()> {
+    let (scene, server, mut client) = two("glass-version")?;
+    let mut agent = scene.agent(&policy())?.start()?;
+    agent.post("/v1/mode", &json!({ "mode": "observe" }))?.success()?;
+    agent.terminate()?;
+    as_version(&scene.sandbox().pins()?, "v2")?;
+    agent.restart()?;
+    assert_eq!(client.tcp(server.v4(81))?, "ok");
+    assert_eq!(agent.get("/v1/status")?["modes"]["observe_all"], true);
+    agent.post("/v1/mode", &json!({ "mode": "restore" }))?.success()?;
+    assert_eq!(client.tcp(server.v4(81))?, "EPERM");
+    Ok(())
+}
+
+#[test]
+fn detach_removes_every_version_and_says_what_it_cannot() -> Result<()> {
+    let (scene, server, mut client) = two("detach-all")?;
+    let directory = scene.sandbox().pins()?;
+    let mut agent = scene.agent(&policy())?.start()?;
+    agent.terminate()?;
+    let old = as_version(&directory, "v0")?;
+    agent.restart()?;
+    agent.terminate()?;
+    // An old one once more, with a pin among its links that is none.
+    as_version(&directory, "v0")?;
+    let odd = old.join("links/odd");
+    let odd = odd.to_str().context("plain letters")?;
+    bpftool(&[
+        "map", "create", odd, "type", "array", "key", "4", "value", "4", "entries", "1", "name", "odd",
+    ])?;
+    assert_eq!(client.tcp(server.v4(81))?, "EPERM");
+
+    let output = agent.command(&["detach", "--yes"]).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("detach the link") && said.contains("odd"), "{said}");
+    // All else is gone nevertheless.
+    assert_eq!(pins(&directory)?, Vec::<PathBuf>::new());
+    eventually("the hooks to be gone", TIMEOUT, || {
+        Ok(client.tcp(server.v4(81))? == "ok")
+    })?;
+    for cgroup in [scene.sandbox().managed(), &server.cgroup] {
+        assert_eq!(attached(cgroup)?, [], "{}", cgroup.path().display());
+    }
+    let output = agent.command(&["detach", "--yes"]).output()?;
+    assert!(output.status.success());
+    assert!(!directory.exists());
+    Ok(())
+}

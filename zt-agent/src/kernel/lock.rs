@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One agent at a time works on a directory of pins: `flock(2)` on the directory itself. It is where the pins are,
+//! whatever else containers see of the host, and the kernel lets go of it when its holder dies, however it dies.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use nix::libc;
+use nix::sys::stat::{major, minor};
+
+use super::error::KernelError;
+use super::host;
+
+/// The right to work on the pins below one directory, until it is dropped.
+#[derive(Debug)]
+pub struct Lock {
+    _directory: File,
+}
+
+/// What came of asking for the [`Lock`].
+#[derive(Debug)]
+pub enum Claim {
+    /// It is ours.
+    Held(Lock),
+    /// Another process has it.
+    Taken(Holder),
+}
+
+/// The process that has the lock.
+#[derive(Debug)]
+pub struct Holder {
+    directory: PathBuf,
+    pid: Option<u32>,
+}
+
+impl Lock {
+    /// Takes the lock of `bpffs` if nobody has it. Mounts the BPF file system and makes the directory where they are
+    /// missing.
+    pub fn claim(bpffs: &Path) -> Result<Claim, KernelError> {
+        loop {
+            host::prepare(bpffs)?;
+            if let Some(claim) = Self::claim_there(bpffs)? {
+                return Ok(claim);
+            }
+        }
+    }
+
+    /// Takes the lock of `bpffs` if nobody has it; `None` if there is no such directory.
+    pub fn claim_there(bpffs: &Path) -> Result<Option<Claim>, KernelError> {
+        let file = match File::open(bpffs) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(KernelError::io("open", bpffs)(error)),
+        };
+        match file.try_lock() {
+            Ok(()) if is_at(&file, bpffs) => Ok(Some(Claim::Held(Self { _directory: file }))),
+            // Removed between the two calls.
+            Ok(()) => Ok(None),
+            Err(TryLockError::WouldBlock) => Ok(Some(Claim::Taken(Holder {
+                pid: holder(&file),
+                directory: bpffs.into(),
+            }))),
+            Err(TryLockError::Error(source)) => Err(KernelError::io("lock", bpffs)(source)),
+        }
+    }
+
+    /// Waits for the lock as long as it takes; blocks the thread.
+    pub fn wait(bpffs: &Path) -> Result<Self, KernelError> {
+        loop {
+            host::prepare(bpffs)?;
+            let file = File::open(bpffs).map_err(KernelError::io("open", bpffs))?;
+            file.lock().map_err(KernelError::io("lock", bpffs))?;
+            if is_at(&file, bpffs) {
+                return Ok(Self { _directory: file });
+            }
+        }
+    }
+}
+
+impl Holder {
+    /// Its process id, where it can be seen from this process's PID namespace.
+    pub fn pid(&self) -> Option<u32> {
+        self.pid
+    }
+
+    /// Asks it to end in order (`SIGTERM`). What was signalled is the process that holds the lock, or nobody.
+    pub fn ask_to_end(&self) -> Result<(), KernelError> {
+        const WHAT: &str = "ask the running agent to end: it holds";
+        let failed = KernelError::io(WHAT, &self.directory);
+        let Some(pid) = self.pid else {
+            return Err(failed(io::Error::other(
+                "its process is not visible here; end it where it runs, or give this container the host's PIDs",
+            )));
+        };
+        let send = || -> io::Result<()> {
+            let process = process(pid)?;
+            // The number may have been given to another process since; from here on it cannot be.
+            let file = File::open(&self.directory)?;
+            if holder(&file) == Some(pid) {
+                terminate(&process)?;
+            }
+            Ok(())
+        };
+        send().or_else(|error| match error.raw_os_error() {
+            // It has ended by itself.
+            Some(libc::ESRCH) => Ok(()),
+            _ => Err(failed(error)),
+        })
+    }
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.pid {
+            Some(pid) => write!(f, "process {pid}"),
+            None => f.write_str("a process in another PID namespace"),
+        }
+    }
+}
+
+/// Whether `file` is what is at `path`.
+fn is_at(file: &File, path: &Path) -> bool {
+    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(ours), Ok(there)) => identity(ours) == identity(there),
+        _ => false,
+    }
+}
+
+/// The process that has `file` locked, from `/proc/locks` (see `proc_locks(5)`).
+fn holder(file: &File) -> Option<u32> {
+    let metadata = file.metadata().ok()?;
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    holder_in(
+        &locks,
+        major(metadata.dev()),
+        minor(metadata.dev()),
+        metadata.ino(),
+    )
+}
+
+fn holder_in(locks: &str, major: u64, minor: u64, inode: u64) -> Option<u32> {
+    let wanted = format!("{major:02x}:{minor:02x}:{inode}");
+    locks.lines().find_map(|line| {
+        // Who waits has an arrow behind the number: `1: -> FLOCK …`.
+        let mut fields = line.split_whitespace().skip(1);
+        let kind = fields.next()?;
+        let mut fields = fields.skip(2);
+        let (pid, place) = (fields.next()?, fields.next()?);
+        // A process that this PID namespace does not have is 0 or -1.
+        (kind == "FLOCK" && place == wanted)
+            .then(|| pid.parse().ok().filter(|pid| *pid != 0))
+            .flatten()
+    })
+}
+
+#[expect(unsafe_code, reason = "nix has no pidfd_open")]
+fn process(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: takes and returns plain numbers.
+    let descriptor = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given this descriptor to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor as i32) })
+}
+
+#[expect(unsafe_code, reason = "nix has no pidfd_send_signal")]
+fn terminate(process: &OwnedFd) -> io::Result<()> {
+    let nothing = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: no information is passed along, which is what the null pointer says.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            process.as_raw_fd(),
+            libc::SIGTERM,
+            nothing,
+            0,
+        )
+    };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_holder_is_read_from_the_list_of_locks() {
+        let locks = "\
+1: FLOCK  ADVISORY  WRITE 602 fe:00:42 0 EOF
+2: POSIX  ADVISORY  WRITE 77 00:27:42 0 EOF
+3: FLOCK  ADVISORY  WRITE 7460 00:27:42 0 EOF
+3: -> FLOCK  ADVISORY  WRITE 7461 00:27:42 0 EOF
+4: FLOCK  ADVISORY  WRITE 0 00:27:43 0 EOF
+";
+        assert_eq!(holder_in(locks, 0, 0x27, 42), Some(7460));
+        assert_eq!(holder_in(locks, 0xfe, 0, 42), Some(602));
+        assert_eq!(holder_in(locks, 0, 0x27, 43), None);
+        assert_eq!(holder_in(locks, 0, 0x27, 4), None);
+    }
+}

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the kernel says of single objects.
+
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+
+use super::{InfoByFd, OBJ_GET_INFO_BY_FD, PROG_QUERY, ProgQuery, bpf};
+
+const MAP_LOOKUP_ELEM: u32 = 1;
+const MAP_UPDATE_ELEM: u32 = 2;
+/// `BPF_MAP_TYPE_ARRAY`: its values are one each, not one for each CPU.
+const ARRAY: u32 = 2;
+/// The largest value that is looked at.
+const VALUE: usize = 4096;
+
+/// The head that `struct bpf_map_info`, `bpf_prog_info` and `bpf_link_info` have in common.
+#[repr(C)]
+#[derive(Default)]
+struct Head {
+    kind: u32,
+    id: u32,
+    /// Of a map only, as is the size of its values behind it.
+    key_size: u32,
+    value_size: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct Element {
+    map: u32,
+    _pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// Id of a map, program or link.
+pub(in crate::kernel) fn id_of(object: BorrowedFd<'_>) -> io::Result<u32> {
+    head(object).map(|head| head.id)
+}
+
+fn head(object: BorrowedFd<'_>) -> io::Result<Head> {
+    let mut head = Head::default();
+    bpf(
+        OBJ_GET_INFO_BY_FD,
+        &mut InfoByFd {
+            fd: object.as_raw_fd() as u32,
+            length: size_of::<Head>() as u32,
+            info: std::ptr::from_mut(&mut head) as u64,
+        },
+    )?;
+    Ok(head)
+}
+
+/// Id of the program that is attached to a sockhash; none if there is none.
+pub(in crate::kernel) fn program_of_map(map: BorrowedFd<'_>, attach_type: u32) -> io::Result<Option<u32>> {
+    let mut id = 0_u32;
+    let mut query = ProgQuery {
+        target: map.as_raw_fd() as u32,
+        attach_type,
+        programs: std::ptr::from_mut(&mut id) as u64,
+        count: 1,
+        ..ProgQuery::default()
+    };
+    bpf(PROG_QUERY, &mut query)?;
+    Ok((query.count > 0 && id != 0).then_some(id))
+}
+
+/// The first eight bytes of the first value of an array, whatever else is in it.
+pub(in crate::kernel) fn first_word(array: BorrowedFd<'_>) -> io::Result<u64> {
+    Ok(first_value(array)?[0])
+}
+
+/// Changes the first eight bytes of the first value of an array. Whether that made a difference.
+pub(in crate::kernel) fn change_first_word(
+    array: BorrowedFd<'_>,
+    change: impl FnOnce(u64) -> u64,
+) -> io::Result<bool> {
+    let mut value = first_value(array)?;
+    let before = value[0];
+    value[0] = change(before);
+    if value[0] == before {
+        return Ok(false);
+    }
+    element(MAP_UPDATE_ELEM, array, &mut value)?;
+    Ok(true)
+}
+
+fn first_value(array: BorrowedFd<'_>) -> io::Result<[u64; VALUE / 8]> {
+    let head = head(array)?;
+    if head.kind != ARRAY || head.key_size != 4 || !(8..=VALUE as u32).contains(&head.value_size) {
+        return Err(io::Error::from(io::ErrorKind::InvalidData));
+    }
+    let mut value = [0; VALUE / 8];
+    element(MAP_LOOKUP_ELEM, array, &mut value)?;
+    Ok(value)
+}
+
+fn element(command: u32, array: BorrowedFd<'_>, value: &mut [u64; VALUE / 8]) -> io::Result<()> {
+    let key = 0_u32;
+    bpf(
+        command,
+        &mut Element {
+            map: array.as_raw_fd() as u32,
+            key: std::ptr::from_ref(&key) as u64,
+            value: value.as_mut_ptr() as u64,
+            ..Element::default()
+        },
+    )
+    .map(drop)
+}

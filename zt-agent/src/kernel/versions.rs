@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The pins of all ABI versions below one directory. A version that replaces another has its own hooks in place before
+//! those of the other go; whoever detaches means all of them.
+
+use std::fs;
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+
+use zt_common::names;
+
+use super::error::KernelError;
+use super::host::{Pins, check_privileges};
+use super::lock::{Claim, Lock};
+use super::sys;
+
+/// What a directory of pins is called while it is being removed.
+const GOING: &str = "removing-";
+
+/// What came of removing pins.
+#[derive(Debug, Default)]
+pub struct Removal {
+    /// Pins removed.
+    pub removed: usize,
+    /// What could not be removed, each with its reason.
+    pub problems: Vec<KernelError>,
+    /// The agent that runs on the pins that were removed.
+    pub running: Option<String>,
+}
+
+/// Removes the pins of every version below `bpffs`, whether an agent runs or not; what the pins held is freed by the
+/// kernel. What cannot be removed holds up nothing else.
+pub fn detach(bpffs: &Path) -> Result<Removal, KernelError> {
+    check_privileges()?;
+    let mut removal = Removal::default();
+    let claim = Lock::claim_there(bpffs)?;
+    for directory in versions(bpffs)? {
+        remove(&directory, &mut removal);
+    }
+    match claim {
+        Some(Claim::Taken(holder)) => removal.running = Some(holder.to_string()),
+        // Not while somebody has it locked: the next agent would lock another directory.
+        Some(Claim::Held(_lock)) if removal.problems.is_empty() => {
+            // It may hold what is not ours.
+            let _ = fs::remove_dir(bpffs);
+        }
+        _ => {}
+    }
+    Ok(removal)
+}
+
+/// The directories of other versions than that of `pins`, and what a removal that broke off has left.
+pub(super) fn others(pins: &Pins) -> Result<Vec<PathBuf>, KernelError> {
+    let mut found = versions(pins.root().parent().unwrap_or(pins.root()))?;
+    found.retain(|directory| directory != pins.root());
+    Ok(found)
+}
+
+/// Removes what is pinned in the directory of one version: links first, for hooks go before the maps that they read.
+pub(super) fn remove(directory: &Path, removal: &mut Removal) {
+    // An agent that runs sees by this that it was not a single pin that was lost, and puts nothing back.
+    let name = directory.file_name().unwrap_or_default().to_string_lossy();
+    let going = directory.with_file_name(format!("{GOING}{}-{name}", std::process::id()));
+    let directory = if name.starts_with(GOING) || fs::rename(directory, &going).is_err() {
+        directory.to_owned()
+    } else {
+        going
+    };
+    let pins = Pins::at(directory.clone());
+    for (part, are_links) in [(pins.links(), true), (pins.maps(), false)] {
+        // Absent where making it broke off.
+        for pin in fs::read_dir(&part).into_iter().flatten().flatten() {
+            let path = pin.path();
+            if are_links {
+                // An agent that still runs holds the link open: removing the pin alone would leave the hook.
+                let detached = sys::open_pin(&path).and_then(|link| sys::link_detach(link.as_fd()));
+                note(
+                    removal,
+                    detached.map_err(KernelError::io("detach the link", &path)),
+                );
+            }
+            let gone = fs::remove_file(&path).map_err(KernelError::io("remove the pin", &path));
+            removal.removed += usize::from(gone.is_ok());
+            note(removal, gone);
+        }
+        if part.exists() {
+            note(
+                removal,
+                fs::remove_dir(&part).map_err(KernelError::io("remove", &part)),
+            );
+        }
+    }
+    note(
+        removal,
+        fs::remove_dir(&directory).map_err(KernelError::io("remove", &directory)),
+    );
+}
+
+fn note(removal: &mut Removal, outcome: Result<(), KernelError>) {
+    removal.problems.extend(outcome.err());
+}
+
+/// The flags of `zt_control` that a version left: the first eight bytes, in every version.
+pub(super) fn flags(directory: &Path) -> Option<u64> {
+    let control = Pins::at(directory.to_owned()).map(names::CONTROL);
+    let control = sys::open_pin(&control).ok()?;
+    sys::first_word(control.as_fd()).ok()
+}
+
+/// Directories that are ours: of versions, and of removals that broke off.
+pub(super) fn versions(bpffs: &Path) -> Result<Vec<PathBuf>, KernelError> {
+    let entries = match fs::read_dir(bpffs) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(KernelError::io("list", bpffs)(error)),
+    };
+    let mut found: Vec<PathBuf> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| {
+            path.file_name()
+                .and_then(|name| name.to_str())
+                .is_some_and(is_ours)
+        })
+        .collect();
+    found.sort();
+    Ok(found)
+}
+
+fn is_ours(name: &str) -> bool {
+    let version = name
+        .strip_prefix('v')
+        .is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()));
+    version || name.starts_with(GOING)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_directories_of_versions_are_ours() {
+        for ours in ["v0", "v1", "v12", "removing-77-v1"] {
+            assert!(is_ours(ours), "{ours}");
+        }
+        for other in ["v", "v1x", "version", "tc", "1", "cilium"] {
+            assert!(!is_ours(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn nothing_there_is_nothing_to_remove() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        assert!(
+            versions(&directory.path().join("absent"))
+                .expect("none")
+                .is_empty()
+        );
+    }
+}
