@@ -288,8 +288,8 @@ fn break_glass_opens_and_restoring_closes() -> Result<()> {
     dies(&mut client, socket)?;
     assert_eq!(client.talk(server.v4(80))?, "EPERM");
     assert_eq!(agent.get("/v1/status")?["modes"]["observe_all"], false);
-    let changes = agent.records("", 2, |record| record["source"]["entity"] == "operator")?;
-    assert_eq!(changes[0]["reason"], json!("observe_all"));
+    let changes = agent.records("type=mode_change", 2, |_| true)?;
+    assert_eq!(changes[0]["change"], json!({ "mode": "observe" }));
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use zt_agent::audit::pipeline::{self, pipeline};
-use zt_agent::audit::query::Filter;
+use zt_agent::audit::query::{Filter, GraphFilter};
 use zt_agent::audit::sqlite::{Settings, Store};
 use zt_agent::audit::store::Sink;
 use zt_agent::audit::{Decision, Directory, NameBook};
@@ -73,6 +73,7 @@ async fn main() -> anyhow::Result<()> {
         dsn: format!("sqlite://{}", directory.path().join("audit.db").display()),
         max_disk_bytes: megabytes << 20,
         retention_days: Some(365),
+        keys: None,
     };
     let store = Arc::new(Store::open(settings).await?);
     let names = Arc::new(NameBook::default());
@@ -99,11 +100,12 @@ async fn main() -> anyhow::Result<()> {
     std::thread::spawn(move || -> Result<(), pipeline::Closed> {
         for first in (0..records).step_by(256) {
             let time = first * 10_000;
-            feeder.submit(
-                (first..records.min(first + 256))
-                    .map(|n| decision(n, identities, time))
-                    .collect(),
-            )?;
+            let mut chunk = (first..records.min(first + 256))
+                .map(|n| decision(n, identities, time))
+                .collect();
+            while feeder.submit(&mut chunk, None)? == pipeline::Handed::NoRoom {
+                std::thread::sleep(std::time::Duration::from_micros(200));
+            }
         }
         Ok(())
     })
@@ -149,7 +151,7 @@ async fn main() -> anyhow::Result<()> {
     let start = Instant::now();
     println!(
         "graph: {} edges in {:?}",
-        store.graph().await?.edges.len(),
+        store.graph(&GraphFilter::default()).await?.edges.len(),
         start.elapsed()
     );
     let start = Instant::now();

@@ -75,6 +75,7 @@ pub async fn run(config: Config, take_over: bool) -> Result<(), AppError> {
     let roots = node::roots(&config.managed_cgroup.present(&input.mount), &input.mount);
     let kernel = Kernel::load(&config.bpffs, verified)?;
     let store = Arc::new(open_store(&config).await?);
+    let stored = store.ring_mark().await?;
     let names = Arc::new(NameBook::new(store.remembered(REMEMBERED_NAMES).await?));
     let metrics = Metrics::new();
     let (intake, recorder) = pipeline::pipeline(
@@ -114,7 +115,7 @@ pub async fn run(config: Config, take_over: bool) -> Result<(), AppError> {
             part: "the start of the node",
         })??;
     let node = spawn_thread("zt-node", move || node.run(inbox))?;
-    let reader = Reader::new(ring, intake.clone(), commands.clone(), stopping.clone());
+    let reader = Reader::new(ring, stored, intake.clone(), commands.clone(), stopping.clone());
     let reader = spawn_thread("zt-events", move || reader.run())?;
 
     let handle = Arc::new(Handle::new(&commands));
@@ -167,7 +168,12 @@ pub async fn run(config: Config, take_over: bool) -> Result<(), AppError> {
 }
 
 async fn open_store(config: &Config) -> Result<Store, StoreError> {
+    let keys = match &config.audit.keys {
+        Some(keys) => keys.clone(),
+        None => sqlite::default_keys(&sqlite::Reader::path(&config.audit.dsn)?),
+    };
     Store::open(sqlite::Settings {
+        keys: Some(keys),
         dsn: config.audit.dsn.clone(),
         max_disk_bytes: config.audit.max_disk_bytes,
         retention_days: Some(config.audit.retention_days),

@@ -7,9 +7,11 @@
 //! Invariant: each decision that reaches [`pipeline::Intake`] is stored or counted in [`pipeline::Stats`] under the
 //! reason it was not. What never got that far was counted by the kernel.
 
+pub mod chain;
 pub mod clock;
 pub mod convert;
 pub mod decode;
+pub mod export;
 pub mod id;
 pub mod names;
 pub mod pipeline;
@@ -17,10 +19,14 @@ pub mod query;
 pub mod record;
 #[cfg(test)]
 pub(crate) mod sample;
+pub mod seal;
 pub mod sqlite;
 pub mod store;
+pub mod verify;
 
-pub use convert::{Context, Evaluation, from_decision, from_evaluation, from_mode_change};
+pub use convert::{
+    Context, Evaluation, PolicyChange, from_decision, from_evaluation, from_mode_change, from_policy_change,
+};
 pub use decode::{Decision, DecodeError, Event, Notice, decode};
 pub use names::{Directory, NameBook, NameResolver};
-pub use record::AuditRecord;
+pub use record::{AuditRecord, Entry, Kept};

@@ -20,6 +20,7 @@ mod policy;
 pub mod run;
 mod status;
 mod table;
+mod trail;
 mod when;
 
 use std::ffi::OsString;
@@ -84,7 +85,7 @@ pub enum Command {
     /// Show which SPIFFE ID is which number, cgroup and address
     #[command(subcommand)]
     Identity(identity::IdentityCommand),
-    /// Search the recorded decisions
+    /// Search, export and check the recorded decisions
     #[command(subcommand)]
     Audit(audit::AuditCommand),
     /// Draw who talks to whom

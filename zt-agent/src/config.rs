@@ -70,6 +70,8 @@ pub struct Identity {
 pub struct Audit {
     /// `audit.dsn`: the database, `sqlite://` and an absolute path.
     pub dsn: String,
+    /// `audit.keys`: directory of the keys that checkpoints are signed with; `None`: `keys` beside the database.
+    pub keys: Option<PathBuf>,
     /// `audit.maxDiskBytes`: beyond this the oldest records go, counted.
     pub max_disk_bytes: u64,
     /// `audit.retentionDays`: records older than this go.
@@ -124,6 +126,7 @@ impl Default for Config {
             },
             audit: Audit {
                 dsn: "sqlite:///var/lib/zt/audit.db".to_owned(),
+                keys: None,
                 max_disk_bytes: 2 << 30,
                 retention_days: 365,
             },

@@ -252,10 +252,10 @@ fn a_running_agent_is_asked() {
     assert_eq!(
         text,
         "\
-TIME                         DECISION         SOURCE                      DESTINATION      PORT     RULE       COUNT
-2026-01-31T12:00:00.000001Z  DENY             spiffe://hanzo.ai/k8s/iam   world (1.1.1.1)  443/TCP  (no_rule)  1
-2026-01-31T12:00:00.000001Z  DENY (observed)  spiffe://hanzo.ai/k8s/chat  world (1.1.1.1)  443/TCP  (no_rule)  1
-2026-01-31T12:00:00.000001Z  ALLOW            spiffe://hanzo.ai/k8s/chat  world (1.1.1.1)  443/TCP  (no_rule)  1
+TIME                         DECISION         SOURCE                      DESTINATION      PORT     HOOK  RULE       COUNT
+2026-01-31T12:00:00.000001Z  DENY             spiffe://hanzo.ai/k8s/iam   world (1.1.1.1)  443/TCP  -     (no_rule)  1
+2026-01-31T12:00:00.000001Z  DENY (observed)  spiffe://hanzo.ai/k8s/chat  world (1.1.1.1)  443/TCP  -     (no_rule)  1
+2026-01-31T12:00:00.000001Z  ALLOW            spiffe://hanzo.ai/k8s/chat  world (1.1.1.1)  443/TCP  -     (no_rule)  1
 "
     );
 

@@ -87,6 +87,8 @@ const RULES: &[Rule] = &[
         module: "cli",
         may_import: &[
             "app",
+            // What checks and exports the trail needs no agent.
+            "audit",
             "config",
             "demo",
             "log",

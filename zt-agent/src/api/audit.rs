@@ -12,12 +12,12 @@ use serde::Serialize;
 use super::ApiState;
 use super::problem::ApiProblem;
 use super::query::{Parameters, flag};
-use crate::audit::AuditRecord;
-use crate::audit::query::{DEFAULT_LIMIT, Filter, MAX_LIMIT, PartyFilter};
+use crate::audit::Kept;
+use crate::audit::query::{DEFAULT_LIMIT, Filter, GraphFilter, MAX_LIMIT};
 use crate::audit::sqlite::StoreError;
-use crate::spiffe_id::{Pattern, SpiffeId};
 
 const PARAMETERS: &[&str] = &[
+    "type",
     "since",
     "until",
     "decision",
@@ -40,7 +40,7 @@ type Pairs = Query<Vec<(String, String)>>;
 
 #[derive(Serialize)]
 struct Records {
-    records: Vec<AuditRecord>,
+    records: Vec<Kept>,
     next_cursor: Option<String>,
 }
 
@@ -50,6 +50,7 @@ pub(super) async fn records(
 ) -> Result<Response, ApiProblem> {
     let mut given = Parameters::new(given, PARAMETERS);
     let filter = Filter {
+        kind: given.parsed("type"),
         since: given.parsed("since"),
         until: given.parsed("until"),
         decision: given.with("decision", |text| {
@@ -58,8 +59,8 @@ pub(super) async fn records(
                 .map_err(|_| format!("must be ALLOW or DENY, not `{text}`"))
         }),
         enforced: given.with("enforced", flag),
-        source: given.with("source", party),
-        destination: given.with("destination", party),
+        source: given.parsed("source"),
+        destination: given.parsed("destination"),
         port: given.with("port", |text| {
             text.parse()
                 .map_err(|_| format!("must be a number from 0 to 65535, not `{text}`"))
@@ -87,22 +88,15 @@ pub(super) async fn graph(
     State(state): State<ApiState>,
     Query(given): Pairs,
 ) -> Result<Response, ApiProblem> {
-    Parameters::new(given, &[]).finish()?;
+    let mut given = Parameters::new(given, &["since", "until", "namespace"]);
+    let filter = GraphFilter {
+        since: given.parsed("since"),
+        until: given.parsed("until"),
+        namespace: given.text("namespace"),
+    };
+    given.finish()?;
     flush(&state).await;
-    Ok(Json(answered(state.store.graph()).await?).into_response())
-}
-
-/// A SPIFFE ID, a pattern of them, or an entity.
-fn party(text: &str) -> Result<PartyFilter, String> {
-    if text.contains('*') {
-        return Pattern::parse(text)
-            .map(PartyFilter::Pattern)
-            .map_err(|error| error.to_string());
-    }
-    if text.starts_with("spiffe:") {
-        SpiffeId::parse(text).map_err(|error| error.to_string())?;
-    }
-    Ok(PartyFilter::Exact(text.to_owned()))
+    Ok(Json(answered(state.store.graph(&filter)).await?).into_response())
 }
 
 /// Who asks sees what was decided before. A store that is behind answers with what it has.

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use super::ApiState;
 use super::problem::ApiProblem;
 use super::query::{Parameters, flag};
-use crate::audit::AuditRecord;
+use crate::audit::Entry;
 use crate::audit::record::Outcome;
 use crate::spiffe_id::{Pattern, SpiffeId};
 
@@ -27,7 +27,7 @@ const MAX_REMEMBERED: usize = 4096;
 
 /// One client.
 struct Watching {
-    records: broadcast::Receiver<Arc<AuditRecord>>,
+    records: broadcast::Receiver<Arc<Entry>>,
     stopping: watch::Receiver<bool>,
     wanted: Wanted,
 }
@@ -41,7 +41,11 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn wants(&mut self, record: &AuditRecord) -> bool {
+    fn wants(&mut self, entry: &Entry) -> bool {
+        // Changes of policy and mode are for those who watch everything.
+        let Entry::Decision(record) = entry else {
+            return !self.denied && self.identity.is_none();
+        };
         if self.denied && record.decision != Outcome::Deny {
             return false;
         }
@@ -102,7 +106,7 @@ fn events(watching: Watching) -> impl Stream<Item = Result<Event, Infallible>> {
                     let Ok(data) = serde_json::to_string(&*record) else {
                         continue;
                     };
-                    let event = Event::default().id(record.id.to_string()).data(data);
+                    let event = Event::default().id(record.id().to_string()).data(data);
                     return Some((Ok(event), watching));
                 }
                 Ok(_) => {}

@@ -137,6 +137,7 @@ async fn world() -> World {
         dsn: format!("sqlite://{}/audit.db", directory.path().display()),
         max_disk_bytes: 1 << 30,
         retention_days: None,
+        keys: None,
     };
     let store = Arc::new(Store::open(settings).await.expect("store"));
     let metrics = Metrics::new();

@@ -1,18 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The event reader: a thread of its own, beside the one that writes. It still waits for both of those it hands on to:
-//! a store that hangs, or a node thread that is busy for long, makes the ring buffer fill, which the kernel counts.
+//! The event reader: a thread of its own, beside the one that writes, that waits for neither of those it hands on to.
+//!
+//! It goes through the ring buffer with two fingers: one for what the node must hear of (refused sockets, notices),
+//! one for the decisions that become records. Each goes as far as its receiver has room, so that a store that hangs
+//! does not keep a refused socket from being destroyed. What both have passed and the pipeline has settled is given
+//! back to the ring.
 
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
+use uuid::Uuid;
 
 use super::node::Command;
 use crate::audit::decode::{Decision, Event, NoticeCode, decode};
-use crate::audit::pipeline::Intake;
+use crate::audit::pipeline::{Closed, Handed, Intake};
+use crate::audit::store::RingMark;
 use crate::kernel::{RefusedSocket, Ring};
 
-/// How long the ring is drained when the agent stops.
+/// How long what the ring holds may still be taken when the agent stops. What is left is there for the next agent.
 const DRAIN_TIME: Duration = Duration::from_secs(2);
+/// How long an event may wait on an idle node.
+const IDLE: Duration = Duration::from_millis(20);
+/// Pause between two rounds under load, in which a batch gathers.
+const PAUSE: Duration = Duration::from_millis(1);
+/// Events that each finger passes in a round.
+const ROUND: usize = 4096;
+/// Decisions handed on at once.
+const CHUNK: usize = 256;
 
 /// Takes events out of the ring buffer, decisions to the pipeline and what needs doing to the node.
 pub(super) struct Reader {
@@ -20,20 +34,37 @@ pub(super) struct Reader {
     intake: Intake,
     commands: mpsc::Sender<Command>,
     stopping: watch::Receiver<bool>,
+    /// What the node has heard of.
+    told: u64,
+    /// What the pipeline has been handed.
+    handed: u64,
+    /// The namespace that the node was last given a hint about.
+    last_seen: u64,
 }
 
 impl Reader {
+    /// Begins where the ring does, or behind what an earlier agent has stored, which is `stored`.
     pub(super) fn new(
         ring: Ring,
+        stored: Option<RingMark>,
         intake: Intake,
         commands: mpsc::Sender<Command>,
         stopping: watch::Receiver<bool>,
     ) -> Self {
+        if let Some(mark) = stored.filter(|mark| mark.ring == Uuid::from_bytes(ring.id())) {
+            ring.release(mark.position);
+        }
+        let start = ring.start();
+        let produced = ring.produced();
+        intake.follow_ring(start, move || produced.position());
         Self {
             ring,
             intake,
             commands,
             stopping,
+            told: start,
+            handed: start,
+            last_seen: 0,
         }
     }
 
@@ -43,69 +74,130 @@ impl Reader {
         loop {
             // Asked before the round: what comes in while stopping is still taken by the last one.
             let last = *self.stopping.borrow();
-            // On a busy node no round is ever empty: what the ring still holds then waits there for the next agent.
-            let late = last && *deadline.get_or_insert_with(|| Instant::now() + DRAIN_TIME) <= Instant::now();
-            let mut decisions = Vec::new();
-            let mut commands = Vec::new();
-            let intake = &self.intake;
-            let round = self.ring.round(|bytes| match decode(bytes) {
-                Ok(Event::Decision(decision)) => {
-                    commands.extend(refused(&decision).map(Command::Refused));
-                    commands.push(Command::Seen {
-                        netns: decision.netns,
-                        pid: decision.pid,
-                    });
-                    decisions.push(decision);
-                }
-                Ok(Event::Notice(notice)) => match notice.code {
-                    NoticeCode::UnownedListener => commands.push(Command::UnownedListener),
-                    NoticeCode::UdpBound => commands.push(Command::UdpBound {
-                        workload: notice.workload,
-                        netns: notice.netns,
-                        pid: notice.pid,
-                    }),
-                },
-                Err(error) => {
-                    intake.stats().undecodable();
-                    tracing::warn!(%error, "an event of the kernel side cannot be read");
-                }
-            });
-            self.pass_on(commands);
-            if !decisions.is_empty() && self.intake.submit(decisions).is_err() {
-                return;
-            }
-            match round {
-                Ok(0) if last => return,
-                Ok(_) if late => return,
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::error!(%error, "the ring buffer cannot be read");
+            let told = self.tell();
+            let Ok(handed) = self.hand_over() else { return };
+            self.give_back();
+            if last {
+                let until = *deadline.get_or_insert_with(|| Instant::now() + DRAIN_TIME);
+                let done = told + handed == 0 && self.ring.held() == 0;
+                // On a busy node no round is ever empty: what the ring still holds waits there for the next agent.
+                if done || until <= Instant::now() {
                     return;
                 }
+            }
+            if let Err(error) = self.rest(told.max(handed)) {
+                tracing::error!(%error, "the ring buffer cannot be read");
+                return;
             }
         }
     }
 
-    /// Hands the node what it should look at; each namespace once a round.
-    fn pass_on(&self, commands: Vec<Command>) {
-        let mut last_seen = 0;
-        for command in commands {
-            match command {
-                Command::Seen { netns, pid } => {
-                    if pid == 0 || netns == last_seen {
-                        continue;
-                    }
-                    last_seen = netns;
-                    // A hint that finds no room is given again by the next event.
+    /// Pauses after a round of `passed` events, so that more gather.
+    fn rest(&self, passed: usize) -> std::io::Result<()> {
+        if passed >= ROUND {
+            return Ok(());
+        }
+        // While the ring holds what is not settled it is never quiet: waiting for it would not wait.
+        if passed > 0 || self.ring.held() > 0 {
+            std::thread::sleep(PAUSE);
+            return Ok(());
+        }
+        self.ring.wait(IDLE)
+    }
+
+    /// Gives back what is settled and told.
+    fn give_back(&self) {
+        self.ring.release(self.intake.settled().min(self.told));
+        self.intake.press(self.ring.held() > self.ring.capacity() / 2);
+    }
+
+    /// Tells the node what it should hear of, as far as it has room. Returns how many events were passed.
+    fn tell(&mut self) -> usize {
+        let mut passed = 0;
+        while passed < ROUND {
+            let mut event = None;
+            let Some(next) = self.ring.look(self.told, |bytes| event = decode(bytes).ok()) else {
+                break;
+            };
+            if event.is_some_and(|event| !self.pass_on(&event)) {
+                break;
+            }
+            self.told = next;
+            passed += 1;
+        }
+        passed
+    }
+
+    /// Whether the node has heard of it, if it had to.
+    fn pass_on(&mut self, event: &Event) -> bool {
+        match event {
+            Event::Decision(decision) => {
+                if let Some(socket) = refused(decision)
+                    && !self.sent(Command::Refused(socket))
+                {
+                    return false;
+                }
+                let (netns, pid) = (decision.netns, decision.pid);
+                if pid != 0 && netns != self.last_seen {
+                    self.last_seen = netns;
+                    // A hint that finds no room is given again by a later event.
                     let _ = self.commands.try_send(Command::Seen { netns, pid });
                 }
-                command => {
-                    if self.commands.blocking_send(command).is_err() {
-                        return;
-                    }
-                }
+                true
             }
+            Event::Notice(notice) => self.sent(match notice.code {
+                NoticeCode::UnownedListener => Command::UnownedListener,
+                NoticeCode::UdpBound => Command::UdpBound {
+                    workload: notice.workload,
+                    netns: notice.netns,
+                    pid: notice.pid,
+                },
+            }),
         }
+    }
+
+    /// `false` where the node has no room now. One that is gone needs to hear nothing.
+    fn sent(&self, command: Command) -> bool {
+        !matches!(
+            self.commands.try_send(command),
+            Err(mpsc::error::TrySendError::Full(_))
+        )
+    }
+
+    /// Hands decisions to the pipeline, as far as it has room. Returns how many events were passed.
+    fn hand_over(&mut self) -> Result<usize, Closed> {
+        let mut passed = 0;
+        while passed < ROUND {
+            let (mut decisions, mut unreadable) = (Vec::new(), Vec::new());
+            let (mut end, mut events) = (self.handed, 0);
+            while events < CHUNK {
+                let next = self.ring.look(end, |bytes| match decode(bytes) {
+                    Ok(Event::Decision(decision)) => decisions.push(decision),
+                    Ok(Event::Notice(_)) => {}
+                    Err(error) => unreadable.push(error),
+                });
+                let Some(next) = next else { break };
+                end = next;
+                events += 1;
+            }
+            if events == 0 {
+                break;
+            }
+            let mark = RingMark {
+                ring: Uuid::from_bytes(self.ring.id()),
+                position: end,
+            };
+            if self.intake.submit(&mut decisions, Some(mark))? == Handed::NoRoom {
+                break;
+            }
+            for error in unreadable {
+                self.intake.stats().undecodable();
+                tracing::warn!(%error, "an event of the kernel side cannot be read");
+            }
+            self.handed = end;
+            passed += events;
+        }
+        Ok(passed)
     }
 }
 

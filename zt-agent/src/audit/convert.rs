@@ -11,8 +11,8 @@ use zt_common::{identity, verdict};
 use super::decode::Decision;
 use super::names::NameResolver;
 use super::record::{
-    AuditRecord, Destination, Hook, Latency, Mode, Observer, Outcome, Proof, Protocol, Reason, Source,
-    Timestamp, party,
+    AuditRecord, Change, Destination, Entry, Hook, Latency, Mode, Observer, Outcome, Proof, Protocol, Reason,
+    Source, Timestamp, party,
 };
 
 /// What all records of one batch share.
@@ -51,6 +51,21 @@ pub struct Evaluation {
     pub latency: u64,
     /// Who asked.
     pub caller: Arc<str>,
+}
+
+/// Another policy is in force.
+#[derive(Clone, Debug)]
+pub struct PolicyChange {
+    /// Who changed it: the caller of the API, or the path of the file that was changed.
+    pub caller: Arc<str>,
+    /// Digest of the policy before; `None` where there was none.
+    pub from: Option<Arc<str>>,
+    /// Digest of the policy now.
+    pub to: Arc<str>,
+    /// What that newly allows and denies.
+    pub diff: serde_json::Value,
+    /// Revision in force now.
+    pub revision: u64,
 }
 
 /// The record of a decision of the kernel, or of the sweep through its sockets.
@@ -170,8 +185,7 @@ pub fn from_evaluation(evaluation: Evaluation, context: &Context, time: Timestam
     }
 }
 
-/// The record of an operator's change of this node's mode: who did what, filed under the entities `operator` and
-/// `node`, with no port.
+/// The record of an operator's change of this node's mode.
 pub fn from_mode_change(
     observe_all: bool,
     caller: Arc<str>,
@@ -179,39 +193,26 @@ pub fn from_mode_change(
     context: &Context,
     time: Timestamp,
     id: Uuid,
-) -> AuditRecord {
-    let node = Some(Arc::clone(&context.node));
-    AuditRecord {
-        id,
-        timestamp: time,
-        decision: Outcome::Allow,
-        source: Source {
-            entity: Some(Arc::from("operator")),
-            ..Source::default()
-        },
-        destination: Destination {
-            entity: Some(Arc::from("node")),
-            node,
-            ..Destination::default()
-        },
-        policy_matched: None,
-        latency: Latency(0),
-        cluster: Arc::clone(&context.cluster),
-        protocol: Protocol(6),
-        hook: Hook::Api,
-        observer: Observer::Source,
-        mode: if observe_all { Mode::Observe } else { Mode::Enforce },
-        enforced: !observe_all,
+) -> Entry {
+    let mode = if observe_all { "observe" } else { "restore" };
+    Entry::ModeChange(Change::new(
+        (id, time),
+        (Arc::clone(&context.cluster), Arc::clone(&context.node)),
+        caller,
         revision,
-        reason: if observe_all {
-            Reason::ObserveAll
-        } else {
-            Reason::ModeRestored
-        },
-        proof: Proof::None,
-        count: 1,
-        caller: Some(caller),
-    }
+        serde_json::json!({ "mode": mode }),
+    ))
+}
+
+/// The record of another policy in force.
+pub fn from_policy_change(change: PolicyChange, context: &Context, time: Timestamp, id: Uuid) -> Entry {
+    Entry::PolicyChange(Change::new(
+        (id, time),
+        (Arc::clone(&context.cluster), Arc::clone(&context.node)),
+        change.caller,
+        change.revision,
+        serde_json::json!({ "from": change.from, "to": change.to, "diff": change.diff }),
+    ))
 }
 
 type End = (Option<Arc<str>>, Option<Arc<str>>);

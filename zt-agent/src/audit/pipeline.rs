@@ -1,38 +1,48 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From decisions to stored records, with every loss counted.
 //!
-//! [`Intake`] takes decisions from the ring reader and from the API; [`Recorder::run`] turns them into records, shows
-//! them to whoever watches, and stores them in batches.
+//! [`Intake`] takes decisions from the ring reader, from the node and from the API; [`Recorder::run`] turns them into
+//! records, shows them to whoever watches, and stores them in batches.
 //!
-//! Where decisions may be lost, and who counts:
-//! * in the ring buffer, when this side is too slow: the kernel's own counter;
-//! * undecodable bytes: the ring reader, in [`Stats::undecodable`];
-//! * a batch that the store will never take: [`Stats::rejected`];
-//! * a store that fails until the queue is full: the batch in hand, in [`Stats::store_failed`]. A store that is only
-//!   *slow* loses nothing here: [`Intake::submit`] waits, and the ring buffer fills;
-//! * what is left at the deadline of a shutdown, or comes after it: [`Stats::shut_down`].
+//! What comes from the ring buffer stays there until it is stored: each chunk bears the position behind it
+//! ([`RingMark`]), the store keeps the position in the transaction of the records, and [`Intake::settled`] tells the
+//! reader what it may give back. So an agent that is killed at any moment leaves to the next exactly what it has not
+//! stored.
+//!
+//! Nobody but the API waits for the store. Where decisions may be lost, and who counts:
+//! * in the ring buffer, when this side is too slow for long: the kernel's own counter;
+//! * undecodable bytes: the ring reader, in [`Losses::undecodable`];
+//! * a batch that the store will never take: [`Losses::rejected`];
+//! * a store that fails, or takes longer than [`Settings::patience`], while the ring buffer is filling up: what is
+//!   waiting, in [`Losses::store_failed`]. A batch that the store hangs on is counted when the store has said what became of
+//!   it; an agent killed before that has counted it nowhere;
+//! * what the node itself hands over while its room is taken: [`Losses::queue_full`];
+//! * what does not come from the ring and is left at the deadline of a shutdown, or comes after it:
+//!   [`Losses::shut_down`].
 
 mod recorder;
 mod stats;
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, broadcast, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 pub use self::recorder::Recorder;
 pub use self::stats::{Losses, Stats};
-use super::convert::Evaluation;
+use super::convert::{Evaluation, PolicyChange};
 use super::decode::Decision;
 use super::names::NameBook;
-use super::record::AuditRecord;
-use super::store::Sink;
+use super::record::{AuditRecord, Entry};
+use super::store::{RingMark, Sink};
 
-/// Decisions in one message to the recorder.
-const CHUNK: usize = 256;
-/// Messages that wait at most. Together with [`CHUNK`] this bounds the memory of the queue to some 10 MB.
-const QUEUE: usize = 256;
+/// Decisions of the ring buffer, and of the API, that may be on the way. With the records of one batch they take some 15
+/// MB, and a third of the ring buffer.
+const ROOM: usize = 32_768;
+/// Decisions of the node itself (revocations) that may be on the way.
+const NODE_ROOM: usize = 65_536;
 /// Records kept for a subscriber that is behind; it then learns how many it missed.
 const LIVE: usize = 4096;
 
@@ -58,10 +68,14 @@ pub struct Settings {
     pub batch: usize,
     /// How long a batch that is not full waits for more.
     pub linger: Duration,
+    /// How long the store may take for a batch before what waits behind it may be given up.
+    pub patience: Duration,
     /// First wait after the store failed; doubled up to twenty times that.
     pub retry: Duration,
     /// How often the store is asked to enforce its limits.
     pub prune_every: Duration,
+    /// How often the store is asked to sign where the chain stands; it also is at the end.
+    pub seal_every: Duration,
 }
 
 impl Settings {
@@ -72,8 +86,10 @@ impl Settings {
             node: Arc::from(node),
             batch: 8192,
             linger: Duration::from_millis(20),
+            patience: Duration::from_secs(5),
             retry: Duration::from_millis(50),
             prune_every: Duration::from_secs(1),
+            seal_every: Duration::from_secs(60),
         }
     }
 }
@@ -83,7 +99,7 @@ impl Settings {
 #[error("the audit pipeline is closed: the agent is shutting down")]
 pub struct Closed;
 
-/// What an operator or a client did over the API.
+/// What an operator or a client did.
 #[derive(Clone, Debug)]
 pub enum ApiEvent {
     /// Asked for a decision.
@@ -97,39 +113,58 @@ pub enum ApiEvent {
         /// Revision in force.
         revision: u64,
     },
+    /// Put another policy in force.
+    PolicyChanged(PolicyChange),
 }
 
-/// One message to the recorder.
+/// One message to the recorder. Its permit is its place in the queue.
 enum Message {
     Decisions {
         at: Instant,
         decisions: Vec<Decision>,
+        mark: Option<RingMark>,
+        room: OwnedSemaphorePermit,
     },
     Api {
         at: Instant,
         time: i64,
         events: Vec<ApiEvent>,
+        room: OwnedSemaphorePermit,
     },
     Flush(oneshot::Sender<()>),
 }
 
-impl Message {
-    fn len(&self) -> usize {
-        match self {
-            Self::Decisions { decisions, .. } => decisions.len(),
-            Self::Api { events, .. } => events.len(),
-            Self::Flush(_) => 0,
-        }
+/// How far the ring buffer was written.
+type Produced = Box<dyn Fn() -> u64 + Send + Sync>;
+
+/// What both ends of the pipeline know.
+struct Shared {
+    stats: Arc<Stats>,
+    stop: watch::Sender<Option<Instant>>,
+    /// Room for what comes from outside, and for what the node hands over.
+    room: Arc<Semaphore>,
+    node_room: Arc<Semaphore>,
+    /// Up to where the ring buffer is stored or counted as lost.
+    settled: watch::Sender<u64>,
+    /// The ring buffer fills up.
+    pressed: AtomicBool,
+    produced: OnceLock<Produced>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared")
+            .field("stats", &self.stats)
+            .finish_non_exhaustive()
     }
 }
 
 /// Where decisions go in. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Intake {
-    queue: mpsc::Sender<Message>,
-    live: broadcast::Sender<Arc<AuditRecord>>,
-    stats: Arc<Stats>,
-    stop: Arc<watch::Sender<Option<Instant>>>,
+    queue: mpsc::UnboundedSender<Message>,
+    live: broadcast::Sender<Arc<Entry>>,
+    shared: Arc<Shared>,
 }
 
 /// Makes a pipeline. Somebody must run the [`Recorder`].
@@ -139,41 +174,81 @@ pub fn pipeline<S: Sink>(
     tally: Arc<dyn Tally>,
     settings: Settings,
 ) -> (Intake, Recorder<S>) {
-    let (sender, receiver) = mpsc::channel(QUEUE);
+    // Not bounded by itself: every message has its permit.
+    let (queue, receiver) = mpsc::unbounded_channel();
     let (live, _) = broadcast::channel(LIVE);
-    let (stop, stopped) = watch::channel(None);
-    let stats = Arc::new(Stats::default());
+    let shared = Arc::new(Shared {
+        stats: Arc::new(Stats::default()),
+        stop: watch::Sender::new(None),
+        room: Arc::new(Semaphore::new(ROOM)),
+        node_room: Arc::new(Semaphore::new(NODE_ROOM)),
+        settled: watch::Sender::new(0),
+        pressed: AtomicBool::new(false),
+        produced: OnceLock::new(),
+    });
     let intake = Intake {
-        queue: sender,
+        queue,
         live: live.clone(),
-        stats: Arc::clone(&stats),
-        stop: Arc::new(stop),
+        shared: Arc::clone(&shared),
     };
-    let recorder = Recorder::new(receiver, stopped, store, names, tally, live, stats, settings);
+    let recorder = Recorder::new(receiver, shared, store, names, tally, live, settings);
     (intake, recorder)
 }
 
+/// What became of decisions that were handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handed {
+    /// They are on their way.
+    Over,
+    /// There is no room now: nothing was taken and nothing counted.
+    NoRoom,
+}
+
 impl Intake {
-    /// Hands over decisions from a thread of its own (the ring reader); blocks while the queue is full. Must not be
-    /// called from asynchronous code. After a shutdown they are counted as lost and [`Closed`] says so.
-    pub fn submit(&self, decisions: Vec<Decision>) -> Result<(), Closed> {
-        self.stats.received(decisions.len());
-        let mut left = decisions.len();
-        let mut decisions = decisions.into_iter();
-        while left > 0 {
-            let chunk: Vec<Decision> = decisions.by_ref().take(CHUNK).collect();
-            let message = Message::Decisions {
-                at: Instant::now(),
-                decisions: chunk,
-            };
-            let sent = message.len();
-            if self.queue.blocking_send(message).is_err() {
-                self.stats.lost_to_shutdown(left);
-                return Err(Closed);
+    /// Says where the ring buffer begins and how to see how far it was written. Once, before the first chunk.
+    pub fn follow_ring(&self, start: u64, produced: impl Fn() -> u64 + Send + Sync + 'static) {
+        self.shared.settled.send_replace(start);
+        // A second ring buffer there is not.
+        let _ = self.shared.produced.set(Box::new(produced));
+    }
+
+    /// Hands over decisions of the ring buffer, up to `mark`, without waiting. `decisions` may be empty.
+    pub fn submit(&self, decisions: &mut Vec<Decision>, mark: Option<RingMark>) -> Result<Handed, Closed> {
+        let count = decisions.len();
+        let Some(room) = take_room(&self.shared.room, count, ROOM)? else {
+            return Ok(Handed::NoRoom);
+        };
+        let message = Message::Decisions {
+            at: Instant::now(),
+            decisions: std::mem::take(decisions),
+            mark,
+            room,
+        };
+        self.queue.send(message).map_err(|_| Closed)?;
+        self.shared.stats.received(count);
+        Ok(Handed::Over)
+    }
+
+    /// Records what the node itself decided (revocations), without waiting. What there is no room for is counted as
+    /// lost.
+    pub fn revoked(&self, decisions: Vec<Decision>) {
+        let count = decisions.len();
+        self.shared.stats.received(count);
+        match take_room(&self.shared.node_room, count, NODE_ROOM) {
+            Ok(Some(room)) => {
+                let message = Message::Decisions {
+                    at: Instant::now(),
+                    decisions,
+                    mark: None,
+                    room,
+                };
+                if self.queue.send(message).is_err() {
+                    self.shared.stats.lost_to_shutdown(count);
+                }
             }
-            left -= sent;
+            Ok(None) => self.shared.stats.lost_to_full_queue(count),
+            Err(Closed) => self.shared.stats.lost_to_shutdown(count),
         }
-        Ok(())
     }
 
     /// Records what happened over the API. Waits while the queue is full; given up before it is done, it has
@@ -182,36 +257,92 @@ impl Intake {
         if events.is_empty() {
             return Ok(());
         }
-        let place = self.queue.reserve().await.map_err(|_| Closed)?;
-        self.stats.received(events.len());
-        place.send(Message::Api {
+        let count = u32::try_from(events.len().min(ROOM)).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.shared.room).acquire_many_owned(count);
+        let room = room.await.map_err(|_| Closed)?;
+        self.send_api(events, room)
+    }
+
+    /// Records what happened from a thread that waits for nobody (the node's). Where there is no room it is counted as
+    /// lost and `false` says so.
+    pub fn note(&self, event: ApiEvent) -> bool {
+        let sent = take_room(&self.shared.node_room, 1, NODE_ROOM)
+            .and_then(|room| room.map_or(Ok(false), |room| self.send_api(vec![event], room).map(|()| true)));
+        if sent != Ok(true) {
+            self.shared.stats.received(1);
+            match sent {
+                Ok(_) => self.shared.stats.lost_to_full_queue(1),
+                Err(Closed) => self.shared.stats.lost_to_shutdown(1),
+            }
+        }
+        sent == Ok(true)
+    }
+
+    fn send_api(&self, events: Vec<ApiEvent>, room: OwnedSemaphorePermit) -> Result<(), Closed> {
+        let count = events.len();
+        let message = Message::Api {
             at: Instant::now(),
             time: super::clock::now(),
             events,
-        });
+            room,
+        };
+        self.queue.send(message).map_err(|_| Closed)?;
+        self.shared.stats.received(count);
         Ok(())
     }
 
-    /// Waits until what was handed over before is stored, or counted as lost.
+    /// Waits until what was decided before, also what the ring buffer still holds of it, is stored or counted as lost.
     pub async fn flush(&self) -> Result<(), Closed> {
+        if let Some(produced) = self.shared.produced.get() {
+            let end = produced();
+            let mut settled = self.shared.settled.subscribe();
+            settled
+                .wait_for(|settled| *settled >= end)
+                .await
+                .map_err(|_| Closed)?;
+        }
         let (done, wait) = oneshot::channel();
-        self.queue.send(Message::Flush(done)).await.map_err(|_| Closed)?;
+        self.queue.send(Message::Flush(done)).map_err(|_| Closed)?;
         wait.await.map_err(|_| Closed)
     }
 
+    /// Up to where the ring buffer is stored or counted as lost: that much may be given back.
+    pub fn settled(&self) -> u64 {
+        *self.shared.settled.borrow()
+    }
+
+    /// Says whether the ring buffer fills up: then what waits for a store that fails or hangs is given up.
+    pub fn press(&self, pressed: bool) {
+        self.shared.pressed.store(pressed, Ordering::Relaxed);
+    }
+
     /// Records as they are made, from now on. One that falls behind misses the oldest and is told how many.
-    pub fn subscribe(&self) -> broadcast::Receiver<Arc<AuditRecord>> {
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Entry>> {
         self.live.subscribe()
     }
 
     /// The counters.
     pub fn stats(&self) -> &Arc<Stats> {
-        &self.stats
+        &self.shared.stats
     }
 
     /// Takes nothing more; what is queued is stored until `deadline` has passed. [`Recorder::run`] ends then.
     pub fn shut_down(&self, deadline: Duration) {
-        self.stop.send_replace(Some(Instant::now() + deadline));
+        self.shared.stop.send_replace(Some(Instant::now() + deadline));
+    }
+}
+
+/// A place for `count` decisions, of `most` that there are. More than that are let in when nothing else is.
+fn take_room(
+    room: &Arc<Semaphore>,
+    count: usize,
+    most: usize,
+) -> Result<Option<OwnedSemaphorePermit>, Closed> {
+    let count = u32::try_from(count.min(most)).unwrap_or(u32::MAX);
+    match Arc::clone(room).try_acquire_many_owned(count) {
+        Ok(room) => Ok(Some(room)),
+        Err(TryAcquireError::NoPermits) => Ok(None),
+        Err(TryAcquireError::Closed) => Err(Closed),
     }
 }
 

@@ -2,6 +2,8 @@
 //! The audit record: the JSON object of the specification ("Audit Trail") with the fields that this
 //! implementation adds. Its serialization is a contract with users.
 
+mod change;
+mod entry;
 mod terms;
 mod time;
 
@@ -12,7 +14,9 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use zt_common::{event, verdict};
 
-pub use self::terms::{Hook, Mode, Observer, Outcome, Proof, Protocol, Reason, UnknownTerm};
+pub use self::change::Change;
+pub use self::entry::{Entry, Kept};
+pub use self::terms::{Hook, Kind, Mode, Observer, Outcome, Proof, Protocol, Reason, UnknownTerm};
 pub use self::time::{Latency, Timestamp, TimestampError};
 
 /// One decision, as it is stored, queried and streamed. Names are shared: cloning copies pointers.

@@ -2,10 +2,11 @@
 //! The audit store in `SQLite`: the only part of the agent that knows a database.
 //!
 //! Layout (see `sqlite/schema.rs`). What repeats from record to record (parties, port, rule, verdict, hook, node …) is
-//! a *shape*, kept once and counted in the same transaction, so that the graph is one small query and never a walk
-//! through the records. A record is a row of small integers that points to its shape. There is no index on records: they
-//! are in the order of arrival, cut into *segments*, and each segment notes its times and its shapes, so that a
-//! question reads only the segments that can answer it. Inserting costs the same however large the trail is.
+//! a *shape*, kept once. A record is a row of small integers that points to its shape; its row is its number in the hash
+//! chain. A shape's connections are counted by the hour in the same transaction, so that the graph is one small query and
+//! never a walk through the records. There is no index on records: they are in the order of arrival, cut into *segments*,
+//! and each segment notes its times and its shapes, so that a question reads only the segments that can answer it.
+//! Inserting costs the same however large the trail is.
 //!
 //! Durability: write-ahead log with `synchronous=NORMAL`. A commit survives a crash of the agent; a crash of the
 //! *machine* may take the commits since the last checkpoint (at most some 16 MiB of log, about a second at the
@@ -17,10 +18,14 @@ mod dsn;
 mod error;
 mod graph;
 mod prune;
+mod read;
+mod rollup;
+mod rows;
 mod schema;
+mod seal;
 mod select;
+mod shapes;
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,10 +38,13 @@ use sqlx::sqlite::{
 use tokio::sync::Mutex;
 
 pub use self::error::StoreError;
+pub use self::read::{Reader, default_keys};
+use super::chain::Head;
 use super::names::{Kind, Named};
-use super::query::{Cursor, Filter, Graph, Page};
-use super::record::AuditRecord;
-use super::store::{Pruned, Sink};
+use super::query::{Cursor, Filter, Graph, GraphFilter, Page};
+use super::record::{Entry, Timestamp};
+use super::seal::{Checkpoint, Keys};
+use super::store::{Pruned, RingMark, Sink};
 
 /// Where the trail is kept and for how long.
 #[derive(Clone, Debug)]
@@ -47,6 +55,8 @@ pub struct Settings {
     pub max_disk_bytes: u64,
     /// Days after which records go; `None` keeps them until the space is needed.
     pub retention_days: Option<u32>,
+    /// Directory of the keys that checkpoints are signed with; without one nothing is signed.
+    pub keys: Option<PathBuf>,
 }
 
 /// An open audit store. One connection writes, a few others read; nobody waits for anybody.
@@ -62,12 +72,11 @@ pub struct Store {
 #[derive(Debug)]
 struct Writer {
     connection: SqliteConnection,
-    /// Ids of names that are committed.
-    names: HashMap<Arc<str>, i64>,
+    known: append::Known,
 }
 
 /// Readers at a time. Each holds a connection with its cache.
-const READERS: u32 = 2;
+const READERS: u32 = 4;
 /// Pages of write-ahead log after which it is written back: 16 MiB.
 const CHECKPOINT_PAGES: &str = "4000";
 
@@ -76,6 +85,9 @@ impl Store {
     pub async fn open(settings: Settings) -> Result<Self, StoreError> {
         let path = dsn::path(&settings.dsn)?;
         dsn::create(&path)?;
+        if let Some(keys) = &settings.keys {
+            Keys::open(keys)?;
+        }
         let failed = |source| StoreError::Open {
             path: path.clone(),
             source,
@@ -91,7 +103,7 @@ impl Store {
             .connect_lazy_with(reading(&path));
         let writer = Mutex::new(Writer {
             connection,
-            names: HashMap::new(),
+            known: append::Known::default(),
         });
         Ok(Self {
             path,
@@ -118,8 +130,8 @@ impl Store {
     }
 
     /// Who talks to whom.
-    pub async fn graph(&self) -> Result<Graph, StoreError> {
-        graph::graph(&self.readers).await
+    pub async fn graph(&self, filter: &GraphFilter) -> Result<Graph, StoreError> {
+        graph::graph(&self.readers, filter).await
     }
 
     /// Names that earlier runs remembered, the most recent first, at most `limit`.
@@ -139,6 +151,24 @@ impl Store {
         Ok(rows.into_iter().filter_map(named).collect())
     }
 
+    /// Where the chain of this store's writer ends.
+    pub async fn head(&self) -> Result<Head, StoreError> {
+        append::head(&mut *self.readers.acquire().await?).await
+    }
+
+    /// Up to where the ring buffer is accounted for, as the last batch said that had an opinion.
+    pub async fn ring_mark(&self) -> Result<Option<RingMark>, StoreError> {
+        let (ring, position): (Option<Vec<u8>>, Option<i64>) =
+            sqlx::query_as("SELECT ring, ring_position FROM trail")
+                .fetch_one(&self.readers)
+                .await?;
+        let ring = ring.and_then(|ring| uuid::Uuid::from_slice(&ring).ok());
+        Ok(ring.zip(position).map(|(ring, position)| RingMark {
+            ring,
+            position: position.cast_unsigned(),
+        }))
+    }
+
     /// What went through this store since it was made.
     pub async fn totals(&self) -> Result<Totals, StoreError> {
         let (stored, pruned): (i64, i64) = sqlx::query_as("SELECT stored, pruned FROM trail")
@@ -148,6 +178,19 @@ impl Store {
             stored: stored.cast_unsigned(),
             pruned: pruned.cast_unsigned(),
         })
+    }
+
+    /// Removes what is older than a time, a piece of work at a time, and signs what is left. Returns how many went.
+    pub async fn prune_before(&self, time: Timestamp) -> Result<u64, StoreError> {
+        let mut gone = 0;
+        loop {
+            let mut writer = self.writer.lock().await;
+            let went = prune::before(&mut writer, &self.settings, time.0).await?;
+            if went == 0 {
+                return Ok(gone);
+            }
+            gone += went;
+        }
     }
 
     /// Writes the log back and closes the file.
@@ -170,8 +213,8 @@ pub struct Totals {
 impl Sink for Store {
     type Error = StoreError;
 
-    async fn append(&self, records: &[AuditRecord]) -> Result<(), StoreError> {
-        append::append(&mut *self.writer.lock().await, records).await
+    async fn append(&self, entries: &[Entry], mark: Option<RingMark>) -> Result<(), StoreError> {
+        append::append(&mut *self.writer.lock().await, entries, mark).await
     }
 
     async fn remember(&self, names: &[Named]) -> Result<(), StoreError> {
@@ -179,7 +222,14 @@ impl Sink for Store {
     }
 
     async fn prune(&self) -> Result<Pruned, StoreError> {
-        prune::prune(&mut self.writer.lock().await.connection, &self.settings).await
+        prune::prune(&mut *self.writer.lock().await, &self.settings).await
+    }
+
+    async fn seal(&self) -> Result<Option<Checkpoint>, StoreError> {
+        match &self.settings.keys {
+            Some(keys) => seal::seal(&mut *self.writer.lock().await, keys).await,
+            None => Ok(None),
+        }
     }
 }
 
@@ -196,6 +246,7 @@ fn options(path: &Path) -> SqliteConnectOptions {
         .pragma("journal_size_limit", "33554432")
         .pragma("cache_size", "-4096")
         .pragma("trusted_schema", "OFF")
+        .pragma("temp_store", "MEMORY")
 }
 
 /// What is a property of the file is left to the writer: a connection that may not write cannot set it either.

@@ -3,28 +3,79 @@
 
 use std::future::Future;
 
+use uuid::Uuid;
+
 use super::names::Named;
-use super::record::AuditRecord;
+use super::record::{Entry, Kept};
+use super::seal::{Checkpoint, KeyRecord};
 
 /// Keeps records. A batch is kept as a whole or not at all.
 pub trait Sink: Send + Sync + 'static {
     /// Why a batch was not kept.
     type Error: SinkError;
 
-    /// Keeps a batch. When the future is dropped before it is done, nothing of the batch is kept.
-    fn append(&self, records: &[AuditRecord]) -> impl Future<Output = Result<(), Self::Error>> + Send;
+    /// Keeps a batch, in the order given, and with it, in the same transaction, up to where the ring buffer is
+    /// accounted for. When the future is dropped before it is done, nothing of the batch is kept.
+    fn append(
+        &self,
+        entries: &[Entry],
+        mark: Option<RingMark>,
+    ) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
     /// Keeps names of numbers, so that a later run of the agent can still tell what they stood for.
     fn remember(&self, names: &[Named]) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
     /// Enforces the limits on space and age; a short piece of work at a time. Says how many records went.
     fn prune(&self) -> impl Future<Output = Result<Pruned, Self::Error>> + Send;
+
+    /// Signs where the chain stands, if it moved since. A store without a chain of its own has nothing to sign.
+    fn seal(&self) -> impl Future<Output = Result<Option<Checkpoint>, Self::Error>> + Send {
+        async { Ok(None) }
+    }
+}
+
+/// A whole trail at one moment, from its beginning.
+pub trait Trail {
+    /// Why it cannot be read.
+    type Error: std::error::Error;
+
+    /// Every key that has signed, oldest first.
+    fn keys(&mut self) -> impl Future<Output = Result<Vec<KeyRecord>, Self::Error>>;
+
+    /// Every checkpoint, oldest first.
+    fn checkpoints(&mut self) -> impl Future<Output = Result<Vec<Checkpoint>, Self::Error>>;
+
+    /// The next entries, each writer's in the order of their numbers; none at the end.
+    fn more(&mut self) -> impl Future<Output = Result<Vec<Found>, Self::Error>>;
+}
+
+/// An entry as a [`Trail`] has it.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Whose.
+    pub writer: Uuid,
+    /// Its number.
+    pub seq: u64,
+    /// What it says, or why it cannot be read.
+    pub kept: Result<Kept, String>,
 }
 
 /// An error of a [`Sink`].
 pub trait SinkError: std::error::Error + Send + Sync + 'static {
     /// Whether the same batch may be taken later: the disk is full, the database is locked or away.
     fn is_transient(&self) -> bool;
+}
+
+/// A place in the ring buffer: everything before it is stored or counted as lost.
+///
+/// It is kept with the records that it speaks of, so that an agent that takes over from one that was killed knows
+/// which events are records already, whatever the ring buffer itself says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingMark {
+    /// Which ring buffer: one of another boot, or made anew, has another.
+    pub ring: Uuid,
+    /// The position, in bytes since it was made.
+    pub position: u64,
 }
 
 /// Records that made room.

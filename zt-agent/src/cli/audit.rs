@@ -5,17 +5,28 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::Value;
 
 use super::client::{ApiArgs, Client};
-use super::decision::{because, party, port, verdict};
+use super::decision::{because, party, port, verdict, what_changed};
 use super::exit::{Exit, Failure};
 use super::output::{Format, Output, Tone, colourful, json, toned};
-use super::table::{Cell, Table, plain};
+use super::table::{Cell, Table, plain, printable};
+use super::trail;
 use super::when::When;
+use crate::audit::query::{Filter, PartyFilter};
+use crate::audit::record::{Kind, Outcome, TimestampError};
 
 /// `audit …`.
 #[derive(Debug, Subcommand)]
 pub enum AuditCommand {
-    /// Find recorded decisions, newest first
+    /// Find records, newest first
     Query(QueryArgs),
+    /// Write records to a file, oldest first: JSON Lines or CSV
+    Export(trail::ExportArgs),
+    /// Find what was changed, removed, moved or inserted in the trail or in an export
+    Verify(trail::VerifyArgs),
+    /// Remove the oldest records
+    Prune(trail::PruneArgs),
+    /// Sign checkpoints with a new key from now on
+    RotateKey(trail::RotateArgs),
 }
 
 /// A verdict of policy.
@@ -27,9 +38,23 @@ pub(super) enum Verdict {
     Deny,
 }
 
-/// Arguments of `audit query`.
+/// A type of record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Type {
+    /// Something was decided
+    Decision,
+    /// Another policy is in force
+    PolicyChange,
+    /// An operator changed the mode of the node
+    ModeChange,
+}
+
+/// Which records.
 #[derive(Debug, Args)]
-pub struct QueryArgs {
+pub(super) struct FilterArgs {
+    /// Only records of this type
+    #[arg(long = "type", value_enum, value_name = "TYPE")]
+    kind: Option<Type>,
     /// From this time on: RFC 3339, or how long ago (30s, 10m, 2h, 7d)
     #[arg(long, value_name = "TIME")]
     since: Option<When>,
@@ -57,6 +82,13 @@ pub struct QueryArgs {
     /// On this node
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
+}
+
+/// Arguments of `audit query`.
+#[derive(Debug, Args)]
+pub struct QueryArgs {
+    #[command(flatten)]
+    filter: FilterArgs,
     /// How many records at most
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
     limit: u32,
@@ -70,9 +102,18 @@ pub struct QueryArgs {
 }
 
 pub(super) async fn audit(command: &AuditCommand) -> Result<Exit, Failure> {
-    let AuditCommand::Query(arguments) = command;
+    match command {
+        AuditCommand::Query(arguments) => query(arguments).await,
+        AuditCommand::Export(arguments) => trail::export(arguments).await,
+        AuditCommand::Verify(arguments) => trail::verify(arguments).await,
+        AuditCommand::Prune(arguments) => trail::prune(arguments).await,
+        AuditCommand::RotateKey(arguments) => trail::rotate_key(arguments),
+    }
+}
+
+async fn query(arguments: &QueryArgs) -> Result<Exit, Failure> {
     let answer = Client::new(&arguments.api)?
-        .get("/v1/audit", &query(arguments))
+        .get("/v1/audit", &parameters(arguments))
         .await?;
     if arguments.output.format == Format::Json {
         json(&answer)?;
@@ -87,6 +128,7 @@ pub(super) async fn audit(command: &AuditCommand) -> Result<Exit, Failure> {
         "SOURCE",
         "DESTINATION",
         "PORT",
+        "HOOK",
         "RULE",
         "COUNT",
     ]);
@@ -107,41 +149,109 @@ pub(super) async fn audit(command: &AuditCommand) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-fn row(record: &Value) -> [Cell; 7] {
+fn row(record: &Value) -> [Cell; 8] {
+    if let Some(kind) = record["type"].as_str().filter(|kind| *kind != "decision") {
+        return change(record, kind);
+    }
     [
         plain(&record["timestamp"]).into(),
         verdict(record),
         party(&record["source"]).into(),
         party(&record["destination"]).into(),
         port(record).into(),
+        plain(&record["hook"]).into(),
         because(record).into(),
         plain(&record["count"]).into(),
     ]
 }
 
-fn query(arguments: &QueryArgs) -> Vec<(&'static str, String)> {
-    let verdict = |verdict: Verdict| match verdict {
-        Verdict::Allow => "ALLOW".to_owned(),
-        Verdict::Deny => "DENY".to_owned(),
-    };
-    let parameters = [
-        ("since", arguments.since.map(When::rfc3339)),
-        ("until", arguments.until.map(When::rfc3339)),
-        ("decision", arguments.decision.map(verdict)),
-        (
-            "enforced",
-            arguments.enforced.map(|enforced| enforced.to_string()),
-        ),
-        ("source", arguments.source.clone()),
-        ("destination", arguments.destination.clone()),
-        ("port", arguments.port.map(|port| port.to_string())),
-        ("policy", arguments.policy.clone()),
-        ("node", arguments.node.clone()),
+/// Who changed what.
+fn change(record: &Value, kind: &str) -> [Cell; 8] {
+    [
+        plain(&record["timestamp"]).into(),
+        Cell::toned(&printable(kind), Tone::Caution),
+        plain(&record["caller"]).into(),
+        plain(&record["node"]).into(),
+        "-".to_owned().into(),
+        "-".to_owned().into(),
+        what_changed(record).into(),
+        "1".to_owned().into(),
+    ]
+}
+
+impl FilterArgs {
+    /// For the store.
+    pub(super) fn filter(&self) -> Result<Filter, Failure> {
+        let usage = |what: &str, error: String| Failure::Usage(format!("--{what}: {error}"));
+        let time = |what, when: &Option<When>| {
+            let time = when.as_ref().map(|when| when.rfc3339().parse());
+            time.transpose()
+                .map_err(|error: TimestampError| usage(what, error.to_string()))
+        };
+        let party = |what, text: &Option<String>| {
+            let party = text.as_ref().map(|text| text.parse::<PartyFilter>());
+            party.transpose().map_err(|error| usage(what, error))
+        };
+        Ok(Filter {
+            kind: self.kind.map(Type::kind),
+            since: time("since", &self.since)?,
+            until: time("until", &self.until)?,
+            decision: self.decision.map(Verdict::outcome),
+            enforced: self.enforced,
+            source: party("source", &self.source)?,
+            destination: party("destination", &self.destination)?,
+            port: self.port,
+            policy: self.policy.clone(),
+            node: self.node.clone(),
+        })
+    }
+
+    /// For the API.
+    fn parameters(&self) -> [(&'static str, Option<String>); 10] {
+        [
+            ("type", self.kind.map(|kind| kind.kind().to_string())),
+            ("since", self.since.map(When::rfc3339)),
+            ("until", self.until.map(When::rfc3339)),
+            (
+                "decision",
+                self.decision.map(|verdict| verdict.outcome().to_string()),
+            ),
+            ("enforced", self.enforced.map(|enforced| enforced.to_string())),
+            ("source", self.source.clone()),
+            ("destination", self.destination.clone()),
+            ("port", self.port.map(|port| port.to_string())),
+            ("policy", self.policy.clone()),
+            ("node", self.node.clone()),
+        ]
+    }
+}
+
+impl Type {
+    const fn kind(self) -> Kind {
+        match self {
+            Self::Decision => Kind::Decision,
+            Self::PolicyChange => Kind::PolicyChange,
+            Self::ModeChange => Kind::ModeChange,
+        }
+    }
+}
+
+impl Verdict {
+    const fn outcome(self) -> Outcome {
+        match self {
+            Self::Allow => Outcome::Allow,
+            Self::Deny => Outcome::Deny,
+        }
+    }
+}
+
+fn parameters(arguments: &QueryArgs) -> Vec<(&'static str, String)> {
+    let page = [
         ("limit", Some(arguments.limit.to_string())),
         ("cursor", arguments.cursor.clone()),
     ];
+    let parameters = arguments.filter.parameters().into_iter().chain(page);
     parameters
-        .into_iter()
         .filter_map(|(name, value)| Some((name, value?)))
         .collect()
 }

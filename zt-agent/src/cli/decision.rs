@@ -48,6 +48,9 @@ pub(super) fn because(record: &Value) -> String {
 
 /// One line of `monitor`.
 pub(super) fn line(record: &Value, colour: bool) -> String {
+    if let Some(kind) = record["type"].as_str().filter(|kind| *kind != "decision") {
+        return changed(record, kind, colour);
+    }
     // The time of day is enough for what happens now.
     let time = record["timestamp"]
         .as_str()
@@ -71,11 +74,47 @@ pub(super) fn line(record: &Value, colour: bool) -> String {
     )
 }
 
+/// A change of policy or mode, in one line.
+fn changed(record: &Value, kind: &str, colour: bool) -> String {
+    let time = record["timestamp"]
+        .as_str()
+        .and_then(|time| time.get(11..23))
+        .unwrap_or("-");
+    format!(
+        "{}  {}  {} on {}: {}",
+        toned(&printable(time), Tone::Faint, colour),
+        toned(&printable(kind), Tone::Caution, colour),
+        plain(&record["caller"]),
+        plain(&record["node"]),
+        printable(&what_changed(record)),
+    )
+}
+
+/// What a change made of what: the mode, or the revision.
+pub(super) fn what_changed(record: &Value) -> String {
+    match record["change"]["mode"].as_str() {
+        Some(mode) => printable(mode),
+        None => format!("revision {}", plain(&record["revision"])),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_change_is_one_line() {
+        let record = json!({
+            "type": "mode_change", "timestamp": "2026-01-31T12:00:00.123456Z", "decision": null,
+            "node": "n", "caller": "127.0.0.1:9", "revision": 3, "change": { "mode": "observe" },
+        });
+        assert_eq!(
+            line(&record, false),
+            "12:00:00.123  mode_change  127.0.0.1:9 on n: observe"
+        );
+    }
 
     #[test]
     fn a_record_is_one_line() {

@@ -62,6 +62,15 @@ pub enum Failure {
     /// The agent did not start, or stopped.
     #[error(transparent)]
     App(#[from] AppError),
+    /// The audit store cannot be used.
+    #[error(transparent)]
+    Store(#[from] crate::audit::sqlite::StoreError),
+    /// The keys of the audit trail cannot be used.
+    #[error(transparent)]
+    Keys(#[from] crate::audit::seal::KeyError),
+    /// The trail cannot be exported.
+    #[error("{0}")]
+    Export(String),
     /// Logging could not be set up.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -78,9 +87,14 @@ impl Failure {
             Self::Usage(_) | Self::Log(_) => Exit::Usage,
             Self::App(error) if error.is_input() => Exit::Invalid,
             Self::App(error) if error.is_unsupported() => Exit::Unavailable,
-            Self::App(_) | Self::Client(_) | Self::Answer { .. } | Self::NotFound(_) | Self::Io(_) => {
-                Exit::Failed
-            }
+            Self::App(_)
+            | Self::Client(_)
+            | Self::Answer { .. }
+            | Self::NotFound(_)
+            | Self::Store(_)
+            | Self::Keys(_)
+            | Self::Export(_)
+            | Self::Io(_) => Exit::Failed,
         }
     }
 }

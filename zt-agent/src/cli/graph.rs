@@ -11,6 +11,7 @@ use super::client::{ApiArgs, Client};
 use super::exit::{Exit, Failure};
 use super::output::{Tone, json, line};
 use super::table::{Cell, Table, plain, printable};
+use super::when::When;
 
 /// How to draw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -28,6 +29,15 @@ pub(super) enum GraphFormat {
 /// Arguments of `graph`.
 #[derive(Debug, Args)]
 pub struct GraphArgs {
+    /// Connections from the hour of this time on: RFC 3339, or how long ago (30m, 2h, 7d)
+    #[arg(long, value_name = "TIME")]
+    since: Option<When>,
+    /// Connections of before this time, up to the full hour
+    #[arg(long, value_name = "TIME")]
+    until: Option<When>,
+    /// With one end in this namespace
+    #[arg(long, value_name = "NAME")]
+    namespace: Option<String>,
     #[command(flatten)]
     api: ApiArgs,
     /// How to draw
@@ -42,7 +52,16 @@ pub struct GraphArgs {
 }
 
 pub(super) async fn graph(arguments: &GraphArgs) -> Result<Exit, Failure> {
-    let answer = Client::new(&arguments.api)?.get("/v1/graph", &[]).await?;
+    let parameters = [
+        ("since", arguments.since.map(When::rfc3339)),
+        ("until", arguments.until.map(When::rfc3339)),
+        ("namespace", arguments.namespace.clone()),
+    ];
+    let parameters: Vec<_> = parameters
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect();
+    let answer = Client::new(&arguments.api)?.get("/v1/graph", &parameters).await?;
     let edges = answer["edges"]
         .as_array()
         .ok_or(Failure::Answer { field: "edges" })?;

@@ -142,6 +142,11 @@ pub(super) fn audit_dsn(config: &mut Config, raw: Raw<'_>) -> Applied {
     }
 }
 
+pub(super) fn audit_keys(config: &mut Config, raw: Raw<'_>) -> Applied {
+    config.audit.keys = Some(absolute(raw)?);
+    Ok(())
+}
+
 pub(super) fn audit_max_disk_bytes(config: &mut Config, raw: Raw<'_>) -> Applied {
     const LEAST: u64 = 16 << 20;
     let text = raw.quantity()?;

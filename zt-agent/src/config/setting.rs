@@ -144,6 +144,8 @@ settings! {
         "Workloads of the file source [default: /etc/zt/workloads.yaml]";
     "audit.dsn", "ZT_AUDIT_DSN", "audit-dsn", "DSN", apply::audit_dsn,
         "Database of records [default: sqlite:///var/lib/zt/audit.db]";
+    "audit.keys", "ZT_AUDIT_KEYS", "audit-keys", "DIR", apply::audit_keys,
+        "Keys that checkpoints of the trail are signed with [default: keys beside the database]";
     "audit.maxDiskBytes", "ZT_AUDIT_MAX_DISK_BYTES", "audit-max-disk-bytes", "SIZE", apply::audit_max_disk_bytes,
         "Size beyond which the oldest records go, such as 2GiB [default: 2GiB]";
     "audit.retentionDays", "ZT_AUDIT_RETENTION_DAYS", "audit-retention-days", "DAYS", apply::audit_retention_days,

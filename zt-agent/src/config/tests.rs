@@ -60,6 +60,7 @@ identity:
   file: /w.yaml
 audit:
   dsn: sqlite:///a.db
+  keys: /k
   maxDiskBytes: 100MiB
   retentionDays: 7
 api:
@@ -96,6 +97,7 @@ fn every_key_is_read() {
         },
         audit: Audit {
             dsn: "sqlite:///a.db".into(),
+            keys: Some("/k".into()),
             max_disk_bytes: 100 << 20,
             retention_days: 7,
         },

@@ -190,6 +190,23 @@ fn pipeline(writer: &mut Writer<'_>, metrics: &Metrics) -> fmt::Result {
         "Records that went to keep the store within its limits",
         [([("limit", "space")], space), ([("limit", "age")], age)],
     )?;
+    writer.counter(
+        "zt_audit_checkpoint_failures",
+        "Checkpoints of the trail that could not be signed",
+        stats.seal_failures_total(),
+    )?;
+    if let Some((seq, time)) = stats.checkpoint() {
+        writer.gauge(
+            "zt_audit_checkpoint_seq",
+            "The entry that the last signed checkpoint of the trail names: a store with fewer was cut off",
+            seq as f64,
+        )?;
+        writer.gauge(
+            "zt_audit_checkpoint_timestamp_seconds",
+            "When the last checkpoint of the trail was signed",
+            time.0 as f64 / 1e9,
+        )?;
+    }
     let lag = stats.lag().as_secs_f64();
     writer.gauge(
         "zt_audit_lag_seconds",

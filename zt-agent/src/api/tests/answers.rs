@@ -194,20 +194,20 @@ async fn breaking_the_glass_is_done_and_recorded() {
         200
     );
     assert!(!world.node.observe_all.load(Ordering::SeqCst));
-    let records = get(world.api, "/v1/audit?source=operator").await.json()["records"].take();
-    let reasons: Vec<&Value> = records
+    let records = get(world.api, "/v1/audit?type=mode_change").await.json()["records"].take();
+    let modes: Vec<&Value> = records
         .as_array()
         .expect("list")
         .iter()
-        .map(|record| &record["reason"])
+        .map(|record| &record["change"]["mode"])
         .collect();
-    assert_eq!(reasons, [&json!("mode_restored"), &json!("observe_all")]);
+    assert_eq!(modes, [&json!("restore"), &json!("observe")]);
 
     world.node.broken.store(true, Ordering::SeqCst);
     let reply = post(world.api, "/v1/mode", r#"{"mode":"observe"}"#).await;
     assert_eq!((reply.status, reply.code().as_str()), (500, "mode_not_changed"));
     assert!(reply.body.contains("zt_control cannot be written"));
-    let records = get(world.api, "/v1/audit?source=operator").await.json()["records"].take();
+    let records = get(world.api, "/v1/audit?type=mode_change").await.json()["records"].take();
     assert_eq!(
         records.as_array().expect("list").len(),
         2,

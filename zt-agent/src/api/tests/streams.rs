@@ -2,7 +2,7 @@
 //! Live decisions, and stopping.
 
 use super::*;
-use crate::audit::AuditRecord;
+use crate::audit::Entry;
 
 /// A client of the stream.
 struct Events {
@@ -86,8 +86,8 @@ async fn decisions_come_as_they_are_made() {
             .expect("line")
             .to_owned()
     };
-    let record: AuditRecord = serde_json::from_str(&line("data: ")).expect("a record");
-    assert_eq!(record.id.to_string(), line("id: "));
+    let record: Entry = serde_json::from_str(&line("data: ")).expect("a record");
+    assert_eq!(record.id().to_string(), line("id: "));
 }
 
 #[tokio::test]

@@ -117,10 +117,9 @@ impl Node {
                 "connections revoked"
             );
         }
-        let records = sweep.revoked.iter().map(decision).collect();
-        if self.parts.intake.submit(records).is_err() {
-            tracing::debug!("the pipeline is closed");
-        }
+        self.parts
+            .intake
+            .revoked(sweep.revoked.iter().map(decision).collect());
         sweep.revoked.len()
     }
 }

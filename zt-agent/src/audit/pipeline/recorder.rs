@@ -1,41 +1,50 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The one task that makes and stores records.
 
+mod house;
+
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
-use super::{ApiEvent, Message, Settings, Stats, Tally};
+use super::{ApiEvent, Message, Settings, Shared, Tally};
 use crate::audit::clock;
 use crate::audit::convert::{self, Context};
 use crate::audit::id::IdSequence;
 use crate::audit::names::NameBook;
-use crate::audit::record::{AuditRecord, Timestamp};
-use crate::audit::store::{Sink, SinkError};
+use crate::audit::record::{Entry, Timestamp};
+use crate::audit::store::{RingMark, Sink, SinkError};
 
 /// Makes records of what the [`super::Intake`] is given, and stores them.
 pub struct Recorder<S> {
-    queue: mpsc::Receiver<Message>,
-    stop: watch::Receiver<Option<Instant>>,
+    queue: mpsc::UnboundedReceiver<Message>,
+    shared: Arc<Shared>,
     store: Arc<S>,
     names: Arc<NameBook>,
     tally: Arc<dyn Tally>,
-    live: broadcast::Sender<Arc<AuditRecord>>,
-    stats: Arc<Stats>,
+    live: broadcast::Sender<Arc<Entry>>,
     settings: Settings,
     ids: IdSequence,
     clock_offset: i64,
     pruned_at: Instant,
+    sealed_at: Instant,
 }
 
 /// Records that are to be stored together.
 #[derive(Default)]
 struct Batch {
-    records: Vec<AuditRecord>,
+    records: Vec<Entry>,
     oldest: Option<Instant>,
     flushes: Vec<oneshot::Sender<()>>,
+    /// Up to where the batch goes in the ring buffer.
+    mark: Option<RingMark>,
+    /// Records that no ring buffer has.
+    elsewhere: usize,
+    /// Held until the batch has its fate.
+    room: Vec<OwnedSemaphorePermit>,
 }
 
 /// What became of a batch.
@@ -47,48 +56,42 @@ enum Fate {
 }
 
 impl<S: Sink> Recorder<S> {
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "called once, by the function that makes the other ends"
-    )]
     pub(super) fn new(
-        queue: mpsc::Receiver<Message>,
-        stop: watch::Receiver<Option<Instant>>,
+        queue: mpsc::UnboundedReceiver<Message>,
+        shared: Arc<Shared>,
         store: Arc<S>,
         names: Arc<NameBook>,
         tally: Arc<dyn Tally>,
-        live: broadcast::Sender<Arc<AuditRecord>>,
-        stats: Arc<Stats>,
+        live: broadcast::Sender<Arc<Entry>>,
         settings: Settings,
     ) -> Self {
-        let (ids, pruned_at) = (IdSequence::new(), Instant::now());
+        let (ids, now) = (IdSequence::new(), Instant::now());
         Self {
             queue,
-            stop,
+            shared,
             store,
             names,
             tally,
             live,
-            stats,
             settings,
             ids,
             clock_offset: 0,
-            pruned_at,
+            pruned_at: now,
+            sealed_at: now,
         }
     }
 
     /// Works until [`super::Intake::shut_down`], or until every [`super::Intake`] is gone; then stores what is left.
     pub async fn run(mut self) {
         let mut stopping = false;
+        let mut stop = self.shared.stop.subscribe();
         loop {
             let first = tokio::select! {
                 message = self.queue.recv() => message,
-                changed = self.stop.changed(), if !stopping => {
+                () = asked(&mut stop), if !stopping => {
                     stopping = true;
-                    if changed.is_ok() {
-                        // From here on the queue only empties: `recv` ends with what was sent before.
-                        self.queue.close();
-                    }
+                    // From here on the queue only empties: `recv` ends with what was sent before.
+                    self.close();
                     continue;
                 }
                 () = tokio::time::sleep(self.settings.prune_every) => {
@@ -106,7 +109,15 @@ impl<S: Sink> Recorder<S> {
             }
         }
         self.save_names().await;
-        self.stats.waiting_since(None);
+        self.seal().await;
+        self.shared.stats.waiting_since(None);
+    }
+
+    /// Takes nothing more.
+    fn close(&mut self) {
+        self.queue.close();
+        self.shared.room.close();
+        self.shared.node_room.close();
     }
 
     /// Waits a moment for more, so that one transaction serves many records.
@@ -130,7 +141,20 @@ impl<S: Sink> Recorder<S> {
     /// Makes the records of a message.
     fn take(&mut self, message: Message, batch: &mut Batch) {
         match message {
-            Message::Decisions { at, decisions } => {
+            Message::Decisions {
+                at,
+                decisions,
+                mark,
+                room,
+            } => {
+                batch.room.push(room);
+                match mark {
+                    Some(mark) => batch.mark = Some(mark),
+                    None => batch.elsewhere += decisions.len(),
+                }
+                if decisions.is_empty() {
+                    return;
+                }
                 self.begin(at, batch);
                 match clock::realtime_offset() {
                     Ok(offset) => self.clock_offset = offset,
@@ -141,24 +165,35 @@ impl<S: Sink> Recorder<S> {
                 for decision in &decisions {
                     let id = self.ids.next(convert::time_of(decision, &context).0);
                     let record = convert::from_decision(decision, &**names, &context, id);
+                    let record = Entry::Decision(record);
                     self.show(&record);
                     batch.records.push(record);
                 }
             }
-            Message::Api { at, time, events } => {
+            Message::Api {
+                at,
+                time,
+                events,
+                room,
+            } => {
+                batch.room.push(room);
+                batch.elsewhere += events.len();
                 self.begin(at, batch);
                 let context = self.context();
                 for event in events {
                     let (id, time) = (self.ids.next(time), Timestamp(time));
                     let record = match event {
                         ApiEvent::Evaluated(evaluation) => {
-                            convert::from_evaluation(evaluation, &context, time, id)
+                            Entry::Decision(convert::from_evaluation(evaluation, &context, time, id))
                         }
                         ApiEvent::ModeChanged {
                             observe_all,
                             caller,
                             revision,
                         } => convert::from_mode_change(observe_all, caller, revision, &context, time, id),
+                        ApiEvent::PolicyChanged(change) => {
+                            convert::from_policy_change(change, &context, time, id)
+                        }
                     };
                     self.show(&record);
                     batch.records.push(record);
@@ -171,12 +206,14 @@ impl<S: Sink> Recorder<S> {
     fn begin(&self, at: Instant, batch: &mut Batch) {
         if batch.oldest.is_none() {
             batch.oldest = Some(at);
-            self.stats.waiting_since(Some(at));
+            self.shared.stats.waiting_since(Some(at));
         }
     }
 
-    fn show(&self, record: &AuditRecord) {
-        self.tally.recorded(record);
+    fn show(&self, record: &Entry) {
+        if let Entry::Decision(decision) = record {
+            self.tally.recorded(decision);
+        }
         if self.live.receiver_count() > 0 {
             // An error means that the last watcher left meanwhile.
             let _ = self.live.send(Arc::new(record.clone()));
@@ -192,40 +229,68 @@ impl<S: Sink> Recorder<S> {
     }
 
     /// Stores a batch, however long it takes, and counts what became of it.
-    async fn store_batch(&mut self, batch: Batch) {
+    async fn store_batch(&mut self, mut batch: Batch) {
         let count = batch.records.len();
+        let mut fate = Fate::Stored;
         if count > 0 {
-            match self.try_to_store(&batch.records).await {
-                Fate::Stored => self.stats.stored(count),
-                Fate::Rejected => self.stats.lost_to_rejection(count),
-                Fate::Failed => self.stats.lost_to_failure(count),
-                Fate::OutOfTime => self.stats.lost_to_shutdown(count),
+            fate = self
+                .try_to_store(&batch.records, batch.mark, &mut batch.flushes)
+                .await;
+            let stats = &self.shared.stats;
+            match fate {
+                Fate::Stored => stats.stored(count),
+                Fate::Rejected => stats.lost_to_rejection(count),
+                Fate::Failed => stats.lost_to_failure(count),
+                // What the ring buffer has is left there for the next agent.
+                Fate::OutOfTime => stats.lost_to_shutdown(batch.elsewhere),
             }
         }
-        self.stats.waiting_since(None);
-        for done in batch.flushes {
-            // An error means that nobody waits any more.
-            let _ = done.send(());
+        self.shared.stats.waiting_since(None);
+        if !matches!(fate, Fate::OutOfTime) {
+            self.settle(batch.mark);
+        }
+        drop(batch.room);
+        answer(batch.flushes);
+    }
+
+    /// What lies before the mark is accounted for.
+    fn settle(&self, mark: Option<RingMark>) {
+        if let Some(mark) = mark {
+            self.shared.settled.send_if_modified(|settled| {
+                let further = *settled < mark.position;
+                *settled = (*settled).max(mark.position);
+                further
+            });
         }
     }
 
-    /// Tries until it works, until it never will, until the queue is full behind it, or until the deadline.
-    async fn try_to_store(&mut self, records: &[AuditRecord]) -> Fate {
+    fn pressed(&self) -> bool {
+        self.shared.pressed.load(Ordering::Relaxed)
+    }
+
+    /// Tries until it works, until it never will, until the ring buffer fills up behind it, or until the deadline.
+    async fn try_to_store(
+        &mut self,
+        records: &[Entry],
+        mark: Option<RingMark>,
+        flushes: &mut Vec<oneshot::Sender<()>>,
+    ) -> Fate {
         let mut wait = self.settings.retry;
         loop {
-            let error = match self.before_deadline(self.store.append(records)).await {
+            let store = Arc::clone(&self.store);
+            let error = match self.patiently(store.append(records, mark), mark, flushes).await {
                 None => return Fate::OutOfTime,
                 Some(Ok(())) => return Fate::Stored,
                 Some(Err(error)) => error,
             };
-            self.stats.failed();
+            self.shared.stats.failed();
             let records = records.len();
             if !error.is_transient() {
                 tracing::error!(%error, records, "the audit store refuses a batch: its records are lost and counted");
                 return Fate::Rejected;
             }
-            if self.queue.capacity() == 0 {
-                tracing::error!(%error, records, "the audit store fails and the queue is full: the oldest records are lost and counted");
+            if self.pressed() {
+                tracing::error!(%error, records, "the audit store fails and the ring buffer fills up: the oldest records are lost and counted");
                 return Fate::Failed;
             }
             tracing::warn!(%error, records, "the audit store fails: its records are kept and tried again");
@@ -236,57 +301,86 @@ impl<S: Sink> Recorder<S> {
         }
     }
 
+    /// Waits for the store. Once that takes longer than it may, and while the ring buffer is filling up, what waits
+    /// behind is given up, counted, so that room is made for what must reach the node: refused sockets, notices. The
+    /// batch that the store hangs on keeps its fate; only its place in the ring buffer is given back.
+    async fn patiently<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+        mark: Option<RingMark>,
+        flushes: &mut Vec<oneshot::Sender<()>>,
+    ) -> Option<T> {
+        let shared = Arc::clone(&self.shared);
+        let mut work = std::pin::pin!(before(&shared, work));
+        let until = Instant::now() + self.settings.patience;
+        if let Ok(result) = timeout_at(until, &mut work).await {
+            return result;
+        }
+        tracing::error!("the audit store hangs: records wait in the ring buffer until it is half full");
+        let mut look = tokio::time::interval(self.settings.retry);
+        loop {
+            tokio::select! {
+                biased;
+                result = &mut work => return result,
+                _ = look.tick() => {}
+            }
+            if !self.pressed() {
+                continue;
+            }
+            self.settle(mark);
+            while let Ok(message) = self.queue.try_recv() {
+                self.give_up(message, flushes);
+            }
+        }
+    }
+
+    fn give_up(&self, message: Message, flushes: &mut Vec<oneshot::Sender<()>>) {
+        match message {
+            Message::Decisions { decisions, mark, .. } => {
+                self.shared.stats.lost_to_failure(decisions.len());
+                self.settle(mark);
+            }
+            Message::Api { events, .. } => self.shared.stats.lost_to_failure(events.len()),
+            Message::Flush(done) => flushes.push(done),
+        }
+    }
+
     /// The result, or `None` when a shutdown's deadline came first.
     async fn before_deadline<T>(&self, work: impl Future<Output = T>) -> Option<T> {
-        let mut stop = self.stop.clone();
-        let deadline = async {
-            // Without a sender there is no deadline either.
-            let at = stop.wait_for(Option::is_some).await.ok().and_then(|at| *at);
-            match at {
-                Some(at) => tokio::time::sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            result = work => Some(result),
-            () = deadline => None,
-        }
+        before(&self.shared, work).await
     }
+}
 
-    /// Saves new names and enforces the store's limits, as long as no decision waits.
-    async fn keep_house(&mut self) {
-        self.save_names().await;
-        loop {
-            let Some(result) = self.before_deadline(self.store.prune()).await else {
-                return;
-            };
-            match result {
-                Ok(pruned) => {
-                    self.stats.pruned(pruned.for_space, pruned.for_age);
-                    // Space is made even under load: records must not fill the disk. Age can wait for a quiet moment.
-                    if !pruned.more || (pruned.for_space == 0 && !self.queue.is_empty()) {
-                        break;
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "the audit store cannot make room");
-                    break;
-                }
-            }
-        }
-        self.pruned_at = Instant::now();
+/// Completes when the pipeline is to stop.
+async fn asked(stop: &mut watch::Receiver<Option<Instant>>) {
+    if stop.wait_for(Option::is_some).await.is_err() {
+        // Without a sender nobody will ask.
+        std::future::pending::<()>().await;
     }
+}
 
-    async fn save_names(&self) {
-        let names = self.names.take_unsaved();
-        if names.is_empty() {
-            return;
+/// Tells those who wait that what they waited for has its fate.
+fn answer(flushes: Vec<oneshot::Sender<()>>) {
+    for done in flushes {
+        // An error means that nobody waits any more.
+        let _ = done.send(());
+    }
+}
+
+/// The result, or `None` when a shutdown's deadline came first.
+async fn before<T>(shared: &Shared, work: impl Future<Output = T>) -> Option<T> {
+    let mut stop = shared.stop.subscribe();
+    let deadline = async {
+        // Without a sender there is no deadline either.
+        let at = stop.wait_for(Option::is_some).await.ok().and_then(|at| *at);
+        match at {
+            Some(at) => tokio::time::sleep_until(at).await,
+            None => std::future::pending().await,
         }
-        let saved = self.before_deadline(self.store.remember(&names)).await;
-        if let Some(Err(error)) = saved {
-            tracing::warn!(%error, "the audit store cannot keep names: tried again later");
-            self.names.put_back(names);
-        }
+    };
+    tokio::select! {
+        biased;
+        result = work => Some(result),
+        () = deadline => None,
     }
 }

@@ -3,10 +3,12 @@
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::audit::record::Timestamp;
 
 /// Counters of the pipeline. All only grow, except the lag.
 #[derive(Debug, Default)]
@@ -16,10 +18,14 @@ pub struct Stats {
     undecodable: AtomicU64,
     rejected: AtomicU64,
     store_failed: AtomicU64,
+    queue_full: AtomicU64,
     shut_down: AtomicU64,
     failures: AtomicU64,
     pruned_for_space: AtomicU64,
     pruned_for_age: AtomicU64,
+    sealed_seq: AtomicU64,
+    sealed_time: AtomicI64,
+    seal_failures: AtomicU64,
     oldest: Mutex<Option<Instant>>,
 }
 
@@ -32,17 +38,20 @@ pub struct Losses {
     pub rejected: u64,
     /// The store failed for longer than the queue could hold.
     pub store_failed: u64,
+    /// The node's own thread had them while the queue was full.
+    pub queue_full: u64,
     /// They were on the way when the agent stopped.
     pub shut_down: u64,
 }
 
 impl Losses {
     /// Each cause with the name that it has in metrics and in `status`.
-    pub const fn by_cause(self) -> [(&'static str, u64); 4] {
+    pub const fn by_cause(self) -> [(&'static str, u64); 5] {
         [
             ("undecodable", self.undecodable),
             ("store_rejected", self.rejected),
             ("store_failed", self.store_failed),
+            ("queue_full", self.queue_full),
             ("shutdown", self.shut_down),
         ]
     }
@@ -72,6 +81,26 @@ impl Stats {
         )
     }
 
+    /// The entry that this agent's last checkpoint signs, and when that was; `None` before the first.
+    pub fn checkpoint(&self) -> Option<(u64, Timestamp)> {
+        let time = Timestamp(self.sealed_time.load(Ordering::Relaxed));
+        (time.0 != 0).then(|| (self.sealed_seq.load(Ordering::Relaxed), time))
+    }
+
+    /// Checkpoints that could not be signed.
+    pub fn seal_failures_total(&self) -> u64 {
+        self.seal_failures.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn sealed(&self, seq: u64, time: Timestamp) {
+        self.sealed_seq.store(seq, Ordering::Relaxed);
+        self.sealed_time.store(time.0, Ordering::Relaxed);
+    }
+
+    pub(super) fn seal_failed(&self) {
+        self.seal_failures.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Decisions without a record.
     pub fn losses(&self) -> Losses {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -79,6 +108,7 @@ impl Stats {
             undecodable: load(&self.undecodable),
             rejected: load(&self.rejected),
             store_failed: load(&self.store_failed),
+            queue_full: load(&self.queue_full),
             shut_down: load(&self.shut_down),
         }
     }
@@ -110,6 +140,10 @@ impl Stats {
 
     pub(super) fn lost_to_failure(&self, count: usize) {
         self.store_failed.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn lost_to_full_queue(&self, count: usize) {
+        self.queue_full.fetch_add(count as u64, Ordering::Relaxed);
     }
 
     pub(super) fn lost_to_shutdown(&self, count: usize) {

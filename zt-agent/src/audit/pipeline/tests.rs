@@ -2,23 +2,32 @@
 //! The account of the pipeline, with stores that work, fail and hang.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::*;
 use crate::audit::names::Named;
 use crate::audit::query::Filter;
 use crate::audit::sample::decision;
 use crate::audit::sqlite::{self, Store};
-use crate::audit::store::{Pruned, SinkError};
+use crate::audit::store::{Pruned, RingMark, SinkError};
 
 /// Keeps records in memory, when it is allowed to.
 #[derive(Default)]
 struct Memory {
-    records: Mutex<Vec<AuditRecord>>,
+    records: Mutex<Vec<Entry>>,
     /// Attempts that shall still fail.
     failing: AtomicUsize,
-    refuses: std::sync::atomic::AtomicBool,
-    hangs: std::sync::atomic::AtomicBool,
+    refuses: AtomicBool,
+    hangs: AtomicBool,
+    resumed: tokio::sync::Notify,
+    marks: Mutex<Vec<RingMark>>,
+}
+
+impl Memory {
+    fn resume(&self) {
+        self.hangs.store(false, Ordering::SeqCst);
+        self.resumed.notify_one();
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -36,9 +45,9 @@ impl SinkError for Broken {
 impl Sink for Memory {
     type Error = Broken;
 
-    async fn append(&self, records: &[AuditRecord]) -> Result<(), Broken> {
-        if self.hangs.load(Ordering::SeqCst) {
-            std::future::pending::<()>().await;
+    async fn append(&self, records: &[Entry], mark: Option<RingMark>) -> Result<(), Broken> {
+        while self.hangs.load(Ordering::SeqCst) {
+            self.resumed.notified().await;
         }
         if self.refuses.load(Ordering::SeqCst) {
             return Err(Broken { transient: false });
@@ -52,6 +61,7 @@ impl Sink for Memory {
             return Err(Broken { transient: true });
         }
         self.records.lock().expect("lock").extend_from_slice(records);
+        self.marks.lock().expect("lock").extend(mark);
         Ok(())
     }
 
@@ -68,6 +78,7 @@ fn quick() -> Settings {
     Settings {
         linger: Duration::from_millis(1),
         retry: Duration::from_millis(1),
+        patience: Duration::from_millis(20),
         ..Settings::new("hanzo-k8s", "worker-3")
     }
 }
@@ -77,11 +88,25 @@ fn start<S: Sink>(store: &Arc<S>) -> (Intake, tokio::task::JoinHandle<()>) {
     (intake, tokio::spawn(recorder.run()))
 }
 
+/// As the reader of the ring buffer does: in chunks, each with its place, and again where there is no room.
 async fn submit(intake: &Intake, count: usize) -> Result<(), Closed> {
-    let intake = intake.clone();
-    tokio::task::spawn_blocking(move || intake.submit(vec![decision(); count]))
-        .await
-        .expect("thread")
+    let start = intake.stats().received_total();
+    for first in (0..count).step_by(256) {
+        let mut chunk = vec![decision(); 256.min(count - first)];
+        let mark = mark(start + (first + chunk.len()) as u64);
+        while intake.submit(&mut chunk, Some(mark))? == Handed::NoRoom {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    Ok(())
+}
+
+/// A place in a ring buffer whose events take one byte each.
+fn mark(position: u64) -> RingMark {
+    RingMark {
+        ring: uuid::Uuid::from_u128(7),
+        position,
+    }
 }
 
 async fn until(what: &str, condition: impl Fn() -> bool) {
@@ -111,6 +136,7 @@ async fn everything_submitted_is_stored_in_order() {
         dsn: format!("sqlite://{}/audit.db", directory.path().display()),
         max_disk_bytes: 1 << 30,
         retention_days: None,
+        keys: None,
     };
     let store = Arc::new(Store::open(settings).await.expect("opens"));
     let (intake, running) = start(&store);
@@ -126,8 +152,9 @@ async fn everything_submitted_is_stored_in_order() {
         .expect("answers")
         .records;
     assert!(
-        newest.is_sorted_by(|a, b| a.id > b.id),
-        "ids grow with the order of arrival"
+        newest.is_sorted_by(|a, b| a.link.map(|link| link.seq) > b.link.map(|link| link.seq)
+            || a.entry.timestamp() > b.entry.timestamp()),
+        "the newest first"
     );
     intake.shut_down(Duration::from_secs(5));
     running.await.expect("ends");
@@ -157,7 +184,8 @@ async fn a_store_that_fails_for_good_never_blocks_the_reader_and_every_loss_is_c
         ..Memory::default()
     });
     let (intake, running) = start(&store);
-    let total = CHUNK * QUEUE * 3;
+    let total = ROOM * 3;
+    intake.press(true);
     tokio::time::timeout(Duration::from_secs(20), submit(&intake, total))
         .await
         .expect("is not blocked")
@@ -204,11 +232,14 @@ async fn a_shutdown_stores_what_is_queued() {
     intake.shut_down(Duration::from_secs(5));
     recorder.run().await;
     assert_eq!(intake.stats().stored_total(), 3000);
-    assert_eq!(submit(&intake, 4).await, Err(Closed));
+    assert_eq!(submit(&intake, 4).await, Err(Closed), "it stays in the ring");
+    assert_eq!(intake.settled(), 3000);
+    intake.revoked(vec![decision(); 3]);
+    assert!(!intake.note(mode_change()));
     assert_eq!(
         intake.stats().losses(),
         Losses {
-            shut_down: 4,
+            shut_down: 4, // The revocations and the note.
             ..Losses::default()
         }
     );
@@ -220,6 +251,7 @@ async fn a_shutdown_does_not_wait_for_a_store_that_hangs() {
     store.hangs.store(true, Ordering::SeqCst);
     let (intake, running) = start(&store);
     submit(&intake, 5000).await.expect("takes");
+    intake.revoked(vec![decision(); 20]);
     intake.shut_down(Duration::from_millis(50));
     tokio::time::timeout(Duration::from_secs(10), running)
         .await
@@ -228,10 +260,11 @@ async fn a_shutdown_does_not_wait_for_a_store_that_hangs() {
     assert_eq!(
         intake.stats().losses(),
         Losses {
-            shut_down: 5000,
+            shut_down: 20,
             ..Losses::default()
         }
     );
+    assert_eq!(intake.settled(), 0, "what the ring has is left there");
 }
 
 #[tokio::test]
@@ -252,16 +285,81 @@ async fn watchers_see_records_and_a_slow_one_learns_what_it_missed() {
 async fn a_mode_change_is_recorded() {
     let store = Arc::new(Memory::default());
     let (intake, _running) = start(&store);
-    let event = ApiEvent::ModeChanged {
+    intake.record_api(vec![mode_change()]).await.expect("takes");
+    assert!(intake.note(mode_change()));
+    intake.flush().await.expect("flushes");
+    let records = store.records.lock().expect("lock");
+    assert!(matches!(records.first(), Some(Entry::ModeChange(change)) if &*change.caller == "root"));
+}
+
+fn mode_change() -> ApiEvent {
+    ApiEvent::ModeChanged {
         observe_all: true,
         caller: Arc::from("root"),
         revision: 2,
-    };
-    intake.record_api(vec![event]).await.expect("takes");
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_hangs_keeps_nothing_from_the_node() {
+    let store = Arc::new(Memory::default());
+    store.hangs.store(true, Ordering::SeqCst);
+    let (intake, running) = start(&store);
+    submit(&intake, 5000).await.expect("takes");
+    // A break-glass and a revocation while the store hangs: neither waits.
+    assert!(intake.note(mode_change()));
+    intake.revoked(vec![decision(); 10_000]);
+    intake.revoked(vec![decision(); NODE_ROOM]);
+    assert_eq!(intake.stats().losses().queue_full, NODE_ROOM as u64);
+    assert_eq!(intake.settled(), 0);
+
+    // The ring fills up: its room is given back, and what was given up is counted.
+    intake.press(true);
+    until("the ring is given back", || intake.settled() == 5000).await;
+    let total = 2 * ROOM;
+    let end = intake.stats().received_total() + total as u64;
+    submit(&intake, total).await.expect("takes");
+    until("it is given back again", || intake.settled() == end).await;
+    intake.press(false);
+
+    store.resume();
     intake.flush().await.expect("flushes");
-    let records = store.records.lock().expect("lock");
+    let stats = intake.stats();
+    assert!(stats.losses().store_failed >= total as u64);
+    assert_eq!(stats.received_total(), stats.stored_total() + lost(stats));
     assert_eq!(
-        records.first().map(|record| record.reason.name()),
-        Some("observe_all")
+        store.records.lock().expect("lock").len() as u64,
+        stats.stored_total()
     );
+    submit(&intake, 10).await.expect("takes");
+    intake.flush().await.expect("flushes");
+    assert_eq!(stats.received_total(), stats.stored_total() + lost(stats));
+    intake.shut_down(Duration::from_secs(5));
+    running.await.expect("ends");
+}
+
+#[tokio::test]
+async fn only_what_is_stored_is_given_back_to_the_ring() {
+    let store = Arc::new(Memory::default());
+    store.hangs.store(true, Ordering::SeqCst);
+    let (intake, _running) = start(&store);
+    intake.follow_ring(0, || 100);
+    submit(&intake, 99).await.expect("takes");
+    assert!(
+        tokio::time::timeout(Duration::from_millis(30), intake.flush())
+            .await
+            .is_err()
+    );
+    assert_eq!(intake.settled(), 0);
+    store.resume();
+    until("stored", || intake.settled() == 99).await;
+    assert!(
+        tokio::time::timeout(Duration::from_millis(30), intake.flush())
+            .await
+            .is_err(),
+        "what the ring still holds is waited for"
+    );
+    submit(&intake, 1).await.expect("takes");
+    intake.flush().await.expect("flushes");
+    assert_eq!(store.marks.lock().expect("lock").last(), Some(&mark(100)));
 }

@@ -83,6 +83,18 @@ vocabulary!(
 );
 
 vocabulary!(
+    /// What an entry of the trail is.
+    Kind, "type (decision, policy_change or mode_change)" {
+        /// Something was decided.
+        Decision = "decision",
+        /// Another policy is in force.
+        PolicyChange = "policy_change",
+        /// An operator changed the mode of a node.
+        ModeChange = "mode_change",
+    }
+);
+
+vocabulary!(
     /// Which end of the connection decided.
     Observer, "observer (source or destination)" {
         /// The one that connects or sends.
@@ -142,15 +154,11 @@ impl Hook {
 
 by_name!(Hook, "hook");
 
-/// Why it was decided so, or which act of an operator this is.
+/// Why it was decided so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// As the verdict says.
     Verdict(verdict::Reason),
-    /// An operator had this node refuse nothing (break-glass).
-    ObserveAll,
-    /// An operator gave the workloads their own modes back.
-    ModeRestored,
 }
 
 impl Reason {
@@ -158,21 +166,15 @@ impl Reason {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Verdict(reason) => reason.name(),
-            Self::ObserveAll => "observe_all",
-            Self::ModeRestored => "mode_restored",
         }
     }
 
     /// The one with that name.
     pub fn from_name(name: &str) -> Option<Self> {
-        match name {
-            "observe_all" => Some(Self::ObserveAll),
-            "mode_restored" => Some(Self::ModeRestored),
-            _ => verdict::Reason::ALL
-                .into_iter()
-                .find(|reason| reason.name() == name)
-                .map(Self::Verdict),
-        }
+        verdict::Reason::ALL
+            .into_iter()
+            .find(|reason| reason.name() == name)
+            .map(Self::Verdict)
     }
 }
 

@@ -10,7 +10,10 @@ use zt_common::event;
 use zt_common::identity;
 
 use super::*;
-use crate::audit::convert::{Evaluation, from_decision, from_evaluation, from_mode_change};
+use crate::audit::chain::Head;
+use crate::audit::convert::{
+    Evaluation, PolicyChange, from_decision, from_evaluation, from_mode_change, from_policy_change,
+};
 use crate::audit::sample::{CHAT, GATEWAY, Resolver, context, decision, record, record_of};
 
 /// Byte for byte: order of fields, nulls and the form of numbers are what users parse.
@@ -167,14 +170,57 @@ fn an_evaluation_is_recorded_with_its_caller_and_aside() {
 fn a_mode_change_says_who_did_what() {
     let record = from_mode_change(true, Arc::from("root"), 3, &context(), Timestamp(0), Uuid::nil());
     let value = serde_json::to_value(&record).expect("json");
-    assert_eq!(value["reason"], json!("observe_all"));
-    assert_eq!(value["source"]["entity"], json!("operator"));
-    assert_eq!(value["destination"]["node"], json!("worker-3"));
-    assert_eq!(record.part(), Part::Aside);
+    assert_eq!(value["type"], json!("mode_change"));
+    assert_eq!(value["change"], json!({ "mode": "observe" }));
     assert_eq!(
-        serde_json::from_value::<AuditRecord>(value).expect("reads"),
-        record
+        (&value["caller"], &value["node"]),
+        (&json!("root"), &json!("worker-3"))
     );
+    for absent in [
+        "decision",
+        "source",
+        "destination",
+        "policy_matched",
+        "latency_us",
+    ] {
+        assert_eq!(value.get(absent), Some(&json!(null)), "{absent}");
+    }
+    assert_eq!(serde_json::from_value::<Entry>(value).expect("reads"), record);
+}
+
+#[test]
+fn a_policy_change_says_from_what_to_what() {
+    let change = PolicyChange {
+        caller: Arc::from("/etc/zt/policies"),
+        from: None,
+        to: Arc::from("abc"),
+        diff: json!({ "added": ["p"] }),
+        revision: 4,
+    };
+    let record = from_policy_change(change, &context(), Timestamp(0), Uuid::nil());
+    let value = serde_json::to_value(&record).expect("json");
+    assert_eq!(value["type"], json!("policy_change"));
+    assert_eq!(
+        value["change"],
+        json!({ "from": null, "to": "abc", "diff": { "added": ["p"] } })
+    );
+    assert_eq!(value["revision"], json!(4));
+    assert_eq!(serde_json::from_value::<Entry>(value).expect("reads"), record);
+}
+
+#[test]
+fn a_decision_with_its_link_leads_back() {
+    let entry = Entry::Decision(record_of(&decision(), 0));
+    let link = Head::new(Uuid::from_u128(7)).link(&entry);
+    for link in [Some(link), None] {
+        let kept = Kept {
+            entry: entry.clone(),
+            link,
+        };
+        let text = serde_json::to_string(&kept).expect("json");
+        assert!(text.starts_with(r#"{"type":"decision","id":""#), "{text}");
+        assert_eq!(serde_json::from_str::<Kept>(&text).expect("reads"), kept);
+    }
 }
 
 #[test]

@@ -1,39 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Writing: one batch, one transaction.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{Connection, Row};
+use uuid::Uuid;
 
 use super::bulk::{Bulk, Values};
 use super::schema::SEGMENT_ROWS;
+use super::shapes::{self, Names};
 use super::{StoreError, Writer};
+use crate::audit::chain::{Hash, Head};
 use crate::audit::names::Named;
-use crate::audit::record::{AuditRecord, Part};
+use crate::audit::record::Entry;
+use crate::audit::store::RingMark;
 
-/// Names whose ids are kept in memory. When there are more, all are forgotten and looked up again as they come.
-const MAX_CACHED_NAMES: usize = 32_768;
+/// Names and shapes whose ids are kept in memory. When there are more, all are forgotten and looked up again as they
+/// come.
+const MAX_CACHED: usize = 32_768;
 
 const NAMES: Bulk = Bulk {
     head: "INSERT INTO name (text) VALUES",
     columns: 1,
     // Updating to the same text is what makes RETURNING speak of names that were there already.
     tail: "ON CONFLICT (text) DO UPDATE SET text = excluded.text RETURNING id, text",
-};
-
-const SHAPES: Bulk = Bulk {
-    head: "INSERT INTO shape (source, destination, protocol, port, rule, source_node, destination_node, cluster, \
-           decision, enforced, mode, observer, hook, reason, proof, part, connections, first_seen, last_seen, \
-           last_row, mark) VALUES",
-    columns: 21,
-    tail: "ON CONFLICT (source, destination, port, protocol, rule, source_node, destination_node, cluster, decision, \
-           enforced, mode, observer, hook, reason, proof) DO UPDATE SET \
-           connections = connections + excluded.connections, \
-           first_seen = min(first_seen, excluded.first_seen), last_seen = max(last_seen, excluded.last_seen), \
-           last_row = excluded.last_row, mark = excluded.mark RETURNING mark, id",
 };
 
 const SEGMENTS: Bulk = Bulk {
@@ -51,8 +44,8 @@ const SPANS: Bulk = Bulk {
 
 const RECORDS: Bulk = Bulk {
     head: "INSERT INTO record (row, id, time, shape, revision, latency, source_address, source_port, \
-           destination_address, pid, comm, source_pod, destination_pod, caller, count) VALUES",
-    columns: 15,
+           destination_address, pid, comm, source_pod, destination_pod, caller, count, change, hash) VALUES",
+    columns: 17,
     tail: "",
 };
 
@@ -62,71 +55,68 @@ const NUMBERS: Bulk = Bulk {
     tail: "",
 };
 
-/// What identifies a shape.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct ShapeKey {
-    source: i64,
-    destination: i64,
-    protocol: u8,
-    port: u16,
-    rule: i64,
-    source_node: i64,
-    destination_node: i64,
-    cluster: i64,
-    decision: &'static str,
-    enforced: bool,
-    mode: &'static str,
-    observer: &'static str,
-    hook: &'static str,
-    reason: &'static str,
-    proof: &'static str,
+/// What the writer knows to be in the file, so that it need not ask.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    names: Names,
+    shapes: shapes::Shapes,
+    /// The deletions of shapes that are known of.
+    shapes_gone: i64,
+    /// Shapes of the segment that is being filled.
+    spans: (i64, HashSet<i64>),
 }
 
-/// A shape in this batch.
-struct Shape {
-    key: ShapeKey,
-    part: Part,
-    connections: u64,
-    first_seen: i64,
-    last_seen: i64,
-    last_row: i64,
-    mark: i64,
-    id: i64,
+impl Known {
+    /// Shapes that have gone are looked up again.
+    async fn check(&mut self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+        let (shapes_gone,): (i64,) = sqlx::query_as("SELECT shapes_gone FROM trail")
+            .fetch_one(connection)
+            .await?;
+        if self.shapes_gone != shapes_gone {
+            self.shapes.clear();
+            self.spans.1.clear();
+            self.shapes_gone = shapes_gone;
+        }
+        Ok(())
+    }
 }
 
 /// Keeps a batch, whole or not at all.
-pub(super) async fn append(writer: &mut Writer, records: &[AuditRecord]) -> Result<(), StoreError> {
-    if records.is_empty() {
+pub(super) async fn append(
+    writer: &mut Writer,
+    entries: &[Entry],
+    mark: Option<RingMark>,
+) -> Result<(), StoreError> {
+    if entries.is_empty() && mark.is_none() {
         return Ok(());
     }
-    // Ids that this transaction makes are void if it fails or is given up half-way: so the cache is taken out, and
+    // Ids that this transaction makes are void if it fails or is given up half-way: so what is known is taken out, and
     // only a commit puts it back.
-    let mut names = std::mem::take(&mut writer.names);
+    let mut known = std::mem::take(&mut writer.known);
     let mut transaction = writer.connection.begin_with("BEGIN IMMEDIATE").await?;
-    learn_names(&mut transaction, &mut names, records).await?;
-    let count = records.len() as i64;
-    let (next_row,): (i64,) =
-        sqlx::query_as("UPDATE trail SET next_row = next_row + ?1, stored = stored + ?1 RETURNING next_row")
-            .bind(count)
-            .fetch_one(&mut *transaction)
-            .await?;
-    let first_row = next_row - count;
-    let (mut shapes, of_record) = group(records, &names, first_row);
-    write_shapes(&mut transaction, &mut shapes).await?;
-    write_segments(&mut transaction, records, &shapes, &of_record, first_row).await?;
-    let rows: Vec<(i64, i64, &AuditRecord)> = (first_row..)
-        .zip(&of_record)
-        .zip(records)
-        .map(|((row, shape), record)| (row, shapes.get(*shape).map_or(0, |shape| shape.id), record))
+    known.check(&mut transaction).await?;
+    learn_names(&mut transaction, &mut known.names, entries).await?;
+    let shapes = shapes::shapes_of(&mut transaction, &mut known.shapes, &known.names, entries).await?;
+    let mut head = head(&mut transaction).await?;
+    let first_row = head.seq.cast_signed() + 1;
+    let hashes: Vec<Hash> = entries.iter().map(|entry| head.link(entry).hash).collect();
+    write_trail(&mut transaction, &head, entries.len() as i64, mark).await?;
+    shapes::count(&mut transaction, entries, &shapes).await?;
+    write_segments(&mut transaction, &mut known.spans, entries, &shapes, first_row).await?;
+    let rows: Vec<(i64, i64, &Hash, &Entry)> = (first_row..)
+        .zip(shapes)
+        .zip(&hashes)
+        .zip(entries)
+        .map(|(((row, shape), hash), entry)| (row, shape, hash, entry))
         .collect();
     RECORDS
         .insert(&mut transaction, &rows, |row, values| {
-            bind_record(row, &names, values)
+            bind_record(row, &known.names, values)
         })
         .await?;
     transaction.commit().await?;
-    if names.len() <= MAX_CACHED_NAMES {
-        writer.names = names;
+    if known.names.len() <= MAX_CACHED && known.shapes.len() <= MAX_CACHED {
+        writer.known = known;
     }
     Ok(())
 }
@@ -145,29 +135,74 @@ pub(super) async fn remember(connection: &mut SqliteConnection, names: &[Named])
     Ok(())
 }
 
-/// The names that a record refers to.
-fn names_of(record: &AuditRecord) -> impl Iterator<Item = &Arc<str>> {
-    let (source, destination) = (&record.source, &record.destination);
-    [
-        source.spiffe_id.as_ref().or(source.entity.as_ref()),
-        destination.spiffe_id.as_ref().or(destination.entity.as_ref()),
-        record.policy_matched.as_ref(),
-        source.node.as_ref(),
-        destination.node.as_ref(),
-        Some(&record.cluster),
-        source.pod.as_ref(),
-        destination.pod.as_ref(),
-    ]
-    .into_iter()
-    .flatten()
+/// Where the chain ends: the last row is the last number.
+pub(super) async fn head(connection: &mut SqliteConnection) -> Result<Head, StoreError> {
+    let (next_row, writer, hash): (i64, Vec<u8>, Vec<u8>) =
+        sqlx::query_as("SELECT next_row, writer, hash FROM trail")
+            .fetch_one(connection)
+            .await?;
+    let damaged = |column, found: &[u8]| StoreError::Damaged {
+        row: 0,
+        column,
+        found: format!("{found:02x?}"),
+    };
+    Ok(Head {
+        writer: Uuid::from_slice(&writer).map_err(|_| damaged("trail.writer", &writer))?,
+        seq: (next_row - 1).cast_unsigned(),
+        hash: Hash(<[u8; 32]>::try_from(&*hash).map_err(|_| damaged("trail.hash", &hash))?),
+    })
+}
+
+async fn write_trail(
+    connection: &mut SqliteConnection,
+    head: &Head,
+    count: i64,
+    mark: Option<RingMark>,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE trail SET next_row = ?1, hash = ?2, stored = stored + ?3, ring = coalesce(?4, ring),
+                ring_position = coalesce(?5, ring_position)",
+    )
+    .bind(head.seq.cast_signed() + 1)
+    .bind(head.hash.0.as_slice())
+    .bind(count)
+    .bind(mark.map(|mark| mark.ring.as_bytes().to_vec()))
+    .bind(mark.map(|mark| mark.position.cast_signed()))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The names that an entry refers to.
+fn names_of(entry: &Entry) -> impl Iterator<Item = &Arc<str>> {
+    let names: [Option<&Arc<str>>; 8] = match entry {
+        Entry::Decision(record) => {
+            let (source, destination) = (&record.source, &record.destination);
+            [
+                source.spiffe_id.as_ref().or(source.entity.as_ref()),
+                destination.spiffe_id.as_ref().or(destination.entity.as_ref()),
+                record.policy_matched.as_ref(),
+                source.node.as_ref(),
+                destination.node.as_ref(),
+                Some(&record.cluster),
+                source.pod.as_ref(),
+                destination.pod.as_ref(),
+            ]
+        }
+        Entry::PolicyChange(change) | Entry::ModeChange(change) => {
+            let (node, cluster) = (Some(&change.node), Some(&change.cluster));
+            [node, cluster, None, None, None, None, None, None]
+        }
+    };
+    names.into_iter().flatten()
 }
 
 async fn learn_names(
     connection: &mut SqliteConnection,
-    names: &mut HashMap<Arc<str>, i64>,
-    records: &[AuditRecord],
+    names: &mut Names,
+    entries: &[Entry],
 ) -> Result<(), StoreError> {
-    let unknown: HashSet<&Arc<str>> = records
+    let unknown: HashSet<&Arc<str>> = entries
         .iter()
         .flat_map(names_of)
         .filter(|name| !names.contains_key(*name))
@@ -187,127 +222,18 @@ async fn learn_names(
     Ok(())
 }
 
-/// The shapes of a batch, and for each record which of them it has.
-fn group(
-    records: &[AuditRecord],
-    names: &HashMap<Arc<str>, i64>,
-    first_row: i64,
-) -> (Vec<Shape>, Vec<usize>) {
-    let id = |name: Option<&Arc<str>>| name.and_then(|name| names.get(name)).copied().unwrap_or(0);
-    let mut index: HashMap<ShapeKey, usize> = HashMap::new();
-    let mut shapes: Vec<Shape> = Vec::new();
-    let of_record = (first_row..).zip(records).map(|(row, record)| {
-        let (source, destination) = (&record.source, &record.destination);
-        let key = ShapeKey {
-            source: id(source.spiffe_id.as_ref().or(source.entity.as_ref())),
-            destination: id(destination.spiffe_id.as_ref().or(destination.entity.as_ref())),
-            protocol: record.protocol.0,
-            port: destination.port,
-            rule: id(record.policy_matched.as_ref()),
-            source_node: id(source.node.as_ref()),
-            destination_node: id(destination.node.as_ref()),
-            cluster: id(Some(&record.cluster)),
-            decision: record.decision.name(),
-            enforced: record.enforced,
-            mode: record.mode.name(),
-            observer: record.observer.name(),
-            hook: record.hook.name(),
-            reason: record.reason.name(),
-            proof: record.proof.name(),
-        };
-        let time = record.timestamp.0;
-        let at = *index.entry(key).or_insert_with(|| {
-            let (part, mark) = (record.part(), shapes.len() as i64);
-            let empty = (0, time, time, row);
-            let (connections, first_seen, last_seen, last_row) = empty;
-            shapes.push(Shape {
-                key,
-                part,
-                connections,
-                first_seen,
-                last_seen,
-                last_row,
-                mark,
-                id: 0,
-            });
-            shapes.len() - 1
-        });
-        if let Some(shape) = shapes.get_mut(at) {
-            shape.connections += record.count;
-            shape.first_seen = shape.first_seen.min(time);
-            shape.last_seen = shape.last_seen.max(time);
-            shape.last_row = row;
-        }
-        at
-    });
-    let of_record = of_record.collect();
-    (shapes, of_record)
-}
-
-/// Adds the shapes of this batch to those there are, and learns their ids.
-async fn write_shapes(connection: &mut SqliteConnection, shapes: &mut [Shape]) -> Result<(), StoreError> {
-    let mut ids = Vec::with_capacity(shapes.len());
-    let bind = |shape: &Shape, values: &mut Values| {
-        let key = &shape.key;
-        for integer in [
-            key.source,
-            key.destination,
-            i64::from(key.protocol),
-            i64::from(key.port),
-            key.rule,
-        ] {
-            values.push(integer)?;
-        }
-        for integer in [key.source_node, key.destination_node, key.cluster] {
-            values.push(integer)?;
-        }
-        values.push(key.decision)?;
-        values.push(key.enforced)?;
-        for text in [key.mode, key.observer, key.hook, key.reason, key.proof] {
-            values.push(text)?;
-        }
-        values.push(part_number(shape.part))?;
-        values.push(shape.connections.cast_signed())?;
-        for integer in [shape.first_seen, shape.last_seen, shape.last_row, shape.mark] {
-            values.push(integer)?;
-        }
-        Ok(())
-    };
-    SHAPES
-        .insert_returning(connection, shapes, bind, |row| {
-            ids.push((row.try_get::<i64, _>(0)?, row.try_get::<i64, _>(1)?));
-            Ok(())
-        })
-        .await?;
-    for (mark, id) in ids {
-        if let Some(shape) = usize::try_from(mark).ok().and_then(|mark| shapes.get_mut(mark)) {
-            shape.id = id;
-        }
-    }
-    Ok(())
-}
-
-/// How [`Part`] is kept.
-pub(super) const fn part_number(part: Part) -> i64 {
-    match part {
-        Part::Counts => 0,
-        Part::Corrects => 1,
-        Part::Aside => 2,
-    }
-}
-
 /// Notes the times and shapes of the segments that the batch falls into.
 async fn write_segments(
     connection: &mut SqliteConnection,
-    records: &[AuditRecord],
-    shapes: &[Shape],
-    of_record: &[usize],
+    known: &mut (i64, HashSet<i64>),
+    entries: &[Entry],
+    shapes: &[i64],
     first_row: i64,
 ) -> Result<(), StoreError> {
     let mut segments: Vec<(i64, i64, i64)> = Vec::new();
-    let mut spans: HashSet<(i64, i64)> = HashSet::new();
-    for ((row, record), shape) in (first_row..).zip(records).zip(of_record) {
-        let (segment, time) = (row / SEGMENT_ROWS, record.timestamp.0);
+    let mut spans: Vec<(i64, i64)> = Vec::new();
+    for ((row, entry), shape) in (first_row..).zip(entries).zip(shapes) {
+        let (segment, time) = (row / SEGMENT_ROWS, entry.timestamp().0);
         match segments.last_mut() {
             Some((last, min, max)) if *last == segment => {
                 *min = (*min).min(time);
@@ -315,7 +241,12 @@ async fn write_segments(
             }
             _ => segments.push((segment, time, time)),
         }
-        spans.insert((segment, shapes.get(*shape).map_or(0, |shape| shape.id)));
+        if known.0 != segment {
+            *known = (segment, HashSet::new());
+        }
+        if known.1.insert(*shape) {
+            spans.push((segment, *shape));
+        }
     }
     SEGMENTS
         .insert(connection, &segments, |(segment, min, max), values| {
@@ -324,7 +255,6 @@ async fn write_segments(
                 .try_for_each(|integer| values.push(*integer))
         })
         .await?;
-    let mut spans: Vec<(i64, i64)> = spans.into_iter().collect();
     spans.sort_unstable();
     SPANS
         .insert(connection, &spans, |(segment, shape), values| {
@@ -336,27 +266,43 @@ async fn write_segments(
 }
 
 fn bind_record(
-    (row, shape, record): &(i64, i64, &AuditRecord),
-    names: &HashMap<Arc<str>, i64>,
+    (row, shape, hash, entry): &(i64, i64, &Hash, &Entry),
+    names: &Names,
     values: &mut Values,
 ) -> Result<(), sqlx::Error> {
-    let (source, destination) = (&record.source, &record.destination);
-    let id = |name: &Option<Arc<str>>| name.as_ref().and_then(|name| names.get(name)).copied();
     values.push(*row)?;
-    values.push(record.id.as_bytes().as_slice())?;
-    values.push(record.timestamp.0)?;
+    values.push(entry.id().as_bytes().as_slice())?;
+    values.push(entry.timestamp().0)?;
     values.push(*shape)?;
-    values.push(record.revision.cast_signed())?;
-    values.push(i64::try_from(record.latency.0).unwrap_or(i64::MAX))?;
-    values.push(source.address.map(octets))?;
-    values.push(source.port)?;
-    values.push(destination.address.map(octets))?;
-    values.push(source.pid)?;
-    values.push(source.comm.as_deref())?;
-    values.push(id(&source.pod))?;
-    values.push(id(&destination.pod))?;
-    values.push(record.caller.as_deref())?;
-    values.push(record.count.cast_signed())
+    match entry {
+        Entry::Decision(record) => {
+            let (source, destination) = (&record.source, &record.destination);
+            let id = |name: &Option<Arc<str>>| name.as_ref().and_then(|name| names.get(name)).copied();
+            values.push(record.revision.cast_signed())?;
+            values.push(i64::try_from(record.latency.0).unwrap_or(i64::MAX))?;
+            values.push(source.address.map(octets))?;
+            values.push(source.port)?;
+            values.push(destination.address.map(octets))?;
+            values.push(source.pid)?;
+            values.push(source.comm.as_deref())?;
+            values.push(id(&source.pod))?;
+            values.push(id(&destination.pod))?;
+            values.push(record.caller.as_deref())?;
+            values.push(record.count.cast_signed())?;
+            values.push(None::<&str>)?;
+        }
+        Entry::PolicyChange(change) | Entry::ModeChange(change) => {
+            values.push(change.revision.cast_signed())?;
+            values.push(0_i64)?;
+            for _ in 0..7 {
+                values.push(None::<i64>)?;
+            }
+            values.push(&*change.caller)?;
+            values.push(1_i64)?;
+            values.push(change.change.to_string())?;
+        }
+    }
+    values.push(hash.0.as_slice())
 }
 
 /// Four bytes or sixteen, in network order.

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use crate::audit::seal::KeyError;
 use crate::audit::store::SinkError;
 
 /// An error of the `SQLite` store.
@@ -46,6 +47,19 @@ pub enum StoreError {
         /// The last one known.
         known: i64,
     },
+    /// The file was written by an earlier release, and is only to be read.
+    #[error("the audit store {} has layout {found}, this program reads {known}: start this release's agent on it once", path.display())]
+    Older {
+        /// The file.
+        path: PathBuf,
+        /// Its layout.
+        found: i64,
+        /// The one needed.
+        known: i64,
+    },
+    /// The keys of the checkpoints cannot be used.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
     /// The tables could not be made.
     #[error("cannot bring the audit store {} to layout {version}: {source}", path.display())]
     Migrate {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The graph: the shapes, added up.
+//! The graph: the hourly counts, added up.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,15 +8,16 @@ use sqlx::Row;
 use sqlx::sqlite::{SqlitePool, SqliteRow};
 
 use super::StoreError;
-use super::append::part_number;
-use crate::audit::query::{Edge, Graph};
+use super::shapes::part_number;
+use crate::audit::query::{Edge, Graph, GraphFilter};
 use crate::audit::record::{Outcome, Part, Protocol, Timestamp};
 
 const SQL: &str = "
 SELECT source.text, destination.text, s.protocol, s.port, s.part, s.decision, s.enforced,
-       sum(s.connections), min(s.first_seen), max(s.last_seen)
-FROM shape s JOIN name source ON source.id = s.source JOIN name destination ON destination.id = s.destination
-WHERE s.part <> ?
+       sum(b.connections), min(b.first_seen), max(b.last_seen)
+FROM shape s JOIN bucket b ON b.shape = s.id
+     JOIN name source ON source.id = s.source JOIN name destination ON destination.id = s.destination
+WHERE s.part <> ? AND b.hour BETWEEN ? AND ?
 GROUP BY s.source, s.destination, s.protocol, s.port, s.part, s.decision, s.enforced
 ORDER BY s.part";
 
@@ -24,16 +25,24 @@ ORDER BY s.part";
 type Edges = HashMap<(Arc<str>, Arc<str>, u8, u16), Edge>;
 
 /// Adds up who talks to whom. What counts comes before what corrects, by the order of the query.
-pub(super) async fn graph(readers: &SqlitePool) -> Result<Graph, StoreError> {
+pub(super) async fn graph(readers: &SqlitePool, filter: &GraphFilter) -> Result<Graph, StoreError> {
+    let (first, last) = filter.hours();
     let rows = sqlx::query(SQL)
         .bind(part_number(Part::Aside))
+        .bind(first)
+        .bind(last)
         .fetch_all(readers)
         .await?;
     let mut edges: Edges = HashMap::new();
     for row in &rows {
         add(&mut edges, row)?;
     }
-    Ok(Graph::of(edges.into_values().collect()))
+    let edges = edges.into_values();
+    Ok(Graph::of(
+        edges
+            .filter(|edge| filter.takes(&edge.source, &edge.destination))
+            .collect(),
+    ))
 }
 
 fn add(edges: &mut Edges, row: &SqliteRow) -> Result<(), sqlx::Error> {

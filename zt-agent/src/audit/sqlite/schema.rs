@@ -17,7 +17,7 @@ const APPLICATION_ID: i64 = 0x7a74_0054;
 pub(super) const SEGMENT_ROWS: i64 = 16_384;
 
 /// Each brings a file from the layout before it to its own; never changed once released.
-const MIGRATIONS: [&str; 1] = [LAYOUT_1];
+const MIGRATIONS: [&str; 2] = [LAYOUT_1, LAYOUT_2];
 
 /// Numbers of the kernel are `u64`, kept as the `i64` of the same bits. Times are Unix nanoseconds. Where a shape has no
 /// rule or node it has 0, because NULLs would make every row unique.
@@ -100,6 +100,87 @@ CREATE TABLE span (
     PRIMARY KEY (segment, shape)
 ) STRICT, WITHOUT ROWID;
 ";
+
+/// The chain: `seq` of an entry is its row. Records that are older than this layout have no hash. `pruned_row` is the
+/// last entry that was removed. `shapes_gone` changes when shapes are deleted: who remembers ids of shapes
+/// forgets them. `bucket` counts a shape's connections by the hour, for the graph. A change of
+/// policy or mode is a record whose shape has the change's type as its hook.
+const LAYOUT_2: &str = "
+ALTER TABLE trail ADD COLUMN writer BLOB;
+ALTER TABLE trail ADD COLUMN hash BLOB;
+ALTER TABLE trail ADD COLUMN shapes_gone INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE trail ADD COLUMN ring BLOB;
+ALTER TABLE trail ADD COLUMN ring_position INTEGER;
+ALTER TABLE trail ADD COLUMN pruned_row INTEGER;
+ALTER TABLE trail ADD COLUMN pruned_hash BLOB;
+UPDATE trail SET writer = randomblob(16), hash = zeroblob(32), pruned_row = next_row - 1, pruned_hash = zeroblob(32);
+
+CREATE TABLE signing_key (
+    row INTEGER PRIMARY KEY,
+    key TEXT NOT NULL UNIQUE,
+    text TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE checkpoint (
+    row INTEGER PRIMARY KEY,
+    seq INTEGER NOT NULL,
+    pruned INTEGER NOT NULL,
+    text TEXT NOT NULL
+) STRICT;
+
+ALTER TABLE record ADD COLUMN change TEXT;
+ALTER TABLE record ADD COLUMN hash BLOB;
+
+CREATE TABLE bucket (
+    shape INTEGER NOT NULL,
+    hour INTEGER NOT NULL,
+    connections INTEGER NOT NULL,
+    first_seen INTEGER NOT NULL,
+    last_seen INTEGER NOT NULL,
+    PRIMARY KEY (shape, hour)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX segment_by_time ON segment (max_time);
+
+INSERT INTO bucket SELECT shape, time / 3600000000000, sum(count), min(time), max(time) FROM record GROUP BY 1, 2;
+
+ALTER TABLE shape DROP COLUMN connections;
+ALTER TABLE shape DROP COLUMN first_seen;
+ALTER TABLE shape DROP COLUMN last_seen;
+ALTER TABLE shape DROP COLUMN last_row;
+DELETE FROM shape WHERE id NOT IN (SELECT shape FROM bucket);
+";
+
+/// Refuses a file that is not of the current layout.
+pub(super) async fn check(connection: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
+    let (application, version): (i64, i64) = sqlx::query_as(
+        "SELECT (SELECT application_id FROM pragma_application_id), (SELECT user_version FROM pragma_user_version)",
+    )
+    .fetch_one(connection)
+    .await
+    .map_err(|source| StoreError::Open {
+        path: path.to_owned(),
+        source,
+    })?;
+    let (path, known) = (path.to_owned(), MIGRATIONS.len() as i64);
+    if application != APPLICATION_ID {
+        return Err(StoreError::Foreign { path });
+    }
+    if version > known {
+        return Err(StoreError::Newer {
+            path,
+            found: version,
+            known,
+        });
+    }
+    if version < known {
+        return Err(StoreError::Older {
+            path,
+            found: version,
+            known,
+        });
+    }
+    Ok(())
+}
 
 /// Brings the file to the current layout, each step whole or not at all.
 pub(super) async fn migrate(connection: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The store over real files.
 
+mod graph;
 mod limits;
 mod query;
 
@@ -12,8 +13,9 @@ use zt_common::identity;
 use zt_common::verdict::Reason;
 
 use super::*;
+use crate::audit::names::Kind;
 use crate::audit::query::{Edge, NodeKind, PartyFilter};
-use crate::audit::record::{Hook, Outcome, Timestamp};
+use crate::audit::record::{AuditRecord, Entry, Hook, Kept, Outcome, Timestamp};
 use crate::audit::sample::{CHAT, GATEWAY, RULE, decision, record, record_of};
 use crate::spiffe_id::Pattern;
 
@@ -22,6 +24,7 @@ fn settings(directory: &TempDir) -> Settings {
         dsn: format!("sqlite://{}/state/audit.db", directory.path().display()),
         max_disk_bytes: 2 << 30,
         retention_days: None,
+        keys: None,
     }
 }
 
@@ -52,11 +55,24 @@ fn records(numbers: std::ops::Range<u64>) -> Vec<AuditRecord> {
         .collect()
 }
 
+async fn keep(store: &Store, records: &[AuditRecord]) {
+    let entries: Vec<Entry> = records.iter().cloned().map(Entry::Decision).collect();
+    store.append(&entries, None).await.expect("stores");
+}
+
+fn decided(kept: Vec<Kept>) -> Vec<AuditRecord> {
+    let decision = |kept: Kept| match kept.entry {
+        Entry::Decision(record) => record,
+        other => panic!("not a decision: {other:?}"),
+    };
+    kept.into_iter().map(decision).collect()
+}
+
 async fn all(store: &Store, filter: &Filter) -> Vec<AuditRecord> {
     let (mut found, mut cursor) = (Vec::new(), None);
     loop {
         let page = store.query(filter, cursor, 7).await.expect("answers");
-        found.extend(page.records);
+        found.extend(decided(page.records));
         cursor = page.next;
         if cursor.is_none() {
             return found;
@@ -67,7 +83,7 @@ async fn all(store: &Store, filter: &Filter) -> Vec<AuditRecord> {
 #[tokio::test]
 async fn directory_and_file_are_this_user_s_only() {
     let (directory, store) = store().await;
-    store.append(&records(0..1)).await.expect("stores");
+    keep(&store, &records(0..1)).await;
     let mode = |path: &Path| std::fs::metadata(path).expect("exists").permissions().mode() & 0o777;
     assert_eq!(mode(&directory.path().join("state")), 0o700);
     assert_eq!(mode(store.path()), 0o600);
@@ -78,8 +94,8 @@ async fn directory_and_file_are_this_user_s_only() {
 async fn what_is_stored_is_found_newest_first_and_survives_reopening() {
     let (directory, store) = store().await;
     let stored = records(0..50);
-    store.append(&stored[..20]).await.expect("stores");
-    store.append(&stored[20..]).await.expect("stores");
+    keep(&store, &stored[..20]).await;
+    keep(&store, &stored[20..]).await;
     store.close().await.expect("closes");
     let store = Store::open(settings(&directory)).await.expect("opens again");
     let newest_first: Vec<AuditRecord> = stored.iter().rev().cloned().collect();
@@ -146,12 +162,13 @@ async fn a_batch_given_up_leaves_nothing_and_the_next_is_whole() {
     let (directory, store) = store().await;
     let batch = records(0..5000);
     {
-        let append = store.append(&batch);
+        let entries: Vec<Entry> = batch.iter().cloned().map(Entry::Decision).collect();
+        let append = store.append(&entries, None);
         tokio::pin!(append);
         // Started, and dropped somewhere in the middle.
         tokio::select! { biased; result = &mut append => result.expect("stores"), () = tokio::time::sleep(Duration::from_millis(2)) => {} }
     }
-    store.append(&records(7000..7010)).await.expect("stores");
+    keep(&store, &records(7000..7010)).await;
     let reopened = Store::open(settings(&directory)).await.expect("opens");
     let totals = reopened.totals().await.expect("totals");
     assert!(totals.stored == 10 || totals.stored == 5010, "{totals:?}");
@@ -160,7 +177,10 @@ async fn a_batch_given_up_leaves_nothing_and_the_next_is_whole() {
         .await
         .expect("answers")
         .records;
-    assert_eq!(newest, records(7000..7010).into_iter().rev().collect::<Vec<_>>());
+    assert_eq!(
+        decided(newest),
+        records(7000..7010).into_iter().rev().collect::<Vec<_>>()
+    );
 }
 
 #[tokio::test]
@@ -168,14 +188,8 @@ async fn two_agents_may_write_during_a_takeover() {
     let (directory, first) = store().await;
     let second = Store::open(settings(&directory)).await.expect("opens");
     for round in 0..10 {
-        first
-            .append(&records(round * 10..round * 10 + 5))
-            .await
-            .expect("stores");
-        second
-            .append(&records(round * 10 + 5..round * 10 + 10))
-            .await
-            .expect("stores");
+        keep(&first, &records(round * 10..round * 10 + 5)).await;
+        keep(&second, &records(round * 10 + 5..round * 10 + 10)).await;
     }
     let expected: Vec<AuditRecord> = records(0..100).into_iter().rev().collect();
     assert_eq!(all(&first, &Filter::default()).await, expected);
@@ -219,7 +233,7 @@ proptest! {
         let runtime = tokio::runtime::Runtime::new().expect("runtime");
         let found = runtime.block_on(async {
             let (_directory, store) = store().await;
-            store.append(std::slice::from_ref(&stored)).await.expect("stores");
+            keep(&store, std::slice::from_ref(&stored)).await;
             all(&store, &Filter::default()).await
         });
         prop_assert_eq!(found, [stored]);

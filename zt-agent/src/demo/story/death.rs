@@ -30,8 +30,6 @@ impl Story {
         let text = format!("iam has a session with postgres; it {}", words(&session.outcome));
         self.screen.expect(reached(&session), &text)?;
         let mut second = Actor::start(&self.world.names, Who::Chat, false)?;
-        // A record that the agent has in hand and has not stored yet dies with it; what the kernel holds does not.
-        self.count_records()?;
         let pid = self.agent.pid();
         self.agent.kill()?;
         second.order(Order::UntilReached {

@@ -57,7 +57,7 @@ impl Story {
     }
 
     /// The decisions of connecting ends on record: asked until they are all there, or for as long as is reasonable.
-    pub(super) fn count_records(&self) -> Result<u64, DemoError> {
+    fn count_records(&self) -> Result<u64, DemoError> {
         let begin = Instant::now();
         loop {
             let recorded = self.read_records()?;

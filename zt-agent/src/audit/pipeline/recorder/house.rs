@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the recorder does for the store beside storing: names, limits, checkpoints.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::{Recorder, answer};
+use crate::audit::store::Sink;
+
+impl<S: Sink> Recorder<S> {
+    /// Saves new names and enforces the store's limits, as long as no decision waits.
+    pub(super) async fn keep_house(&mut self) {
+        self.save_names().await;
+        let mut flushes = Vec::new();
+        loop {
+            let store = Arc::clone(&self.store);
+            let Some(result) = self.patiently(store.prune(), None, &mut flushes).await else {
+                return;
+            };
+            match result {
+                Ok(pruned) => {
+                    self.shared.stats.pruned(pruned.for_space, pruned.for_age);
+                    // Space is made even under load: records must not fill the disk. Age can wait for a quiet moment.
+                    if !pruned.more || (pruned.for_space == 0 && !self.queue.is_empty()) {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the audit store cannot make room");
+                    break;
+                }
+            }
+        }
+        answer(flushes);
+        self.pruned_at = Instant::now();
+        if self.sealed_at.elapsed() >= self.settings.seal_every {
+            self.seal().await;
+        }
+    }
+
+    /// Has the store sign where the chain stands.
+    pub(super) async fn seal(&mut self) {
+        let (store, mut flushes) = (Arc::clone(&self.store), Vec::new());
+        let sealed = self.patiently(store.seal(), None, &mut flushes).await;
+        answer(flushes);
+        self.sealed_at = Instant::now();
+        match sealed {
+            Some(Ok(Some(checkpoint))) => self.shared.stats.sealed(checkpoint.seq, checkpoint.time),
+            Some(Err(error)) => {
+                self.shared.stats.seal_failed();
+                tracing::error!(%error, "the audit trail cannot be signed: tried again in a minute");
+            }
+            Some(Ok(None)) | None => {}
+        }
+    }
+
+    pub(super) async fn save_names(&mut self) {
+        let names = self.names.take_unsaved();
+        if names.is_empty() {
+            return;
+        }
+        let (store, mut flushes) = (Arc::clone(&self.store), Vec::new());
+        let saved = self.patiently(store.remember(&names), None, &mut flushes).await;
+        answer(flushes);
+        if let Some(Err(error)) = saved {
+            tracing::warn!(%error, "the audit store cannot keep names: tried again later");
+            self.names.put_back(names);
+        }
+    }
+}

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Records of what people changed: the policy, the mode of a node.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::Timestamp;
+
+/// Somebody changed what is decided, or whether it happens. The fields of a decision are there and null.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// `UUIDv7`.
+    pub id: Uuid,
+    /// When it was in force.
+    pub timestamp: Timestamp,
+    #[serde(flatten)]
+    nothing: NoDecision,
+    /// The cluster of the node.
+    pub cluster: Arc<str>,
+    /// The node that this was done on.
+    pub node: Arc<str>,
+    /// Who: the caller of the API, or the file that was changed.
+    pub caller: Arc<str>,
+    /// Revision in force afterwards.
+    pub revision: u64,
+    /// What: an object, of which the kind of the record says the fields.
+    pub change: serde_json::Value,
+}
+
+/// What the specification's record has and a change has not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct NoDecision {
+    decision: (),
+    source: (),
+    destination: (),
+    policy_matched: (),
+    latency_us: (),
+}
+
+impl Change {
+    /// A change of `node`.
+    pub fn new(
+        (id, timestamp): (Uuid, Timestamp),
+        (cluster, node): (Arc<str>, Arc<str>),
+        caller: Arc<str>,
+        revision: u64,
+        change: serde_json::Value,
+    ) -> Self {
+        Self {
+            id,
+            timestamp,
+            nothing: NoDecision::default(),
+            cluster,
+            node,
+            caller,
+            revision,
+            change,
+        }
+    }
+}

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Rows of the tables → entries.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use sqlx::Row;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use uuid::Uuid;
+
+use super::StoreError;
+use super::shapes::kind_of;
+use crate::audit::chain::{Hash, Link};
+use crate::audit::record::{
+    AuditRecord, Change, Destination, Entry, Hook, Kept, Latency, Mode, Observer, Outcome, Proof, Protocol,
+    Reason, Source, Timestamp, UnknownTerm, party,
+};
+
+/// All of an entry: what [`kept`] reads.
+macro_rules! entries {
+    ($tail:literal) => {
+        concat!(
+            "SELECT r.row, r.id, r.time, r.revision, r.latency, r.source_address, r.source_port,
+                    r.destination_address, r.pid, r.comm, r.caller, r.count, r.change, r.hash,
+                    s.protocol, s.port, s.decision, s.enforced, s.mode, s.observer, s.hook, s.reason, s.proof,
+                    (SELECT text FROM name WHERE id = s.source) AS source,
+                    (SELECT text FROM name WHERE id = s.destination) AS destination,
+                    (SELECT text FROM name WHERE id = s.rule) AS rule,
+                    (SELECT text FROM name WHERE id = s.source_node) AS source_node,
+                    (SELECT text FROM name WHERE id = s.destination_node) AS destination_node,
+                    (SELECT text FROM name WHERE id = s.cluster) AS cluster,
+                    (SELECT text FROM name WHERE id = r.source_pod) AS source_pod,
+                    (SELECT text FROM name WHERE id = r.destination_pod) AS destination_pod,
+                    (SELECT writer FROM trail) AS writer
+             FROM record r JOIN shape s ON s.id = r.shape ",
+            $tail
+        )
+    };
+}
+
+const THESE: &str = entries!("WHERE r.row IN (SELECT value FROM json_each(?1))");
+
+/// The next entries from a row on, in order.
+pub(super) const FROM: &str = entries!("WHERE r.row >= ?1 ORDER BY r.row LIMIT ?2");
+
+/// The entries of these rows, in any order.
+pub(super) async fn these(connection: &mut SqliteConnection, rows: &[i64]) -> Result<Vec<Kept>, StoreError> {
+    let found = sqlx::query(THESE).bind(json(rows)).fetch_all(connection).await?;
+    found.iter().map(kept).collect()
+}
+
+/// A list of numbers for `json_each`.
+pub(super) fn json(numbers: &[i64]) -> String {
+    format!(
+        "[{}]",
+        numbers.iter().map(i64::to_string).collect::<Vec<_>>().join(",")
+    )
+}
+
+pub(super) fn kept(row: &SqliteRow) -> Result<Kept, StoreError> {
+    let number: i64 = row.try_get("row")?;
+    let bytes = |column: &'static str, found: &[u8]| StoreError::Damaged {
+        row: number,
+        column,
+        found: format!("{found:02x?}"),
+    };
+    let (hash, writer): (Option<&[u8]>, &[u8]) = (row.try_get("hash")?, row.try_get("writer")?);
+    let link = match hash {
+        Some(hash) => Some(Link {
+            writer: Uuid::from_slice(writer).map_err(|_| bytes("writer", writer))?,
+            seq: number.cast_unsigned(),
+            hash: Hash(<[u8; 32]>::try_from(hash).map_err(|_| bytes("hash", hash))?),
+        }),
+        None => None,
+    };
+    let change: Option<&str> = row.try_get("change")?;
+    let entry = match change {
+        Some(text) => self::change(row, number, text)?,
+        None => Entry::Decision(decision(row, number)?),
+    };
+    Ok(Kept { entry, link })
+}
+
+fn change(row: &SqliteRow, number: i64, text: &str) -> Result<Entry, StoreError> {
+    let damaged = |column, found: &str| StoreError::Damaged {
+        row: number,
+        column,
+        found: found.to_owned(),
+    };
+    let needed = |column: &'static str| -> Result<Arc<str>, StoreError> {
+        let text: Option<&str> = row.try_get(column)?;
+        text.map(Arc::from).ok_or_else(|| damaged(column, "missing"))
+    };
+    let (id, hook): (&[u8], &str) = (row.try_get("id")?, row.try_get("hook")?);
+    let change = Change::new(
+        (
+            Uuid::from_slice(id).map_err(|_| damaged("id", &format!("{id:?}")))?,
+            Timestamp(row.try_get("time")?),
+        ),
+        (needed("cluster")?, needed("source_node")?),
+        needed("caller")?,
+        row.try_get::<i64, _>("revision")?.cast_unsigned(),
+        serde_json::from_str(text).map_err(|_| damaged("change", text))?,
+    );
+    Entry::of_change(kind_of(hook), change).ok_or_else(|| damaged("hook", hook))
+}
+
+fn decision(row: &SqliteRow, number: i64) -> Result<AuditRecord, StoreError> {
+    let damaged = |column, found: String| StoreError::Damaged {
+        row: number,
+        column,
+        found,
+    };
+    let text = |column: &str| -> Result<Option<Arc<str>>, sqlx::Error> {
+        Ok(row.try_get::<Option<&str>, _>(column)?.map(Arc::from))
+    };
+    let needed = |column: &'static str| -> Result<Arc<str>, StoreError> {
+        text(column)?.ok_or_else(|| damaged(column, "missing".to_owned()))
+    };
+    let address = |column: &'static str| -> Result<Option<IpAddr>, StoreError> {
+        let bytes: Option<&[u8]> = row.try_get(column)?;
+        bytes
+            .map(|bytes| ip(bytes).ok_or_else(|| damaged(column, format!("{bytes:?}"))))
+            .transpose()
+    };
+    let (source, source_entity) = party(needed("source")?);
+    let (destination, destination_entity) = party(needed("destination")?);
+    let id: &[u8] = row.try_get("id")?;
+    Ok(AuditRecord {
+        id: Uuid::from_slice(id).map_err(|_| damaged("id", format!("{id:?}")))?,
+        timestamp: Timestamp(row.try_get("time")?),
+        decision: term::<Outcome>(row, "decision", number)?,
+        source: Source {
+            spiffe_id: source,
+            entity: source_entity,
+            pod: text("source_pod")?,
+            node: text("source_node")?,
+            address: address("source_address")?,
+            port: row.try_get("source_port")?,
+            pid: row.try_get("pid")?,
+            comm: text("comm")?,
+        },
+        destination: Destination {
+            spiffe_id: destination,
+            entity: destination_entity,
+            port: row.try_get("port")?,
+            address: address("destination_address")?,
+            pod: text("destination_pod")?,
+            node: text("destination_node")?,
+        },
+        policy_matched: text("rule")?,
+        latency: Latency(row.try_get::<i64, _>("latency")?.cast_unsigned()),
+        cluster: needed("cluster")?,
+        protocol: Protocol(row.try_get("protocol")?),
+        hook: term::<Hook>(row, "hook", number)?,
+        observer: term::<Observer>(row, "observer", number)?,
+        mode: term::<Mode>(row, "mode", number)?,
+        enforced: row.try_get("enforced")?,
+        revision: row.try_get::<i64, _>("revision")?.cast_unsigned(),
+        reason: term::<Reason>(row, "reason", number)?,
+        proof: term::<Proof>(row, "proof", number)?,
+        count: row.try_get::<i64, _>("count")?.cast_unsigned(),
+        caller: text("caller")?,
+    })
+}
+
+fn term<T: std::str::FromStr<Err = UnknownTerm>>(
+    row: &SqliteRow,
+    column: &'static str,
+    number: i64,
+) -> Result<T, StoreError> {
+    let text: &str = row.try_get(column)?;
+    text.parse().map_err(|_| StoreError::Damaged {
+        row: number,
+        column,
+        found: text.to_owned(),
+    })
+}
+
+fn ip(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
+        16 => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
+        _ => None,
+    }
+}

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Checkpoints of this store's chain.
+
+use std::path::Path;
+
+use sqlx::Connection;
+use sqlx::sqlite::SqliteConnection;
+
+use super::append::head;
+use super::{StoreError, Writer};
+use crate::audit::chain::Hash;
+use crate::audit::clock;
+use crate::audit::record::Timestamp;
+use crate::audit::seal::{Checkpoint, Keys};
+
+/// Age at which a key gets a successor.
+const KEY_AGE: i64 = 365 * 86_400 * 1_000_000_000;
+
+/// Signs where the chain stands, if it moved since it was last signed.
+pub(super) async fn seal(writer: &mut Writer, directory: &Path) -> Result<Option<Checkpoint>, StoreError> {
+    let mut keys = Keys::open(directory)?;
+    if clock::now() - keys.current().created.0 > KEY_AGE {
+        keys = Keys::rotate(directory)?;
+        tracing::info!(key = %keys.current().key, "the audit trail's key is a year old: it has a successor");
+    }
+    // What is noted apart from the data must not be ahead of it after a crash of the machine.
+    let connection = &mut writer.connection;
+    sqlx::raw_sql("PRAGMA synchronous = FULL")
+        .execute(&mut *connection)
+        .await?;
+    let sealed = async {
+        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+        let sealed = sign(&mut transaction, &keys).await?;
+        transaction.commit().await?;
+        Ok::<_, StoreError>(sealed)
+    };
+    let sealed = sealed.await;
+    sqlx::raw_sql("PRAGMA synchronous = NORMAL")
+        .execute(&mut *connection)
+        .await?;
+    let sealed = sealed?;
+    if let Some(checkpoint) = &sealed {
+        keys.note(checkpoint)?;
+    }
+    Ok(sealed)
+}
+
+/// Signs where the chain stands within a transaction. What a checkpoint says of removed entries alone is kept no longer
+/// than those.
+pub(super) async fn sign(
+    connection: &mut SqliteConnection,
+    keys: &Keys,
+) -> Result<Option<Checkpoint>, StoreError> {
+    let head = head(connection).await?;
+    let (pruned, pruned_hash): (i64, Vec<u8>) = sqlx::query_as("SELECT pruned_row, pruned_hash FROM trail")
+        .fetch_one(&mut *connection)
+        .await?;
+    let pruned_hash = <[u8; 32]>::try_from(&*pruned_hash).map_err(|_| StoreError::Damaged {
+        row: 0,
+        column: "trail.pruned_hash",
+        found: format!("{pruned_hash:02x?}"),
+    })?;
+    let last: Option<(i64, i64)> =
+        sqlx::query_as("SELECT seq, pruned FROM checkpoint ORDER BY row DESC LIMIT 1")
+            .fetch_optional(&mut *connection)
+            .await?;
+    if last == Some((head.seq.cast_signed(), pruned)) {
+        return Ok(None);
+    }
+    for key in keys.records() {
+        sqlx::query("INSERT OR IGNORE INTO signing_key (key, text) VALUES (?, ?)")
+            .bind(&key.key)
+            .bind(text(key))
+            .execute(&mut *connection)
+            .await?;
+    }
+    let pruned_to = (pruned.cast_unsigned(), Hash(pruned_hash));
+    let checkpoint = Checkpoint::sign(head, Timestamp(clock::now()), pruned_to, keys);
+    sqlx::query("INSERT INTO checkpoint (seq, pruned, text) VALUES (?, ?, ?)")
+        .bind(head.seq.cast_signed())
+        .bind(pruned)
+        .bind(text(&checkpoint))
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query("DELETE FROM checkpoint WHERE seq < ?")
+        .bind(pruned)
+        .execute(connection)
+        .await?;
+    Ok(Some(checkpoint))
+}
+
+fn text(value: &impl serde::Serialize) -> String {
+    // Plain structures of texts and numbers: this does not fail.
+    serde_json::to_string(value).unwrap_or_default()
+}

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The graph by the hour is what a walk through the records would find.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::audit::query::{GraphFilter, HOUR};
+use crate::audit::record::Part;
+
+/// The graph, the long way.
+fn walked(records: &[AuditRecord], filter: &GraphFilter) -> Vec<Edge> {
+    let (first, last) = filter.hours();
+    let mut edges: BTreeMap<(Arc<str>, Arc<str>, u8, u16), Edge> = BTreeMap::new();
+    for part in [Part::Counts, Part::Corrects] {
+        for record in records.iter().filter(|record| record.part() == part) {
+            let hour = record.timestamp.0.div_euclid(HOUR);
+            let (source, destination) = (record.source.name(), record.destination.name());
+            if hour < first || hour > last || !filter.takes(source, destination) {
+                continue;
+            }
+            let (source, destination): (Arc<str>, Arc<str>) = (source.into(), destination.into());
+            let (protocol, port) = (record.protocol, record.destination.port);
+            let key = (Arc::clone(&source), Arc::clone(&destination), protocol.0, port);
+            let edge = edges.entry(key).or_insert_with(|| Edge {
+                source,
+                destination,
+                protocol,
+                port,
+                allowed: 0,
+                denied: 0,
+                would_deny: 0,
+                first_seen: record.timestamp,
+                last_seen: record.timestamp,
+            });
+            edge.first_seen = edge.first_seen.min(record.timestamp);
+            edge.last_seen = edge.last_seen.max(record.timestamp);
+            match (part, record.decision, record.enforced) {
+                (Part::Corrects, Outcome::Deny, true) => edge.correct(record.count),
+                (Part::Corrects, ..) => {}
+                (_, Outcome::Allow, _) => edge.allowed += record.count,
+                (_, Outcome::Deny, true) => edge.denied += record.count,
+                (_, Outcome::Deny, false) => edge.would_deny += record.count,
+            }
+        }
+    }
+    edges.into_values().collect()
+}
+
+/// A record some minutes after the one before, of one of a few parties.
+fn some(number: u64, random: u64) -> AuditRecord {
+    let mut decision = decision();
+    decision.time += number * 600_000_000_000;
+    decision.source = [GATEWAY, CHAT, identity::WORLD][(random % 3) as usize];
+    decision.allowed = !random.is_multiple_of(4);
+    decision.enforced = !random.is_multiple_of(5);
+    decision.inbound = random.is_multiple_of(7);
+    decision.rule = if decision.allowed { RULE } else { 0 };
+    decision.target_port = [5432, 6379][(random % 2) as usize];
+    let mut record = record_of(&decision, u128::from(number));
+    if random.is_multiple_of(14) {
+        record.source.node = record.destination.node.clone();
+    }
+    record.count = 1 + random % 3;
+    record
+}
+
+async fn assert_same(store: &Store, what: &str) {
+    let left = all(store, &Filter::default()).await;
+    let hour = |hours: i64| Some(Timestamp(decision_time() + hours * HOUR));
+    for filter in [
+        GraphFilter::default(),
+        GraphFilter {
+            since: hour(2),
+            ..GraphFilter::default()
+        },
+        GraphFilter {
+            since: hour(1),
+            until: hour(5),
+            ..GraphFilter::default()
+        },
+        GraphFilter {
+            namespace: Some("hanzo".into()),
+            ..GraphFilter::default()
+        },
+        GraphFilter {
+            namespace: Some("hanzo-k8s".into()),
+            ..GraphFilter::default()
+        },
+    ] {
+        let graph = store.graph(&filter).await.expect("graph");
+        assert_eq!(graph.edges, walked(&left, &filter), "{what}: {filter:?}");
+    }
+}
+
+fn decision_time() -> i64 {
+    record().timestamp.0
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+    #[test]
+    fn the_graph_is_what_a_walk_finds_also_after_pruning_and_a_restart(
+        randoms in proptest::collection::vec(any::<u64>(), 1..80),
+        batch in 1_usize..30,
+        cut in 0_u64..90,
+    ) {
+        let records: Vec<AuditRecord> = (0..).zip(&randoms).map(|(number, random)| some(number, *random)).collect();
+        let runtime = tokio::runtime::Runtime::new().expect("runtime");
+        runtime.block_on(async {
+            let (directory, store) = store().await;
+            for batch in records.chunks(batch) {
+                keep(&store, batch).await;
+            }
+            assert_same(&store, "written").await;
+            let before = Timestamp(decision_time() + cut.cast_signed() * 600_000_000_000);
+            let gone = store.prune_before(before).await.expect("prunes");
+            assert_eq!(gone, cut.min(records.len() as u64));
+            assert_same(&store, "pruned").await;
+            keep(&store, &records[..1]).await;
+            assert_same(&store, "a shape is back").await;
+            store.close().await.expect("closes");
+            let store = Store::open(settings(&directory)).await.expect("opens");
+            assert_same(&store, "restarted").await;
+        });
+    }
+}

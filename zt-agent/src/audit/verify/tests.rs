@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A real trail, tampered with in every way that we could think of.
+
+mod export;
+mod store;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::audit::convert::{PolicyChange, from_mode_change, from_policy_change};
+use crate::audit::export::verify;
+use crate::audit::record::{Entry, Hook, Timestamp};
+use crate::audit::sample::{CHAT, context, decision, record_of};
+use crate::audit::seal::Keys;
+use crate::audit::sqlite::{Reader, Settings, Store, StoreError};
+use crate::audit::store::{Sink as _, Trail as _};
+
+/// Entries of the trail.
+const ENTRIES: u64 = 120;
+
+/// Entries of every kind, one a second.
+fn entry(number: u64) -> Entry {
+    let mut decision = decision();
+    decision.time += number * 1_000_000_000;
+    decision.pid = number as u32 + 1;
+    if number.is_multiple_of(3) {
+        (decision.source, decision.allowed, decision.rule) = (CHAT, false, 0);
+        decision.source_address = zt_common::address::Address::from_v4([10, 0, 0, number as u8]);
+    }
+    let mut record = record_of(&decision, u128::from(number));
+    let (time, id) = (record.timestamp, record.id);
+    match number % 10 {
+        4 => {
+            record.hook = Hook::Api;
+            record.caller = Some(Arc::from("127.0.0.1:4000"));
+            Entry::Decision(record)
+        }
+        5 => from_mode_change(number % 20 == 5, Arc::from("root"), number, &context(), time, id),
+        6 => {
+            let change = PolicyChange {
+                caller: Arc::from("/etc/zt/policies"),
+                from: Some(Arc::from("aa")),
+                to: Arc::from("bb"),
+                diff: serde_json::json!({ "denied": [], "allowed": [{ "port": number }] }),
+                revision: number,
+            };
+            from_policy_change(change, &context(), time, id)
+        }
+        _ => Entry::Decision(record),
+    }
+}
+
+/// A trail in a file, and the keys beside it.
+struct World {
+    directory: TempDir,
+}
+
+impl World {
+    /// Written in batches, sealed in between, with a key that was rotated half-way.
+    async fn new() -> Self {
+        let world = Self {
+            directory: tempfile::tempdir().expect("directory"),
+        };
+        let store = world.open().await;
+        let entries: Vec<Entry> = (0..ENTRIES).map(entry).collect();
+        for (number, batch) in entries.chunks(17).enumerate() {
+            store.append(batch, None).await.expect("stores");
+            if number % 2 == 1 {
+                store.seal().await.expect("seals").expect("moved");
+            }
+            if number == 3 {
+                Keys::rotate(&world.keys()).expect("rotates");
+            }
+        }
+        store.seal().await.expect("seals");
+        store.close().await.expect("closes");
+        world
+    }
+
+    fn file(&self) -> PathBuf {
+        self.directory.path().join("audit.db")
+    }
+
+    fn keys(&self) -> PathBuf {
+        self.directory.path().join("keys")
+    }
+
+    fn dsn(path: &Path) -> String {
+        format!("sqlite://{}", path.display())
+    }
+
+    async fn open(&self) -> Store {
+        let settings = Settings {
+            dsn: Self::dsn(&self.file()),
+            max_disk_bytes: 1 << 30,
+            retention_days: None,
+            keys: Some(self.keys()),
+        };
+        Store::open(settings).await.expect("opens")
+    }
+
+    /// Trusts the first key alone.
+    fn verifier(&self) -> Verifier {
+        let keys = Keys::list(&self.keys()).expect("reads").expect("keys");
+        Verifier::new(vec![keys[0].key.clone()])
+    }
+
+    async fn report(&self, file: &Path) -> Report {
+        self.try_report(file).await.expect("reads")
+    }
+
+    /// A file that cannot even be read as a trail is an error.
+    async fn try_report(&self, file: &Path) -> Result<Report, StoreError> {
+        let mut reader = Reader::open(&Self::dsn(file)).await?;
+        let noted = Keys::noted(&self.keys()).expect("reads");
+        Ok(verify(&mut reader, self.verifier(), &noted).await?.finish())
+    }
+
+    async fn export(&self) -> String {
+        let mut reader = Reader::open(&Self::dsn(&self.file())).await.expect("opens");
+        let mut text = Vec::new();
+        let filter = crate::audit::query::Filter::default();
+        crate::audit::export::json_lines(&mut reader, &filter, false, &mut text)
+            .await
+            .expect("exports");
+        String::from_utf8(text).expect("text")
+    }
+}
