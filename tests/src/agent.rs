@@ -50,7 +50,7 @@ impl AgentBuilder {
             "bpffs": sandbox.pins()?,
             "identity": { "source": "file", "file": files.workloads() },
             "audit": { "dsn": format!("sqlite://{}", files.audit().display()) },
-            "api": { "listen": api, "health": health },
+            "api": { "listen": api, "health": health, "socket": files.socket() },
         });
         let Value::Object(config) = config else {
             bail!("the configuration is an object")
@@ -156,6 +156,11 @@ impl Agent {
     /// Where its API listens.
     pub fn api(&self) -> SocketAddr {
         self.api
+    }
+
+    /// The socket of its API.
+    pub fn socket(&self) -> PathBuf {
+        self.files.socket()
     }
 
     /// Where `/healthz`, `/readyz` and `/metrics` are.

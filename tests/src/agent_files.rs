@@ -76,6 +76,11 @@ impl AgentFiles {
         self.directory.join("agent.log")
     }
 
+    /// The socket of the API.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.join("agent.sock")
+    }
+
     /// The audit database.
     pub fn audit(&self) -> PathBuf {
         self.directory.join("audit.db")

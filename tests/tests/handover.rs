@@ -6,6 +6,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use zt_tests::agent::{AgentBuilder, DEADLINE};
 use zt_tests::hooks::{Attached, attached};
@@ -195,5 +196,30 @@ fn who_waits_takes_over_from_the_killed_and_leaves_when_asked() -> Result<()> {
     third.kill()?;
     first.restart()?;
     assert_eq!(client.tcp(server.v4(82))?, "EPERM");
+    Ok(())
+}
+
+#[test]
+fn who_hangs_is_named_and_goes_on_holding_the_pins() -> Result<()> {
+    let (scene, server, mut client) = three("hung")?;
+    let mut first = scene.agent(&policy())?.start()?;
+    first.signal(Signal::SIGSTOP)?;
+    let mut second = second(&scene, &first)?.argument("--take-over").launch()?;
+    // It gives the running one half a minute.
+    let mut ended = second.wait_exit();
+    if ended.is_err() {
+        ended = second.wait_exit();
+    }
+    first.signal(Signal::SIGCONT)?;
+    let said = second.log()?;
+    assert_eq!(ended?.code(), Some(1), "{said}");
+    let pid = first.pid().context("it runs")?;
+    assert!(
+        said.contains(&format!("process {pid} was asked to hand over")),
+        "{said}"
+    );
+    assert_eq!(client.tcp(server.v4(82))?, "EPERM");
+    // What it was asked for it does when it can.
+    assert!(first.wait_exit()?.success());
     Ok(())
 }

@@ -6,6 +6,7 @@ mod build_ebpf;
 mod demo;
 mod ebpf_build;
 mod privilege;
+mod services;
 mod setup;
 mod test;
 mod test_report;

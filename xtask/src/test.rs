@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cargo xtask test`: the checks and tests, by the privilege that they need.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 
 use crate::test_report::Report;
-use crate::{privilege, setup, tidy, workspace};
+use crate::{privilege, services, setup, tidy, workspace};
 
 /// What to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -19,6 +19,8 @@ pub(crate) enum Tier {
     Unit,
     /// Tests over real cgroups and network namespaces; as root
     Kernel,
+    /// Tests against real programs of others (schemathesis), installed below the target directory; as root
+    Services,
     /// Everything, after setting the machine up
     All,
 }
@@ -54,7 +56,43 @@ pub(crate) fn run(tiers: &[Tier], arguments: &[String]) -> bool {
     if wanted(Tier::Kernel) {
         report.step("kernel", |report| kernel(report, arguments));
     }
+    if wanted(Tier::Services) {
+        report.step("services", |report| services(report, arguments));
+    }
     report.finish()
+}
+
+/// Tests of `tests/tests` that need a program of somebody else.
+const SERVICE_TESTS: [&str; 1] = ["schemathesis"];
+
+/// Whether a test binary, such as `schemathesis-0123abc`, is of the services tier.
+fn is_service_test(binary: &Path) -> bool {
+    let name = binary.file_name().unwrap_or_default().to_string_lossy();
+    let name = name.rsplit_once('-').map_or(&*name, |(name, _)| name);
+    SERVICE_TESTS.contains(&name)
+}
+
+/// The tests against programs of others: what is missing is installed first.
+fn services(report: &mut Report, arguments: &[String]) -> Result<()> {
+    let schemathesis = services::schemathesis()?;
+    build_binaries()?;
+    for binary in kernel_tests()?.iter().filter(|binary| is_service_test(binary)) {
+        let why = "because an agent is started, which loads programs into the kernel";
+        // sudo passes on what it is given on the command line.
+        let mut command = privilege::as_root("env", why)?;
+        command
+            .arg(format!("ZT_SCHEMATHESIS={}", schemathesis.display()))
+            .arg(binary)
+            .args(arguments)
+            .current_dir(workspace::root().join("tests"));
+        report.tests(command, &binary.display().to_string())?;
+    }
+    Ok(())
+}
+
+fn build_binaries() -> Result<()> {
+    let packages = ["--package", "zt-agent", "--package", "zt-tests", "--bins"];
+    cargo(&[&["build"], &packages[..]].concat(), "the build failed")
 }
 
 /// The kernel programs are no member of the workspace: `--all` does not reach them.
@@ -98,18 +136,9 @@ fn unit(report: &mut Report, arguments: &[String]) -> Result<()> {
 
 /// The kernel tests: built as this user, run as root.
 fn kernel(report: &mut Report, arguments: &[String]) -> Result<()> {
-    cargo(
-        &[
-            "build",
-            "--package",
-            "zt-agent",
-            "--package",
-            "zt-tests",
-            "--bins",
-        ],
-        "the build failed",
-    )?;
-    for binary in kernel_tests()? {
+    build_binaries()?;
+    let binaries = kernel_tests()?;
+    for binary in binaries.iter().filter(|binary| !is_service_test(binary)) {
         let name = binary
             .file_name()
             .unwrap_or_default()
@@ -117,7 +146,7 @@ fn kernel(report: &mut Report, arguments: &[String]) -> Result<()> {
             .into_owned();
         let why =
             "because kernel tests make cgroups and network namespaces, and load programs into the kernel";
-        let mut command = privilege::as_root(&binary, why)?;
+        let mut command = privilege::as_root(binary, why)?;
         command
             .args(arguments)
             .current_dir(workspace::root().join("tests"));

@@ -4,17 +4,21 @@
 //! Handlers read the snapshot in force, the audit store and the metrics; they never touch a kernel map. What only the
 //! composition root can do or know comes through [`NodeControl`]. Errors are problem details (RFC 9457).
 //!
-//! The API is for this machine's own users: it listens on a loopback address and refuses names that are not
-//! loopback's, so that a web page in a browser here cannot reach it under a name of its own.
+//! A loopback address and the Unix socket are for the operator of this machine; requests to the address that do not name
+//! a loopback host are refused, so that a web page in a browser here cannot reach it under a name of its own. From
+//! elsewhere callers come over TLS, with a certificate that says who they are.
 
 mod audit;
 mod body;
+mod caller;
+mod changes;
 mod evaluate;
 mod guard;
 mod health;
 mod identities;
 mod mode;
 mod node;
+mod openapi;
 mod party;
 mod policies;
 mod problem;
@@ -23,25 +27,37 @@ mod server;
 mod status;
 mod stream;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::Router;
-use axum::routing::{get, post};
+use axum::routing::get;
+use axum::{Extension, Router};
 use tokio::sync::watch;
+use utoipa::OpenApi as _;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use self::caller::Caller;
+use self::changes::Changes;
+pub use self::changes::record as record_changes;
+pub use self::guard::Guard;
 pub use self::health::standby_router;
 pub use self::node::{ControlError, HookStatus, NodeControl, NodeStatus, RootStatus};
 pub use self::problem::ApiProblem;
-pub use self::server::{Endpoint, ServeError, bind_api, bind_health};
+pub use self::server::{Endpoint, Limits, ServeError, Tls, bind_api, bind_health, bind_socket};
 use crate::audit::pipeline::Intake;
 use crate::audit::sqlite::Store;
 use crate::metrics::Metrics;
+use crate::policy_dir::Editor;
 use crate::state::Snapshot;
 
 /// What the handlers work with. Cheap to clone.
 #[derive(Clone)]
-pub struct ApiState(Arc<Parts>);
+pub struct ApiState(Arc<Inner>);
+
+struct Inner {
+    parts: Parts,
+    changes: Changes,
+}
 
 /// The parts of an [`ApiState`].
 pub struct Parts {
@@ -51,6 +67,8 @@ pub struct Parts {
     pub node: Arc<str>,
     /// What is in force.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// What changes policies on disk.
+    pub editor: Editor,
     /// Where records are.
     pub store: Arc<Store>,
     /// Where records go.
@@ -81,11 +99,16 @@ pub struct Readiness {
 impl ApiState {
     /// State of these parts.
     pub fn new(parts: Parts) -> Self {
-        Self(Arc::new(parts))
+        let changes = Changes::default();
+        Self(Arc::new(Inner { parts, changes }))
+    }
+
+    fn changes(&self) -> &Changes {
+        &self.0.changes
     }
 
     fn snapshot(&self) -> Arc<Snapshot> {
-        Arc::clone(&self.0.snapshots.borrow())
+        Arc::clone(&self.snapshots.borrow())
     }
 }
 
@@ -93,37 +116,37 @@ impl std::ops::Deref for ApiState {
     type Target = Parts;
 
     fn deref(&self) -> &Parts {
-        &self.0
-    }
-}
-
-/// Who sent a request.
-#[derive(Clone, Copy, Debug)]
-struct Caller(SocketAddr);
-
-impl Caller {
-    /// As records name it.
-    fn name(self) -> Arc<str> {
-        Arc::from(self.0.to_string())
+        &self.0.parts
     }
 }
 
 /// The API.
 pub fn router(state: ApiState) -> Router {
-    Router::new()
-        .route("/v1/evaluate", post(evaluate::evaluate))
-        .route("/v1/policies", get(policies::list))
-        .route("/v1/policies/{name}", get(policies::show))
-        .route("/v1/audit", get(audit::records))
-        .route("/v1/graph", get(audit::graph))
-        .route("/v1/status", get(status::status))
-        .route("/v1/identities", get(identities::list))
-        .route("/v1/decisions/stream", get(stream::decisions))
-        .route("/v1/mode", post(mode::change))
+    let (router, document) = routes().split_for_parts();
+    router
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
-        .layer(axum::middleware::from_fn(guard::loopback_names_only))
+        .layer(Extension(openapi::Served::of(&document)))
         .with_state(state)
+}
+
+/// Every route with its description: one that has none cannot be added here.
+fn routes() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::with_openapi(openapi::Document::openapi())
+        .routes(routes!(evaluate::evaluate))
+        .routes(routes!(policies::list))
+        .routes(routes!(
+            policies::show,
+            policies::change::put,
+            policies::change::delete
+        ))
+        .routes(routes!(audit::records))
+        .routes(routes!(audit::graph))
+        .routes(routes!(status::status))
+        .routes(routes!(identities::list))
+        .routes(routes!(stream::decisions))
+        .routes(routes!(mode::change))
+        .routes(routes!(openapi::show))
 }
 
 /// Health and metrics.

@@ -10,6 +10,7 @@ mod error;
 mod input;
 mod node;
 mod reader;
+mod serving;
 mod signals;
 mod turn;
 
@@ -20,7 +21,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::api::{self, ApiState, Endpoint, Readiness};
+use crate::api::{self, ApiState, Readiness};
 use crate::audit::names::NameBook;
 use crate::audit::pipeline;
 use crate::audit::sqlite::{self, Store, StoreError};
@@ -42,6 +43,7 @@ use self::control::Handle;
 use self::input::Input;
 use self::node::{Command, Node, Parts};
 use self::reader::Reader;
+use self::serving::Endpoints;
 use self::signals::Signals;
 use self::turn::Turn;
 
@@ -69,15 +71,14 @@ pub async fn run(config: Config, take_over: bool) -> Result<(), AppError> {
         input = Input::read(&config)?;
     }
     let Turn { lock, verified, .. } = turn;
-    let api_endpoint = turn::bind(turn.waited, || api::bind_api(config.api.listen)).await?;
-    let health_endpoint = turn::bind(turn.waited, || api::bind_health(config.api.health)).await?;
+    let metrics = Metrics::new();
+    let endpoints = Endpoints::bind(&config, turn.waited, &metrics).await?;
 
     let roots = node::roots(&config.managed_cgroup.present(&input.mount), &input.mount);
     let kernel = Kernel::load(&config.bpffs, verified)?;
     let store = Arc::new(open_store(&config).await?);
     let stored = store.ring_mark().await?;
     let names = Arc::new(NameBook::new(store.remembered(REMEMBERED_NAMES).await?));
-    let metrics = Metrics::new();
     let (intake, recorder) = pipeline::pipeline(
         Arc::clone(&store),
         Arc::clone(&names),
@@ -126,6 +127,7 @@ pub async fn run(config: Config, take_over: bool) -> Result<(), AppError> {
         cluster: config.cluster.as_str().into(),
         node: config.node.as_str().into(),
         snapshots,
+        editor: policy_dir::Editor::new(config.policy_path.clone(), config.policy_settings()),
         store: Arc::clone(&store),
         intake: intake.clone(),
         metrics,
@@ -134,7 +136,8 @@ pub async fn run(config: Config, take_over: bool) -> Result<(), AppError> {
         stopping: stopping.clone(),
         started,
     });
-    let serving = serve(api_endpoint, health_endpoint, &config.node, state, &stopping);
+    let serving = endpoints.serve(&config, &state, &stopping);
+    let changes = tokio::spawn(api::record_changes(state));
     let following = follow(input.policy_follower, input.workload_follower, watcher, &commands);
     let weak = commands.downgrade();
     drop(commands);
@@ -155,6 +158,8 @@ pub async fn run(config: Config, take_over: bool) -> Result<(), AppError> {
     // The reader first: it takes what is still in the ring, and the node must hear of it.
     reader.join().await;
     node.join().await;
+    // The node has gone, and with it what changes policy.
+    let _ = changes.await;
     // What is not stored by now is recorded by the next start.
     recording.abort();
     intake.shut_down(FLUSH_TIME);
@@ -190,21 +195,6 @@ pub fn detach(config: &Config) -> Result<Removal, AppError> {
 /// it. Whether it was not so before.
 pub fn break_glass(bpffs: &std::path::Path, on: bool) -> Result<bool, AppError> {
     Ok(crate::kernel::set_observe_all(bpffs, on)?)
-}
-
-/// Starts what answers.
-fn serve(
-    api: Endpoint,
-    health: Endpoint,
-    node: &str,
-    state: ApiState,
-    stopping: &watch::Receiver<bool>,
-) -> [JoinHandle<()>; 2] {
-    tracing::info!(api = %api.address(), health = %health.address(), node, "zt-agent is running");
-    [
-        tokio::spawn(api.serve(api::router(state.clone()), stopping.clone())),
-        tokio::spawn(health.serve(api::health_router(state), stopping.clone())),
-    ]
 }
 
 /// Starts what tells the node of changes.

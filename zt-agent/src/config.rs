@@ -10,10 +10,12 @@ mod setting;
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
 
+use crate::caller::CallerRule;
 use crate::cgroup::ManagedCgroup;
 use crate::identity::Mode;
 use crate::policy;
@@ -79,12 +81,38 @@ pub struct Audit {
 }
 
 /// `api`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Api {
-    /// `api.listen`: the API; a loopback address.
+    /// `api.listen`: the API; a loopback address, unless there is TLS.
     pub listen: SocketAddr,
     /// `api.health`: health and metrics; any address.
     pub health: SocketAddr,
+    /// `api.socket`: the API for the operator of this machine; `None` for no socket.
+    pub socket: Option<PathBuf>,
+    /// `api.tls`: certificates; with them, `listen` speaks TLS.
+    pub tls: TlsFiles,
+    /// `api.callers`: who may come over TLS, and for what.
+    pub callers: Vec<CallerRule>,
+    /// `api.rateLimit`: requests a second that one caller may send.
+    pub rate_limit: NonZeroU32,
+}
+
+/// `api.tls`: all three files, or none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// `api.tls.cert`: the certificate of the API, PEM.
+    pub cert: Option<PathBuf>,
+    /// `api.tls.key`: its private key, PEM.
+    pub key: Option<PathBuf>,
+    /// `api.tls.clientCa`: who issues the certificates of callers, PEM.
+    pub client_ca: Option<PathBuf>,
+}
+
+impl TlsFiles {
+    /// Certificate, key and client CA, if there are any.
+    pub fn all(&self) -> Option<(&PathBuf, &PathBuf, &PathBuf)> {
+        Some((self.cert.as_ref()?, self.key.as_ref()?, self.client_ca.as_ref()?))
+    }
 }
 
 /// What happens to a process below the managed cgroups that never had an identity.
@@ -133,6 +161,10 @@ impl Default for Config {
             api: Api {
                 listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8054)),
                 health: SocketAddr::from((Ipv4Addr::LOCALHOST, 8055)),
+                socket: Some(PathBuf::from("/run/zt/agent.sock")),
+                tls: TlsFiles::default(),
+                callers: Vec::new(),
+                rate_limit: NonZeroU32::new(100_000).unwrap_or(NonZeroU32::MIN),
             },
         }
     }

@@ -6,17 +6,21 @@
 //! takes over where this one stopped.
 
 mod attach;
+mod descriptors;
+mod destroy;
 mod error;
 mod glass;
 mod guard;
 mod hooks;
 mod host;
+mod live;
 mod load;
 mod lock;
 mod log;
 mod mirror;
 pub mod netns;
 mod older;
+mod raw;
 mod refused;
 mod reset;
 mod ring;
@@ -24,6 +28,7 @@ mod sock_diag;
 mod sweep;
 mod sys;
 mod tables;
+mod urgent;
 mod versions;
 
 use std::collections::HashMap;
@@ -32,7 +37,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aya::maps::MapData;
-use zt_common::abi::{Connection, Workload};
+use zt_common::abi::Workload;
 use zt_common::control::{Control, MAX_ROOTS, Root};
 use zt_common::entry::{AllowEntry, AllowKey};
 use zt_common::names;
@@ -46,11 +51,12 @@ pub use self::host::check_privileges;
 pub use self::load::object;
 pub use self::lock::{Claim, Holder, Lock};
 pub use self::log::KernelLog;
-pub use self::older::Older;
+pub use self::older::{Older, Search};
+pub use self::raw::{RawSocket, cut_off};
 pub use self::refused::RefusedSocket;
 pub use self::ring::Ring;
-pub use self::sweep::{Revoked, Sweep};
-pub use self::tables::{CounterReader, Directory};
+pub use self::sweep::{Fate, Revoked, Sweep};
+pub use self::tables::{CounterReader, Directed, Directory};
 pub use self::versions::{Removal, detach};
 
 use self::attach::Attached;
@@ -58,6 +64,7 @@ use self::host::Pins;
 use self::load::Loaded;
 use self::netns::Namespaces;
 use self::tables::Tables;
+use self::urgent::Urgent;
 use crate::policy::AllowTable;
 
 /// A managed root: where the hooks are attached.
@@ -153,20 +160,29 @@ impl Kernel {
             self.table = Some(Arc::new(table));
             return Ok(false);
         }
+        let _urgent = Urgent::begin();
         self.tables.swap(&table)?;
         self.table = Some(Arc::new(table));
         Ok(true)
     }
 
     /// Says who is who. Decisions that were cached under another directory are asked again.
-    pub fn direct(&mut self, directory: &Directory) -> Result<bool, KernelError> {
-        let changed = self.tables.set_directory(directory)?;
+    pub fn direct(&mut self, directory: &Directory) -> Result<Directed, KernelError> {
+        let directed = self.tables.set_directory(directory);
+        // Also where it was carried out in part: the next try does not see what this one changed.
+        self.directory_changed(directed.as_ref().map_or(true, |directed| directed.changed))?;
+        directed
+    }
+
+    /// Names one more cgroup at once.
+    pub fn add_workload(&mut self, cgroup: u64, workload: Workload) -> Result<bool, KernelError> {
+        let changed = self.tables.set_workload(cgroup, workload)?;
         self.directory_changed(changed)
     }
 
-    /// Names one more cgroup at once: a cgroup nested in a workload's.
-    pub fn add_workload(&mut self, cgroup: u64, workload: Workload) -> Result<bool, KernelError> {
-        self.tables.set_workload(cgroup, workload)
+    /// Forgets a cgroup that has gone. Nobody asks for it any more.
+    pub fn remove_workload(&mut self, cgroup: u64) -> Result<bool, KernelError> {
+        self.tables.remove_workload(cgroup)
     }
 
     /// Says which addresses are the namespaces' own.
@@ -191,10 +207,11 @@ impl Kernel {
         host_netns: u64,
         roots: &[ManagedRoot],
     ) -> Result<(), KernelError> {
+        let before = self.tables.control()?;
         let mut control = Control {
             flags,
             host_netns,
-            ..self.tables.control()?
+            ..before
         };
         control.roots = [Root::default(); MAX_ROOTS];
         for (slot, root) in control.roots.iter_mut().zip(roots) {
@@ -203,6 +220,9 @@ impl Kernel {
                 level: root.level,
                 reserved: 0,
             };
+        }
+        if control == before {
+            return Ok(());
         }
         self.tables.set_control(control)
     }
@@ -247,46 +267,7 @@ impl Kernel {
     pub fn flags(&self) -> Result<u64, KernelError> {
         Ok(self.tables.control()?.flags)
     }
-
-    /// Live connections that the hooks know of.
-    pub fn connections(&self) -> Result<Vec<(u64, Connection)>, KernelError> {
-        sys::read_all(load::fd(&self.connections)).map_err(KernelError::map(names::CONNECTIONS))
-    }
-
-    /// Finds sockets that no hook has seen, gives listeners their owners, and returns the connections.
-    ///
-    /// `owner` gives the workload of a cgroup that is below a managed root.
-    pub fn find_older(
-        &mut self,
-        namespaces: &Namespaces,
-        owner: &dyn Fn(u64) -> Option<u64>,
-        pids: &[u32],
-    ) -> Result<Older, KernelError> {
-        let seen: HashMap<u64, Connection> = self.connections()?.into_iter().collect();
-        let Some(table) = &self.table else {
-            return Ok(Older::default());
-        };
-        older::find(
-            &self.pins,
-            &mut self.tables,
-            table,
-            &seen,
-            namespaces,
-            owner,
-            pids,
-        )
-    }
-
-    /// Judges every live connection, and those `older` than the hooks, under the policy in force, and destroys what it
-    /// refuses.
-    pub fn sweep(&self, namespaces: &Namespaces, older: &[(u64, Connection)]) -> Result<Sweep, KernelError> {
-        let Some(table) = &self.table else {
-            return Ok(Sweep::default());
-        };
-        let mut connections = self.connections()?;
-        connections.extend_from_slice(older);
-        let mut sweep = sweep::judge(connections, table, self.tables.workloads());
-        sweep::destroy(&mut sweep.revoked, namespaces);
-        Ok(sweep)
-    }
 }
+
+/// The workload of a cgroup, among those of the map.
+pub type Owner<'a> = dyn Fn(u64, &HashMap<u64, Workload>) -> Option<u64> + 'a;

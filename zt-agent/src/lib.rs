@@ -6,6 +6,7 @@
 pub mod api;
 pub mod app;
 pub mod audit;
+pub mod caller;
 pub mod cgroup;
 pub mod cli;
 pub mod config;
@@ -19,5 +20,6 @@ pub mod policy_dir;
 pub mod problem;
 pub mod spiffe_id;
 pub mod state;
+pub mod tls;
 pub mod watch;
 pub mod yaml;

@@ -4,11 +4,12 @@
 mod decisions;
 mod exposition;
 mod latency;
+mod node;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
@@ -16,6 +17,8 @@ use zt_common::counter::Counter;
 
 use self::decisions::Decisions;
 use self::latency::Latencies;
+pub use self::node::NodeEvent;
+use self::node::NodeEvents;
 use crate::audit::AuditRecord;
 use crate::audit::pipeline::{Stats, Tally};
 use crate::state::Snapshot;
@@ -39,6 +42,8 @@ pub struct Metrics {
     latencies: Latencies,
     enforced_denials: AtomicU64,
     restored: AtomicU64,
+    api_refusals: Mutex<BTreeMap<&'static str, u64>>,
+    node: NodeEvents,
     stats: OnceLock<Arc<Stats>>,
     kernel: OnceLock<Box<dyn KernelCounters>>,
     snapshots: OnceLock<watch::Receiver<Arc<Snapshot>>>,
@@ -79,6 +84,24 @@ impl Metrics {
     /// that who asks the API cannot make up label values.
     pub fn declare(&self, identities: HashSet<Arc<str>>) {
         self.decisions.declare(identities);
+    }
+
+    /// Somebody from elsewhere was refused by the API.
+    pub fn api_refused(&self, cause: &'static str) {
+        let mut refusals = self.api_refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        *refusals.entry(cause).or_default() += 1;
+    }
+
+    fn api_refusals(&self) -> BTreeMap<&'static str, u64> {
+        self.api_refusals
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Counts what happened to the node thread.
+    pub fn node_event(&self, event: NodeEvent, count: u64) {
+        self.node.add(event, count);
     }
 
     /// Everything, as [`CONTENT_TYPE`].

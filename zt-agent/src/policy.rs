@@ -8,28 +8,35 @@
 //! call, over the table that they are given.
 
 mod action;
+mod any;
 mod compile;
+mod diff;
 mod document;
 mod endpoint;
 mod entity;
 mod hash;
 mod listing;
 mod network;
+mod operator;
 mod ports;
 mod problem;
 mod set;
 mod table;
 mod walk;
-mod yaml;
 
 use ipnet::IpNet;
 
 pub use action::{Action, Protocol};
+pub use any::AnyPolicy;
 pub use compile::{CompileError, compile};
-pub use document::{API_VERSION, KIND, Rule, ServiceAccessPolicy, Target};
+pub use diff::{DefaultActionChange, PolicyChange, PolicyDiff, Statement};
+pub use document::{API_VERSION, KIND, Rule, ServiceAccessPolicy, Target, is_policy_name};
 pub use endpoint::Endpoint;
 pub use entity::{ENTITIES, entity_name, entity_number};
 pub use network::Networks;
+pub use operator::{
+    OPERATOR_KIND, OperatorAccessPolicy, OperatorDecision, OperatorReason, OperatorRequest, OperatorRule,
+};
 pub use ports::PortRange;
 pub use problem::Problem;
 pub use set::{PolicySet, parse, reparse};

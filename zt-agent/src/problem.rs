@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// One mistake in a file, an environment variable or a flag, with its place.
 ///
 /// Readers collect all of them, so that a file with three mistakes is mended in one go.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Problem {
     /// The file as the user named it; `environment` or `command line` for what is not in a file;
     /// empty where no file is at fault.

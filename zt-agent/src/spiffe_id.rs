@@ -58,6 +58,11 @@ impl SpiffeId {
         &self.text
     }
 
+    /// The canonical text, shared.
+    pub fn text(&self) -> Arc<str> {
+        Arc::clone(&self.text)
+    }
+
     /// The trust domain: `hanzo.ai` in `spiffe://hanzo.ai/hanzo-k8s/hanzo/iam`.
     pub fn trust_domain(&self) -> &str {
         split(&self.text).0

@@ -6,7 +6,6 @@
 
 pub mod merge;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -26,8 +25,6 @@ pub struct Snapshot {
     pub table: Arc<AllowTable>,
     /// The workloads of this node.
     pub workloads: Arc<Vec<Placed>>,
-    /// Identities, entities and networks by number.
-    pub names: Arc<BTreeMap<u64, String>>,
     /// Why the documents on disk are not in force, if they are not.
     pub policy_error: Option<Arc<Vec<Problem>>>,
     /// Break-glass: nothing is refused on this node.
@@ -42,8 +39,9 @@ pub struct Snapshot {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placed {
     /// As its source declares it.
-    pub record: WorkloadRecord,
-    /// Ids of its cgroup and of those nested in it; empty while the cgroup does not exist.
+    pub record: Arc<WorkloadRecord>,
+    /// Ids of its cgroup and of those nested in it; empty while the cgroup does not exist. The kernel knows the first
+    /// kind only.
     pub cgroup_ids: Vec<u64>,
     /// Its own mode, whatever [`Snapshot::observe_all`] says.
     pub mode: Mode,
@@ -56,7 +54,6 @@ impl Default for Snapshot {
             policies: Arc::default(),
             table: Arc::default(),
             workloads: Arc::default(),
-            names: Arc::default(),
             policy_error: None,
             observe_all: false,
             default_mode: Mode::Observe,
@@ -106,7 +103,7 @@ mod tests {
             pod: None,
         };
         Placed {
-            record,
+            record: Arc::new(record),
             cgroup_ids: Vec::new(),
             mode,
         }

@@ -72,3 +72,5 @@ pub const NETWORK_SLOTS: u32 = 2;
 pub const MAX_WORKLOADS: u32 = 65_536;
 /// Most known peer addresses.
 pub const MAX_PEERS: u32 = 262_144;
+/// Most addresses that all managed network namespaces of a node may have together.
+pub const MAX_LOCAL: u32 = 65_536;

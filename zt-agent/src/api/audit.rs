@@ -5,13 +5,15 @@ use std::future::Future;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::ApiState;
-use super::problem::ApiProblem;
-use super::query::{Parameters, flag};
+use super::openapi::{GraphAnswer, Record};
+use super::problem::{ApiProblem, Details};
+use super::query::{Given, Parameters, flag};
 use crate::audit::Kept;
 use crate::audit::query::{DEFAULT_LIMIT, Filter, GraphFilter, MAX_LIMIT};
 use crate::audit::sqlite::StoreError;
@@ -36,19 +38,57 @@ const MAX_TIME: Duration = Duration::from_secs(10);
 /// How long it waits for what was decided before it was asked to be stored.
 pub(super) const FLUSH_TIME: Duration = Duration::from_secs(1);
 
-type Pairs = Query<Vec<(String, String)>>;
-
-#[derive(Serialize)]
-struct Records {
+/// A page of the trail.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Records {
+    /// The newest first.
+    #[schema(value_type = Vec<Record>)]
     records: Vec<Kept>,
+    /// Where the next page begins; null on the last one.
+    #[schema(required = true)]
     next_cursor: Option<String>,
 }
 
-pub(super) async fn records(
-    State(state): State<ApiState>,
-    Query(given): Pairs,
-) -> Result<Response, ApiProblem> {
-    let mut given = Parameters::new(given, PARAMETERS);
+/// The query of the trail.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "describes what `records` reads")]
+struct RecordsQuery {
+    /// `decision`, `policy_change` or `mode_change`
+    r#type: Option<String>,
+    /// RFC 3339; not before
+    since: Option<String>,
+    /// RFC 3339; before
+    until: Option<String>,
+    /// `ALLOW` or `DENY`
+    decision: Option<String>,
+    /// Decided at an end that enforces, or that does not
+    enforced: Option<bool>,
+    /// A SPIFFE ID, a pattern of them, or an entity
+    source: Option<String>,
+    /// As `source`
+    destination: Option<String>,
+    /// The target port
+    port: Option<u16>,
+    /// A policy, or one rule of it
+    policy: Option<String>,
+    /// With one end on this node
+    node: Option<String>,
+    /// 1 to 1000
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<u32>,
+    /// The `next_cursor` of an earlier answer
+    cursor: Option<String>,
+}
+
+/// Searches the trail.
+#[utoipa::path(get, path = "/v1/audit", tag = "audit", params(RecordsQuery), responses(
+    (status = 200, description = "A page, the newest first", body = Records),
+    (status = "4XX", description = "The request is not valid", body = Details, content_type = "application/problem+json"),
+    (status = 503, description = "The store does not answer", body = Details, content_type = "application/problem+json"),
+))]
+pub(super) async fn records(State(state): State<ApiState>, given: Given) -> Result<Response, ApiProblem> {
+    let mut given = Parameters::new(given.0, PARAMETERS);
     let filter = Filter {
         kind: given.parsed("type"),
         since: given.parsed("since"),
@@ -84,11 +124,27 @@ pub(super) async fn records(
     .into_response())
 }
 
-pub(super) async fn graph(
-    State(state): State<ApiState>,
-    Query(given): Pairs,
-) -> Result<Response, ApiProblem> {
-    let mut given = Parameters::new(given, &["since", "until", "namespace"]);
+/// The query of the graph.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "describes what `graph` reads")]
+struct GraphQuery {
+    /// RFC 3339; not before
+    since: Option<String>,
+    /// RFC 3339; before
+    until: Option<String>,
+    /// With one end in this namespace
+    namespace: Option<String>,
+}
+
+/// Says who talks to whom.
+#[utoipa::path(get, path = "/v1/graph", tag = "audit", params(GraphQuery), responses(
+    (status = 200, description = "Who talks to whom", body = GraphAnswer),
+    (status = "4XX", description = "The request is not valid", body = Details, content_type = "application/problem+json"),
+    (status = 503, description = "The store does not answer", body = Details, content_type = "application/problem+json"),
+))]
+pub(super) async fn graph(State(state): State<ApiState>, given: Given) -> Result<Response, ApiProblem> {
+    let mut given = Parameters::new(given.0, &["since", "until", "namespace"]);
     let filter = GraphFilter {
         since: given.parsed("since"),
         until: given.parsed("until"),

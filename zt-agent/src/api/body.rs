@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Request bodies: JSON of a bounded size, within a bounded time.
+//! Request bodies of a bounded size, within a bounded time: JSON, and policies as YAML.
 
 use std::error::Error;
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, StatusCode, header};
+use bytes::Bytes;
 use http_body_util::LengthLimitError;
 use serde::de::DeserializeOwned;
 
-use super::problem::ApiProblem;
+use super::problem::{ApiProblem, field};
 use crate::problem::Problem;
 
 /// Most bytes of a body.
@@ -19,55 +20,96 @@ const MAX_TIME: Duration = Duration::from_secs(10);
 
 /// Reads a body as JSON.
 pub(super) async fn json<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Result<T, ApiProblem> {
-    if !is_json(headers) {
-        let detail = "send the body as `Content-Type: application/json`";
-        return Err(ApiProblem::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "content_type",
-            detail,
-        ));
+    if media_type(headers) != Some(MediaType::Json) {
+        return Err(unsupported("send the body as `Content-Type: application/json`"));
     }
-    let read = tokio::time::timeout(MAX_TIME, to_bytes(body, MAX_BYTES)).await;
-    let bytes = match read {
-        Ok(Ok(bytes)) => bytes,
-        Ok(Err(error)) if is_too_long(&error) => {
-            let detail = format!("a body has at most {MAX_BYTES} bytes");
-            return Err(ApiProblem::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "body_too_large",
-                detail,
-            ));
-        }
-        Ok(Err(error)) => return Err(ApiProblem::bad_request("body_unreadable", error.to_string())),
-        Err(_) => {
-            let detail = "the body did not come within 10 seconds";
-            return Err(ApiProblem::new(
-                StatusCode::REQUEST_TIMEOUT,
-                "body_timeout",
-                detail,
-            ));
-        }
+    let bytes = read(body).await?;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| ApiProblem::fields("invalid_body", vec![json_problem(&error)]))
+}
+
+/// Reads a body as the text of a policy document: YAML, or JSON, which is YAML too.
+pub(super) async fn document(headers: &HeaderMap, body: Body) -> Result<String, ApiProblem> {
+    let Some(media_type) = media_type(headers) else {
+        let detail = "send the policy as `Content-Type: application/yaml` or `application/json`";
+        return Err(unsupported(detail));
     };
-    serde_json::from_slice(&bytes).map_err(|error| {
+    let bytes = read(body).await?;
+    if media_type == MediaType::Json
+        && let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(&bytes)
+    {
+        return Err(ApiProblem::fields("invalid_body", vec![json_problem(&error)]));
+    }
+    String::from_utf8(Vec::from(bytes)).map_err(|error| {
+        let valid = error.utf8_error().valid_up_to();
+        let line = error.as_bytes()[..valid].split(|byte| *byte == b'\n').count() as u64;
         let problem = Problem {
-            file: String::new(),
-            line: error.line() as u64,
-            column: error.column() as u64,
-            field: String::new(),
-            message: error.to_string(),
+            line,
+            column: 1,
+            ..field("", format!("is not UTF-8 text (byte {valid})"))
         };
         ApiProblem::fields("invalid_body", vec![problem])
     })
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
-    let media_type = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok());
-    let essence = media_type
-        .and_then(|value| value.split(';').next())
-        .map(str::trim);
-    essence.is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"))
+fn json_problem(error: &serde_json::Error) -> Problem {
+    Problem {
+        line: error.line() as u64,
+        column: error.column() as u64,
+        ..field("", error.to_string())
+    }
+}
+
+fn unsupported(detail: &str) -> ApiProblem {
+    ApiProblem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_type", detail)
+}
+
+/// Reads a body of a bounded size within a bounded time.
+async fn read(body: Body) -> Result<Bytes, ApiProblem> {
+    match tokio::time::timeout(MAX_TIME, to_bytes(body, MAX_BYTES)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(error)) if is_too_long(&error) => {
+            let detail = format!("a body has at most {MAX_BYTES} bytes");
+            Err(ApiProblem::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "body_too_large",
+                detail,
+            ))
+        }
+        Ok(Err(error)) => Err(ApiProblem::bad_request("body_unreadable", error.to_string())),
+        Err(_) => {
+            let detail = "the body did not come within 10 seconds";
+            Err(ApiProblem::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "body_timeout",
+                detail,
+            ))
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum MediaType {
+    Json,
+    Yaml,
+}
+
+fn media_type(headers: &HeaderMap) -> Option<MediaType> {
+    let text = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    let essence = text.split(';').next().unwrap_or_default().trim();
+    let is_one_of = |names: &[&str]| names.iter().any(|name| essence.eq_ignore_ascii_case(name));
+    if is_one_of(&["application/json"]) {
+        Some(MediaType::Json)
+    } else if is_one_of(&[
+        "application/yaml",
+        "application/x-yaml",
+        "text/yaml",
+        "text/x-yaml",
+    ]) {
+        Some(MediaType::Yaml)
+    } else {
+        None
+    }
 }
 
 fn is_too_long(error: &(dyn Error + 'static)) -> bool {

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `POST /v1/evaluate`: what policy says, by the function that the kernel calls.
+//! `POST /v1/evaluate`: what policy says, by the function that the kernel calls; to operators, what their policies say.
+
+mod question;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,81 +10,68 @@ use axum::body::Body;
 use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use utoipa::ToSchema;
 
-use super::party::{Named, PartyFields, SourceFields, named};
-use super::problem::{ApiProblem, field};
+use self::question::{Connect, EvaluateBody, Operate, Question};
+use super::problem::{ApiProblem, Details};
 use super::{ApiState, Caller, body};
 use crate::audit::Evaluation;
 use crate::audit::pipeline::ApiEvent;
-use crate::audit::record::{Latency, Mode};
+use crate::audit::record::{Latency, Mode, Reason};
 use crate::identity;
-use crate::policy::{AllowTable, Protocol};
-use crate::problem::Problem;
+use crate::policy::{OperatorReason, OperatorRequest};
 use crate::state::Snapshot;
 
-/// Most requests of one batch.
-const MAX_BATCH: usize = 1000;
 /// How long an answer waits for its place in the audit queue. Without one it is not given: what is not recorded has
 /// not been decided.
 const MAX_WAIT: Duration = Duration::from_secs(5);
 
-/// The body: one request, or `requests`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct EvaluateBody {
-    source: Option<SourceFields>,
-    destination: Option<DestinationFields>,
-    requests: Option<Vec<Request>>,
-    /// An operator's request, which this version knows but does not decide.
-    operator: Option<serde_json::Value>,
-    target: Option<serde_json::Value>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Request {
-    source: Option<SourceFields>,
-    destination: Option<DestinationFields>,
-    operator: Option<serde_json::Value>,
-    target: Option<serde_json::Value>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct DestinationFields {
-    spiffe_id: Option<String>,
-    entity: Option<String>,
-    address: Option<String>,
-    port: Option<serde_json::Value>,
-    protocol: Option<String>,
-}
-
 /// One answer.
-#[derive(Debug, Serialize)]
-struct Answer {
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Answer {
+    /// `ALLOW` or `DENY`.
+    #[schema(pattern = "^(ALLOW|DENY)$")]
     decision: &'static str,
+    /// The rule that decided; to an operator who lacks something, the rule that would allow.
+    #[schema(value_type = Option<String>, required = true)]
     policy_matched: Option<Arc<str>>,
+    /// The mode of the ends that are on this node. Policies for operators are never only observed.
+    #[schema(value_type = String)]
     mode: Mode,
+    /// Whether a refusal would happen.
     enforced: bool,
+    /// Revision of the policy that answered.
     revision: u64,
-    reason: &'static str,
+    /// Why.
+    #[schema(value_type = String)]
+    reason: Reason,
+    /// Time that deciding took, microseconds.
+    #[schema(value_type = f64)]
     latency_us: Latency,
 }
 
-#[derive(Debug, Serialize)]
-struct Answers {
+/// The answers to a batch, in its order.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Answers {
     responses: Vec<Answer>,
 }
 
-/// A request that makes sense.
-struct Question {
-    source: Named,
-    destination: Named,
-    port: u16,
-    protocol: Protocol,
+/// An answer, or the answers of a batch.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "describes what is answered")]
+pub(super) enum Evaluated {
+    One(Answer),
+    Batch(Answers),
 }
 
+/// Says what policy says about a connection between workloads, or about something that an operator wants to do.
+#[utoipa::path(post, path = "/v1/evaluate", tag = "evaluate", request_body = EvaluateBody, responses(
+    (status = 200, description = "The answer, or the answers of a batch; each is recorded", body = Evaluated),
+    (status = "4XX", description = "The request is not valid: nothing was decided or recorded", body = Details, content_type = "application/problem+json"),
+    (status = 503, description = "The decision cannot be recorded, so it is not given", body = Details, content_type = "application/problem+json"),
+))]
 pub(super) async fn evaluate(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
@@ -91,12 +80,15 @@ pub(super) async fn evaluate(
 ) -> Result<Response, ApiProblem> {
     let body: EvaluateBody = body::json(&headers, body).await?;
     let snapshot = state.snapshot();
-    let is_batch = body.requests.is_some();
-    let questions = questions(body, &snapshot.table)?;
-    let caller = caller.name();
-    let (mut answers, mut events) = (Vec::new(), Vec::new());
+    let is_batch = body.is_batch();
+    let questions = body.questions(&snapshot.table)?;
+    let mut answers = Vec::with_capacity(questions.len());
+    let mut events = Vec::with_capacity(questions.len());
     for question in questions {
-        let (answer, evaluation) = answer(&question, &snapshot, &caller);
+        let (answer, evaluation) = match &question {
+            Question::Connect(question) => connect(question, &snapshot, &caller.name),
+            Question::Operate(question) => operate(question, &snapshot, &caller.name),
+        };
         answers.push(answer);
         events.push(ApiEvent::Evaluated(evaluation));
     }
@@ -119,144 +111,33 @@ pub(super) async fn evaluate(
     ))
 }
 
-/// The questions of a body; all that is wrong with it otherwise.
-fn questions(body: EvaluateBody, table: &AllowTable) -> Result<Vec<Question>, ApiProblem> {
-    let single = Request {
-        source: body.source,
-        destination: body.destination,
-        operator: body.operator,
-        target: body.target,
-    };
-    let Some(requests) = body.requests else {
-        refuse_operator(&single)?;
-        let mut errors = Vec::new();
-        let question = question(&single, "", table, &mut errors);
-        return question
-            .map(|question| vec![question])
-            .ok_or_else(|| ApiProblem::fields("invalid_body", errors));
-    };
-    if single.source.is_some()
-        || single.destination.is_some()
-        || single.operator.is_some()
-        || single.target.is_some()
-    {
-        let error = field("requests", "a batch has nothing beside its `requests`");
-        return Err(ApiProblem::fields("invalid_body", vec![error]));
-    }
-    if requests.is_empty() || requests.len() > MAX_BATCH {
-        let error = field(
-            "requests",
-            format!(
-                "a batch has 1 to {MAX_BATCH} requests, this one {}",
-                requests.len()
-            ),
-        );
-        return Err(ApiProblem::fields("invalid_body", vec![error]));
-    }
-    let mut errors = Vec::new();
-    let mut questions = Vec::with_capacity(requests.len());
-    for (index, request) in requests.iter().enumerate() {
-        refuse_operator(request)?;
-        questions.extend(question(
-            request,
-            &format!("requests[{index}]."),
-            table,
-            &mut errors,
-        ));
-    }
-    if errors.is_empty() {
-        Ok(questions)
-    } else {
-        Err(ApiProblem::fields("invalid_body", errors))
-    }
+const fn word(allowed: bool) -> &'static str {
+    if allowed { "ALLOW" } else { "DENY" }
 }
 
-fn refuse_operator(request: &Request) -> Result<(), ApiProblem> {
-    if request.operator.is_none() && request.target.is_none() {
-        return Ok(());
-    }
-    let detail =
-        "this agent decides between workloads (source, destination); it knows no policies for operators";
-    Err(ApiProblem::bad_request("operators_not_supported", detail))
+fn nanoseconds_since(start: Instant) -> u64 {
+    u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// One question; `None` where errors were added.
-fn question(request: &Request, at: &str, table: &AllowTable, errors: &mut Vec<Problem>) -> Option<Question> {
-    let before = errors.len();
-    let mut keep = |result: Result<Named, Problem>| result.map_err(|error| errors.push(error)).ok();
-    let source = request
-        .source
-        .as_ref()
-        .map_or_else(PartyFields::default, |source| source.clone().into());
-    let source = keep(named(&source, &format!("{at}source"), table));
-    let empty = DestinationFields {
-        spiffe_id: None,
-        entity: None,
-        address: None,
-        port: None,
-        protocol: None,
-    };
-    let fields = request.destination.as_ref().unwrap_or(&empty);
-    let destination = PartyFields {
-        spiffe_id: fields.spiffe_id.clone(),
-        entity: fields.entity.clone(),
-        address: fields.address.clone(),
-    };
-    let destination = keep(named(&destination, &format!("{at}destination"), table));
-    let port = fields.port.as_ref().and_then(serde_json::Value::as_u64);
-    let port = port
-        .and_then(|port| u16::try_from(port).ok())
-        .filter(|port| *port != 0);
-    if port.is_none() {
-        let found = fields
-            .port
-            .as_ref()
-            .map_or("nothing".to_owned(), ToString::to_string);
-        errors.push(field(
-            format!("{at}destination.port"),
-            format!("must be a number from 1 to 65535, not {found}"),
-        ));
-    }
-    let protocol = fields
-        .protocol
-        .as_deref()
-        .map_or(Some(Protocol::default()), Protocol::from_name);
-    if protocol.is_none() {
-        let found = fields.protocol.as_deref().unwrap_or_default();
-        errors.push(field(
-            format!("{at}destination.protocol"),
-            format!("must be TCP or UDP, not `{found}`"),
-        ));
-    }
-    if errors.len() > before {
-        return None;
-    }
-    Some(Question {
-        source: source?,
-        destination: destination?,
-        port: port?,
-        protocol: protocol?,
-    })
-}
-
-fn answer(question: &Question, snapshot: &Snapshot, caller: &Arc<str>) -> (Answer, Evaluation) {
+fn connect(question: &Connect, snapshot: &Snapshot, caller: &Arc<str>) -> (Answer, Evaluation) {
     let start = Instant::now();
     let (source, destination) = (question.source.party(), question.destination.party());
     let decision = snapshot
         .table
         .evaluate(source, destination, question.port, question.protocol);
-    let latency = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    let latency = nanoseconds_since(start);
     let mode = match snapshot.mode_between(question.source.spiffe(), question.destination.spiffe()) {
         identity::Mode::Observe => Mode::Observe,
         identity::Mode::Enforce => Mode::Enforce,
     };
+    let reason = Reason::Verdict(decision.reason);
     let answer = Answer {
-        decision: if decision.allowed { "ALLOW" } else { "DENY" },
+        decision: word(decision.allowed),
         policy_matched: decision.rule.clone(),
         mode,
         enforced: mode == Mode::Enforce,
         revision: decision.revision,
-        reason: decision.reason.name(),
+        reason,
         latency_us: Latency(latency),
     };
     let evaluation = Evaluation {
@@ -268,9 +149,57 @@ fn answer(question: &Question, snapshot: &Snapshot, caller: &Arc<str>) -> (Answe
         policy_matched: decision.rule,
         mode,
         revision: decision.revision,
-        reason: decision.reason,
+        reason,
         latency,
         caller: Arc::clone(caller),
+    };
+    (answer, evaluation)
+}
+
+fn operate(question: &Operate, snapshot: &Snapshot, caller: &Arc<str>) -> (Answer, Evaluation) {
+    let start = Instant::now();
+    let decision = snapshot.policies.evaluate_operator(&OperatorRequest {
+        role: &question.role,
+        mfa: question.mfa,
+        incident: question.incident.as_deref(),
+        service: &question.service,
+        action: &question.action,
+    });
+    let latency = nanoseconds_since(start);
+    let reason = match decision.reason {
+        OperatorReason::Rule => Reason::Verdict(zt_common::verdict::Reason::Rule),
+        OperatorReason::NoRule => Reason::Verdict(zt_common::verdict::Reason::NoRule),
+        OperatorReason::MfaRequired => Reason::MfaRequired,
+        OperatorReason::IncidentRequired => Reason::IncidentRequired,
+    };
+    let mode = Mode::Enforce;
+    let answer = Answer {
+        decision: word(decision.allowed),
+        policy_matched: decision.rule.clone(),
+        mode,
+        enforced: true,
+        revision: snapshot.revision,
+        reason,
+        latency_us: Latency(latency),
+    };
+    // What the operator brought forward is a matter of the record too, and it is the caller who says it.
+    let mfa = if question.mfa { "; mfa" } else { "" };
+    let incident = question.incident.as_deref();
+    let incident = incident
+        .map(|incident| format!("; incident {incident}"))
+        .unwrap_or_default();
+    let evaluation = Evaluation {
+        source: Arc::from(format!("operator:{}", question.role)),
+        destination: Arc::from(format!("service:{}:{}", question.service, question.action)),
+        port: 0,
+        protocol: 0,
+        allowed: decision.allowed,
+        policy_matched: decision.rule,
+        mode,
+        revision: snapshot.revision,
+        reason,
+        latency,
+        caller: Arc::from(format!("{caller}{mfa}{incident}")),
     };
     (answer, evaluation)
 }

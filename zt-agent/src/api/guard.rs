@@ -1,28 +1,116 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Keeps web pages away from the API.
+//! Who is served: not web pages, not callers without the role, not those who ask for too much.
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use axum::extract::Request;
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, Method, Request, StatusCode, header};
+use governor::clock::{Clock, DefaultClock};
+use governor::state::keyed::DashMapStateStore;
+use governor::{Quota, RateLimiter};
 
+use super::caller::Caller;
 use super::problem::ApiProblem;
+use crate::caller::Role;
 
-/// Serves only requests that name a loopback host.
+/// Callers that are remembered before those who have been quiet are forgotten.
+const MAX_ACCOUNTS: usize = 4096;
+
+/// Decides who is served.
+#[derive(Debug)]
+pub struct Guard {
+    rates: RateLimiter<Arc<str>, DashMapStateStore<Arc<str>>, DefaultClock>,
+    clock: DefaultClock,
+}
+
+impl Guard {
+    /// A guard that lets each caller send that many requests a second.
+    pub fn new(requests_per_second: NonZeroU32) -> Self {
+        Self {
+            rates: RateLimiter::dashmap(Quota::per_second(requests_per_second)),
+            clock: DefaultClock::default(),
+        }
+    }
+
+    /// Whether a request is served.
+    pub(super) fn check<B>(&self, caller: &Caller, request: &Request<B>) -> Result<(), ApiProblem> {
+        self.check_rate(caller)?;
+        if caller.over_loopback && !names_loopback(request.headers()) {
+            let detail = "the Host header must name localhost or a loopback address";
+            return Err(ApiProblem::new(StatusCode::FORBIDDEN, "host_refused", detail));
+        }
+        if caller.expires.is_some_and(|expires| expires < now()) {
+            let detail = "the certificate of this connection has expired: connect with a new one";
+            return Err(ApiProblem::new(
+                StatusCode::FORBIDDEN,
+                "certificate_expired",
+                detail,
+            ));
+        }
+        let wanted = role_for(request.method(), request.uri().path());
+        match caller.role {
+            Some(role) if role >= wanted => Ok(()),
+            Some(role) => {
+                let detail = format!(
+                    "this takes the role `{}`, and {} has `{}`",
+                    wanted.name(),
+                    caller.name,
+                    role.name()
+                );
+                Err(ApiProblem::new(
+                    StatusCode::FORBIDDEN,
+                    "role_insufficient",
+                    detail,
+                ))
+            }
+            None => {
+                let detail = format!("no entry of api.callers is about {}", caller.name);
+                Err(ApiProblem::new(StatusCode::FORBIDDEN, "caller_unknown", detail))
+            }
+        }
+    }
+
+    fn check_rate(&self, caller: &Caller) -> Result<(), ApiProblem> {
+        let Err(until) = self.rates.check_key(&caller.account) else {
+            return Ok(());
+        };
+        if self.rates.len() > MAX_ACCOUNTS {
+            self.rates.retain_recent();
+        }
+        let wait: Duration = until.wait_time_from(self.clock.now());
+        let seconds = wait.as_secs() + 1;
+        let detail = format!(
+            "{} sends too many requests: try again in {seconds} s",
+            caller.account
+        );
+        Err(
+            ApiProblem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", detail)
+                .with_retry_after(seconds),
+        )
+    }
+}
+
+/// What a caller needs to be for a request.
+fn role_for(method: &Method, path: &str) -> Role {
+    match (method, path) {
+        (&Method::POST, "/v1/evaluate") | (&Method::GET, "/openapi.json") => Role::Evaluate,
+        (&Method::GET | &Method::HEAD, _) => Role::Read,
+        _ => Role::Admin,
+    }
+}
+
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// Whether a request names a loopback host.
 ///
 /// A page in a browser on this machine can have its own name resolve to 127.0.0.1 (DNS rebinding); its requests then
 /// come from here, but still bear that name.
-pub(super) async fn loopback_names_only(request: Request, next: Next) -> Response {
-    if names_loopback(request.headers()) {
-        return next.run(request).await;
-    }
-    let detail = "the Host header must name localhost or a loopback address";
-    ApiProblem::new(StatusCode::FORBIDDEN, "host_refused", detail).into_response()
-}
-
 fn names_loopback(headers: &HeaderMap) -> bool {
     let authority = headers
         .get(header::HOST)
@@ -43,6 +131,11 @@ fn names_loopback(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn request(method: Method, path: &str, host: &str) -> Request<()> {
+        let builder = Request::builder().method(method).uri(path);
+        builder.header(header::HOST, host).body(()).expect("request")
+    }
 
     #[test]
     fn only_loopback_is_loopback() {
@@ -67,5 +160,47 @@ mod tests {
             assert!(!names_loopback(&with(host)), "{host}");
         }
         assert!(!names_loopback(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn each_caller_has_a_rate_of_its_own() {
+        let guard = Guard::new(NonZeroU32::new(2).expect("not zero"));
+        let (one, other) = (Caller::process(1, None), Caller::process(2, None));
+        let ask = |caller: &Caller| guard.check(caller, &request(Method::GET, "/v1/status", "x"));
+        assert!(ask(&one).is_ok() && ask(&one).is_ok());
+        assert!(ask(&one).is_err(), "the third within a second");
+        assert!(ask(&other).is_ok());
+    }
+
+    #[test]
+    fn a_role_has_what_the_lesser_ones_have() {
+        let guard = Guard::new(NonZeroU32::MAX);
+        let served = |role: Option<Role>| {
+            let caller = Caller {
+                role,
+                ..Caller::process(0, None)
+            };
+            [
+                (Method::POST, "/v1/evaluate"),
+                (Method::GET, "/v1/audit"),
+                (Method::PUT, "/v1/policies/x"),
+                (Method::POST, "/v1/mode"),
+                (Method::DELETE, "/anything"),
+            ]
+            .map(|(method, path)| guard.check(&caller, &request(method, path, "x")).is_ok())
+        };
+        assert_eq!(served(None), [false; 5]);
+        assert_eq!(served(Some(Role::Evaluate)), [true, false, false, false, false]);
+        assert_eq!(served(Some(Role::Read)), [true, true, false, false, false]);
+        assert_eq!(served(Some(Role::Admin)), [true; 5]);
+        let expired = Caller {
+            expires: Some(1),
+            ..Caller::process(0, None)
+        };
+        assert!(
+            guard
+                .check(&expired, &request(Method::GET, "/v1/status", "x"))
+                .is_err()
+        );
     }
 }

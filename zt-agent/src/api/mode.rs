@@ -7,18 +7,21 @@ use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use super::problem::ApiProblem;
+use super::problem::{ApiProblem, Details};
 use super::{ApiState, Caller, body};
 use crate::audit::pipeline::ApiEvent;
 
-#[derive(Deserialize)]
+/// What is asked of the node.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct ModeBody {
+pub(super) struct ModeBody {
     mode: Change,
 }
 
-#[derive(Clone, Copy, Deserialize, Serialize)]
+/// Break-glass, or its end.
+#[derive(Clone, Copy, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum Change {
     /// Nothing is refused on this node.
@@ -27,12 +30,21 @@ enum Change {
     Restore,
 }
 
-#[derive(Serialize)]
-struct Changed {
+/// What the node does now.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ModeChanged)]
+pub(super) struct Changed {
     mode: Change,
+    /// Nothing is refused.
     observe_all: bool,
 }
 
+/// Stops refusing on this node, or goes back.
+#[utoipa::path(post, path = "/v1/mode", tag = "node", request_body = ModeBody, responses(
+    (status = 200, description = "Done, and recorded", body = Changed),
+    (status = "4XX", description = "The request is not valid", body = Details, content_type = "application/problem+json"),
+    (status = 500, description = "The kernel side did not do it", body = Details, content_type = "application/problem+json"),
+))]
 pub(super) async fn change(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
@@ -49,11 +61,11 @@ pub(super) async fn change(
             error.to_string(),
         ));
     }
-    tracing::warn!(observe_all, caller = %caller.0, "the mode of this node was changed over the API");
+    tracing::warn!(observe_all, caller = %caller.name, "the mode of this node was changed over the API");
     let revision = state.snapshot().revision;
     let event = ApiEvent::ModeChanged {
         observe_all,
-        caller: caller.name(),
+        caller: caller.name,
         revision,
     };
     // It has happened and is in the log; a trail that cannot be written is no reason to hold back the answer.

@@ -25,7 +25,7 @@ pub struct ControlError {
 }
 
 /// The part of `/v1/status` that comes from the kernel.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, utoipa::ToSchema)]
 pub struct NodeStatus {
     /// Our hooks, as the kernel reports them.
     pub hooks: Vec<HookStatus>,
@@ -42,7 +42,7 @@ pub struct NodeStatus {
 }
 
 /// One hook.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct HookStatus {
     /// Name of the program.
     pub program: String,
@@ -53,13 +53,15 @@ pub struct HookStatus {
     /// Whether the kernel reports our program there.
     pub attached: bool,
     /// Id of the program.
+    #[schema(required = true)]
     pub program_id: Option<u32>,
     /// Id of the link.
+    #[schema(required = true)]
     pub link_id: Option<u32>,
 }
 
 /// A managed cgroup.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct RootStatus {
     /// Below the cgroup2 mount.
     pub path: String,

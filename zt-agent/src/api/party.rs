@@ -19,8 +19,8 @@ pub(super) struct PartyFields {
     pub(super) address: Option<String>,
 }
 
-/// `source` of an evaluation.
-#[derive(Debug, Clone, Deserialize)]
+/// Who connects; one of `spiffe_id`, `entity` and `address`.
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SourceFields {
     spiffe_id: Option<String>,
@@ -70,16 +70,16 @@ impl Named {
 }
 
 /// Who is meant; `at` is the path of the party in the request.
-pub(super) fn named(fields: &PartyFields, at: &str, table: &AllowTable) -> Result<Named, Problem> {
-    match (&fields.spiffe_id, &fields.entity, &fields.address) {
-        (Some(id), None, None) => SpiffeId::parse(id)
+pub(super) fn named(fields: PartyFields, at: &str, table: &AllowTable) -> Result<Named, Problem> {
+    match (fields.spiffe_id, fields.entity, fields.address) {
+        (Some(id), None, None) => SpiffeId::parse(&id)
             .map(Named::Spiffe)
             .map_err(|error| field(format!("{at}.spiffe_id"), error.to_string())),
         (None, Some(entity), None) => {
-            by_entity(entity, table).map_err(|message| field(format!("{at}.entity"), message))
+            by_entity(&entity, table).map_err(|message| field(format!("{at}.entity"), message))
         }
         (None, None, Some(address)) => {
-            by_address(address, table).map_err(|message| field(format!("{at}.address"), message))
+            by_address(&address, table).map_err(|message| field(format!("{at}.address"), message))
         }
         (None, None, None) => Err(field(format!("{at}.spiffe_id"), "is missing: who is it?")),
         _ => Err(field(at, "give one of spiffe_id, entity and address")),

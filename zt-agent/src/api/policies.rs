@@ -1,43 +1,60 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `GET /v1/policies` and `GET /v1/policies/{name}`: what is in force.
+//! `/v1/policies`: what is in force, and changes of it.
+
+pub(super) mod change;
+mod conditions;
 
 use axum::Json;
-use axum::extract::{Path, State};
-use axum::http::{StatusCode, header};
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
+use self::conditions::Conditions;
 use super::ApiState;
-use super::problem::ApiProblem;
-use crate::policy::{KIND, Problem, ServiceAccessPolicy};
+use super::problem::{ApiProblem, Details};
+use super::query::{Given, Parameters, PolicyName};
+use crate::policy::{AnyPolicy, Problem};
 
 /// Where policies of a policy directory are kept.
 const STORE: &str = "directory";
 
-#[derive(Serialize)]
+/// What is in force.
+#[derive(Serialize, ToSchema)]
 #[expect(clippy::struct_field_names, reason = "the names are those of the answer")]
-struct Policies {
+pub(super) struct Policies {
+    /// Counts the policies that came into force on this node.
     revision: u64,
+    /// What nodes are compared by.
     digest: String,
+    /// Sorted by name.
     policies: Vec<Policy>,
     /// Why the documents on disk are not what is in force; empty where they are.
     errors: Vec<Problem>,
 }
 
-#[derive(Serialize)]
-struct Policy {
+/// One policy.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Policy {
+    /// `metadata.name`.
     name: String,
+    /// `ServiceAccessPolicy` or `OperatorAccessPolicy`.
     kind: &'static str,
+    /// Where it is kept.
     store: &'static str,
+    /// Its digest, which is its ETag without the quotes.
     etag: String,
+    /// The document in its canonical form.
+    #[schema(value_type = Object)]
     document: serde_json::Value,
 }
 
-impl From<&ServiceAccessPolicy> for Policy {
-    fn from(policy: &ServiceAccessPolicy) -> Self {
+impl From<&AnyPolicy> for Policy {
+    fn from(policy: &AnyPolicy) -> Self {
         Self {
-            name: policy.name.clone(),
-            kind: KIND,
+            name: policy.name().to_owned(),
+            kind: policy.kind(),
             store: STORE,
             etag: policy.digest().to_owned(),
             document: policy.document(),
@@ -45,32 +62,51 @@ impl From<&ServiceAccessPolicy> for Policy {
     }
 }
 
-pub(super) async fn list(State(state): State<ApiState>) -> Response {
+/// Lists the policies in force.
+#[utoipa::path(get, path = "/v1/policies", tag = "policies", responses(
+    (status = 200, description = "The policies in force", body = Policies),
+    (status = "4XX", description = "The request is not valid", body = Details, content_type = "application/problem+json"),
+))]
+pub(super) async fn list(State(state): State<ApiState>, given: Given) -> Result<Response, ApiProblem> {
+    Parameters::new(given.0, &[]).finish()?;
     let snapshot = state.snapshot();
     let policies = Policies {
         revision: snapshot.revision,
         digest: snapshot.policies.digest().to_owned(),
-        policies: snapshot
-            .policies
-            .policies()
-            .iter()
-            .map(|policy| Policy::from(&**policy))
-            .collect(),
+        policies: snapshot.policies.all().iter().map(Policy::from).collect(),
         errors: snapshot.policy_error.as_deref().cloned().unwrap_or_default(),
     };
-    Json(policies).into_response()
+    Ok(Json(policies).into_response())
 }
 
+/// Shows one policy in force.
+#[utoipa::path(get, path = "/v1/policies/{name}", tag = "policies",
+    params(PolicyName, ("If-None-Match" = Option<String>, Header, description = "An ETag that the client has")),
+    responses(
+        (status = 200, description = "The policy", body = Policy, headers(("ETag" = String))),
+        (status = 304, description = "It is the one that the client has"),
+        (status = "4XX", description = "There is none of that name", body = Details, content_type = "application/problem+json"),
+))]
 pub(super) async fn show(
     State(state): State<ApiState>,
-    Path(name): Path<String>,
+    PolicyName(name): PolicyName,
+    given: Given,
+    headers: HeaderMap,
 ) -> Result<Response, ApiProblem> {
+    Parameters::new(given.0, &[]).finish()?;
+    let conditions = Conditions::of(&headers)?;
     let snapshot = state.snapshot();
     let Some(policy) = snapshot.policies.get(&name) else {
-        let detail = format!("no policy `{name}` is in force at revision {}", snapshot.revision);
+        let shown: String = name.chars().take(80).collect();
+        let detail = format!(
+            "no policy `{shown}` is in force at revision {}",
+            snapshot.revision
+        );
         return Err(ApiProblem::new(StatusCode::NOT_FOUND, "policy_not_found", detail));
     };
-    let policy = Policy::from(&**policy);
-    let etag = format!("\"{}\"", policy.etag);
-    Ok(([(header::ETAG, etag)], Json(policy)).into_response())
+    let etag = format!("\"{}\"", policy.digest());
+    if conditions.has(policy.digest()) {
+        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response());
+    }
+    Ok(([(header::ETAG, etag)], Json(Policy::from(policy))).into_response())
 }

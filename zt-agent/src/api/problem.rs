@@ -4,6 +4,7 @@
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::problem::Problem;
 
@@ -14,16 +15,24 @@ pub struct ApiProblem {
     code: &'static str,
     detail: String,
     errors: Vec<Problem>,
+    retry_after: Option<u64>,
 }
 
-#[derive(Serialize)]
-struct Details<'a> {
+/// Problem details (RFC 9457).
+#[derive(Serialize, ToSchema)]
+pub(super) struct Details {
+    /// Always `about:blank`: `code` says which problem it is.
     r#type: &'static str,
+    /// The status in words.
     title: &'static str,
+    /// The status.
     status: u16,
+    /// Which problem it is; these do not change.
     code: &'static str,
-    detail: &'a str,
-    errors: &'a [Problem],
+    /// What happened, to what, and what to do about it.
+    detail: String,
+    /// What is wrong with the request or with files, each with its place.
+    errors: Vec<Problem>,
 }
 
 impl ApiProblem {
@@ -34,7 +43,20 @@ impl ApiProblem {
             code,
             detail: detail.into(),
             errors: Vec::new(),
+            retry_after: None,
         }
+    }
+
+    /// The same with the seconds after which to try again.
+    pub(super) fn with_retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after = Some(seconds);
+        self
+    }
+
+    /// The same with what is wrong in detail.
+    pub(super) fn with_errors(mut self, errors: Vec<Problem>) -> Self {
+        self.errors = errors;
+        self
     }
 
     /// The request says something that cannot be.
@@ -44,9 +66,7 @@ impl ApiProblem {
 
     /// Fields of the request, or parameters of its query, that are wrong.
     pub(super) fn fields(code: &'static str, errors: Vec<Problem>) -> Self {
-        let mut problem = Self::bad_request(code, "the request is not valid: see `errors`");
-        problem.errors = errors;
-        problem
+        Self::bad_request(code, "the request is not valid: see `errors`").with_errors(errors)
     }
 
     /// Something behind the API does not answer.
@@ -73,12 +93,15 @@ impl IntoResponse for ApiProblem {
             title: self.status.canonical_reason().unwrap_or("Error"),
             status: self.status.as_u16(),
             code: self.code,
-            detail: &self.detail,
-            errors: &self.errors,
+            detail: self.detail,
+            errors: self.errors,
         };
         let mut response = (self.status, axum::Json(details)).into_response();
         let media_type = HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(header::CONTENT_TYPE, media_type);
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        }
         response
     }
 }

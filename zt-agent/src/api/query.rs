@@ -1,11 +1,76 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Query strings: each parameter once, none unknown, every mistake named.
+//! Paths and query strings: each parameter once, none unknown, every mistake named.
 
 use std::fmt::Display;
 use std::str::FromStr;
 
+use axum::extract::{FromRequestParts, Path, Query};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+
 use super::problem::{ApiProblem, field};
 use crate::problem::{Problem, nearest};
+
+/// The query of a request as it was given.
+#[derive(Debug)]
+pub(super) struct Given(pub(super) Vec<(String, String)>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Given {
+    type Rejection = ApiProblem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiProblem> {
+        if !parts.uri.query().is_none_or(is_text) {
+            let detail = "the query is not UTF-8 text";
+            return Err(ApiProblem::bad_request("invalid_query", detail));
+        }
+        let given = Query::from_request_parts(parts, state).await;
+        given
+            .map(|Query(pairs)| Self(pairs))
+            .map_err(|error| ApiProblem::bad_request("invalid_query", error.body_text()))
+    }
+}
+
+/// Whether a percent-encoded text is UTF-8 when it is decoded.
+fn is_text(encoded: &str) -> bool {
+    let mut bytes = Vec::with_capacity(encoded.len());
+    let mut rest = encoded.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let digits = after.get(..2).filter(|_| *first == b'%');
+        let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[2..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    std::str::from_utf8(&bytes).is_ok()
+}
+
+/// The name of a policy in a path: any text, so far.
+#[derive(Debug, utoipa::IntoParams)]
+#[into_params(parameter_in = Path, names("name"))]
+pub(super) struct PolicyName(
+    /// metadata.name of the policy
+    pub(super) String,
+);
+
+impl<S: Send + Sync> FromRequestParts<S> for PolicyName {
+    type Rejection = ApiProblem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiProblem> {
+        // Only a name that is no UTF-8 is refused here.
+        let name = Path::from_request_parts(parts, state).await;
+        name.map(|Path(name)| Self(name)).map_err(|_| {
+            let detail = "the name in the path is not UTF-8 text";
+            ApiProblem::new(StatusCode::BAD_REQUEST, "invalid_path", detail)
+        })
+    }
+}
 
 /// The parameters of a request, taken out one by one.
 pub(super) struct Parameters {

@@ -1,122 +1,91 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Listening, and serving connections within limits of time and number.
 
-use std::net::SocketAddr;
+mod bind;
+mod handshake;
+mod places;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
+use axum::response::IntoResponse;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio_io_timeout::TimeoutStream;
 
+pub use self::bind::{Endpoint, ServeError, bind_api, bind_health, bind_socket};
+use self::bind::{Listener, Stream};
+pub use self::handshake::Tls;
+use self::places::{Place, Places};
 use super::Caller;
+use super::guard::Guard;
 
-/// Connections at a time; more wait to be accepted.
-const MAX_CONNECTIONS: usize = 512;
-/// How long a client may take to send the head of a request, or to think of one.
-const HEAD_TIME: Duration = Duration::from_secs(30);
+/// How long a client may take to shake hands.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// How long requests under way may take to end when the agent stops.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 /// Most bytes of the head of a request.
 const HEAD_BYTES: usize = 64 * 1024;
 
-/// Why the API does not listen.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// The address can be reached from elsewhere.
-    #[error(
-        "api.listen: {address} is not a loopback address; beyond this machine the API would need TLS and callers that are known, which this version does not have: listen on 127.0.0.1 or [::1]"
-    )]
-    NotLoopback {
-        /// The address.
-        address: SocketAddr,
-    },
-    /// The address is taken, or not one of this machine.
-    #[error("{field}: cannot listen on {address}: {source}")]
-    Listen {
-        /// The key of the configuration.
-        field: &'static str,
-        /// The address.
-        address: SocketAddr,
-        /// Why not.
-        source: std::io::Error,
-    },
+/// How much a listener bears.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections at a time; one more closes the one that has been idle longest.
+    pub connections: usize,
+    /// How long a client may take to send the head of a request, or to think of one.
+    pub head_time: Duration,
+    /// How long a client may leave an answer unread.
+    pub write_time: Duration,
 }
 
-/// A place that is listened at. Nothing is accepted before [`Endpoint::serve`].
-#[derive(Debug)]
-pub struct Endpoint {
-    listener: TcpListener,
-    address: SocketAddr,
-}
-
-/// Listens for the API, on loopback only.
-pub async fn bind_api(address: SocketAddr) -> Result<Endpoint, ServeError> {
-    if !address.ip().to_canonical().is_loopback() {
-        return Err(ServeError::NotLoopback { address });
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 512,
+            head_time: Duration::from_secs(30),
+            write_time: Duration::from_secs(30),
+        }
     }
-    Endpoint::bind("api.listen", address).await
 }
 
-/// Listens for health and metrics.
-pub async fn bind_health(address: SocketAddr) -> Result<Endpoint, ServeError> {
-    Endpoint::bind("api.health", address).await
+/// What all connections of a listener share.
+#[derive(Clone)]
+struct Shared {
+    router: Router,
+    guard: Option<Arc<Guard>>,
+    limits: Limits,
 }
 
 impl Endpoint {
-    async fn bind(field: &'static str, address: SocketAddr) -> Result<Self, ServeError> {
-        let failed = |source| ServeError::Listen {
-            field,
-            address,
-            source,
-        };
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
-        Ok(Self { listener, address })
-    }
-
-    /// The address, with the port that was chosen for port 0.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// Serves until `stopping` turns true or its sender is gone, then lets requests under way end.
-    pub async fn serve(self, router: Router, mut stopping: watch::Receiver<bool>) {
-        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    /// Serves until `stopping` turns true or its sender is gone, then lets requests under way end. Without a guard
+    /// everybody is served.
+    pub async fn serve(self, router: Router, guard: Option<Arc<Guard>>, mut stopping: watch::Receiver<bool>) {
+        let places = Places::new(self.limits.connections);
         let graceful = GracefulShutdown::new();
+        let shared = Shared {
+            router,
+            guard,
+            limits: self.limits,
+        };
         let mut connections = JoinSet::new();
         loop {
-            let accepted = tokio::select! {
-                accepted = accept(&self.listener, &places) => accepted,
+            let stream = tokio::select! {
+                stream = accept(&self.listener) => stream,
                 _ = stopping.wait_for(|stopping| *stopping) => break,
             };
-            let (stream, peer, place) = accepted;
-            let inner = TowerToHyperService::new(router.clone());
-            let service = service_fn(move |mut request: Request<Incoming>| {
-                request.extensions_mut().insert(Caller(peer));
-                inner.call(request)
-            });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_TIME)
-                .max_buf_size(HEAD_BYTES)
-                .serve_connection(TokioIo::new(stream), service);
-            let connection = graceful.watch(connection);
-            connections.spawn(async move {
-                // Clients that break off or speak no HTTP are not this agent's errors.
-                if let Err(error) = connection.await {
-                    tracing::debug!(%error, %peer, "connection ended");
-                }
-                drop(place);
-            });
+            // Nobody is idle: whoever comes last goes first.
+            let Some(place) = places.take() else { continue };
+            let (shared, tls, watcher) = (shared.clone(), self.tls.clone(), graceful.watcher());
+            connections.spawn(connection(stream, tls, place, shared, watcher));
             while connections.try_join_next().is_some() {}
         }
         drop(self.listener);
@@ -129,26 +98,82 @@ impl Endpoint {
     }
 }
 
-/// The next connection, once there is a place for it.
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> (TcpStream, SocketAddr, Option<tokio::sync::OwnedSemaphorePermit>) {
-    // The semaphore is never closed.
-    let place = Arc::clone(places).acquire_owned().await.ok();
+/// The next connection.
+async fn accept(listener: &Listener) -> Stream {
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => {
-                if let Err(error) = stream.set_nodelay(true) {
-                    tracing::debug!(%error, "cannot set TCP_NODELAY");
-                }
-                return (stream, peer, place);
-            }
+            Ok(stream) => return stream,
             Err(error) => {
                 // Out of descriptors, mostly: trying again at once would only spin.
                 tracing::warn!(%error, "cannot accept an API connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
+    }
+}
+
+/// One connection, to its end.
+async fn connection(stream: Stream, tls: Option<Tls>, place: Place, shared: Shared, watcher: Watcher) {
+    let work = async {
+        match (stream, tls) {
+            (Stream::Unix(stream), _) => {
+                let caller = match stream.peer_cred() {
+                    Ok(peer) => Caller::process(peer.uid(), peer.pid()),
+                    Err(error) => {
+                        tracing::debug!(%error, "a process that cannot be named is not served");
+                        return;
+                    }
+                };
+                http(stream, caller, &place, shared, watcher).await;
+            }
+            (Stream::Tcp(stream, peer), None) => {
+                http(stream, Caller::loopback(peer), &place, shared, watcher).await;
+            }
+            (Stream::Tcp(stream, peer), Some(tls)) => {
+                let shaken = tokio::time::timeout(HANDSHAKE_TIME, tls.accept(stream, peer)).await;
+                match shaken {
+                    Ok(Some((stream, caller))) => http(stream, caller, &place, shared, watcher).await,
+                    Ok(None) => {}
+                    Err(_) => tls.refuse(handshake::Cause::Timeout, peer, "no handshake within 10 seconds"),
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = work => {}
+        () = place.evicted() => {}
+    }
+}
+
+async fn http<I>(stream: I, caller: Caller, place: &Place, shared: Shared, watcher: Watcher)
+where
+    I: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(shared.limits.write_time));
+    let inner = TowerToHyperService::new(shared.router);
+    let guard = shared.guard.as_deref();
+    let name = Arc::clone(&caller.name);
+    let service = service_fn(|mut request: Request<Incoming>| {
+        let admitted = guard.map_or(Ok(()), |guard| guard.check(&caller, &request));
+        request.extensions_mut().insert(caller.clone());
+        let answer = admitted.map(|()| inner.call(request));
+        let busy = place.busy();
+        async move {
+            let _busy = busy;
+            match answer {
+                Ok(answer) => answer.await,
+                Err(refused) => Ok(refused.into_response()),
+            }
+        }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(shared.limits.head_time)
+        .max_buf_size(HEAD_BYTES)
+        .serve_connection(TokioIo::new(Box::pin(stream)), service);
+    // Clients that break off or speak no HTTP are not this agent's errors.
+    if let Err(error) = watcher.watch(connection).await {
+        tracing::debug!(%error, caller = %name, "connection ended");
     }
 }

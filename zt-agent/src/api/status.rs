@@ -7,19 +7,24 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
+use super::problem::{ApiProblem, Details};
+use super::query::{Given, Parameters};
 use super::{ApiState, NodeStatus};
 use crate::audit::clock;
 use crate::audit::record::Timestamp;
 use crate::identity::Mode;
 use crate::policy::Problem;
 
-#[derive(Serialize)]
+/// What the agent is and does.
+#[derive(Serialize, ToSchema)]
 #[expect(clippy::struct_field_names, reason = "flattened: its name is never seen")]
-struct Status {
+pub(super) struct Status {
     version: &'static str,
     cluster: String,
     node: String,
+    #[schema(value_type = String)]
     started: Timestamp,
     uptime_seconds: u64,
     ready: bool,
@@ -33,7 +38,7 @@ struct Status {
     node_status: NodeStatus,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct PolicyStatus {
     revision: u64,
     digest: String,
@@ -43,16 +48,17 @@ struct PolicyStatus {
     errors: Vec<Problem>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct ModeStatus {
     /// Break-glass is on: nothing is refused.
     observe_all: bool,
+    #[schema(value_type = String)]
     default: Mode,
     observe: usize,
     enforce: usize,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct WorkloadStatus {
     declared: usize,
     /// With a cgroup that exists.
@@ -60,7 +66,7 @@ struct WorkloadStatus {
     waiting: usize,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct AuditStatus {
     store: String,
     received: u64,
@@ -72,7 +78,13 @@ struct AuditStatus {
     lost: BTreeMap<&'static str, u64>,
 }
 
-pub(super) async fn status(State(state): State<ApiState>) -> Response {
+/// Shows hooks, policy, identities, modes, counters and losses.
+#[utoipa::path(get, path = "/v1/status", tag = "node", responses(
+    (status = 200, description = "As the kernel and the agent report it now", body = Status),
+    (status = "4XX", description = "The request is not valid", body = Details, content_type = "application/problem+json"),
+))]
+pub(super) async fn status(State(state): State<ApiState>, given: Given) -> Result<Response, ApiProblem> {
+    Parameters::new(given.0, &[]).finish()?;
     let node_status = state.control.status().await;
     let snapshot = state.snapshot();
     let readiness = state.readiness.borrow().clone();
@@ -90,7 +102,7 @@ pub(super) async fn status(State(state): State<ApiState>) -> Response {
         .filter(|placed| placed.mode == Mode::Enforce)
         .count();
     let uptime = clock::now().saturating_sub(state.started).max(0).unsigned_abs() / 1_000_000_000;
-    Json(Status {
+    Ok(Json(Status {
         version: env!("CARGO_PKG_VERSION"),
         cluster: state.cluster.to_string(),
         node: state.node.to_string(),
@@ -128,5 +140,5 @@ pub(super) async fn status(State(state): State<ApiState>) -> Response {
         },
         node_status,
     })
-    .into_response()
+    .into_response())
 }

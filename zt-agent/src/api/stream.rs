@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::{Stream, stream};
@@ -14,8 +14,8 @@ use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::watch;
 
 use super::ApiState;
-use super::problem::ApiProblem;
-use super::query::{Parameters, flag};
+use super::problem::{ApiProblem, Details};
+use super::query::{Given, Parameters, flag};
 use crate::audit::Entry;
 use crate::audit::record::Outcome;
 use crate::spiffe_id::{Pattern, SpiffeId};
@@ -69,11 +69,24 @@ impl Wanted {
     }
 }
 
-pub(super) async fn decisions(
-    State(state): State<ApiState>,
-    Query(given): Query<Vec<(String, String)>>,
-) -> Result<Response, ApiProblem> {
-    let mut given = Parameters::new(given, &["denied", "identity"]);
+/// The query of the stream.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "describes what `decisions` reads")]
+struct StreamQuery {
+    /// Refusals only
+    denied: Option<bool>,
+    /// With one end that matches this SPIFFE ID or pattern
+    identity: Option<String>,
+}
+
+/// Streams records as they are made.
+#[utoipa::path(get, path = "/v1/decisions/stream", tag = "audit", params(StreamQuery), responses(
+    (status = 200, description = "Server-sent events: `data` is one record, `id` its id; `lagged` says how many were missed", body = String, content_type = "text/event-stream"),
+    (status = "4XX", description = "The request is not valid", body = Details, content_type = "application/problem+json"),
+))]
+pub(super) async fn decisions(State(state): State<ApiState>, given: Given) -> Result<Response, ApiProblem> {
+    let mut given = Parameters::new(given.0, &["denied", "identity"]);
     let denied = given.with("denied", flag).unwrap_or(false);
     let identity = given.with("identity", |text| {
         Pattern::parse(text).map_err(|error| error.to_string())

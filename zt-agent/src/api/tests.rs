@@ -2,11 +2,17 @@
 //! The API over real connections, a real store and a real policy.
 
 mod answers;
+mod described;
+mod local;
+mod operators;
+mod policies;
 mod refusals;
+mod remote;
 mod streams;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -94,7 +100,49 @@ struct World {
     stopping: watch::Sender<bool>,
     snapshots: watch::Sender<Arc<Snapshot>>,
     serving: tokio::task::JoinHandle<()>,
-    _directory: TempDir,
+    state: ApiState,
+    directory: TempDir,
+}
+
+impl World {
+    /// Where policies are.
+    fn policies(&self) -> std::path::PathBuf {
+        self.directory.path().join("policies")
+    }
+
+    /// Does what the node thread does about policy: what comes to be on disk is put in force, or its problems are told.
+    fn start_node(&self) {
+        let settings = Settings::default();
+        let (follower, _) = crate::policy_dir::follow(self.policies());
+        let (sink, mut changes) = tokio::sync::mpsc::channel(1);
+        let snapshots = self.snapshots.clone();
+        tokio::spawn(follower.run(sink));
+        tokio::spawn(async move {
+            while let Some(contents) = changes.recv().await {
+                let parsed = contents
+                    .0
+                    .and_then(|documents| crate::policy::parse(&documents, &settings));
+                snapshots.send_modify(|snapshot| {
+                    let mut next = Snapshot::clone(snapshot);
+                    match parsed {
+                        Ok(policies) => {
+                            let changed = policies.digest() != next.policies.digest();
+                            next.revision += u64::from(changed);
+                            let identities = next.table.identities().iter().cloned().collect();
+                            let table =
+                                crate::policy::compile(&policies, &identities, &settings, next.revision);
+                            next.table = Arc::new(table.expect("compiles"));
+                            next.policies = Arc::new(policies);
+                            next.policy_error = None;
+                        }
+                        Err(problems) => next.policy_error = Some(Arc::new(problems)),
+                    }
+                    *snapshot = Arc::new(next);
+                });
+            }
+        });
+        tokio::spawn(record_changes(self.state.clone()));
+    }
 }
 
 fn id(text: &str) -> SpiffeId {
@@ -118,7 +166,7 @@ fn snapshot() -> Snapshot {
         pod: None,
     };
     let placed = Placed {
-        record,
+        record: Arc::new(record),
         cgroup_ids: vec![41, 42],
         mode: Mode::Enforce,
     };
@@ -133,6 +181,8 @@ fn snapshot() -> Snapshot {
 
 async fn world() -> World {
     let directory = tempfile::tempdir().expect("directory");
+    std::fs::create_dir(directory.path().join("policies")).expect("mkdir");
+    std::fs::write(directory.path().join("policies/core.yaml"), POLICY).expect("write");
     let settings = sqlite::Settings {
         dsn: format!("sqlite://{}/audit.db", directory.path().display()),
         max_disk_bytes: 1 << 30,
@@ -158,6 +208,7 @@ async fn world() -> World {
         cluster: Arc::from("hanzo-k8s"),
         node: Arc::from("worker-3"),
         snapshots: receiver,
+        editor: Editor::new(directory.path().join("policies"), Settings::default()),
         store,
         intake: intake.clone(),
         metrics,
@@ -166,12 +217,13 @@ async fn world() -> World {
         stopping: stop.clone(),
         started: crate::audit::clock::now(),
     });
+    let guard = Arc::new(Guard::new(NonZeroU32::MAX));
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let api = bind_api(any).await.expect("binds");
+    let api = bind_api(any, None).await.expect("binds");
     let health = bind_health(any).await.expect("binds");
-    let (api_address, health_address) = (api.address(), health.address());
-    tokio::spawn(health.serve(health_router(state.clone()), stop.clone()));
-    let serving = tokio::spawn(api.serve(router(state), stop));
+    let (api_address, health_address) = (api.address().expect("TCP"), health.address().expect("TCP"));
+    tokio::spawn(health.serve(health_router(state.clone()), None, stop.clone()));
+    let serving = tokio::spawn(api.serve(router(state.clone()), Some(guard), stop));
     World {
         api: api_address,
         health: health_address,
@@ -181,7 +233,8 @@ async fn world() -> World {
         stopping,
         snapshots,
         serving,
-        _directory: directory,
+        state,
+        directory,
     }
 }
 
@@ -255,6 +308,18 @@ async fn post(to: SocketAddr, path: &str, body: &str) -> Reply {
     );
     raw(to, format!("{head}{body}").as_bytes()).await
 }
+
+/// A request with a body of a type and further headers, each ended by a line feed.
+async fn send(to: SocketAddr, method: &str, path: &str, headers: &str, body: &str) -> Reply {
+    let headers = headers.replace('\n', "\r\n");
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n",
+        body.len()
+    );
+    raw(to, format!("{head}{body}").as_bytes()).await
+}
+
+const YAML: &str = "Content-Type: application/yaml\n";
 
 fn question(source: &str, destination: &str, port: u16) -> Value {
     json!({ "source": { "spiffe_id": source }, "destination": { "spiffe_id": destination, "port": port } })

@@ -9,6 +9,7 @@ use crate::cgroup::CgroupError;
 use crate::kernel::KernelError;
 use crate::policy::CompileError;
 use crate::problem::Problem;
+use crate::tls;
 
 /// Why the agent did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +43,9 @@ pub enum AppError {
     /// The API.
     #[error(transparent)]
     Serve(#[from] api::ServeError),
+    /// The certificates of the API.
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
     /// A thread or signal handler of the agent.
     #[error("cannot {what}: {source}")]
     System {
@@ -65,6 +69,7 @@ impl AppError {
             self,
             Self::Input { .. }
                 | Self::Compile(_)
+                | Self::Tls(_)
                 | Self::Serve(api::ServeError::NotLoopback { .. })
                 | Self::Kernel(KernelError::TooLarge { .. })
         )

@@ -2,20 +2,28 @@
 //! The node thread: the single writer. It owns the kernel side, merges policy, workloads and cgroups into what shall be
 //! in force, puts that in force, sweeps, and publishes it. Everything it is told comes through one queue.
 
+mod cgroups;
 mod force;
+mod guards;
+mod memory;
 mod namespaces;
+mod pending;
 mod publish;
+mod raw;
+mod recover;
+mod sweep;
 mod switches;
 mod wellbeing;
+mod work;
 mod workloads;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use zt_common::abi::Connection;
+use zt_common::abi::{Connection, MODE_ENFORCE};
 use zt_common::entry::AllowKey;
 
 use super::{AppError, Loaded};
@@ -26,22 +34,22 @@ use crate::cgroup::{self, CgroupEvent};
 use crate::config::Config;
 use crate::identity::{WorkloadRecord, file as identity_file};
 use crate::kernel::netns::{self, Namespaces};
-use crate::kernel::{Kernel, KernelError, KernelLog, ManagedRoot, RefusedSocket};
+use crate::kernel::{CounterReader, Kernel, KernelError, KernelLog, ManagedRoot, RefusedSocket, Search};
 use crate::metrics::Metrics;
 use crate::policy::{self, PolicySet};
 use crate::policy_dir;
 use crate::spiffe_id::SpiffeId;
 use crate::state::Snapshot;
+use crate::state::merge::Places;
 
+use self::cgroups::Cgroups;
+use self::guards::Receivers;
+use self::pending::Pending;
+use self::recover::Losses;
 pub(super) use self::workloads::{read as read_workloads, roots};
 
 /// Commands that may wait.
 pub(super) const QUEUE: usize = 4096;
-/// How often hooks are checked, namespaces looked at, and the kernel's log read.
-const TICK: Duration = Duration::from_secs(1);
-/// How often all namespaces' addresses are read again.
-const REFRESH: Duration = Duration::from_secs(15);
-
 /// Something for the node thread to do.
 pub(super) enum Command {
     /// The policy documents on disk, after a change.
@@ -62,7 +70,10 @@ pub(super) enum Command {
     /// Turns the kernel side's diagnostics on or off.
     ToggleDiagnostics,
     /// A socket listens whose owner no hook saw.
-    UnownedListener,
+    UnownedListener {
+        /// The namespace that it listens in.
+        netns: u64,
+    },
     /// A decision was made in this namespace, by this process.
     Seen {
         /// The namespace.
@@ -106,15 +117,15 @@ pub(super) struct Node {
     parts: Parts,
     settings: Arc<policy::Settings>,
     loaded: Loaded,
-    records: Vec<WorkloadRecord>,
-    cgroups: BTreeMap<PathBuf, u64>,
-    paths: HashMap<u64, PathBuf>,
+    places: Places,
+    cgroups: Cgroups,
     /// Identities that the table in force was compiled for: they only grow under one revision, so that a workload that
     /// goes does not cost a swap.
     identities: BTreeSet<SpiffeId>,
+    receivers: Receivers,
     revision: u64,
     observe_all: bool,
-    /// What of [`OBSERVE_ALL`] this agent last read or wrote in the kernel.
+    /// What of [`OBSERVE_ALL`](zt_common::control::OBSERVE_ALL) this agent last read or wrote in the kernel.
     observe_written: bool,
     /// Changes of mode that were made without this agent, and not recorded yet.
     unrecorded: Vec<bool>,
@@ -124,7 +135,16 @@ pub(super) struct Node {
     host_netns: u64,
     namespaces: Namespaces,
     refreshed: Instant,
-    older: Vec<(u64, Connection)>,
+    /// When all processes may be looked at again.
+    next_look: Instant,
+    /// Connections that are not in the kernel's map, or not as what they are now, by cookie.
+    older: HashMap<u64, Connection>,
+    /// Workloads that are refused raw sockets, and have been looked at for older ones.
+    raw_refused: BTreeSet<u64>,
+    counters: CounterReader,
+    /// What the kernel had lost when all sockets were looked at last.
+    lost: Losses,
+    pending: Pending,
     log: Option<KernelLog>,
 }
 
@@ -137,7 +157,8 @@ impl Node {
         cgroups: BTreeMap<PathBuf, u64>,
     ) -> Result<Self, AppError> {
         let settings = Arc::new(parts.config.policy_settings());
-        let paths = cgroups.iter().map(|(path, id)| (*id, path.clone())).collect();
+        let places = Places::new(records, &cgroups, parts.config.mode);
+        let counters = parts.kernel.counter_reader()?;
         let host_netns = netns::cookie().map_err(|source| KernelError::Network {
             what: "cannot read the cookie of the host's network namespace (SO_NETNS_COOKIE)",
             source,
@@ -148,10 +169,10 @@ impl Node {
                 policies: Arc::new(policies),
                 error: None,
             },
-            records,
-            cgroups,
-            paths,
+            places,
+            cgroups: Cgroups::new(cgroups),
             identities: BTreeSet::new(),
+            receivers: Receivers::default(),
             revision: 0,
             observe_all: false,
             observe_written: false,
@@ -161,7 +182,12 @@ impl Node {
             host_netns,
             namespaces: Namespaces::default(),
             refreshed: Instant::now(),
-            older: Vec::new(),
+            next_look: Instant::now(),
+            older: HashMap::new(),
+            raw_refused: BTreeSet::new(),
+            counters,
+            lost: Losses::default(),
+            pending: Pending::default(),
             log: None,
             parts,
         };
@@ -184,174 +210,27 @@ impl Node {
         node.write_control()?;
         if before == 0 {
             // Nothing of this version was here: whoever listens already has an owner before the first hook asks for it.
-            node.find_older()?;
+            node.find_older(Search::Older, None)?;
         }
         node.parts.kernel.attach(&node.parts.roots)?;
         node.log = Some(node.parts.kernel.log()?);
+        node.publish_names();
         node.publish();
-        node.guard_receivers();
-        node.find_older()?;
+        node.receivers_changed();
+        node.lost = node.losses();
+        node.find_older(Search::Older, None)?;
         node.sweep();
+        node.cut_off_raw();
         node.check_hooks();
+        drop(left);
+        memory::give_back();
         Ok(node)
     }
 
-    /// Works until everybody who has something to tell it has gone.
-    pub(super) fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .build();
-        let Ok(runtime) = runtime else {
-            tracing::error!("cannot start the node thread's timer");
-            return;
-        };
-        let mut ticked = Instant::now();
-        loop {
-            let wait = TICK.saturating_sub(ticked.elapsed());
-            let command = runtime.block_on(async { tokio::time::timeout(wait, inbox.recv()).await });
-            let mut batch = match command {
-                Ok(Some(command)) => vec![command],
-                Ok(None) => return,
-                Err(_) => Vec::new(),
-            };
-            while batch.len() < QUEUE {
-                let Ok(command) = inbox.try_recv() else { break };
-                batch.push(command);
-            }
-            if let Err(error) = self.work(batch) {
-                tracing::error!(%error, "a change was not carried out whole; what was in force before still is");
-            }
-            if ticked.elapsed() >= TICK {
-                ticked = Instant::now();
-                if let Err(error) = self.tick() {
-                    tracing::error!(%error, "the periodic check of the node failed");
-                }
-            }
-        }
-    }
-
-    /// Does a batch of commands; what they change together is merged once.
-    fn work(&mut self, batch: Vec<Command>) -> Result<(), AppError> {
-        let mut merge = false;
-        let mut look = false;
-        let mut unowned = false;
-        let mut outcome = Ok(());
-        for command in batch {
-            let done = match command {
-                Command::Policies(contents) => {
-                    self.policies_changed(contents);
-                    Ok(())
-                }
-                Command::Workloads(contents) => {
-                    merge |= self.workloads_changed(&contents);
-                    Ok(())
-                }
-                Command::Cgroup(event) => {
-                    merge = true;
-                    look = true;
-                    self.cgroup_changed(event)
-                }
-                Command::UdpBound { workload, netns, pid } => self.seen(netns, pid).and(self.guard(workload)),
-                Command::ToggleDiagnostics => {
-                    self.diagnostics = !self.diagnostics;
-                    tracing::info!(on = self.diagnostics, "kernel-side diagnostics");
-                    self.write_control()
-                }
-                Command::UnownedListener => {
-                    unowned = true;
-                    Ok(())
-                }
-                Command::Seen { netns, pid } => self.seen(netns, pid),
-                Command::Refused(socket) => self.destroy(&socket),
-                Command::ObserveAll { on, answer } => {
-                    let done = self.set_observe_all(on);
-                    let told = match &done {
-                        Ok(()) => Ok(()),
-                        Err(error) => Err(ControlError {
-                            message: error.to_string(),
-                        }),
-                    };
-                    // The caller may have given up waiting.
-                    let _ = answer.send(told);
-                    done
-                }
-                Command::Recorded => self.recorded(),
-                Command::Status(answer) => {
-                    let _ = answer.send(self.status());
-                    Ok(())
-                }
-            };
-            outcome = outcome.and(done);
-        }
-        if look || unowned {
-            outcome = outcome.and(self.look_at_namespaces(false));
-        }
-        if unowned {
-            outcome = outcome.and(self.find_older());
-        }
-        if merge {
-            outcome = outcome.and(self.merged());
-        }
-        outcome
-    }
-
-    /// Checks what may have changed without anybody saying so.
-    fn tick(&mut self) -> Result<(), AppError> {
-        if let Some(log) = &mut self.log {
-            log.flush();
-        }
-        self.adopt_switches()?;
-        self.check_roots()?;
-        let refresh = self.refreshed.elapsed() >= REFRESH;
-        self.look_at_namespaces(refresh)?;
-        if refresh {
-            // The host may have new addresses.
-            self.direct()?;
-        }
-        self.check_hooks();
-        Ok(())
-    }
-
-    /// The directory of a managed cgroup.
-    fn directory(&self, id: u64) -> Option<PathBuf> {
-        self.paths.get(&id).map(|path| self.parts.mount.join(path))
-    }
-
-    fn cgroup_changed(&mut self, event: CgroupEvent) -> Result<(), AppError> {
-        match event {
-            CgroupEvent::Created { path, id } => {
-                self.inherit(&path, id)?;
-                if self.parts.root_paths.contains(&path) {
-                    // At once: whoever is started in it must find the hooks.
-                    self.check_roots()?;
-                }
-                self.paths.insert(id, path.clone());
-                self.cgroups.insert(path, id);
-            }
-            CgroupEvent::Removed { path, id } => {
-                self.paths.remove(&id);
-                if self.cgroups.get(&path) == Some(&id) {
-                    self.cgroups.remove(&path);
-                }
-                self.parts.kernel.unguard(id);
-            }
-        }
-        Ok(())
-    }
-
-    /// A new cgroup gets its own entry at once, by the nearest ancestor that has one.
-    fn inherit(&mut self, path: &Path, id: u64) -> Result<(), AppError> {
-        let workloads = self.parts.kernel.workloads();
-        let inherited = path.ancestors().skip(1).find_map(|ancestor| {
-            self.cgroups
-                .get(ancestor)
-                .and_then(|id| workloads.get(id))
-                .copied()
-        });
-        if let Some(workload) = inherited {
-            self.parts.kernel.add_workload(id, workload)?;
-        }
-        Ok(())
+    /// Whether any cgroup is enforced upon.
+    fn any_enforced(&self) -> bool {
+        let mut workloads = self.parts.kernel.workloads().values();
+        workloads.any(|workload| workload.mode == MODE_ENFORCE)
     }
 }
 

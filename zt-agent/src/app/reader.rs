@@ -146,7 +146,7 @@ impl Reader {
                 true
             }
             Event::Notice(notice) => self.sent(match notice.code {
-                NoticeCode::UnownedListener => Command::UnownedListener,
+                NoticeCode::UnownedListener => Command::UnownedListener { netns: notice.netns },
                 NoticeCode::UdpBound => Command::UdpBound {
                     workload: notice.workload,
                     netns: notice.netns,

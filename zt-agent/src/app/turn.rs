@@ -129,9 +129,11 @@ impl StandingBy {
         notify(sd_notify::NotifyState::Ready);
         let (stop, stopping) = watch::channel(false);
         let serving = match api::bind_health(config.api.health).await {
-            Ok(endpoint) => Some(tokio::spawn(
-                endpoint.serve(api::standby_router(status), stopping),
-            )),
+            Ok(endpoint) => Some(tokio::spawn(endpoint.serve(
+                api::standby_router(status),
+                None,
+                stopping,
+            ))),
             Err(error) => {
                 tracing::info!(%error, "nothing answers for this agent's health while it stands by");
                 None

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 use zt_common::address::Address;
-use zt_common::{identity, verdict};
+use zt_common::identity;
 
 use super::decode::Decision;
 use super::names::NameResolver;
@@ -46,7 +46,7 @@ pub struct Evaluation {
     /// Revision of the policy that answered.
     pub revision: u64,
     /// Why.
-    pub reason: verdict::Reason,
+    pub reason: Reason,
     /// Time that the answer took, nanoseconds.
     pub latency: u64,
     /// Who asked.
@@ -178,7 +178,7 @@ pub fn from_evaluation(evaluation: Evaluation, context: &Context, time: Timestam
         mode: evaluation.mode,
         enforced: evaluation.mode == Mode::Enforce,
         revision: evaluation.revision,
-        reason: Reason::Verdict(evaluation.reason),
+        reason: evaluation.reason,
         proof: Proof::None,
         count: 1,
         caller: Some(evaluation.caller),

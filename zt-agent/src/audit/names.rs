@@ -93,19 +93,37 @@ pub struct Named {
 pub const MAX_PAST: usize = 16_384;
 
 type Texts = HashMap<(Kind, u64), Arc<str>>;
+/// Who of this node is reached where.
+type Here = HashMap<IpAddr, (u64, Option<Arc<str>>)>;
+
+/// The pods by their cgroups.
+fn pods(workloads: &[Placement]) -> Texts {
+    let named = |workload: &Placement| workload.pod.clone().map(|pod| (pod, workload.cgroups.clone()));
+    workloads
+        .iter()
+        .filter_map(named)
+        .flat_map(|(pod, cgroups)| {
+            cgroups
+                .into_iter()
+                .map(move |cgroup| ((Kind::Pod, cgroup), Arc::clone(&pod)))
+        })
+        .collect()
+}
 
 /// The names of one moment. See [`NameBook::load`].
 #[derive(Debug, Default)]
 pub struct Names {
-    current: Texts,
+    current: Arc<Texts>,
+    pods: Texts,
     past: Arc<Texts>,
-    here: HashMap<IpAddr, (u64, Option<Arc<str>>)>,
+    here: Arc<Here>,
 }
 
 impl Names {
     fn get(&self, kind: Kind, number: u64) -> Option<Arc<str>> {
         self.current
             .get(&(kind, number))
+            .or_else(|| self.pods.get(&(kind, number)))
             .or_else(|| self.past.get(&(kind, number)))
             .cloned()
     }
@@ -202,14 +220,6 @@ impl NameBook {
         current.extend(directory.identities.iter().map(of(Kind::Identity)));
         current.extend(directory.rules.iter().map(of(Kind::Rule)));
         for workload in &directory.workloads {
-            if let Some(pod) = &workload.pod {
-                current.extend(
-                    workload
-                        .cgroups
-                        .iter()
-                        .map(|cgroup| ((Kind::Pod, *cgroup), Arc::clone(pod))),
-                );
-            }
             here.extend(
                 workload
                     .addresses
@@ -217,22 +227,43 @@ impl NameBook {
                     .map(|ip| (*ip, (workload.identity, workload.pod.clone()))),
             );
         }
+        self.change(
+            Some((Arc::new(current), Arc::new(here))),
+            pods(&directory.workloads),
+        );
+    }
+
+    /// Takes over where workloads are now, and leaves all other names as they are: a cgroup that comes or goes costs
+    /// what the pods cost, not what the policy does.
+    pub fn place(&self, workloads: &[Placement]) {
+        self.change(None, pods(workloads));
+    }
+
+    fn change(&self, texts: Option<(Arc<Texts>, Arc<Here>)>, pods: Texts) {
         // Nothing in here can panic half-way, so what a poisoned lock guards is whole.
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.names.load();
-        history.keep(
-            before
-                .current
-                .iter()
-                .filter(|(key, _)| !current.contains_key(*key)),
-        );
-        history.note(
-            current
-                .iter()
-                .filter(|(key, text)| before.current.get(*key) != Some(*text)),
-        );
+        history.keep(before.pods.iter().filter(|(key, _)| !pods.contains_key(*key)));
+        let (current, here) = match texts {
+            Some((current, here)) => {
+                history.keep(
+                    before
+                        .current
+                        .iter()
+                        .filter(|(key, _)| !current.contains_key(*key)),
+                );
+                history.note(
+                    current
+                        .iter()
+                        .filter(|(key, text)| before.current.get(*key) != Some(*text)),
+                );
+                (current, here)
+            }
+            None => (Arc::clone(&before.current), Arc::clone(&before.here)),
+        };
         self.names.store(Arc::new(Names {
             current,
+            pods,
             past: Arc::clone(&history.texts),
             here,
         }));
@@ -286,14 +317,11 @@ impl History {
 
     /// Notes names to be saved. Pods of cgroups are not: cgroup ids do not outlive the cgroup.
     fn note<'a>(&mut self, new: impl Iterator<Item = (&'a (Kind, u64), &'a Arc<str>)>) {
-        self.unsaved.extend(
-            new.filter(|((kind, _), _)| *kind != Kind::Pod)
-                .map(|((kind, number), text)| Named {
-                    kind: *kind,
-                    number: *number,
-                    text: Arc::clone(text),
-                }),
-        );
+        self.unsaved.extend(new.map(|((kind, number), text)| Named {
+            kind: *kind,
+            number: *number,
+            text: Arc::clone(text),
+        }));
     }
 }
 

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The client of the agent's API: JSON over plain HTTP to a loopback address.
+//! The client of the agent's API: JSON over HTTP to a loopback address or the Unix socket, or over TLS.
 
+mod connect;
 mod sse;
+mod tls;
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -10,15 +12,16 @@ use bytes::Bytes;
 use clap::Args;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use hyper::header::{ACCEPT, CONTENT_TYPE};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderName, IF_MATCH, IF_NONE_MATCH};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::client::legacy::Client as HttpClient;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 use tokio::time::timeout;
 
+use connect::{Connector, Way};
 pub use sse::{Event, EventStream};
+pub use tls::TlsArgs;
 
 /// How long an answer may take to begin and, but for streams, to end.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -26,9 +29,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const MAX_ANSWER_BYTES: usize = 256 * 1024 * 1024;
 
 /// Where the agent is, for every command that asks it.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub struct ApiArgs {
-    /// Where the agent's API is
+    /// Where the agent's API is: http://…, https://… or unix:///run/zt/agent.sock
     #[arg(
         long,
         env = "ZT_API",
@@ -36,17 +39,26 @@ pub struct ApiArgs {
         default_value = "http://127.0.0.1:8054"
     )]
     pub api: String,
+    /// How to reach an agent elsewhere.
+    #[command(flatten)]
+    pub tls: TlsArgs,
 }
 
 /// Why the agent could not be asked, or what it refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The URL makes no sense.
-    #[error("`{url}` is not the URL of an agent's API; write one like http://127.0.0.1:8054")]
+    #[error(
+        "`{url}` is not the URL of an agent's API; write one like http://127.0.0.1:8054, https://node-1:8054 or \
+         unix:///run/zt/agent.sock"
+    )]
     Url {
         /// What was given.
         url: String,
     },
+    /// The certificates cannot be used.
+    #[error("{0}")]
+    Tls(String),
     /// Nobody listens there.
     #[error(
         "cannot reach {url}: {cause}; is zt-agent running? See `systemctl status zt-agent`, or name its API with --api"
@@ -89,33 +101,54 @@ pub enum ClientError {
     },
 }
 
+/// A change of a policy, as it is sent.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    /// `PUT` or `DELETE`.
+    pub method: Method,
+    /// Path and query.
+    pub target: String,
+    /// `If-Match`.
+    pub if_match: Option<String>,
+    /// `If-None-Match`.
+    pub if_none_match: Option<String>,
+    /// The policy, YAML or JSON.
+    pub document: Option<String>,
+}
+
 /// A client of one agent.
 #[derive(Clone, Debug)]
 pub struct Client {
     base: String,
-    http: HttpClient<HttpConnector, Full<Bytes>>,
+    http: HttpClient<Connector, Full<Bytes>>,
 }
 
 impl Client {
     /// A client of the agent at `arguments.api`; nothing is asked yet.
     pub fn new(arguments: &ApiArgs) -> Result<Self, ClientError> {
-        let url = arguments.api.trim_end_matches('/');
-        let uri: Option<Uri> = url.parse().ok();
-        let valid = uri.as_ref().is_some_and(|uri| {
-            uri.scheme_str() == Some("http") && uri.host().is_some() && matches!(uri.path(), "" | "/")
-        });
-        if !valid {
-            return Err(ClientError::Url {
-                url: arguments.api.clone(),
-            });
-        }
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(Duration::from_secs(5)));
-        let http = HttpClient::builder(TokioExecutor::new()).build(connector);
-        Ok(Self {
-            base: url.to_owned(),
-            http,
-        })
+        let wrong = || ClientError::Url {
+            url: arguments.api.clone(),
+        };
+        let (base, way) = if let Some(path) = arguments.api.strip_prefix("unix://") {
+            if !path.starts_with('/') {
+                return Err(wrong());
+            }
+            ("http://localhost".to_owned(), Way::Unix(path.into()))
+        } else {
+            let url = arguments.api.trim_end_matches('/');
+            let uri: Uri = url.parse().map_err(|_| wrong())?;
+            if uri.host().is_none() || !matches!(uri.path(), "" | "/") {
+                return Err(wrong());
+            }
+            let way = match uri.scheme_str() {
+                Some("http") => Way::Tcp,
+                Some("https") => Way::Tls(arguments.tls.config()?),
+                _ => return Err(wrong()),
+            };
+            (url.to_owned(), way)
+        };
+        let http = HttpClient::builder(TokioExecutor::new()).build(Connector(way));
+        Ok(Self { base, http })
     }
 
     /// The answer to `GET path?query`.
@@ -127,6 +160,24 @@ impl Client {
     /// The answer to `POST path` with `body`.
     pub async fn post(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
         self.json(Method::POST, path, Some(body)).await
+    }
+
+    /// The answer to a change of a policy.
+    pub async fn send_document(&self, sent: Sent) -> Result<Value, ClientError> {
+        let mut headers = Vec::new();
+        headers.extend(sent.if_match.map(|tag| (IF_MATCH, tag)));
+        headers.extend(sent.if_none_match.map(|tag| (IF_NONE_MATCH, tag)));
+        headers.extend(
+            sent.document
+                .is_some()
+                .then(|| (CONTENT_TYPE, "application/yaml".to_owned())),
+        );
+        let url = format!("{}{}", self.base, sent.target);
+        let body = Bytes::from(sent.document.unwrap_or_default());
+        let response = self
+            .request(sent.method, &url, "application/json", headers, body)
+            .await?;
+        self.answer(response, &url).await
     }
 
     /// The server-sent events of `GET path?query`, until the agent ends them.
@@ -142,8 +193,12 @@ impl Client {
     async fn json(&self, method: Method, target: &str, body: Option<&Value>) -> Result<Value, ClientError> {
         let url = format!("{}{target}", self.base);
         let response = self.send(method, &url, "application/json", body).await?;
+        self.answer(response, &url).await
+    }
+
+    async fn answer(&self, response: Response<Incoming>, url: &str) -> Result<Value, ClientError> {
         if !response.status().is_success() {
-            return Err(self.refusal(response, &url).await);
+            return Err(self.refusal(response, url).await);
         }
         let bytes = self.body(response).await?;
         if bytes.is_empty() {
@@ -161,13 +216,26 @@ impl Client {
         accept: &str,
         body: Option<&Value>,
     ) -> Result<Response<Incoming>, ClientError> {
-        let mut request = Request::builder().method(method).uri(url).header(ACCEPT, accept);
-        if body.is_some() {
-            request = request.header(CONTENT_TYPE, "application/json");
-        }
+        let content = body.map(|_| (CONTENT_TYPE, "application/json".to_owned()));
         let bytes = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
+        self.request(method, url, accept, content.into_iter().collect(), bytes)
+            .await
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        url: &str,
+        accept: &str,
+        headers: Vec<(HeaderName, String)>,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let mut request = Request::builder().method(method).uri(url).header(ACCEPT, accept);
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
         let request = request
-            .body(Full::new(bytes))
+            .body(Full::new(body))
             .map_err(|_| ClientError::Url { url: url.to_owned() })?;
         match timeout(PATIENCE, self.http.request(request)).await {
             Ok(Ok(response)) => Ok(response),

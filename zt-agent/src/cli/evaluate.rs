@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `zt-agent evaluate`.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -13,7 +14,7 @@ use super::offline::{self, SettingsArgs};
 use super::output::{Format, Output, Tone};
 use super::party::NamedParty;
 use super::table::{Cell, pairs, plain};
-use crate::policy::Protocol;
+use crate::policy::{OperatorRequest, Protocol};
 
 /// Arguments of `evaluate`.
 #[derive(Debug, Args)]
@@ -23,17 +24,19 @@ use crate::policy::Protocol;
 )]
 pub struct EvaluateArgs {
     /// Who connects
-    #[arg(long, value_name = "PARTY")]
-    from: NamedParty,
+    #[arg(long, value_name = "PARTY", requires_all = ["to", "port"], required_unless_present = "operator_role")]
+    from: Option<NamedParty>,
     /// To whom
-    #[arg(long, value_name = "PARTY")]
-    to: NamedParty,
+    #[arg(long, value_name = "PARTY", requires = "from")]
+    to: Option<NamedParty>,
     /// To which target port
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
-    port: u16,
+    #[arg(long, requires = "from", value_parser = clap::value_parser!(u16).range(1..))]
+    port: Option<u16>,
     /// TCP or UDP
     #[arg(long, default_value = "TCP", value_parser = protocol)]
     protocol: Protocol,
+    #[command(flatten)]
+    operator: OperatorArgs,
     /// Ask these files instead of the agent: a directory of policies, or one file
     #[arg(long, value_name = "PATH")]
     policy: Option<PathBuf>,
@@ -46,6 +49,66 @@ pub struct EvaluateArgs {
     api: ApiArgs,
     #[command(flatten)]
     output: Output,
+}
+
+/// What an operator wants to do.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Operators")]
+struct OperatorArgs {
+    /// An operator of this role, instead of a workload
+    #[arg(long, value_name = "ROLE", requires_all = ["service", "action"], conflicts_with = "from")]
+    operator_role: Option<String>,
+    /// wants to do something to this service:
+    #[arg(long, requires = "operator_role")]
+    service: Option<String>,
+    /// this,
+    #[arg(long, requires = "operator_role")]
+    action: Option<String>,
+    /// with a second factor,
+    #[arg(long, requires = "operator_role")]
+    mfa: bool,
+    /// for this incident
+    #[arg(long, value_name = "ID", requires = "operator_role")]
+    incident: Option<String>,
+}
+
+/// What is asked.
+enum Question<'a> {
+    Connect {
+        from: &'a NamedParty,
+        to: &'a NamedParty,
+        port: u16,
+        protocol: Protocol,
+    },
+    Operate(OperatorRequest<'a>),
+}
+
+impl EvaluateArgs {
+    fn question(&self) -> Result<Question<'_>, Failure> {
+        let operator = &self.operator;
+        if let (Some(role), Some(service), Some(action)) =
+            (&operator.operator_role, &operator.service, &operator.action)
+        {
+            return Ok(Question::Operate(OperatorRequest {
+                role,
+                mfa: operator.mfa,
+                incident: operator.incident.as_deref(),
+                service,
+                action,
+            }));
+        }
+        match (&self.from, &self.to, self.port) {
+            (Some(from), Some(to), Some(port)) => Ok(Question::Connect {
+                from,
+                to,
+                port,
+                protocol: self.protocol,
+            }),
+            _ => Err(Failure::Usage(
+                "name --from, --to and --port, or --operator-role, --service and --action".to_owned(),
+            )),
+        }
+    }
 }
 
 fn protocol(text: &str) -> Result<Protocol, String> {
@@ -72,10 +135,23 @@ pub(super) fn evaluate(arguments: &EvaluateArgs) -> Result<Exit, Failure> {
 }
 
 async fn from_agent(arguments: &EvaluateArgs) -> Result<Value, Failure> {
-    let mut destination = arguments.to.json();
-    destination["port"] = json!(arguments.port);
-    destination["protocol"] = json!(arguments.protocol.name());
-    let request = json!({ "source": arguments.from.json(), "destination": destination });
+    let request = match arguments.question()? {
+        Question::Connect {
+            from,
+            to,
+            port,
+            protocol,
+        } => {
+            let mut destination = to.json();
+            destination["port"] = json!(port);
+            destination["protocol"] = json!(protocol.name());
+            json!({ "source": from.json(), "destination": destination })
+        }
+        Question::Operate(asked) => json!({
+            "operator": { "role": asked.role, "mfa": asked.mfa, "incident": asked.incident },
+            "target": { "service": asked.service, "action": asked.action },
+        }),
+    };
     Ok(Client::new(&arguments.api)?
         .post("/v1/evaluate", &request)
         .await?)
@@ -84,7 +160,33 @@ async fn from_agent(arguments: &EvaluateArgs) -> Result<Value, Failure> {
 /// The same answer as the agent's, but for the mode, which is a matter of the node.
 fn from_files(arguments: &EvaluateArgs, path: &Path) -> Result<Value, Failure> {
     let settings = arguments.settings.config()?.policy_settings();
-    let others = [&arguments.from, &arguments.to]
+    let answer = |allowed: bool, rule: Option<&str>, reason: &str, start: Instant| {
+        json!({
+            "decision": if allowed { "ALLOW" } else { "DENY" },
+            "policy_matched": rule,
+            "mode": null,
+            "enforced": null,
+            "revision": null,
+            "reason": reason,
+            "latency_us": start.elapsed().as_nanos() as f64 / 1000.0,
+        })
+    };
+    let (from, to, port, protocol) = match arguments.question()? {
+        Question::Connect {
+            from,
+            to,
+            port,
+            protocol,
+        } => (from, to, port, protocol),
+        Question::Operate(asked) => {
+            let set = offline::load(path, &settings, &BTreeSet::new())?.set;
+            let start = Instant::now();
+            let decision = set.evaluate_operator(&asked);
+            let rule = decision.rule.as_deref();
+            return Ok(answer(decision.allowed, rule, decision.reason.name(), start));
+        }
+    };
+    let others = [from, to]
         .into_iter()
         .filter_map(NamedParty::spiffe)
         .cloned()
@@ -97,20 +199,12 @@ fn from_files(arguments: &EvaluateArgs, path: &Path) -> Result<Value, Failure> {
             plain(&party.json()["entity"])
         ))
     };
-    let source = arguments.from.of(&table).ok_or_else(|| named(&arguments.from))?;
-    let destination = arguments.to.of(&table).ok_or_else(|| named(&arguments.to))?;
+    let source = from.of(&table).ok_or_else(|| named(from))?;
+    let destination = to.of(&table).ok_or_else(|| named(to))?;
     let start = Instant::now();
-    let decision = table.evaluate(source, destination, arguments.port, arguments.protocol);
-    let latency = start.elapsed();
-    Ok(json!({
-        "decision": if decision.allowed { "ALLOW" } else { "DENY" },
-        "policy_matched": decision.rule.as_deref(),
-        "mode": null,
-        "enforced": null,
-        "revision": null,
-        "reason": decision.reason.name(),
-        "latency_us": latency.as_nanos() as f64 / 1000.0,
-    }))
+    let decision = table.evaluate(source, destination, port, protocol);
+    let rule = decision.rule.as_deref();
+    Ok(answer(decision.allowed, rule, decision.reason.name(), start))
 }
 
 fn print(decision: &str, answer: &Value) -> Result<(), Failure> {

@@ -38,6 +38,9 @@ pub enum Failure {
     /// The agent could not be asked, or it refused.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// The agent found a policy invalid.
+    #[error(transparent)]
+    Invalid(ClientError),
     /// The configuration is bad: every problem, one a line.
     #[error("{0}")]
     Config(#[from] ConfigError),
@@ -83,7 +86,7 @@ impl Failure {
     /// The exit code that goes with it.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Config(_) | Self::Policy(_) | Self::Compile(_) => Exit::Invalid,
+            Self::Config(_) | Self::Policy(_) | Self::Compile(_) | Self::Invalid(_) => Exit::Invalid,
             Self::Usage(_) | Self::Log(_) => Exit::Usage,
             Self::App(error) if error.is_input() => Exit::Invalid,
             Self::App(error) if error.is_unsupported() => Exit::Unavailable,

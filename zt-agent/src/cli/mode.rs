@@ -146,6 +146,6 @@ fn is_out(error: &ClientError) -> bool {
         | ClientError::Slow { .. }
         | ClientError::NotJson { .. } => true,
         ClientError::Refused { status, .. } => status.is_server_error(),
-        ClientError::Url { .. } => false,
+        ClientError::Url { .. } | ClientError::Tls(_) => false,
     }
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `zt-agent policy`.
 
+mod change;
+
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
@@ -24,6 +26,14 @@ pub enum PolicyCommand {
     Check(CheckArgs),
     /// List the policies in force
     List(ListArgs),
+    /// Show one policy in force, as JSON
+    Show(change::ShowArgs),
+    /// Put one policy in force: checked, written into the policy directory, recorded
+    Apply(change::ApplyArgs),
+    /// What a policy would newly allow and deny
+    Diff(change::DiffArgs),
+    /// Take one policy out of force
+    Delete(change::DeleteArgs),
 }
 
 /// Arguments of `policy check`.
@@ -50,6 +60,10 @@ pub(super) fn policy(command: &PolicyCommand) -> Result<Exit, Failure> {
     match command {
         PolicyCommand::Check(arguments) => check(arguments),
         PolicyCommand::List(arguments) => super::block_on(list(arguments)),
+        PolicyCommand::Show(arguments) => super::block_on(change::show(arguments)),
+        PolicyCommand::Apply(arguments) => super::block_on(change::apply(arguments)),
+        PolicyCommand::Diff(arguments) => super::block_on(change::diff(arguments)),
+        PolicyCommand::Delete(arguments) => super::block_on(change::delete(arguments)),
     }
 }
 

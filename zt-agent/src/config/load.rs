@@ -37,7 +37,14 @@ impl Sources {
 /// The mappings of the file that hold settings.
 const SECTIONS: [&str; 3] = ["identity", "audit", "api"];
 /// Variables of the command line itself.
-const OTHER_VARIABLES: [&str; 3] = ["ZT_API", "ZT_CONFIG", "ZT_LOG"];
+const OTHER_VARIABLES: [&str; 6] = [
+    "ZT_API",
+    "ZT_CONFIG",
+    "ZT_LOG",
+    "ZT_TLS_CA",
+    "ZT_TLS_CERT",
+    "ZT_TLS_KEY",
+];
 /// A file of more bytes than this is not a configuration.
 const MAX_BYTES: u64 = 1024 * 1024;
 
@@ -56,10 +63,35 @@ pub(super) fn load(sources: &Sources) -> Result<Config, Vec<Problem>> {
         problems.push(plain("configuration", "api.health", message));
     }
     if problems.is_empty() {
+        problems.extend(api_tls(&config).map(|(field, message)| plain("configuration", field, message)));
+    }
+    if problems.is_empty() {
         Ok(config)
     } else {
         Err(problems)
     }
+}
+
+/// What is missing for the API to be served as it is configured.
+fn api_tls(config: &Config) -> Option<(&'static str, String)> {
+    let tls = &config.api.tls;
+    let given = [&tls.cert, &tls.key, &tls.client_ca].map(Option::is_some);
+    if given.contains(&true) && given.contains(&false) {
+        let message = "is `cert`, `key` and `clientCa` together, or nothing";
+        return Some(("api.tls", message.to_owned()));
+    }
+    let listen = config.api.listen;
+    if !listen.ip().to_canonical().is_loopback() && tls.all().is_none() {
+        let message = format!(
+            "`{listen}` is not a loopback address: beyond this machine the API needs `api.tls` and `api.callers`"
+        );
+        return Some(("api.listen", message));
+    }
+    if tls.all().is_some() && config.api.callers.is_empty() {
+        let message = "is empty: with `api.tls` only those are served who are named here";
+        return Some(("api.callers", message.to_owned()));
+    }
+    None
 }
 
 /// The host's name, or `localhost` where it has none that can be written.
@@ -104,8 +136,8 @@ fn file(named: Option<&Path>, config: &mut Config) -> Result<(), Vec<Problem>> {
     let root = yaml::parse(&shown, &text).map_err(|problem| vec![problem])?;
     let mut report = Report::new(shown);
     if root.value != Value::Null {
-        for entry in report.map(&root, "").unwrap_or_default() {
-            if SECTIONS.contains(&entry.key.as_str()) {
+        for entry in &report.map(&root, "").unwrap_or_default() {
+            if SECTIONS.contains(&entry.key) {
                 section(entry, config, &mut report);
             } else {
                 setting("", entry, config, &mut report);
@@ -115,25 +147,45 @@ fn file(named: Option<&Path>, config: &mut Config) -> Result<(), Vec<Problem>> {
     report.finish(())
 }
 
-fn section(section: &Entry, config: &mut Config, report: &mut Report) {
+fn section(section: &Entry<'_>, config: &mut Config, report: &mut Report) {
     if section.value.value == Value::Null {
         return;
     }
-    for entry in report.map(&section.value, &section.key).unwrap_or_default() {
-        setting(&section.key, entry, config, report);
+    for entry in &report.map(section.value, section.key).unwrap_or_default() {
+        if (section.key, entry.key) == ("api", "tls") {
+            tls(entry, config, report);
+        } else {
+            setting(section.key, entry, config, report);
+        }
+    }
+}
+
+/// `api.tls`, a mapping within a mapping.
+fn tls(entry: &Entry<'_>, config: &mut Config, report: &mut Report) {
+    match &entry.value.value {
+        Value::Null => {}
+        Value::Text(text) if text == "spire" => {
+            let message = "`spire` is not available in this version: name files, {cert, key, clientCa}";
+            report.add(entry.value, "api.tls", message);
+        }
+        _ => {
+            for entry in &report.map(entry.value, "api.tls").unwrap_or_default() {
+                setting("api.tls", entry, config, report);
+            }
+        }
     }
 }
 
 /// Applies one entry of the file; `section` is empty at the top.
-fn setting(section: &str, entry: &Entry, config: &mut Config, report: &mut Report) {
+fn setting(section: &str, entry: &Entry<'_>, config: &mut Config, report: &mut Report) {
     let key = if section.is_empty() {
-        entry.key.clone()
+        entry.key.to_owned()
     } else {
         format!("{section}.{}", entry.key)
     };
     if let Some(setting) = SETTINGS.iter().find(|setting| setting.key == key) {
-        if let Err(message) = (setting.apply)(config, Raw::Node(&entry.value)) {
-            let place = first_wrong(&entry.value);
+        if let Err(message) = (setting.apply)(config, Raw::Node(entry.value)) {
+            let place = first_wrong(entry.value);
             report.add(place, key, message);
         }
         return;
@@ -147,8 +199,9 @@ fn setting(section: &str, entry: &Entry, config: &mut Config, report: &mut Repor
         );
         return;
     }
-    let all = SETTINGS.iter().map(|setting| setting.key).chain(SECTIONS);
-    let here = all.filter_map(|known| match known.split_once('.') {
+    let all = SETTINGS.iter().map(|setting| setting.key);
+    let all = all.chain(SECTIONS).chain(["api.tls"]);
+    let here = all.filter_map(|known| match known.rsplit_once('.') {
         Some((of, name)) if of == section => Some(name),
         None if section.is_empty() => Some(known),
         _ => None,

@@ -40,7 +40,7 @@ impl<'a> Raw<'a> {
                 ..
             }) => text,
             Self::Node(Node {
-                value: value @ (Value::Integer(_) | Value::Float(_) | Value::Bool(_)),
+                value: value @ (Value::Integer(_) | Value::Float(_) | Value::Boolean(_)),
                 ..
             }) => {
                 return Err(format!("must be text, not {}: put it in quotes", value.kind()));
@@ -74,7 +74,7 @@ impl<'a> Raw<'a> {
     pub(super) fn flag(self) -> Result<bool, String> {
         match self {
             Self::Node(Node {
-                value: Value::Bool(value),
+                value: Value::Boolean(value),
                 ..
             }) => Ok(*value),
             Self::Text("true") => Ok(true),
@@ -151,20 +151,30 @@ settings! {
     "audit.retentionDays", "ZT_AUDIT_RETENTION_DAYS", "audit-retention-days", "DAYS", apply::audit_retention_days,
         "Age beyond which records go [default: 365]";
     "api.listen", "ZT_API_LISTEN", "api-listen", "ADDRESS", apply::api_listen,
-        "Loopback address of the API [default: 127.0.0.1:8054]";
+        "Address of the API; not loopback only with api.tls [default: 127.0.0.1:8054]";
     "api.health", "ZT_API_HEALTH", "api-health", "ADDRESS", apply::api_health,
         "Address of health and metrics [default: 127.0.0.1:8055]";
+    "api.socket", "ZT_API_SOCKET", "api-socket", "PATH", apply::api_socket,
+        "Unix socket of the API, or none [default: /run/zt/agent.sock]";
+    "api.tls.cert", "ZT_API_TLS_CERT", "api-tls-cert", "FILE", apply::api_tls_cert,
+        "Certificate of the API, PEM [default: none]";
+    "api.tls.key", "ZT_API_TLS_KEY", "api-tls-key", "FILE", apply::api_tls_key,
+        "Its private key, PEM [default: none]";
+    "api.tls.clientCa", "ZT_API_TLS_CLIENT_CA", "api-tls-client-ca", "FILE", apply::api_tls_client_ca,
+        "Who issues the certificates of callers, PEM [default: none]";
+    "api.callers", "ZT_API_CALLERS", "api-callers", "ID=ROLE,…", apply::api_callers,
+        "Who may come over TLS as evaluate, read or admin [default: nobody]";
+    "api.rateLimit", "ZT_API_RATE_LIMIT", "api-rate-limit", "NUMBER", apply::api_rate_limit,
+        "Requests a second that one caller may send [default: 100000]";
 }
 
 /// Keys that the documentation of later versions knows and this version does not, with their variables.
-pub(super) const NOT_YET: [(&str, &str); 9] = [
+pub(super) const NOT_YET: [(&str, &str); 7] = [
     ("engineUrl", "ZT_ENGINE_URL"),
     ("identity.template", "ZT_IDENTITY_TEMPLATE"),
     ("identity.spireSocket", "ZT_SPIRE_SOCKET"),
     ("identity.spireAdminSocket", "ZT_SPIRE_ADMIN_SOCKET"),
     ("identity.onExpiry", "ZT_IDENTITY_ON_EXPIRY"),
     ("audit.spool", "ZT_AUDIT_SPOOL"),
-    ("api.tls", "ZT_API_TLS"),
-    ("api.callers", "ZT_API_CALLERS"),
     ("handshake", "ZT_HANDSHAKE"),
 ];

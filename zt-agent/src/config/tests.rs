@@ -66,6 +66,11 @@ audit:
 api:
   listen: \"[::1]:1\"
   health: 0.0.0.0:2
+  socket: /run/other.sock
+  tls: {cert: /c.pem, key: /k.pem, clientCa: /ca.pem}
+  callers:
+    - {spiffe: \"spiffe://example.org/ops/*\", role: admin}
+  rateLimit: 10
 ";
 
 #[test]
@@ -104,6 +109,17 @@ fn every_key_is_read() {
         api: Api {
             listen: "[::1]:1".parse().expect("address"),
             health: "0.0.0.0:2".parse().expect("address"),
+            socket: Some("/run/other.sock".into()),
+            tls: TlsFiles {
+                cert: Some("/c.pem".into()),
+                key: Some("/k.pem".into()),
+                client_ca: Some("/ca.pem".into()),
+            },
+            callers: vec![CallerRule {
+                spiffe: crate::spiffe_id::Pattern::parse("spiffe://example.org/ops/*").expect("pattern"),
+                role: crate::caller::Role::Admin,
+            }],
+            rate_limit: NonZeroU32::new(10).expect("not zero"),
         },
     };
     assert_eq!(config, wanted);
@@ -194,7 +210,7 @@ fn what_comes_later_is_refused_by_name() {
             "audit: {dsn: 'postgres://u:secret@h/d'}",
             "`postgres://` is not available",
         ),
-        ("api: {tls: spire}", "api.tls: is not available"),
+        ("api: {tls: spire}", "api.tls: `spire` is not available"),
     ] {
         let message = problem(text);
         assert!(
@@ -237,13 +253,53 @@ fn bad_values_say_what_is_wrong() {
         ("audit: {retentionDays: 0}", "from 1 to 36500"),
         ("audit: {retentionDays: -1}", "from 1 to 36500"),
         ("audit: 7", "must be a mapping, not a number"),
-        ("api: {listen: 0.0.0.0:8054}", "is not a loopback address"),
+        (
+            "api: {tls: {ca: /x}}",
+            "unknown field; known here: cert, key, clientCa",
+        ),
+        ("api: {tls: {cert: x}}", "must be an absolute path"),
+        ("api: {tls: []}", "must be a mapping, not a list"),
+        ("api: {socket: run/x}", "must be an absolute path"),
+        ("api: {rateLimit: 0}", "at least 1, not `0`"),
+        ("api: {callers: [x]}", "entry 1 (line 1): must be {spiffe, role}"),
+        (
+            "api: {callers: [{spiffe: \"*\"}]}",
+            "has the fields spiffe and role",
+        ),
+        (
+            "api: {callers: [{spiffe: \"*\", role: root}]}",
+            "evaluate, read or admin, not `root`",
+        ),
+        (
+            "api: {callers: [{spiffe: \"x\", role: read}]}",
+            "entry 1 (line 1): `x`",
+        ),
         ("api: {listen: localhost}", "is not an address and a port"),
         ("api: {health: '127.0.0.1:65536'}", "is not an address and a port"),
     ] {
         let message = problem(text);
         assert!(message.starts_with("agent.yaml:1:"), "{message}");
         assert!(message.contains(words), "{text}: {message}");
+    }
+    for (text, wanted) in [
+        (
+            "api: {listen: 0.0.0.0:8054}",
+            "api.listen: `0.0.0.0:8054` is not a loopback address",
+        ),
+        (
+            "api: {tls: {cert: /x}}",
+            "api.tls: is `cert`, `key` and `clientCa` together",
+        ),
+        (
+            "api: {tls: {cert: /x, key: /y, clientCa: /z}}",
+            "api.callers: is empty",
+        ),
+    ] {
+        assert!(
+            problem(text).starts_with(&format!("configuration: {wanted}")),
+            "{}",
+            problem(text)
+        );
     }
     assert!(problem("api: {listen: '127.0.0.1:1', health: '127.0.0.1:1'}").contains("give each a port"));
 }

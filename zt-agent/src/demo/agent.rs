@@ -41,6 +41,7 @@ impl Agent {
         let client = |address| {
             Client::new(&ApiArgs {
                 api: format!("http://{address}"),
+                ..ApiArgs::default()
             })
         };
         Ok(Self {

@@ -113,7 +113,7 @@ impl Files {
              bpffs: {}\n\
              identity:\n  source: file\n  file: {}\n\
              audit:\n  dsn: sqlite://{}\n\
-             api:\n  listen: {api}\n  health: {health}\n",
+             api:\n  listen: {api}\n  health: {health}\n  socket: none\n",
             self.policies().display(),
             names.managed().display(),
             names.pins().display(),

@@ -130,8 +130,7 @@ impl Reader<'_> {
             return Vec::new();
         };
         for entry in entries.iter().filter(|entry| entry.key != "workloads") {
-            self.report
-                .unknown_field(entry, entry.key.as_str(), ["workloads"]);
+            self.report.unknown_field(entry, entry.key, ["workloads"]);
         }
         let Some(entry) = entries.iter().find(|entry| entry.key == "workloads") else {
             self.report.add(
@@ -141,7 +140,7 @@ impl Reader<'_> {
             );
             return Vec::new();
         };
-        let Some(items) = self.report.list(&entry.value, "workloads") else {
+        let Some(items) = self.report.list(entry.value, "workloads") else {
             return Vec::new();
         };
         items
@@ -156,9 +155,9 @@ impl Reader<'_> {
         let at = |field: &str| format!("workloads[{index}].{field}");
         let entries = self.report.map(node, &format!("workloads[{index}]"))?;
         let (mut spiffe, mut cgroup, mut addresses, mut mode) = (None, None, Vec::new(), None);
-        for Entry { key, value, .. } in entries {
+        for Entry { key, value, .. } in &entries {
             let field = at(key);
-            match key.as_str() {
+            match *key {
                 "spiffe" => spiffe = self.spiffe(value, &field),
                 "cgroup" => cgroup = self.cgroup(index, value, &field),
                 "addresses" => addresses = self.addresses(index, value, &field),
@@ -166,11 +165,8 @@ impl Reader<'_> {
                 _ => {}
             }
         }
-        for entry in entries
-            .iter()
-            .filter(|entry| !FIELDS.contains(&entry.key.as_str()))
-        {
-            self.report.unknown_field(entry, at(&entry.key), FIELDS);
+        for entry in entries.iter().filter(|entry| !FIELDS.contains(&entry.key)) {
+            self.report.unknown_field(entry, at(entry.key), FIELDS);
         }
         for required in ["spiffe", "cgroup"] {
             if !entries.iter().any(|entry| entry.key == required) {

@@ -61,6 +61,18 @@ pub enum KernelError {
         /// Entries that fit.
         limit: usize,
     },
+    /// What shall be in a map does not fit.
+    #[error(
+        "{needed} entries are wanted in {map}, and {limit} fit: nothing was written, what was there stays; declare fewer workloads or addresses on this node"
+    )]
+    TooMany {
+        /// The map's name.
+        map: &'static str,
+        /// Entries asked for.
+        needed: usize,
+        /// Entries that fit.
+        limit: usize,
+    },
     /// A file operation failed.
     #[error("cannot {what} {}: {source}", path.display())]
     Io {

@@ -202,14 +202,24 @@ pub fn addresses() -> io::Result<BTreeSet<Address>> {
     Ok(found)
 }
 
+/// Processes of a cgroup itself.
+pub fn members(cgroup: &Path) -> Vec<u32> {
+    // Gone or unreadable: nobody is in it.
+    let text = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).collect()
+}
+
 /// Processes of a cgroup and of everything below it.
 pub fn processes(cgroup: &Path) -> Vec<u32> {
+    processes_outside(cgroup, &|_| false)
+}
+
+/// Processes of a cgroup and of what is below it, without the cgroups for which `another` holds and what is below those.
+pub fn processes_outside(cgroup: &Path, another: &dyn Fn(&Path) -> bool) -> Vec<u32> {
     let mut found = Vec::new();
     let mut pending = vec![cgroup.to_path_buf()];
     while let Some(directory) = pending.pop() {
-        if let Ok(text) = fs::read_to_string(directory.join("cgroup.procs")) {
-            found.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
-        }
+        found.extend(members(&directory));
         if found.len() > MOST_PROCESSES {
             break;
         }
@@ -220,7 +230,8 @@ pub fn processes(cgroup: &Path) -> Vec<u32> {
             entries
                 .flatten()
                 .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-                .map(|e| e.path()),
+                .map(|entry| entry.path())
+                .filter(|path| !another(path)),
         );
     }
     found

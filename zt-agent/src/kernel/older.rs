@@ -2,11 +2,9 @@
 //! Sockets older than the hooks: connections that no hook has seen are found in the kernel's own lists and judged like
 //! the others, and listeners are given their owners, so that what they accept from now on is judged by the hooks.
 
-use std::collections::HashMap;
-use std::fs;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
-use std::path::Path;
+use std::os::fd::AsRawFd as _;
 
 use aya::maps::{Map, MapData, SkStorage};
 use zt_common::abi::{
@@ -17,11 +15,15 @@ use zt_common::address::Address;
 use zt_common::identity;
 use zt_common::names;
 
+use super::Owner;
+use super::descriptors;
 use super::error::KernelError;
 use super::host::Pins;
 use super::load;
 use super::netns::{self, Namespaces};
+use super::refused::RefusedSocket;
 use super::sock_diag::{CLOSED, ESTABLISHED, Found, LISTEN, SockDiag, TCP, UDP};
+use super::sweep::Revoked;
 use super::tables::Tables;
 use crate::policy::AllowTable;
 
@@ -34,10 +36,11 @@ struct Listed {
     sockets: Vec<Found>,
 }
 
-/// Lists the sockets of every known namespace.
-fn list(namespaces: &Namespaces) -> Vec<Listed> {
+/// Lists the sockets of namespaces.
+fn list(namespaces: &Namespaces, only: Option<&BTreeSet<u64>>) -> Vec<Listed> {
     namespaces
         .cookies()
+        .filter(|netns| only.is_none_or(|only| only.contains(netns)))
         .filter_map(|netns| {
             let sockets = namespaces.open(netns).and_then(|namespace| {
                 netns::inside(&namespace, || -> io::Result<Vec<Found>> {
@@ -61,92 +64,178 @@ fn list(namespaces: &Namespaces) -> Vec<Listed> {
         .collect()
 }
 
-/// Sockets that no hook had seen.
-#[derive(Debug, Default)]
-pub struct Older {
-    /// Connections, as the hooks would have filed them.
-    pub connections: Vec<(u64, Connection)>,
-    /// Workloads with bound UDP sockets.
-    pub udp_workloads: Vec<u64>,
+/// Which sockets are looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Search {
+    /// Those older than the hooks: no UDP socket is known by its bind.
+    Older,
+    /// Those that nobody told of while the hooks were there: a UDP socket that no hook noted was not bound by anyone.
+    Missed,
 }
 
-/// Finds the sockets of managed workloads that no hook has seen, and gives the listeners among them their owners.
-///
-/// `owner` gives the workload of a cgroup, if it is below a managed root. `pids` are the managed processes.
-pub(super) fn find(
-    pins: &Pins,
-    tables: &mut Tables,
-    table: &AllowTable,
-    seen: &HashMap<u64, Connection>,
-    namespaces: &Namespaces,
-    owner: &dyn Fn(u64) -> Option<u64>,
-    pids: &[u32],
-) -> Result<Older, KernelError> {
-    let storage = Map::SkStorage(load::open(pins, names::SOCKETS)?);
-    let mut storage: SkStorage<MapData, Socket> =
-        storage.try_into().map_err(KernelError::map(names::SOCKETS))?;
-    let mut older = Older::default();
-    let mut orphans: HashMap<u32, Socket> = HashMap::new();
-    for Listed { netns, sockets } in list(namespaces) {
-        // A TCP socket whose local place is listened on is the inbound end.
-        let listening: Vec<(Address, u16)> = sockets
-            .iter()
-            .filter(|socket| socket.state == LISTEN && socket.target.protocol == TCP)
-            .map(|socket| (socket.target.local, socket.target.local_port))
-            .collect();
-        // Listeners first: they name the other end of connections within the namespace.
-        let (waiting, connected): (Vec<&Found>, Vec<&Found>) =
-            sockets.iter().partition(|socket| waits(socket));
-        for socket in waiting.into_iter().chain(connected) {
-            let Some(workload) = owner(socket.cgroup) else {
-                continue;
-            };
-            let target = &socket.target;
-            if waits(socket) {
-                if target.local_port == 0 {
+/// Sockets that no hook had seen, or of which word was lost.
+#[derive(Debug, Default)]
+pub struct Older {
+    /// Connections, as the hooks would have filed them now.
+    pub connections: Vec<(u64, Connection)>,
+    /// Workloads with bound UDP sockets.
+    pub udp_workloads: BTreeSet<u64>,
+    /// Sockets that are behind their fence.
+    pub fenced: Vec<RefusedSocket>,
+    /// The namespaces whose sockets were listed.
+    pub listed: BTreeSet<u64>,
+}
+
+/// What a search goes by.
+pub(super) struct Finder<'a> {
+    pub table: &'a AllowTable,
+    pub namespaces: &'a Namespaces,
+    /// The namespaces to look at, if not all.
+    pub only: Option<&'a BTreeSet<u64>>,
+    pub search: Search,
+    /// The workload of a cgroup, if it is below a managed root.
+    pub owner: &'a Owner<'a>,
+    /// Whether a cgroup is another one or lies below it.
+    pub is_below: &'a dyn Fn(u64, u64) -> bool,
+    /// The managed processes.
+    pub pids: &'a [u32],
+}
+
+impl Finder<'_> {
+    /// Finds sockets of managed workloads, and gives the listeners among them their owners.
+    pub(super) fn find(
+        &self,
+        pins: &Pins,
+        tables: &mut Tables,
+        seen: &HashMap<u64, Connection>,
+    ) -> Result<Older, KernelError> {
+        let mut older = Older::default();
+        let mut orphans: HashMap<u32, Socket> = HashMap::new();
+        for Listed { netns, sockets } in list(self.namespaces, self.only) {
+            older.listed.insert(netns);
+            // A TCP socket whose local place is listened on is the inbound end.
+            let listening: Vec<(Address, u16)> = sockets
+                .iter()
+                .filter(|socket| socket.state == LISTEN && socket.target.protocol == TCP)
+                .map(|socket| (socket.target.local, socket.target.local_port))
+                .collect();
+            // Listeners first: they name the other end of connections within the namespace.
+            let (waiting, connected): (Vec<&Found>, Vec<&Found>) =
+                sockets.iter().partition(|socket| waits(socket));
+            for socket in waiting {
+                let Some(workload) = (self.owner)(socket.cgroup, tables.workloads()) else {
+                    continue;
+                };
+                if let Some(entry) = self.waiting(tables, netns, socket, workload, &mut older)? {
+                    orphans.insert(socket.inode, entry);
+                }
+            }
+            for socket in connected {
+                let target = &socket.target;
+                if target.interface == names::NO_INTERFACE && target.protocol == TCP {
+                    older.fenced.push(RefusedSocket::listed(netns, target));
                     continue;
                 }
-                let key = ListenerKey {
-                    netns,
-                    address: wildcard_of_family(target.local, target.ipv6),
-                    port: target.local_port,
-                    protocol: target.protocol,
-                    reserved: [0; 5],
-                };
-                if tables.listener(&key).is_some() {
+                let Some(workload) = (self.owner)(socket.cgroup, tables.workloads()) else {
                     continue;
-                }
-                tables.add_listener(key, workload)?;
-                if target.protocol == UDP {
-                    older.udp_workloads.push(workload);
-                }
-                let entry = Socket {
-                    workload,
-                    cgroup: socket.cgroup,
-                    netns,
-                    address: key.address,
-                    port: key.port,
-                    protocol: key.protocol,
-                    flags: SOCKET_NOTED,
-                    reserved: 0,
                 };
-                orphans.insert(socket.inode, entry);
-            } else if !seen.contains_key(&target.cookie) && target.remote_port != 0 {
-                let inbound = target.protocol == TCP
-                    && listening.iter().any(|(address, port)| {
-                        *port == target.local_port && (address.is_unspecified() || *address == target.local)
-                    });
-                older.connections.push((
-                    target.cookie,
-                    connection(tables, table, netns, socket, workload, inbound),
-                ));
+                match seen.get(&target.cookie) {
+                    // Filed under the workload around it, before it was one of its own.
+                    Some(known)
+                        if known.workload != workload && (self.is_below)(workload, known.workload) =>
+                    {
+                        let connection = Connection { workload, ..*known };
+                        older.connections.push((target.cookie, connection));
+                    }
+                    None if target.remote_port != 0 => {
+                        let inbound = target.protocol == TCP
+                            && listening.iter().any(|(address, port)| {
+                                *port == target.local_port
+                                    && (address.is_unspecified() || *address == target.local)
+                            });
+                        older.connections.push((
+                            target.cookie,
+                            connection(tables, self.table, netns, socket, workload, inbound),
+                        ));
+                    }
+                    _ => {}
+                }
             }
         }
+        if !orphans.is_empty() {
+            let storage = Map::SkStorage(load::open(pins, names::SOCKETS)?);
+            let mut storage: SkStorage<MapData, Socket> =
+                storage.try_into().map_err(KernelError::map(names::SOCKETS))?;
+            adopt(&mut storage, orphans, self.pids);
+        }
+        Ok(older)
     }
-    if !orphans.is_empty() {
-        adopt(&mut storage, orphans, pids);
+
+    /// Notes a socket that waits for others to begin. What it is to be known by, if no hook noted it.
+    fn waiting(
+        &self,
+        tables: &mut Tables,
+        netns: u64,
+        socket: &Found,
+        workload: u64,
+        older: &mut Older,
+    ) -> Result<Option<Socket>, KernelError> {
+        let target = &socket.target;
+        if target.local_port == 0 {
+            return Ok(None);
+        }
+        let key = ListenerKey {
+            netns,
+            address: wildcard_of_family(target.local, target.ipv6),
+            port: target.local_port,
+            protocol: target.protocol,
+            reserved: [0; 5],
+        };
+        let noted = tables.listener(&key).is_some();
+        if target.protocol == UDP && (noted || self.search == Search::Older) {
+            older.udp_workloads.insert(workload);
+        }
+        // A UDP port that the kernel chose is not waited at.
+        if noted || (target.protocol == UDP && self.search == Search::Missed) {
+            return Ok(None);
+        }
+        tables.add_listener(key, workload)?;
+        Ok(Some(Socket {
+            workload,
+            cgroup: socket.cgroup,
+            netns,
+            address: key.address,
+            port: key.port,
+            protocol: key.protocol,
+            flags: SOCKET_NOTED,
+            reserved: 0,
+        }))
     }
-    Ok(older)
+}
+
+/// Parts connections that have ended from those that live. Where a namespace cannot be listed, they count as living.
+pub(super) fn by_life<'a>(
+    connections: &'a mut [Revoked],
+    namespaces: &Namespaces,
+) -> (&'a mut [Revoked], &'a mut [Revoked]) {
+    if connections.is_empty() {
+        return (&mut [], connections);
+    }
+    let wanted: BTreeSet<u64> = connections
+        .iter()
+        .map(|revoked| revoked.connection.netns)
+        .collect();
+    let mut listed = BTreeSet::new();
+    let mut live = HashSet::new();
+    for Listed { netns, sockets } in list(namespaces, Some(&wanted)) {
+        listed.insert(netns);
+        live.extend(sockets.iter().map(|socket| socket.target.cookie));
+    }
+    let ended =
+        |revoked: &Revoked| listed.contains(&revoked.connection.netns) && !live.contains(&revoked.cookie);
+    connections.sort_unstable_by_key(|revoked| !ended(revoked));
+    let middle = connections.partition_point(ended);
+    connections.split_at_mut(middle)
 }
 
 /// Whether a socket waits for others to begin.
@@ -242,28 +331,15 @@ fn adopt(storage: &mut SkStorage<MapData, Socket>, mut orphans: HashMap<u32, Soc
         if orphans.is_empty() {
             return;
         }
-        let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else {
-            continue;
-        };
-        for entry in entries.flatten() {
-            let Some(inode) = socket_inode(&entry.path()) else {
-                continue;
-            };
+        for (number, inode) in descriptors::sockets_of(pid) {
             let Some(socket) = orphans.get(&inode) else {
                 continue;
             };
-            let number = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse::<i32>().ok());
-            let stored = number
-                .ok_or(io::ErrorKind::InvalidData.into())
-                .and_then(|number| {
-                    let fd = borrow_descriptor(pid, number)?;
-                    storage
-                        .insert(&fd.as_raw_fd(), socket, 0)
-                        .map_err(io::Error::other)
-                });
+            let stored = descriptors::borrow(pid, number).and_then(|fd| {
+                storage
+                    .insert(&fd.as_raw_fd(), socket, 0)
+                    .map_err(io::Error::other)
+            });
             match stored {
                 Ok(()) => {
                     orphans.remove(&inode);
@@ -277,32 +353,5 @@ fn adopt(storage: &mut SkStorage<MapData, Socket>, mut orphans: HashMap<u32, Soc
             sockets = orphans.len(),
             "listening sockets whose holder was not found: what they accept is `unknown`"
         );
-    }
-}
-
-fn socket_inode(path: &Path) -> Option<u32> {
-    let link = fs::read_link(path).ok()?;
-    link.to_str()?
-        .strip_prefix("socket:[")?
-        .strip_suffix(']')?
-        .parse()
-        .ok()
-}
-
-/// A copy of another process's descriptor.
-#[expect(unsafe_code, reason = "nix offers neither pidfd_open nor pidfd_getfd")]
-fn borrow_descriptor(pid: u32, number: i32) -> io::Result<OwnedFd> {
-    // SAFETY: plain system calls; the results are descriptors that nobody else owns.
-    unsafe {
-        let process = libc::syscall(libc::SYS_pidfd_open, pid, 0);
-        if process < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let process = OwnedFd::from_raw_fd(process as i32);
-        let copy = libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0);
-        if copy < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(OwnedFd::from_raw_fd(copy as i32))
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A socket that a hook refused, on its way out.
 
-use std::fs::File;
+use std::io;
 
 use zt_common::address::Address;
 use zt_common::names;
@@ -31,13 +31,8 @@ pub struct RefusedSocket {
 }
 
 impl RefusedSocket {
-    /// Destroys a socket that a hook refused and fenced, and has its peer notice.
-    pub fn destroy(&self, namespaces: &Namespaces) -> Result<(), KernelError> {
-        let failed = |source| KernelError::Network {
-            what: "cannot destroy a refused socket",
-            source,
-        };
-        let target = Target {
+    fn target(&self) -> Target {
+        Target {
             cookie: self.cookie,
             local: self.local,
             remote: self.remote,
@@ -46,23 +41,78 @@ impl RefusedSocket {
             protocol: sock_diag::TCP,
             ipv6: self.ipv6,
             interface: names::NO_INTERFACE,
-        };
-        let namespace: File = namespaces.open(self.netns).map_err(failed)?;
-        let answers = netns::inside(&namespace, || {
-            let answers = SockDiag::open()?.destroy(&[target]);
-            // Also where the workload was faster and has closed it: that told the peer as little.
-            let told = reset::provoke(&self.local, self.local_port, &self.remote, self.remote_port);
-            if let Err(error) = told {
-                tracing::debug!(%error, peer = %self.remote, "a refused peer will notice when it speaks");
-            }
-            answers
-        });
-        answers
-            .map_err(failed)?
-            .map_err(failed)?
-            .into_iter()
-            .collect::<Result<Vec<()>, _>>()
-            .map(drop)
-            .map_err(failed)
+        }
     }
+
+    /// A socket that a listing shows behind its fence.
+    pub(super) fn listed(netns: u64, target: &Target) -> Self {
+        Self {
+            cookie: target.cookie,
+            netns,
+            local: target.local,
+            remote: target.remote,
+            local_port: target.local_port,
+            remote_port: target.remote_port,
+            ipv6: target.ipv6,
+        }
+    }
+
+    /// Destroys sockets that a hook refused and fenced, and has their peers notice. Those that are still there, and why
+    /// the first of them is.
+    pub fn destroy(mut sockets: Vec<Self>, namespaces: &Namespaces) -> (Vec<Self>, Option<KernelError>) {
+        sockets.sort_unstable_by_key(|socket| socket.netns);
+        let mut left = Vec::new();
+        let mut why = None;
+        for group in sockets.chunk_by(|a, b| a.netns == b.netns) {
+            let outcome = group
+                .first()
+                .ok_or_else(|| io::ErrorKind::NotFound.into())
+                .and_then(|first| namespaces.open(first.netns))
+                .and_then(|namespace| netns::inside(&namespace, || in_namespace(group))?);
+            let error = match outcome {
+                Ok((failed, error)) => {
+                    left.extend(failed);
+                    error
+                }
+                Err(error) => {
+                    left.extend_from_slice(group);
+                    Some(error)
+                }
+            };
+            why = why.or(error);
+        }
+        let why = why.map(|source| KernelError::Network {
+            what: "cannot destroy a refused socket",
+            source,
+        });
+        (left, why)
+    }
+}
+
+/// Destroys the sockets of this thread's namespace.
+fn in_namespace(group: &[RefusedSocket]) -> io::Result<(Vec<RefusedSocket>, Option<io::Error>)> {
+    let targets: Vec<Target> = group.iter().map(RefusedSocket::target).collect();
+    let mut left = Vec::new();
+    let mut why = None;
+    SockDiag::open()?.destroy(&targets, |index, answer| match (answer, group.get(index)) {
+        // Where it is gone, whoever had it has closed it.
+        (Err(error), Some(socket)) if error.raw_os_error() != Some(libc::ENOENT) => {
+            left.push(*socket);
+            why.get_or_insert(error);
+        }
+        _ => {}
+    })?;
+    for socket in group {
+        // Also where the workload was faster and has closed it: that told the peer as little.
+        let told = reset::provoke(
+            &socket.local,
+            socket.local_port,
+            &socket.remote,
+            socket.remote_port,
+        );
+        if let Err(error) = told {
+            tracing::debug!(%error, peer = %socket.remote, "a refused peer will notice when it speaks");
+        }
+    }
+    Ok((left, why))
 }

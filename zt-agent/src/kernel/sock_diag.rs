@@ -7,6 +7,7 @@
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
+use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 use zt_common::address::Address;
 
@@ -15,7 +16,6 @@ const SOCK_DESTROY: u16 = 21;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const REQUEST: u16 = 1;
-const ACK: u16 = 4;
 const DUMP: u16 = 0x300;
 const INET_DIAG_CGROUP_ID: u16 = 21;
 
@@ -23,6 +23,8 @@ const INET_DIAG_CGROUP_ID: u16 = 21;
 const REQUEST_SIZE: usize = 16 + 56;
 /// Requests sent before their answers are read: the answers must fit the socket's buffer.
 const WINDOW: usize = 128;
+/// Room for many answers.
+const BUFFER: usize = 32 * 1024;
 
 /// IP protocol number.
 pub(super) const TCP: u8 = 6;
@@ -88,50 +90,62 @@ impl SockDiag {
         Ok(Self { socket })
     }
 
-    /// Destroys sockets; the answers are in the order of `targets`. A socket that is already gone counts as destroyed.
-    pub(super) fn destroy(&self, targets: &[Target]) -> io::Result<Vec<io::Result<()>>> {
-        let mut answers = Vec::with_capacity(targets.len());
-        for window in targets.chunks(WINDOW) {
-            let mut requests = Vec::with_capacity(window.len() * REQUEST_SIZE);
-            for (sequence, target) in window.iter().enumerate() {
+    /// Destroys sockets, and gives `each` the answer about every one, by its index in `targets`; `ENOENT` where it was
+    /// gone.
+    ///
+    /// The kernel has destroyed them when `send` returns, and speaks of those only that it did not.
+    pub(super) fn destroy(
+        &self,
+        targets: &[Target],
+        mut each: impl FnMut(usize, io::Result<()>),
+    ) -> io::Result<()> {
+        let mut requests = Vec::with_capacity(WINDOW * REQUEST_SIZE);
+        let mut buffer = vec![0_u8; BUFFER];
+        for (number, window) in targets.chunks(WINDOW).enumerate() {
+            let first = number * WINDOW;
+            requests.clear();
+            for (index, target) in window.iter().enumerate() {
                 let family = if target.ipv6 {
                     libc::AF_INET6
                 } else {
                     libc::AF_INET
                 } as u8;
+                let sequence = (first + index) as u32;
                 request(
                     &mut requests,
                     SOCK_DESTROY,
-                    REQUEST | ACK,
-                    sequence as u32,
+                    REQUEST,
+                    sequence,
                     family,
                     target,
                     u32::MAX,
                 );
             }
             send(self.socket.as_raw_fd(), &requests, MsgFlags::empty())?;
-            let mut outcome: Vec<Option<io::Result<()>>> = (0..window.len()).map(|_| None).collect();
-            let mut missing = window.len();
-            let mut buffer = vec![0_u8; 32 * 1024];
-            while missing > 0 {
-                let length = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+            let mut refused: [Option<i32>; WINDOW] = [None; WINDOW];
+            loop {
+                let length = match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+                    Ok(length) => length,
+                    Err(Errno::EAGAIN) => break,
+                    // Answers were lost: nobody knows which, so that all of these are to be tried again.
+                    Err(error) => return Err(error.into()),
+                };
                 for message in Messages(buffer.get(..length).unwrap_or_default()) {
-                    let Some(slot) = outcome.get_mut(message.sequence as usize) else {
-                        continue;
-                    };
-                    if message.kind == NLMSG_ERROR && slot.is_none() {
-                        *slot = Some(message.error());
-                        missing -= 1;
+                    let place = (message.sequence as usize).checked_sub(first);
+                    if message.kind == NLMSG_ERROR
+                        && let Some(slot) = place.and_then(|place| refused.get_mut(place))
+                        && let Err(error) = message.error()
+                    {
+                        *slot = Some(error.raw_os_error().unwrap_or(libc::EIO));
                     }
                 }
             }
-            answers.extend(outcome.into_iter().map(|answer| match answer {
-                Some(Err(error)) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-                Some(answer) => answer,
-                None => Err(ErrorKind::UnexpectedEof.into()),
-            }));
+            for (index, errno) in refused.iter().take(window.len()).enumerate() {
+                let answer = errno.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)));
+                each(first + index, answer);
+            }
         }
-        Ok(answers)
+        Ok(())
     }
 
     /// Lists the sockets of a family and protocol that are in one of `states` (a mask of `1 << state`).
@@ -339,7 +353,7 @@ mod tests {
         request(
             &mut out,
             SOCK_DESTROY,
-            REQUEST | ACK,
+            REQUEST,
             1,
             libc::AF_INET as u8,
             &target,

@@ -2,25 +2,43 @@
 //! Revocation: after a change of policy or of modes, every live connection is judged again, and those that policy no
 //! longer allows are destroyed, at both ends.
 
-use std::collections::{BTreeMap, HashMap};
-use std::io;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
-use std::thread;
 
 use zt_common::abi::{
-    CONNECTION_ENFORCED, CONNECTION_ESTABLISHED, CONNECTION_INBOUND, CONNECTION_IPV6, CONNECTION_LOCAL,
-    Connection, MODE_ENFORCE, Workload,
+    CONNECTION_ENFORCED, CONNECTION_ESTABLISHED, CONNECTION_INBOUND, CONNECTION_LOCAL, Connection,
+    MODE_ENFORCE, Workload,
 };
+use zt_common::address::Address;
 use zt_common::entry::Flow;
 use zt_common::identity;
 use zt_common::verdict::Verdict;
 
-use super::netns::{self, Namespaces};
-use super::sock_diag::{ESTABLISHED, SockDiag, TCP, Target, UDP};
+use super::Owner;
+use super::destroy;
+use super::netns::Namespaces;
+use super::sock_diag::TCP;
 use crate::policy::AllowTable;
 
-/// Threads that destroy sockets side by side: each waits for the kernel most of the time.
-const WORKERS: usize = 4;
+/// What became of a connection that had to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Its socket was destroyed, or the reset of its other end, which was, ended it.
+    Destroyed,
+    /// It had ended by itself.
+    Gone,
+    /// Its namespace could not be reached.
+    Unreached,
+    /// The kernel would not destroy it.
+    Failed,
+}
+
+impl Fate {
+    /// Whether nothing is left of it.
+    pub fn is_over(self) -> bool {
+        matches!(self, Self::Destroyed | Self::Gone)
+    }
+}
 
 /// A connection that policy no longer allows.
 #[derive(Clone, Copy, Debug)]
@@ -31,8 +49,8 @@ pub struct Revoked {
     pub connection: Connection,
     /// What policy says of it now.
     pub verdict: Verdict,
-    /// Whether the socket is gone. If not, it is tried once more, and again at the next change of policy or modes.
-    pub destroyed: bool,
+    /// What became of it.
+    pub fate: Fate,
 }
 
 /// What a sweep did.
@@ -45,55 +63,85 @@ pub struct Sweep {
 }
 
 impl Sweep {
-    /// Tries once more to destroy what is still there.
+    /// Tries once more to destroy what could not be reached.
     pub fn retry(&mut self, namespaces: &Namespaces) {
         let mut left: Vec<Revoked> = self
             .revoked
-            .extract_if(.., |revoked| !revoked.destroyed)
+            .extract_if(.., |revoked| !revoked.fate.is_over())
             .collect();
-        destroy(&mut left, namespaces);
+        destroy::all(&mut left, namespaces);
         self.revoked.append(&mut left);
+        self.conclude();
+    }
+
+    /// Tells those that went by themselves from those whose other end was destroyed a moment before.
+    pub(super) fn conclude(&mut self) {
+        type End = (Address, u16);
+        let ends = |revoked: &Revoked| -> (End, End) {
+            let connection = &revoked.connection;
+            (
+                (connection.local, connection.local_port),
+                (connection.remote, connection.remote_port),
+            )
+        };
+        if self.revoked.iter().all(|revoked| revoked.fate != Fate::Gone) {
+            return;
+        }
+        let destroyed: HashSet<(End, End)> = self
+            .revoked
+            .iter()
+            .filter(|revoked| revoked.fate == Fate::Destroyed)
+            .map(ends)
+            .collect();
+        for revoked in &mut self.revoked {
+            let (local, remote) = ends(revoked);
+            if revoked.fate == Fate::Gone && destroyed.contains(&(remote, local)) {
+                revoked.fate = Fate::Destroyed;
+            }
+        }
     }
 }
 
-/// Judges connections under a table.
-pub(super) fn judge(
-    connections: Vec<(u64, Connection)>,
-    table: &AllowTable,
-    workloads: &HashMap<u64, Workload>,
-) -> Sweep {
-    let looked_at = connections.len();
-    let revoked = connections
-        .into_iter()
-        .filter_map(|(cookie, mut connection)| {
-            if connection.protocol == TCP && connection.flags & CONNECTION_ESTABLISHED == 0 {
-                // Still in its handshake: the end of that judges it under the revision in force then.
-                return None;
-            }
-            let own = workloads.get(&connection.workload);
-            let enforced = own.map_or(connection.flags & CONNECTION_ENFORCED != 0, |own| {
-                own.mode == MODE_ENFORCE
-            });
-            if !enforced {
-                return None;
-            }
-            rename(&mut connection, own, table);
-            let flow = Flow {
-                source: connection.source,
-                destination: connection.destination,
-                port: connection.target_port,
-                protocol: connection.protocol,
-            };
-            let verdict = table.decide(&flow);
-            (!verdict.allowed).then_some(Revoked {
-                cookie,
-                connection,
-                verdict,
-                destroyed: false,
-            })
+/// The policy and the workloads that connections are judged by.
+pub(super) struct Judge<'a> {
+    pub table: &'a AllowTable,
+    pub workloads: &'a HashMap<u64, Workload>,
+    /// The workload around a cgroup that is none itself.
+    pub nearest: &'a Owner<'a>,
+}
+
+impl Judge<'_> {
+    /// A connection that has to go.
+    pub(super) fn judge(&self, cookie: u64, mut connection: Connection) -> Option<Revoked> {
+        if connection.protocol == TCP && connection.flags & CONNECTION_ESTABLISHED == 0 {
+            // Still in its handshake: the end of that judges it under the revision in force then.
+            return None;
+        }
+        let own = self.workloads.get(&connection.workload).or_else(|| {
+            let around = (self.nearest)(connection.workload, self.workloads)?;
+            self.workloads.get(&around)
+        });
+        let enforced = own.map_or(connection.flags & CONNECTION_ENFORCED != 0, |own| {
+            own.mode == MODE_ENFORCE
+        });
+        if !enforced {
+            return None;
+        }
+        rename(&mut connection, own, self.table);
+        let flow = Flow {
+            source: connection.source,
+            destination: connection.destination,
+            port: connection.target_port,
+            protocol: connection.protocol,
+        };
+        let verdict = self.table.decide(&flow);
+        (!verdict.allowed).then_some(Revoked {
+            cookie,
+            connection,
+            verdict,
+            fate: Fate::Unreached,
         })
-        .collect();
-    Sweep { looked_at, revoked }
+    }
 }
 
 /// Gives both ends of a connection the names that they have now.
@@ -119,117 +167,52 @@ fn rename(connection: &mut Connection, own: Option<&Workload>, table: &AllowTabl
     }
 }
 
-/// Destroys what a sweep found, from several threads, namespace by namespace.
-pub(super) fn destroy(revoked: &mut [Revoked], namespaces: &Namespaces) {
-    let mut by_namespace: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
-    for (index, revoked) in revoked.iter().enumerate() {
-        by_namespace
-            .entry(revoked.connection.netns)
-            .or_default()
-            .push(index);
-    }
-    // Large namespaces are shared out, small ones gathered: each share is about as long as the others.
-    let share = revoked.len().div_ceil(WORKERS).max(1);
-    let mut shares: Vec<Vec<(u64, Vec<usize>)>> = vec![Vec::new()];
-    let mut filled = 0;
-    for (netns, indices) in by_namespace {
-        let mut rest = indices.as_slice();
-        while !rest.is_empty() {
-            let (now, later) = rest.split_at(rest.len().min(share - filled));
-            if let Some(last) = shares.last_mut() {
-                last.push((netns, now.to_vec()));
-            }
-            filled += now.len();
-            if filled >= share {
-                shares.push(Vec::new());
-                filled = 0;
-            }
-            rest = later;
-        }
-    }
-    let targets: Vec<Target> = revoked.iter().map(target).collect();
-    let done: Vec<usize> = thread::scope(|scope| {
-        let workers: Vec<_> = shares
-            .iter()
-            .filter(|share| !share.is_empty())
-            .map(|share| scope.spawn(|| destroy_share(share, &targets, namespaces)))
-            .collect();
-        workers
-            .into_iter()
-            .flat_map(|worker| worker.join().unwrap_or_default())
-            .collect()
-    });
-    for index in done {
-        if let Some(revoked) = revoked.get_mut(index) {
-            revoked.destroyed = true;
-        }
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn target(revoked: &Revoked) -> Target {
-    let connection = &revoked.connection;
-    Target {
-        cookie: revoked.cookie,
-        local: connection.local,
-        remote: connection.remote,
-        local_port: connection.local_port,
-        remote_port: connection.remote_port,
-        protocol: connection.protocol,
-        ipv6: connection.flags & CONNECTION_IPV6 != 0,
-        interface: 0,
-    }
-}
-
-/// Fills in what `connect` could not know: the local end of a connected UDP socket.
-fn complete(diag: &SockDiag, mut targets: Vec<Target>) -> io::Result<Vec<Target>> {
-    if targets.iter().all(|target| target.protocol == TCP) {
-        return Ok(targets);
-    }
-    let mut found = HashMap::new();
-    for ipv6 in [false, true] {
-        let sockets = diag.list(ipv6, UDP, 1 << ESTABLISHED)?;
-        found.extend(
-            sockets
-                .into_iter()
-                .map(|socket| (socket.target.cookie, socket.target)),
-        );
-    }
-    for target in targets.iter_mut().filter(|target| target.protocol == UDP) {
-        if let Some(known) = found.get(&target.cookie) {
-            *target = *known;
+    fn revoked(cookie: u64, local: u8, remote: u8, fate: Fate) -> Revoked {
+        let connection = Connection {
+            netns: u64::from(local),
+            workload: 0,
+            source: 0,
+            destination: 0,
+            rule: 0,
+            revision: 0,
+            local: Address::from_v4([10, 0, 0, local]),
+            remote: Address::from_v4([10, 0, 0, remote]),
+            local_port: u16::from(local),
+            remote_port: u16::from(remote),
+            target_port: 0,
+            protocol: TCP,
+            flags: CONNECTION_ESTABLISHED,
+        };
+        Revoked {
+            cookie,
+            connection,
+            verdict: AllowTable::default().decide(&Flow {
+                source: 0,
+                destination: 0,
+                port: 0,
+                protocol: TCP,
+            }),
+            fate,
         }
     }
-    Ok(targets)
-}
 
-/// One worker's share; gives the indices of those that are gone.
-fn destroy_share(share: &[(u64, Vec<usize>)], targets: &[Target], namespaces: &Namespaces) -> Vec<usize> {
-    let mut done = Vec::new();
-    for (netns, indices) in share {
-        let wanted: Vec<Target> = indices
-            .iter()
-            .filter_map(|index| targets.get(*index).copied())
-            .collect();
-        let answers = namespaces.open(*netns).and_then(|namespace| {
-            netns::enter(&namespace)?;
-            let diag = SockDiag::open()?;
-            diag.destroy(&complete(&diag, wanted)?)
-        });
-        match answers {
-            Ok(answers) => {
-                for (index, answer) in indices.iter().zip(answers) {
-                    match answer {
-                        Ok(()) => done.push(*index),
-                        Err(error) => {
-                            tracing::warn!(netns, %error, "cannot destroy a socket that policy revoked");
-                        }
-                    }
-                }
-            }
-            Err(error) => {
-                tracing::warn!(netns, %error, sockets = indices.len(), "cannot reach the namespace of revoked connections");
-            }
-        }
+    #[test]
+    fn an_end_that_is_gone_was_revoked_only_if_its_other_end_was_destroyed() {
+        let mut sweep = Sweep {
+            looked_at: 3,
+            revoked: vec![
+                revoked(1, 1, 2, Fate::Destroyed),
+                revoked(2, 2, 1, Fate::Gone),
+                // Older than the agent, and closed by whoever had it.
+                revoked(3, 3, 1, Fate::Gone),
+            ],
+        };
+        sweep.conclude();
+        let fates: Vec<Fate> = sweep.revoked.iter().map(|revoked| revoked.fate).collect();
+        assert_eq!(fates, [Fate::Destroyed, Fate::Destroyed, Fate::Gone]);
     }
-    done
 }

@@ -10,9 +10,11 @@ mod objects;
 
 use std::ffi::CString;
 use std::io;
+use std::num::NonZero;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::thread;
 
 use aya::Pod;
 
@@ -307,35 +309,58 @@ struct Batch {
     flags: u64,
 }
 
-/// Writes many entries with few system calls.
-pub(super) fn update_batch<K: Pod, V: Pod>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> io::Result<()> {
+/// Writes many entries with few system calls, from as many threads as there are CPUs: most of it is the kernel's time.
+pub(super) fn update_batch<K, V>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> io::Result<()>
+where
+    K: Pod + Sync,
+    V: Pod + Sync,
+{
     debug_assert_eq!(keys.len(), values.len());
-    for (keys, values) in keys.chunks(BATCH).zip(values.chunks(BATCH)) {
-        bpf(
-            MAP_UPDATE_BATCH,
-            &mut Batch {
-                keys: keys.as_ptr() as u64,
-                values: values.as_ptr() as u64,
-                count: keys.len() as u32,
-                map: map.as_raw_fd() as u32,
-                ..Batch::default()
-            },
-        )?;
+    let workers = thread::available_parallelism().map_or(1, NonZero::get).min(4);
+    let share = keys.len().div_ceil(workers).max(BATCH);
+    let write = |keys: &[K], values: &[V]| {
+        for (keys, values) in keys.chunks(BATCH).zip(values.chunks(BATCH)) {
+            bpf(
+                MAP_UPDATE_BATCH,
+                &mut Batch {
+                    keys: keys.as_ptr() as u64,
+                    values: values.as_ptr() as u64,
+                    count: keys.len() as u32,
+                    map: map.as_raw_fd() as u32,
+                    ..Batch::default()
+                },
+            )?;
+        }
+        Ok(())
+    };
+    if keys.len() <= share {
+        return write(keys, values);
     }
-    Ok(())
+    thread::scope(|scope| {
+        let shares = keys.chunks(share).zip(values.chunks(share));
+        let workers: Vec<_> = shares
+            .map(|(keys, values)| scope.spawn(move || write(keys, values)))
+            .collect();
+        workers.into_iter().try_for_each(|worker| {
+            worker
+                .join()
+                .unwrap_or_else(|_| Err(io::Error::other("a thread that fills a map panicked")))
+        })
+    })
 }
 
-/// Reads all entries of a hash map with few system calls. Entries that come or go meanwhile may be missing or twice.
-pub(super) fn read_all<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)>> {
-    let mut entries = Vec::new();
+/// Hands on all entries of a hash map, read with few system calls. Entries that come or go meanwhile may be missing or
+/// come twice.
+pub(super) fn read_each<K: Pod, V: Pod>(map: BorrowedFd<'_>, mut each: impl FnMut(K, &V)) -> io::Result<()> {
     let mut position = 0_u64;
     let mut first = true;
-    // A bucket with more entries than the buffer holds answers ENOSPC: try again with twice the room.
-    let mut room = BATCH;
+    let mut keys: Vec<K> = Vec::with_capacity(BATCH);
+    let mut values: Vec<V> = Vec::with_capacity(BATCH);
     loop {
-        let mut keys: Vec<K> = Vec::with_capacity(room);
-        let mut values: Vec<V> = Vec::with_capacity(room);
         let mut next = 0_u64;
+        keys.clear();
+        values.clear();
+        let room = keys.capacity().min(values.capacity());
         let mut batch = Batch {
             from: if first {
                 0
@@ -352,8 +377,10 @@ pub(super) fn read_all<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K
         let done = match bpf(MAP_LOOKUP_BATCH, &mut batch) {
             Ok(_) => false,
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+            // A bucket with more entries than the buffer holds: try again with twice the room.
             Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && room < 1 << 20 => {
-                room *= 2;
+                keys.reserve_exact(2 * room);
+                values.reserve_exact(2 * room);
                 continue;
             }
             Err(error) => return Err(error),
@@ -364,9 +391,11 @@ pub(super) fn read_all<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K
             keys.set_len(count);
             values.set_len(count);
         }
-        entries.extend(keys.into_iter().zip(values));
+        for (key, value) in keys.iter().zip(&values) {
+            each(*key, value);
+        }
         if done {
-            return Ok(entries);
+            return Ok(());
         }
         position = next;
         first = false;

@@ -70,6 +70,15 @@ pub struct Directory {
     pub peers: HashMap<Address, Peer>,
 }
 
+/// What came of a new directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Directed {
+    /// It differs from the one before.
+    pub changed: bool,
+    /// A cgroup that was one workload is another one now, or in another mode.
+    pub renamed: bool,
+}
+
 impl Tables {
     pub(super) fn new(loaded: &mut Loaded) -> Result<Self, KernelError> {
         fn typed<T: TryFrom<Map>>(loaded: &mut Loaded, name: &'static str) -> Result<T, KernelError>
@@ -82,9 +91,13 @@ impl Tables {
             allow: typed(loaded, names::ALLOW)?,
             networks: typed(loaded, names::NETWORKS)?,
             control: typed(loaded, names::CONTROL)?,
-            workloads: Mirror::new(names::WORKLOADS, typed(loaded, names::WORKLOADS)?)?,
-            peers: Mirror::new(names::PEERS, typed(loaded, names::PEERS)?)?,
-            local: Mirror::new(names::LOCAL, typed(loaded, names::LOCAL)?)?,
+            workloads: Mirror::new(
+                names::WORKLOADS,
+                typed(loaded, names::WORKLOADS)?,
+                names::MAX_WORKLOADS,
+            )?,
+            peers: Mirror::new(names::PEERS, typed(loaded, names::PEERS)?, names::MAX_PEERS)?,
+            local: Mirror::new(names::LOCAL, typed(loaded, names::LOCAL)?, names::MAX_LOCAL)?,
             listeners: typed(loaded, names::LISTENERS)?,
             in_force: None,
             left_slot: 0,
@@ -206,16 +219,24 @@ impl Tables {
     }
 
     /// Says who is who. Addresses before cgroups: a new workload can be named by the others before it can speak.
-    /// Whether anything changed.
-    pub(super) fn set_directory(&mut self, directory: &Directory) -> Result<bool, KernelError> {
+    pub(super) fn set_directory(&mut self, directory: &Directory) -> Result<Directed, KernelError> {
+        self.workloads.check(directory.workloads.len())?;
         let peers = self.peers.replace(&directory.peers)?;
         let workloads = self.workloads.replace(&directory.workloads)?;
-        Ok(peers || workloads)
+        Ok(Directed {
+            changed: peers.changed || workloads.changed,
+            renamed: workloads.altered,
+        })
     }
 
-    /// One more workload, at once.
+    /// One more workload, at once. Whether it was not known as that.
     pub(super) fn set_workload(&mut self, cgroup: u64, workload: Workload) -> Result<bool, KernelError> {
         self.workloads.set(cgroup, workload)
+    }
+
+    /// A workload whose cgroup has gone. Whether it was known.
+    pub(super) fn remove_workload(&mut self, cgroup: u64) -> Result<bool, KernelError> {
+        self.workloads.remove(&cgroup)
     }
 
     /// The workloads in the map.
@@ -236,7 +257,7 @@ impl Tables {
         let wanted = local
             .map(|(netns, address)| (LocalKey { netns, address }, 1))
             .collect();
-        self.local.replace(&wanted)
+        Ok(self.local.replace(&wanted)?.changed)
     }
 
     /// Whether an address is a namespace's own.

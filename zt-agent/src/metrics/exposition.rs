@@ -35,7 +35,16 @@ impl Collector for Exposition {
         latencies(&mut writer, metrics)?;
         losses(&mut writer, metrics)?;
         kernel(&mut writer, metrics)?;
+        node(&mut writer, metrics)?;
         pipeline(&mut writer, metrics)?;
+        writer.counters(
+            "zt_api_refused",
+            "Callers from elsewhere that the API refused, by cause",
+            metrics
+                .api_refusals()
+                .into_iter()
+                .map(|(cause, count)| ([("cause", cause)], count)),
+        )?;
         snapshot(&mut writer, metrics)
     }
 }
@@ -101,6 +110,18 @@ fn decisions(writer: &mut Writer<'_>, metrics: &Metrics) -> fmt::Result {
         "zt_enforced_denials",
         "Decisions that refused a connection or a datagram",
         denials,
+    )
+}
+
+fn node(writer: &mut Writer<'_>, metrics: &Metrics) -> fmt::Result {
+    let values = metrics
+        .node
+        .all()
+        .map(|(event, count)| ([("event", event.name())], count));
+    writer.counters(
+        "zt_node_events",
+        "What the agent failed at and tries again, or had to make up for",
+        values,
     )
 }
 

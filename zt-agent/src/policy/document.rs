@@ -15,11 +15,12 @@ use super::endpoint::Endpoint;
 use super::ports::PortRange;
 
 use canonical::Canonical;
-pub(super) use read::read;
+pub use read::is_policy_name;
+pub(super) use read::{Metadata, read, read_description, read_metadata};
 
 /// The one `apiVersion` that this version reads.
 pub const API_VERSION: &str = "zt.hanzo.ai/v1";
-/// The one `kind` that this version reads.
+/// The `kind` of policies between workloads.
 pub const KIND: &str = "ServiceAccessPolicy";
 
 /// Which workload may reach which.

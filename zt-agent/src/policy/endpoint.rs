@@ -7,8 +7,8 @@ use ipnet::{IpNet, Ipv4Net};
 
 use super::entity::{ENTITIES, entity_number};
 use super::walk::{Fields, Path, Walk};
-use super::yaml::Node;
 use crate::spiffe_id::Pattern;
+use crate::yaml::Node;
 
 /// Whom one end of a rule is about.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -54,10 +54,14 @@ impl Endpoint {
         match name {
             "spiffe" => {
                 let text = walk.text(value, &path)?;
-                spiffe(text, trust_domain)
-                    .map(Self::Spiffe)
+                if let Some(known) = walk.patterns.get(text) {
+                    return Some(Self::Spiffe(known.clone()));
+                }
+                let pattern = spiffe(text, trust_domain)
                     .map_err(|message| walk.report(value, &path, message))
-                    .ok()
+                    .ok()?;
+                walk.patterns.insert(text.into(), pattern.clone());
+                Some(Self::Spiffe(pattern))
             }
             "entity" => {
                 let known = ENTITIES.map(|(name, _)| name);

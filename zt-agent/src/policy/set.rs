@@ -2,20 +2,24 @@
 //! All policies of a node together, checked against each other.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use zt_common::verdict::{RULE_HOST, RULE_SELF};
 
 use super::action::Action;
+use super::any::AnyPolicy;
 use super::document::{self, ServiceAccessPolicy, hex_digest};
 use super::endpoint::Endpoint;
 use super::hash::FastMap;
 use super::network;
+use super::operator::{OperatorDecision, OperatorRequest, OperatorRules};
 use super::problem::Problem;
 use super::walk::Walk;
-use super::{Document, Settings, yaml};
+use super::{Document, Settings};
 use crate::spiffe_id::{Pattern, SpiffeId};
+use crate::yaml;
 
 /// The rules that zt itself has, by number.
 pub(super) const BUILTIN: [(u64, &str); 2] = [(RULE_SELF, "builtin/self"), (RULE_HOST, "builtin/host")];
@@ -24,6 +28,9 @@ pub(super) const BUILTIN: [(u64, &str); 2] = [(RULE_SELF, "builtin/self"), (RULE
 #[derive(Clone, Debug)]
 pub struct PolicySet {
     policies: Vec<Arc<ServiceAccessPolicy>>,
+    /// Of all kinds, sorted by name.
+    all: Vec<AnyPolicy>,
+    operators: OperatorRules,
     /// The files that the policies came from, for [`reparse`].
     files: Vec<ParsedFile>,
     trust_domain: String,
@@ -39,6 +46,8 @@ impl Default for PolicySet {
     fn default() -> Self {
         Self {
             policies: Vec::new(),
+            all: Vec::new(),
+            operators: OperatorRules::default(),
             files: Vec::new(),
             trust_domain: String::new(),
             digest: hex_digest(""),
@@ -50,18 +59,25 @@ impl Default for PolicySet {
 }
 
 impl PolicySet {
-    /// The policies, sorted by name.
+    /// The policies between workloads, sorted by name.
     pub fn policies(&self) -> &[Arc<ServiceAccessPolicy>] {
         &self.policies
     }
 
-    /// The policy called `name`.
-    pub fn get(&self, name: &str) -> Option<&Arc<ServiceAccessPolicy>> {
-        let index = self
-            .policies
-            .binary_search_by(|policy| policy.name.as_str().cmp(name))
-            .ok()?;
-        self.policies.get(index)
+    /// The policies of all kinds, sorted by name.
+    pub fn all(&self) -> &[AnyPolicy] {
+        &self.all
+    }
+
+    /// The policy called `name`, of whichever kind.
+    pub fn get(&self, name: &str) -> Option<&AnyPolicy> {
+        let index = self.all.binary_search_by(|policy| policy.name().cmp(name)).ok()?;
+        self.all.get(index)
+    }
+
+    /// What the policies for operators say to a request. What no rule allows is denied.
+    pub fn evaluate_operator(&self, request: &OperatorRequest<'_>) -> OperatorDecision {
+        self.operators.evaluate(request)
     }
 
     /// SHA-256, in hexadecimal, over the digests of the canonical documents, sorted by name, one a line: what nodes
@@ -105,15 +121,27 @@ impl PolicySet {
     }
 
     fn new(files: Vec<ParsedFile>, trust_domain: &str) -> Result<Self, Vec<Problem>> {
-        let mut policies: Vec<_> = files
+        let mut all: Vec<_> = files
             .iter()
             .flat_map(|file| file.policies.iter().cloned())
             .collect();
-        policies.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        all.sort_unstable_by(|a, b| a.name().cmp(b.name()));
+        let (mut policies, mut operators) = (Vec::new(), Vec::new());
+        for policy in &all {
+            match policy {
+                AnyPolicy::Service(policy) => policies.push(Arc::clone(policy)),
+                AnyPolicy::Operator(policy) => operators.push(policy),
+            }
+        }
+        let operators = OperatorRules::of(operators.into_iter());
         let mut problems = Vec::new();
-        let mut rule_names: FastMap<u64, Arc<str>> = FastMap::default();
+        let rules = policies.iter().map(|policy| policy.rules.len()).sum();
+        let mut rule_names: FastMap<u64, Arc<str>> =
+            FastMap::with_capacity_and_hasher(rules, BuildHasherDefault::default());
         let mut networks: BTreeMap<u64, IpNet> = BTreeMap::new();
-        let mut identities = Vec::new();
+        // Most repeat: by number first, of which there may be two for different texts in theory only.
+        let mut identities: FastMap<u64, SpiffeId> = FastMap::default();
+        let mut alike = Vec::new();
         for policy in &policies {
             for rule in &policy.rules {
                 if let Some(other) = rule_names.insert(rule.number, Arc::clone(&rule.name)) {
@@ -123,7 +151,12 @@ impl PolicySet {
                     std::iter::once(&rule.from).chain(rule.to.iter().map(|target| &target.endpoint))
                 {
                     match endpoint {
-                        Endpoint::Spiffe(Pattern::Exact(id)) => identities.push(id.clone()),
+                        Endpoint::Spiffe(Pattern::Exact(id)) => {
+                            let known = identities.entry(id.number()).or_insert_with(|| id.clone());
+                            if known != id {
+                                alike.push(id.clone());
+                            }
+                        }
                         Endpoint::Cidr(net) => {
                             let number = network::number(net);
                             let other = networks.insert(number, *net);
@@ -144,21 +177,17 @@ impl PolicySet {
         if !problems.is_empty() {
             return Err(problems);
         }
-        // Sorted by number first: comparing two numbers is cheaper than two texts, and most repeat.
-        identities.sort_unstable_by_key(SpiffeId::number);
-        identities.dedup();
         let mut networks: Vec<(IpNet, u64)> =
             networks.into_iter().map(|(number, net)| (net, number)).collect();
         networks.sort_unstable();
-        let digests: String = policies
-            .iter()
-            .flat_map(|policy| [policy.digest(), "\n"])
-            .collect();
+        let digests: String = all.iter().flat_map(|policy| [policy.digest(), "\n"]).collect();
         let digest = hex_digest(&digests);
         let trust_domain = trust_domain.to_owned();
-        let identities = identities.into_iter().collect();
+        let identities = identities.into_values().chain(alike).collect();
         Ok(Self {
             policies,
+            all,
+            operators,
             files,
             trust_domain,
             digest,
@@ -185,7 +214,7 @@ struct ParsedFile {
     name: String,
     /// SHA-256 of its text.
     content: String,
-    policies: Vec<Arc<ServiceAccessPolicy>>,
+    policies: Vec<AnyPolicy>,
 }
 
 /// Reads and checks documents. All problems of all files are returned, in order of file and line.
@@ -225,7 +254,7 @@ pub fn reparse(
                 let read = nodes
                     .iter()
                     .filter_map(|node| document::read(&mut walk, node, &settings.trust_domain));
-                policies.extend(read.map(Arc::new));
+                policies.extend(read);
             }
             Err(malformed) => {
                 any = true;
@@ -270,24 +299,27 @@ pub fn reparse(
     }
 }
 
-fn duplicate_names<'p>(policies: impl Iterator<Item = &'p Arc<ServiceAccessPolicy>>) -> Vec<Problem> {
-    let mut first: BTreeMap<&str, &Arc<ServiceAccessPolicy>> = BTreeMap::new();
+fn duplicate_names<'p>(policies: impl Iterator<Item = &'p AnyPolicy>) -> Vec<Problem> {
+    let mut first: BTreeMap<&str, &AnyPolicy> = BTreeMap::new();
     let mut problems = Vec::new();
     for policy in policies {
-        match first.entry(&policy.name) {
+        match first.entry(policy.name()) {
             std::collections::btree_map::Entry::Vacant(entry) => {
                 entry.insert(policy);
             }
             std::collections::btree_map::Entry::Occupied(entry) => {
                 let other = entry.get();
+                let (line, column) = policy.place();
                 problems.push(Problem {
-                    file: policy.file.clone(),
-                    line: policy.line,
-                    column: policy.column,
+                    file: policy.file().to_owned(),
+                    line,
+                    column,
                     field: "metadata.name".to_owned(),
                     message: format!(
                         "the name `{}` is taken by the policy in {}:{}",
-                        policy.name, other.file, other.line
+                        policy.name(),
+                        other.file(),
+                        other.place().0
                     ),
                 });
             }

@@ -189,6 +189,25 @@ impl AllowTable {
         entities.chain(any).chain(self.networks.names()).chain(identities)
     }
 
+    /// Number and name of every rule, built-in ones left out, sharing the texts.
+    pub fn rule_texts(&self) -> impl Iterator<Item = (u64, Arc<str>)> {
+        self.rule_names
+            .iter()
+            .map(|(number, name)| (*number, Arc::clone(name)))
+    }
+
+    /// [`Self::party_names`], sharing the texts of identities.
+    pub fn party_texts(&self) -> impl Iterator<Item = (u64, Arc<str>)> {
+        let entities = ENTITIES.iter().map(|(name, number)| (*number, Arc::from(*name)));
+        let any = std::iter::once((identity::ANY, Arc::from("*")));
+        let networks = self
+            .networks
+            .names()
+            .map(|(number, name)| (number, Arc::from(name)));
+        let identities = self.identities.iter().map(|id| (id.number(), id.text()));
+        entities.chain(any).chain(networks).chain(identities)
+    }
+
     /// What to write over `other`, which is in force, to have this table in force; `None` where writing entries one
     /// by one will not do and the table must be swapped.
     ///

@@ -2,7 +2,9 @@
 //! Tests of the whole way from text to decision.
 
 mod compiling;
+mod difference;
 mod examples;
+mod operators;
 mod parsing;
 mod reference;
 mod scale;

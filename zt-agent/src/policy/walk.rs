@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Going through a tree of YAML, noting every problem with its place and the path of its field.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use super::problem::Problem;
-use super::yaml::{Node, Value};
+use crate::spiffe_id::Pattern;
+use crate::yaml::{Node, Value};
 
 /// The way from the root of a document to a value, kept on the stack and written out only for a problem.
 #[derive(Clone, Copy)]
@@ -100,6 +102,8 @@ impl<'n> Fields<'n> {
 pub(super) struct Walk<'f> {
     pub(super) file: &'f str,
     pub(super) problems: Vec<Problem>,
+    /// Patterns that the file has named so far: most files name few identities in many rules, and share their texts.
+    pub(super) patterns: HashMap<Box<str>, Pattern>,
 }
 
 impl<'f> Walk<'f> {
@@ -107,6 +111,7 @@ impl<'f> Walk<'f> {
         Self {
             file,
             problems: Vec::new(),
+            patterns: HashMap::new(),
         }
     }
 

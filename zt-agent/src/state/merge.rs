@@ -1,52 +1,105 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which cgroup is which workload: pure, from what the identity source declares and what cgroups there are.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::Placed;
 use crate::identity::{Mode, WorkloadRecord};
 
-/// Places each declared workload on its cgroup and on those nested in it. Where one workload's cgroup lies below
-/// another's, the deeper one has what is below it.
-///
-/// `cgroups` are those present, by path below the cgroup2 mount.
-pub fn place(
-    records: &[WorkloadRecord],
-    cgroups: &BTreeMap<PathBuf, u64>,
-    default_mode: Mode,
-) -> Vec<Placed> {
-    let mut placed: Vec<Placed> = records
-        .iter()
-        .map(|record| Placed {
-            record: record.clone(),
-            cgroup_ids: Vec::new(),
-            mode: record.mode.unwrap_or(default_mode),
-        })
-        .collect();
-    let owners = owners(records);
-    for (path, id) in cgroups {
-        if let Some(place) = owner_of(path, &owners).and_then(|index| placed.get_mut(index)) {
-            place.cgroup_ids.push(*id);
+/// The declared workloads and where each runs. Where one workload's cgroup lies below another's, the deeper one has
+/// what is below it.
+#[derive(Clone, Debug, Default)]
+pub struct Places {
+    placed: Arc<Vec<Placed>>,
+    /// Indices of `placed`, sorted by the cgroup that is declared.
+    by_cgroup: Vec<u32>,
+}
+
+impl Places {
+    /// Places each declared workload on its cgroup and on those nested in it.
+    ///
+    /// `cgroups` are those present, by path below the cgroup2 mount.
+    pub fn new(records: Vec<WorkloadRecord>, cgroups: &BTreeMap<PathBuf, u64>, default_mode: Mode) -> Self {
+        let placed: Vec<Placed> = records
+            .into_iter()
+            .map(|record| Placed {
+                mode: record.mode.unwrap_or(default_mode),
+                record: Arc::new(record),
+                cgroup_ids: Vec::new(),
+            })
+            .collect();
+        let mut by_cgroup: Vec<u32> = (0..placed.len() as u32).collect();
+        by_cgroup.sort_unstable_by(|a, b| {
+            let cgroup = |index: &u32| placed.get(*index as usize).map(|placed| &placed.record.cgroup);
+            cgroup(a).cmp(&cgroup(b))
+        });
+        let mut places = Self {
+            placed: Arc::new(placed),
+            by_cgroup,
+        };
+        for (path, id) in cgroups {
+            places.created(path, *id);
+        }
+        places
+    }
+
+    /// Every declared workload, in the order of declaration.
+    pub fn placed(&self) -> &Arc<Vec<Placed>> {
+        &self.placed
+    }
+
+    /// A cgroup has come. The workload that is declared for this very cgroup, if there is one: what is nested in a
+    /// workload's cgroup is noted as its, and is known to the kernel by its ancestor.
+    pub fn created(&mut self, path: &Path, id: u64) -> Option<&Placed> {
+        let (index, own) = self.owner_of(path)?;
+        let placed = Arc::make_mut(&mut self.placed).get_mut(index)?;
+        if !placed.cgroup_ids.contains(&id) {
+            placed.cgroup_ids.push(id);
+        }
+        own.then_some(placed)
+    }
+
+    /// A cgroup has gone.
+    pub fn removed(&mut self, path: &Path, id: u64) {
+        if let Some((index, _)) = self.owner_of(path)
+            && let Some(placed) = Arc::make_mut(&mut self.placed).get_mut(index)
+        {
+            placed.cgroup_ids.retain(|present| *present != id);
         }
     }
-    placed
-}
 
-/// Index of each record by its cgroup.
-fn owners(records: &[WorkloadRecord]) -> HashMap<&Path, usize> {
-    records
-        .iter()
-        .enumerate()
-        .map(|(index, record)| (record.cgroup.as_path(), index))
-        .collect()
-}
+    /// The workload that is declared for a cgroup.
+    pub fn declared(&self, path: &Path) -> Option<&Placed> {
+        self.placed.get(self.index_of(path)?)
+    }
 
-/// The record that a cgroup belongs to: its own, or that of the nearest ancestor which has one.
-fn owner_of(cgroup: &Path, owners: &HashMap<&Path, usize>) -> Option<usize> {
-    cgroup
-        .ancestors()
-        .find_map(|ancestor| owners.get(ancestor).copied())
+    /// The workload that a cgroup belongs to, its own or that of the nearest ancestor which has one, and whether it is
+    /// its own.
+    fn owner_of(&self, path: &Path) -> Option<(usize, bool)> {
+        let mut own = true;
+        for ancestor in path.ancestors() {
+            if let Some(index) = self.index_of(ancestor) {
+                return Some((index, own));
+            }
+            own = false;
+        }
+        None
+    }
+
+    fn index_of(&self, path: &Path) -> Option<usize> {
+        let cgroup = |index: &u32| {
+            self.placed
+                .get(*index as usize)
+                .map_or(Path::new(""), |placed| placed.record.cgroup.as_path())
+        };
+        let place = self
+            .by_cgroup
+            .binary_search_by(|index| cgroup(index).cmp(path))
+            .ok()?;
+        self.by_cgroup.get(place).map(|index| *index as usize)
+    }
 }
 
 #[cfg(test)]
@@ -65,9 +118,17 @@ mod tests {
         }
     }
 
+    fn ids(places: &Places) -> Vec<Vec<u64>> {
+        places
+            .placed()
+            .iter()
+            .map(|placed| placed.cgroup_ids.clone())
+            .collect()
+    }
+
     #[test]
     fn nested_cgroups_belong_to_the_nearest_workload_above_them() {
-        let records = [record("root/a"), record("root/a/b"), record("root/absent")];
+        let records = vec![record("root/a"), record("root/absent"), record("root/a/b")];
         let cgroups = [
             ("root", 1),
             ("root/a", 2),
@@ -77,9 +138,26 @@ mod tests {
             ("root/ab", 6),
         ]
         .map(|(path, id)| (PathBuf::from(path), id));
-        let placed = place(&records, &BTreeMap::from(cgroups), Mode::Enforce);
-        let ids: Vec<_> = placed.iter().map(|placed| placed.cgroup_ids.clone()).collect();
-        assert_eq!(ids, [vec![2, 5], vec![3, 4], vec![]]);
-        assert!(placed.iter().all(|placed| placed.mode == Mode::Enforce));
+        let places = Places::new(records, &BTreeMap::from(cgroups), Mode::Enforce);
+        assert_eq!(ids(&places), [vec![2, 5], vec![], vec![3, 4]]);
+        assert!(places.placed().iter().all(|placed| placed.mode == Mode::Enforce));
+    }
+
+    #[test]
+    fn only_the_declared_cgroup_itself_is_for_the_kernel_to_know() {
+        let records = vec![record("root/a"), record("root/a/b")];
+        let mut places = Places::new(records, &BTreeMap::new(), Mode::Observe);
+        assert!(places.created(Path::new("root"), 1).is_none());
+        assert!(places.created(Path::new("root/a"), 2).is_some());
+        assert!(places.created(Path::new("root/a/x"), 3).is_none());
+        assert!(places.created(Path::new("root/a/b"), 4).is_some());
+        // Told twice, as after a queue that overflowed.
+        assert!(places.created(Path::new("root/a"), 2).is_some());
+        assert_eq!(ids(&places), [vec![2, 3], vec![4]]);
+        places.removed(Path::new("root/a"), 2);
+        places.removed(Path::new("root/elsewhere"), 9);
+        assert_eq!(ids(&places), [vec![3], vec![4]]);
+        assert!(places.declared(Path::new("root/a/b")).is_some());
+        assert!(places.declared(Path::new("root/a/x")).is_none());
     }
 }

@@ -85,8 +85,8 @@ async fn bodies_that_make_no_sense() {
             ),
             (
                 r#"{"operator":{"role":"sre"},"target":{"service":"x"}}"#,
-                "operators_not_supported",
-                "operators",
+                "invalid_body",
+                "missing field `action`",
             ),
             (r#"{"requests":[]}"#, "invalid_body", "1 to 1000"),
             (&too_many, "invalid_body", "1 to 1000"),
@@ -238,7 +238,7 @@ async fn requests_that_are_not_for_this_api() {
 #[tokio::test]
 async fn addresses_that_others_can_reach() {
     for address in ["0.0.0.0:0", "[::]:0", "10.0.0.1:8054"] {
-        let error = bind_api(address.parse().expect("literal"))
+        let error = bind_api(address.parse().expect("literal"), None)
             .await
             .expect_err(address)
             .to_string();
@@ -247,10 +247,13 @@ async fn addresses_that_others_can_reach() {
             "{error}"
         );
     }
-    let taken = bind_api(SocketAddr::from(([127, 0, 0, 1], 0)))
+    let taken = bind_api(SocketAddr::from(([127, 0, 0, 1], 0)), None)
         .await
         .expect("binds");
-    let error = bind_health(taken.address()).await.expect_err("taken").to_string();
+    let error = bind_health(taken.address().expect("TCP"))
+        .await
+        .expect_err("taken")
+        .to_string();
     assert!(
         error.contains("api.health: cannot listen on 127.0.0.1"),
         "{error}"

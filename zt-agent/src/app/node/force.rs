@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Putting things in force: a policy whole, new identities and cgroups in place, a sweep where something was taken away.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use zt_common::abi::{MODE_ENFORCE, Workload};
-
 use super::{AppError, Loaded, Node};
+use crate::kernel::KernelError;
+use crate::metrics::NodeEvent;
 use crate::policy::{self, PolicySet, compile};
 use crate::policy_dir;
 use crate::problem::Problem;
@@ -15,30 +14,41 @@ use crate::problem::Problem;
 impl Node {
     /// A policy on disk is put in force, or its problems are told and the one in force stays.
     pub(super) fn policies_changed(&mut self, contents: policy_dir::Contents) {
+        self.pending.policies = None;
         let parsed = contents
             .0
             .and_then(|documents| policy::reparse(&documents, &self.settings, &self.loaded.policies));
-        let problems = match parsed {
+        match parsed {
             Ok(policies) if policies.digest() == self.loaded.policies.digest() => {
                 self.loaded = Loaded {
                     policies: Arc::new(policies),
                     error: None,
                 };
                 self.publish();
-                return;
             }
-            Ok(policies) => match self.put_in_force(policies) {
-                Ok(()) => return,
-                Err(error) => vec![Problem {
-                    file: self.parts.config.policy_path.display().to_string(),
-                    line: 0,
-                    column: 0,
-                    field: String::new(),
-                    message: error.to_string(),
-                }],
-            },
-            Err(problems) => problems,
+            Ok(policies) => self.try_in_force(Arc::new(policies)),
+            Err(problems) => self.not_in_force(problems),
+        }
+    }
+
+    /// Puts a policy in force; one that the kernel did not take for a reason that may pass is tried again.
+    pub(super) fn try_in_force(&mut self, policies: Arc<PolicySet>) {
+        let Err(error) = self.put_in_force(&policies) else {
+            return;
         };
+        let passing =
+            matches!(&error, AppError::Kernel(error) if !matches!(error, KernelError::TooLarge { .. }));
+        self.pending.policies = passing.then_some(policies);
+        self.not_in_force(vec![Problem {
+            file: self.parts.config.policy_path.display().to_string(),
+            line: 0,
+            column: 0,
+            field: String::new(),
+            message: error.to_string(),
+        }]);
+    }
+
+    fn not_in_force(&mut self, problems: Vec<Problem>) {
         for problem in &problems {
             tracing::error!(
                 revision = self.revision,
@@ -49,36 +59,49 @@ impl Node {
         self.publish();
     }
 
-    fn put_in_force(&mut self, policies: PolicySet) -> Result<(), AppError> {
+    fn put_in_force(&mut self, policies: &Arc<PolicySet>) -> Result<(), AppError> {
         let started = Instant::now();
         let identities = std::mem::take(&mut self.identities);
         self.gather_identities();
-        let table = match self.compile(&policies, self.revision + 1) {
-            Ok(table) => table,
+        let compiled = self.compile(policies, self.revision + 1);
+        let compile_time = started.elapsed();
+        let enforced = compiled.and_then(|table| {
+            let entries = table.len();
+            self.parts.kernel.enforce(table)?;
+            Ok(entries)
+        });
+        let entries = match enforced {
+            Ok(entries) => entries,
             Err(error) => {
                 self.identities = identities;
                 return Err(error);
             }
         };
-        let entries = table.len();
-        self.parts.kernel.enforce(table)?;
         self.revision += 1;
         self.loaded = Loaded {
-            policies: Arc::new(policies),
+            policies: Arc::clone(policies),
             error: None,
         };
-        self.publish();
         let swapped = started.elapsed();
-        self.guard_receivers();
+        // First what must die, then what is told.
         let revoked = self.sweep();
+        let swept = started.elapsed();
+        self.cut_off_raw();
+        self.receivers_changed();
+        self.publish_names();
+        self.publish();
         tracing::info!(
             revision = self.revision,
             entries,
             revoked,
+            compile_ms = compile_time.as_millis() as u64,
             swap_ms = swapped.as_millis() as u64,
-            total_ms = started.elapsed().as_millis() as u64,
+            sweep_ms = swept.saturating_sub(swapped).as_millis() as u64,
+            total_ms = swept.as_millis() as u64,
+            published_ms = started.elapsed().as_millis() as u64,
             "policy in force"
         );
+        super::memory::give_back();
         Ok(())
     }
 
@@ -92,30 +115,41 @@ impl Node {
 
     /// Puts what was merged in force: rules for new identities first, then who is who.
     pub(super) fn merged(&mut self) -> Result<(), AppError> {
-        let before = self.parts.kernel.workloads().clone();
-        self.gather_identities();
-        let table = self.compile(&self.loaded.policies, self.revision)?;
-        self.parts.kernel.enforce(table)?;
-        self.direct()?;
-        self.write_control()?;
-        self.guard_receivers();
-        self.publish();
-        let after = self.parts.kernel.workloads();
-        let renamed = |(id, was): (&u64, &Workload)| after.get(id).is_some_and(|is| is != was);
-        // A cgroup that is another workload now, or in another mode: what it has open is judged as such.
-        if before.iter().any(renamed) {
-            self.sweep();
+        let merged = self.merge();
+        if merged.is_err() {
+            self.parts.metrics.node_event(NodeEvent::MergeFailed, 1);
         }
-        Ok(())
+        // What does not compile compiles no better a second later.
+        self.pending.merge = matches!(merged, Err(AppError::Kernel(_)));
+        self.publish_names();
+        self.publish();
+        merged
     }
 
-    /// Cgroups that are enforced upon.
-    pub(super) fn enforced(&self) -> BTreeSet<u64> {
-        let workloads = self.parts.kernel.workloads();
-        workloads
-            .iter()
-            .filter(|(_, workload)| workload.mode == MODE_ENFORCE)
-            .map(|(id, _)| *id)
-            .collect()
+    fn merge(&mut self) -> Result<(), AppError> {
+        // Patterns stand for the identities that there are: without a new one, the table is what it was.
+        let new = self.gather_identities();
+        if !new.is_empty() {
+            let compiled = self.compile(&self.loaded.policies, self.revision);
+            let enforced = compiled.and_then(|table| Ok(self.parts.kernel.enforce(table)?));
+            if let Err(error) = enforced {
+                self.identities.retain(|id| !new.contains(id));
+                return Err(error);
+            }
+            self.receivers_changed();
+        }
+        let changes = self.direct()?;
+        self.write_control()?;
+        self.guard_receivers();
+        // A cgroup that is another workload now, or in another mode: what it has open is judged as such.
+        if changes.resettled {
+            self.pending.recover = true;
+            self.recover_if_wanted();
+        }
+        if changes.renamed || changes.resettled {
+            self.sweep();
+        }
+        self.cut_off_raw();
+        Ok(())
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the node thread tells the rest of the agent: the snapshot in force, names for the trail, readiness, status.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use zt_common::counter::Counter;
@@ -9,7 +9,8 @@ use zt_common::counter::Counter;
 use super::Node;
 use crate::api::{HookStatus, NodeStatus, RootStatus};
 use crate::audit::names::{Directory, Placement};
-use crate::state::Snapshot;
+use crate::spiffe_id::SpiffeId;
+use crate::state::{Placed, Snapshot};
 
 impl Node {
     /// Publishes what is in force.
@@ -17,45 +18,52 @@ impl Node {
         let Some(table) = self.parts.kernel.table() else {
             return;
         };
-        let placed = self.placed();
-        let text = |name: String| -> Arc<str> { Arc::from(name) };
-        self.parts.names.update(&Directory {
-            identities: table
-                .party_names()
-                .map(|(number, name)| (number, text(name)))
-                .collect(),
-            rules: table
-                .rule_names()
-                .map(|(number, name)| (number, Arc::from(name)))
-                .collect(),
-            workloads: placed
-                .iter()
-                .map(|placed| Placement {
-                    identity: placed.record.spiffe.number(),
-                    cgroups: placed.cgroup_ids.clone(),
-                    addresses: placed.record.addresses.clone(),
-                    pod: placed.record.pod.as_deref().map(Arc::from),
-                })
-                .collect(),
-        });
-        let declared: HashSet<Arc<str>> = table
-            .identities()
-            .iter()
-            .map(|id| Arc::from(id.as_str()))
-            .collect();
-        self.parts.metrics.declare(declared);
-        let names: BTreeMap<u64, String> = table.party_names().collect();
         self.parts.snapshots.send_replace(Arc::new(Snapshot {
             revision: self.revision,
             policies: Arc::clone(&self.loaded.policies),
             table: Arc::clone(table),
-            workloads: Arc::new(placed),
-            names: Arc::new(names),
+            workloads: Arc::clone(self.places.placed()),
             policy_error: self.loaded.error.clone(),
             observe_all: self.observe_all,
             default_mode: self.parts.config.mode,
             settings: Arc::clone(&self.settings),
         }));
+    }
+
+    /// Publishes all names: after a change of policy or of what is declared.
+    pub(super) fn publish_names(&mut self) {
+        let Some(table) = self.parts.kernel.table() else {
+            return;
+        };
+        self.parts.names.update(&Directory {
+            identities: table.party_texts().collect(),
+            rules: table.rule_texts().collect(),
+            workloads: self.placements(|_| true),
+        });
+        let declared: HashSet<Arc<str>> = table.identities().iter().map(SpiffeId::text).collect();
+        self.parts.metrics.declare(declared);
+    }
+
+    /// Publishes where workloads are: after cgroups came or went.
+    pub(super) fn publish_places(&mut self) {
+        self.parts
+            .names
+            .place(&self.placements(|placed| placed.record.pod.is_some()));
+        self.publish();
+    }
+
+    fn placements(&self, wanted: impl Fn(&Placed) -> bool) -> Vec<Placement> {
+        self.places
+            .placed()
+            .iter()
+            .filter(|placed| wanted(placed))
+            .map(|placed| Placement {
+                identity: placed.record.spiffe.number(),
+                cgroups: placed.cgroup_ids.clone(),
+                addresses: placed.record.addresses.clone(),
+                pod: placed.record.pod.as_deref().map(Arc::from),
+            })
+            .collect()
     }
 
     /// What the kernel says now.

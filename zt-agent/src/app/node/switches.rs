@@ -74,6 +74,7 @@ impl Node {
             tracing::warn!(how, "break-glass is over: the workloads' own modes hold again");
             self.sweep();
         }
+        self.cut_off_raw();
     }
 
     fn write_switches(&mut self) -> Result<(), AppError> {
@@ -84,7 +85,7 @@ impl Node {
                 self.parts.config.unknown_workload == UnknownWorkload::Deny,
                 UNKNOWN_DENY,
             ),
-            (!self.enforced().is_empty(), HAS_ENFORCED),
+            (self.any_enforced(), HAS_ENFORCED),
             (self.diagnostics, DIAGNOSTICS),
             (unrecorded(true), UNRECORDED_OBSERVE),
             (unrecorded(false), UNRECORDED_RESTORE),

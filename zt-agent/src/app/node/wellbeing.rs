@@ -9,7 +9,7 @@ use super::super::notify;
 use super::{AppError, Node, roots};
 use crate::api::Readiness;
 use crate::cgroup::ManagedCgroup;
-use crate::kernel::Mended;
+use crate::kernel::{Mended, Search};
 
 /// What is said first when several things are wrong.
 const DETACHED: &str = "every hook was removed (`zt-agent detach`): restart zt-agent to attach them again";
@@ -39,12 +39,15 @@ impl Node {
 
     /// Looks at sockets that were opened while a hook was not there.
     fn judge_what_passed(&mut self) {
-        let looked = self.look_at_namespaces(true).and_then(|()| self.find_older());
+        let looked = self
+            .look_at_namespaces(true)
+            .and_then(|()| self.find_older(Search::Older, None));
         if let Err(error) = looked {
             tracing::error!(%error, "sockets that were opened before the hooks were in place may be overlooked");
         }
-        self.guard_receivers();
+        self.receivers_changed();
         self.sweep();
+        self.cut_off_raw();
     }
 
     /// The managed roots that are waited for.

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Who is who on this node: declared workloads, the cgroups that are theirs, and the addresses at which they are reached.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use zt_common::abi::{MODE_ENFORCE, MODE_OBSERVE, PEER_HERE, Peer, Workload};
 use zt_common::address::Address;
-use zt_common::entry::ACTION_ALLOW;
 use zt_common::identity;
+use zt_common::names::{MAX_PEERS, MAX_WORKLOADS};
 
 use super::{AppError, Node, level};
 use crate::cgroup;
@@ -16,8 +16,9 @@ use crate::identity::{Mode, WorkloadRecord, file as identity_file};
 use crate::kernel::netns;
 use crate::kernel::{Directory, ManagedRoot};
 use crate::problem::Problem;
+use crate::spiffe_id::SpiffeId;
 use crate::state::Placed;
-use crate::state::merge;
+use crate::state::merge::Places;
 
 /// How far below a managed root a workload may lie: the kernel side looks for ancestors that deep.
 const DEPTH: u32 = 8;
@@ -49,11 +50,30 @@ pub(in crate::app) fn read(
             })
         })
         .collect();
-    if too_deep.is_empty() {
+    let addresses = records.iter().map(|record| record.addresses.len()).sum();
+    let too_many = [
+        ("workloads", records.len(), MAX_WORKLOADS),
+        ("workloads[].addresses", addresses, MAX_PEERS),
+    ]
+    .into_iter()
+    .filter_map(|(field, needed, limit)| does_not_fit(&file, field, needed, limit));
+    let problems: Vec<Problem> = too_deep.into_iter().chain(too_many).collect();
+    if problems.is_empty() {
         Ok(records)
     } else {
-        Err(too_deep)
+        Err(problems)
     }
+}
+
+/// The problem of a list that is longer than the kernel's map for it.
+fn does_not_fit(file: &str, field: &str, needed: usize, limit: u32) -> Option<Problem> {
+    (needed > limit as usize).then(|| Problem {
+        file: file.into(),
+        line: 0,
+        column: 0,
+        field: field.into(),
+        message: format!("{needed} are listed, and a node holds at most {limit}"),
+    })
 }
 
 /// Managed roots by their paths below the mount.
@@ -73,13 +93,34 @@ pub(in crate::app) fn roots(present: &[PathBuf], mount: &Path) -> Vec<ManagedRoo
         .collect()
 }
 
+/// What the kernel is told of a workload.
+pub(super) fn entry(placed: &Placed) -> Workload {
+    Workload {
+        identity: placed.record.spiffe.number(),
+        mode: match placed.mode {
+            Mode::Enforce => MODE_ENFORCE,
+            Mode::Observe => MODE_OBSERVE,
+        },
+        reserved: [0; 7],
+    }
+}
+
+/// What came of writing who is who.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Changes {
+    /// A cgroup is another workload than it was, or in another mode.
+    pub renamed: bool,
+    /// A cgroup inside a workload's became one of its own.
+    pub resettled: bool,
+}
+
 impl Node {
     /// The workloads file changed. Whether what it declares did.
     pub(super) fn workloads_changed(&mut self, contents: &identity_file::Contents) -> bool {
         match read(contents, &self.parts.config, &self.parts.root_paths) {
             Ok(records) => {
                 tracing::info!(workloads = records.len(), "workloads loaded");
-                self.records = records;
+                self.places = Places::new(records, self.cgroups.by_path(), self.parts.config.mode);
                 true
             }
             Err(problems) => {
@@ -92,21 +133,21 @@ impl Node {
     }
 
     /// The identities that policy patterns are expanded for. They only grow, until a change of policy starts anew.
-    pub(super) fn gather_identities(&mut self) {
-        for record in &self.records {
-            if !self.identities.contains(&record.spiffe) {
-                self.identities.insert(record.spiffe.clone());
+    /// Those that are new.
+    pub(super) fn gather_identities(&mut self) -> HashSet<SpiffeId> {
+        let mut new = HashSet::new();
+        for placed in self.places.placed().iter() {
+            let id = &placed.record.spiffe;
+            if !self.identities.contains(id) {
+                self.identities.insert(id.clone());
+                new.insert(id.clone());
             }
         }
-    }
-
-    /// Each declared workload and its cgroups.
-    pub(super) fn placed(&self) -> Vec<Placed> {
-        merge::place(&self.records, &self.cgroups, self.parts.config.mode)
+        new
     }
 
     /// Writes who is who into the kernel.
-    pub(super) fn direct(&mut self) -> Result<(), AppError> {
+    pub(super) fn direct(&mut self) -> Result<Changes, AppError> {
         let mut directory = Directory::default();
         for address in netns::addresses().unwrap_or_default() {
             let host = Peer {
@@ -116,90 +157,63 @@ impl Node {
             };
             directory.peers.insert(address, host);
         }
-        for placed in self.placed() {
-            let identity = placed.record.spiffe.number();
-            let mode = match placed.mode {
-                Mode::Enforce => MODE_ENFORCE,
-                Mode::Observe => MODE_OBSERVE,
-            };
-            let workload = Workload {
-                identity,
-                mode,
-                reserved: [0; 7],
-            };
-            directory
-                .workloads
-                .extend(placed.cgroup_ids.iter().map(|id| (*id, workload)));
+        for placed in self.places.placed().iter() {
+            let entry = entry(placed);
+            // What is nested in it is found by it: it takes no room of its own.
+            if let Some(id) = self.cgroups.id(&placed.record.cgroup) {
+                directory.workloads.insert(id, entry);
+            }
             let peer = Peer {
-                identity,
+                identity: entry.identity,
                 flags: PEER_HERE,
                 reserved: 0,
             };
-            directory.peers.extend(
-                placed
-                    .record
-                    .addresses
-                    .iter()
-                    .map(|ip| (Address::from(*ip), peer)),
-            );
+            let addresses = placed.record.addresses.iter();
+            directory
+                .peers
+                .extend(addresses.map(|ip| (Address::from(*ip), peer)));
         }
         self.keep_the_lost(&mut directory.workloads);
-        self.parts.kernel.direct(&directory)?;
-        Ok(())
+        let before = self.parts.kernel.workloads();
+        let new: Vec<u64> = directory
+            .workloads
+            .keys()
+            .filter(|id| !before.contains_key(id))
+            .copied()
+            .collect();
+        // A cgroup that is still there and no longer has an entry is what the one around it is.
+        let fell_back = before
+            .keys()
+            .any(|id| !directory.workloads.contains_key(id) && self.cgroups.path(*id).is_some());
+        let directed = self.parts.kernel.direct(&directory)?;
+        let workloads = self.parts.kernel.workloads();
+        Ok(Changes {
+            renamed: directed.renamed || fell_back,
+            resettled: new.iter().any(|id| self.cgroups.above(*id, workloads).is_some()),
+        })
     }
 
     /// A workload that was enforced upon stays so when its identity is lost: as long as its cgroup exists it is
-    /// nobody, and refused what nobody may do.
+    /// nobody, and refused what nobody may do. Inside another workload's cgroup it is that one.
     fn keep_the_lost(&self, wanted: &mut HashMap<u64, Workload>) {
-        for (id, workload) in self.parts.kernel.workloads() {
-            let present = self.paths.contains_key(id);
-            if workload.mode == MODE_ENFORCE && present && !wanted.contains_key(id) {
-                wanted.insert(
-                    *id,
-                    Workload {
-                        identity: identity::UNKNOWN,
-                        ..*workload
-                    },
-                );
-            }
-        }
-    }
-
-    /// Guards the datagrams of one workload.
-    pub(super) fn guard(&mut self, id: u64) -> Result<(), AppError> {
-        if let Some(directory) = self.directory(id) {
-            self.parts.kernel.guard(&directory, id)?;
-        }
-        Ok(())
-    }
-
-    /// Guards the workloads that policy makes destinations of UDP before they bind a port.
-    pub(super) fn guard_receivers(&mut self) {
-        let snapshot = self.parts.snapshots.borrow().clone();
-        let receivers: std::collections::HashSet<u64> = snapshot
-            .table
-            .entries()
-            .filter(|(key, entry)| key.protocol == UDP && entry.bits == ACTION_ALLOW)
-            .map(|(key, _)| key.destination)
-            .collect();
-        if receivers.is_empty() {
-            return;
-        }
-        let own: Vec<u64> = self
-            .placed()
-            .into_iter()
-            .filter(|placed| {
-                receivers.contains(&identity::ANY) || receivers.contains(&placed.record.spiffe.number())
+        let lost: Vec<(u64, Workload)> = self
+            .parts
+            .kernel
+            .workloads()
+            .iter()
+            .filter(|(id, workload)| {
+                workload.mode == MODE_ENFORCE
+                    && self.cgroups.path(**id).is_some()
+                    && self.cgroups.nearest(**id, wanted).is_none()
             })
-            .filter_map(|placed| self.cgroups.get(&placed.record.cgroup).copied())
+            .map(|(id, workload)| (*id, *workload))
             .collect();
-        for id in own {
-            // A cgroup may be gone by now; whatever it is, a guard that fails must not hold up the rest.
-            if let Err(error) = self.guard(id) {
-                tracing::warn!(%error, cgroup = id, "the datagrams of a workload are not guarded");
-            }
-        }
+        wanted.extend(lost.into_iter().map(|(id, workload)| {
+            let nobody = Workload {
+                identity: identity::UNKNOWN,
+                ..workload
+            };
+            (id, nobody)
+        }));
     }
 }
-
-const UDP: u8 = 17;

@@ -159,6 +159,10 @@ by_name!(Hook, "hook");
 pub enum Reason {
     /// As the verdict says.
     Verdict(verdict::Reason),
+    /// An operator would need a second factor.
+    MfaRequired,
+    /// An operator would need an incident.
+    IncidentRequired,
 }
 
 impl Reason {
@@ -166,15 +170,17 @@ impl Reason {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Verdict(reason) => reason.name(),
+            Self::MfaRequired => "mfa_required",
+            Self::IncidentRequired => "incident_required",
         }
     }
 
     /// The one with that name.
     pub fn from_name(name: &str) -> Option<Self> {
-        verdict::Reason::ALL
-            .into_iter()
+        let verdicts = verdict::Reason::ALL.into_iter().map(Self::Verdict);
+        verdicts
+            .chain([Self::MfaRequired, Self::IncidentRequired])
             .find(|reason| reason.name() == name)
-            .map(Self::Verdict)
     }
 }
 
@@ -245,6 +251,9 @@ mod tests {
         assert_eq!(Hook::from_name("api"), Some(Hook::Api));
         for reason in verdict::Reason::ALL {
             assert_eq!(Reason::from_name(reason.name()), Some(Reason::Verdict(reason)));
+        }
+        for reason in [Reason::MfaRequired, Reason::IncidentRequired] {
+            assert_eq!(Reason::from_name(reason.name()), Some(reason));
         }
         for number in 0..=u8::MAX {
             assert_eq!(Protocol(number).to_string().parse(), Ok(Protocol(number)));

@@ -152,7 +152,7 @@ fn an_evaluation_is_recorded_with_its_caller_and_aside() {
         policy_matched: None,
         mode: Mode::Observe,
         revision: 3,
-        reason: verdict::Reason::NoRule,
+        reason: Reason::Verdict(verdict::Reason::NoRule),
         latency: 400,
         caller: Arc::from("127.0.0.1:4000"),
     };

@@ -19,7 +19,14 @@ async fn server(response: &str) -> (Client, tokio::task::JoinHandle<String>) {
         stream.write_all(response.as_bytes()).await.expect("response");
         String::from_utf8_lossy(&request[..length]).into_owned()
     });
-    (Client::new(&ApiArgs { api }).expect("url"), asked)
+    (
+        Client::new(&ApiArgs {
+            api,
+            ..ApiArgs::default()
+        })
+        .expect("url"),
+        asked,
+    )
 }
 
 fn answer(status: &str, body: &str) -> String {
@@ -105,7 +112,11 @@ async fn nobody_there_is_explained() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let api = format!("http://{}", listener.local_addr().expect("address"));
     drop(listener);
-    let client = Client::new(&ApiArgs { api }).expect("url");
+    let client = Client::new(&ApiArgs {
+        api,
+        ..ApiArgs::default()
+    })
+    .expect("url");
     let error = client
         .get("/v1/status", &[])
         .await
@@ -122,20 +133,30 @@ async fn nobody_there_is_explained() {
 }
 
 #[tokio::test]
-async fn only_plain_http_to_a_host_is_a_url() {
+async fn only_a_host_or_a_socket_is_a_url() {
     for url in [
         "127.0.0.1:8054",
-        "https://127.0.0.1:8054",
+        "ftp://127.0.0.1:8054",
+        "unix://run/agent.sock",
         "http://",
         "http://localhost/v1",
         "",
         "http://localhost :1",
     ] {
-        let error = Client::new(&ApiArgs { api: url.into() })
-            .expect_err(url)
-            .to_string();
+        let error = Client::new(&ApiArgs {
+            api: url.into(),
+            ..ApiArgs::default()
+        })
+        .expect_err(url)
+        .to_string();
         assert!(error.contains("write one like http://127.0.0.1:8054"), "{error}");
     }
+    let unproven = ApiArgs {
+        api: "https://127.0.0.1:8054".into(),
+        ..ApiArgs::default()
+    };
+    let error = Client::new(&unproven).expect_err("no certificate").to_string();
+    assert!(error.contains("--tls-cert, --tls-key and --tls-ca"), "{error}");
 }
 
 #[tokio::test]

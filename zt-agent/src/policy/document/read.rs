@@ -7,11 +7,13 @@ use zt_common::identity;
 
 use super::{API_VERSION, KIND, Rule, ServiceAccessPolicy, Target};
 use crate::policy::action::{Action, Protocol};
+use crate::policy::any::AnyPolicy;
 use crate::policy::endpoint::{self, Endpoint};
+use crate::policy::operator::{self, OPERATOR_KIND};
 use crate::policy::ports::PortRange;
 use crate::policy::walk::{Fields, Path, Walk, hint};
-use crate::policy::yaml::{Node, Value};
 use crate::spiffe_id::number_of;
+use crate::yaml::{Node, Value};
 
 /// The longest name of a policy: that of a DNS label.
 const MAX_NAME_BYTES: usize = 63;
@@ -19,25 +21,26 @@ const MAX_NAME_BYTES: usize = 63;
 const RESERVED_NAME: &str = "builtin";
 
 /// Reads one document. `None` if it has problems, which `walk` then holds.
-pub(in crate::policy) fn read(
-    walk: &mut Walk<'_>,
-    node: &Node,
-    trust_domain: &str,
-) -> Option<ServiceAccessPolicy> {
-    let before = walk.problems.len();
-    let root = Path::ROOT;
+pub(in crate::policy) fn read(walk: &mut Walk<'_>, node: &Node, trust_domain: &str) -> Option<AnyPolicy> {
     let Value::Map(_) = &node.value else {
         walk.report(
             node,
-            &root,
+            &Path::ROOT,
             format!("expected a policy document, found {}", node.value.describe()),
         );
         return None;
     };
     // A document of another kind has other fields: saying so once is worth more than listing them as unknown.
-    if !of_our_kind(walk, node) {
-        return None;
+    if kind_of(walk, node)? == OPERATOR_KIND {
+        operator::read(walk, node).map(|policy| AnyPolicy::Operator(Arc::new(policy)))
+    } else {
+        read_service(walk, node, trust_domain).map(|policy| AnyPolicy::Service(Arc::new(policy)))
     }
+}
+
+fn read_service(walk: &mut Walk<'_>, node: &Node, trust_domain: &str) -> Option<ServiceAccessPolicy> {
+    let before = walk.problems.len();
+    let root = Path::ROOT;
     let fields = walk.fields(node, &root, &["apiVersion", "kind", "metadata", "spec"])?;
     let metadata = walk
         .required(&fields, node, &root, "metadata")
@@ -64,35 +67,48 @@ pub(in crate::policy) fn read(
     Some(policy.sealed())
 }
 
-fn of_our_kind(walk: &mut Walk<'_>, node: &Node) -> bool {
+/// The kind, if both it and the version are ours.
+fn kind_of<'n>(walk: &mut Walk<'_>, node: &'n Node) -> Option<&'n str> {
     // Keys are checked later, once it is known which ones there may be.
-    let Some(fields) = Fields::unchecked(node) else {
-        return false;
-    };
-    let mut ours = true;
-    for (name, only) in [("apiVersion", API_VERSION), ("kind", KIND)] {
+    let fields = Fields::unchecked(node)?;
+    let mut known = |name: &str, known: &[&str]| -> Option<&'n str> {
         let path = Path::ROOT.field(name);
-        let Some(value) = walk.required(&fields, node, &Path::ROOT, name) else {
-            continue;
-        };
-        let text = walk.text(value, &path);
-        if let Some(text) = text.filter(|text| *text != only) {
-            let message = format!("{name} `{text}` is not supported{}", hint(text, &[only]));
-            walk.report(value, &path, message);
+        let value = walk.required(&fields, node, &Path::ROOT, name)?;
+        let text = walk.text(value, &path)?;
+        if known.contains(&text) {
+            return Some(text);
         }
-        ours &= text == Some(only);
-    }
-    ours
+        let message = format!("{name} `{text}` is not supported{}", hint(text, known));
+        walk.report(value, &path, message);
+        None
+    };
+    let version = known("apiVersion", &[API_VERSION]);
+    let kind = known("kind", &[KIND, OPERATOR_KIND]);
+    version.and(kind)
 }
 
-struct Metadata {
-    name: String,
-    description: Option<String>,
-    line: u64,
-    column: u64,
+/// Whether a policy may be called so. Such a name is also that of a file, in the directory and nowhere else.
+pub fn is_policy_name(name: &str) -> bool {
+    is_label(name) && name != RESERVED_NAME
 }
 
-fn read_metadata(walk: &mut Walk<'_>, node: &Node) -> Option<Metadata> {
+fn is_label(name: &str) -> bool {
+    let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    (1..=MAX_NAME_BYTES).contains(&name.len())
+        && name.bytes().all(legal)
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+}
+
+/// `metadata`, which all kinds have.
+pub(in crate::policy) struct Metadata {
+    pub(in crate::policy) name: String,
+    pub(in crate::policy) description: Option<String>,
+    pub(in crate::policy) line: u64,
+    pub(in crate::policy) column: u64,
+}
+
+pub(in crate::policy) fn read_metadata(walk: &mut Walk<'_>, node: &Node) -> Option<Metadata> {
     let root = Path::ROOT;
     let path = root.field("metadata");
     let fields = walk.fields(node, &path, &["name", "description"])?;
@@ -100,9 +116,7 @@ fn read_metadata(walk: &mut Walk<'_>, node: &Node) -> Option<Metadata> {
     let at = walk.required(&fields, node, &path, "name")?;
     let path = path.field("name");
     let name = walk.text(at, &path)?;
-    let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    let label = !name.is_empty() && name.len() <= MAX_NAME_BYTES && name.bytes().all(legal);
-    if !label || name.starts_with('-') || name.ends_with('-') {
+    if !is_label(name) {
         let shown: String = name.chars().take(80).collect();
         let rule = "1 to 63 of a-z, 0-9 and `-`, neither first nor last a `-`";
         walk.report(at, &path, format!("`{shown}` is not a name: a name has {rule}"));
@@ -124,7 +138,11 @@ fn read_metadata(walk: &mut Walk<'_>, node: &Node) -> Option<Metadata> {
     })
 }
 
-fn read_description(walk: &mut Walk<'_>, fields: &Fields<'_>, path: &Path<'_>) -> Option<String> {
+pub(in crate::policy) fn read_description(
+    walk: &mut Walk<'_>,
+    fields: &Fields<'_>,
+    path: &Path<'_>,
+) -> Option<String> {
     let node = fields.get("description")?;
     walk.text(node, &path.field("description")).map(str::to_owned)
 }

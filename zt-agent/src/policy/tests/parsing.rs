@@ -100,9 +100,9 @@ fn another_api_version_or_kind() {
         "did you mean `zt.hanzo.ai/v1`?",
     );
     says(
-        &only(&text.replace("kind: ServiceAccessPolicy", "kind: OperatorAccessPolicy")),
-        "p.yaml:2:7: kind: kind `OperatorAccessPolicy` is not supported",
-        "",
+        &only(&text.replace("kind: ServiceAccessPolicy", "kind: OperatorAccesPolicy")),
+        "p.yaml:2:7: kind: kind `OperatorAccesPolicy` is not supported",
+        "did you mean `OperatorAccessPolicy`?",
     );
     says(
         &only("apiVersion: zt.hanzo.ai/v1\nkind: EnforcementRollout\nspec: {whatever: 1}\n"),

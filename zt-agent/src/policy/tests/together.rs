@@ -40,7 +40,7 @@ fn rule_and_network_names() {
     let names: Vec<String> = set.rule_names().map(|(_, name)| name).collect();
     assert_eq!(names, ["builtin/self", "builtin/host", "p/rule-1", "p/rule-2"]);
     assert_eq!(set.networks().len(), 1);
-    assert_eq!(set.get("p").map(|policy| policy.rules.len()), Some(2));
+    assert_eq!(set.policies()[0].rules.len(), 2);
     assert!(set.get("q").is_none());
 }
 

@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `PUT` and `DELETE /v1/policies/{name}`.
+//!
+//! One change at a time: planned against what is on disk, written, waited for until it is in force on this node, and
+//! recorded. It is carried out to its end even if the client goes away.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Extension, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::conditions::Conditions;
+use crate::api::caller::Caller;
+use crate::api::problem::ApiProblem;
+use crate::api::query::{Given, Parameters, PolicyName, flag};
+use crate::api::{ApiState, body};
+use crate::policy::{self, AnyPolicy, PolicyDiff};
+use crate::policy_dir::{Edit, EditError, Plan};
+use crate::state::Snapshot;
+
+/// How long a change may take to come into force: a table of a million entries takes seconds.
+const IN_FORCE_TIME: Duration = Duration::from_secs(10);
+
+/// What a change did, or would do.
+#[derive(Serialize, ToSchema)]
+pub(in crate::api) struct Changed {
+    /// The policy.
+    name: String,
+    /// Its digest now; null where it is gone.
+    #[schema(required = true)]
+    etag: Option<String>,
+    /// Nothing was changed: this is what would be.
+    dry_run: bool,
+    /// The policy was not there before.
+    created: bool,
+    /// Revision in force on this node.
+    revision: u64,
+    /// Digest of all policies, as it is now or would be.
+    digest: String,
+    /// What the change means.
+    diff: PolicyDiff,
+}
+
+/// Puts a policy in the place of the one of that name, or adds it.
+#[utoipa::path(
+    put, path = "/v1/policies/{name}", tag = "policies",
+    params(PolicyName, DryRun, ("If-Match" = Option<String>, Header, description = "The change is made only if the policy has this ETag"), ("If-None-Match" = Option<String>, Header, description = "`*`: only if there is no such policy")),
+    request_body(
+        content((serde_json::Value = "application/yaml"), (serde_json::Value = "application/json")),
+        description = "One policy document, YAML or JSON, whose metadata.name is the name in the path"
+    ),
+    responses(
+        (status = 200, description = "Committed, and in force on this node; with dry_run, what would change", body = Changed, headers(("ETag" = String))),
+        (status = "4XX", description = "Nothing was changed", body = crate::api::problem::Details, content_type = "application/problem+json"),
+        (status = "5XX", description = "It could not be written, or not brought into force", body = crate::api::problem::Details, content_type = "application/problem+json"),
+    ),
+)]
+pub(in crate::api) async fn put(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    PolicyName(name): PolicyName,
+    given: Given,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiProblem> {
+    let dry_run = dry_run(given)?;
+    let conditions = Conditions::of(&headers)?;
+    let text = body::document(&headers, body).await?;
+    change(state, caller, Edit::Put { name, text }, conditions, dry_run).await
+}
+
+/// Removes a policy.
+#[utoipa::path(
+    delete, path = "/v1/policies/{name}", tag = "policies",
+    params(PolicyName, DryRun, ("If-Match" = Option<String>, Header, description = "The policy is removed only if it has this ETag")),
+    responses(
+        (status = 200, description = "Removed, and no longer in force on this node; with dry_run, what would change", body = Changed),
+        (status = "4XX", description = "Nothing was changed", body = crate::api::problem::Details, content_type = "application/problem+json"),
+        (status = "5XX", description = "It could not be removed, or not taken out of force", body = crate::api::problem::Details, content_type = "application/problem+json"),
+    ),
+)]
+pub(in crate::api) async fn delete(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    PolicyName(name): PolicyName,
+    given: Given,
+    headers: HeaderMap,
+) -> Result<Response, ApiProblem> {
+    let dry_run = dry_run(given)?;
+    let conditions = Conditions::of(&headers)?;
+    change(state, caller, Edit::Delete { name }, conditions, dry_run).await
+}
+
+/// The query of a change.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "describes what `dry_run` reads")]
+struct DryRun {
+    /// `true`: say what would change, and change nothing.
+    dry_run: Option<bool>,
+}
+
+fn dry_run(given: Given) -> Result<bool, ApiProblem> {
+    let mut given = Parameters::new(given.0, &["dry_run"]);
+    let dry_run = given.with("dry_run", flag).unwrap_or(false);
+    given.finish()?;
+    Ok(dry_run)
+}
+
+async fn change(
+    state: ApiState,
+    caller: Caller,
+    edit: Edit,
+    conditions: Conditions,
+    dry_run: bool,
+) -> Result<Response, ApiProblem> {
+    // A task of its own: half a change is worse than one that nobody waits for any more.
+    let work = tokio::spawn(async move {
+        if dry_run {
+            let plan = plan(&state, edit, conditions).await?;
+            return Ok(answer(&plan, state.snapshot().revision, true));
+        }
+        let _turn = state.changes().turn().await;
+        let plan = plan(&state, edit, conditions).await?;
+        let revision = carry_out(&state, &caller, &plan).await?;
+        Ok(answer(&plan, revision, false))
+    });
+    work.await.unwrap_or_else(|error| {
+        tracing::error!(%error, "a change of policy broke off");
+        Err(internal(
+            "change_broke_off",
+            "the change broke off: see the agent's log".to_owned(),
+        ))
+    })
+}
+
+async fn plan(state: &ApiState, edit: Edit, conditions: Conditions) -> Result<Arc<Plan>, ApiProblem> {
+    let (snapshot, editor) = (state.snapshot(), state.editor.clone());
+    let planned = tokio::task::spawn_blocking(move || {
+        let plan = editor.plan(edit, &snapshot.policies, |digest| conditions.check(digest))?;
+        // What the node would be given: a table that cannot be made is found out here.
+        let identities = snapshot.table.identities().iter().cloned().collect();
+        let compiled = policy::compile(
+            &plan.after,
+            &identities,
+            &snapshot.settings,
+            snapshot.revision + 1,
+        );
+        Ok((plan, compiled.map(drop)))
+    });
+    match planned.await {
+        Ok(Ok((plan, Ok(())))) => Ok(Arc::new(plan)),
+        Ok(Ok((_, Err(error)))) => Err(ApiProblem::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "policy_does_not_compile",
+            error.to_string(),
+        )),
+        Ok(Err(error)) => Err(refused(error)),
+        Err(error) => Err(internal("change_broke_off", error.to_string())),
+    }
+}
+
+/// Writes the change and waits until it is in force; the revision then.
+async fn carry_out(state: &ApiState, caller: &Caller, plan: &Arc<Plan>) -> Result<u64, ApiProblem> {
+    let mut snapshots = state.snapshots.clone();
+    let error_before = snapshots.borrow_and_update().policy_error.clone();
+    // A change of comments changes no digest: there is nothing to record.
+    let is_change = plan.after.digest() != plan.before.digest();
+    let announced = is_change.then(|| state.changes().announce(plan.after.digest(), &caller.name));
+    let written = Arc::clone(plan);
+    let outcome = tokio::task::spawn_blocking(move || written.commit()).await;
+    match outcome {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => return Err(refused(error)),
+        Err(error) => return Err(internal("change_broke_off", error.to_string())),
+    }
+    let wanted = plan.policy_after().map(AnyPolicy::digest);
+    let settled = snapshots.wait_for(|snapshot| {
+        let now = snapshot.policies.get(&plan.name).map(AnyPolicy::digest);
+        now == wanted && snapshot.policy_error.is_none() || is_new(snapshot, error_before.as_ref())
+    });
+    let snapshot = match tokio::time::timeout(IN_FORCE_TIME, settled).await {
+        Ok(Ok(snapshot)) => Arc::clone(&snapshot),
+        Ok(Err(_)) => {
+            return Err(ApiProblem::unavailable(
+                "stopping",
+                "the agent is stopping; the change is on disk",
+            ));
+        }
+        Err(_) => {
+            let detail = "the change is on disk and not in force after 10 seconds: look at `/v1/status`";
+            return Err(ApiProblem::unavailable("not_in_force_yet", detail));
+        }
+    };
+    if let Some(problems) = &snapshot.policy_error {
+        let problems = Vec::clone(problems);
+        tracing::error!(
+            policy = plan.name,
+            "a change over the API did not come into force and is taken back"
+        );
+        let undone = Arc::clone(plan);
+        let undone = tokio::task::spawn_blocking(move || undone.undo()).await;
+        let kept = if matches!(undone, Ok(Ok(()))) {
+            "and was taken back"
+        } else {
+            "and could not be taken back: look at the policy directory"
+        };
+        let detail = format!("the node did not bring the change into force, {kept}: see `errors`");
+        return Err(internal("not_in_force", detail).with_errors(problems));
+    }
+    if let Some(announced) = announced {
+        announced.recorded().await;
+    }
+    Ok(snapshot.revision)
+}
+
+/// Whether the node refused what is on disk, for another reason than before.
+fn is_new(snapshot: &Snapshot, before: Option<&Arc<Vec<policy::Problem>>>) -> bool {
+    snapshot
+        .policy_error
+        .as_ref()
+        .is_some_and(|error| before.is_none_or(|before| !Arc::ptr_eq(before, error)))
+}
+
+fn answer(plan: &Plan, revision: u64, dry_run: bool) -> Response {
+    let etag = plan.policy_after().map(|policy| policy.digest().to_owned());
+    let quoted = etag.as_ref().map(|etag| format!("\"{etag}\""));
+    let changed = Changed {
+        name: plan.name.clone(),
+        etag,
+        dry_run,
+        created: plan.policy_before().is_none(),
+        revision,
+        digest: plan.after.digest().to_owned(),
+        diff: plan.after.diff_from(&plan.before),
+    };
+    let mut response = Json(changed).into_response();
+    // The ETag is that of what is there: after a dry run that is still what was there before.
+    let value = quoted.and_then(|etag| HeaderValue::from_str(&etag).ok());
+    if let Some(value) = value.filter(|_| !dry_run) {
+        response.headers_mut().insert(header::ETAG, value);
+    }
+    response
+}
+
+fn internal(code: &'static str, detail: String) -> ApiProblem {
+    ApiProblem::new(StatusCode::INTERNAL_SERVER_ERROR, code, detail)
+}
+
+fn refused(error: EditError) -> ApiProblem {
+    use StatusCode as Status;
+    let detail = error.to_string();
+    let (status, code) = match &error {
+        EditError::Name => (Status::UNPROCESSABLE_ENTITY, "invalid_name"),
+        EditError::Invalid(_) => (Status::UNPROCESSABLE_ENTITY, "invalid_policy"),
+        EditError::DiskInvalid(_) => (Status::CONFLICT, "disk_invalid"),
+        EditError::NotFound(_) => (Status::NOT_FOUND, "policy_not_found"),
+        EditError::Precondition(_) => (Status::PRECONDITION_FAILED, "precondition_failed"),
+        EditError::NoDirectory(_) => (Status::CONFLICT, "policy_path_is_a_file"),
+        EditError::Link(_) => (Status::CONFLICT, "policy_is_a_link"),
+        EditError::SharedFile { .. } => (Status::CONFLICT, "policy_shares_file"),
+        EditError::FileTaken(_) => (Status::CONFLICT, "file_taken"),
+        EditError::LastPolicy => (Status::CONFLICT, "last_policy"),
+        EditError::Raced(_) => (Status::CONFLICT, "changed_meanwhile"),
+        EditError::ReadOnly { .. } => (Status::CONFLICT, "read_only"),
+        EditError::Write { .. } => {
+            tracing::error!(%error, "a policy cannot be written");
+            (Status::INTERNAL_SERVER_ERROR, "write_failed")
+        }
+    };
+    let problem = ApiProblem::new(status, code, detail);
+    match error {
+        EditError::Invalid(problems) | EditError::DiskInvalid(problems) => problem.with_errors(problems),
+        _ => problem,
+    }
+}

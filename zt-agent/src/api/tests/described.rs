@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The OpenAPI document says what is served, and what is served is as it says.
+
+use super::*;
+
+/// What is wrong with `value` by a schema of the document.
+fn faults(document: &Value, schema: &Value, value: &Value) -> Vec<String> {
+    let mut root = schema.clone();
+    root["components"] = document["components"].clone();
+    let validator = jsonschema::draft202012::new(&root).expect("a schema");
+    validator
+        .iter_errors(value)
+        .map(|error| format!("{}: {error}", error.instance_path()))
+        .collect()
+}
+
+/// The schema of an answer.
+fn schema_of<'d>(document: &'d Value, method: &str, path: &str, status: u16, media_type: &str) -> &'d Value {
+    let responses = &document["paths"][path][method]["responses"];
+    let exact = &responses[status.to_string()];
+    let class = &responses[format!("{}XX", status / 100)];
+    let response = if exact.is_null() { class } else { exact };
+    let schema = &response["content"][media_type]["schema"];
+    assert!(
+        !schema.is_null(),
+        "{method} {path} {status} {media_type}: {response}"
+    );
+    schema
+}
+
+fn check(document: &Value, method: &str, path: &str, reply: &Reply) {
+    let media_type = reply
+        .head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-type: "));
+    let media_type = media_type.expect("a type");
+    let schema = schema_of(document, method, path, reply.status, media_type);
+    let faults = faults(document, schema, &reply.json());
+    assert!(faults.is_empty(), "{method} {path}: {faults:#?}\n{}", reply.body);
+}
+
+/// The fields that a schema names, those of what it is made of too.
+fn named(document: &Value, schema: &Value) -> Vec<String> {
+    let own = schema["properties"].as_object();
+    let own = own.into_iter().flatten().map(|(name, _)| name.clone());
+    let parts = schema["allOf"].as_array().into_iter().flatten();
+    let referred = schema["$ref"].as_str().and_then(|path| path.rsplit('/').next());
+    let referred = referred.map(|name| &document["components"]["schemas"][name]);
+    let below = parts.chain(referred).flat_map(|schema| named(document, schema));
+    own.chain(below).collect()
+}
+
+/// Fields of an answer that its schema does not name.
+fn unnamed(document: &Value, schema: &Value, value: &Value) -> Vec<String> {
+    let named = named(document, schema);
+    let fields = value.as_object().expect("an object").keys();
+    fields.filter(|field| !named.contains(field)).cloned().collect()
+}
+
+#[tokio::test]
+async fn answers_are_as_the_document_says() {
+    let world = world().await;
+    world.start_node();
+    let document = get(world.api, "/openapi.json").await.json();
+    assert_eq!(document["openapi"], json!("3.1.0"));
+    let one = question(IAM, POSTGRES, 5432);
+    let batch = json!({ "requests": [one, question(CHAT, POSTGRES, 5432)] });
+    for body in [&one, &batch, &json!({}), &json!({"requests": []})] {
+        let reply = post(world.api, "/v1/evaluate", &body.to_string()).await;
+        check(&document, "post", "/v1/evaluate", &reply);
+    }
+    let policy = POLICY.replace("hanzo-core-policy", "other");
+    for (method, name, body) in [
+        ("PUT", "other?dry_run=true", policy.as_str()),
+        ("PUT", "other", policy.as_str()),
+        ("PUT", "other", "a: ["),
+        ("GET", "other", ""),
+        ("DELETE", "other", ""),
+        ("GET", "nobody", ""),
+    ] {
+        let reply = send(world.api, method, &format!("/v1/policies/{name}"), YAML, body).await;
+        check(&document, &method.to_lowercase(), "/v1/policies/{name}", &reply);
+    }
+    let changed = post(world.api, "/v1/mode", r#"{"mode":"observe"}"#).await;
+    check(&document, "post", "/v1/mode", &changed);
+    for path in [
+        "/v1/policies",
+        "/v1/audit",
+        "/v1/graph",
+        "/v1/status",
+        "/v1/identities",
+    ] {
+        let reply = get(world.api, path).await;
+        check(&document, "get", path, &reply);
+        let schema = schema_of(&document, "get", path, 200, "application/json");
+        assert_eq!(unnamed(&document, schema, &reply.json()), [""; 0], "{path}");
+        let reply = get(world.api, &format!("{path}?surprise=1")).await;
+        assert_eq!(reply.status, 400);
+        check(&document, "get", path, &reply);
+    }
+}
+
+#[tokio::test]
+async fn every_route_is_described_and_every_description_served() {
+    let world = world().await;
+    let document = get(world.api, "/openapi.json").await.json();
+    let paths = document["paths"].as_object().expect("paths");
+    let names: Vec<&str> = paths.keys().map(String::as_str).collect();
+    assert_eq!(
+        names,
+        [
+            "/openapi.json",
+            "/v1/audit",
+            "/v1/decisions/stream",
+            "/v1/evaluate",
+            "/v1/graph",
+            "/v1/identities",
+            "/v1/mode",
+            "/v1/policies",
+            "/v1/policies/{name}",
+            "/v1/status"
+        ]
+    );
+    for (path, operations) in paths {
+        let target = path.replace("{name}", "x");
+        for method in ["get", "put", "post", "delete", "patch"] {
+            if path == "/v1/decisions/stream" && method == "get" {
+                // It has no end; another test reads it.
+                continue;
+            }
+            let reply = send(world.api, &method.to_uppercase(), &target, "", "").await;
+            let described = !operations[method].is_null();
+            assert_eq!(reply.status != 405, described, "{method} {path}: {}", reply.body);
+            if !described {
+                assert_eq!(reply.code(), "method_not_allowed");
+                assert!(reply.head.contains("\r\nallow: "), "{}", reply.head);
+            }
+            assert!(reply.status < 500, "{method} {path}: {}", reply.body);
+        }
+        for (method, operation) in operations.as_object().expect("operations") {
+            assert!(
+                operation["summary"].is_string(),
+                "{method} {path} says what it does"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn sql_in_every_text_finds_nothing_and_breaks_nothing() {
+    let world = world().await;
+    let asked = post(
+        world.api,
+        "/v1/evaluate",
+        &question(IAM, POSTGRES, 5432).to_string(),
+    )
+    .await;
+    assert_eq!(asked.status, 200);
+    let injection = "%27%20OR%20%271%27=%271%27;%20DROP%20TABLE%20records;--";
+    for name in ["source", "destination", "policy", "node"] {
+        let reply = get(world.api, &format!("/v1/audit?{name}={injection}")).await;
+        assert_eq!(
+            (reply.status, reply.json()["records"].clone()),
+            (200, json!([])),
+            "{name}"
+        );
+    }
+    for name in [
+        "since", "until", "decision", "enforced", "port", "limit", "cursor", "type",
+    ] {
+        let reply = get(world.api, &format!("/v1/audit?{name}={injection}")).await;
+        assert_eq!(
+            (reply.status, reply.code().as_str()),
+            (400, "invalid_parameter"),
+            "{name}"
+        );
+    }
+    let reply = get(world.api, &format!("/v1/graph?namespace={injection}")).await;
+    assert_eq!(reply.json()["edges"], json!([]));
+    for path in [
+        "/v1/audit?source=%ff",
+        "/v1/audit?since=2026-01-01T00:00:00Z&until=x",
+        "/v1/audit?cursor=t0",
+    ] {
+        assert_eq!(get(world.api, path).await.status, 400, "{path}");
+    }
+    let records = get(world.api, "/v1/audit").await.json();
+    assert_eq!(
+        records["records"].as_array().map(Vec::len),
+        Some(1),
+        "the trail is as it was"
+    );
+}

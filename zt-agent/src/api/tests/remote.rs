@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Callers from elsewhere: certificates, roles, what is refused and how it is counted.
+
+use rustls::pki_types::ServerName;
+use tokio_rustls::TlsConnector;
+
+use super::*;
+use crate::caller::{CallerRule, Role};
+use crate::spiffe_id::Pattern;
+use crate::tls::tests::{Authority, Issued, files};
+
+/// A world whose API is also served over TLS.
+struct Remote {
+    world: World,
+    address: SocketAddr,
+    authority: Authority,
+    certificates: TempDir,
+}
+
+async fn remote() -> Remote {
+    let world = world().await;
+    let authority = Authority::new();
+    let certificates = tempfile::tempdir().expect("tempdir");
+    let files = files(certificates.path());
+    authority
+        .issue(&["spiffe://hanzo.ai/zt"])
+        .write(certificates.path());
+    std::fs::write(&files.client_ca, authority.pem()).expect("write");
+    let (reloader, config) = crate::tls::Reloader::start(files).expect("usable");
+    tokio::spawn(reloader.run());
+    let rule = |pattern: &str, role| CallerRule {
+        spiffe: Pattern::parse(pattern).expect("pattern"),
+        role,
+    };
+    let tls = Tls {
+        config,
+        callers: Arc::from([
+            rule("spiffe://hanzo.ai/app/*", Role::Evaluate),
+            rule("spiffe://hanzo.ai/audit/reader", Role::Read),
+            rule("spiffe://hanzo.ai/ops/*", Role::Admin),
+        ]),
+        metrics: Arc::clone(&world.state.metrics),
+    };
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let endpoint = bind_api(any, Some(tls)).await.expect("binds");
+    let address = endpoint.address().expect("TCP");
+    let guard = Arc::new(Guard::new(NonZeroU32::MAX));
+    tokio::spawn(endpoint.serve(
+        router(world.state.clone()),
+        Some(guard),
+        world.stopping.subscribe(),
+    ));
+    Remote {
+        world,
+        address,
+        authority,
+        certificates,
+    }
+}
+
+impl Remote {
+    /// What is answered to a caller with that certificate; an error where there is none.
+    async fn ask(
+        &self,
+        trusts: &Authority,
+        shows: Option<&Issued>,
+        request: &str,
+    ) -> Result<Reply, std::io::Error> {
+        let connector = TlsConnector::from(Arc::new(trusts.client(shows)));
+        let stream = TcpStream::connect(self.address).await?;
+        let name = ServerName::try_from("localhost").expect("name");
+        let mut stream = connector.connect(name, stream).await?;
+        stream.write_all(request.as_bytes()).await?;
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).await?;
+        let text = String::from_utf8(bytes).expect("text");
+        let (head, body) = text.split_once("\r\n\r\n").expect("head");
+        Ok(Reply {
+            status: head
+                .split(' ')
+                .nth(1)
+                .and_then(|status| status.parse().ok())
+                .expect("status"),
+            head: head.to_ascii_lowercase(),
+            body: body.to_owned(),
+        })
+    }
+
+    async fn ask_as(&self, id: &str, method: &str, path: &str, body: &str) -> Reply {
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: zt.example\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let shown = self.authority.issue(&[id]);
+        self.ask(&self.authority, Some(&shown), &request)
+            .await
+            .expect("answered")
+    }
+
+    async fn refused(&self, cause: &str) -> bool {
+        let line = format!("zt_api_refused_total{{cause=\"{cause}\"}} 1");
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        loop {
+            if get(self.world.health, "/metrics").await.body.contains(&line) {
+                return true;
+            }
+            if tokio::time::Instant::now() > deadline {
+                return false;
+            }
+        }
+    }
+}
+
+const GET: &str = "GET /v1/status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+
+#[tokio::test]
+async fn a_role_opens_what_it_is_for() {
+    let remote = remote().await;
+    let ask = question(IAM, POSTGRES, 5432).to_string();
+    let (app, reader, ops) = (
+        "spiffe://hanzo.ai/app/web",
+        "spiffe://hanzo.ai/audit/reader",
+        "spiffe://hanzo.ai/ops/alice",
+    );
+    assert_eq!(remote.ask_as(app, "POST", "/v1/evaluate", &ask).await.status, 200);
+    assert_eq!(
+        remote.ask_as(app, "GET", "/v1/audit", "").await.code(),
+        "role_insufficient"
+    );
+    assert_eq!(remote.ask_as(reader, "GET", "/v1/policies", "").await.status, 200);
+    assert_eq!(
+        remote.ask_as(reader, "PUT", "/v1/policies/x", "{}").await.code(),
+        "role_insufficient"
+    );
+    assert_eq!(
+        remote.ask_as(ops, "PUT", "/v1/policies/x", "{}").await.code(),
+        "invalid_policy"
+    );
+    let stranger = remote
+        .ask_as("spiffe://hanzo.ai/elsewhere", "POST", "/v1/evaluate", &ask)
+        .await;
+    assert_eq!(
+        (stranger.status, stranger.code().as_str()),
+        (403, "caller_unknown")
+    );
+    assert!(remote.refused("not_a_caller").await);
+    // Records bear the name that the certificate proved.
+    let records = remote.ask_as(reader, "GET", "/v1/audit", "").await.json();
+    assert_eq!(records["records"].as_array().map(Vec::len), Some(1));
+    assert_eq!(records["records"][0]["caller"], json!(app));
+}
+
+#[tokio::test]
+async fn certificates_that_prove_nothing_are_refused_and_counted() {
+    let remote = remote().await;
+    let stranger = Authority::new();
+    let id = "spiffe://hanzo.ai/ops/alice";
+    for (shown, cause) in [
+        (None, "no_certificate"),
+        (Some(stranger.issue(&[id])), "untrusted"),
+        (Some(remote.authority.issue_expired(&[id])), "expired"),
+        (
+            Some(remote.authority.issue(&[id, "spiffe://hanzo.ai/ops/bob"])),
+            "no_spiffe_id",
+        ),
+    ] {
+        let answer = remote.ask(&remote.authority, shown.as_ref(), GET).await;
+        assert!(answer.is_err(), "{cause}");
+        assert!(remote.refused(cause).await, "{cause}");
+    }
+    let mut plain = TcpStream::connect(remote.address).await.expect("connects");
+    plain.write_all(GET.as_bytes()).await.expect("written");
+    let mut bytes = Vec::new();
+    // An alert at most.
+    let _ = plain.read_to_end(&mut bytes).await;
+    assert!(!bytes.starts_with(b"HTTP"), "nothing is served without TLS");
+    assert!(remote.refused("handshake").await);
+}
+
+#[tokio::test]
+async fn the_key_exchange_is_post_quantum_and_certificates_change_under_way() {
+    let remote = remote().await;
+    let shown = remote.authority.issue(&["spiffe://hanzo.ai/ops/alice"]);
+    let connector = TlsConnector::from(Arc::new(remote.authority.client(Some(&shown))));
+    let stream = TcpStream::connect(remote.address).await.expect("connects");
+    let name = ServerName::try_from("localhost").expect("name");
+    let mut open = connector.connect(name, stream).await.expect("shakes hands");
+    let group = open.get_ref().1.negotiated_key_exchange_group().expect("group");
+    assert_eq!(group.name(), rustls::NamedGroup::X25519MLKEM768);
+
+    let next = Authority::new();
+    std::fs::write(files(remote.certificates.path()).client_ca, next.pem()).expect("write");
+    next.issue(&["spiffe://hanzo.ai/zt"])
+        .write(remote.certificates.path());
+    let newcomer = next.issue(&["spiffe://hanzo.ai/ops/bob"]);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    let answer = loop {
+        match remote.ask(&next, Some(&newcomer), GET).await {
+            Ok(answer) => break answer,
+            Err(error) => assert!(tokio::time::Instant::now() < deadline, "{error}"),
+        }
+    };
+    assert_eq!(answer.status, 200);
+    assert!(
+        remote.ask(&next, Some(&shown), GET).await.is_err(),
+        "the old authority is out"
+    );
+    // Who was here before goes on.
+    open.write_all(GET.as_bytes()).await.expect("written");
+    let mut text = String::new();
+    open.read_to_string(&mut text).await.expect("answered");
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+}
+
+#[tokio::test]
+async fn the_command_line_comes_this_way_too() {
+    let remote = remote().await;
+    let directory = tempfile::tempdir().expect("tempdir");
+    let own = files(directory.path());
+    remote
+        .authority
+        .issue(&["spiffe://hanzo.ai/ops/alice"])
+        .write(directory.path());
+    std::fs::write(&own.client_ca, remote.authority.pem()).expect("write");
+    let client = |ca: std::path::PathBuf| {
+        let arguments = crate::cli::client::ApiArgs {
+            api: format!("https://localhost:{}", remote.address.port()),
+            tls: crate::cli::client::TlsArgs {
+                tls_cert: Some(own.cert.clone()),
+                tls_key: Some(own.key.clone()),
+                tls_ca: Some(ca),
+            },
+        };
+        crate::cli::client::Client::new(&arguments).expect("usable")
+    };
+    let status = client(own.client_ca.clone())
+        .get("/v1/status", &[])
+        .await
+        .expect("answered");
+    assert_eq!(status["cluster"], json!("hanzo-k8s"));
+    let other = directory.path().join("other.pem");
+    std::fs::write(&other, Authority::new().pem()).expect("write");
+    let error = client(other)
+        .get("/v1/status", &[])
+        .await
+        .expect_err("another authority");
+    assert!(error.to_string().contains("certificate"), "{error}");
+
+    let socket = remote.world.directory.path().join("agent.sock");
+    let endpoint = bind_socket(&socket).await.expect("binds");
+    tokio::spawn(endpoint.serve(
+        router(remote.world.state.clone()),
+        None,
+        remote.world.stopping.subscribe(),
+    ));
+    let arguments = crate::cli::client::ApiArgs {
+        api: format!("unix://{}", socket.display()),
+        ..Default::default()
+    };
+    let client = crate::cli::client::Client::new(&arguments).expect("usable");
+    assert!(client.get("/v1/status", &[]).await.is_ok());
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What could not be done, or has to wait: it is tried again on the tick, ever less often while it goes on failing.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::kernel::RefusedSocket;
+use crate::policy::PolicySet;
+
+/// Refused sockets that wait for another try; beyond that, all sockets are looked at instead.
+const MOST_REFUSED: usize = 4096;
+/// The longest pause between two tries.
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+
+/// What is left to do.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    /// A policy that the kernel did not take for a reason that may pass.
+    pub policies: Option<Arc<PolicySet>>,
+    /// Who is who was not written whole.
+    pub merge: bool,
+    /// Live connections were not judged, or not all that were revoked are gone.
+    pub sweep: bool,
+    /// Revoked sockets that are still there, by cookie: each is on record already.
+    pub unswept: HashSet<u64>,
+    /// Something was lost on its way to us: every socket is to be looked at.
+    pub recover: bool,
+    /// Namespaces in which somebody listens whose owner is not known.
+    pub unowned: BTreeSet<u64>,
+    /// Workloads whose guard could not be attached.
+    pub guards: BTreeSet<u64>,
+    /// Fenced sockets that could not be destroyed.
+    pub refused: Vec<RefusedSocket>,
+    /// Tries in a row after which something was left.
+    failures: u32,
+    next: Option<Instant>,
+}
+
+impl Pending {
+    /// Whether something is left to do, and it is time to try.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        let left = self.policies.is_some()
+            || self.merge
+            || self.sweep
+            || self.recover
+            || !self.unowned.is_empty()
+            || !self.guards.is_empty()
+            || !self.refused.is_empty();
+        left && self.next.is_none_or(|next| now >= next)
+    }
+
+    /// Keeps a refused socket for the next try.
+    pub(super) fn keep_refused(&mut self, socket: RefusedSocket) {
+        if self.refused.len() < MOST_REFUSED {
+            self.refused.push(socket);
+        } else {
+            self.recover = true;
+        }
+    }
+
+    /// Notes how a try went: after one that left nothing, the next failure is tried again at once.
+    pub(super) fn tried(&mut self, now: Instant) {
+        self.next = None;
+        if self.is_due(now) {
+            self.failures = (self.failures + 1).min(8);
+            let pause = Duration::from_millis(500) * 2_u32.pow(self.failures);
+            self.next = Some(now + pause.min(LONGEST_PAUSE));
+        } else {
+            self.failures = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_on_failing_is_tried_ever_less_often_and_never_given_up() {
+        let mut now = Instant::now();
+        let mut pending = Pending::default();
+        assert!(!pending.is_due(now));
+        pending.sweep = true;
+        assert!(pending.is_due(now));
+        let mut pauses = Vec::new();
+        for _ in 0..8 {
+            pending.tried(now);
+            assert!(!pending.is_due(now));
+            let start = now;
+            while !pending.is_due(now) {
+                now += Duration::from_secs(1);
+            }
+            pauses.push((now - start).as_secs());
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 15, 15, 15, 15]);
+        pending.sweep = false;
+        pending.tried(now);
+        pending.merge = true;
+        assert!(pending.is_due(now), "the next failure is another matter");
+    }
+}

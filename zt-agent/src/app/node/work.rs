@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The node thread's round: commands in batches, what is to be looked at now and then, and what is tried again.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use super::namespaces::LONGEST_WAIT;
+use super::{AppError, Command, Node, QUEUE};
+use crate::api::ControlError;
+
+/// How often hooks are checked, namespaces looked at, and the kernel's log read.
+const TICK: Duration = Duration::from_secs(1);
+/// How often all namespaces' addresses are read again.
+const REFRESH: Duration = Duration::from_secs(15);
+
+impl Node {
+    /// Works until everybody who has something to tell it has gone.
+    pub(in crate::app) fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build();
+        let Ok(runtime) = runtime else {
+            tracing::error!("cannot start the node thread's timer");
+            return;
+        };
+        let mut ticked = Instant::now();
+        loop {
+            let wait = TICK.saturating_sub(ticked.elapsed());
+            let command = runtime.block_on(async { tokio::time::timeout(wait, inbox.recv()).await });
+            let mut batch = match command {
+                Ok(Some(command)) => vec![command],
+                Ok(None) => return,
+                Err(_) => Vec::new(),
+            };
+            while batch.len() < QUEUE {
+                let Ok(command) = inbox.try_recv() else { break };
+                batch.push(command);
+            }
+            if let Err(error) = self.work(batch) {
+                tracing::error!(%error, "a change was not carried out whole; what was in force before still is");
+            }
+            if ticked.elapsed() >= TICK {
+                ticked = Instant::now();
+                if let Err(error) = self.tick() {
+                    tracing::error!(%error, "the periodic check of the node failed");
+                }
+            }
+        }
+    }
+
+    /// Does a batch of commands; what they change together is merged once.
+    fn work(&mut self, batch: Vec<Command>) -> Result<(), AppError> {
+        let mut declared = false;
+        let mut moved = false;
+        let mut refused = Vec::new();
+        let mut outcome = Ok(());
+        for command in batch {
+            let done = match command {
+                Command::Policies(contents) => {
+                    self.policies_changed(contents);
+                    Ok(())
+                }
+                Command::Workloads(contents) => {
+                    declared |= self.workloads_changed(&contents);
+                    Ok(())
+                }
+                Command::Cgroup(event) => {
+                    moved = true;
+                    let done = self.cgroup_changed(event);
+                    self.pending.merge |= done.is_err();
+                    done
+                }
+                Command::UdpBound { workload, netns, pid } => {
+                    self.guard(workload);
+                    self.seen(netns, pid)
+                }
+                Command::ToggleDiagnostics => {
+                    self.diagnostics = !self.diagnostics;
+                    tracing::info!(on = self.diagnostics, "kernel-side diagnostics");
+                    self.write_control()
+                }
+                Command::UnownedListener { netns } => {
+                    self.pending.unowned.insert(netns);
+                    Ok(())
+                }
+                Command::Seen { netns, pid } => self.seen(netns, pid),
+                Command::Refused(socket) => {
+                    refused.push(socket);
+                    Ok(())
+                }
+                Command::ObserveAll { on, answer } => {
+                    let done = self.set_observe_all(on);
+                    let told = match &done {
+                        Ok(()) => Ok(()),
+                        Err(error) => Err(ControlError {
+                            message: error.to_string(),
+                        }),
+                    };
+                    // The caller may have given up waiting.
+                    let _ = answer.send(told);
+                    done
+                }
+                Command::Recorded => self.recorded(),
+                Command::Status(answer) => {
+                    let _ = answer.send(self.status());
+                    Ok(())
+                }
+            };
+            outcome = outcome.and(done);
+        }
+        if !refused.is_empty() {
+            self.destroy(refused);
+        }
+        self.find_owners();
+        if declared {
+            outcome = outcome.and(self.merged());
+        } else if moved {
+            outcome = outcome.and(self.cgroups_settled());
+        }
+        outcome
+    }
+
+    /// Tries again what was left.
+    fn retry(&mut self) {
+        let now = Instant::now();
+        if !self.pending.is_due(now) {
+            return;
+        }
+        if let Some(policies) = self.pending.policies.take() {
+            self.try_in_force(policies);
+        }
+        if self.pending.merge
+            && let Err(error) = self.merged()
+        {
+            tracing::warn!(%error, "who is who is still not written whole; trying again");
+        }
+        self.recover_if_wanted();
+        self.find_owners();
+        for id in self.pending.guards.clone() {
+            self.guard(id);
+        }
+        let refused = std::mem::take(&mut self.pending.refused);
+        if !refused.is_empty() {
+            self.destroy(refused);
+        }
+        if self.pending.sweep {
+            self.sweep();
+        }
+        self.pending.tried(now);
+    }
+
+    /// Checks what may have changed without anybody saying so.
+    fn tick(&mut self) -> Result<(), AppError> {
+        if let Some(log) = &mut self.log {
+            log.flush();
+        }
+        self.adopt_switches()?;
+        self.check_roots()?;
+        let refresh = self.refreshed.elapsed() >= REFRESH;
+        if refresh || Instant::now() >= self.next_look.min(self.refreshed + LONGEST_WAIT) {
+            self.look_at_namespaces(refresh)?;
+        }
+        if refresh {
+            // The host may have new addresses.
+            self.direct()?;
+        }
+        self.check_losses();
+        self.retry();
+        self.check_hooks();
+        Ok(())
+    }
+}

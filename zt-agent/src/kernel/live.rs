@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Live connections and sockets: found, judged, destroyed.
+
+use std::collections::{BTreeSet, HashMap};
+
+use zt_common::abi::Connection;
+use zt_common::names;
+
+use super::error::KernelError;
+use super::netns::Namespaces;
+use super::older::{Finder, Older, Search};
+use super::sweep::{Fate, Judge, Revoked, Sweep};
+use super::urgent::Urgent;
+use super::{Kernel, Owner, destroy, load, older, sys};
+
+impl Kernel {
+    /// Finds sockets that no hook has seen or told of, and gives listeners their owners. See [`Older`].
+    ///
+    /// `owner` gives the workload of a cgroup that is below a managed root; `is_below` says whether a cgroup is another
+    /// or lies below it. `only` are the namespaces to look at, if not all; `pids` are the managed processes.
+    pub fn find_older(
+        &mut self,
+        namespaces: &Namespaces,
+        only: Option<&BTreeSet<u64>>,
+        search: Search,
+        owner: &Owner<'_>,
+        is_below: &dyn Fn(u64, u64) -> bool,
+        pids: &[u32],
+    ) -> Result<Older, KernelError> {
+        let mut seen: HashMap<u64, Connection> = HashMap::new();
+        self.connections(|cookie, connection| {
+            seen.insert(cookie, *connection);
+        })?;
+        let Some(table) = &self.table else {
+            return Ok(Older::default());
+        };
+        let finder = Finder {
+            table,
+            namespaces,
+            only,
+            search,
+            owner,
+            is_below,
+            pids,
+        };
+        finder.find(&self.pins, &mut self.tables, &seen)
+    }
+
+    /// Live connections that the hooks know of.
+    fn connections(&self, each: impl FnMut(u64, &Connection)) -> Result<(), KernelError> {
+        sys::read_each(load::fd(&self.connections), each).map_err(KernelError::map(names::CONNECTIONS))
+    }
+
+    /// Judges every live connection, and those of `known`, which are as they say there, under the policy in force, and
+    /// destroys what it refuses. `nearest` gives the workload around a cgroup.
+    pub fn sweep(
+        &self,
+        namespaces: &Namespaces,
+        known: &HashMap<u64, Connection>,
+        nearest: &Owner<'_>,
+    ) -> Result<Sweep, KernelError> {
+        let Some(table) = &self.table else {
+            return Ok(Sweep::default());
+        };
+        let mut urgent = Urgent::begin();
+        let judge = Judge {
+            table,
+            workloads: self.tables.workloads(),
+            nearest,
+        };
+        let mut sweep = Sweep {
+            looked_at: known.len(),
+            revoked: Vec::new(),
+        };
+        self.connections(|cookie, connection| {
+            if !known.contains_key(&cookie) {
+                sweep.looked_at += 1;
+                sweep.revoked.extend(judge.judge(cookie, *connection));
+            }
+        })?;
+        urgent.check();
+        destroy::all(&mut sweep.revoked, namespaces);
+        let known = known.iter();
+        let mut others: Vec<Revoked> = known
+            .filter_map(|(cookie, connection)| judge.judge(*cookie, *connection))
+            .collect();
+        // No hook tells when these end, and the kernel destroys also what is left of one that has.
+        let (ended, live) = older::by_life(&mut others, namespaces);
+        for revoked in ended {
+            revoked.fate = Fate::Gone;
+        }
+        destroy::all(live, namespaces);
+        sweep.revoked.append(&mut others);
+        sweep.conclude();
+        Ok(sweep)
+    }
+}

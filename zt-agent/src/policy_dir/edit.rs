@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Changes one policy of the directory: what would come of it is known before a file is touched, and a file is replaced
+//! whole or not at all.
+
+mod file;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::read;
+use crate::policy::{self, AnyPolicy, Document, PolicySet, Problem, Settings, is_policy_name};
+
+/// What is to be changed.
+#[derive(Clone, Debug)]
+pub enum Edit {
+    /// The policy of that name is to be this document.
+    Put {
+        /// Its name.
+        name: String,
+        /// YAML or JSON, one document.
+        text: String,
+    },
+    /// The policy of that name is to go.
+    Delete {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// Why a change cannot be made. Nothing has been changed.
+#[derive(Debug, thiserror::Error)]
+pub enum EditError {
+    /// It cannot be the name of a policy.
+    #[error(
+        "a policy's name has 1 to 63 of a-z, 0-9 and `-`, neither first nor last a `-`, and is not `builtin`"
+    )]
+    Name,
+    /// The document is not valid; problems name the file [`BODY`].
+    #[error("the policy is not valid")]
+    Invalid(Vec<Problem>),
+    /// What is on disk is not valid, so that nothing could come into force.
+    #[error("the policies on disk are not valid: mend them first")]
+    DiskInvalid(Vec<Problem>),
+    /// There is no such policy.
+    #[error("there is no policy `{0}`")]
+    NotFound(String),
+    /// The precondition does not hold.
+    #[error("the policy is another by now: {0}")]
+    Precondition(String),
+    /// `policyPath` is a file.
+    #[error("policyPath is the file {}: policies can be added and removed by editing it, or in a directory", .0.display())]
+    NoDirectory(PathBuf),
+    /// The file is not one that may be replaced.
+    #[error("{} is a link: what it leads to is kept elsewhere, as with a ConfigMap; change it there", .0.display())]
+    Link(PathBuf),
+    /// The file holds more than that policy.
+    #[error(
+        "{file} holds {count} policies and was written by hand: edit it, or give each policy a file of its own"
+    )]
+    SharedFile {
+        /// The file.
+        file: String,
+        /// How many policies it holds.
+        count: usize,
+    },
+    /// The file that the policy would be in holds another one.
+    #[error("{0} exists and does not hold this policy: rename that file")]
+    FileTaken(String),
+    /// Without it the directory would be empty, which is not a policy.
+    #[error("this is the last policy: to allow nothing, write a policy without rules")]
+    LastPolicy,
+    /// The file was changed meanwhile.
+    #[error("{0} was changed by someone else at the same time: look at it and try again")]
+    Raced(String),
+    /// The directory cannot be written to.
+    #[error(
+        "{file} cannot be written: {source}; policies of this node are changed where that directory comes from"
+    )]
+    ReadOnly {
+        /// The file.
+        file: String,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// Writing failed.
+    #[error("{file} cannot be written: {source}")]
+    Write {
+        /// The file.
+        file: String,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+/// What the document of a [`Edit::Put`] is called in problems.
+pub const BODY: &str = "body";
+
+/// Changes policies below one path. One change at a time is the caller's business.
+#[derive(Clone, Debug)]
+pub struct Editor {
+    path: PathBuf,
+    settings: Settings,
+}
+
+/// A change that can be made.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What is on disk.
+    pub before: PolicySet,
+    /// What will be.
+    pub after: PolicySet,
+    /// The policy's name.
+    pub name: String,
+    file: PathBuf,
+    old_text: Option<String>,
+    new_text: Option<String>,
+}
+
+impl Plan {
+    /// The policy before, if it was there.
+    pub fn policy_before(&self) -> Option<&AnyPolicy> {
+        self.before.get(&self.name)
+    }
+
+    /// The policy after, if it will be there.
+    pub fn policy_after(&self) -> Option<&AnyPolicy> {
+        self.after.get(&self.name)
+    }
+
+    /// Makes the change. When this returns it is on disk.
+    pub fn commit(&self) -> Result<(), EditError> {
+        self.replace(self.old_text.as_deref(), self.new_text.as_deref())
+    }
+
+    /// Takes a committed change back.
+    pub fn undo(&self) -> Result<(), EditError> {
+        self.replace(self.new_text.as_deref(), self.old_text.as_deref())
+    }
+
+    fn replace(&self, from: Option<&str>, to: Option<&str>) -> Result<(), EditError> {
+        if from == to {
+            return Ok(());
+        }
+        let found = match fs::read(&self.file) {
+            Ok(bytes) => Some(bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(source) => return Err(file::failed(&self.file, source)),
+        };
+        if found.as_deref() != from.map(str::as_bytes) {
+            return Err(EditError::Raced(self.file.display().to_string()));
+        }
+        file::replace(&self.file, to, found.is_some())
+    }
+}
+
+impl Editor {
+    /// An editor of what is at `path`, read with these settings.
+    pub fn new(path: PathBuf, settings: Settings) -> Self {
+        Self { path, settings }
+    }
+
+    /// Finds out what `edit` would do. `precondition` is told the digest of the policy as it is on disk, and says what
+    /// is wrong with it. `known` spares reading anew what it was parsed from.
+    pub fn plan(
+        &self,
+        edit: Edit,
+        known: &PolicySet,
+        precondition: impl FnOnce(Option<&str>) -> Result<(), String>,
+    ) -> Result<Plan, EditError> {
+        let (Edit::Put { name, .. } | Edit::Delete { name }) = &edit;
+        let name = name.clone();
+        if !is_policy_name(&name) {
+            return Err(EditError::Name);
+        }
+        let new_text = match edit {
+            Edit::Put { text, .. } => {
+                self.check(&name, &text)?;
+                Some(text)
+            }
+            Edit::Delete { .. } => None,
+        };
+        let mut documents = read(&self.path).0.map_err(EditError::DiskInvalid)?;
+        let before = policy::reparse(&documents, &self.settings, known).map_err(EditError::DiskInvalid)?;
+        let old = before.get(&name);
+        precondition(old.map(AnyPolicy::digest)).map_err(EditError::Precondition)?;
+        if old.is_none() && new_text.is_none() {
+            return Err(EditError::NotFound(name));
+        }
+        let file = self.file_of(&name, &before)?;
+        let shown = file.display().to_string();
+        let at = documents.iter().position(|document| document.file == shown);
+        let old_text = at.map(|at| documents.remove(at).text);
+        if let Some(text) = &new_text {
+            let document = Document {
+                file: shown.clone(),
+                text: text.clone(),
+            };
+            documents.push(document);
+            documents.sort_by(|a, b| a.file.cmp(&b.file));
+        }
+        if documents.is_empty() {
+            return Err(EditError::LastPolicy);
+        }
+        let after = policy::reparse(&documents, &self.settings, &before).map_err(|mut problems| {
+            for problem in problems.iter_mut().filter(|problem| problem.file == shown) {
+                BODY.clone_into(&mut problem.file);
+            }
+            if before.all().len() == 1 && new_text.is_none() {
+                EditError::LastPolicy
+            } else {
+                EditError::Invalid(problems)
+            }
+        })?;
+        Ok(Plan {
+            before,
+            after,
+            name,
+            file,
+            old_text,
+            new_text,
+        })
+    }
+
+    /// Whether `text` is one valid document, called `name`.
+    fn check(&self, name: &str, text: &str) -> Result<(), EditError> {
+        let document = Document {
+            file: BODY.to_owned(),
+            text: text.to_owned(),
+        };
+        let set = policy::parse(&[document], &self.settings).map_err(EditError::Invalid)?;
+        let invalid = |policy: &AnyPolicy, message: String| {
+            let (line, column) = policy.place();
+            EditError::Invalid(vec![Problem {
+                file: BODY.to_owned(),
+                line,
+                column,
+                field: "metadata.name".to_owned(),
+                message,
+            }])
+        };
+        match set.all() {
+            [policy] if policy.name() == name => Ok(()),
+            [policy] => {
+                let message = format!("is `{}`, and the request is about `{name}`", policy.name());
+                Err(invalid(policy, message))
+            }
+            several => {
+                let message = format!("is one of {} policies: send one", several.len());
+                // A set that parsed has at least one policy.
+                Err(several
+                    .first()
+                    .map_or(EditError::Name, |policy| invalid(policy, message)))
+            }
+        }
+    }
+
+    /// The file that the policy is in, or is to be in.
+    fn file_of(&self, name: &str, before: &PolicySet) -> Result<PathBuf, EditError> {
+        let is_directory = self.path.is_dir();
+        let Some(old) = before.get(name) else {
+            if !is_directory {
+                return Err(EditError::NoDirectory(self.path.clone()));
+            }
+            // `..data` is how a ConfigMap is mounted: whatever is written there is gone with the next update.
+            let mount = self.path.join("..data");
+            if is_link(&mount) {
+                return Err(EditError::Link(mount));
+            }
+            let file = self.path.join(format!("{name}.yaml"));
+            if is_link(&file) {
+                return Err(EditError::Link(file));
+            }
+            if file.exists() {
+                return Err(EditError::FileTaken(file.display().to_string()));
+            }
+            return Ok(file);
+        };
+        let file = Path::new(old.file()).to_path_buf();
+        if is_link(&file) {
+            return Err(EditError::Link(file));
+        }
+        let count = before
+            .all()
+            .iter()
+            .filter(|policy| policy.file() == old.file())
+            .count();
+        if count > 1 {
+            let file = old.file().to_owned();
+            return Err(EditError::SharedFile { file, count });
+        }
+        Ok(file)
+    }
+}
+
+fn is_link(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink())
+}
+
+#[cfg(test)]
+mod tests;

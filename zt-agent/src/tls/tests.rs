@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Real authorities, made for the occasion, and what is read of their certificates.
+
+use std::fs;
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, Certificate, CertificateParams, IsCa, Issuer, KeyPair, SanType, date_time_ymd,
+};
+use rustls::RootCertStore;
+use rustls::pki_types::PrivateKeyDer;
+
+use super::*;
+
+/// An authority.
+pub(crate) struct Authority {
+    certificate: Certificate,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// A certificate that it issued, with its key.
+pub(crate) struct Issued {
+    certificate: Certificate,
+    key: KeyPair,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("key");
+        let certificate = params.self_signed(&key).expect("self-signed");
+        let issuer = Issuer::new(params, key);
+        Self { certificate, issuer }
+    }
+
+    /// A certificate with these URIs, and for `localhost`.
+    pub(crate) fn issue(&self, uris: &[&str]) -> Issued {
+        self.issue_with(uris, |_| {})
+    }
+
+    /// The same, of which the time has come.
+    pub(crate) fn issue_expired(&self, uris: &[&str]) -> Issued {
+        self.issue_with(uris, |params| {
+            params.not_before = date_time_ymd(2020, 1, 1);
+            params.not_after = date_time_ymd(2020, 1, 2);
+        })
+    }
+
+    fn issue_with(&self, uris: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Issued {
+        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).expect("name");
+        let uris = uris
+            .iter()
+            .map(|uri| SanType::URI((*uri).try_into().expect("ASCII")));
+        params.subject_alt_names.extend(uris);
+        change(&mut params);
+        let key = KeyPair::generate().expect("key");
+        let certificate = params.signed_by(&key, &self.issuer).expect("signed");
+        Issued { certificate, key }
+    }
+
+    pub(crate) fn pem(&self) -> String {
+        self.certificate.pem()
+    }
+
+    /// A client that believes this authority and shows a certificate, or none.
+    pub(crate) fn client(&self, shows: Option<&Issued>) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.der().clone()).expect("root");
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&version::TLS13])
+            .expect("TLS 1.3")
+            .with_root_certificates(roots);
+        match shows {
+            None => builder.with_no_client_auth(),
+            Some(issued) => {
+                let key = PrivateKeyDer::try_from(issued.key.serialize_der()).expect("key");
+                let chain = vec![issued.certificate.der().clone()];
+                builder.with_client_auth_cert(chain, key).expect("certificate")
+            }
+        }
+    }
+}
+
+impl Issued {
+    /// Writes certificate and key where [`files`] says.
+    pub(crate) fn write(&self, directory: &Path) {
+        fs::write(directory.join("key.pem"), self.key.serialize_pem()).expect("write");
+        fs::write(directory.join("cert.pem"), self.certificate.pem()).expect("write");
+    }
+}
+
+/// Where the certificates of a server in `directory` are.
+pub(crate) fn files(directory: &Path) -> Files {
+    Files {
+        cert: directory.join("cert.pem"),
+        key: directory.join("key.pem"),
+        client_ca: directory.join("ca.pem"),
+    }
+}
+
+#[test]
+fn a_certificate_names_one_workload_or_nobody() {
+    let authority = Authority::new();
+    let named = |uris: &[&str]| peer(authority.issue(uris).certificate.der());
+    let id = "spiffe://hanzo.ai/ops/alice";
+    assert_eq!(named(&[id]).expect("one").id.as_str(), id);
+    assert_eq!(named(&[]), Err(IdentityError::NotOne(0)));
+    assert_eq!(named(&[id, "spiffe://hanzo.ai/b"]), Err(IdentityError::NotOne(2)));
+    assert_eq!(named(&[id, "https://hanzo.ai/b"]), Err(IdentityError::NotOne(2)));
+    for uri in [
+        "https://hanzo.ai/ops",
+        "spiffe://hanzo.ai",
+        "spiffe://hanzo.ai/a/../b",
+    ] {
+        assert!(matches!(named(&[uri]), Err(IdentityError::NotAnId(_))), "{uri}");
+    }
+    let nothing = CertificateDer::from(vec![1, 2, 3]);
+    assert_eq!(peer(&nothing), Err(IdentityError::Unreadable));
+}
+
+#[test]
+fn files_that_cannot_be_used_are_named() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let files = files(directory.path());
+    let said = || {
+        let material = Material::read(&files).and_then(server_config);
+        material.expect_err("unusable").to_string()
+    };
+    assert!(said().starts_with("api.tls.cert: ") && said().contains("cert.pem cannot be read"));
+    let authority = Authority::new();
+    authority.issue(&[]).write(directory.path());
+    assert!(said().starts_with("api.tls.clientCa: "), "{}", said());
+    fs::write(&files.client_ca, "no PEM\n").expect("write");
+    assert!(said().ends_with("ca.pem has no certificate"), "{}", said());
+    fs::write(&files.client_ca, authority.pem()).expect("write");
+    let other = KeyPair::generate().expect("key").serialize_pem();
+    fs::write(&files.key, &other).expect("write");
+    assert!(
+        said().starts_with("api.tls.cert with api.tls.key cannot be used"),
+        "{}",
+        said()
+    );
+    fs::write(&files.key, "-----BEGIN PRIVATE KEY-----\nAAAA\n").expect("write");
+    assert!(
+        said().contains("key.pem has no usable private key") && !said().contains("AAAA"),
+        "{}",
+        said()
+    );
+}
+
+#[tokio::test]
+async fn new_certificates_are_taken_and_bad_ones_left() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let files = files(directory.path());
+    let authority = Authority::new();
+    authority.issue(&[]).write(directory.path());
+    fs::write(&files.client_ca, authority.pem()).expect("write");
+    let (reloader, mut config) = Reloader::start(files.clone()).expect("usable");
+    let running = tokio::spawn(reloader.run());
+    let first = Arc::clone(&config.borrow_and_update());
+    fs::write(&files.cert, "broken").expect("write");
+    authority.issue(&[]).write(directory.path());
+    let changed = tokio::time::timeout(Duration::from_secs(10), config.changed());
+    changed.await.expect("in time").expect("running");
+    assert!(!Arc::ptr_eq(&first, &config.borrow_and_update()));
+    drop(config);
+    let ended = tokio::time::timeout(Duration::from_secs(10), running).await;
+    ended.expect("ends when nobody uses them").expect("no panic");
+}
