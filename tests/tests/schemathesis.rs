@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Thousands of requests, made up from the OpenAPI document by schemathesis: none is answered with a 5xx, and every
+//! Hundreds of requests, made up from the `OpenAPI` document by schemathesis: none is answered with a 5xx, and every
 //! answer is one that the document describes.
 //!
 //! `cargo xtask test services` installs schemathesis and sets `ZT_SCHEMATHESIS`.

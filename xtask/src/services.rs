@@ -11,7 +11,7 @@ use crate::workspace;
 /// The version that the tests were written with.
 const SCHEMATHESIS: &str = "schemathesis==4.32.5";
 
-/// The program `schemathesis`, installed from PyPI if it is not there.
+/// The program `schemathesis`, installed with pip if it is not there.
 pub(crate) fn schemathesis() -> Result<PathBuf> {
     let environment = directory().join(SCHEMATHESIS.replace("==", "-"));
     let program = environment.join("bin/schemathesis");
@@ -25,7 +25,7 @@ pub(crate) fn schemathesis() -> Result<PathBuf> {
     )?;
     run(
         Command::new(environment.join("bin/pip")).args(["install", "--quiet", SCHEMATHESIS]),
-        "PyPI must be reachable",
+        "the Python package index must be reachable",
     )?;
     ensure!(works(&program), "{} does not run", program.display());
     Ok(program)

@@ -43,7 +43,7 @@ pub(super) struct Policy {
     kind: &'static str,
     /// Where it is kept.
     store: &'static str,
-    /// Its digest, which is its ETag without the quotes.
+    /// Its digest, which is its `ETag` without the quotes.
     etag: String,
     /// The document in its canonical form.
     #[schema(value_type = Object)]

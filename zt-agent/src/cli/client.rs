@@ -31,7 +31,7 @@ const MAX_ANSWER_BYTES: usize = 256 * 1024 * 1024;
 /// Where the agent is, for every command that asks it.
 #[derive(Clone, Debug, Default, Args)]
 pub struct ApiArgs {
-    /// Where the agent's API is: http://…, https://… or unix:///run/zt/agent.sock
+    /// Where the agent's API is: `http://…`, `https://…` or `unix:///run/zt/agent.sock`
     #[arg(
         long,
         env = "ZT_API",
@@ -49,7 +49,7 @@ pub struct ApiArgs {
 pub enum ClientError {
     /// The URL makes no sense.
     #[error(
-        "`{url}` is not the URL of an agent's API; write one like http://127.0.0.1:8054, https://node-1:8054 or \
+        "`{url}` is not the URL of an agent's API; write one like http://127.0.0.1:8054, https://localhost:8054 or \
          unix:///run/zt/agent.sock"
     )]
     Url {

@@ -33,7 +33,7 @@ fn every_documented_form_is_understood() {
         "zt-agent policy show p",
         "zt-agent policy delete p --if-match 12",
         "zt-agent status --api unix:///run/zt/agent.sock",
-        "zt-agent status --api https://n:8054 --tls-cert c --tls-key k --tls-ca a",
+        "zt-agent status --api https://localhost:8054 --tls-cert c --tls-key k --tls-ca a",
         "zt-agent identity list",
         "zt-agent identity show spiffe://hanzo.ai/a",
         "zt-agent audit query --since 10m --until 2026-01-01T00:00:00Z --decision deny --enforced true --limit 1000",

@@ -3,6 +3,8 @@
 //!
 //! All rules are one union, so a rule that only moves, is renamed, or is written differently is no change here.
 
+mod statement;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
@@ -15,6 +17,8 @@ use super::entity::entity_name;
 use super::network;
 use super::ports::PortRange;
 use super::set::PolicySet;
+
+pub use statement::Statement;
 
 /// The difference between two sets of policies.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -56,85 +60,6 @@ pub struct DefaultActionChange {
     pub from: String,
     /// After.
     pub to: String,
-}
-
-/// One thing that policy says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(tag = "about", rename_all = "snake_case")]
-pub enum Statement {
-    /// Who may reach whom.
-    Connect {
-        /// `ALLOW` or `DENY`.
-        action: String,
-        /// A SPIFFE ID, a pattern of them, an entity, or `cidr:` and a network.
-        source: String,
-        /// As `source`.
-        destination: String,
-        /// `TCP` or `UDP`.
-        protocol: String,
-        /// Ports and ranges of ports; empty for all.
-        ports: Vec<String>,
-    },
-    /// Who may open raw sockets.
-    RawSockets {
-        /// `ALLOW` or `DENY`.
-        action: String,
-        /// A SPIFFE ID, or a pattern of them.
-        source: String,
-    },
-    /// Which operator may do what.
-    Operate {
-        /// Always `ALLOW`.
-        action: String,
-        /// The role.
-        role: String,
-        /// The service, `*` for all.
-        service: String,
-        /// What may be done to it.
-        operation: String,
-        /// Only with a second factor.
-        require_mfa: bool,
-        /// Only for an incident.
-        require_incident: bool,
-    },
-}
-
-impl std::fmt::Display for Statement {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Connect {
-                action,
-                source,
-                destination,
-                protocol,
-                ports,
-            } => {
-                write!(f, "{action} {source} -> {destination} {protocol} ")?;
-                if ports.is_empty() {
-                    f.write_str("every port")
-                } else {
-                    f.write_str(&ports.join(", "))
-                }
-            }
-            Self::RawSockets { action, source } => write!(f, "{action} {source} raw sockets"),
-            Self::Operate {
-                action,
-                role,
-                service,
-                operation,
-                require_mfa,
-                require_incident,
-            } => {
-                write!(f, "{action} role {role}: {operation} on {service}")?;
-                f.write_str(if *require_mfa { ", with MFA" } else { "" })?;
-                f.write_str(if *require_incident {
-                    ", for an incident"
-                } else {
-                    ""
-                })
-            }
-        }
-    }
 }
 
 /// What a statement is about, but for its ports. Borrows from the policies: those that did not change cost little.

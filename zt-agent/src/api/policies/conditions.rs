@@ -101,7 +101,7 @@ mod tests {
         let pairs = pairs
             .iter()
             .map(|(name, value)| (name.clone(), value.parse().expect("value")));
-        Conditions::of(&HeaderMap::from_iter(pairs))
+        Conditions::of(&pairs.collect())
     }
 
     #[test]

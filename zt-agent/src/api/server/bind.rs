@@ -152,8 +152,10 @@ fn socket(path: &Path) -> io::Result<(std::os::unix::net::UnixListener, SocketFi
         }
         _ => {}
     }
-    if let Some(directory) = path.parent() {
+    if let Some(directory) = path.parent().filter(|directory| !directory.exists()) {
         fs::create_dir_all(directory)?;
+        // The socket has its own mode; whatever the agent's umask is, its group must get there.
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o755))?;
     }
     // Bound under another name until it has its mode: nobody connects before.
     let name = path.file_name().unwrap_or_default().to_string_lossy();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The OpenAPI document says what is served, and what is served is as it says.
+//! The `OpenAPI` document says what is served, and what is served is as it says.
 
 use super::*;
 

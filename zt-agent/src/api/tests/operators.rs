@@ -25,27 +25,10 @@ spec:
         - requireIncident: true
 ";
 
-#[tokio::test]
-async fn operators_are_decided_on_and_recorded() {
-    let world = world().await;
-    world.start_node();
-    let put = send(
-        world.api,
-        "PUT",
-        "/v1/policies/production-access",
-        YAML,
-        PRODUCTION,
-    )
-    .await;
-    assert_eq!(put.status, 200, "{}", put.body);
-    let shown = get(world.api, "/v1/policies/production-access").await.json();
-    assert_eq!(shown["kind"], json!("OperatorAccessPolicy"));
-    assert_eq!(
-        shown["document"]["spec"]["rules"][1]["conditions"],
-        json!([{"requireIncident": true}, {"requireMFA": true}])
-    );
+/// What is asked, and what is answered: decision, reason and rule.
+fn cases() -> Vec<(Value, &'static str, &'static str, Value)> {
     let ask = |operator: Value, service: &str, action: &str| json!({ "operator": operator, "target": { "service": service, "action": action } });
-    let cases = [
+    vec![
         (
             ask(json!({"role": "sre"}), "postgres", "write"),
             "ALLOW",
@@ -110,7 +93,29 @@ async fn operators_are_decided_on_and_recorded() {
             "no_rule",
             json!(null),
         ),
-    ];
+    ]
+}
+
+#[tokio::test]
+async fn operators_are_decided_on_and_recorded() {
+    let world = world().await;
+    world.start_node();
+    let put = send(
+        world.api,
+        "PUT",
+        "/v1/policies/production-access",
+        YAML,
+        PRODUCTION,
+    )
+    .await;
+    assert_eq!(put.status, 200, "{}", put.body);
+    let shown = get(world.api, "/v1/policies/production-access").await.json();
+    assert_eq!(shown["kind"], json!("OperatorAccessPolicy"));
+    assert_eq!(
+        shown["document"]["spec"]["rules"][1]["conditions"],
+        json!([{"requireIncident": true}, {"requireMFA": true}])
+    );
+    let cases = cases();
     for (body, decision, reason, rule) in &cases {
         let answer = post(world.api, "/v1/evaluate", &body.to_string()).await.json();
         assert_eq!(

@@ -26,7 +26,7 @@ pub struct ApplyArgs {
     /// Say what would change, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Only if the policy has this ETag; `none`: only if there is no such policy
+    /// Only if the policy has this digest as its `ETag`; `none`: only if there is no such policy
     #[arg(long, value_name = "ETAG")]
     if_match: Option<String>,
     #[command(flatten)]
@@ -67,7 +67,7 @@ pub struct DeleteArgs {
     /// Say what would change, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Only if the policy has this ETag
+    /// Only if the policy has this digest as its `ETag`
     #[arg(long, value_name = "ETAG")]
     if_match: Option<String>,
     #[command(flatten)]

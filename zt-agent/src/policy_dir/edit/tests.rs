@@ -208,3 +208,17 @@ fn the_precondition_sees_what_is_on_disk() {
     let disk = world.put("core", &policy("core", 2)).expect("valid");
     assert_eq!(seen.as_deref(), disk.policy_before().map(AnyPolicy::digest));
 }
+
+#[test]
+fn a_directory_that_cannot_be_written_is_told_from_a_full_disk() {
+    let of = |errno: nix::errno::Errno| file::failed(Path::new("/p/a.yaml"), io::Error::from(errno));
+    for errno in [
+        nix::errno::Errno::EROFS,
+        nix::errno::Errno::EACCES,
+        nix::errno::Errno::EPERM,
+    ] {
+        assert!(matches!(of(errno), EditError::ReadOnly { .. }), "{errno}");
+    }
+    assert!(matches!(of(nix::errno::Errno::ENOSPC), EditError::Write { .. }));
+    assert!(matches!(of(nix::errno::Errno::EEXIST), EditError::Raced(_)));
+}
