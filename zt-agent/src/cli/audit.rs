@@ -169,7 +169,7 @@ fn row(record: &Value) -> [Cell; 8] {
 fn change(record: &Value, kind: &str) -> [Cell; 8] {
     [
         plain(&record["timestamp"]).into(),
-        Cell::toned(&printable(kind), Tone::Caution),
+        Cell::toned(printable(kind), Tone::Caution),
         plain(&record["caller"]).into(),
         plain(&record["node"]).into(),
         "-".to_owned().into(),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Live connections and sockets: found, judged, destroyed.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use zt_common::abi::Connection;
 use zt_common::names;
@@ -9,6 +9,7 @@ use zt_common::names;
 use super::error::KernelError;
 use super::netns::Namespaces;
 use super::older::{Finder, Older, Search};
+use super::sock_diag::UDP;
 use super::sweep::{Fate, Judge, Revoked, Sweep};
 use super::urgent::Urgent;
 use super::{Kernel, Owner, destroy, load, older, sys};
@@ -92,6 +93,33 @@ impl Kernel {
         destroy::all(live, namespaces);
         sweep.revoked.append(&mut others);
         sweep.conclude();
+        self.find_connecting(&mut sweep)?;
         Ok(sweep)
+    }
+
+    /// A datagram socket that was not found, and that no hook has seen close, may be in the middle of its `connect`.
+    fn find_connecting(&self, sweep: &mut Sweep) -> Result<(), KernelError> {
+        let absent = |revoked: &Revoked| revoked.fate == Fate::Gone && revoked.connection.protocol == UDP;
+        let wanted: HashSet<u64> = sweep
+            .revoked
+            .iter()
+            .filter(|revoked| absent(revoked))
+            .map(|revoked| revoked.cookie)
+            .collect();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let mut open = HashSet::new();
+        self.connections(|cookie, _| {
+            if wanted.contains(&cookie) {
+                open.insert(cookie);
+            }
+        })?;
+        for revoked in &mut sweep.revoked {
+            if absent(revoked) && open.contains(&revoked.cookie) {
+                revoked.fate = Fate::Connecting;
+            }
+        }
+        Ok(())
     }
 }

@@ -27,6 +27,8 @@ pub enum Fate {
     Destroyed,
     /// It had ended by itself.
     Gone,
+    /// It is not there yet: a `connect` of a datagram socket was decided before the policy changed, and is not over.
+    Connecting,
     /// Its namespace could not be reached.
     Unreached,
     /// The kernel would not destroy it.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What could not be done, or has to wait: it is tried again on the tick, ever less often while it goes on failing.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,8 @@ use crate::policy::PolicySet;
 
 /// Refused sockets that wait for another try; beyond that, all sockets are looked at instead.
 const MOST_REFUSED: usize = 4096;
+/// How often a socket is looked for that was connecting: over some 30 s, in which the slowest of tasks comes to run.
+const MOST_LOOKS: u32 = 6;
 /// The longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
@@ -24,6 +26,9 @@ pub(super) struct Pending {
     pub sweep: bool,
     /// Revoked sockets that are still there, by cookie: each is on record already.
     pub unswept: HashSet<u64>,
+    /// Datagram sockets that were in the middle of their `connect` when it was revoked, and how often they were looked
+    /// for since. One that has connected to nobody meanwhile never comes.
+    pub connecting: HashMap<u64, u32>,
     /// Something was lost on its way to us: every socket is to be looked at.
     pub recover: bool,
     /// Namespaces in which somebody listens whose owner is not known.
@@ -48,6 +53,15 @@ impl Pending {
             || !self.guards.is_empty()
             || !self.refused.is_empty();
         left && self.next.is_none_or(|next| now >= next)
+    }
+
+    /// Notes that a revoked socket is still connecting; whether it is worth another look. `looked` is what was noted by
+    /// the last one.
+    pub(super) fn keep_connecting(&mut self, looked: &HashMap<u64, u32>, cookie: u64) -> bool {
+        let looks = looked.get(&cookie).map_or(1, |looks| looks + 1).min(MOST_LOOKS);
+        // Kept even then: it is what says that it has been looked for long enough.
+        self.connecting.insert(cookie, looks);
+        looks < MOST_LOOKS
     }
 
     /// Keeps a refused socket for the next try.
@@ -75,6 +89,18 @@ impl Pending {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_socket_that_never_connects_is_not_looked_for_for_ever() {
+        let mut pending = Pending::default();
+        let mut looks = Vec::new();
+        for _ in 0..8 {
+            let looked = std::mem::take(&mut pending.connecting);
+            looks.push(pending.keep_connecting(&looked, 7));
+        }
+        assert_eq!(looks, [true, true, true, true, true, false, false, false]);
+        assert!(pending.keep_connecting(&HashMap::new(), 8), "another one is");
+    }
 
     #[test]
     fn what_goes_on_failing_is_tried_ever_less_often_and_never_given_up() {

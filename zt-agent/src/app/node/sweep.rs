@@ -58,10 +58,13 @@ impl Node {
         let (mut destroyed, mut gone, mut left) = (0_usize, 0_u64, 0_u64);
         let mut records = Vec::with_capacity(revoked.len());
         let before = std::mem::take(&mut self.pending.unswept);
+        let looked = std::mem::take(&mut self.pending.connecting);
+        let mut connecting = false;
         for revoked in revoked {
             match revoked.fate {
                 Fate::Destroyed => destroyed += 1,
                 Fate::Gone => gone += 1,
+                Fate::Connecting => connecting |= self.pending.keep_connecting(&looked, revoked.cookie),
                 Fate::Unreached | Fate::Failed => {
                     left += 1;
                     self.pending.unswept.insert(revoked.cookie);
@@ -71,13 +74,13 @@ impl Node {
                 self.older.remove(&revoked.cookie);
             }
             // One that went by itself was not revoked; one that stays is told of once.
-            let told =
-                revoked.fate == Fate::Gone || (!revoked.fate.is_over() && before.contains(&revoked.cookie));
+            let told = matches!(revoked.fate, Fate::Gone | Fate::Connecting)
+                || (!revoked.fate.is_over() && before.contains(&revoked.cookie));
             if !told {
                 records.push(decision(revoked));
             }
         }
-        self.pending.sweep = left > 0;
+        self.pending.sweep = left > 0 || connecting;
         let metrics = &self.parts.metrics;
         metrics.node_event(NodeEvent::RevokedGone, gone);
         metrics.node_event(NodeEvent::SweepFailed, left);

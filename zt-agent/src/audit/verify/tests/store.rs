@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Tampering with the database.
 
+use std::fmt::Write as _;
+
 use proptest::prelude::*;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
@@ -63,7 +65,8 @@ const OF_DECISIONS: [&str; 15] = [
         WHERE id = (SELECT shape FROM record WHERE row = {n})",
     "UPDATE shape SET enforced = 1 - enforced WHERE id = (SELECT shape FROM record WHERE row = {n})",
     "UPDATE shape SET port = port + 1 WHERE id = (SELECT shape FROM record WHERE row = {n})",
-    "UPDATE shape SET rule = 1 WHERE id = (SELECT shape FROM record WHERE row = {n})",
+    "UPDATE shape SET rule = (SELECT max(id) FROM name WHERE id <> shape.rule)
+        WHERE id = (SELECT shape FROM record WHERE row = {n})",
     "UPDATE shape SET observer = 'destination' WHERE id = (SELECT shape FROM record WHERE row = {n})",
 ];
 
@@ -167,10 +170,8 @@ async fn who_writes_every_hash_anew_cannot_sign() {
     let mut sql = String::new();
     for found in &all {
         let link = head.link(&found.kept.as_ref().expect("readable").entry);
-        sql += &format!(
-            "UPDATE record SET hash = x'{}' WHERE row = {};",
-            link.hash, link.seq
-        );
+        let (hash, row) = (link.hash, link.seq);
+        write!(sql, "UPDATE record SET hash = x'{hash}' WHERE row = {row};").expect("writes");
     }
     tamper(&world.file(), &sql).await;
     let report = world.report(&world.file()).await;
