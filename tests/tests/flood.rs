@@ -10,6 +10,7 @@ use zt_tests::datagram::{guarded, send, take};
 use zt_tests::probe::{Flood, Operation, TIMEOUT};
 use zt_tests::{Policy, Scene, TCP, UDP};
 
+/// Attempts of whoever does not flood.
 const PATIENT: u64 = 300;
 
 fn any(port: u16) -> SocketAddr {
@@ -26,18 +27,19 @@ fn a_flood_of_refusals_leaves_room_for_the_records_of_others() -> Result<()> {
         .agent(&Policy::new("flood").allow("server", "noisy", TCP, "1"))?
         .start()?;
     agent.signal(Signal::SIGSTOP)?;
-    let flood = Flood {
-        duration: Some(Duration::from_secs(3)),
-        ..Flood::new(server.v4(80), u64::MAX)
-    };
-    noisy.send(Operation::ConnectMany(flood))?;
+    // More than twice what the ring holds.
+    let flood = Flood::new(server.v4(80), 250_000);
+    let tried = noisy
+        .call(Operation::ConnectMany(flood))?
+        .ok()?
+        .count
+        .unwrap_or_default();
     let paced = Flood {
         pace: Some(Duration::from_millis(10)),
         ..Flood::new(server.v4(80), PATIENT)
     };
     let reply = quiet.call(Operation::ConnectMany(paced))?.ok()?;
     assert_eq!(reply.outcomes[0].count("EPERM"), PATIENT);
-    let tried = noisy.wait()?.ok()?.count.unwrap_or_default();
     agent.signal(Signal::SIGCONT)?;
     agent.records(&format!("source={}", quiet.id), usize::try_from(PATIENT)?, |_| {
         true

@@ -47,8 +47,8 @@ const PROGRAMS: [Program; 5] = [
     Program {
         name: "postgres",
         package: "postgresql",
-        purpose: "the demo's real PostgreSQL",
-        required: false,
+        purpose: "tests of the audit trail, and the demo's real PostgreSQL",
+        required: true,
     },
 ];
 

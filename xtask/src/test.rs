@@ -19,7 +19,7 @@ pub(crate) enum Tier {
     Unit,
     /// Tests over real cgroups and network namespaces; as root
     Kernel,
-    /// Tests against real programs of others (schemathesis), installed below the target directory; as root
+    /// Tests against real programs of others (PostgreSQL, schemathesis), each started for itself; as root
     Services,
     /// Everything, after setting the machine up
     All,
@@ -63,7 +63,7 @@ pub(crate) fn run(tiers: &[Tier], arguments: &[String]) -> bool {
 }
 
 /// Tests of `tests/tests` that need a program of somebody else.
-const SERVICE_TESTS: [&str; 1] = ["schemathesis"];
+const SERVICE_TESTS: [&str; 2] = ["postgres", "schemathesis"];
 
 /// Whether a test binary, such as `schemathesis-0123abc`, is of the services tier.
 fn is_service_test(binary: &Path) -> bool {
@@ -77,7 +77,7 @@ fn services(report: &mut Report, arguments: &[String]) -> Result<()> {
     let schemathesis = services::schemathesis()?;
     build_binaries()?;
     for binary in kernel_tests()?.iter().filter(|binary| is_service_test(binary)) {
-        let why = "because an agent is started, which loads programs into the kernel";
+        let why = "because an agent is started, which loads programs into the kernel, and servers run as users of their own";
         // sudo passes on what it is given on the command line.
         let mut command = privilege::as_root("env", why)?;
         command

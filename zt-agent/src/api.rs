@@ -44,8 +44,8 @@ pub use self::health::standby_router;
 pub use self::node::{ControlError, HookStatus, NodeControl, NodeStatus, RootStatus};
 pub use self::problem::ApiProblem;
 pub use self::server::{Endpoint, Limits, ServeError, Tls, bind_api, bind_health, bind_socket};
+use crate::audit::archive::Archive;
 use crate::audit::pipeline::Intake;
-use crate::audit::sqlite::Store;
 use crate::metrics::Metrics;
 use crate::policy_dir::Editor;
 use crate::state::Snapshot;
@@ -70,7 +70,7 @@ pub struct Parts {
     /// What changes policies on disk.
     pub editor: Editor,
     /// Where records are.
-    pub store: Arc<Store>,
+    pub store: Arc<Archive>,
     /// Where records go.
     pub intake: Intake,
     /// What `/metrics` shows.

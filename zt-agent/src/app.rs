@@ -12,19 +12,16 @@ mod node;
 mod reader;
 mod serving;
 mod signals;
+mod trail;
 mod turn;
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::api::{self, ApiState, Readiness};
-use crate::audit::names::NameBook;
-use crate::audit::pipeline;
-use crate::audit::sqlite::{self, Store, StoreError};
 use crate::cgroup::Watcher;
 use crate::config::Config;
 use crate::identity::file as identity_file;
@@ -45,12 +42,8 @@ use self::node::{Command, Node, Parts};
 use self::reader::Reader;
 use self::serving::Endpoints;
 use self::signals::Signals;
+use self::trail::Trail;
 use self::turn::Turn;
-
-/// How long records may take to reach the store when the agent stops.
-const FLUSH_TIME: Duration = Duration::from_secs(10);
-/// Names of earlier runs that are kept in memory for the events of earlier runs.
-const REMEMBERED_NAMES: usize = 65_536;
 
 /// Runs the node agent until a signal asks it to stop. Enforcement stays on afterwards.
 ///
@@ -76,16 +69,9 @@ pub async fn run(config: Config, take_over: bool) -> Result<(), AppError> {
 
     let roots = node::roots(&config.managed_cgroup.present(&input.mount), &input.mount);
     let kernel = Kernel::load(&config.bpffs, verified)?;
-    let store = Arc::new(open_store(&config).await?);
-    let stored = store.ring_mark().await?;
-    let names = Arc::new(NameBook::new(store.remembered(REMEMBERED_NAMES).await?));
-    let (intake, recorder) = pipeline::pipeline(
-        Arc::clone(&store),
-        Arc::clone(&names),
-        Arc::<Metrics>::clone(&metrics),
-        pipeline::Settings::new(&config.cluster, &config.node),
-    );
-    let recorder = tokio::spawn(recorder.run());
+    let trail = Trail::open(&config, &metrics).await?;
+    let stored = trail.store.ring_mark().await?;
+    let intake = trail.intake.clone();
     let (snapshot_sender, snapshots) = state::channel(state::Snapshot::default());
     let (ready_sender, readiness) = watch::channel(Readiness::default());
     let (commands, inbox) = mpsc::channel::<Command>(node::QUEUE);
@@ -104,7 +90,7 @@ pub async fn run(config: Config, take_over: bool) -> Result<(), AppError> {
         kernel,
         intake: intake.clone(),
         by_hand,
-        names: Arc::clone(&names),
+        names: Arc::clone(&trail.names),
         metrics: Arc::clone(&metrics),
         snapshots: snapshot_sender,
         ready: ready_sender,
@@ -120,7 +106,6 @@ pub async fn run(config: Config, take_over: bool) -> Result<(), AppError> {
     let reader = spawn_thread("zt-events", move || reader.run())?;
 
     let handle = Arc::new(Handle::new(&commands));
-    metrics.read_pipeline(Arc::clone(intake.stats()));
     metrics.read_kernel(Box::new(counters));
     metrics.read_snapshots(snapshots.clone());
     let state = ApiState::new(api::Parts {
@@ -128,8 +113,8 @@ pub async fn run(config: Config, take_over: bool) -> Result<(), AppError> {
         node: config.node.as_str().into(),
         snapshots,
         editor: policy_dir::Editor::new(config.policy_path.clone(), config.policy_settings()),
-        store: Arc::clone(&store),
-        intake: intake.clone(),
+        store: Arc::clone(&trail.store),
+        intake,
         metrics,
         control: handle,
         readiness: readiness.clone(),
@@ -162,28 +147,10 @@ pub async fn run(config: Config, take_over: bool) -> Result<(), AppError> {
     let _ = changes.await;
     // What is not stored by now is recorded by the next start.
     recording.abort();
-    intake.shut_down(FLUSH_TIME);
-    let _ = recorder.await;
-    if let Some(store) = Arc::into_inner(store) {
-        store.close().await?;
-    }
+    trail.close().await?;
     // Last: whoever waits finds the records stored, the ports free, and nobody at the maps.
     drop(lock);
     outcome
-}
-
-async fn open_store(config: &Config) -> Result<Store, StoreError> {
-    let keys = match &config.audit.keys {
-        Some(keys) => keys.clone(),
-        None => sqlite::default_keys(&sqlite::Reader::path(&config.audit.dsn)?),
-    };
-    Store::open(sqlite::Settings {
-        keys: Some(keys),
-        dsn: config.audit.dsn.clone(),
-        max_disk_bytes: config.audit.max_disk_bytes,
-        retention_days: Some(config.audit.retention_days),
-    })
-    .await
 }
 
 /// Removes every hook, map and pin of ours, of every version.

@@ -7,6 +7,7 @@
 //! Invariant: each decision that reaches [`pipeline::Intake`] is stored or counted in [`pipeline::Stats`] under the
 //! reason it was not. What never got that far was counted by the kernel.
 
+pub mod archive;
 pub mod chain;
 pub mod clock;
 pub mod convert;
@@ -15,11 +16,13 @@ pub mod export;
 pub mod id;
 pub mod names;
 pub mod pipeline;
+pub mod postgres;
 pub mod query;
 pub mod record;
 #[cfg(test)]
 pub(crate) mod sample;
 pub mod seal;
+pub mod spool;
 pub mod sqlite;
 pub mod store;
 pub mod verify;

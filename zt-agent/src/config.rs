@@ -15,6 +15,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
+use crate::audit::spool::WhenFull;
 use crate::caller::CallerRule;
 use crate::cgroup::ManagedCgroup;
 use crate::identity::Mode;
@@ -70,8 +71,12 @@ pub struct Identity {
 /// `audit`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Audit {
-    /// `audit.dsn`: the database, `sqlite://` and an absolute path.
+    /// `audit.dsn`: the database, `sqlite://` and an absolute path, or `postgres://`.
     pub dsn: String,
+    /// `audit.spool`: the file in which records wait for `PostgreSQL`.
+    pub spool: PathBuf,
+    /// `audit.whenFull`: which records are lost when the spool is full.
+    pub when_full: WhenFull,
     /// `audit.keys`: directory of the keys that checkpoints are signed with; `None`: `keys` beside the database.
     pub keys: Option<PathBuf>,
     /// `audit.maxDiskBytes`: beyond this the oldest records go, counted.
@@ -154,6 +159,8 @@ impl Default for Config {
             },
             audit: Audit {
                 dsn: "sqlite:///var/lib/zt/audit.db".to_owned(),
+                spool: PathBuf::from("/var/lib/zt/spool.db"),
+                when_full: WhenFull::Oldest,
                 keys: None,
                 max_disk_bytes: 2 << 30,
                 retention_days: 365,

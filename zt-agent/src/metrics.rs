@@ -5,6 +5,7 @@ mod decisions;
 mod exposition;
 mod latency;
 mod node;
+mod spool;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -21,6 +22,7 @@ pub use self::node::NodeEvent;
 use self::node::NodeEvents;
 use crate::audit::AuditRecord;
 use crate::audit::pipeline::{Stats, Tally};
+use crate::audit::spool::Account;
 use crate::state::Snapshot;
 
 /// Pairs of source and destination that have labels of their own; the rest are `other`.
@@ -45,6 +47,7 @@ pub struct Metrics {
     api_refusals: Mutex<BTreeMap<&'static str, u64>>,
     node: NodeEvents,
     stats: OnceLock<Arc<Stats>>,
+    spool: OnceLock<Arc<Account>>,
     kernel: OnceLock<Box<dyn KernelCounters>>,
     snapshots: OnceLock<watch::Receiver<Arc<Snapshot>>>,
 }
@@ -58,6 +61,11 @@ impl Metrics {
     /// Where the pipeline's account is. The first one stays.
     pub fn read_pipeline(&self, stats: Arc<Stats>) {
         self.stats.get_or_init(|| stats);
+    }
+
+    /// Where the spool's account is. The first one stays.
+    pub fn read_spool(&self, account: Arc<Account>) {
+        self.spool.get_or_init(|| account);
     }
 
     /// Where the kernel's counters are. The first one stays.

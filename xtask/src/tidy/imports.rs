@@ -65,6 +65,7 @@ const RULES: &[Rule] = &[
         module: "config",
         may_import: &[
             "caller",
+            "audit",
             "cgroup",
             "identity",
             "policy",

@@ -15,8 +15,8 @@ use super::openapi::{GraphAnswer, Record};
 use super::problem::{ApiProblem, Details};
 use super::query::{Given, Parameters, flag};
 use crate::audit::Kept;
+use crate::audit::archive::ArchiveError;
 use crate::audit::query::{DEFAULT_LIMIT, Filter, GraphFilter, MAX_LIMIT};
-use crate::audit::sqlite::StoreError;
 
 const PARAMETERS: &[&str] = &[
     "type",
@@ -158,10 +158,15 @@ pub(super) async fn graph(State(state): State<ApiState>, given: Given) -> Result
 /// Who asks sees what was decided before. A store that is behind answers with what it has.
 async fn flush(state: &ApiState) {
     // Nothing is lost by not waiting longer; what is missing shows as lag.
-    let _ = tokio::time::timeout(FLUSH_TIME, state.intake.flush()).await;
+    let flushed = async {
+        // An error means that the agent is stopping.
+        let _ = state.intake.flush().await;
+        state.store.settle().await;
+    };
+    let _ = tokio::time::timeout(FLUSH_TIME, flushed).await;
 }
 
-async fn answered<T>(question: impl Future<Output = Result<T, StoreError>>) -> Result<T, ApiProblem> {
+async fn answered<T>(question: impl Future<Output = Result<T, ArchiveError>>) -> Result<T, ApiProblem> {
     match tokio::time::timeout(MAX_TIME, question).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => {

@@ -14,6 +14,7 @@ use super::query::{Given, Parameters};
 use super::{ApiState, NodeStatus};
 use crate::audit::clock;
 use crate::audit::record::Timestamp;
+use crate::audit::spool::Account;
 use crate::identity::Mode;
 use crate::policy::Problem;
 
@@ -75,7 +76,33 @@ struct AuditStatus {
     pruned_for_space: u64,
     pruned_for_age: u64,
     lag_seconds: f64,
+    /// What waits for PostgreSQL; null where the store is a local file.
+    spool: Option<SpoolStatus>,
     lost: BTreeMap<&'static str, u64>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct SpoolStatus {
+    waiting: u64,
+    bytes: u64,
+    lag_seconds: f64,
+    shipped: u64,
+    reachable: bool,
+    /// Why the last attempt failed; null where it did not.
+    error: Option<String>,
+    lost: BTreeMap<&'static str, u64>,
+}
+
+fn spool(account: &Account) -> SpoolStatus {
+    SpoolStatus {
+        waiting: account.waiting(),
+        bytes: account.used_bytes(),
+        lag_seconds: account.lag().as_secs_f64(),
+        shipped: account.shipped_total(),
+        reachable: account.is_reachable(),
+        error: account.error(),
+        lost: account.losses().into_iter().collect(),
+    }
 }
 
 /// Shows hooks, policy, identities, modes, counters and losses.
@@ -129,13 +156,14 @@ pub(super) async fn status(State(state): State<ApiState>, given: Given) -> Resul
             waiting: declared - present,
         },
         audit: AuditStatus {
-            store: state.store.path().display().to_string(),
+            store: state.store.place(),
             received: account.received_total(),
             stored: account.stored_total(),
             store_failures: account.failures_total(),
             pruned_for_space,
             pruned_for_age,
             lag_seconds: account.lag().as_secs_f64(),
+            spool: state.store.spool().map(|account| spool(account)),
             lost: account.losses().by_cause().into_iter().collect(),
         },
         node_status,

@@ -27,7 +27,7 @@ use tokio::sync::watch;
 use super::*;
 use crate::audit::NameBook;
 use crate::audit::pipeline::{self, pipeline};
-use crate::audit::sqlite;
+use crate::audit::sqlite::{self, Store};
 use crate::identity::{Mode, WorkloadRecord};
 use crate::policy::{Document, Settings};
 use crate::spiffe_id::SpiffeId;
@@ -189,7 +189,7 @@ async fn world() -> World {
         retention_days: None,
         keys: None,
     };
-    let store = Arc::new(Store::open(settings).await.expect("store"));
+    let store = Arc::new(Archive::from(Store::open(settings).await.expect("store")));
     let metrics = Metrics::new();
     let (intake, recorder) = pipeline(
         Arc::clone(&store),

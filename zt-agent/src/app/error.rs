@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::api;
-use crate::audit::sqlite::StoreError;
+use crate::audit::archive::ArchiveError;
 use crate::cgroup::CgroupError;
 use crate::kernel::KernelError;
 use crate::policy::CompileError;
@@ -39,7 +39,7 @@ pub enum AppError {
     },
     /// The audit store.
     #[error("audit.dsn: {0}")]
-    Store(#[from] StoreError),
+    Store(#[from] ArchiveError),
     /// The API.
     #[error(transparent)]
     Serve(#[from] api::ServeError),
@@ -72,7 +72,7 @@ impl AppError {
                 | Self::Tls(_)
                 | Self::Serve(api::ServeError::NotLoopback { .. })
                 | Self::Kernel(KernelError::TooLarge { .. })
-        )
+        ) || matches!(self, Self::Store(error) if error.is_input())
     }
 
     /// Whether this host lacks something (exit code 77).

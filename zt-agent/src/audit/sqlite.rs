@@ -25,6 +25,7 @@ mod schema;
 mod seal;
 mod select;
 mod shapes;
+mod ship;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,6 +40,8 @@ use tokio::sync::Mutex;
 
 pub use self::error::StoreError;
 pub use self::read::{Reader, default_keys};
+pub use self::schema::SEGMENT_ROWS;
+pub use self::ship::Shipping;
 use super::chain::Head;
 use super::names::{Kind, Named};
 use super::query::{Cursor, Filter, Graph, GraphFilter, Page};

@@ -68,6 +68,9 @@ pub enum Failure {
     /// The audit store cannot be used.
     #[error(transparent)]
     Store(#[from] crate::audit::sqlite::StoreError),
+    /// `PostgreSQL` cannot be used.
+    #[error(transparent)]
+    Postgres(#[from] crate::audit::postgres::PgError),
     /// The keys of the audit trail cannot be used.
     #[error(transparent)]
     Keys(#[from] crate::audit::seal::KeyError),
@@ -95,6 +98,7 @@ impl Failure {
             | Self::Answer { .. }
             | Self::NotFound(_)
             | Self::Store(_)
+            | Self::Postgres(_)
             | Self::Keys(_)
             | Self::Export(_)
             | Self::Io(_) => Exit::Failed,

@@ -13,10 +13,14 @@ use super::exit::{Exit, Failure};
 use super::output::{Format, Output, json};
 use super::run::RunArgs;
 use super::when::When;
+use crate::audit::archive;
 use crate::audit::export;
+use crate::audit::postgres::{Target, Walk};
+use crate::audit::query::Filter;
 use crate::audit::record::Timestamp;
 use crate::audit::seal::{KeyRecord, Keys};
 use crate::audit::sqlite::{Reader, Settings, Store, default_keys};
+use crate::audit::store::Trail;
 use crate::audit::verify::{Report, Verifier};
 use crate::config::Config;
 
@@ -46,6 +50,7 @@ impl StoreArgs {
         let configured = config.audit.keys.clone().filter(|_| self.store.is_none());
         let keys = match self.keys.clone().or(configured) {
             Some(keys) => keys,
+            None if archive::is_postgres(&dsn) => default_keys(&config.audit.spool),
             None => default_keys(&Reader::path(&dsn)?),
         };
         Ok((config, dsn, keys))
@@ -81,7 +86,12 @@ pub(super) async fn verify(arguments: &VerifyArgs) -> Result<Exit, Failure> {
         }
         None => {
             let (_, dsn, _) = arguments.store.load()?;
-            export::verify(&mut Reader::open(&dsn).await?, verifier, &noted).await?
+            if archive::is_postgres(&dsn) {
+                // What is noted here may still wait in the spool: it says nothing about the server's end of the trail.
+                export::verify(&mut Walk::begin(&Target::parse(&dsn)?).await?, verifier, &[]).await?
+            } else {
+                export::verify(&mut Reader::open(&dsn).await?, verifier, &noted).await?
+            }
         }
     };
     // What is noted is of now, and an export may be older.
@@ -174,7 +184,6 @@ pub struct ExportArgs {
 pub(super) async fn export(arguments: &ExportArgs) -> Result<Exit, Failure> {
     let filter = arguments.filter.filter()?;
     let (_, dsn, _) = arguments.store.load()?;
-    let mut reader = Reader::open(&dsn).await?;
     let mut to: Box<dyn io::Write> = match &arguments.to {
         Some(path) => {
             let created = File::create_new(path);
@@ -186,21 +195,40 @@ pub(super) async fn export(arguments: &ExportArgs) -> Result<Exit, Failure> {
         None => Box::new(io::stdout().lock()),
     };
     let mut to = BufWriter::new(&mut *to);
-    let written = match arguments.format {
-        ExportFormat::Jsonl => export::json_lines(&mut reader, &filter, arguments.proof, &mut to).await,
-        ExportFormat::Csv => export::csv(&mut reader, &filter, &mut to).await,
-    };
-    let written = match written {
-        Ok(written) => written,
-        // A reader who has seen enough is no failure.
-        Err(export::ExportError::Io(error)) => return Err(error.into()),
-        Err(error) => return Err(Failure::Export(error.to_string())),
+    let written = if archive::is_postgres(&dsn) {
+        write(
+            &mut Walk::begin(&Target::parse(&dsn)?).await?,
+            arguments,
+            &filter,
+            &mut to,
+        )
+        .await?
+    } else {
+        write(&mut Reader::open(&dsn).await?, arguments, &filter, &mut to).await?
     };
     to.flush()?;
     if arguments.to.is_some() {
         eprintln!("{written} entries");
     }
     Ok(Exit::Done)
+}
+
+async fn write<T: Trail>(
+    trail: &mut T,
+    arguments: &ExportArgs,
+    filter: &Filter,
+    to: &mut impl io::Write,
+) -> Result<u64, Failure> {
+    let written = match arguments.format {
+        ExportFormat::Jsonl => export::json_lines(trail, filter, arguments.proof, to).await,
+        ExportFormat::Csv => export::csv(trail, filter, to).await,
+    };
+    match written {
+        Ok(written) => Ok(written),
+        // A reader who has seen enough is no failure.
+        Err(export::ExportError::Io(error)) => Err(error.into()),
+        Err(error) => Err(Failure::Export(error.to_string())),
+    }
 }
 
 /// Arguments of `audit prune`.
@@ -225,6 +253,18 @@ pub(super) async fn prune(arguments: &PruneArgs) -> Result<Exit, Failure> {
             .map_err(|error| Failure::Usage(format!("--before: {error}")))?,
         None => Timestamp(crate::audit::clock::now().saturating_sub(days * DAY)),
     };
+    if archive::is_postgres(&dsn) {
+        let age = crate::audit::clock::now() / DAY - before.0.div_euclid(DAY);
+        let days = u32::try_from(age).map_err(|_| {
+            Failure::Usage("--before: PostgreSQL removes whole days, which must be past".to_owned())
+        })?;
+        let kept = archive::keep(&Target::parse(&dsn)?, days).await?;
+        println!(
+            "{} records removed with {} days of before {before}; {} partitions made ahead",
+            kept.records, kept.dropped, kept.made
+        );
+        return Ok(Exit::Done);
+    }
     // Only what is there: `Store::open` would make it.
     Reader::open(&dsn).await?;
     let store = Store::open(Settings {

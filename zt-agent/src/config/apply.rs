@@ -8,6 +8,9 @@ use ipnet::IpNet;
 
 use super::setting::Raw;
 use super::{Config, UnknownWorkload};
+use crate::audit::archive;
+use crate::audit::postgres::Target;
+use crate::audit::spool::WhenFull;
 use crate::caller::{CallerRule, Role};
 use crate::cgroup::ManagedCgroup;
 use crate::identity::Mode;
@@ -125,23 +128,38 @@ pub(super) fn identity_file(config: &mut Config, raw: Raw<'_>) -> Applied {
 
 pub(super) fn audit_dsn(config: &mut Config, raw: Raw<'_>) -> Applied {
     let text = raw.text()?;
-    let scheme = text.split(':').next().unwrap_or_default();
-    match (scheme, text.strip_prefix("sqlite://")) {
-        ("postgres" | "postgresql", _) => {
-            // A DSN may carry a password: only its scheme is repeated.
-            Err("`postgres://` is not available in this version, only `sqlite://`".to_owned())
-        }
-        (_, Some(path)) if Path::new(path).is_absolute() && !path.ends_with('/') => {
+    if archive::is_postgres(text) {
+        // A DSN may carry a password: it is not repeated.
+        Target::parse(text).map_err(|error| error.to_string())?;
+        text.clone_into(&mut config.audit.dsn);
+        return Ok(());
+    }
+    match text.strip_prefix("sqlite://") {
+        Some(path) if Path::new(path).is_absolute() && !path.ends_with('/') => {
             text.clone_into(&mut config.audit.dsn);
             Ok(())
         }
-        (_, Some(_)) => {
+        Some(_) => {
             Err("must name a file by its absolute path, such as `sqlite:///var/lib/zt/audit.db`".to_owned())
         }
-        _ => Err(
-            "must be `sqlite://` and an absolute path, such as `sqlite:///var/lib/zt/audit.db`".to_owned(),
+        None => Err(
+            "must be `sqlite://` and an absolute path, such as `sqlite:///var/lib/zt/audit.db`, or \
+             `postgres://user@host/database`"
+                .to_owned(),
         ),
     }
+}
+
+pub(super) fn audit_spool(config: &mut Config, raw: Raw<'_>) -> Applied {
+    config.audit.spool = absolute(raw)?;
+    Ok(())
+}
+
+pub(super) fn audit_when_full(config: &mut Config, raw: Raw<'_>) -> Applied {
+    let text = raw.text()?;
+    config.audit.when_full =
+        WhenFull::from_name(text).ok_or_else(|| format!("must be `oldest` or `newest`, not `{text}`"))?;
+    Ok(())
 }
 
 pub(super) fn audit_keys(config: &mut Config, raw: Raw<'_>) -> Applied {

@@ -143,9 +143,13 @@ settings! {
     "identity.file", "ZT_IDENTITY_FILE", "identity-file", "FILE", apply::identity_file,
         "Workloads of the file source [default: /etc/zt/workloads.yaml]";
     "audit.dsn", "ZT_AUDIT_DSN", "audit-dsn", "DSN", apply::audit_dsn,
-        "Database of records [default: sqlite:///var/lib/zt/audit.db]";
+        "Database of records, sqlite:// or postgres:// [default: sqlite:///var/lib/zt/audit.db]";
     "audit.keys", "ZT_AUDIT_KEYS", "audit-keys", "DIR", apply::audit_keys,
         "Keys that checkpoints of the trail are signed with [default: keys beside the database]";
+    "audit.spool", "ZT_AUDIT_SPOOL", "audit-spool", "FILE", apply::audit_spool,
+        "With postgres://: where records wait until they are shipped [default: /var/lib/zt/spool.db]";
+    "audit.whenFull", "ZT_AUDIT_WHEN_FULL", "audit-when-full", "WHICH", apply::audit_when_full,
+        "With postgres://: oldest or newest records are lost when the spool is full [default: oldest]";
     "audit.maxDiskBytes", "ZT_AUDIT_MAX_DISK_BYTES", "audit-max-disk-bytes", "SIZE", apply::audit_max_disk_bytes,
         "Size beyond which the oldest records go, such as 2GiB [default: 2GiB]";
     "audit.retentionDays", "ZT_AUDIT_RETENTION_DAYS", "audit-retention-days", "DAYS", apply::audit_retention_days,
@@ -169,12 +173,11 @@ settings! {
 }
 
 /// Keys that the documentation of later versions knows and this version does not, with their variables.
-pub(super) const NOT_YET: [(&str, &str); 7] = [
+pub(super) const NOT_YET: [(&str, &str); 6] = [
     ("engineUrl", "ZT_ENGINE_URL"),
     ("identity.template", "ZT_IDENTITY_TEMPLATE"),
     ("identity.spireSocket", "ZT_SPIRE_SOCKET"),
     ("identity.spireAdminSocket", "ZT_SPIRE_ADMIN_SOCKET"),
     ("identity.onExpiry", "ZT_IDENTITY_ON_EXPIRY"),
-    ("audit.spool", "ZT_AUDIT_SPOOL"),
     ("handshake", "ZT_HANDSHAKE"),
 ];

@@ -60,6 +60,8 @@ identity:
   file: /w.yaml
 audit:
   dsn: sqlite:///a.db
+  spool: /s.db
+  whenFull: newest
   keys: /k
   maxDiskBytes: 100MiB
   retentionDays: 7
@@ -102,6 +104,8 @@ fn every_key_is_read() {
         },
         audit: Audit {
             dsn: "sqlite:///a.db".into(),
+            spool: "/s.db".into(),
+            when_full: WhenFull::Newest,
             keys: Some("/k".into()),
             max_disk_bytes: 100 << 20,
             retention_days: 7,
@@ -206,10 +210,6 @@ fn what_comes_later_is_refused_by_name() {
             "identity: {source: [file, spire]}",
             "`spire` is not available in this version, only `file`",
         ),
-        (
-            "audit: {dsn: 'postgres://u:secret@h/d'}",
-            "`postgres://` is not available",
-        ),
         ("api: {tls: spire}", "api.tls: `spire` is not available"),
     ] {
         let message = problem(text);
@@ -247,6 +247,13 @@ fn bad_values_say_what_is_wrong() {
         ("policySource: git", "must be `directory`, not `git`"),
         ("audit: {dsn: /var/x}", "must be `sqlite://`"),
         ("audit: {dsn: 'sqlite://x.db'}", "absolute path"),
+        ("audit: {dsn: 'postgres://u:secret@db'}", "names no database"),
+        (
+            "audit: {dsn: 'postgres://u:secret@db:x/zt'}",
+            "not a PostgreSQL DSN",
+        ),
+        ("audit: {whenFull: block}", "must be `oldest` or `newest`"),
+        ("audit: {spool: spool.db}", "must be an absolute path"),
         ("audit: {maxDiskBytes: 2 apples}", "is not a size"),
         ("audit: {maxDiskBytes: 1KiB}", "at least 16MiB"),
         ("audit: {maxDiskBytes: 99999999999TiB}", "is not a size"),

@@ -10,7 +10,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet}
 use prometheus_client::metrics::MetricType;
 use zt_common::counter::Counter;
 
-use super::Metrics;
+use super::{Metrics, spool};
 
 #[derive(Debug)]
 pub(super) struct Exposition(pub(super) Arc<Metrics>);
@@ -45,11 +45,12 @@ impl Collector for Exposition {
                 .into_iter()
                 .map(|(cause, count)| ([("cause", cause)], count)),
         )?;
+        spool::spool(&mut writer, metrics)?;
         snapshot(&mut writer, metrics)
     }
 }
 
-struct Writer<'a>(DescriptorEncoder<'a>);
+pub(super) struct Writer<'a>(DescriptorEncoder<'a>);
 
 impl Writer<'_> {
     fn build_info(&mut self) -> fmt::Result {
@@ -60,7 +61,7 @@ impl Writer<'_> {
     }
 
     /// A counter, one value for each set of labels; `_total` is added to the name.
-    fn counters<L: EncodeLabelSet>(
+    pub(super) fn counters<L: EncodeLabelSet>(
         &mut self,
         name: &str,
         help: &str,
@@ -75,12 +76,12 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+    pub(super) fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
         let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
         encoder.encode_counter::<NoLabelSet, _, u64>(&value, None)
     }
 
-    fn gauge(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
+    pub(super) fn gauge(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
         self.0
             .encode_descriptor(name, help, None, MetricType::Gauge)?
             .encode_gauge(&value)
@@ -156,10 +157,17 @@ fn losses(writer: &mut Writer<'_>, metrics: &Metrics) -> fmt::Result {
     let kernel = metrics.kernel.get().and_then(|kernel| kernel.read());
     let ring = kernel.and_then(|counters| counters.get(Counter::EventsLost as usize).copied());
     let pipeline = metrics.stats.get().map(|stats| stats.losses().by_cause());
+    let spool = metrics.spool.get().map(|account| account.losses());
+    // What a full spool does not take is `store_rejected` already.
+    let spool = spool
+        .into_iter()
+        .flatten()
+        .filter(|(cause, _)| *cause != "spool_newest");
     let all = ring
         .map(|lost| ("ring_full", lost))
         .into_iter()
-        .chain(pipeline.into_iter().flatten());
+        .chain(pipeline.into_iter().flatten())
+        .chain(spool);
     writer.counters(
         "zt_events_lost",
         "Decisions that have no record, by cause",

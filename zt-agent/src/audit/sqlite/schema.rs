@@ -14,7 +14,7 @@ use super::StoreError;
 const APPLICATION_ID: i64 = 0x7a74_0054;
 
 /// Rows of `record` in one segment. At 16,384, a trail of the largest default size has some two thousand segments.
-pub(super) const SEGMENT_ROWS: i64 = 16_384;
+pub const SEGMENT_ROWS: i64 = 16_384;
 
 /// Each brings a file from the layout before it to its own; never changed once released.
 const MIGRATIONS: [&str; 2] = [LAYOUT_1, LAYOUT_2];

@@ -27,7 +27,7 @@ fn known() -> BTreeSet<String> {
     names
 }
 
-/// The metrics that a PromQL expression names: words of ours, and `up`.
+/// The metrics that an expression of Prometheus names: words of ours, and `up`.
 fn selected(expression: &str) -> impl Iterator<Item = String> + '_ {
     expression
         .split(|char: char| !(char.is_ascii_alphanumeric() || char == '_'))
@@ -79,7 +79,7 @@ fn the_alerts_use_metrics_that_exist() {
         .as_array()
         .expect("groups")
         .iter()
-        .flat_map(|group| group["rules"].as_array())
+        .filter_map(|group| group["rules"].as_array())
         .flatten()
     {
         for text in ["summary", "action"] {

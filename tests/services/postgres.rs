@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The audit trail in a real `PostgreSQL`, which each test starts for itself.
+
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+#[path = "postgres/agent.rs"]
+mod agent;
+#[path = "postgres/partitions.rs"]
+mod partitions;
+#[path = "postgres/roles.rs"]
+mod roles;
+#[path = "postgres/spool.rs"]
+mod spool;
+#[path = "postgres/trail.rs"]
+mod trail;
+
+use uuid::Uuid;
+use zt_agent::audit::chain::Head;
+use zt_agent::audit::postgres::{Batch, Maintainer, Target, Writer};
+use zt_agent::audit::record::Kept;
+use zt_tests::entries::Maker;
+use zt_tests::postgres::Server;
+
+/// A server without the wait for the disk: no test here pulls the plug of the machine.
+fn server() -> Server {
+    Server::start("fsync = off").expect("PostgreSQL starts")
+}
+
+fn target(server: &Server, login: &str) -> Target {
+    Target::parse(&server.dsn(login)).expect("a DSN")
+}
+
+/// A server with tables and the partitions of today.
+async fn with_tables() -> Server {
+    let server = server();
+    let mut maintainer = Maintainer::open(&target(&server, "keeper"))
+        .await
+        .expect("tables");
+    maintainer.keep(None).await.expect("partitions");
+    server
+}
+
+/// The beginning of today, in Unix nanoseconds.
+fn today() -> i64 {
+    const DAY: i64 = 86_400_000_000_000;
+    zt_agent::audit::clock::now() / DAY * DAY
+}
+
+fn maker(start: i64, step: i64, parties: u64) -> Maker {
+    Maker { start, step, parties }
+}
+
+/// Consecutive batches of at most `size`.
+fn batches(writer: Uuid, records: &[Kept], size: usize) -> Vec<Batch> {
+    let mut first_seq = 1;
+    records
+        .chunks(size)
+        .map(|chunk| {
+            let batch = Batch {
+                writer,
+                first_seq,
+                dropped: 0,
+                records: chunk.to_vec(),
+            };
+            first_seq += chunk.len() as u64;
+            batch
+        })
+        .collect()
+}
+
+/// Ships records of a writer of its own, and returns them.
+async fn ship(server: &Server, maker: &Maker, number: u64) -> Vec<Kept> {
+    let mut head = Head::new(Uuid::from_u128(7));
+    let records = maker.kept(0..number, &mut head);
+    let mut writer = Writer::new(target(server, "node"));
+    for batch in batches(head.writer, &records, 1000) {
+        assert!(writer.ship(&batch).await.expect("shipped"));
+    }
+    writer.close().await;
+    records
+}

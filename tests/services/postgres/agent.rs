@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The agent itself, with `audit.dsn` at a real server.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use zt_tests::postgres::Server;
+use zt_tests::wait::eventually;
+use zt_tests::{Policy, Sandbox, TCP, spiffe};
+
+const LATER: Duration = Duration::from_secs(60);
+
+fn ask(agent: &zt_tests::Agent, port: u16) -> Result<Value> {
+    let request = json!({
+        "source": { "spiffe_id": spiffe("client") },
+        "destination": { "spiffe_id": spiffe("server"), "port": port, "protocol": "TCP" },
+    });
+    agent.post("/v1/evaluate", &request)?.success()?.json()
+}
+
+#[test]
+fn an_agent_ships_answers_from_the_server_and_waits_for_it() -> Result<()> {
+    let server = Server::start("fsync = off")?;
+    // One login for everything: each connection takes one role.
+    server.sql("GRANT zt_audit_maintainer TO engine")?;
+    let sandbox = Sandbox::new("postgres")?;
+    let (spool, keys) = (
+        sandbox.directory().join("spool.db"),
+        sandbox.directory().join("keys"),
+    );
+    let audit = json!({ "dsn": server.dsn("engine"), "spool": spool, "keys": keys });
+    let policy = Policy::new("shared").allow("client", "server", TCP, "5432");
+    let mut agent = sandbox
+        .agent()?
+        .config("audit", audit)
+        .policy("shared.yaml", &policy.text())?
+        .start()?;
+
+    assert_eq!(ask(&agent, 5432)?["decision"], "ALLOW");
+    assert_eq!(ask(&agent, 5433)?["decision"], "DENY");
+    let found = agent.records("type=decision&decision=DENY", 1, |_| true)?;
+    assert_eq!(found[0]["destination"]["port"], 5433);
+    assert_eq!(
+        server.number("SELECT count(*) FROM zt_audit.trail WHERE type = 'decision'")?,
+        2
+    );
+    assert!(
+        agent.get("/v1/status")?["audit"]["spool"]["reachable"]
+            .as_bool()
+            .unwrap()
+    );
+    assert!(agent.metrics()?.sum("zt_audit_shipped_total", &[]) >= 2.0);
+
+    server.crash()?;
+    assert_eq!(ask(&agent, 5434)?["decision"], "DENY");
+    let refused = zt_tests::http::get(agent.api(), "/v1/audit")?;
+    assert!(refused.success().is_err(), "an answer without the server");
+    eventually("the failure to show", LATER, || {
+        Ok(agent
+            .metrics()?
+            .sum("zt_audit_ship_failures_total", &[("cause", "unreachable")])
+            > 0.0)
+    })?;
+    assert!(agent.metrics()?.sum("zt_audit_spool_records", &[]) >= 1.0);
+    // What waits outlives the agent.
+    assert!(agent.terminate()?.success());
+    agent.restart()?;
+    server.up()?;
+    agent.records("port=5434", 1, |_| true)?;
+    eventually("nothing to wait", LATER, || {
+        Ok(agent.metrics()?.sum("zt_audit_spool_records", &[]) == 0.0)
+    })?;
+    assert!(agent.terminate()?.success());
+
+    let keys = keys.display().to_string();
+    let verify = agent
+        .command(&[
+            "audit",
+            "verify",
+            "--store",
+            &server.dsn("engine"),
+            "--keys",
+            &keys,
+        ])
+        .output()?;
+    let said = String::from_utf8_lossy(&verify.stdout);
+    assert!(
+        verify.status.success(),
+        "{said}{}",
+        String::from_utf8_lossy(&verify.stderr)
+    );
+    let prune = agent
+        .command(&["audit", "prune", "--store", &server.dsn("keeper")])
+        .output()?;
+    assert!(
+        prune.status.success(),
+        "{}",
+        String::from_utf8_lossy(&prune.stderr)
+    );
+    Ok(())
+}

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Partitions: made ahead, strays moved, old ones dropped.
+
+use zt_agent::audit::postgres::{Maintainer, Reader};
+use zt_agent::audit::query::{Filter, GraphFilter};
+
+use super::{maker, server, ship, target, today, with_tables};
+
+const DAY: i64 = 86_400_000_000_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_are_made_ahead_once() {
+    let server = server();
+    let target = target(&server, "keeper");
+    let first = Maintainer::open(&target)
+        .await
+        .expect("tables")
+        .keep(Some(365))
+        .await
+        .expect("kept");
+    assert_eq!((first.made, first.dropped, first.records), (9, 0, 0));
+    let again = Maintainer::open(&target)
+        .await
+        .expect("tables")
+        .keep(Some(365))
+        .await
+        .expect("kept");
+    assert_eq!((again.made, again.dropped), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_engines_may_start_at_once() {
+    let server = server();
+    let target = target(&server, "keeper");
+    let engines: Vec<_> = (0..4)
+        .map(|_| {
+            let target = target.clone();
+            tokio::spawn(async move { Maintainer::open(&target).await?.keep(Some(365)).await })
+        })
+        .collect();
+    let mut made = 0;
+    for engine in engines {
+        made += engine.await.expect("no panic").expect("kept").made;
+    }
+    assert_eq!(made, 9);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strays_are_found_at_once_and_move_to_their_day() {
+    let server = with_tables().await;
+    // Five days ago, for which nobody made a partition.
+    let maker = maker(today() - 5 * DAY, DAY / 1000, 5);
+    let records = ship(&server, &maker, 1000).await;
+    let elsewhere = "SELECT count(*) FROM zt_audit.record_other";
+    assert_eq!(server.number(elsewhere).expect("count"), 1000);
+    let reader = Reader::new(target(&server, "engine"));
+    let before = reader.query(&Filter::default(), None, 1000).await.expect("page");
+    let mut maintainer = Maintainer::open(&target(&server, "keeper"))
+        .await
+        .expect("tables");
+    let kept = maintainer.keep(Some(365)).await.expect("kept");
+    assert_eq!(kept.made, 1);
+    assert_eq!(server.number(elsewhere).expect("count"), 0);
+    let after = reader.query(&Filter::default(), None, 1000).await.expect("page");
+    assert_eq!(before.records, after.records);
+    assert_eq!(after.records.len(), records.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn days_past_their_time_go_with_all_that_they_had() {
+    let server = with_tables().await;
+    let step = DAY / 100;
+    ship(&server, &maker(today() - 10 * DAY, step, 5), 1000).await;
+    let mut maintainer = Maintainer::open(&target(&server, "keeper"))
+        .await
+        .expect("tables");
+    assert_eq!(maintainer.keep(None).await.expect("kept").made, 9);
+    // Days −10 to −5 go, −4 to −1 stay: a day is kept until every record of it is too old.
+    let kept = maintainer.keep(Some(4)).await.expect("kept");
+    assert_eq!((kept.dropped, kept.records), (6, 600));
+    assert_eq!(
+        server
+            .number("SELECT count(*) FROM zt_audit.record")
+            .expect("count"),
+        400
+    );
+    let counted = "SELECT sum(records) FROM zt_audit.bucket";
+    assert_eq!(server.number(counted).expect("count"), 400);
+    let unused = "SELECT count(*) FROM zt_audit.shape s WHERE NOT EXISTS
+                  (SELECT FROM zt_audit.bucket b WHERE b.shape = s.id AND b.hour / 24 = s.day)";
+    assert_eq!(server.number(unused).expect("count"), 0);
+    let reader = Reader::new(target(&server, "engine"));
+    let page = reader.query(&Filter::default(), None, 1000).await.expect("page");
+    assert_eq!((page.records.len(), page.next), (400, None));
+    let graph = reader.graph(&GraphFilter::default()).await.expect("graph");
+    assert!(
+        graph
+            .edges
+            .iter()
+            .all(|edge| edge.first_seen.0 >= today() - 4 * DAY)
+    );
+    assert_eq!(maintainer.keep(Some(4)).await.expect("kept").dropped, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_years_off_makes_no_partitions() {
+    let server = with_tables().await;
+    let maker = maker(today() + 3650 * DAY, DAY, 5);
+    ship(&server, &maker, 50).await;
+    let mut maintainer = Maintainer::open(&target(&server, "keeper"))
+        .await
+        .expect("tables");
+    assert_eq!(maintainer.keep(Some(365)).await.expect("kept").made, 0);
+    let reader = Reader::new(target(&server, "engine"));
+    let page = reader.query(&Filter::default(), None, 1000).await.expect("page");
+    assert_eq!(page.records.len(), 50);
+}

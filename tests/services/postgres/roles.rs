@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What each role may do, and that it may do nothing else.
+
+use zt_agent::audit::postgres::{Maintainer, Reader, Writer};
+use zt_agent::audit::query::{Filter, GraphFilter};
+
+use super::{maker, server, ship, target, today, with_tables};
+
+const TABLES: [&str; 4] = ["record", "shape", "batch", "bucket"];
+const DENIED: &str = "permission denied";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_writer_inserts_and_nothing_else() {
+    let server = with_tables().await;
+    ship(&server, &maker(today(), 1000, 10), 100).await;
+    let partition = server
+        .sql("SELECT tableoid::regclass FROM zt_audit.record LIMIT 1")
+        .expect("a partition");
+    let tables: Vec<String> = TABLES.iter().map(|table| format!("zt_audit.{table}")).collect();
+    for table in tables.iter().chain([&partition]) {
+        for sql in [
+            format!("SELECT * FROM {table}"),
+            format!("SELECT count(*) FROM {table}"),
+            format!("DELETE FROM {table}"),
+            format!("TRUNCATE {table}"),
+            format!("COPY {table} TO STDOUT"),
+            format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"),
+        ] {
+            let said = server.refusal("node", "zt_audit_writer", &sql).expect(&sql);
+            assert!(said.contains(DENIED), "{sql}: {said}");
+        }
+        for sql in [
+            format!("DROP TABLE {table}"),
+            format!("ALTER TABLE {table} DISABLE TRIGGER ALL"),
+        ] {
+            let said = server.refusal("node", "zt_audit_writer", &sql).expect(&sql);
+            assert!(said.contains("must be owner"), "{sql}: {said}");
+        }
+    }
+    for sql in [
+        "UPDATE zt_audit.record SET revision = 8",
+        "UPDATE zt_audit.shape SET decision = 'ALLOW'",
+        "UPDATE zt_audit.batch SET last_seq = 0",
+        "UPDATE zt_audit.bucket SET connections = 0",
+        "INSERT INTO zt_audit.bucket VALUES (gen_random_uuid(), 1, 1, 1, 1, 1)",
+        &format!("INSERT INTO {partition} SELECT * FROM {partition}"),
+        "INSERT INTO zt_audit.batch SELECT * FROM zt_audit.batch",
+        "INSERT INTO zt_audit.shape (day, id, type, cluster, part) VALUES (0, gen_random_uuid(), '', '', 0) RETURNING id",
+        "INSERT INTO zt_audit.shape (day, id, type, cluster, part) VALUES (0, gen_random_uuid(), '', '', 0)
+         ON CONFLICT (day, id) DO UPDATE SET type = ''",
+        "SELECT zt_audit.count_batch()",
+        "CREATE TABLE zt_audit.mine (a int)",
+        "SET ROLE zt_audit_maintainer",
+    ] {
+        let said = server.refusal("node", "zt_audit_writer", sql).expect(sql);
+        assert!(said.contains(DENIED), "{sql}: {said}");
+    }
+    assert_eq!(
+        server
+            .number("SELECT count(*) FROM zt_audit.record")
+            .expect("count"),
+        100
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_reader_reads_and_nothing_else() {
+    let server = with_tables().await;
+    ship(&server, &maker(today(), 1000, 10), 100).await;
+    for table in TABLES {
+        for sql in [
+            format!("DELETE FROM zt_audit.{table}"),
+            format!("TRUNCATE zt_audit.{table}"),
+            format!("INSERT INTO zt_audit.{table} SELECT * FROM zt_audit.{table}"),
+        ] {
+            let said = server.refusal("engine", "zt_audit_reader", &sql).expect(&sql);
+            assert!(said.contains(DENIED), "{sql}: {said}");
+        }
+    }
+    let reader = Reader::new(target(&server, "engine"));
+    assert_eq!(
+        reader
+            .query(&Filter::default(), None, 1000)
+            .await
+            .expect("page")
+            .records
+            .len(),
+        100
+    );
+    assert!(
+        !reader
+            .graph(&GraphFilter::default())
+            .await
+            .expect("graph")
+            .edges
+            .is_empty()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_without_the_role_is_told_what_it_lacks() {
+    let server = with_tables().await;
+    // A node may write and not read, though it asks for the reader's role.
+    for login in ["node", "stranger"] {
+        let reader = Reader::new(target(&server, login));
+        let error = reader
+            .query(&Filter::default(), None, 1)
+            .await
+            .expect_err("refused");
+        assert_eq!(error.cause(), "permission", "{error}");
+        assert!(error.to_string().contains("as zt_audit_reader"), "{error}");
+        assert!(error.to_string().contains("GRANT"), "{error}");
+    }
+    let error = Maintainer::open(&target(&server, "engine"))
+        .await
+        .expect_err("refused");
+    assert_eq!(error.cause(), "permission", "{error}");
+    let batch = super::batches(uuid::Uuid::nil(), &[], 1);
+    assert!(batch.is_empty());
+    let mut writer = Writer::new(target(&server, "keeper"));
+    let records = maker(today(), 1, 3).kept(0..1, &mut zt_agent::audit::chain::Head::new(uuid::Uuid::nil()));
+    let batch = super::batches(uuid::Uuid::nil(), &records, 1).remove(0);
+    let error = writer.ship(&batch).await.expect_err("refused");
+    assert_eq!(error.cause(), "permission", "{error}");
+    assert!(!error.is_of_the_batch());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_roles_the_advice_is_to_make_them() {
+    let server = server();
+    server
+        .sql("DROP SCHEMA zt_audit; DROP ROLE zt_audit_reader")
+        .expect("dropped");
+    let reader = Reader::new(target(&server, "engine"));
+    let error = reader
+        .query(&Filter::default(), None, 1)
+        .await
+        .expect_err("refused")
+        .to_string();
+    assert!(error.contains("roles.sql"), "{error}");
+}
+
+#[test]
+fn the_roles_can_be_made_again() {
+    let server = server();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/postgres/roles.sql");
+    let script = std::fs::read_to_string(script).expect("script");
+    server.sql(&script).expect("again");
+}

@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Where the trail is kept, as `audit.dsn` says: in a local file, or in `PostgreSQL` behind a [`Spool`].
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::names::Named;
+use super::postgres::{self, Maintainer, PgError, Target};
+use super::query::{Cursor, Filter, Graph, GraphFilter, Page};
+use super::record::Entry;
+use super::seal::Checkpoint;
+use super::spool::{Account, Shipper, Spool, SpoolError, WhenFull};
+use super::sqlite::{self, Store, StoreError};
+use super::store::{Pruned, RingMark, Sink, SinkError};
+
+/// How often the tables are looked after, and how soon again where that failed.
+const UPKEEP: Duration = Duration::from_secs(3600);
+const UPKEEP_AGAIN: Duration = Duration::from_secs(60);
+
+/// What the configuration says of the trail.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `sqlite://…` or `postgres://…`.
+    pub dsn: String,
+    /// The spool's file; used with `PostgreSQL` alone.
+    pub spool: PathBuf,
+    /// Most bytes on the local disk.
+    pub max_disk_bytes: u64,
+    /// What goes when the spool is full.
+    pub when_full: WhenFull,
+    /// Days after which records go.
+    pub retention_days: u32,
+    /// Directory of the keys; `None`: `keys` beside the local file.
+    pub keys: Option<PathBuf>,
+}
+
+/// An error of the [`Archive`].
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    /// Of the local file.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Of the spool.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// Of the server.
+    #[error(transparent)]
+    Postgres(#[from] PgError),
+}
+
+impl ArchiveError {
+    /// Whether the DSN is at fault.
+    pub const fn is_input(&self) -> bool {
+        matches!(
+            self,
+            Self::Postgres(PgError::Dsn { .. }) | Self::Store(StoreError::Dsn { .. })
+        )
+    }
+}
+
+impl SinkError for ArchiveError {
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Store(error) => error.is_transient(),
+            Self::Spool(error) => error.is_transient(),
+            Self::Postgres(error) => !error.is_of_the_batch(),
+        }
+    }
+}
+
+/// Whether a DSN is one of `PostgreSQL`.
+pub fn is_postgres(dsn: &str) -> bool {
+    dsn.starts_with("postgres://") || dsn.starts_with("postgresql://")
+}
+
+/// An open trail.
+#[derive(Debug)]
+pub enum Archive {
+    /// In a file of this machine.
+    Local(Box<Store>),
+    /// On a server.
+    Shared(Box<Shared>),
+}
+
+/// A trail on a server.
+#[derive(Debug)]
+pub struct Shared {
+    spool: Arc<Spool>,
+    reader: postgres::Reader,
+    target: Target,
+    retention_days: u32,
+}
+
+impl Archive {
+    /// Opens what the settings say. The server need not be there.
+    pub async fn open(settings: Settings) -> Result<Self, ArchiveError> {
+        let target = is_postgres(&settings.dsn)
+            .then(|| Target::parse(&settings.dsn))
+            .transpose()?;
+        let dsn = match &target {
+            Some(_) => format!("sqlite://{}", settings.spool.display()),
+            None => settings.dsn,
+        };
+        let keys = match settings.keys {
+            Some(keys) => keys,
+            None => sqlite::default_keys(&sqlite::Reader::path(&dsn)?),
+        };
+        let local = sqlite::Settings {
+            dsn,
+            max_disk_bytes: settings.max_disk_bytes,
+            retention_days: Some(settings.retention_days),
+            keys: Some(keys),
+        };
+        let Some(target) = target else {
+            return Ok(Self::Local(Box::new(Store::open(local).await?)));
+        };
+        Ok(Self::Shared(Box::new(Shared {
+            spool: Arc::new(Spool::open(local, settings.when_full).await?),
+            reader: postgres::Reader::new(target.clone()),
+            target,
+            retention_days: settings.retention_days,
+        })))
+    }
+
+    /// Starts what works beside the recorder: shipping, and looking after the tables where the login may. It ends some
+    /// seconds after `stopping` says so; to be told when the recorder has ended.
+    pub fn start(&self, stopping: &watch::Receiver<bool>) -> Vec<JoinHandle<()>> {
+        match self {
+            Self::Local(_) => Vec::new(),
+            Self::Shared(shared) => {
+                let shipper =
+                    Shipper::new(Arc::clone(&shared.spool), shared.target.clone(), stopping.clone());
+                let upkeep = look_after(shared.target.clone(), shared.retention_days, stopping.clone());
+                vec![tokio::spawn(shipper.run()), tokio::spawn(upkeep)]
+            }
+        }
+    }
+
+    /// Where it is, for people.
+    pub fn place(&self) -> String {
+        match self {
+            Self::Local(store) => store.path().display().to_string(),
+            Self::Shared(shared) => format!("PostgreSQL at {}", shared.target.place()),
+        }
+    }
+
+    /// The spool's numbers, where there is one.
+    pub fn spool(&self) -> Option<&Arc<Account>> {
+        match self {
+            Self::Local(_) => None,
+            Self::Shared(shared) => Some(shared.spool.account()),
+        }
+    }
+
+    /// One page of records, newest first.
+    pub async fn query(
+        &self,
+        filter: &Filter,
+        cursor: Option<Cursor>,
+        limit: u32,
+    ) -> Result<Page, ArchiveError> {
+        Ok(match self {
+            Self::Local(store) => store.query(filter, cursor, limit).await?,
+            Self::Shared(shared) => shared.reader.query(filter, cursor, limit).await?,
+        })
+    }
+
+    /// Who talks to whom.
+    pub async fn graph(&self, filter: &GraphFilter) -> Result<Graph, ArchiveError> {
+        Ok(match self {
+            Self::Local(store) => store.graph(filter).await?,
+            Self::Shared(shared) => shared.reader.graph(filter).await?,
+        })
+    }
+
+    /// Waits until what is stored here can be asked for; a spool's records have to reach the server.
+    pub async fn settle(&self) {
+        if let Self::Shared(shared) = self {
+            shared.spool.shipped_so_far().await;
+        }
+    }
+
+    /// Names that earlier runs remembered, the most recent first, at most `limit`.
+    pub async fn remembered(&self, limit: usize) -> Result<Vec<Named>, ArchiveError> {
+        Ok(self.file().remembered(limit).await?)
+    }
+
+    /// Up to where the ring buffer is accounted for.
+    pub async fn ring_mark(&self) -> Result<Option<RingMark>, ArchiveError> {
+        Ok(self.file().ring_mark().await?)
+    }
+
+    /// Closes the file and the connections. What [`Archive::start`] started must have ended.
+    pub async fn close(self) -> Result<(), ArchiveError> {
+        match self {
+            Self::Local(store) => store.close().await?,
+            Self::Shared(shared) => {
+                shared.reader.close().await;
+                if let Some(spool) = Arc::into_inner(shared.spool) {
+                    spool.close().await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The local file.
+    fn file(&self) -> &Store {
+        match self {
+            Self::Local(store) => store,
+            Self::Shared(shared) => shared.spool.store(),
+        }
+    }
+}
+
+impl From<Store> for Archive {
+    fn from(store: Store) -> Self {
+        Self::Local(Box::new(store))
+    }
+}
+
+impl Sink for Archive {
+    type Error = ArchiveError;
+
+    async fn append(&self, entries: &[Entry], mark: Option<RingMark>) -> Result<(), ArchiveError> {
+        match self {
+            Self::Local(store) => store.append(entries, mark).await?,
+            Self::Shared(shared) => shared.spool.append(entries, mark).await?,
+        }
+        Ok(())
+    }
+
+    async fn remember(&self, names: &[Named]) -> Result<(), ArchiveError> {
+        Ok(self.file().remember(names).await?)
+    }
+
+    async fn prune(&self) -> Result<Pruned, ArchiveError> {
+        Ok(match self {
+            Self::Local(store) => store.prune().await?,
+            Self::Shared(shared) => shared.spool.prune().await?,
+        })
+    }
+
+    async fn seal(&self) -> Result<Option<Checkpoint>, ArchiveError> {
+        Ok(match self {
+            Self::Local(store) => store.seal().await?,
+            Self::Shared(shared) => shared.spool.seal().await?,
+        })
+    }
+}
+
+/// Makes and drops partitions, until the agent stops. A login that may not does nothing: another one's work.
+async fn look_after(target: Target, retention_days: u32, mut stopping: watch::Receiver<bool>) {
+    while !*stopping.borrow_and_update() {
+        let wait = match keep(&target, retention_days).await {
+            Ok(kept) => {
+                if kept.made + kept.dropped > 0 || kept.records > 0 {
+                    tracing::info!(
+                        made = kept.made,
+                        dropped = kept.dropped,
+                        records = kept.records,
+                        "looked after the partitions of the audit trail"
+                    );
+                }
+                UPKEEP
+            }
+            Err(error) if error.cause() == "permission" => {
+                tracing::info!(
+                    "this login is no member of zt_audit_maintainer: another agent, or `zt-agent audit prune`, makes and drops partitions"
+                );
+                UPKEEP
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot look after the partitions of the audit trail");
+                UPKEEP_AGAIN
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            changed = stopping.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// Brings the tables up to date, makes partitions and drops those that are too old.
+pub async fn keep(target: &Target, retention_days: u32) -> Result<postgres::Upkeep, PgError> {
+    let mut maintainer = Maintainer::open(target).await?;
+    let kept = maintainer.keep(Some(retention_days)).await?;
+    maintainer.close().await?;
+    Ok(kept)
+}

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The audit trail in `PostgreSQL`, for a cluster: many writers, one trail.
+//!
+//! Layout (see `migrations/`): a record is a narrow row in a partition of its day and points to its *shape*, as in
+//! [`super::sqlite`]; shapes are named by a hash of what they say, so that a writer needs no right to read. `batch` notes
+//! what was shipped together, and its trigger adds it up by shape and hour: in the graph, and in where to look for a
+//! record, so that no question walks through the trail.
+//!
+//! Three roles, made by `deploy/postgres/roles.sql`; every connection is opened in exactly one of them, whatever else its
+//! login may do: the [`Writer`] may `INSERT`, the [`Reader`] may `SELECT`, the [`Maintainer`] owns the tables.
+
+mod batch;
+mod connect;
+mod error;
+mod graph;
+mod guide;
+mod maintain;
+mod rows;
+mod select;
+mod shape;
+mod walk;
+mod writer;
+
+pub use self::batch::Batch;
+pub use self::connect::Target;
+pub use self::error::{CAUSES, PgError};
+pub use self::maintain::{Kept as Upkeep, Maintainer};
+pub use self::select::Reader;
+pub use self::walk::Walk;
+pub use self::writer::Writer;
+
+/// Width of a partition, nanoseconds.
+pub(crate) const DAY: i64 = 86_400_000_000_000;

@@ -1,0 +1,340 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Records on their way: columns for one `INSERT … SELECT FROM unnest(…)`.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use sqlx::postgres::PgConnection;
+use uuid::Uuid;
+
+use super::DAY;
+use super::shape::Shape;
+use crate::audit::query::HOUR;
+use crate::audit::record::{Entry, Kept};
+use crate::audit::seal::{Checkpoint, KeyRecord};
+
+/// Consecutive records of one writer that are shipped together. Shipping the same batch again changes nothing.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// Whose chain they are from.
+    pub writer: Uuid,
+    /// Number of the first of them.
+    pub first_seq: u64,
+    /// Records before the first that the writer had to drop before they were shipped.
+    pub dropped: u64,
+    /// The records, in order, without a gap.
+    pub records: Vec<Kept>,
+}
+
+impl Batch {
+    /// Number of the last record; that before the first where there is none.
+    pub fn last_seq(&self) -> u64 {
+        (self.first_seq + self.records.len() as u64).saturating_sub(1)
+    }
+
+    /// The two halves, for finding the record that the server refuses.
+    pub fn halves(mut self) -> (Self, Self) {
+        let right = self.records.split_off(self.records.len() / 2);
+        let middle = self.first_seq + self.records.len() as u64;
+        let second = Self {
+            writer: self.writer,
+            first_seq: middle,
+            dropped: 0,
+            records: right,
+        };
+        (self, second)
+    }
+}
+
+/// What a batch adds to a shape in an hour.
+#[derive(Clone, Copy)]
+struct Count {
+    records: i64,
+    connections: i64,
+    first: i64,
+    last: i64,
+}
+
+/// A batch, by shape.
+pub(super) struct Shaped<'a> {
+    /// The shape of each record.
+    ids: Vec<Uuid>,
+    /// Each shape of each day.
+    pub(super) shapes: Vec<(i32, Uuid, Shape<'a>)>,
+    counts: Vec<(i64, Uuid, Count)>,
+}
+
+impl<'a> Shaped<'a> {
+    pub(super) fn of(records: &'a [Kept]) -> Self {
+        let mut known: HashMap<Shape<'a>, Uuid> = HashMap::new();
+        let mut days: HashMap<(i32, Uuid), Shape<'a>> = HashMap::new();
+        let mut counts: HashMap<(i64, Uuid), Count> = HashMap::new();
+        let mut ids = Vec::with_capacity(records.len());
+        for kept in records {
+            let shape = Shape::of(&kept.entry);
+            let id = *known.entry(shape).or_insert_with(|| shape.id());
+            let time = kept.entry.timestamp().0;
+            let connections = kept
+                .entry
+                .decision()
+                .map_or(1, |record| record.count.cast_signed());
+            let count = counts.entry((time / HOUR, id)).or_insert_with(|| {
+                days.insert(((time / DAY) as i32, id), shape);
+                Count {
+                    records: 0,
+                    connections: 0,
+                    first: time,
+                    last: time,
+                }
+            });
+            count.records += 1;
+            count.connections += connections;
+            count.first = count.first.min(time);
+            count.last = count.last.max(time);
+            ids.push(id);
+        }
+        Self {
+            ids,
+            shapes: days
+                .into_iter()
+                .map(|((day, id), shape)| (day, id, shape))
+                .collect(),
+            counts: counts
+                .into_iter()
+                .map(|((hour, id), count)| (hour, id, count))
+                .collect(),
+        }
+    }
+}
+
+const SHAPES: &str = "
+INSERT INTO zt_audit.shape (day, id, type, source, destination, protocol, port, rule, source_node, destination_node,
+    cluster, decision, enforced, mode, observer, hook, reason, proof, part)
+SELECT * FROM unnest($1::integer[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::smallint[], $7::integer[],
+    $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::boolean[], $14::text[], $15::text[],
+    $16::text[], $17::text[], $18::text[], $19::smallint[])
+ON CONFLICT DO NOTHING";
+
+fn each<'s, T>(shapes: &[(i32, Uuid, Shape<'s>)], get: impl Fn(&Shape<'s>) -> T) -> Vec<T> {
+    shapes.iter().map(|(_, _, shape)| get(shape)).collect()
+}
+
+/// Keeps shapes.
+pub(super) async fn insert_shapes(
+    connection: &mut PgConnection,
+    shapes: &[(i32, Uuid, Shape<'_>)],
+) -> Result<(), sqlx::Error> {
+    if shapes.is_empty() {
+        return Ok(());
+    }
+    // Sorted, so that two writers never wait for each other in a circle.
+    let mut sorted: Vec<_> = shapes.to_vec();
+    sorted.sort_unstable_by_key(|(day, id, _)| (*day, *id));
+    let shapes = sorted;
+    sqlx::query(SHAPES)
+        .bind(shapes.iter().map(|(day, _, _)| *day).collect::<Vec<i32>>())
+        .bind(shapes.iter().map(|(_, id, _)| *id).collect::<Vec<Uuid>>())
+        .bind(each(&shapes, |shape| shape.kind))
+        .bind(each(&shapes, |shape| shape.source))
+        .bind(each(&shapes, |shape| shape.destination))
+        .bind(each(&shapes, |shape| shape.protocol.map(i16::from)))
+        .bind(each(&shapes, |shape| shape.port.map(i32::from)))
+        .bind(each(&shapes, |shape| shape.rule))
+        .bind(each(&shapes, |shape| shape.source_node))
+        .bind(each(&shapes, |shape| shape.destination_node))
+        .bind(each(&shapes, |shape| shape.cluster))
+        .bind(each(&shapes, |shape| shape.decision))
+        .bind(each(&shapes, |shape| shape.enforced))
+        .bind(each(&shapes, |shape| shape.mode))
+        .bind(each(&shapes, |shape| shape.observer))
+        .bind(each(&shapes, |shape| shape.hook))
+        .bind(each(&shapes, |shape| shape.reason))
+        .bind(each(&shapes, |shape| shape.proof))
+        .bind(each(&shapes, |shape| shape.part))
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+const RECORDS: &str = "
+INSERT INTO zt_audit.record (time, id, shape, seq, hash, revision, latency, count, source_port, pid, source_address,
+    destination_address, comm, source_pod, destination_pod, caller, detail, writer)
+SELECT n.*, $18::uuid FROM unnest($1::bigint[], $2::uuid[], $3::uuid[], $4::bigint[], $5::bytea[], $6::bigint[],
+    $7::bigint[], $8::bigint[], $9::integer[], $10::bigint[], $11::inet[], $12::inet[], $13::text[], $14::text[],
+    $15::text[], $16::text[], $17::json[]) AS n
+ON CONFLICT DO NOTHING";
+
+#[derive(Default)]
+struct Columns<'a> {
+    time: Vec<i64>,
+    id: Vec<Uuid>,
+    seq: Vec<i64>,
+    hash: Vec<Option<&'a [u8]>>,
+    revision: Vec<i64>,
+    latency: Vec<i64>,
+    count: Vec<i64>,
+    source_port: Vec<Option<i32>>,
+    pid: Vec<Option<i64>>,
+    source_address: Vec<Option<IpAddr>>,
+    destination_address: Vec<Option<IpAddr>>,
+    comm: Vec<Option<&'a str>>,
+    source_pod: Vec<Option<&'a str>>,
+    destination_pod: Vec<Option<&'a str>>,
+    caller: Vec<Option<&'a str>>,
+    detail: Vec<Option<sqlx::types::Json<&'a serde_json::Value>>>,
+}
+
+impl<'a> Columns<'a> {
+    fn push(&mut self, seq: u64, kept: &'a Kept) {
+        self.time.push(kept.entry.timestamp().0);
+        self.id.push(kept.entry.id());
+        self.seq.push(seq.cast_signed());
+        self.hash
+            .push(kept.link.as_ref().map(|link| link.hash.0.as_slice()));
+        let decision = kept.entry.decision();
+        let source = decision.map(|record| &record.source);
+        self.source_port
+            .push(source.and_then(|source| source.port).map(i32::from));
+        self.pid.push(source.and_then(|source| source.pid).map(i64::from));
+        self.source_address.push(source.and_then(|source| source.address));
+        self.comm.push(source.and_then(|source| source.comm.as_deref()));
+        self.source_pod
+            .push(source.and_then(|source| source.pod.as_deref()));
+        let destination = decision.map(|record| &record.destination);
+        self.destination_address
+            .push(destination.and_then(|destination| destination.address));
+        self.destination_pod
+            .push(destination.and_then(|destination| destination.pod.as_deref()));
+        match &kept.entry {
+            Entry::Decision(record) => {
+                self.revision.push(record.revision.cast_signed());
+                self.latency
+                    .push(i64::try_from(record.latency.0).unwrap_or(i64::MAX));
+                self.count.push(record.count.cast_signed());
+                self.caller.push(record.caller.as_deref());
+                self.detail.push(None);
+            }
+            Entry::PolicyChange(change) | Entry::ModeChange(change) => {
+                self.revision.push(change.revision.cast_signed());
+                self.latency.push(0);
+                self.count.push(1);
+                self.caller.push(Some(&change.caller));
+                self.detail.push(Some(sqlx::types::Json(&change.change)));
+            }
+        }
+    }
+}
+
+/// Keeps the records of a batch.
+pub(super) async fn insert_records(
+    connection: &mut PgConnection,
+    batch: &Batch,
+    shaped: &Shaped<'_>,
+) -> Result<(), sqlx::Error> {
+    let mut columns = Columns::default();
+    for (seq, kept) in (batch.first_seq..).zip(&batch.records) {
+        columns.push(seq, kept);
+    }
+    sqlx::query(RECORDS)
+        .bind(columns.time)
+        .bind(columns.id)
+        .bind(shaped.ids.as_slice())
+        .bind(columns.seq)
+        .bind(columns.hash)
+        .bind(columns.revision)
+        .bind(columns.latency)
+        .bind(columns.count)
+        .bind(columns.source_port)
+        .bind(columns.pid)
+        .bind(columns.source_address)
+        .bind(columns.destination_address)
+        .bind(columns.comm)
+        .bind(columns.source_pod)
+        .bind(columns.destination_pod)
+        .bind(columns.caller)
+        .bind(columns.detail)
+        .bind(batch.writer)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+const BATCH: &str = "
+INSERT INTO zt_audit.batch (writer, first_seq, last_seq, dropped, min_time, max_time, shapes, hours, records,
+    connections, first_seen, last_seen)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+ON CONFLICT DO NOTHING";
+
+/// Notes the batch, which counts it. False where it was noted before.
+pub(super) async fn insert_batch(
+    connection: &mut PgConnection,
+    batch: &Batch,
+    shaped: &Shaped<'_>,
+) -> Result<bool, sqlx::Error> {
+    fn each<T>(counts: &[(i64, Uuid, Count)], get: impl Fn(&(i64, Uuid, Count)) -> T) -> Vec<T> {
+        counts.iter().map(get).collect()
+    }
+    let counts = &shaped.counts;
+    let done = sqlx::query(BATCH)
+        .bind(batch.writer)
+        .bind(batch.first_seq.cast_signed())
+        .bind(batch.last_seq().cast_signed())
+        .bind(batch.dropped.cast_signed())
+        .bind(counts.iter().map(|(_, _, count)| count.first).min().unwrap_or(0))
+        .bind(counts.iter().map(|(_, _, count)| count.last).max().unwrap_or(0))
+        .bind(each(counts, |(_, shape, _)| *shape))
+        .bind(each(counts, |(hour, _, _)| *hour))
+        .bind(each(counts, |(_, _, count)| count.records))
+        .bind(each(counts, |(_, _, count)| count.connections))
+        .bind(each(counts, |(_, _, count)| count.first))
+        .bind(each(counts, |(_, _, count)| count.last))
+        .execute(connection)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Keeps checkpoints and keys.
+pub(super) async fn insert_checkpoints(
+    connection: &mut PgConnection,
+    keys: &[KeyRecord],
+    checkpoints: &[Checkpoint],
+) -> Result<(), sqlx::Error> {
+    fn texts(values: &[impl serde::Serialize]) -> Result<Vec<String>, sqlx::Error> {
+        let texts = values.iter().map(serde_json::to_string).collect::<Result<_, _>>();
+        texts.map_err(|error| sqlx::Error::Encode(error.into()))
+    }
+    sqlx::query(
+        "INSERT INTO zt_audit.signing_key (created, text) SELECT * FROM unnest($1::bigint[], $2::text[])
+         ON CONFLICT DO NOTHING",
+    )
+    .bind(keys.iter().map(|key| key.created.0).collect::<Vec<i64>>())
+    .bind(texts(keys)?)
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query(
+        "INSERT INTO zt_audit.checkpoint (writer, seq, time, text)
+         SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::text[]) ON CONFLICT DO NOTHING",
+    )
+    .bind(
+        checkpoints
+            .iter()
+            .map(|checkpoint| checkpoint.writer)
+            .collect::<Vec<Uuid>>(),
+    )
+    .bind(
+        checkpoints
+            .iter()
+            .map(|checkpoint| checkpoint.seq.cast_signed())
+            .collect::<Vec<i64>>(),
+    )
+    .bind(
+        checkpoints
+            .iter()
+            .map(|checkpoint| checkpoint.time.0)
+            .collect::<Vec<i64>>(),
+    )
+    .bind(texts(checkpoints)?)
+    .execute(connection)
+    .await?;
+    Ok(())
+}

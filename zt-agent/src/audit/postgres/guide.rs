@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Where the answers are: which shapes, in which hours. Every value is a parameter; the statements are constants.
+
+use sqlx::Row as _;
+use sqlx::postgres::{PgArguments, PgConnection, Postgres};
+use sqlx::query::Query;
+use uuid::Uuid;
+
+use super::PgError;
+use crate::audit::query::{Cursor, Filter, HOUR, PartyFilter};
+use crate::audit::record::{Kind, Outcome};
+use crate::spiffe_id::SpiffeId;
+
+/// The newest hour with a record, within bounds.
+const NEWEST: &str =
+    "SELECT hour FROM zt_audit.bucket WHERE hour <= $1 AND hour >= $2 ORDER BY hour DESC LIMIT 1";
+
+/// Shapes that are asked for, by the hour, with their first and last record in it; the latest first. Parameters 1 to 9 are
+/// the filter, 10 and 11 the hours, 12 and 13 the times, 14 how many; more where the last of them are of one moment.
+const GUIDE: &str = "
+WITH s AS MATERIALIZED (
+    SELECT day, id FROM zt_audit.shape
+    WHERE day BETWEEN $10::bigint / 24 AND $11::bigint / 24
+      AND ($1::text IS NULL OR type = $1) AND ($2::text IS NULL OR decision = $2)
+      AND ($3::boolean IS NULL OR enforced = $3)
+      AND ($4::text[] IS NULL OR source = ANY ($4)) AND ($5::text[] IS NULL OR destination = ANY ($5))
+      AND ($6::integer IS NULL OR port = $6)
+      AND ($7::text IS NULL OR rule = $7 OR rule LIKE $8)
+      AND ($9::text IS NULL OR source_node = $9 OR destination_node = $9)
+)
+SELECT b.shape, b.first_seen, b.last_seen
+FROM s JOIN zt_audit.bucket b ON b.shape = s.id AND b.hour BETWEEN s.day::bigint * 24 AND s.day::bigint * 24 + 23
+WHERE b.hour BETWEEN $10 AND $11 AND b.last_seen >= $12 AND b.first_seen <= $13
+ORDER BY b.last_seen DESC FETCH FIRST ($14::bigint) ROWS WITH TIES";
+
+/// Names of parties, each once: from one to the next through the index.
+macro_rules! names {
+    ($column:literal) => {
+        concat!(
+            "WITH RECURSIVE names (name) AS (
+                (SELECT min(",
+            $column,
+            ") FROM zt_audit.shape WHERE ",
+            $column,
+            " >= 'spiffe://')
+                UNION ALL
+                SELECT (SELECT min(",
+            $column,
+            ") FROM zt_audit.shape WHERE ",
+            $column,
+            " > n.name) FROM names n WHERE n.name < 'spiffe:/0'
+            )
+            SELECT name FROM names WHERE name < 'spiffe:/0'"
+        )
+    };
+}
+
+/// A filter as parameters.
+#[derive(Debug, Default)]
+pub(super) struct Parameters {
+    kind: Option<&'static str>,
+    decision: Option<&'static str>,
+    enforced: Option<bool>,
+    source: Option<Vec<String>>,
+    destination: Option<Vec<String>>,
+    port: Option<i32>,
+    rule: Option<String>,
+    rules: Option<String>,
+    node: Option<String>,
+}
+
+/// Where records of one shape are within an hour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) shape: Uuid,
+    pub(super) first: i64,
+    pub(super) last: i64,
+}
+
+impl Parameters {
+    /// Looks up what the filter names. `None` where nothing can match.
+    pub(super) async fn of(connection: &mut PgConnection, filter: &Filter) -> Result<Option<Self>, PgError> {
+        let texts = [filter.policy.as_deref(), filter.node.as_deref()];
+        let exact = [&filter.source, &filter.destination].map(|party| match party {
+            Some(PartyFilter::Exact(text)) => Some(text.as_str()),
+            _ => None,
+        });
+        // No text in PostgreSQL has a NUL: no record can match, and the server would refuse the question.
+        if texts
+            .into_iter()
+            .chain(exact)
+            .flatten()
+            .any(|text| text.contains('\0'))
+        {
+            return Ok(None);
+        }
+        let source = parties(connection, filter.source.as_ref(), names!("source")).await?;
+        let destination = parties(connection, filter.destination.as_ref(), names!("destination")).await?;
+        if [&source, &destination].into_iter().flatten().any(Vec::is_empty) {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            kind: filter.kind.map(Kind::name),
+            decision: filter.decision.map(Outcome::name),
+            enforced: filter.enforced,
+            source,
+            destination,
+            port: filter.port.map(i32::from),
+            rule: filter.policy.clone(),
+            rules: filter.policy.as_deref().map(rules_of),
+            node: filter.node.clone(),
+        }))
+    }
+
+    /// Whether every record is asked for.
+    pub(super) const fn is_all(&self) -> bool {
+        self.kind.is_none()
+            && self.decision.is_none()
+            && self.enforced.is_none()
+            && self.source.is_none()
+            && self.destination.is_none()
+            && self.port.is_none()
+            && self.rule.is_none()
+            && self.node.is_none()
+    }
+
+    fn bind(&self, sql: &'static str) -> Query<'_, Postgres, PgArguments> {
+        sqlx::query(sql)
+            .bind(self.kind)
+            .bind(self.decision)
+            .bind(self.enforced)
+            .bind(self.source.as_deref())
+            .bind(self.destination.as_deref())
+            .bind(self.port)
+            .bind(self.rule.as_deref())
+            .bind(self.rules.as_deref())
+            .bind(self.node.as_deref())
+    }
+
+    /// The places between two hours that have records from `since` on and not behind `before`, the latest first.
+    pub(super) async fn places(
+        &self,
+        connection: &mut PgConnection,
+        (low, high): (i64, i64),
+        since: i64,
+        before: Cursor,
+        most: i64,
+    ) -> Result<Vec<Place>, PgError> {
+        let rows = self
+            .bind(GUIDE)
+            .bind(low)
+            .bind(high)
+            .bind(since)
+            .bind(before.time)
+            .bind(most)
+            .fetch_all(connection)
+            .await?;
+        let place = |row: &sqlx::postgres::PgRow| {
+            Ok(Place {
+                shape: row.try_get(0)?,
+                first: row.try_get(1)?,
+                last: row.try_get(2)?,
+            })
+        };
+        Ok(rows.iter().map(place).collect::<Result<_, sqlx::Error>>()?)
+    }
+}
+
+/// The newest hour that has a record, from that of `since` to that of `before`.
+pub(super) async fn newest(
+    connection: &mut PgConnection,
+    since: i64,
+    before: i64,
+) -> Result<Option<i64>, PgError> {
+    Ok(sqlx::query_scalar(NEWEST)
+        .bind(before / HOUR)
+        .bind(since / HOUR)
+        .fetch_optional(connection)
+        .await?)
+}
+
+/// `LIKE` pattern of the rules of a policy.
+fn rules_of(policy: &str) -> String {
+    let mut pattern = String::with_capacity(policy.len() + 2);
+    for character in policy.chars() {
+        if matches!(character, '%' | '_' | '\\') {
+            pattern.push('\\');
+        }
+        pattern.push(character);
+    }
+    pattern + "/%"
+}
+
+async fn parties(
+    connection: &mut PgConnection,
+    asked: Option<&PartyFilter>,
+    names: &'static str,
+) -> Result<Option<Vec<String>>, PgError> {
+    match asked {
+        None => Ok(None),
+        Some(PartyFilter::Exact(text)) => Ok(Some(vec![text.clone()])),
+        Some(PartyFilter::Pattern(pattern)) => {
+            let all: Vec<String> = sqlx::query_scalar(names).fetch_all(connection).await?;
+            let matches = |text: &String| SpiffeId::parse(text).is_ok_and(|id| pattern.matches(&id));
+            Ok(Some(all.into_iter().filter(matches).collect()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policys_name_is_no_pattern() {
+        assert_eq!(rules_of("core"), "core/%");
+        assert_eq!(rules_of("a_b%c\\"), "a\\_b\\%c\\\\/%");
+    }
+}

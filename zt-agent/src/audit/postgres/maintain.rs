@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The tables' owner: makes them, makes partitions ahead of time, and drops those that are too old.
+
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection as _};
+use time::OffsetDateTime;
+
+use super::connect::{Role, Target};
+use super::{DAY, PgError};
+use crate::audit::clock;
+
+/// Partitions that are made before their day comes.
+const AHEAD: i32 = 7;
+/// Most days whose strays get a partition of their own at a time: a writer with a broken clock must not make thousands.
+const MAX_STRAY_DAYS: i64 = 31;
+/// Every partition but the default one.
+const PARTITIONS: &str = "
+SELECT c.relname::text FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
+WHERE i.inhparent = 'zt_audit.record'::regclass AND c.relname ~ '^record_[0-9]{8}$'
+ORDER BY c.relname";
+
+/// Looks after the tables over a connection of its own.
+#[derive(Debug)]
+pub struct Maintainer {
+    connection: PgConnection,
+}
+
+/// What was done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Partitions made.
+    pub made: usize,
+    /// Partitions dropped.
+    pub dropped: usize,
+    /// Records that went, because of their age.
+    pub records: u64,
+}
+
+impl Maintainer {
+    /// Connects, and brings the tables up to date. Any number of them may do so at the same time.
+    pub async fn open(target: &Target) -> Result<Self, PgError> {
+        let mut connection = target.connect(Role::Maintainer).await?;
+        sqlx::migrate!("./migrations")
+            // Not `run`, whose future cannot be sent to another thread.
+            .run_direct(None, &mut connection, false)
+            .await
+            .map_err(|source| PgError::Migrate {
+                place: target.place().to_owned(),
+                source,
+            })?;
+        Ok(Self { connection })
+    }
+
+    /// Makes the partitions that are missing and drops those older than `retention_days`.
+    pub async fn keep(&mut self, retention_days: Option<u32>) -> Result<Kept, PgError> {
+        let today = day_of(clock::now());
+        let oldest = retention_days.map(|days| today.saturating_sub(i32::try_from(days).unwrap_or(i32::MAX)));
+        let mut kept = Kept::default();
+        if let Some(oldest) = oldest {
+            self.drop_before(oldest, &mut kept).await?;
+        }
+        let present = self.days().await?;
+        let mut wanted: Vec<i32> = (today - 1..=today + AHEAD).collect();
+        let strays: Vec<i64> = sqlx::query_scalar(
+            "SELECT DISTINCT time / $1 FROM zt_audit.record_other WHERE time >= $2 AND time < $3 ORDER BY 1 LIMIT $4",
+        )
+        .bind(DAY)
+        .bind(start_of(oldest.unwrap_or(0).max(0)))
+        .bind(start_of(today + AHEAD + 1))
+        .bind(MAX_STRAY_DAYS)
+        .fetch_all(&mut self.connection)
+        .await?;
+        wanted.extend(strays.into_iter().filter_map(|day| i32::try_from(day).ok()));
+        wanted.sort_unstable();
+        wanted.dedup();
+        for day in wanted.into_iter().filter(|day| !present.contains(day)) {
+            kept.made += usize::from(self.make(day).await?);
+        }
+        Ok(kept)
+    }
+
+    /// Says goodbye.
+    pub async fn close(self) -> Result<(), PgError> {
+        Ok(self.connection.close().await?)
+    }
+
+    /// The days that have a partition, in order.
+    async fn days(&mut self) -> Result<Vec<i32>, PgError> {
+        let names: Vec<String> = sqlx::query_scalar(PARTITIONS)
+            .fetch_all(&mut self.connection)
+            .await?;
+        Ok(names.iter().filter_map(|name| day_named(name)).collect())
+    }
+
+    /// Makes a day's partition, with what the default one has of that day. False where another was faster.
+    async fn make(&mut self, day: i32) -> Result<bool, PgError> {
+        let (name, start, end) = (name_of(day), start_of(day), start_of(day + 1));
+        let mut transaction = self.connection.begin().await?;
+        // Held until the commit: who finds the table missing after this makes it. What goes elsewhere is not kept waiting.
+        sqlx::query("LOCK TABLE zt_audit.record_other IN ACCESS EXCLUSIVE MODE")
+            .execute(&mut *transaction)
+            .await?;
+        let there: bool = sqlx::query_scalar("SELECT to_regclass('zt_audit.' || $1) IS NOT NULL")
+            .bind(&name)
+            .fetch_one(&mut *transaction)
+            .await?;
+        if there {
+            return Ok(false);
+        }
+        // The name is made of digits, the bounds are numbers.
+        let sql = format!(
+            "CREATE TABLE zt_audit.{name} (LIKE zt_audit.record INCLUDING DEFAULTS INCLUDING CONSTRAINTS);
+             WITH moved AS (DELETE FROM zt_audit.record_other WHERE time >= {start} AND time < {end} RETURNING *)
+             INSERT INTO zt_audit.{name} SELECT * FROM moved;
+             ALTER TABLE zt_audit.record ATTACH PARTITION zt_audit.{name} FOR VALUES FROM ({start}) TO ({end})"
+        );
+        sqlx::raw_sql(AssertSqlSafe(sql))
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok(true)
+    }
+
+    /// Drops every whole day before `oldest`, with its shapes and counts.
+    async fn drop_before(&mut self, oldest: i32, kept: &mut Kept) -> Result<(), PgError> {
+        let days = self.days().await?;
+        for day in days.into_iter().take_while(|day| *day < oldest) {
+            let mut transaction = self.connection.begin().await?;
+            let name = name_of(day);
+            // Writers and readers of the trail wait while this is held: the counting comes before.
+            let records: i64 =
+                sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) FROM zt_audit.{name}")))
+                    .fetch_one(&mut *transaction)
+                    .await?;
+            sqlx::raw_sql(AssertSqlSafe(format!("DROP TABLE zt_audit.{name}")))
+                .execute(&mut *transaction)
+                .await?;
+            transaction.commit().await?;
+            kept.dropped += 1;
+            kept.records += records.cast_unsigned();
+        }
+        let start = start_of(oldest);
+        let strays = sqlx::query("DELETE FROM zt_audit.record_other WHERE time < $1")
+            .bind(start)
+            .execute(&mut self.connection)
+            .await?;
+        kept.records += strays.rows_affected();
+        for sql in [
+            "DELETE FROM zt_audit.bucket WHERE hour < $1::bigint / 3600000000000",
+            "DELETE FROM zt_audit.shape WHERE day < $1::bigint / 86400000000000",
+            "DELETE FROM zt_audit.batch WHERE max_time < $1",
+        ] {
+            sqlx::query(sql).bind(start).execute(&mut self.connection).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The day of a time, since 1970.
+pub(super) fn day_of(time: i64) -> i32 {
+    // Within an i64 of nanoseconds there are 106,751 days on either side of 1970.
+    (time / DAY) as i32
+}
+
+fn start_of(day: i32) -> i64 {
+    i64::from(day).saturating_mul(DAY)
+}
+
+fn name_of(day: i32) -> String {
+    let date = OffsetDateTime::UNIX_EPOCH
+        .date()
+        .saturating_add(time::Duration::days(i64::from(day)));
+    format!(
+        "record_{:04}{:02}{:02}",
+        date.year(),
+        u8::from(date.month()),
+        date.day()
+    )
+}
+
+fn day_named(name: &str) -> Option<i32> {
+    let digits = name
+        .strip_prefix("record_")
+        .filter(|digits| digits.len() == 8 && digits.is_ascii())?;
+    let month = time::Month::try_from(digits[4..6].parse::<u8>().ok()?).ok()?;
+    let date =
+        time::Date::from_calendar_date(digits[..4].parse().ok()?, month, digits[6..].parse().ok()?).ok()?;
+    Some(date.to_julian_day() - OffsetDateTime::UNIX_EPOCH.date().to_julian_day())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_have_names_and_names_days() {
+        assert_eq!(name_of(0), "record_19700101");
+        assert_eq!(name_of(20_507), "record_20260223");
+        for day in [0, 58, 59, 20_507, 40_000] {
+            assert_eq!(day_named(&name_of(day)), Some(day));
+        }
+        for name in [
+            "record_other",
+            "record_20261301",
+            "record_2026022",
+            "record_2026022x",
+        ] {
+            assert_eq!(day_named(name), None, "{name}");
+        }
+        assert_eq!(day_of(1_771_857_000_000_000_000), 20_507);
+    }
+}

@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Finding records, newest first by time and id.
+//!
+//! The counts by the hour (see [`super::guide`]) say where answers are, and of hours that are asked for as a whole even
+//! when the latest is. So the search goes back through windows of hours that grow, takes as many shapes as there are
+//! records on a page (each has at least one that is as late as the latest of any left out), and reads of each no more
+//! than the page can hold. Whatever the filter, it reads hundreds of records and not the trail.
+
+use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
+use sqlx::{Row as _, postgres::PgRow};
+use std::time::Duration;
+use uuid::Uuid;
+
+use super::connect::{Role, Target};
+use super::guide::{self, Parameters, Place};
+use super::rows::{self, columns};
+use super::{DAY, PgError, graph};
+use crate::audit::query::{Cursor, Filter, Graph, GraphFilter, HOUR, MAX_LIMIT, Page};
+use crate::audit::record::Kept;
+
+/// Questions at a time.
+const READERS: u32 = 4;
+/// How many hours back each window reaches from the one before; the last one to the beginning.
+const WINDOWS: [i64; 4] = [0, 24, 24 * 7, 24 * 31];
+
+/// One window without a filter. Parameters: 1 and 2 the times, 3 and 4 the place before which, 5 how many.
+const ALL: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM (SELECT * FROM zt_audit.record WHERE time >= $1 AND time <= $2 AND (time, id) < ($3, $4)
+            ORDER BY time DESC, id DESC LIMIT $5) r
+      JOIN zt_audit.shape s ON s.day = (r.time / 86400000000000)::integer AND s.id = r.shape
+      ORDER BY r.time DESC, r.id DESC"
+);
+
+/// The latest record of each place before the cursor. Parameters: 1 to 3 the places, 4 and 5 all times, 6 and 7 the cursor.
+const LATEST: &str = "
+SELECT (SELECT r.time FROM zt_audit.record r
+        WHERE r.shape = g.shape AND r.time >= g.first AND r.time <= g.last AND r.time >= $4 AND r.time <= $5
+          AND (r.time, r.id) < ($6, $7)
+        ORDER BY r.time DESC LIMIT 1)
+FROM unnest($1::uuid[], $2::bigint[], $3::bigint[]) WITH ORDINALITY AS g (shape, first, last, place)
+ORDER BY g.place";
+
+/// The latest records of the places. Parameters: as above, 8 how many.
+const OF_PLACES: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM (SELECT r.* FROM unnest($1::uuid[], $2::bigint[], $3::bigint[]) AS g (shape, first, last)
+            CROSS JOIN LATERAL (
+                SELECT * FROM zt_audit.record r
+                WHERE r.shape = g.shape AND r.time >= g.first AND r.time <= g.last AND r.time >= $4 AND r.time <= $5
+                  AND (r.time, r.id) < ($6, $7)
+                ORDER BY r.time DESC, r.id DESC LIMIT $8
+            ) r ORDER BY r.time DESC, r.id DESC LIMIT $8) r
+      JOIN zt_audit.shape s ON s.day = (r.time / 86400000000000)::integer AND s.id = r.shape
+      ORDER BY r.time DESC, r.id DESC"
+);
+
+/// Answers questions.
+#[derive(Debug, Clone)]
+pub struct Reader {
+    target: Target,
+    pool: PgPool,
+}
+
+impl Reader {
+    /// A reader that is not connected yet.
+    pub fn new(target: Target) -> Self {
+        let pool = PgPoolOptions::new()
+            .max_connections(READERS)
+            .min_connections(0)
+            .acquire_timeout(Duration::from_secs(5))
+            .connect_lazy_with(target.options(Role::Reader));
+        Self { target, pool }
+    }
+
+    /// One page of records, newest first. `cursor` is the `next` of the page before; `limit` is at most [`MAX_LIMIT`].
+    pub async fn query(&self, filter: &Filter, cursor: Option<Cursor>, limit: u32) -> Result<Page, PgError> {
+        let limit = limit.clamp(1, MAX_LIMIT) as usize;
+        let mut transaction = self.begin().await?;
+        let mut search = Search::new(filter, cursor, limit + 1);
+        if let Some(parameters) = Parameters::of(&mut transaction, filter).await? {
+            search.run(&mut transaction, &parameters).await?;
+        }
+        let mut records = search.found;
+        let more = records.len() > limit;
+        records.truncate(limit);
+        let next = records.last().filter(|_| more).map(|kept| Cursor {
+            time: kept.entry.timestamp().0,
+            id: kept.entry.id(),
+        });
+        Ok(Page { records, next })
+    }
+
+    /// Who talks to whom.
+    pub async fn graph(&self, filter: &GraphFilter) -> Result<Graph, PgError> {
+        graph::graph(&mut *self.begin().await?, filter).await
+    }
+
+    /// Closes every connection.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    /// One moment of the trail for all statements of a question.
+    async fn begin(&self) -> Result<sqlx::Transaction<'static, sqlx::Postgres>, PgError> {
+        let begin = self
+            .pool
+            .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
+        begin
+            .await
+            .map_err(|source| self.target.failed(Role::Reader, source))
+    }
+}
+
+struct Search {
+    since: i64,
+    before: Cursor,
+    wanted: usize,
+    found: Vec<Kept>,
+}
+
+impl Search {
+    fn new(filter: &Filter, cursor: Option<Cursor>, wanted: usize) -> Self {
+        let end = Cursor {
+            time: filter.until.map_or(i64::MAX, |until| until.0),
+            // No record is before the end with the end's own time.
+            id: if filter.until.is_some() {
+                Uuid::nil()
+            } else {
+                Uuid::max()
+            },
+        };
+        Self {
+            since: filter.since.map_or(0, |since| since.0.max(0)),
+            before: cursor.map_or(end, |cursor| cursor.min(end)),
+            wanted,
+            found: Vec::new(),
+        }
+    }
+
+    async fn run(&mut self, connection: &mut PgConnection, parameters: &Parameters) -> Result<(), PgError> {
+        let Some(newest) = guide::newest(connection, self.since, self.before.time).await? else {
+            return Ok(());
+        };
+        let oldest = self.since / HOUR;
+        let mut high = newest;
+        for back in WINDOWS.map(Some).into_iter().chain([None]) {
+            if high < oldest || self.found.len() >= self.wanted {
+                return Ok(());
+            }
+            let low = back.map_or(oldest, |back| (newest - back).max(oldest));
+            if parameters.is_all() {
+                self.all(connection, low, high).await?;
+            } else {
+                self.places(connection, parameters, low, high).await?;
+            }
+            high = low - 1;
+        }
+        Ok(())
+    }
+
+    /// The times of a window: its first nanosecond and its last.
+    fn times(&self, low: i64, high: i64) -> (i64, i64) {
+        let last = high.saturating_mul(HOUR).saturating_add(HOUR - 1);
+        (
+            low.saturating_mul(HOUR).max(self.since),
+            last.min(self.before.time),
+        )
+    }
+
+    fn left(&self) -> usize {
+        self.wanted - self.found.len()
+    }
+
+    async fn all(&mut self, connection: &mut PgConnection, low: i64, high: i64) -> Result<(), PgError> {
+        let (first, last) = self.times(low, high);
+        let rows = sqlx::query(ALL)
+            .bind(first)
+            .bind(last)
+            .bind(self.before.time)
+            .bind(self.before.id)
+            .bind(self.left() as i64)
+            .fetch_all(connection)
+            .await?;
+        self.take(&rows)
+    }
+
+    async fn places(
+        &mut self,
+        connection: &mut PgConnection,
+        parameters: &Parameters,
+        low: i64,
+        high: i64,
+    ) -> Result<(), PgError> {
+        // Of an hour that the cursor cuts it is not known which records are behind it.
+        let cut = self.before.time / HOUR == high;
+        let most = if cut { i64::MAX } else { self.left() as i64 };
+        let mut places = parameters
+            .places(connection, (low, high), self.since, self.before, most)
+            .await?;
+        if cut {
+            places = self.latest(connection, places).await?;
+        }
+        if places.is_empty() {
+            return Ok(());
+        }
+        // Each place has its last record: those of as many places as are wanted fill the page, and what is older than
+        // all of these is not on it.
+        places.sort_unstable_by_key(|place| std::cmp::Reverse(place.last));
+        let floor = places.get(self.left() - 1).map_or(i64::MIN, |place| place.last);
+        places.retain(|place| place.last >= floor);
+        for place in &mut places {
+            place.first = place.first.max(floor).max(self.since);
+        }
+        let rows = self
+            .bind(OF_PLACES, &places)
+            .bind(self.left() as i64)
+            .fetch_all(connection)
+            .await?;
+        self.take(&rows)
+    }
+
+    /// The places with the time of their latest record before the cursor; without those that have none.
+    async fn latest(&self, connection: &mut PgConnection, places: Vec<Place>) -> Result<Vec<Place>, PgError> {
+        let (known, unknown): (Vec<Place>, Vec<Place>) = places
+            .into_iter()
+            .partition(|place| place.last < self.before.time);
+        let mut all = known;
+        if unknown.is_empty() {
+            return Ok(all);
+        }
+        let rows = self.bind(LATEST, &unknown).fetch_all(connection).await?;
+        for (place, row) in unknown.into_iter().zip(&rows) {
+            if let Some(last) = row.try_get::<Option<i64>, _>(0)? {
+                all.push(Place { last, ..place });
+            }
+        }
+        Ok(all)
+    }
+
+    /// Parameters 1 to 7.
+    fn bind(
+        &self,
+        sql: &'static str,
+        places: &[Place],
+    ) -> sqlx::query::Query<'static, sqlx::Postgres, sqlx::postgres::PgArguments> {
+        let first = places
+            .iter()
+            .map(|place| place.first)
+            .min()
+            .unwrap_or(0)
+            .max(self.since);
+        let last = places
+            .iter()
+            .map(|place| place.last)
+            .max()
+            .unwrap_or(0)
+            .min(self.before.time);
+        sqlx::query(sql)
+            .bind(places.iter().map(|place| place.shape).collect::<Vec<Uuid>>())
+            .bind(places.iter().map(|place| place.first).collect::<Vec<i64>>())
+            .bind(places.iter().map(|place| place.last).collect::<Vec<i64>>())
+            .bind(first)
+            .bind(last)
+            .bind(self.before.time)
+            .bind(self.before.id)
+    }
+
+    fn take(&mut self, rows: &[PgRow]) -> Result<(), PgError> {
+        for row in rows {
+            self.found.push(rows::kept(row)?);
+        }
+        Ok(())
+    }
+}
+
+// The statements above name the width of a day.
+const _: () = assert!(DAY == 86_400_000_000_000);

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The one who inserts.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use sqlx::Connection as _;
+use sqlx::postgres::PgConnection;
+use uuid::Uuid;
+
+use super::PgError;
+use super::batch::{self, Batch, Shaped};
+use super::connect::{Role, Target};
+use crate::audit::seal::{Checkpoint, KeyRecord};
+
+/// How long a batch may take; longer than the server's own limit for a statement, and shorter than a dead connection.
+const BATCH_TIME: Duration = Duration::from_secs(90);
+/// Shapes that are known to be there. When there are more all are forgotten, and sent again as they come.
+const MAX_KNOWN: usize = 65_536;
+
+/// Ships batches over one connection, which it opens when it is needed and again when it was lost.
+#[derive(Debug)]
+pub struct Writer {
+    target: Target,
+    connection: Option<PgConnection>,
+    known: HashSet<(i32, Uuid)>,
+}
+
+impl Writer {
+    /// A writer that is not connected yet.
+    pub fn new(target: Target) -> Self {
+        Self {
+            target,
+            connection: None,
+            known: HashSet::new(),
+        }
+    }
+
+    /// Keeps a batch, whole or not at all; again, if it is not known whether it was kept. False where it was kept before.
+    pub async fn ship(&mut self, batch: &Batch) -> Result<bool, PgError> {
+        // Taken out: a connection that is given up half-way, or fails, is not used again.
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.connect().await?,
+        };
+        let shaped = Shaped::of(&batch.records);
+        let new: Vec<_> = shaped
+            .shapes
+            .iter()
+            .filter(|(day, id, _)| !self.known.contains(&(*day, *id)))
+            .copied()
+            .collect();
+        let sending = async {
+            let mut transaction = connection.begin().await?;
+            batch::insert_shapes(&mut transaction, &new).await?;
+            batch::insert_records(&mut transaction, batch, &shaped).await?;
+            // Last: the counts it changes are locked until the commit.
+            let counted = batch::insert_batch(&mut transaction, batch, &shaped).await?;
+            transaction.commit().await?;
+            Ok::<bool, sqlx::Error>(counted)
+        };
+        let Ok(sent) = tokio::time::timeout(BATCH_TIME, sending).await else {
+            return Err(PgError::Slow {
+                seconds: BATCH_TIME.as_secs(),
+            });
+        };
+        let counted = sent?;
+        self.connection = Some(connection);
+        if self.known.len() > MAX_KNOWN {
+            self.known.clear();
+        }
+        self.known.extend(new.iter().map(|(day, id, _)| (*day, *id)));
+        Ok(counted)
+    }
+
+    /// Keeps checkpoints and the keys that signed them. Those that were kept before stay as they are.
+    pub async fn seal(&mut self, keys: &[KeyRecord], checkpoints: &[Checkpoint]) -> Result<(), PgError> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.connect().await?,
+        };
+        let sending = batch::insert_checkpoints(&mut connection, keys, checkpoints);
+        let Ok(sent) = tokio::time::timeout(BATCH_TIME, sending).await else {
+            return Err(PgError::Slow {
+                seconds: BATCH_TIME.as_secs(),
+            });
+        };
+        sent?;
+        self.connection = Some(connection);
+        Ok(())
+    }
+
+    async fn connect(&mut self) -> Result<PgConnection, PgError> {
+        // It may be another database by now: one that was restored, one that took over.
+        self.known.clear();
+        self.target.connect(Role::Writer).await
+    }
+
+    /// Closes the connection, so that the server need not find out.
+    pub async fn close(self) {
+        if let Some(connection) = self.connection {
+            // What was shipped is committed; how the goodbye goes does not matter.
+            let _ = tokio::time::timeout(Duration::from_secs(1), connection.close()).await;
+        }
+    }
+}

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Numbers of the spool.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::audit::clock;
+use crate::audit::postgres::{CAUSES, PgError};
+use crate::audit::sqlite::Shipping;
+
+/// What waits, what went, and what failed. Counters start at 0 with the agent.
+#[derive(Debug, Default)]
+pub struct Account {
+    waiting: AtomicU64,
+    used: AtomicU64,
+    shipped: AtomicU64,
+    dropped_oldest: AtomicU64,
+    dropped_newest: AtomicU64,
+    refused: AtomicU64,
+    failures: [AtomicU64; CAUSES.len()],
+    /// Time of the oldest record that waits; 0 where none does.
+    oldest: AtomicI64,
+    reachable: AtomicBool,
+    /// What of the counters on disk was there when the agent started.
+    before: Mutex<Option<(u64, u64)>>,
+    error: Mutex<Option<String>>,
+    position: watch::Sender<u64>,
+}
+
+impl Account {
+    /// Records that wait to be shipped.
+    pub fn waiting(&self) -> u64 {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the spool's file that are in use, as of the last look.
+    pub fn used_bytes(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Records that the server has taken.
+    pub fn shipped_total(&self) -> u64 {
+        self.shipped.load(Ordering::Relaxed)
+    }
+
+    /// Records that are lost, by why: the oldest and the newest for want of room, those that the server refuses.
+    pub fn losses(&self) -> [(&'static str, u64); 3] {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        [
+            ("spool_oldest", load(&self.dropped_oldest)),
+            ("spool_newest", load(&self.dropped_newest)),
+            ("server_refused", load(&self.refused)),
+        ]
+    }
+
+    /// Attempts that failed, by cause.
+    pub fn failures(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        CAUSES.into_iter().zip(
+            self.failures
+                .iter()
+                .map(|counter| counter.load(Ordering::Relaxed)),
+        )
+    }
+
+    /// How old the oldest record is that waits; zero where none does.
+    pub fn lag(&self) -> Duration {
+        match self.oldest.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            oldest => Duration::from_nanos(clock::now().saturating_sub(oldest).max(0).unsigned_abs()),
+        }
+    }
+
+    /// Whether the last attempt succeeded.
+    pub fn is_reachable(&self) -> bool {
+        self.reachable.load(Ordering::Relaxed)
+    }
+
+    /// Why the last attempt failed; `None` where it did not.
+    pub fn error(&self) -> Option<String> {
+        self.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Up to which record all were shipped, dropped or refused.
+    pub(super) fn watch(&self) -> watch::Receiver<u64> {
+        self.position.subscribe()
+    }
+
+    pub(super) fn stored(&self, count: u64) {
+        self.waiting.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(super) fn shipped(&self, count: u64) {
+        self.shipped.fetch_add(count, Ordering::Relaxed);
+        self.reachable.store(true, Ordering::Relaxed);
+        *self.error.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    pub(super) fn newest_dropped(&self, count: u64) {
+        self.dropped_newest.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(super) fn used(&self, bytes: u64) {
+        self.used.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn waiting_since(&self, oldest: Option<i64>) {
+        self.oldest.store(oldest.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// Takes over what is noted on disk.
+    pub(super) fn moved(&self, noted: &Shipping, head: u64) {
+        self.waiting
+            .store(head.saturating_sub(noted.shipped), Ordering::Relaxed);
+        self.position.send_replace(noted.shipped);
+        let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
+        let (dropped, refused) = *before.get_or_insert((noted.dropped, noted.refused));
+        self.dropped_oldest
+            .store(noted.dropped.saturating_sub(dropped), Ordering::Relaxed);
+        self.refused
+            .store(noted.refused.saturating_sub(refused), Ordering::Relaxed);
+    }
+
+    pub(super) fn failed(&self, error: &PgError) {
+        let cause = CAUSES
+            .iter()
+            .position(|cause| *cause == error.cause())
+            .unwrap_or(CAUSES.len() - 1);
+        if let Some(counter) = self.failures.get(cause) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+        self.reachable.store(false, Ordering::Relaxed);
+        *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+    }
+}

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The one task that takes records from the spool to the server.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::Spool;
+use crate::audit::postgres::{Batch, PgError, Target, Writer};
+use crate::audit::sqlite::StoreError;
+
+/// Records of one batch.
+const BATCH: u64 = 8192;
+/// The first wait after a failure; doubled up to the last.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LAST_WAIT: Duration = Duration::from_secs(10);
+/// How often one looks although nothing was said.
+const IDLE: Duration = Duration::from_secs(1);
+/// How long shipping goes on when the agent stops. What is left stays in the spool.
+const LAST_CHANCE: Duration = Duration::from_secs(5);
+
+/// Ships what the spool has.
+pub struct Shipper {
+    spool: Arc<Spool>,
+    writer: Writer,
+    stopping: watch::Receiver<bool>,
+    wait: Duration,
+    most: u64,
+    /// The batch under way, kept until the server has it.
+    batch: Option<Batch>,
+}
+
+/// What became of one look.
+enum Round {
+    Idle,
+    Shipped,
+    Failed,
+}
+
+impl Shipper {
+    /// A shipper from the spool to a server, until `stopping` says so.
+    pub fn new(spool: Arc<Spool>, target: Target, stopping: watch::Receiver<bool>) -> Self {
+        Self {
+            spool,
+            writer: Writer::new(target),
+            stopping,
+            wait: FIRST_WAIT,
+            most: BATCH,
+            batch: None,
+        }
+    }
+
+    /// Works until it is told to stop, and then until the spool is empty, the server fails or a few seconds have passed.
+    pub async fn run(mut self) {
+        let mut stopping = self.stopping.clone();
+        while !*stopping.borrow_and_update() {
+            let wait = match self.round().await {
+                Round::Shipped => continue,
+                Round::Idle => IDLE,
+                Round::Failed => self.back_off(),
+            };
+            let failed = wait != IDLE;
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                // After a failure more records are no reason to hurry.
+                () = self.spool.more.notified(), if !failed => {}
+                changed = stopping.changed() => if changed.is_err() { break },
+            }
+        }
+        let last = async { while matches!(self.round().await, Round::Shipped) {} };
+        if tokio::time::timeout(LAST_CHANCE, last).await.is_err() {
+            tracing::info!("records wait in the spool for the next start");
+        }
+        self.writer.close().await;
+    }
+
+    async fn round(&mut self) -> Round {
+        match self.try_round().await {
+            Ok(round) => round,
+            Err(error) => {
+                tracing::error!(%error, "the spool fails: its records are kept and tried again");
+                Round::Failed
+            }
+        }
+    }
+
+    async fn try_round(&mut self) -> Result<Round, StoreError> {
+        if self.batch.is_none() {
+            self.batch = self.spool.next_batch(self.most).await?;
+        }
+        let Some(batch) = &self.batch else {
+            return self.seal().await;
+        };
+        match self.writer.ship(batch).await {
+            Ok(_) => {
+                self.spool.done(batch, false).await?;
+                self.batch = None;
+                self.wait = FIRST_WAIT;
+                self.most = (self.most * 2).min(BATCH);
+                Ok(Round::Shipped)
+            }
+            Err(error) if error.is_of_the_batch() => {
+                self.spool.account().failed(&error);
+                if let [record] = &batch.records[..] {
+                    let id = record.entry.id();
+                    tracing::error!(%error, %id, "PostgreSQL refuses a record: it is lost and counted");
+                    self.spool.done(batch, true).await?;
+                } else {
+                    self.most = (batch.records.len() as u64 / 2).max(1);
+                    self.spool.halve(batch).await?;
+                }
+                self.batch = None;
+                Ok(Round::Shipped)
+            }
+            Err(error) => Ok(self.failed(&error)),
+        }
+    }
+
+    /// Ships checkpoints that the server does not have.
+    async fn seal(&mut self) -> Result<Round, StoreError> {
+        let checkpoints = self
+            .spool
+            .store()
+            .checkpoints_after(self.spool.checkpoint_row().await)
+            .await?;
+        let Some((row, _)) = checkpoints.last() else {
+            return Ok(Round::Idle);
+        };
+        let row = *row;
+        let keys = self.spool.store().signing_keys().await?;
+        let checkpoints: Vec<_> = checkpoints
+            .into_iter()
+            .map(|(_, checkpoint)| checkpoint)
+            .collect();
+        match self.writer.seal(&keys, &checkpoints).await {
+            Ok(()) => {
+                self.spool.sealed(row).await?;
+                Ok(Round::Shipped)
+            }
+            Err(error) => Ok(self.failed(&error)),
+        }
+    }
+
+    fn failed(&self, error: &PgError) -> Round {
+        if self.spool.account().is_reachable() || self.spool.account().error().is_none() {
+            tracing::warn!(%error, "PostgreSQL does not take records: they wait in the spool");
+        } else {
+            tracing::debug!(%error, "PostgreSQL still does not take records");
+        }
+        self.spool.account().failed(error);
+        Round::Failed
+    }
+
+    /// The next wait: doubled, and up to a half shorter, so that a hundred agents do not come back at once.
+    fn back_off(&mut self) -> Duration {
+        let wait = self.wait;
+        self.wait = (wait * 2).min(LAST_WAIT);
+        let spread = f64::from(uuid::Uuid::now_v7().as_bytes()[15]) / 512.0;
+        wait.mul_f64(1.0 - spread)
+    }
+}

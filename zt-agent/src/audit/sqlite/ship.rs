@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A store as a spool: which of its records were shipped elsewhere, and how those go.
+
+use std::time::Duration;
+
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::{Connection as _, Row as _};
+
+use super::schema::SEGMENT_ROWS;
+use super::{Store, StoreError, rows};
+use crate::audit::query::HOUR;
+use crate::audit::record::Kept;
+use crate::audit::seal::{Checkpoint, KeyRecord};
+
+/// One row; made when the store is first used as a spool.
+const TABLE: &str = "
+CREATE TABLE IF NOT EXISTS shipping (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    shipped INTEGER NOT NULL,
+    planned INTEGER NOT NULL,
+    gap INTEGER NOT NULL,
+    dropped INTEGER NOT NULL,
+    refused INTEGER NOT NULL,
+    checkpoint INTEGER NOT NULL
+) STRICT;
+INSERT OR IGNORE INTO shipping SELECT 1, coalesce((SELECT min(row) FROM record), next_row) - 1,
+    coalesce((SELECT min(row) FROM record), next_row) - 1, 0, 0, 0, 0 FROM trail;
+";
+
+/// How far shipping is. Records are numbered as in the chain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shipping {
+    /// Up to this one all were shipped, dropped or refused.
+    pub shipped: u64,
+    /// The batch that was begun last ends here. It may have arrived: it is never sent in another size.
+    pub planned: u64,
+    /// Records right before the next batch that were dropped.
+    pub gap: u64,
+    /// Records that were dropped before they were shipped, in all.
+    pub dropped: u64,
+    /// Records that the other side will never take, in all.
+    pub refused: u64,
+    /// Up to this row of the table of checkpoints all were shipped.
+    pub checkpoint: i64,
+}
+
+impl Store {
+    /// How far shipping is.
+    pub async fn shipping(&self) -> Result<Shipping, StoreError> {
+        let mut writer = self.writer.lock().await;
+        sqlx::raw_sql(TABLE).execute(&mut writer.connection).await?;
+        let numbers: (i64, i64, i64, i64, i64, i64) =
+            sqlx::query_as("SELECT shipped, planned, gap, dropped, refused, checkpoint FROM shipping")
+                .fetch_one(&mut writer.connection)
+                .await?;
+        Ok(Shipping {
+            shipped: numbers.0.cast_unsigned(),
+            planned: numbers.1.cast_unsigned(),
+            gap: numbers.2.cast_unsigned(),
+            dropped: numbers.3.cast_unsigned(),
+            refused: numbers.4.cast_unsigned(),
+            checkpoint: numbers.5,
+        })
+    }
+
+    /// Notes how far shipping is.
+    pub async fn note_shipping(&self, shipping: &Shipping) -> Result<(), StoreError> {
+        let mut writer = self.writer.lock().await;
+        note(&mut writer.connection, shipping).await
+    }
+
+    /// Records from `first` to `last`, in order; those that are there.
+    pub async fn range(&self, first: u64, last: u64) -> Result<Vec<(u64, Kept)>, StoreError> {
+        let found = sqlx::query(rows::FROM)
+            .bind(first.cast_signed())
+            .bind((last + 1).saturating_sub(first).cast_signed())
+            .fetch_all(&self.readers)
+            .await?;
+        let numbered =
+            |row: &SqliteRow| Ok((row.try_get::<i64, _>("row")?.cast_unsigned(), rows::kept(row)?));
+        let mut records = found
+            .iter()
+            .map(numbered)
+            .collect::<Result<Vec<_>, StoreError>>()?;
+        records.retain(|(number, _)| *number <= last);
+        Ok(records)
+    }
+
+    /// Checkpoints behind a row of their table, oldest first, with their row; at most a thousand.
+    pub async fn checkpoints_after(&self, row: i64) -> Result<Vec<(i64, Checkpoint)>, StoreError> {
+        let texts: Vec<(i64, String)> =
+            sqlx::query_as("SELECT row, text FROM checkpoint WHERE row > ? ORDER BY row LIMIT 1000")
+                .bind(row)
+                .fetch_all(&self.readers)
+                .await?;
+        let parsed = texts.into_iter().map(|(row, text)| Ok((row, parse(row, &text)?)));
+        parsed.collect()
+    }
+
+    /// Removes checkpoints before a row of their table.
+    pub async fn forget_checkpoints(&self, row: i64) -> Result<(), StoreError> {
+        let mut writer = self.writer.lock().await;
+        sqlx::query("DELETE FROM checkpoint WHERE row < ?")
+            .bind(row)
+            .execute(&mut writer.connection)
+            .await?;
+        Ok(())
+    }
+
+    /// Every key that has signed a checkpoint, oldest first.
+    pub async fn signing_keys(&self) -> Result<Vec<KeyRecord>, StoreError> {
+        let texts: Vec<(i64, String)> = sqlx::query_as("SELECT row, text FROM signing_key ORDER BY row")
+            .fetch_all(&self.readers)
+            .await?;
+        texts.iter().map(|(row, text)| parse(*row, text)).collect()
+    }
+
+    /// When the first record from `first` on was made, Unix nanoseconds.
+    pub async fn time_of(&self, first: u64) -> Result<Option<i64>, StoreError> {
+        Ok(
+            sqlx::query_scalar("SELECT time FROM record WHERE row >= ? ORDER BY row LIMIT 1")
+                .bind(first.cast_signed())
+                .fetch_optional(&self.readers)
+                .await?,
+        )
+    }
+
+    /// Bytes of the file that hold something.
+    pub async fn used_bytes(&self) -> Result<u64, StoreError> {
+        let (pages, free, size): (i64, i64, i64) = sqlx::query_as(
+            "SELECT page_count, freelist_count, page_size
+             FROM pragma_page_count, pragma_freelist_count, pragma_page_size",
+        )
+        .fetch_one(&self.readers)
+        .await?;
+        Ok(((pages - free) * size).cast_unsigned())
+    }
+
+    /// The last record of the oldest segment; `None` where that is the one being written.
+    pub async fn end_of_oldest_segment(&self) -> Result<Option<u64>, StoreError> {
+        let segments: Vec<i64> = sqlx::query_scalar("SELECT segment FROM segment ORDER BY segment LIMIT 2")
+            .fetch_all(&self.readers)
+            .await?;
+        Ok(segments
+            .get(1)
+            .map(|second| (second * SEGMENT_ROWS - 1).cast_unsigned()))
+    }
+
+    /// Removes records up to `last`, and in the same transaction notes how far shipping is. What they were is elsewhere,
+    /// or counted by the caller: they are not "pruned".
+    pub async fn discard(&self, last: u64, shipping: &Shipping) -> Result<u64, StoreError> {
+        let mut writer = self.writer.lock().await;
+        let mut transaction = writer.connection.begin_with("BEGIN IMMEDIATE").await?;
+        let gone = sqlx::query("DELETE FROM record WHERE row <= ?")
+            .bind(last.cast_signed())
+            .execute(&mut *transaction)
+            .await?;
+        let next = last.cast_signed() + 1;
+        for sql in [
+            "DELETE FROM span WHERE segment < ?1",
+            "DELETE FROM segment WHERE segment < ?1",
+        ] {
+            sqlx::query(sql)
+                .bind(next / SEGMENT_ROWS)
+                .execute(&mut *transaction)
+                .await?;
+        }
+        // Nobody asks a spool for the graph. The shapes of what is left stay.
+        sqlx::query("DELETE FROM bucket WHERE hour < (SELECT min(min_time) FROM segment) / ?1")
+            .bind(HOUR)
+            .execute(&mut *transaction)
+            .await?;
+        let unused = sqlx::query(
+            "DELETE FROM shape WHERE NOT EXISTS (SELECT 1 FROM bucket WHERE bucket.shape = shape.id)",
+        )
+        .execute(&mut *transaction)
+        .await?;
+        if unused.rows_affected() > 0 {
+            sqlx::query("UPDATE trail SET shapes_gone = shapes_gone + 1")
+                .execute(&mut *transaction)
+                .await?;
+        }
+        note(&mut transaction, shipping).await?;
+        transaction.commit().await?;
+        Ok(gone.rows_affected())
+    }
+
+    /// Gives free pages back to the file system, a little at a time, where the file is larger than `limit`.
+    pub async fn shrink(&self, limit: u64) -> Result<bool, StoreError> {
+        let mut writer = self.writer.lock().await;
+        let (pages, free, size): (i64, i64, i64) = sqlx::query_as(
+            "SELECT page_count, freelist_count, page_size
+             FROM pragma_page_count, pragma_freelist_count, pragma_page_size",
+        )
+        .fetch_one(&mut writer.connection)
+        .await?;
+        let too_large = free > 0 && (pages * size).cast_unsigned() > limit;
+        if too_large {
+            let vacuum = sqlx::query("PRAGMA incremental_vacuum(2048)").execute(&mut writer.connection);
+            let _ = tokio::time::timeout(Duration::from_secs(5), vacuum).await;
+        }
+        Ok(too_large)
+    }
+}
+
+fn parse<T: serde::de::DeserializeOwned>(row: i64, text: &str) -> Result<T, StoreError> {
+    serde_json::from_str(text).map_err(|_| StoreError::Damaged {
+        row,
+        column: "text of a checkpoint or key",
+        found: text.to_owned(),
+    })
+}
+
+async fn note(connection: &mut SqliteConnection, shipping: &Shipping) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE shipping SET shipped = ?, planned = ?, gap = ?, dropped = ?, refused = ?, checkpoint = ?",
+    )
+    .bind(shipping.shipped.cast_signed())
+    .bind(shipping.planned.cast_signed())
+    .bind(shipping.gap.cast_signed())
+    .bind(shipping.dropped.cast_signed())
+    .bind(shipping.refused.cast_signed())
+    .bind(shipping.checkpoint)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
