@@ -5,6 +5,7 @@
 //!
 //! The server waits for the disk as by default. The plans of every question are in the log that is kept.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -148,6 +149,7 @@ async fn fill(server: &Server, target: &Target, keeper: &Target, maker: &Maker, 
     Ok(())
 }
 
+#[expect(clippy::too_many_lines, reason = "a list, one filter after the other")]
 fn filters(maker: &Maker) -> Result<Vec<(&'static str, Filter)>> {
     let time = |part: i64, of: i64| Some(Timestamp(maker.start + 9 * DAY / of * part));
     let exact = |text: &str| Some(PartyFilter::Exact(text.to_owned()));
@@ -295,7 +297,7 @@ async fn ask(server: &Server, maker: &Maker, records: u64) -> Result<()> {
                 if limit == 100 {
                     worst = worst.max(times[2]);
                 }
-                line += &format!(" {:>7.2} ({found})", times[2].as_secs_f64() * 1000.0);
+                write!(line, " {:>7.2} ({found})", times[2].as_secs_f64() * 1000.0)?;
             }
             println!("{line}");
         }

@@ -36,11 +36,10 @@ impl Server {
     pub fn start(settings: &str) -> Result<Self> {
         let programs = programs()?;
         // The server refuses to run as root.
-        let user = match Uid::effective().is_root() {
-            true => {
-                Some(User::from_name("postgres")?.context("no user `postgres`: run `cargo xtask setup`")?)
-            }
-            false => None,
+        let user = if Uid::effective().is_root() {
+            Some(User::from_name("postgres")?.context("no user `postgres`: run `cargo xtask setup`")?)
+        } else {
+            None
         };
         let directory = tempfile::Builder::new()
             .prefix("zt-pg-")

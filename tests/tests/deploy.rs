@@ -15,3 +15,15 @@ fn the_sample_configuration_says_what_the_defaults_are() {
     };
     assert_eq!(Config::load(&sources).unwrap(), Config::default());
 }
+
+#[test]
+fn the_sample_configuration_of_an_engine_loads() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/engine.yaml");
+    let sources = Sources {
+        file: Some(file),
+        ..Sources::default()
+    };
+    let config = Config::load(&sources).unwrap();
+    assert_eq!(config.policy_path, Path::new("/var/lib/zt-engine/policies"));
+    assert_eq!(config.state_directory(), Path::new("/var/lib/zt-engine"));
+}

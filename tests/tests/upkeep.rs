@@ -113,7 +113,7 @@ fn what_is_taken_away_comes_back() -> Result<()> {
             .with_context(|| format!("{program} is in the status"))?;
         assert_eq!(found["attached"], true, "{found}");
         let id = found["program_id"].to_string();
-        let map = directory.join("v1/maps/zt_refused");
+        let map = scene.sandbox().maps()?.join("zt_refused");
         let count = restored(&agent)?;
         bpftool(&["prog", "detach", "id", &id, hook, "pinned", text(&map)?])?;
         mended(&agent, count)?;

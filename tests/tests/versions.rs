@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde_json::json;
+use zt_common::ABI_VERSION;
 use zt_tests::hooks::{attached, bpftool, exists, pins};
 use zt_tests::probe::{Flood, Operation, TIMEOUT};
 use zt_tests::{Party, Policy, Scene, TCP, UDP, eventually};
@@ -35,7 +36,7 @@ fn two(label: &str) -> Result<(Scene, Party, Party)> {
 /// Makes what an agent has pinned the pins of another version: real links, real programs, still attached.
 fn as_version(directory: &Path, version: &str) -> Result<PathBuf> {
     let other = directory.join(version);
-    std::fs::rename(directory.join("v1"), &other)?;
+    std::fs::rename(directory.join(format!("v{ABI_VERSION}")), &other)?;
     Ok(other)
 }
 
@@ -100,7 +101,7 @@ fn break_glass_outlives_a_change_of_version() -> Result<()> {
     let mut agent = scene.agent(&policy())?.start()?;
     agent.post("/v1/mode", &json!({ "mode": "observe" }))?.success()?;
     agent.terminate()?;
-    as_version(&scene.sandbox().pins()?, "v2")?;
+    as_version(&scene.sandbox().pins()?, "v99")?;
     agent.restart()?;
     assert_eq!(client.tcp(server.v4(81))?, "ok");
     assert_eq!(agent.get("/v1/status")?["modes"]["observe_all"], true);

@@ -18,11 +18,13 @@ mod health;
 mod identities;
 mod mode;
 mod node;
+mod nodes;
 mod openapi;
 mod party;
 mod policies;
 mod problem;
 mod query;
+mod revisions;
 mod server;
 mod status;
 mod stream;
@@ -48,7 +50,7 @@ use crate::audit::archive::Archive;
 use crate::audit::pipeline::Intake;
 use crate::metrics::Metrics;
 use crate::policy_dir::Editor;
-use crate::state::Snapshot;
+use crate::state::{Snapshot, SourceStatus};
 
 /// What the handlers work with. Cheap to clone.
 #[derive(Clone)]
@@ -57,6 +59,7 @@ pub struct ApiState(Arc<Inner>);
 struct Inner {
     parts: Parts,
     changes: Changes,
+    nodes: nodes::Nodes,
 }
 
 /// The parts of an [`ApiState`].
@@ -83,6 +86,20 @@ pub struct Parts {
     pub stopping: watch::Receiver<bool>,
     /// When the agent started, Unix nanoseconds.
     pub started: i64,
+    /// Which of the two this is.
+    pub service: Service,
+    /// The engine that policy comes from, where it does.
+    pub source: Option<watch::Receiver<SourceStatus>>,
+}
+
+/// What kind of agent serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Service {
+    /// It enforces on its node.
+    Node,
+    /// It answers and keeps policy; it has no kernel side.
+    Engine,
 }
 
 /// Whether this agent does what it is there for.
@@ -100,7 +117,16 @@ impl ApiState {
     /// State of these parts.
     pub fn new(parts: Parts) -> Self {
         let changes = Changes::default();
-        Self(Arc::new(Inner { parts, changes }))
+        let nodes = nodes::Nodes::default();
+        Self(Arc::new(Inner {
+            parts,
+            changes,
+            nodes,
+        }))
+    }
+
+    fn nodes(&self) -> &nodes::Nodes {
+        &self.0.nodes
     }
 
     fn changes(&self) -> &Changes {
@@ -145,6 +171,8 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(status::status))
         .routes(routes!(identities::list))
         .routes(routes!(stream::decisions))
+        .routes(routes!(revisions::revisions))
+        .routes(routes!(nodes::report))
         .routes(routes!(mode::change))
         .routes(routes!(openapi::show))
 }

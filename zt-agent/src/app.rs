@@ -6,7 +6,9 @@
 //! what is in force. Up: the [`reader`] takes events from the ring buffer to the audit pipeline.
 
 mod control;
+mod engine;
 mod error;
+mod feed;
 mod input;
 mod node;
 mod reader;
@@ -34,9 +36,11 @@ use crate::problem::Problem;
 use crate::state;
 use crate::watch::Follower;
 
+pub use self::engine::run_engine;
 pub use self::error::AppError;
 
 use self::control::Handle;
+use self::feed::PolicyFeed;
 use self::input::Input;
 use self::node::{Command, Node, Parts};
 use self::reader::Reader;
@@ -53,7 +57,7 @@ pub async fn run(config: Config, take_over: bool) -> Result<(), AppError> {
     let (stop_sender, stopping) = watch::channel(false);
 
     // Input first: nothing is touched when it is bad.
-    let mut input = Input::read(&config)?;
+    let mut input = Input::read(&config).await?;
     // From here on a signal waits for its turn: before it is listened for, it would end the agent on the spot.
     let mut signals = Signals::listen()?;
     let Some(turn) = turn::wait(&config, take_over, &mut signals).await? else {
@@ -61,7 +65,7 @@ pub async fn run(config: Config, take_over: bool) -> Result<(), AppError> {
     };
     if turn.waited {
         // Who knows how long it was.
-        input = Input::read(&config)?;
+        input = Input::read(&config).await?;
     }
     let Turn { lock, verified, .. } = turn;
     let metrics = Metrics::new();
@@ -106,8 +110,10 @@ pub async fn run(config: Config, take_over: bool) -> Result<(), AppError> {
     let reader = spawn_thread("zt-events", move || reader.run())?;
 
     let handle = Arc::new(Handle::new(&commands));
+    let source = input.policy_feed.status(&metrics);
     metrics.read_kernel(Box::new(counters));
     metrics.read_snapshots(snapshots.clone());
+    let followed = snapshots.clone();
     let state = ApiState::new(api::Parts {
         cluster: config.cluster.as_str().into(),
         node: config.node.as_str().into(),
@@ -120,10 +126,18 @@ pub async fn run(config: Config, take_over: bool) -> Result<(), AppError> {
         readiness: readiness.clone(),
         stopping: stopping.clone(),
         started,
+        service: api::Service::Node,
+        source,
     });
     let serving = endpoints.serve(&config, &state, &stopping);
     let changes = tokio::spawn(api::record_changes(state));
-    let following = follow(input.policy_follower, input.workload_follower, watcher, &commands);
+    let following = follow(
+        input.policy_feed,
+        followed,
+        input.workload_follower,
+        watcher,
+        &commands,
+    );
     let weak = commands.downgrade();
     drop(commands);
     notify(sd_notify::NotifyState::Ready);
@@ -166,7 +180,8 @@ pub fn break_glass(bpffs: &std::path::Path, on: bool) -> Result<bool, AppError> 
 
 /// Starts what tells the node of changes.
 fn follow(
-    policies: Follower<policy_dir::Contents>,
+    policies: PolicyFeed,
+    snapshots: watch::Receiver<Arc<state::Snapshot>>,
     workloads: Follower<identity_file::Contents>,
     watcher: Watcher,
     commands: &mpsc::Sender<Command>,
@@ -188,7 +203,7 @@ fn follow(
     let (workload_sender, workload_receiver) = mpsc::channel(1);
     let (cgroup_sender, cgroup_receiver) = mpsc::channel(1024);
     vec![
-        tokio::spawn(policies.run(policy_sender)),
+        tokio::spawn(policies.run(policy_sender, snapshots)),
         tokio::spawn(workloads.run(workload_sender)),
         tokio::spawn(async move {
             if let Err(error) = watcher.run(cgroup_sender).await {

@@ -7,6 +7,7 @@ pub mod client;
 mod completions;
 mod decision;
 pub mod detach;
+mod engine;
 mod evaluate;
 mod exit;
 mod graph;
@@ -68,6 +69,15 @@ pub struct Cli {
 pub enum Command {
     /// Run the node agent
     Run(run::StartArgs),
+    /// Run a policy engine: the API over a policy directory, without the kernel
+    #[command(
+        long_about = "Run a policy engine: the API over a policy directory, without the kernel.\n\n\
+            It answers and records evaluations, takes changes of policy, and is what agents with `policySource: engine` \
+            follow. It needs no privilege. Several engines may share one policy directory; each has an audit database of \
+            its own. It takes the settings of `run`; those about the kernel, cgroups and modes of workloads do nothing \
+            here but say what the answers shall say."
+    )]
+    Engine(run::RunArgs),
     /// See it work: a self-contained tour on this machine, which removes everything it made
     Demo(DemoArgs),
     /// What the demo starts.
@@ -112,6 +122,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn execute(cli: Cli) -> Result<Exit, Failure> {
     match cli.command {
         Command::Run(arguments) => run::run(&arguments, &cli.log_level),
+        Command::Engine(arguments) => engine::engine(&arguments, &cli.log_level),
         Command::Demo(arguments) => Ok(demo::demo(arguments)),
         Command::DemoProcess(process) => Ok(demo::process(&process)),
         Command::Detach(arguments) => detach::detach(&arguments),

@@ -11,7 +11,7 @@ mod setting;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 
@@ -39,6 +39,10 @@ pub struct Config {
     pub node: String,
     /// `policyPath`: a directory of policy files, or one file.
     pub policy_path: PathBuf,
+    /// `policySource`: where policy comes from.
+    pub policy_source: PolicySource,
+    /// `engineUrl`: the policy engine that is followed, with `policySource: engine`.
+    pub engine_url: Option<String>,
     /// `mode`: for workloads that nothing else names.
     pub mode: Mode,
     /// `unknownWorkload`: what happens to a managed process that never had an identity.
@@ -59,6 +63,16 @@ pub struct Config {
     pub audit: Audit,
     /// `api`: where the agent listens.
     pub api: Api,
+}
+
+/// `policySource`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PolicySource {
+    /// The files at `policyPath`.
+    #[default]
+    Directory,
+    /// A policy engine, over its API.
+    Engine,
 }
 
 /// `identity`.
@@ -147,6 +161,8 @@ impl Default for Config {
             trust_domain: "hanzo.ai".to_owned(),
             node: load::hostname(),
             policy_path: PathBuf::from("/etc/zt/policies/"),
+            policy_source: PolicySource::Directory,
+            engine_url: None,
             mode: Mode::Observe,
             unknown_workload: UnknownWorkload::Observe,
             allow_host: true,
@@ -181,6 +197,14 @@ impl Config {
     /// Reads the configuration from all its sources.
     pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
         load::load(sources).map_err(|problems| ConfigError { problems })
+    }
+
+    /// Where the agent keeps what must outlive it: beside the audit database, `/var/lib/zt` otherwise.
+    pub fn state_directory(&self) -> PathBuf {
+        let file = self.audit.dsn.strip_prefix("sqlite://").map(Path::new);
+        file.and_then(Path::parent)
+            .unwrap_or(Path::new("/var/lib/zt"))
+            .to_path_buf()
     }
 
     /// What the policy engine needs to know of it.

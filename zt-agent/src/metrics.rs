@@ -23,7 +23,7 @@ use self::node::NodeEvents;
 use crate::audit::AuditRecord;
 use crate::audit::pipeline::{Stats, Tally};
 use crate::audit::spool::Account;
-use crate::state::Snapshot;
+use crate::state::{Snapshot, SourceStatus};
 
 /// Pairs of source and destination that have labels of their own; the rest are `other`.
 pub const MAX_PAIRS: usize = 2000;
@@ -50,6 +50,7 @@ pub struct Metrics {
     spool: OnceLock<Arc<Account>>,
     kernel: OnceLock<Box<dyn KernelCounters>>,
     snapshots: OnceLock<watch::Receiver<Arc<Snapshot>>>,
+    source: OnceLock<watch::Receiver<SourceStatus>>,
 }
 
 impl Metrics {
@@ -86,6 +87,11 @@ impl Metrics {
     /// How many have been missing and are back.
     pub fn restored_total(&self) -> u64 {
         self.restored.load(Ordering::Relaxed)
+    }
+
+    /// Where what is known of the engine that is followed is. The first one stays.
+    pub fn read_source(&self, source: watch::Receiver<SourceStatus>) {
+        self.source.get_or_init(|| source);
     }
 
     /// The SPIFFE IDs that may be labels: those declared by policy and identity sources. Others count as `other`, so

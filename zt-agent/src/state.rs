@@ -5,6 +5,7 @@
 //! waits.
 
 pub mod merge;
+mod source;
 
 use std::sync::Arc;
 
@@ -13,6 +14,8 @@ use tokio::sync::watch;
 use crate::identity::{Mode, WorkloadRecord};
 use crate::policy::{AllowTable, PolicySet, Problem, Settings};
 use crate::spiffe_id::SpiffeId;
+
+pub use self::source::SourceStatus;
 
 /// Policy, identities and modes that belong together. Cheap to clone.
 #[derive(Clone, Debug)]

@@ -154,7 +154,7 @@ async fn the_server_is_away_while_a_hundred_thousand_records_are_made() {
             .any(|(cause, count)| cause == "unreachable" && count > 0)
     })
     .await;
-    assert_eq!(spool.account().waiting(), COUNT);
+    until("all to wait", async || spool.account().waiting() == COUNT).await;
     assert!(spool.account().lag() > Duration::ZERO);
     assert!(!spool.account().is_reachable());
     world.server.up().expect("up");

@@ -177,7 +177,7 @@ fn matches(filter: &Filter, kept: &Kept) -> bool {
 /// Some filter, the same for the same number.
 fn filter(number: u64, maker: &Maker, count: u64) -> Filter {
     let random = spread(number ^ 0x5eed);
-    let one_in = |bit: u32, many: u64| (random >> bit) % many == 0;
+    let one_in = |bit: u32, many: u64| (random >> bit).is_multiple_of(many);
     let time = |bit: u32| Timestamp(maker.start + maker.step * (spread(random >> bit) % count) as i64);
     let party = |bit: u32| match (random >> bit) % 8 {
         0 | 1 => Some(PartyFilter::Exact(

@@ -87,6 +87,11 @@ const RULES: &[Rule] = &[
         module: "audit",
         may_import: &["spiffe_id"],
     },
+    Rule {
+        module: "policy_follow",
+        // The client of the API is the command line's.
+        may_import: &["audit", "cli", "policy", "state"],
+    },
     // What people and programs ask.
     Rule {
         module: "api",

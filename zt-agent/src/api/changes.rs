@@ -2,9 +2,9 @@
 //! Every change of policy is recorded, whoever made it: over the API, whose caller is known, or with an editor.
 //!
 //! What is recorded is what came into force: the snapshots are watched, and a caller has announced beforehand which
-//! digest will be theirs.
+//! policy will be theirs, by its digest. What came into force at once may have been changed by several.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use super::ApiState;
 use crate::audit::convert::PolicyChange;
 use crate::audit::pipeline::ApiEvent;
 use crate::policy::{PolicyDiff, PolicySet};
+use crate::policy_dir::Plan;
 use crate::state::Snapshot;
 
 /// Who changed a policy that nobody announced: whoever may write to the directory.
@@ -33,6 +34,8 @@ pub(super) struct Changes {
 
 #[derive(Debug)]
 struct Announcement {
+    /// The policy's digest as it will be; `None` where it will be gone.
+    wanted: Option<String>,
     caller: Arc<str>,
     done: oneshot::Sender<()>,
 }
@@ -40,7 +43,7 @@ struct Announcement {
 /// A change that was announced. Dropping it takes the announcement back.
 pub(super) struct Announced<'c> {
     changes: &'c Changes,
-    digest: String,
+    name: String,
     done: oneshot::Receiver<()>,
 }
 
@@ -50,17 +53,18 @@ impl Changes {
         self.turn.lock().await
     }
 
-    /// The change to this digest will be that caller's.
-    pub(super) fn announce(&self, digest: &str, caller: &Arc<str>) -> Announced<'_> {
+    /// The change of this policy to this digest will be that caller's.
+    pub(super) fn announce(&self, name: &str, wanted: Option<&str>, caller: &Arc<str>) -> Announced<'_> {
         let (sender, done) = oneshot::channel();
         let announcement = Announcement {
+            wanted: wanted.map(str::to_owned),
             caller: Arc::clone(caller),
             done: sender,
         };
-        self.announced().insert(digest.to_owned(), announcement);
+        self.announced().insert(name.to_owned(), announcement);
         Announced {
             changes: self,
-            digest: digest.to_owned(),
+            name: name.to_owned(),
             done,
         }
     }
@@ -69,15 +73,37 @@ impl Changes {
         self.announced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&self, digest: &str) -> Option<Announcement> {
-        self.announced().remove(digest)
+    /// Takes the announcements of what changed between these two; and whether somebody changed more than that.
+    fn take(&self, before: &PolicySet, after: &PolicySet) -> (Vec<Announcement>, bool) {
+        let digests = |set: &PolicySet| -> BTreeMap<String, String> {
+            let all = set.all().iter();
+            all.map(|policy| (policy.name().to_owned(), policy.digest().to_owned()))
+                .collect()
+        };
+        let (before, after) = (digests(before), digests(after));
+        let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+        let mut announced = self.announced();
+        let mut taken = Vec::new();
+        let mut more = false;
+        for name in names
+            .into_iter()
+            .filter(|name| before.get(*name) != after.get(*name))
+        {
+            let theirs = announced
+                .get(name)
+                .is_some_and(|one| one.wanted.as_ref() == after.get(name));
+            let announcement = if theirs { announced.remove(name) } else { None };
+            more |= announcement.is_none();
+            taken.extend(announcement);
+        }
+        (taken, more)
     }
 }
 
 impl Announced<'_> {
     /// Waits until the change is recorded, if it was one.
     pub(super) async fn recorded(mut self) {
-        let waiting = self.changes.announced().contains_key(&self.digest);
+        let waiting = self.changes.announced().contains_key(&self.name);
         if waiting && tokio::time::timeout(RECORD_TIME, &mut self.done).await.is_err() {
             tracing::error!("a change of policy is in force and its record is late");
         }
@@ -86,7 +112,7 @@ impl Announced<'_> {
 
 impl Drop for Announced<'_> {
     fn drop(&mut self) {
-        self.changes.take(&self.digest);
+        self.changes.announced().remove(&self.name);
     }
 }
 
@@ -100,24 +126,35 @@ pub async fn record(state: ApiState) {
         if snapshot.policies.digest() == policies.digest() {
             continue;
         }
-        let announcement = state.changes().take(snapshot.policies.digest());
-        let caller = announcement.as_ref().map_or_else(
-            || Arc::from(BY_FILE),
-            |announcement| Arc::clone(&announcement.caller),
-        );
-        write(&state, &snapshot, &policies, caller).await;
+        let (announcements, more) = state.changes().take(&policies, &snapshot.policies);
+        let engine = state
+            .source
+            .as_ref()
+            .map(|source| format!("engine {}", source.borrow().url));
+        let others = more.then_some(engine.as_deref().unwrap_or(BY_FILE));
+        let callers = announcements
+            .iter()
+            .map(|announcement| &*announcement.caller)
+            .chain(others);
+        let caller: Arc<str> = callers.collect::<Vec<_>>().join(", ").into();
+        write(&state, snapshot.revision, &policies, &snapshot.policies, caller).await;
         policies = Arc::clone(&snapshot.policies);
-        if let Some(announcement) = announcement {
+        for announcement in announcements {
             // The caller may have given up waiting.
             let _ = announcement.done.send(());
         }
     }
 }
 
-async fn write(state: &ApiState, snapshot: &Snapshot, before: &PolicySet, caller: Arc<str>) {
-    let diff = snapshot.policies.diff_from(before);
+/// Records a change that was made, and was changed by another process before it came into force here.
+pub(super) async fn superseded(state: &ApiState, plan: &Plan, revision: u64, caller: &Arc<str>) {
+    write(state, revision, &plan.before, &plan.after, Arc::clone(caller)).await;
+}
+
+async fn write(state: &ApiState, revision: u64, before: &PolicySet, after: &PolicySet, caller: Arc<str>) {
+    let diff = after.diff_from(before);
     tracing::info!(
-        %caller, from = diff.from, to = diff.to, revision = snapshot.revision,
+        %caller, from = diff.from, to = diff.to, revision,
         added = diff.added.len(), removed = diff.removed.len(), "policy changed"
     );
     let event = ApiEvent::PolicyChanged(PolicyChange {
@@ -125,7 +162,7 @@ async fn write(state: &ApiState, snapshot: &Snapshot, before: &PolicySet, caller
         from: Some(Arc::from(diff.from.as_str())),
         to: Arc::from(diff.to.as_str()),
         diff: recorded_diff(diff),
-        revision: snapshot.revision,
+        revision,
     });
     // It has happened: a trail that takes nothing more is the recorder's to count and to tell.
     if state.intake.record_api(vec![event]).await.is_err() {

@@ -97,6 +97,8 @@ impl Guard {
 fn role_for(method: &Method, path: &str) -> Role {
     match (method, path) {
         (&Method::POST, "/v1/evaluate") | (&Method::GET, "/openapi.json") => Role::Evaluate,
+        // A follower reads policy, and says what it has.
+        (&Method::PUT, path) if path.starts_with("/v1/nodes/") => Role::Read,
         (&Method::GET | &Method::HEAD, _) => Role::Read,
         _ => Role::Admin,
     }

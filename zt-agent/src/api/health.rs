@@ -22,7 +22,7 @@ pub(super) async fn alive() -> Response {
 pub(super) async fn ready(State(state): State<ApiState>) -> Response {
     let readiness = state.readiness.borrow().clone();
     let waiting = match (readiness.policy, readiness.hooks) {
-        (true, true) => return line(&json!({ "status": "ready" })),
+        (true, true) => return line(&ready_words(&state)),
         (false, true) => "no policy is loaded",
         (true, false) => "the hooks are not attached",
         (false, false) => "no policy is loaded and the hooks are not attached",
@@ -52,6 +52,22 @@ pub fn standby_router(status: String) -> Router {
 fn line(value: &serde_json::Value) -> Response {
     let json = (header::CONTENT_TYPE, "application/json");
     ([json], format!("{value}\n")).into_response()
+}
+
+/// Ready is ready: an old policy is enforced too. That it may be old is said.
+fn ready_words(state: &ApiState) -> serde_json::Value {
+    let source = state.source.as_ref().map(|source| source.borrow().clone());
+    match source.filter(|source| source.stale) {
+        Some(source) => {
+            let why = source
+                .error
+                .as_deref()
+                .unwrap_or("the engine has not confirmed it yet");
+            let detail = format!("the policy in force may be old, {}: {why}", source.url);
+            json!({ "status": "ready", "stale": true, "detail": detail })
+        }
+        None => json!({ "status": "ready" }),
+    }
 }
 
 pub(super) async fn metrics(State(state): State<ApiState>) -> Result<Response, ApiProblem> {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::problem::{ApiProblem, Details};
-use super::{ApiState, Caller, body};
+use super::{ApiState, Caller, Service, body};
 use crate::audit::pipeline::ApiEvent;
 
 /// What is asked of the node.
@@ -52,6 +52,10 @@ pub(super) async fn change(
     body: Body,
 ) -> Result<Response, ApiProblem> {
     let ModeBody { mode } = body::json(&headers, body).await?;
+    if state.service == Service::Engine {
+        let detail = "a policy engine enforces nothing: ask the agent of the node";
+        return Err(ApiProblem::new(StatusCode::CONFLICT, "no_kernel", detail));
+    }
     let observe_all = matches!(mode, Change::Observe);
     if let Err(error) = state.control.observe_all(observe_all).await {
         tracing::error!(%error, observe_all, "the mode of this node cannot be changed");

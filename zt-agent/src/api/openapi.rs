@@ -20,6 +20,7 @@ use utoipa::{OpenApi, ToSchema};
         (name = "evaluate", description = "What policy says"),
         (name = "policies", description = "What is in force, and changes of it"),
         (name = "audit", description = "What was decided, and by whom it was changed"),
+        (name = "nodes", description = "Nodes that follow this agent"),
         (name = "node", description = "This node"),
     ),
     components(schemas(super::evaluate::Answers)),

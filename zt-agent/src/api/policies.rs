@@ -6,7 +6,7 @@ mod conditions;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -18,7 +18,9 @@ use super::query::{Given, Parameters, PolicyName};
 use crate::policy::{AnyPolicy, Problem};
 
 /// Where policies of a policy directory are kept.
-const STORE: &str = "directory";
+const DIRECTORY: &str = "directory";
+/// Where policies of a node that follows an engine are kept.
+const ENGINE: &str = "engine";
 
 /// What is in force.
 #[derive(Serialize, ToSchema)]
@@ -50,12 +52,12 @@ pub(super) struct Policy {
     document: serde_json::Value,
 }
 
-impl From<&AnyPolicy> for Policy {
-    fn from(policy: &AnyPolicy) -> Self {
+impl Policy {
+    fn new(policy: &AnyPolicy, store: &'static str) -> Self {
         Self {
             name: policy.name().to_owned(),
             kind: policy.kind(),
-            store: STORE,
+            store,
             etag: policy.digest().to_owned(),
             document: policy.document(),
         }
@@ -63,20 +65,44 @@ impl From<&AnyPolicy> for Policy {
 }
 
 /// Lists the policies in force.
-#[utoipa::path(get, path = "/v1/policies", tag = "policies", responses(
-    (status = 200, description = "The policies in force", body = Policies),
+#[utoipa::path(get, path = "/v1/policies", tag = "policies",
+    params(("If-None-Match" = Option<String>, Header, description = "An ETag that the client has")),
+    responses(
+    (status = 200, description = "The policies in force; the ETag is their digest, and missing while there are errors", body = Policies, headers(("ETag" = String))),
+    (status = 304, description = "They are those that the client has"),
     (status = "4XX", description = "The request is not valid", body = Details, content_type = "application/problem+json"),
 ))]
-pub(super) async fn list(State(state): State<ApiState>, given: Given) -> Result<Response, ApiProblem> {
+pub(super) async fn list(
+    State(state): State<ApiState>,
+    given: Given,
+    headers: HeaderMap,
+) -> Result<Response, ApiProblem> {
     Parameters::new(given.0, &[]).finish()?;
+    let conditions = Conditions::of(&headers)?;
     let snapshot = state.snapshot();
+    let digest = snapshot.policies.digest();
+    // While there are errors, what is told is more than what the digest stands for.
+    let etag = snapshot.policy_error.is_none().then(|| format!("\"{digest}\""));
+    if let Some(etag) = etag.as_ref().filter(|_| conditions.has(digest)) {
+        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response());
+    }
+    let store = state.source.as_ref().map_or(DIRECTORY, |_| ENGINE);
     let policies = Policies {
         revision: snapshot.revision,
         digest: snapshot.policies.digest().to_owned(),
-        policies: snapshot.policies.all().iter().map(Policy::from).collect(),
+        policies: snapshot
+            .policies
+            .all()
+            .iter()
+            .map(|policy| Policy::new(policy, store))
+            .collect(),
         errors: snapshot.policy_error.as_deref().cloned().unwrap_or_default(),
     };
-    Ok(Json(policies).into_response())
+    let mut response = Json(policies).into_response();
+    if let Some(value) = etag.and_then(|etag| HeaderValue::from_str(&etag).ok()) {
+        response.headers_mut().insert(header::ETAG, value);
+    }
+    Ok(response)
 }
 
 /// Shows one policy in force.
@@ -96,6 +122,7 @@ pub(super) async fn show(
     Parameters::new(given.0, &[]).finish()?;
     let conditions = Conditions::of(&headers)?;
     let snapshot = state.snapshot();
+    let store = state.source.as_ref().map_or(DIRECTORY, |_| ENGINE);
     let Some(policy) = snapshot.policies.get(&name) else {
         let shown: String = name.chars().take(80).collect();
         let detail = format!(
@@ -108,5 +135,5 @@ pub(super) async fn show(
     if conditions.has(policy.digest()) {
         return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response());
     }
-    Ok(([(header::ETAG, etag)], Json(Policy::from(policy))).into_response())
+    Ok(([(header::ETAG, etag)], Json(Policy::new(policy, store))).into_response())
 }

@@ -2,6 +2,7 @@
 //! `GET /v1/status`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
@@ -9,20 +10,24 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::nodes::NodeEntry;
 use super::problem::{ApiProblem, Details};
 use super::query::{Given, Parameters};
-use super::{ApiState, NodeStatus};
+use super::{ApiState, NodeStatus, Service};
 use crate::audit::clock;
 use crate::audit::record::Timestamp;
 use crate::audit::spool::Account;
 use crate::identity::Mode;
 use crate::policy::Problem;
+use crate::state::SourceStatus;
 
 /// What the agent is and does.
 #[derive(Serialize, ToSchema)]
 #[expect(clippy::struct_field_names, reason = "flattened: its name is never seen")]
 pub(super) struct Status {
     version: &'static str,
+    /// Whether it enforces on a node, or is a policy engine.
+    service: Service,
     cluster: String,
     node: String,
     #[schema(value_type = String)]
@@ -35,6 +40,8 @@ pub(super) struct Status {
     modes: ModeStatus,
     workloads: WorkloadStatus,
     audit: AuditStatus,
+    /// The nodes that follow this agent, and what is in force there.
+    nodes: Vec<NodeEntry>,
     #[serde(flatten)]
     node_status: NodeStatus,
 }
@@ -47,6 +54,44 @@ struct PolicyStatus {
     entries: usize,
     /// Why the documents on disk are not what is in force; empty where they are.
     errors: Vec<Problem>,
+    /// The engine that policy comes from; null where it comes from a directory.
+    #[schema(required = true)]
+    source: Option<EngineStatus>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct EngineStatus {
+    #[schema(value_type = String)]
+    url: Arc<str>,
+    /// What is in force is not known to be the engine's.
+    stale: bool,
+    #[schema(value_type = String)]
+    since: Timestamp,
+    /// When the engine last said that it is.
+    #[schema(value_type = Option<String>, required = true)]
+    confirmed: Option<Timestamp>,
+    /// The engine's own count.
+    #[schema(required = true)]
+    revision: Option<u64>,
+    #[schema(value_type = Option<String>, required = true)]
+    error: Option<Arc<str>>,
+    failures: u64,
+    refused: BTreeMap<&'static str, u64>,
+}
+
+impl From<SourceStatus> for EngineStatus {
+    fn from(source: SourceStatus) -> Self {
+        Self {
+            url: source.url,
+            stale: source.stale,
+            since: Timestamp(source.since),
+            confirmed: source.confirmed.map(Timestamp),
+            revision: source.revision,
+            error: source.error,
+            failures: source.failures,
+            refused: source.refused,
+        }
+    }
 }
 
 #[derive(Serialize, ToSchema)]
@@ -131,6 +176,7 @@ pub(super) async fn status(State(state): State<ApiState>, given: Given) -> Resul
     let uptime = clock::now().saturating_sub(state.started).max(0).unsigned_abs() / 1_000_000_000;
     Ok(Json(Status {
         version: env!("CARGO_PKG_VERSION"),
+        service: state.service,
         cluster: state.cluster.to_string(),
         node: state.node.to_string(),
         started: Timestamp(state.started),
@@ -143,6 +189,7 @@ pub(super) async fn status(State(state): State<ApiState>, given: Given) -> Resul
             policies: snapshot.policies.policies().len(),
             entries: snapshot.table.len(),
             errors: snapshot.policy_error.as_deref().cloned().unwrap_or_default(),
+            source: state.source.as_ref().map(|source| source.borrow().clone().into()),
         },
         modes: ModeStatus {
             observe_all: snapshot.observe_all,
@@ -166,6 +213,7 @@ pub(super) async fn status(State(state): State<ApiState>, given: Given) -> Resul
             spool: state.store.spool().map(|account| spool(account)),
             lost: account.losses().by_cause().into_iter().collect(),
         },
+        nodes: state.nodes().list(snapshot.policies.digest()),
         node_status,
     })
     .into_response())

@@ -3,6 +3,7 @@
 
 mod answers;
 mod described;
+mod followers;
 mod local;
 mod operators;
 mod policies;
@@ -215,6 +216,8 @@ async fn world() -> World {
         control: Arc::clone(&node) as Arc<dyn NodeControl>,
         readiness: ready,
         stopping: stop.clone(),
+        service: Service::Node,
+        source: None,
         started: crate::audit::clock::now(),
     });
     let guard = Arc::new(Guard::new(NonZeroU32::MAX));

@@ -37,6 +37,9 @@ pub enum AppError {
         /// How long it was waited for.
         patience: Duration,
     },
+    /// There is no policy to start with, though there is an engine to follow.
+    #[error(transparent)]
+    Follow(#[from] crate::policy_follow::FollowError),
     /// The audit store.
     #[error("audit.dsn: {0}")]
     Store(#[from] ArchiveError),

@@ -6,19 +6,19 @@ use std::path::PathBuf;
 use zt_common::control::MAX_ROOTS;
 
 use super::AppError;
+use super::feed::PolicyFeed;
 use super::node;
 use crate::cgroup;
 use crate::config::Config;
 use crate::identity::{WorkloadRecord, file as identity_file};
-use crate::policy::{self, PolicySet};
-use crate::policy_dir;
+use crate::policy::PolicySet;
 use crate::problem::Problem;
 use crate::watch::Follower;
 
 /// What the operator wrote, read before anything is touched.
 pub(super) struct Input {
     pub(super) policies: PolicySet,
-    pub(super) policy_follower: Follower<policy_dir::Contents>,
+    pub(super) policy_feed: PolicyFeed,
     pub(super) records: Vec<WorkloadRecord>,
     pub(super) workload_follower: Follower<identity_file::Contents>,
     pub(super) mount: PathBuf,
@@ -26,10 +26,9 @@ pub(super) struct Input {
 }
 
 impl Input {
-    pub(super) fn read(config: &Config) -> Result<Self, AppError> {
+    pub(super) async fn read(config: &Config) -> Result<Self, AppError> {
         let bad = |problems| AppError::Input { problems };
-        let (policy_follower, documents) = policy_dir::follow(config.policy_path.clone());
-        let policies = policy::parse(&documents.0.map_err(bad)?, &config.policy_settings()).map_err(bad)?;
+        let (policy_feed, policies) = PolicyFeed::open(config).await?;
         let mount = cgroup::mount_point()?;
         let root_paths = config.managed_cgroup.roots();
         if root_paths.len() > MAX_ROOTS {
@@ -48,7 +47,7 @@ impl Input {
         let records = node::read_workloads(&contents, config, &root_paths).map_err(bad)?;
         Ok(Self {
             policies,
-            policy_follower,
+            policy_feed,
             records,
             workload_follower,
             mount,

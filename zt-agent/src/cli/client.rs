@@ -120,6 +120,7 @@ pub struct Sent {
 #[derive(Clone, Debug)]
 pub struct Client {
     base: String,
+    max_answer_bytes: usize,
     http: HttpClient<Connector, Full<Bytes>>,
 }
 
@@ -148,7 +149,18 @@ impl Client {
             (url.to_owned(), way)
         };
         let http = HttpClient::builder(TokioExecutor::new()).build(Connector(way));
-        Ok(Self { base, http })
+        Ok(Self {
+            base,
+            max_answer_bytes: MAX_ANSWER_BYTES,
+            http,
+        })
+    }
+
+    /// The same, reading no answer that is longer.
+    #[must_use]
+    pub fn with_limit(mut self, max_answer_bytes: usize) -> Self {
+        self.max_answer_bytes = max_answer_bytes;
+        self
     }
 
     /// The answer to `GET path?query`.
@@ -160,6 +172,11 @@ impl Client {
     /// The answer to `POST path` with `body`.
     pub async fn post(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
         self.json(Method::POST, path, Some(body)).await
+    }
+
+    /// The answer to `PUT path` with `body`.
+    pub async fn put(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
+        self.json(Method::PUT, path, Some(body)).await
     }
 
     /// The answer to a change of a policy.
@@ -254,7 +271,7 @@ impl Client {
     }
 
     async fn body(&self, response: Response<Incoming>) -> Result<Bytes, ClientError> {
-        let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect();
+        let body = Limited::new(response.into_body(), self.max_answer_bytes).collect();
         match timeout(PATIENCE, body).await {
             Ok(Ok(collected)) => Ok(collected.to_bytes()),
             Ok(Err(error)) => Err(ClientError::Broken {

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How each setting's value is read. An error says what is wrong with the value; its place is added by the caller.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use hyper::Uri;
 use ipnet::IpNet;
 
 use super::setting::Raw;
-use super::{Config, UnknownWorkload};
+use super::{Config, PolicySource, UnknownWorkload};
 use crate::audit::archive;
 use crate::audit::postgres::Target;
 use crate::audit::spool::WhenFull;
@@ -44,14 +45,54 @@ pub(super) fn policy_path(config: &mut Config, raw: Raw<'_>) -> Applied {
     Ok(())
 }
 
-pub(super) fn policy_source(_config: &mut Config, raw: Raw<'_>) -> Applied {
-    match raw.text()? {
-        "directory" => Ok(()),
-        later @ ("kubernetes" | "engine") => Err(format!(
-            "`{later}` is not available in this version, only `directory`"
-        )),
-        other => Err(format!("must be `directory`, not `{other}`")),
+pub(super) fn policy_source(config: &mut Config, raw: Raw<'_>) -> Applied {
+    config.policy_source = match raw.text()? {
+        "directory" => PolicySource::Directory,
+        "engine" => PolicySource::Engine,
+        "kubernetes" => {
+            return Err(
+                "`kubernetes` is not available in this version, only `directory` and `engine`".to_owned(),
+            );
+        }
+        other => return Err(format!("must be `directory` or `engine`, not `{other}`")),
+    };
+    Ok(())
+}
+
+pub(super) fn engine_url(config: &mut Config, raw: Raw<'_>) -> Applied {
+    if matches!(raw, Raw::Node(node) if node.value == Value::Null) {
+        config.engine_url = None;
+        return Ok(());
     }
+    let text = raw.text()?.trim_end_matches('/');
+    let uri: Uri = text.parse().map_err(|_| no_engine(text))?;
+    let (Some(scheme), Some(host)) = (uri.scheme_str(), uri.host()) else {
+        return Err(no_engine(text));
+    };
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let here = bare.eq_ignore_ascii_case("localhost")
+        || bare
+            .parse::<IpAddr>()
+            .is_ok_and(|ip| ip.to_canonical().is_loopback());
+    match scheme {
+        "http" | "https"
+            if !matches!(uri.path(), "" | "/") || uri.query().is_some() || text.contains('@') =>
+        {
+            Err(no_engine(text))
+        }
+        "http" if !here => Err(format!(
+            "`{text}` is not on this machine: without TLS anybody on the way could put their policy in force; use https"
+        )),
+        "http" | "https" => {
+            config.engine_url = Some(text.to_owned());
+            Ok(())
+        }
+        _ => Err(no_engine(text)),
+    }
+}
+
+fn no_engine(text: &str) -> String {
+    format!("`{text}` is not the URL of a policy engine, such as `https://engine.example.org:8054`")
 }
 
 pub(super) fn mode(config: &mut Config, raw: Raw<'_>) -> Applied {

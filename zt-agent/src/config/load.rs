@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::setting::{NOT_YET, Raw, SETTINGS};
-use super::{Config, DEFAULT_FILE};
+use super::{Config, DEFAULT_FILE, PolicySource};
 use crate::problem::{Problem, nearest};
 use crate::yaml::{self, Entry, Node, Report, Value};
 
@@ -64,12 +64,28 @@ pub(super) fn load(sources: &Sources) -> Result<Config, Vec<Problem>> {
     }
     if problems.is_empty() {
         problems.extend(api_tls(&config).map(|(field, message)| plain("configuration", field, message)));
+        problems.extend(engine(&config));
     }
     if problems.is_empty() {
         Ok(config)
     } else {
         Err(problems)
     }
+}
+
+/// What is wrong with where policy comes from.
+fn engine(config: &Config) -> Option<Problem> {
+    let message = match (config.policy_source, &config.engine_url) {
+        (PolicySource::Engine, None) => "`policySource: engine` needs it: where is the engine?",
+        (PolicySource::Engine, Some(url)) if url.starts_with("https:") && config.api.tls.all().is_none() => {
+            "is https: it needs `api.tls`, whose certificate this agent shows and whose clientCa it believes"
+        }
+        (PolicySource::Directory, Some(_)) => {
+            "is used with `policySource: engine` only: set that, or remove it"
+        }
+        _ => return None,
+    };
+    Some(plain("configuration", "engineUrl", message.to_owned()))
 }
 
 /// What is missing for the API to be served as it is configured.

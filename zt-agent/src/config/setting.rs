@@ -123,7 +123,9 @@ settings! {
     "policyPath", "ZT_POLICY_PATH", "policy-path", "PATH", apply::policy_path,
         "Directory of policy files, or one file [default: /etc/zt/policies/]";
     "policySource", "ZT_POLICY_SOURCE", "policy-source", "SOURCE", apply::policy_source,
-        "Where policy comes from: directory [default: directory]";
+        "Where policy comes from: directory or engine [default: directory]";
+    "engineUrl", "ZT_ENGINE_URL", "engine-url", "URL", apply::engine_url,
+        "Policy engine to follow, with policySource engine [default: none]";
     "mode", "ZT_MODE", "mode", "MODE", apply::mode,
         "observe or enforce, for workloads that name no mode [default: observe]";
     "unknownWorkload", "ZT_UNKNOWN_WORKLOAD", "unknown-workload", "WHAT", apply::unknown_workload,
@@ -173,8 +175,7 @@ settings! {
 }
 
 /// Keys that the documentation of later versions knows and this version does not, with their variables.
-pub(super) const NOT_YET: [(&str, &str); 6] = [
-    ("engineUrl", "ZT_ENGINE_URL"),
+pub(super) const NOT_YET: [(&str, &str); 5] = [
     ("identity.template", "ZT_IDENTITY_TEMPLATE"),
     ("identity.spireSocket", "ZT_SPIRE_SOCKET"),
     ("identity.spireAdminSocket", "ZT_SPIRE_ADMIN_SOCKET"),

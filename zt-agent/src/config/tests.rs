@@ -47,7 +47,8 @@ cluster: other
 trustDomain: example.org
 node: n1
 policyPath: /p
-policySource: directory
+policySource: engine
+engineUrl: https://engine.example.org:8054/
 mode: enforce
 unknownWorkload: deny
 allowHost: false
@@ -89,6 +90,8 @@ fn every_key_is_read() {
         trust_domain: "example.org".into(),
         node: "n1".into(),
         policy_path: "/p".into(),
+        policy_source: PolicySource::Engine,
+        engine_url: Some("https://engine.example.org:8054".into()),
         mode: Mode::Enforce,
         unknown_workload: UnknownWorkload::Deny,
         allow_host: false,
@@ -201,10 +204,9 @@ fn what_comes_later_is_refused_by_name() {
         "agent.yaml:2:3: identity.spireSocket: is not available in this version; remove it"
     );
     for (text, words) in [
-        ("engineUrl: null", "engineUrl: is not available"),
         (
             "policySource: kubernetes",
-            "`kubernetes` is not available in this version, only `directory`",
+            "`kubernetes` is not available in this version, only `directory` and `engine`",
         ),
         (
             "identity: {source: [file, spire]}",
@@ -244,7 +246,13 @@ fn bad_values_say_what_is_wrong() {
         ("managedCgroup: [a, a/b]", "covered by `a`"),
         ("policyPath: policies", "must be an absolute path"),
         ("policyPath: [a]", "must be text, not a list"),
-        ("policySource: git", "must be `directory`, not `git`"),
+        ("policySource: git", "must be `directory` or `engine`, not `git`"),
+        ("engineUrl: engine:8054", "is not the URL of a policy engine"),
+        (
+            "engineUrl: https://engine.example.org/v1",
+            "is not the URL of a policy engine",
+        ),
+        ("engineUrl: http://engine.example.org:8054", "use https"),
         ("audit: {dsn: /var/x}", "must be `sqlite://`"),
         ("audit: {dsn: 'sqlite://x.db'}", "absolute path"),
         ("audit: {dsn: 'postgres://u:secret@db'}", "names no database"),
@@ -309,6 +317,30 @@ fn bad_values_say_what_is_wrong() {
         );
     }
     assert!(problem("api: {listen: '127.0.0.1:1', health: '127.0.0.1:1'}").contains("give each a port"));
+}
+
+#[test]
+fn an_engine_is_named_where_one_is_followed() {
+    let message = load("policySource: engine\n", &[], &[]).expect_err("no URL");
+    assert!(
+        message[0].contains("engineUrl: `policySource: engine` needs it"),
+        "{message:?}"
+    );
+    let message = load("engineUrl: http://127.0.0.1:9/\n", &[], &[]).expect_err("not used");
+    assert!(
+        message[0].contains("with `policySource: engine` only"),
+        "{message:?}"
+    );
+    let config = load(
+        "policySource: engine\n",
+        &[("ZT_ENGINE_URL", "http://127.0.0.1:9/")],
+        &[],
+    );
+    assert_eq!(
+        config.expect("valid").engine_url.as_deref(),
+        Some("http://127.0.0.1:9")
+    );
+    assert_eq!(load("engineUrl: null\n", &[], &[]), Ok(Config::default()));
 }
 
 #[test]

@@ -46,7 +46,8 @@ impl Collector for Exposition {
                 .map(|(cause, count)| ([("cause", cause)], count)),
         )?;
         spool::spool(&mut writer, metrics)?;
-        snapshot(&mut writer, metrics)
+        snapshot(&mut writer, metrics)?;
+        source(&mut writer, metrics)
     }
 }
 
@@ -285,4 +286,32 @@ fn snapshot(writer: &mut Writer<'_>, metrics: &Metrics) -> fmt::Result {
         writer.gauge(name, help, value)?;
     }
     Ok(())
+}
+
+fn source(writer: &mut Writer<'_>, metrics: &Metrics) -> fmt::Result {
+    let Some(source) = metrics.source.get() else {
+        return Ok(());
+    };
+    let source = source.borrow().clone();
+    writer.gauge(
+        "zt_policy_source_stale",
+        "1 while the policy in force is not known to be the engine's",
+        if source.stale { 1.0 } else { 0.0 },
+    )?;
+    writer.gauge(
+        "zt_policy_source_confirmed_timestamp_seconds",
+        "When the engine last said that the policy in force is its own, Unix time; 0 for never",
+        source.confirmed.map_or(0.0, |at| at as f64 / 1e9),
+    )?;
+    writer.counter(
+        "zt_policy_source_failures",
+        "Attempts at reaching the engine that failed",
+        source.failures,
+    )?;
+    let refused = source.refused.into_iter();
+    writer.counters(
+        "zt_policy_source_refused",
+        "Answers of the engine, and copies of them, that were refused, by cause",
+        refused.map(|(cause, count)| ([("cause", cause)], count)),
+    )
 }

@@ -3,11 +3,13 @@
 //! whole or not at all.
 
 mod file;
+mod lock;
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use self::lock::Turn;
 use super::read;
 use crate::policy::{self, AnyPolicy, Document, PolicySet, Problem, Settings, is_policy_name};
 
@@ -73,6 +75,11 @@ pub enum EditError {
     /// The file was changed meanwhile.
     #[error("{0} was changed by someone else at the same time: look at it and try again")]
     Raced(String),
+    /// Another process is changing the directory, and does not come to an end.
+    #[error(
+        "{0} is held by another process that changes policies: try again; if it stays so, look for an agent that hangs"
+    )]
+    Busy(String),
     /// The directory cannot be written to.
     #[error(
         "{file} cannot be written: {source}; policies of this node are changed where that directory comes from"
@@ -96,7 +103,7 @@ pub enum EditError {
 /// What the document of a [`Edit::Put`] is called in problems.
 pub const BODY: &str = "body";
 
-/// Changes policies below one path. One change at a time is the caller's business.
+/// Changes policies below one path. One change at a time: the caller holds a [`Turn`] from plan to commit.
 #[derive(Clone, Debug)]
 pub struct Editor {
     path: PathBuf,
@@ -158,6 +165,11 @@ impl Editor {
     /// An editor of what is at `path`, read with these settings.
     pub fn new(path: PathBuf, settings: Settings) -> Self {
         Self { path, settings }
+    }
+
+    /// Waits until no other process changes policies here. Blocks, for seconds at most.
+    pub fn turn(&self) -> Result<Turn, EditError> {
+        Turn::wait(&self.path)
     }
 
     /// Finds out what `edit` would do. `precondition` is told the digest of the policy as it is on disk, and says what

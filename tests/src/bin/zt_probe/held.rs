@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use socket2::Socket;
@@ -102,6 +103,12 @@ impl Table {
             Some(Held::Child(child)) => Ok(child),
             _ => Err(Errno::EBADF.into()),
         }
+    }
+
+    /// Closes a connection with a reset.
+    pub(crate) fn reset(&mut self, handle: Handle) -> io::Result<Reply> {
+        self.socket(handle)?.set_linger(Some(Duration::ZERO))?;
+        self.close(handle)
     }
 
     pub(crate) fn close(&mut self, handle: Handle) -> io::Result<Reply> {

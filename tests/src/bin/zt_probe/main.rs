@@ -17,7 +17,7 @@ mod udp;
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, Write as _};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use nix::sched::{CloneFlags, setns};
@@ -155,10 +155,7 @@ fn perform(table: &mut Table, operation: Operation) -> io::Result<Reply> {
             .map(|()| Reply::default()),
         Operation::Shutdown { socket, how } => stream::shutdown(table.socket(socket)?, how),
         Operation::Close { socket } => table.close(socket),
-        Operation::Reset { socket } => {
-            table.socket(socket)?.set_linger(Some(Duration::ZERO))?;
-            table.close(socket)
-        }
+        Operation::Reset { socket } => table.reset(socket),
         Operation::FdMailbox { path } => table.keep_socket(descriptors::mailbox(&path)?),
         Operation::SendFd { path, socket } => descriptors::send_fd(&path, table.socket(socket)?),
         Operation::RecvFd { socket, timeout } => {

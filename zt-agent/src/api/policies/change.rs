@@ -19,9 +19,9 @@ use super::conditions::Conditions;
 use crate::api::caller::Caller;
 use crate::api::problem::ApiProblem;
 use crate::api::query::{Given, Parameters, PolicyName, flag};
-use crate::api::{ApiState, body};
+use crate::api::{ApiState, body, changes};
 use crate::policy::{self, AnyPolicy, PolicyDiff};
-use crate::policy_dir::{Edit, EditError, Plan};
+use crate::policy_dir::{Edit, EditError, Plan, Turn};
 use crate::state::Snapshot;
 
 /// How long a change may take to come into force: a table of a million entries takes seconds.
@@ -120,6 +120,17 @@ async fn change(
     conditions: Conditions,
     dry_run: bool,
 ) -> Result<Response, ApiProblem> {
+    if let Some(source) = &state.source {
+        let detail = format!(
+            "policy of this node comes from the policy engine at {}: change it there",
+            source.borrow().url
+        );
+        return Err(ApiProblem::new(
+            StatusCode::CONFLICT,
+            "policy_from_engine",
+            detail,
+        ));
+    }
     // A task of its own: half a change is worse than one that nobody waits for any more.
     let work = tokio::spawn(async move {
         if dry_run {
@@ -127,8 +138,14 @@ async fn change(
             return Ok(answer(&plan, state.snapshot().revision, true));
         }
         let _turn = state.changes().turn().await;
+        // And among all the processes that share the directory: what is planned is what is made.
+        let editor = state.editor.clone();
+        let turn = match tokio::task::spawn_blocking(move || editor.turn()).await {
+            Ok(turn) => turn.map_err(refused)?,
+            Err(error) => return Err(internal("change_broke_off", error.to_string())),
+        };
         let plan = plan(&state, edit, conditions).await?;
-        let revision = carry_out(&state, &caller, &plan).await?;
+        let revision = carry_out(&state, &caller, &plan, turn).await?;
         Ok(answer(&plan, revision, false))
     });
     work.await.unwrap_or_else(|error| {
@@ -167,23 +184,41 @@ async fn plan(state: &ApiState, edit: Edit, conditions: Conditions) -> Result<Ar
 }
 
 /// Writes the change and waits until it is in force; the revision then.
-async fn carry_out(state: &ApiState, caller: &Caller, plan: &Arc<Plan>) -> Result<u64, ApiProblem> {
+async fn carry_out(
+    state: &ApiState,
+    caller: &Caller,
+    plan: &Arc<Plan>,
+    turn: Turn,
+) -> Result<u64, ApiProblem> {
     let mut snapshots = state.snapshots.clone();
-    let error_before = snapshots.borrow_and_update().policy_error.clone();
+    let start = Arc::clone(&snapshots.borrow_and_update());
+    let error_before = start.policy_error.clone();
+    let wanted = plan.policy_after().map(AnyPolicy::digest);
     // A change of comments changes no digest: there is nothing to record.
     let is_change = plan.after.digest() != plan.before.digest();
-    let announced = is_change.then(|| state.changes().announce(plan.after.digest(), &caller.name));
+    let announced = is_change.then(|| state.changes().announce(&plan.name, wanted, &caller.name));
     let written = Arc::clone(plan);
-    let outcome = tokio::task::spawn_blocking(move || written.commit()).await;
+    let commit = move || {
+        let outcome = written.commit();
+        drop(turn);
+        outcome
+    };
+    let outcome = tokio::task::spawn_blocking(commit).await;
     match outcome {
         Ok(Ok(())) => {}
         Ok(Err(error)) => return Err(refused(error)),
         Err(error) => return Err(internal("change_broke_off", error.to_string())),
     }
-    let wanted = plan.policy_after().map(AnyPolicy::digest);
+    let before = [
+        plan.policy_before().map(AnyPolicy::digest),
+        start.policies.get(&plan.name).map(AnyPolicy::digest),
+    ];
     let settled = snapshots.wait_for(|snapshot| {
         let now = snapshot.policies.get(&plan.name).map(AnyPolicy::digest);
-        now == wanted && snapshot.policy_error.is_none() || is_new(snapshot, error_before.as_ref())
+        // Another process may have changed it again before this one looked: then ours was in force nowhere here.
+        let superseded = now != wanted && !before.contains(&now);
+        (now == wanted || superseded) && snapshot.policy_error.is_none()
+            || is_new(snapshot, error_before.as_ref())
     });
     let snapshot = match tokio::time::timeout(IN_FORCE_TIME, settled).await {
         Ok(Ok(snapshot)) => Arc::clone(&snapshot),
@@ -215,7 +250,12 @@ async fn carry_out(state: &ApiState, caller: &Caller, plan: &Arc<Plan>) -> Resul
         return Err(internal("not_in_force", detail).with_errors(problems));
     }
     if let Some(announced) = announced {
-        announced.recorded().await;
+        if snapshot.policies.get(&plan.name).map(AnyPolicy::digest) == wanted {
+            announced.recorded().await;
+        } else {
+            drop(announced);
+            changes::superseded(state, plan, snapshot.revision, &caller.name).await;
+        }
     }
     Ok(snapshot.revision)
 }
@@ -268,6 +308,7 @@ fn refused(error: EditError) -> ApiProblem {
         EditError::FileTaken(_) => (Status::CONFLICT, "file_taken"),
         EditError::LastPolicy => (Status::CONFLICT, "last_policy"),
         EditError::Raced(_) => (Status::CONFLICT, "changed_meanwhile"),
+        EditError::Busy(_) => (Status::SERVICE_UNAVAILABLE, "directory_busy"),
         EditError::ReadOnly { .. } => (Status::CONFLICT, "read_only"),
         EditError::Write { .. } => {
             tracing::error!(%error, "a policy cannot be written");

@@ -144,8 +144,9 @@ fn damage_is_named() {
     assert_eq!(with(REASON + 1, 64), Err(DecodeError::Flags { found: 64 }));
 
     let mut other_version = sample();
-    other_version[..2].copy_from_slice(&2_u16.to_ne_bytes());
-    assert_eq!(decode(&other_version), Err(DecodeError::Version { found: 2 }));
+    let found = ABI_VERSION + 1;
+    other_version[..2].copy_from_slice(&found.to_ne_bytes());
+    assert_eq!(decode(&other_version), Err(DecodeError::Version { found }));
 
     let mut other_kind = sample();
     other_kind[4..6].copy_from_slice(&9_u16.to_ne_bytes());

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `PUT /v1/nodes/{node}`: nodes that follow this agent say what is in force there, so that one can see whether a change
+//! has arrived everywhere.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Extension, FromRequestParts, Path, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::problem::{ApiProblem, Details, field};
+use super::{ApiState, Caller, body};
+use crate::audit::clock;
+use crate::audit::record::Timestamp;
+
+/// Nodes that are remembered; beyond that, the one not heard of for longest is forgotten.
+const MAX_NODES: usize = 5_000;
+/// A node that was not heard of for this long is no follower any more.
+const FORGET_AFTER: Duration = Duration::from_secs(3600);
+/// The longest name of a node.
+const MAX_NAME: usize = 253;
+
+/// What a node says of itself.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NodeReport {
+    /// The revision in force there, as that node counts.
+    revision: u64,
+    /// The digest of what is in force there.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
+    digest: String,
+}
+
+/// What is in force on a node, as it said last.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(super) struct NodeEntry {
+    /// The node.
+    node: String,
+    /// The revision there, as that node counts.
+    revision: u64,
+    /// What nodes are compared by.
+    digest: String,
+    /// Whether that is what is in force here.
+    in_sync: bool,
+    /// When it was last heard.
+    #[schema(value_type = String)]
+    heard: Timestamp,
+    /// Who said so.
+    #[schema(value_type = String)]
+    caller: Arc<str>,
+}
+
+#[derive(Debug)]
+struct Heard {
+    revision: u64,
+    digest: String,
+    at: i64,
+    caller: Arc<str>,
+}
+
+/// The nodes that have been heard of.
+#[derive(Debug, Default)]
+pub(super) struct Nodes(Mutex<BTreeMap<String, Heard>>);
+
+impl Nodes {
+    fn hear(&self, node: String, heard: Heard) {
+        let mut nodes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let oldest = heard.at.saturating_sub(FORGET_AFTER.as_nanos() as i64);
+        if nodes.len() >= MAX_NODES && !nodes.contains_key(&node) {
+            nodes.retain(|_, known| known.at >= oldest);
+            let quietest = nodes
+                .iter()
+                .min_by_key(|(_, known)| known.at)
+                .map(|(name, _)| name.clone());
+            if let Some(name) = quietest.filter(|_| nodes.len() >= MAX_NODES) {
+                nodes.remove(&name);
+            }
+        }
+        nodes.insert(node, heard);
+    }
+
+    /// Those heard of lately, by name; `digest` is what is in force here.
+    pub(super) fn list(&self, digest: &str) -> Vec<NodeEntry> {
+        let oldest = clock::now().saturating_sub(FORGET_AFTER.as_nanos() as i64);
+        let mut nodes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        nodes.retain(|_, known| known.at >= oldest);
+        let entries = nodes.iter().map(|(node, heard)| NodeEntry {
+            node: node.clone(),
+            revision: heard.revision,
+            digest: heard.digest.clone(),
+            in_sync: heard.digest == digest,
+            heard: Timestamp(heard.at),
+            caller: Arc::clone(&heard.caller),
+        });
+        entries.collect()
+    }
+}
+
+/// The name of a node in a path: any text, so far.
+pub(super) struct NodeName(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for NodeName {
+    type Rejection = ApiProblem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiProblem> {
+        // Only a name that is no UTF-8 is refused here.
+        let name = Path::from_request_parts(parts, state).await;
+        name.map(|Path(name)| Self(name))
+            .map_err(|_| ApiProblem::bad_request("invalid_path", "the name in the path is not UTF-8 text"))
+    }
+}
+
+/// A node that follows this agent says what is in force there.
+#[utoipa::path(put, path = "/v1/nodes/{node}", tag = "nodes", request_body = NodeReport,
+    params(("node" = String, Path, description = "The node's name")),
+    responses(
+        (status = 204, description = "Noted, and shown in /v1/status"),
+        (status = "4XX", description = "The report is not valid", body = Details, content_type = "application/problem+json"),
+))]
+pub(super) async fn report(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    NodeName(node): NodeName,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<StatusCode, ApiProblem> {
+    let report: NodeReport = body::json(&headers, body).await?;
+    let mut errors = Vec::new();
+    let odd = |character: char| character.is_control() || character.is_whitespace();
+    if node.is_empty() || node.len() > MAX_NAME || node.contains(odd) {
+        errors.push(field(
+            "node",
+            format!("is a name of 1 to {MAX_NAME} characters without spaces"),
+        ));
+    }
+    let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    if report.digest.len() != 64 || !report.digest.bytes().all(hex) {
+        errors.push(field("digest", "is 64 hexadecimal digits"));
+    }
+    if !errors.is_empty() {
+        return Err(ApiProblem::fields("invalid_report", errors));
+    }
+    let heard = Heard {
+        revision: report.revision,
+        digest: report.digest,
+        at: clock::now(),
+        caller: caller.name,
+    };
+    state.nodes().hear(node, heard);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn heard(at: i64) -> Heard {
+        Heard {
+            revision: 1,
+            digest: "a".repeat(64),
+            at,
+            caller: "test".into(),
+        }
+    }
+
+    #[test]
+    fn nodes_are_listed_and_their_number_is_bounded() {
+        let nodes = Nodes::default();
+        let now = clock::now();
+        nodes.hear("gone".into(), heard(now - FORGET_AFTER.as_nanos() as i64 - 1));
+        nodes.hear("here".into(), heard(now));
+        let listed = nodes.list(&"a".repeat(64));
+        assert_eq!(listed.len(), 1, "{listed:?}");
+        assert!(listed[0].node == "here" && listed[0].in_sync);
+        assert!(!nodes.list("other")[0].in_sync);
+        for number in 0..MAX_NODES + 10 {
+            nodes.hear(format!("n{number}"), heard(now + 1 + number as i64));
+        }
+        let listed = nodes.list("");
+        assert_eq!(listed.len(), MAX_NODES);
+        assert!(
+            !listed
+                .iter()
+                .any(|entry| entry.node == "here" || entry.node == "n0")
+        );
+    }
+}

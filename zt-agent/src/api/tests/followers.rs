@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What nodes that follow ask and tell.
+
+use super::*;
+use crate::state::SourceStatus;
+
+const JSON: &str = "Content-Type: application/json\n";
+
+async fn report(world: &World, node: &str, body: &str) -> Reply {
+    send(world.api, "PUT", &format!("/v1/nodes/{node}"), JSON, body).await
+}
+
+#[tokio::test]
+async fn policies_that_are_known_are_not_sent_again() {
+    let world = world().await;
+    let all = get(world.api, "/v1/policies").await;
+    let digest = all.json()["digest"].as_str().expect("digest").to_owned();
+    assert!(all.head.contains(&format!("etag: \"{digest}\"")), "{}", all.head);
+    let ask = async |tag: &str| {
+        send(
+            world.api,
+            "GET",
+            "/v1/policies",
+            &format!("If-None-Match: {tag}\n"),
+            "",
+        )
+        .await
+    };
+    let known = ask(&format!("\"{digest}\"")).await;
+    assert_eq!((known.status, known.body.as_str()), (304, ""));
+    assert_eq!(ask("\"other\"").await.status, 200);
+    assert_eq!(ask("nonsense").await.code(), "invalid_precondition");
+    // While there are errors, there is more to tell than the digest stands for.
+    world.snapshots.send_modify(|snapshot| {
+        let mut next = Snapshot::clone(snapshot);
+        next.policy_error = Some(Arc::default());
+        *snapshot = Arc::new(next);
+    });
+    let again = ask(&format!("\"{digest}\"")).await;
+    assert!(
+        again.status == 200 && !again.head.contains("etag"),
+        "{}",
+        again.head
+    );
+}
+
+#[tokio::test]
+async fn nodes_say_what_they_have() {
+    let world = world().await;
+    let digest = world.state.snapshot().policies.digest().to_owned();
+    let told = report(
+        &world,
+        "worker-1",
+        &json!({"revision": 3, "digest": digest}).to_string(),
+    )
+    .await;
+    assert_eq!(told.status, 204, "{}", told.body);
+    let old = json!({"revision": 2, "digest": "0".repeat(64)}).to_string();
+    assert_eq!(report(&world, "worker%2F2", &old).await.status, 204);
+    let status = get(world.api, "/v1/status").await.json();
+    assert_eq!(
+        (&status["service"], &status["policy"]["source"]),
+        (&json!("node"), &Value::Null)
+    );
+    let nodes = status["nodes"].as_array().expect("list");
+    let seen: Vec<_> = nodes
+        .iter()
+        .map(|node| (&node["node"], &node["in_sync"]))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            (&json!("worker-1"), &json!(true)),
+            (&json!("worker/2"), &json!(false))
+        ]
+    );
+    for (node, body, code) in [
+        ("n", "{}".to_owned(), "invalid_body"),
+        (
+            "n",
+            json!({"revision": 1, "digest": "zz"}).to_string(),
+            "invalid_report",
+        ),
+        (
+            "n",
+            json!({"revision": 1, "digest": "A".repeat(64)}).to_string(),
+            "invalid_report",
+        ),
+        (
+            "n",
+            json!({"revision": -1, "digest": digest}).to_string(),
+            "invalid_body",
+        ),
+        (
+            "n",
+            json!({"revision": 1, "digest": digest, "x": 1}).to_string(),
+            "invalid_body",
+        ),
+        ("a%20b", old.clone(), "invalid_report"),
+        (&"n".repeat(254), old.clone(), "invalid_report"),
+        ("%FF", old.clone(), "invalid_path"),
+    ] {
+        let reply = report(&world, node, &body).await;
+        assert_eq!(
+            (reply.status, reply.code()),
+            (400, code.to_owned()),
+            "{node} {body}"
+        );
+    }
+    let nodes = get(world.api, "/v1/status").await.json()["nodes"].clone();
+    assert_eq!(nodes.as_array().map(Vec::len), Some(2));
+}
+
+#[tokio::test]
+async fn a_node_that_follows_takes_no_changes_and_an_engine_no_mode() {
+    let world = world().await;
+    let (_sender, source) = watch::channel(SourceStatus::new("https://engine.example.org:8054", 0));
+    let parts = |service, source| Parts {
+        cluster: Arc::clone(&world.state.cluster),
+        node: Arc::clone(&world.state.node),
+        snapshots: world.state.snapshots.clone(),
+        editor: world.state.editor.clone(),
+        store: Arc::clone(&world.state.store),
+        intake: world.intake.clone(),
+        metrics: Arc::clone(&world.state.metrics),
+        control: Arc::clone(&world.state.control),
+        readiness: world.state.readiness.clone(),
+        stopping: world.state.stopping.clone(),
+        started: 0,
+        service,
+        source,
+    };
+    let serve = async |parts: Parts| {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let (api, health) = (
+            bind_api(any, None).await.expect("binds"),
+            bind_health(any).await.expect("binds"),
+        );
+        let addresses = [api.address().expect("TCP"), health.address().expect("TCP")];
+        let (state, guard) = (ApiState::new(parts), Arc::new(Guard::new(NonZeroU32::MAX)));
+        tokio::spawn(health.serve(health_router(state.clone()), None, world.stopping.subscribe()));
+        tokio::spawn(api.serve(router(state), Some(guard), world.stopping.subscribe()));
+        addresses
+    };
+    let [node, health] = serve(parts(Service::Node, Some(source))).await;
+    for method in ["PUT", "DELETE"] {
+        let reply = send(node, method, "/v1/policies/hanzo-core-policy", YAML, POLICY).await;
+        assert_eq!(
+            (reply.status, reply.code()),
+            (409, "policy_from_engine".to_owned())
+        );
+        assert!(
+            reply.body.contains("https://engine.example.org:8054"),
+            "{}",
+            reply.body
+        );
+    }
+    let listed = get(node, "/v1/policies").await.json();
+    assert_eq!(listed["policies"][0]["store"], "engine");
+    let source = get(node, "/v1/status").await.json()["policy"]["source"].clone();
+    assert_eq!(
+        (&source["url"], &source["stale"]),
+        (&json!("https://engine.example.org:8054"), &json!(true))
+    );
+    world.readiness.send_modify(|ready| {
+        ready.policy = true;
+        ready.hooks = true;
+    });
+    let ready = get(health, "/readyz").await;
+    assert!(
+        ready.status == 200 && ready.body.contains("may be old"),
+        "{}",
+        ready.body
+    );
+
+    let [engine, _] = serve(parts(Service::Engine, None)).await;
+    let reply = post(engine, "/v1/mode", r#"{"mode":"observe"}"#).await;
+    assert_eq!((reply.status, reply.code()), (409, "no_kernel".to_owned()));
+    assert!(!world.node.observe_all.load(Ordering::SeqCst));
+}

@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A policy-engine replica: the API over a policy directory, without a kernel side. It keeps nothing but its audit
+//! trail, so that several may share one directory.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use tokio::sync::{mpsc, watch};
+use tokio::task::block_in_place;
+
+use super::serving::Endpoints;
+use super::signals::Signals;
+use super::trail::Trail;
+use super::{AppError, Loaded, node, notify};
+use crate::api::{self, ApiState, ControlError, NodeControl, NodeStatus, Readiness, Service};
+use crate::config::{Config, PolicySource};
+use crate::identity::{WorkloadRecord, file as identity_file};
+use crate::metrics::Metrics;
+use crate::policy::{self, PolicySet, compile};
+use crate::policy_dir::{self, Contents};
+use crate::problem::Problem;
+use crate::spiffe_id::SpiffeId;
+use crate::state::merge::Places;
+use crate::state::{self, Snapshot};
+
+/// Runs a policy engine until a signal asks it to stop.
+pub async fn run_engine(config: Config) -> Result<(), AppError> {
+    let started = crate::audit::clock::now();
+    let (stop_sender, stopping) = watch::channel(false);
+    let bad = |problems| AppError::Input { problems };
+    if config.policy_source == PolicySource::Engine {
+        return Err(bad(vec![problem(
+            "configuration",
+            "policySource",
+            "is `engine`: an engine has its policy from a directory; only nodes follow an engine",
+        )]));
+    }
+    let (policy_follower, documents) = policy_dir::follow(config.policy_path.clone());
+    let policies = policy::parse(&documents.0.map_err(bad)?, &config.policy_settings()).map_err(bad)?;
+    let (workload_follower, contents) = identity_file::follow(config.identity.file.clone());
+    let roots = config.managed_cgroup.roots();
+    let records = workloads(&contents, &config, &roots).map_err(bad)?;
+    let mut signals = Signals::listen()?;
+
+    let metrics = Metrics::new();
+    let (snapshot_sender, snapshots) = state::channel(Snapshot::default());
+    let mut engine = Engine {
+        settings: Arc::new(config.policy_settings()),
+        config: config.clone(),
+        roots,
+        loaded: Loaded::default(),
+        records,
+        revision: 0,
+        metrics: Arc::clone(&metrics),
+        snapshots: snapshot_sender,
+    };
+    engine.put_in_force(policies)?;
+
+    let endpoints = Endpoints::bind(&config, false, &metrics).await?;
+    let trail = Trail::open(&config, &metrics).await?;
+    metrics.read_snapshots(snapshots.clone());
+    let (ready_sender, readiness) = watch::channel(Readiness::default());
+    let state = ApiState::new(api::Parts {
+        cluster: config.cluster.as_str().into(),
+        node: config.node.as_str().into(),
+        snapshots,
+        editor: policy_dir::Editor::new(config.policy_path.clone(), config.policy_settings()),
+        store: Arc::clone(&trail.store),
+        intake: trail.intake.clone(),
+        metrics,
+        control: Arc::new(NoKernel),
+        readiness,
+        stopping: stopping.clone(),
+        started,
+        service: Service::Engine,
+        source: None,
+    });
+    let serving = endpoints.serve(&config, &state, &stopping);
+    let recording = tokio::spawn(api::record_changes(state));
+
+    let (policy_sender, policy_changes) = mpsc::channel(1);
+    let (workload_sender, workload_changes) = mpsc::channel(1);
+    let following = [
+        tokio::spawn(policy_follower.run(policy_sender)),
+        tokio::spawn(workload_follower.run(workload_sender)),
+    ];
+    // No hook belongs anywhere, so none is missing.
+    ready_sender.send_modify(|ready| {
+        ready.policy = true;
+        ready.hooks = true;
+    });
+    let mut working = tokio::spawn(engine.run(policy_changes, workload_changes));
+    notify(sd_notify::NotifyState::Ready);
+
+    let outcome = tokio::select! {
+        _ = signals.terminate.recv() => Ok(()),
+        _ = signals.interrupt.recv() => Ok(()),
+        _ = &mut working => Err(AppError::Ended { part: "the engine's own work" }),
+    };
+
+    notify(sd_notify::NotifyState::Stopping);
+    tracing::info!("stopping: requests under way end, records are flushed");
+    stop_sender.send_replace(true);
+    for task in serving {
+        // A server that panicked has said so already.
+        let _ = task.await;
+    }
+    for task in following {
+        task.abort();
+    }
+    working.abort();
+    // It ends with the last sender of snapshots, which the work above held.
+    let _ = recording.await;
+    trail.close().await?;
+    outcome
+}
+
+fn problem(file: &str, field: &str, message: &str) -> Problem {
+    Problem {
+        file: file.to_owned(),
+        line: 0,
+        column: 0,
+        field: field.to_owned(),
+        message: message.to_owned(),
+    }
+}
+
+/// The workloads file where there is one: an engine needs none, policies name identities too.
+fn workloads(
+    contents: &identity_file::Contents,
+    config: &Config,
+    roots: &[PathBuf],
+) -> Result<Vec<WorkloadRecord>, Vec<Problem>> {
+    if contents.0.is_err() && !config.identity.file.exists() {
+        return Ok(Vec::new());
+    }
+    node::read_workloads(contents, config, roots)
+}
+
+/// There is no kernel behind an engine.
+struct NoKernel;
+
+impl NodeControl for NoKernel {
+    fn status(&self) -> BoxFuture<'_, NodeStatus> {
+        async { NodeStatus::default() }.boxed()
+    }
+
+    fn observe_all(&self, _on: bool) -> BoxFuture<'_, Result<(), ControlError>> {
+        let message = "a policy engine enforces nothing: ask the agent of the node".to_owned();
+        async { Err(ControlError { message }) }.boxed()
+    }
+}
+
+/// The single writer of what is in force at an engine.
+struct Engine {
+    config: Config,
+    settings: Arc<policy::Settings>,
+    roots: Vec<PathBuf>,
+    loaded: Loaded,
+    records: Vec<WorkloadRecord>,
+    revision: u64,
+    metrics: Arc<Metrics>,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+}
+
+impl Engine {
+    async fn run(
+        mut self,
+        mut policies: mpsc::Receiver<Contents>,
+        mut workloads: mpsc::Receiver<identity_file::Contents>,
+    ) {
+        loop {
+            // Parsing and compiling take a while with many rules: requests are answered meanwhile.
+            tokio::select! {
+                Some(contents) = policies.recv() => block_in_place(|| self.policies_changed(contents)),
+                Some(contents) = workloads.recv() => block_in_place(|| self.workloads_changed(&contents)),
+                else => return,
+            }
+        }
+    }
+
+    fn policies_changed(&mut self, contents: Contents) {
+        let parsed = contents
+            .0
+            .and_then(|documents| policy::reparse(&documents, &self.settings, &self.loaded.policies));
+        let problems = match parsed {
+            Ok(policies) if policies.digest() == self.loaded.policies.digest() => {
+                self.loaded = Loaded {
+                    policies: Arc::new(policies),
+                    error: None,
+                };
+                self.publish_anew();
+                return;
+            }
+            Ok(policies) => match self.put_in_force(policies) {
+                Ok(()) => return,
+                Err(error) => vec![problem(
+                    &self.config.policy_path.display().to_string(),
+                    "",
+                    &error.to_string(),
+                )],
+            },
+            Err(problems) => problems,
+        };
+        for problem in &problems {
+            tracing::error!(
+                revision = self.revision,
+                "policy not loaded, the last good one stays in force: {problem}"
+            );
+        }
+        self.loaded.error = Some(Arc::new(problems));
+        self.publish_anew();
+    }
+
+    fn workloads_changed(&mut self, contents: &identity_file::Contents) {
+        match workloads(contents, &self.config, &self.roots) {
+            Ok(records) => {
+                tracing::info!(workloads = records.len(), "workloads loaded");
+                self.records = records;
+                self.publish_anew();
+            }
+            Err(problems) => {
+                for problem in problems {
+                    tracing::error!("workloads not loaded, those known stay: {problem}");
+                }
+            }
+        }
+    }
+
+    fn put_in_force(&mut self, policies: PolicySet) -> Result<(), AppError> {
+        let table = compile(&policies, &self.identities(), &self.settings, self.revision + 1)?;
+        self.revision += 1;
+        self.loaded = Loaded {
+            policies: Arc::new(policies),
+            error: None,
+        };
+        tracing::info!(
+            revision = self.revision,
+            entries = table.len(),
+            digest = self.loaded.policies.digest(),
+            "policy in force"
+        );
+        self.publish(table);
+        Ok(())
+    }
+
+    fn identities(&self) -> BTreeSet<SpiffeId> {
+        self.records.iter().map(|record| record.spiffe.clone()).collect()
+    }
+
+    /// Publishes the policies in force, for the workloads known now.
+    fn publish_anew(&mut self) {
+        match compile(
+            &self.loaded.policies,
+            &self.identities(),
+            &self.settings,
+            self.revision,
+        ) {
+            Ok(table) => self.publish(table),
+            Err(error) => tracing::error!(%error, "new workloads are not taken up, those known stay"),
+        }
+    }
+
+    fn publish(&self, table: policy::AllowTable) {
+        let declared: HashSet<Arc<str>> = table.identities().iter().map(SpiffeId::text).collect();
+        self.metrics.declare(declared);
+        let places = Places::new(self.records.clone(), &BTreeMap::new(), self.config.mode);
+        self.snapshots.send_replace(Arc::new(Snapshot {
+            revision: self.revision,
+            policies: Arc::clone(&self.loaded.policies),
+            table: Arc::new(table),
+            workloads: Arc::clone(places.placed()),
+            policy_error: self.loaded.error.clone(),
+            observe_all: false,
+            default_mode: self.config.mode,
+            settings: Arc::clone(&self.settings),
+        }));
+    }
+}

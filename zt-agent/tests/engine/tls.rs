@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Following over TLS: who is believed, and who is let in.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use zt_agent::policy_follow::{Settings, Tls};
+
+use super::world::{Engine, Node, Shared, eventually, policy, settings};
+
+const NODE: &str = "spiffe://hanzo.ai/zt/node";
+const ENGINE: &str = "spiffe://hanzo.ai/zt/engine";
+
+/// An authority, and where it keeps what it issues.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    directory: PathBuf,
+}
+
+impl Authority {
+    fn new(directory: PathBuf) -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("key");
+        let certificate = params.self_signed(&key).expect("self-signed");
+        fs::write(directory.join("ca.pem"), certificate.pem()).expect("write");
+        let issuer = Issuer::new(params, key);
+        Self { issuer, directory }
+    }
+
+    fn ca(&self) -> PathBuf {
+        self.directory.join("ca.pem")
+    }
+
+    /// Certificate and key for this identity and host name.
+    fn issue(&self, id: &str, host: &str) -> (PathBuf, PathBuf) {
+        let mut params = CertificateParams::new(vec![host.to_owned()]).expect("name");
+        params
+            .subject_alt_names
+            .push(SanType::URI(id.try_into().expect("ASCII")));
+        let key = KeyPair::generate().expect("key");
+        let certificate = params.signed_by(&key, &self.issuer).expect("signed");
+        let name = format!("{}-{host}", id.replace(['/', ':'], "_"));
+        let place = |suffix: &str| self.directory.join(format!("{name}{suffix}"));
+        fs::write(place(".pem"), certificate.pem()).expect("write");
+        fs::write(place(".key"), key.serialize_pem()).expect("write");
+        (place(".pem"), place(".key"))
+    }
+}
+
+fn following(engine: &Engine, shown: &(PathBuf, PathBuf), ca: &Path, home: &Path) -> Settings {
+    Settings {
+        url: format!("https://localhost:{}", engine.api.port()),
+        tls: Some(Tls {
+            cert: shown.0.clone(),
+            key: shown.1.clone(),
+            ca: ca.to_path_buf(),
+        }),
+        ..settings("", "node-tls", home)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_follows_an_engine_that_it_knows_and_that_knows_it() {
+    let shared = Shared::new();
+    let ours = Authority::new(shared.below("ours"));
+    let others = Authority::new(shared.below("others"));
+    let (cert, key) = ours.issue(ENGINE, "localhost");
+    let home = shared.below("e1");
+    let config = format!(
+        "api:\n  tls: {{cert: {}, key: {}, clientCa: {}}}\n  callers: [{{spiffe: \"{NODE}\", role: read}}]\n",
+        cert.display(),
+        key.display(),
+        ours.ca().display()
+    );
+    fs::write(home.join("agent.yaml"), config).expect("write");
+    let engine = shared.engine("e1").await;
+    let (node, stranger, foreign) = (
+        ours.issue(NODE, "node"),
+        ours.issue("spiffe://hanzo.ai/zt/stranger", "node"),
+        others.issue(NODE, "node"),
+    );
+
+    let follower = Node::start(following(&engine, &node, &ours.ca(), &shared.below("a")))
+        .await
+        .expect("starts");
+    follower.has(&follower.digest()).await;
+    // A change of the directory: the engine's own API takes none from a reader.
+    shared.write("more", &policy("more", &[1]));
+    let first = follower.digest();
+    eventually("the change", || async {
+        (follower.digest() != first && !follower.is_stale()).then_some(())
+    })
+    .await;
+
+    // Not of its authority, not in its list, or another authority's engine: each is said, and nothing is taken.
+    let refusal = async |settings| {
+        let started = Node::start(settings).await;
+        started.err().expect("no policy and no copy").to_string()
+    };
+    let (a, b, c) = tokio::join!(
+        refusal(following(&engine, &stranger, &ours.ca(), &shared.below("b"))),
+        refusal(following(&engine, &foreign, &ours.ca(), &shared.below("c"))),
+        refusal(following(&engine, &node, &others.ca(), &shared.below("d"))),
+    );
+    assert!(a.contains("no entry of api.callers"), "{a}");
+    assert!(b.contains("cannot be reached"), "{b}");
+    assert!(c.contains("cannot be reached"), "{c}");
+    // A certificate of the same authority for another host is no engine's either.
+    let elsewhere = Settings {
+        url: format!("https://127.0.0.1:{}", engine.api.port()),
+        ..following(&engine, &node, &ours.ca(), &shared.below("e"))
+    };
+    let d = refusal(elsewhere).await;
+    assert!(d.contains("cannot be reached"), "{d}");
+}
