@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::json;
+use zt_tests::probe::{ConnectOptions, Operation, TIMEOUT};
 use zt_tests::trail::{party, says};
-use zt_tests::{Party, Policy, Scene, TCP, UDP, spiffe};
+use zt_tests::{Party, Policy, Scene, TCP, UDP, eventually, spiffe};
 
 /// Far more than a refusal takes, and far less than any timeout of TCP.
 const AT_ONCE: Duration = Duration::from_millis(500);
@@ -363,5 +364,37 @@ fn managed_processes_without_an_identity_are_observed_or_refused() -> Result<()>
                 && record["enforced"] == json!(setting == "deny")
         })?;
     }
+    Ok(())
+}
+
+/// A SYN that is sent again is the same decision; a `connect` that is called again is another one.
+#[test]
+fn a_retransmitted_packet_is_no_decision_of_its_own() -> Result<()> {
+    let mut scene = Scene::new("again")?;
+    let (mut server, mut client) = (scene.workload("server")?, scene.workload("client")?);
+    let policy = Policy::new("again").allow("client", "server", TCP, "8000");
+    let agent = scene.agent(&policy)?.start()?;
+    let to = server.v4(8000);
+    server.serve(to)?.local()?;
+    // The addresses are resolved before the cut.
+    assert_eq!(client.talk(to)?, "ok");
+    server.host.cut()?;
+    let options = ConnectOptions {
+        timeout: Duration::from_secs(30),
+        ..ConnectOptions::default()
+    };
+    client.send(Operation::TcpConnect { to, options })?;
+    eventually("the SYN to be sent again", TIMEOUT, || {
+        let output = client
+            .host
+            .command("ss")
+            .args(["-tinH", "state", "syn-sent"])
+            .output()?;
+        Ok(String::from_utf8_lossy(&output.stdout).contains("retrans"))
+    })?;
+    server.host.mend()?;
+    client.wait()?.handle()?;
+    agent.records("", 2, |_| true)?;
+    assert_eq!(agent.decisions()?, 2);
     Ok(())
 }

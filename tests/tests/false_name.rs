@@ -4,6 +4,8 @@
 
 use std::net::SocketAddr;
 
+use std::time::Duration;
+
 use anyhow::Result;
 use zt_tests::hooks::fill_connections;
 use zt_tests::probe::{ConnectOptions, Flood, Handle, ListenOptions, Operation, TIMEOUT};
@@ -146,6 +148,50 @@ fn an_early_reset_leaves_its_name() -> Result<()> {
     })?;
     world.never_the_host()?;
     assert_eq!(world.bytes(socket)?, Some(0));
+    Ok(())
+}
+
+/// A SYN that has to be sent again comes from whom it came from before.
+#[test]
+fn a_repeated_syn_has_the_same_name() -> Result<()> {
+    let mut world = beside("name-again")?;
+    let at = world.server.v4(PORT);
+    // One connection waits to be accepted and no more is let in: the handshake takes as many SYNs as it needs.
+    let options = ListenOptions {
+        backlog: 0,
+        ..ListenOptions::default()
+    };
+    let listener = world
+        .server
+        .call(Operation::TcpListen { at, options })?
+        .handle()?;
+    let mut waiting = Vec::new();
+    for _ in 0..2 {
+        waiting.push(world.host.connect(at)?.socket);
+    }
+    let options = ConnectOptions {
+        timeout: Duration::from_secs(30),
+        ..ConnectOptions::default()
+    };
+    world.lax.send(Operation::TcpConnect { to: at, options })?;
+    eventually("the SYN to be sent again", TIMEOUT, || {
+        let output = world
+            .lax
+            .host
+            .command("ss")
+            .args(["-tinH", "state", "syn-sent"])
+            .output()?;
+        Ok(String::from_utf8_lossy(&output.stdout).contains("retrans"))
+    })?;
+    let (socket, timeout) = (listener, TIMEOUT);
+    for _ in 0..2 {
+        world.server.call(Operation::Accept { socket, timeout })?;
+    }
+    world.lax.wait()?;
+    let id = world.server.id.clone();
+    world.agent.records("", 1, |record| {
+        record["observer"] == "destination" && says(record, &world.lax.id, &id, "DENY", "no_rule")
+    })?;
     Ok(())
 }
 

@@ -132,6 +132,43 @@ fn systemd_is_told() -> Result<()> {
 }
 
 #[test]
+fn the_kernel_sides_own_log_is_switched_on_and_off_while_it_runs() -> Result<()> {
+    const SAID: &str = "never bound has no owner yet";
+    let (scene, mut server, _client) = two("diagnostics")?;
+    let agent = scene.agent(&policy())?.start()?;
+    let mut provoke = || -> Result<()> {
+        let socket = server.call(Operation::Socket {
+            family: libc::AF_INET,
+            kind: libc::SOCK_STREAM,
+            protocol: 6,
+        })?;
+        let (socket, backlog) = (socket.handle()?, 1);
+        server.call(Operation::Listen { socket, backlog })?.ok()?;
+        Ok(())
+    };
+    for (turn, on) in [(0, false), (1, true), (2, false)] {
+        if turn > 0 {
+            agent.signal(Signal::SIGUSR1)?;
+            eventually("the switch", TIMEOUT, || {
+                Ok(agent.log()?.matches("kernel-side diagnostics").count() == turn)
+            })?;
+        }
+        let before = agent.log()?.matches(SAID).count();
+        provoke()?;
+        if on {
+            eventually("a word of the kernel side", TIMEOUT, || {
+                Ok(agent.log()?.matches(SAID).count() > before)
+            })?;
+        } else {
+            // Its log is read once a second.
+            std::thread::sleep(std::time::Duration::from_millis(1500));
+            assert_eq!(agent.log()?.matches(SAID).count(), before);
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn without_the_privilege_it_says_what_is_missing_and_touches_nothing() -> Result<()> {
     let (scene, ..) = two("privilege")?;
     let mut agent = scene.agent(&policy())?.start()?;

@@ -228,7 +228,7 @@ fn raw_sockets_older_than_enforcement_are_cut_off() -> Result<()> {
     let (mut holder, mut other) = (scene.workload("holder")?, scene.workload("other")?);
     let mut stranger = scene.outsider("stranger")?;
     let policy = Policy::new("nothing");
-    let agent = scene.agent(&policy)?.mode("observe").start()?;
+    let mut agent = scene.agent(&policy)?.mode("observe").start()?;
     let (here, there) = (holder.host.clone(), stranger.host.clone());
     let mut pairs = Vec::new();
     for (mine, theirs) in [
@@ -270,6 +270,13 @@ fn raw_sockets_older_than_enforcement_are_cut_off() -> Result<()> {
     })?;
     assert!(told.iter().all(|record| record["hook"] == "sweep"));
     assert!(told.iter().all(|record| record["source"]["pid"] == holder.pid()));
+    // The next agent finds them as they are, and has nothing to say of them.
+    agent.terminate()?;
+    agent.restart()?;
+    for event in ["raw_fenced", "raw_left"] {
+        assert_eq!(node_event(&agent, event)?.to_bits(), 0_f64.to_bits(), "{event}");
+    }
+    agent.records("decision=DENY", 2, |record| record["hook"] == "sweep")?;
     Ok(())
 }
 

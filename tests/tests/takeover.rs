@@ -203,48 +203,6 @@ fn a_successor_takes_the_links_over_and_brings_its_own_programs() -> Result<()> 
 }
 
 #[test]
-fn sockets_older_than_the_agent_are_judged_and_owned() -> Result<()> {
-    let (mut scene, mut server, mut client) = two("older")?;
-    let mut neighbour = scene.workload_in("neighbour", &server.host)?;
-    let mut stranger = scene.outsider("stranger")?;
-    let receiver = server.udp_bind(any(80))?.handle()?;
-    let mut open = Vec::new();
-    for port in [80, 81] {
-        for to in server.everywhere(port) {
-            open.push((port, client.connect(to)?.handle()?));
-        }
-    }
-    let inward = stranger.connect(server.v4(80))?.handle()?;
-    let agent = scene.agent(&policy())?.start()?;
-    for (port, socket) in open {
-        if port == 80 {
-            assert_eq!(end(&mut client, socket, Duration::ZERO)?, "alive");
-        } else {
-            dies(&mut client, socket)?;
-        }
-    }
-    assert_eq!(end(&mut stranger, inward, TIMEOUT)?, "ECONNRESET");
-    // Old listeners are somebody's: from outside, from the same namespace, and for datagrams.
-    assert_eq!(client.talk(server.v4(80))?, "ok");
-    assert_eq!(stranger.talk(server.v6(80))?, "ECONNRESET");
-    let loopback = SocketAddr::new(std::net::Ipv4Addr::LOCALHOST.into(), 80);
-    assert_eq!(neighbour.tcp(loopback)?, "EPERM");
-    let query = format!("source={}", neighbour.id);
-    agent.records(&query, 1, |record| {
-        says(record, &neighbour.id, &server.id, "DENY", "no_rule")
-    })?;
-    assert_eq!(stranger.udp(server.v4(80))?, "ok");
-    let take = |timeout| Operation::UdpRecvFrom {
-        socket: receiver,
-        timeout,
-    };
-    assert_eq!(server.call(take(SOON))?.outcome(), "EAGAIN");
-    assert_eq!(client.udp(server.v4(80))?, "ok");
-    assert_eq!(server.call(take(TIMEOUT))?.outcome(), "ok");
-    Ok(())
-}
-
-#[test]
 fn detaching_leaves_nothing() -> Result<()> {
     let (scene, mut server, mut client) = two("detach")?;
     let mut agent = scene.agent(&policy())?.start()?;

@@ -6,8 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use nix::sys::signal::Signal;
 use zt_tests::hooks::{attached, bpftool, pins};
-use zt_tests::probe::TIMEOUT;
+use zt_tests::probe::{Operation, TIMEOUT};
 use zt_tests::{Agent, Party, Policy, Scene, TCP, UDP, eventually, http};
 
 /// The agent looks after its hooks once a second.
@@ -54,6 +55,8 @@ fn mended(agent: &Agent, before: u64) -> Result<u64> {
 fn what_is_taken_away_comes_back() -> Result<()> {
     let (scene, mut server, mut client) = two("upkeep")?;
     let agent = scene.agent(&policy())?.start()?;
+    let mut stranger = scene.outsider("stranger")?;
+    stranger.serve(any(90))?.local()?;
     server.udp_bind(any(80))?.handle()?;
     let directory = scene.sandbox().pins()?;
     eventually("the guard to be there", TIMEOUT, || {
@@ -83,8 +86,14 @@ fn what_is_taken_away_comes_back() -> Result<()> {
         .find(|pin| pin.display().to_string().contains("links/zt_connect6"))
         .context("the hook is pinned")?;
     let count = restored(&agent)?;
+    agent.signal(Signal::SIGSTOP)?;
     bpftool(&["link", "detach", "pinned", text(pin)?])?;
+    let through = client.connect(stranger.v6(90))?.handle()?;
+    agent.signal(Signal::SIGCONT)?;
     mended(&agent, count)?;
+    let (socket, timeout) = (through, TIMEOUT);
+    let end = client.call(Operation::WaitEnd { socket, timeout })?;
+    assert_eq!(end.data.as_deref(), Some("ECONNABORTED"));
     assert_eq!(attached(scene.sandbox().managed())?, before);
     assert_eq!(client.tcp(server.v6(81))?, "EPERM");
     assert_eq!(client.talk(server.v6(80))?, "ok");

@@ -23,7 +23,7 @@ pub fn socket_of(ctx: &SockOpsContext) -> *mut bpf_sock {
     unsafe { (*ctx.ops).__bindgen_anon_2.sk }
 }
 
-/// Whether the socket is about to send its first SYN. Requests that a listener has in hand come by the same callback,
+/// Whether the socket is about to send its SYN, for the first time or once more. Requests that a listener has in hand come by the same callback,
 /// and are no whole sockets.
 #[inline(always)]
 pub fn opens(ctx: &SockOpsContext) -> bool {
@@ -32,11 +32,11 @@ pub fn opens(ctx: &SockOpsContext) -> bool {
     unsafe { read(&raw const (*ctx.ops).is_fullsock) != 0 && read(&raw const (*ctx.ops).state) == SYN_SENT }
 }
 
-/// Sequence number of what this end sends next.
+/// Sequence number of the first that the other end has not acknowledged: of the SYN, as long as that is under way.
 #[inline(always)]
-pub fn next_sent(ctx: &SockOpsContext) -> u32 {
+pub fn unacknowledged(ctx: &SockOpsContext) -> u32 {
     // SAFETY: a field of the context.
-    unsafe { read(&raw const (*ctx.ops).snd_nxt) }
+    unsafe { read(&raw const (*ctx.ops).snd_una) }
 }
 
 /// Sequence number of what this end receives next.

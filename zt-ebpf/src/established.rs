@@ -20,12 +20,12 @@ use zt_common::verdict::{Reason, Verdict};
 use crate::admit::Begun;
 use crate::call::TCP;
 use crate::emit::Decision;
-use crate::ends::{ends, next_received, next_sent, opens, socket_of, watch_close};
+use crate::ends::{ends, next_received, opens, socket_of, unacknowledged, watch_close};
 use crate::lookup::{self, Arrival, Target};
 use crate::own::Own;
 use crate::{admit, context, emit, fence, judge, maps};
 
-/// Before the first SYN leaves: tells the other end, where it is on this node, whose connection this is.
+/// Before the SYN leaves: tells the other end, where it is on this node, whose connection this is.
 ///
 /// Not later: a SYN that carries data (Fast Open) makes the destination's socket before the source has heard anything.
 #[inline(never)]
@@ -67,7 +67,8 @@ pub fn begun(ctx: &SockOpsContext) {
         destination_port: ends.remote_port,
         protocol: TCP,
     };
-    admit::source(&begun, workload, source, next_sent(ctx));
+    // Not the next to be sent: the kernel asks for the time-out again before it repeats the SYN.
+    admit::source(&begun, workload, source, unacknowledged(ctx));
 }
 
 /// The source's end. `connect` decided before the socket had a port, and policy may have changed since: a swap that

@@ -28,9 +28,20 @@ fn socket_inode(path: &Path) -> Option<u32> {
         .ok()
 }
 
-/// A copy of another process's descriptor.
+/// A copy of another process's descriptor of the socket with this inode. `ENOENT` where that number is another file by
+/// now: the process may have closed it since, and opened something else.
+pub(super) fn borrow(pid: u32, number: i32, inode: u32) -> io::Result<OwnedFd> {
+    let copy = copy(pid, number)?;
+    let file = nix::sys::stat::fstat(&copy)?;
+    if file.st_ino == u64::from(inode) {
+        Ok(copy)
+    } else {
+        Err(io::ErrorKind::NotFound.into())
+    }
+}
+
 #[expect(unsafe_code, reason = "nix offers neither pidfd_open nor pidfd_getfd")]
-pub(super) fn borrow(pid: u32, number: i32) -> io::Result<OwnedFd> {
+fn copy(pid: u32, number: i32) -> io::Result<OwnedFd> {
     // SAFETY: plain system calls; the results are descriptors that nobody else owns.
     unsafe {
         let process = libc::syscall(libc::SYS_pidfd_open, pid, 0);

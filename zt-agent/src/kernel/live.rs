@@ -4,6 +4,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use zt_common::abi::Connection;
+use zt_common::control::UNKNOWN_DENY;
 use zt_common::names;
 
 use super::error::KernelError;
@@ -28,6 +29,8 @@ impl Kernel {
         is_below: &dyn Fn(u64, u64) -> bool,
         pids: &[u32],
     ) -> Result<Older, KernelError> {
+        // Listed first: whatever a hook files meanwhile is seen.
+        let listed = older::list(namespaces, only);
         let mut seen: HashMap<u64, Connection> = HashMap::new();
         self.connections(|cookie, connection| {
             seen.insert(cookie, *connection);
@@ -37,14 +40,17 @@ impl Kernel {
         };
         let finder = Finder {
             table,
-            namespaces,
-            only,
             search,
             owner,
             is_below,
             pids,
         };
-        finder.find(&self.pins, &mut self.tables, &seen)
+        let found = finder.find(&self.pins, &mut self.tables, listed, &seen)?;
+        let (cookies, opening): (Vec<u64>, Vec<Connection>) = found.opening.iter().copied().unzip();
+        // Of no revision: the end of the handshake decides.
+        sys::update_batch(load::fd(&self.connections), &cookies, &opening)
+            .map_err(KernelError::map(names::CONNECTIONS))?;
+        Ok(found)
     }
 
     /// Live connections that the hooks know of.
@@ -68,6 +74,7 @@ impl Kernel {
             table,
             workloads: self.tables.workloads(),
             nearest,
+            unknown_denied: self.flags()? & UNKNOWN_DENY != 0,
         };
         let mut sweep = Sweep {
             looked_at: known.len(),

@@ -30,14 +30,17 @@ use crate::policy::AllowTable;
 /// States in which a TCP connection can still carry data.
 const LIVE: u32 = 1 << ESTABLISHED | 1 << 4 | 1 << 5 | 1 << 8;
 
+/// A TCP connection whose first SYN has not been answered.
+const OPENING: u8 = 2;
+
 /// What one namespace holds.
-struct Listed {
+pub(super) struct Listed {
     netns: u64,
     sockets: Vec<Found>,
 }
 
 /// Lists the sockets of namespaces.
-fn list(namespaces: &Namespaces, only: Option<&BTreeSet<u64>>) -> Vec<Listed> {
+pub(super) fn list(namespaces: &Namespaces, only: Option<&BTreeSet<u64>>) -> Vec<Listed> {
     namespaces
         .cookies()
         .filter(|netns| only.is_none_or(|only| only.contains(netns)))
@@ -47,7 +50,7 @@ fn list(namespaces: &Namespaces, only: Option<&BTreeSet<u64>>) -> Vec<Listed> {
                     let diag = SockDiag::open()?;
                     let mut sockets = Vec::new();
                     for ipv6 in [false, true] {
-                        sockets.extend(diag.list(ipv6, TCP, LIVE | 1 << LISTEN)?);
+                        sockets.extend(diag.list(ipv6, TCP, LIVE | 1 << OPENING | 1 << LISTEN)?);
                         sockets.extend(diag.list(ipv6, UDP, 1 << ESTABLISHED | 1 << CLOSED)?);
                     }
                     Ok(sockets)
@@ -78,6 +81,8 @@ pub enum Search {
 pub struct Older {
     /// Connections, as the hooks would have filed them now.
     pub connections: Vec<(u64, Connection)>,
+    /// Those whose handshake is not complete: filed for the hooks, which judge them when it is.
+    pub opening: Vec<(u64, Connection)>,
     /// Workloads with bound UDP sockets.
     pub udp_workloads: BTreeSet<u64>,
     /// Sockets that are behind their fence.
@@ -89,9 +94,6 @@ pub struct Older {
 /// What a search goes by.
 pub(super) struct Finder<'a> {
     pub table: &'a AllowTable,
-    pub namespaces: &'a Namespaces,
-    /// The namespaces to look at, if not all.
-    pub only: Option<&'a BTreeSet<u64>>,
     pub search: Search,
     /// The workload of a cgroup, if it is below a managed root.
     pub owner: &'a Owner<'a>,
@@ -102,22 +104,31 @@ pub(super) struct Finder<'a> {
 }
 
 impl Finder<'_> {
-    /// Finds sockets of managed workloads, and gives the listeners among them their owners.
+    /// Finds sockets of managed workloads among those listed, and gives the listeners among them their owners. `seen`
+    /// is what the hooks had filed *after* the listing: what they file has a better name than can be found out here.
     pub(super) fn find(
         &self,
         pins: &Pins,
         tables: &mut Tables,
+        listed: Vec<Listed>,
         seen: &HashMap<u64, Connection>,
     ) -> Result<Older, KernelError> {
         let mut older = Older::default();
         let mut orphans: HashMap<u32, Socket> = HashMap::new();
-        for Listed { netns, sockets } in list(self.namespaces, self.only) {
+        for Listed { netns, sockets } in listed {
             older.listed.insert(netns);
-            // A TCP socket whose local place is listened on is the inbound end.
-            let listening: Vec<(Address, u16)> = sockets
+            // A socket whose local place is listened on is the inbound end; so is a datagram socket of its own that
+            // answers one client of a port at which others are waited for.
+            let listening: Vec<(u8, Address, u16)> = sockets
                 .iter()
-                .filter(|socket| socket.state == LISTEN && socket.target.protocol == TCP)
-                .map(|socket| (socket.target.local, socket.target.local_port))
+                .filter(|socket| waits(socket) && socket.target.local_port != 0)
+                .map(|socket| {
+                    (
+                        socket.target.protocol,
+                        socket.target.local,
+                        socket.target.local_port,
+                    )
+                })
                 .collect();
             // Listeners first: they name the other end of connections within the namespace.
             let (waiting, connected): (Vec<&Found>, Vec<&Found>) =
@@ -148,15 +159,18 @@ impl Finder<'_> {
                         older.connections.push((target.cookie, connection));
                     }
                     None if target.remote_port != 0 => {
-                        let inbound = target.protocol == TCP
-                            && listening.iter().any(|(address, port)| {
-                                *port == target.local_port
-                                    && (address.is_unspecified() || *address == target.local)
-                            });
-                        older.connections.push((
-                            target.cookie,
-                            connection(tables, self.table, netns, socket, workload, inbound),
-                        ));
+                        let inbound = listening.iter().any(|(protocol, address, port)| {
+                            *protocol == target.protocol
+                                && *port == target.local_port
+                                && (address.is_unspecified() || *address == target.local)
+                        });
+                        let filed = connection(tables, self.table, netns, socket, workload, inbound);
+                        if socket.state == OPENING && target.protocol == TCP {
+                            let flags = filed.flags & !CONNECTION_ESTABLISHED;
+                            older.opening.push((target.cookie, Connection { flags, ..filed }));
+                        } else {
+                            older.connections.push((target.cookie, filed));
+                        }
                     }
                     _ => {}
                 }
@@ -335,7 +349,7 @@ fn adopt(storage: &mut SkStorage<MapData, Socket>, mut orphans: HashMap<u32, Soc
             let Some(socket) = orphans.get(&inode) else {
                 continue;
             };
-            let stored = descriptors::borrow(pid, number).and_then(|fd| {
+            let stored = descriptors::borrow(pid, number, inode).and_then(|fd| {
                 storage
                     .insert(&fd.as_raw_fd(), socket, 0)
                     .map_err(io::Error::other)

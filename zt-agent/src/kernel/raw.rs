@@ -73,9 +73,16 @@ pub fn cut_off(pids: &[u32]) -> Vec<RawSocket> {
             let Some(socket) = listed.get(&inode) else {
                 continue;
             };
-            if done.insert(inode) {
-                found.push(cut(pid, number, *socket));
+            if done.contains(&inode) {
+                continue;
             }
+            match descriptors::borrow(pid, number, inode) {
+                // Closed since; whoever else has it is still to come.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Ok(fd) if is_cut_off(&fd) => {}
+                borrowed => found.push(cut(pid, borrowed, *socket)),
+            }
+            done.insert(inode);
         }
     }
     found
@@ -108,13 +115,12 @@ fn parse(
     })
 }
 
-fn cut(pid: u32, number: i32, socket: Listed) -> RawSocket {
+fn cut(pid: u32, borrowed: io::Result<OwnedFd>, socket: Listed) -> RawSocket {
     let mut comm = [0; 16];
     let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
     for (place, byte) in comm.iter_mut().take(15).zip(name.trim_ascii_end()) {
         *place = *byte;
     }
-    let borrowed = descriptors::borrow(pid, number);
     let number_of = |option| {
         borrowed
             .as_ref()
@@ -129,6 +135,12 @@ fn cut(pid: u32, number: i32, socket: Listed) -> RawSocket {
         ipv6: socket.ipv6,
         left: borrowed.and_then(|fd| fence(&fd)).err(),
     }
+}
+
+/// Whether a socket was cut off before: by this agent or the one before it.
+fn is_cut_off(socket: &OwnedFd) -> bool {
+    let is = |option, value: u64| option_u64(socket, option).is_ok_and(|found| found == value);
+    is(SO_BINDTOIFINDEX, names::NO_INTERFACE.into()) && is(libc::SO_LOCK_FILTER, 1)
 }
 
 const SO_COOKIE: libc::c_int = 57;

@@ -110,6 +110,8 @@ pub(super) struct Judge<'a> {
     pub workloads: &'a HashMap<u64, Workload>,
     /// The workload around a cgroup that is none itself.
     pub nearest: &'a Owner<'a>,
+    /// Whether who never had an identity is refused.
+    pub unknown_denied: bool,
 }
 
 impl Judge<'_> {
@@ -123,9 +125,8 @@ impl Judge<'_> {
             let around = (self.nearest)(connection.workload, self.workloads)?;
             self.workloads.get(&around)
         });
-        let enforced = own.map_or(connection.flags & CONNECTION_ENFORCED != 0, |own| {
-            own.mode == MODE_ENFORCE
-        });
+        let unnamed = self.unknown_denied || connection.flags & CONNECTION_ENFORCED != 0;
+        let enforced = own.map_or(unnamed, |own| own.mode == MODE_ENFORCE);
         if !enforced {
             return None;
         }

@@ -91,6 +91,7 @@ impl Node {
             udp_workloads,
             fenced,
             listed,
+            ..
         } = self.parts.kernel.find_older(
             &self.namespaces,
             only,

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Sockets that are older than the hooks: found when the agent starts, judged as if the hooks had seen them begin.
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+use zt_tests::probe::{ConnectOptions, Handle, ListenOptions, Operation, TIMEOUT};
+use zt_tests::trail::says;
+use zt_tests::{Party, Policy, Scene, TCP, UDP, eventually};
+
+const SOON: Duration = Duration::from_millis(200);
+
+fn any(port: u16) -> SocketAddr {
+    SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)
+}
+
+fn policy() -> Policy {
+    Policy::new("policy")
+        .allow("client", "server", TCP, "80")
+        .allow("client", "server", UDP, "80")
+}
+
+/// A client with one port that it may reach (80) and one that it may not (81).
+fn two(label: &str) -> Result<(Scene, Party, Party)> {
+    let mut scene = Scene::new(label)?;
+    let (mut server, client) = (scene.workload("server")?, scene.workload("client")?);
+    for port in [80, 81] {
+        server.serve(any(port))?.local()?;
+    }
+    Ok((scene, server, client))
+}
+
+fn end(party: &mut Party, socket: Handle, timeout: Duration) -> Result<String> {
+    let reply = party.call(Operation::WaitEnd { socket, timeout })?;
+    Ok(reply.data.unwrap_or_else(|| "alive".to_owned()))
+}
+
+/// Waits for a connection to be destroyed. Whichever end goes first resets the other.
+fn dies(party: &mut Party, socket: Handle) -> Result<()> {
+    let end = end(party, socket, TIMEOUT)?;
+    ensure!(["ECONNABORTED", "ECONNRESET"].contains(&end.as_str()), "{end}");
+    Ok(())
+}
+
+#[test]
+fn sockets_older_than_the_agent_are_judged_and_owned() -> Result<()> {
+    let (mut scene, mut server, mut client) = two("older")?;
+    let mut neighbour = scene.workload_in("neighbour", &server.host)?;
+    let mut stranger = scene.outsider("stranger")?;
+    let receiver = server.udp_bind(any(80))?.handle()?;
+    let mut open = Vec::new();
+    for port in [80, 81] {
+        for to in server.everywhere(port) {
+            open.push((port, client.connect(to)?.handle()?));
+        }
+    }
+    let inward = stranger.connect(server.v4(80))?.handle()?;
+    let agent = scene.agent(&policy())?.start()?;
+    for (port, socket) in open {
+        if port == 80 {
+            assert_eq!(end(&mut client, socket, Duration::ZERO)?, "alive");
+        } else {
+            dies(&mut client, socket)?;
+        }
+    }
+    assert_eq!(end(&mut stranger, inward, TIMEOUT)?, "ECONNRESET");
+    // Old listeners are somebody's: from outside, from the same namespace, and for datagrams.
+    assert_eq!(client.talk(server.v4(80))?, "ok");
+    assert_eq!(stranger.talk(server.v6(80))?, "ECONNRESET");
+    let loopback = SocketAddr::new(std::net::Ipv4Addr::LOCALHOST.into(), 80);
+    assert_eq!(neighbour.tcp(loopback)?, "EPERM");
+    let query = format!("source={}", neighbour.id);
+    agent.records(&query, 1, |record| {
+        says(record, &neighbour.id, &server.id, "DENY", "no_rule")
+    })?;
+    assert_eq!(stranger.udp(server.v4(80))?, "ok");
+    let take = |timeout| Operation::UdpRecvFrom {
+        socket: receiver,
+        timeout,
+    };
+    assert_eq!(server.call(take(SOON))?.outcome(), "EAGAIN");
+    assert_eq!(client.udp(server.v4(80))?, "ok");
+    assert_eq!(server.call(take(TIMEOUT))?.outcome(), "ok");
+    Ok(())
+}
+
+/// A SYN that left before there was a hook: nobody decided, and the handshake may take long.
+#[test]
+fn a_handshake_older_than_the_hooks_is_judged_when_it_completes() -> Result<()> {
+    const PATIENT: Duration = Duration::from_secs(40);
+    let (scene, server, mut client) = two("opening")?;
+    // The addresses are resolved before the cut, so that it is the SYN that waits.
+    assert_eq!(client.talk(server.v4(80))?, "ok");
+    server.host.cut()?;
+    let to = server.v4(81);
+    let options = ConnectOptions {
+        timeout: PATIENT,
+        ..ConnectOptions::default()
+    };
+    client.send(Operation::TcpConnect { to, options })?;
+    eventually("the SYN to be sent", TIMEOUT, || {
+        let output = client
+            .host
+            .command("ss")
+            .args(["-tanH", "state", "syn-sent"])
+            .output()?;
+        Ok(!output.stdout.is_empty())
+    })?;
+    let agent = scene.agent(&policy())?.start()?;
+    server.host.mend()?;
+    if let Some(socket) = client.wait()?.socket {
+        dies(&mut client, socket)?;
+    }
+    agent.records("decision=DENY", 1, |record| {
+        record["observer"] == "source" && says(record, &client.id, &server.id, "DENY", "revoked")
+    })?;
+    Ok(())
+}
+
+#[test]
+fn what_nobody_named_and_is_older_ends_where_that_is_refused() -> Result<()> {
+    let mut scene = Scene::new("unnamed")?;
+    let known = scene.workload("known")?;
+    let mut stranger = scene.outsider("stranger")?;
+    let mut nobody = scene.start("nobody", &scene.sandbox().cgroup("nobody")?, &known.host)?;
+    stranger.serve(any(80))?.local()?;
+    let socket = nobody.connect(stranger.v4(80))?.handle()?;
+    let policy = Policy::new("unnamed").allow("known", "world", TCP, "80");
+    let mut agent = scene.agent(&policy)?.start()?;
+    assert_eq!(end(&mut nobody, socket, Duration::ZERO)?, "alive");
+    agent.terminate()?;
+    let _strict = scene
+        .agent(&policy)?
+        .config("unknownWorkload", json!("deny"))
+        .start()?;
+    dies(&mut nobody, socket)?;
+    Ok(())
+}
+
+/// A datagram server that answers a client on a socket of its own is the destination's end, however old the socket is.
+#[test]
+fn an_older_socket_that_answers_one_client_is_the_destinations_end() -> Result<()> {
+    let (scene, mut server, mut client) = two("answers")?;
+    let options = ListenOptions {
+        reuse_port: true,
+        ..ListenOptions::default()
+    };
+    let at = SocketAddr::new(server.host.ipv4.into(), 80);
+    let here = SocketAddr::new(client.host.ipv4.into(), 0);
+    let mut bind = |at| {
+        let options = options.clone();
+        server.call(Operation::UdpBind { at, options })?.handle()
+    };
+    let (_welcome, own) = (bind(at)?, bind(at)?);
+    let from = client.udp_bind(here)?;
+    let to = from.local()?;
+    server
+        .call(Operation::UdpConnect {
+            socket: Some(own),
+            to,
+        })?
+        .ok()?;
+    let agent = scene.agent(&policy())?.start()?;
+    // The client may ask at that port, so the server may answer.
+    server.send_text(own, "answer")?.ok()?;
+    agent.change_policy(&Policy::new("policy").text())?;
+    eventually("the server's own socket to be cut off", TIMEOUT, || {
+        Ok(server.send_text(own, "answer")?.errno.is_some())
+    })?;
+    Ok(())
+}
