@@ -15,6 +15,7 @@ pub mod entries;
 pub mod hooks;
 pub mod http;
 pub mod network;
+pub mod pair;
 pub mod postgres;
 pub mod probe;
 pub mod rules;

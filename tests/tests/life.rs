@@ -2,7 +2,6 @@
 //! An agent's own life: how it starts, refuses to start, accounts for what it saw, and ends.
 
 use std::io::Read as _;
-use std::net::{Ipv6Addr, SocketAddr};
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 
@@ -13,27 +12,9 @@ use serde_json::json;
 use zt_tests::agent::{AgentBuilder, DEADLINE, binary};
 use zt_tests::agent_files::Workload;
 use zt_tests::hooks::attached;
+use zt_tests::pair::{pair, policy};
 use zt_tests::probe::{Flood, Operation, TIMEOUT};
-use zt_tests::{Cgroup, Party, Policy, Sandbox, Scene, TCP, UDP, eventually, http, spiffe};
-
-fn any(port: u16) -> SocketAddr {
-    SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)
-}
-
-fn policy() -> Policy {
-    Policy::new("policy")
-        .allow("client", "server", TCP, "80")
-        .allow("client", "server", UDP, "80")
-}
-
-fn two(label: &str) -> Result<(Scene, Party, Party)> {
-    let mut scene = Scene::new(label)?;
-    let (mut server, client) = (scene.workload("server")?, scene.workload("client")?);
-    for port in [80, 81] {
-        server.serve(any(port))?.local()?;
-    }
-    Ok((scene, server, client))
-}
+use zt_tests::{Cgroup, Party, Sandbox, TCP, UDP, eventually, http, spiffe};
 
 /// `count` connections, half of them to the port that is refused.
 fn connections(client: &mut Party, server: &Party, count: u64) -> Result<()> {
@@ -50,7 +31,7 @@ fn connections(client: &mut Party, server: &Party, count: u64) -> Result<()> {
 #[test]
 fn every_decision_is_counted_and_recorded_exactly_once() -> Result<()> {
     const COUNT: u64 = 6000;
-    let (scene, server, mut client) = two("accounting")?;
+    let (scene, server, mut client) = pair("accounting")?;
     let mut stranger = scene.outsider("stranger")?;
     let agent = scene.agent(&policy())?.start()?;
     connections(&mut client, &server, COUNT)?;
@@ -93,7 +74,7 @@ fn every_decision_is_counted_and_recorded_exactly_once() -> Result<()> {
 #[test]
 fn ending_flushes_the_records_and_leaves_enforcement_on() -> Result<()> {
     const COUNT: u64 = 2000;
-    let (scene, server, mut client) = two("sigterm")?;
+    let (scene, server, mut client) = pair("sigterm")?;
     let mut agent = scene.agent(&policy())?.start()?;
     connections(&mut client, &server, COUNT)?;
     // At once: what was decided a moment ago is in the trail all the same.
@@ -107,7 +88,7 @@ fn ending_flushes_the_records_and_leaves_enforcement_on() -> Result<()> {
 
 #[test]
 fn systemd_is_told() -> Result<()> {
-    let (scene, ..) = two("notify")?;
+    let (scene, ..) = pair("notify")?;
     let path = scene.sandbox().directory().join("notify");
     let socket = UnixDatagram::bind(&path)?;
     socket.set_read_timeout(Some(TIMEOUT))?;
@@ -134,7 +115,7 @@ fn systemd_is_told() -> Result<()> {
 #[test]
 fn the_kernel_sides_own_log_is_switched_on_and_off_while_it_runs() -> Result<()> {
     const SAID: &str = "never bound has no owner yet";
-    let (scene, mut server, _client) = two("diagnostics")?;
+    let (scene, mut server, _client) = pair("diagnostics")?;
     let agent = scene.agent(&policy())?.start()?;
     let mut provoke = || -> Result<()> {
         let socket = server.call(Operation::Socket {
@@ -170,7 +151,7 @@ fn the_kernel_sides_own_log_is_switched_on_and_off_while_it_runs() -> Result<()>
 
 #[test]
 fn without_the_privilege_it_says_what_is_missing_and_touches_nothing() -> Result<()> {
-    let (scene, ..) = two("privilege")?;
+    let (scene, ..) = pair("privilege")?;
     let mut agent = scene.agent(&policy())?.start()?;
     agent.terminate()?;
     assert!(agent.command(&["detach", "--yes"]).status()?.success());
@@ -196,7 +177,7 @@ fn without_the_privilege_it_says_what_is_missing_and_touches_nothing() -> Result
 
 #[test]
 fn a_missing_bpf_file_system_is_mounted_and_another_one_is_refused() -> Result<()> {
-    let (scene, server, mut client) = two("bpffs")?;
+    let (scene, server, mut client) = pair("bpffs")?;
     let mut agent = scene.agent(&policy())?.start()?;
     agent.terminate()?;
     assert!(agent.command(&["detach", "--yes"]).status()?.success());
@@ -290,7 +271,7 @@ fn bad_input_at_the_start_starts_nothing() -> Result<()> {
 
 #[test]
 fn evaluations_are_answered_recorded_and_not_connections() -> Result<()> {
-    let (scene, server, mut client) = two("evaluate")?;
+    let (scene, server, mut client) = pair("evaluate")?;
     let agent = scene.agent(&policy())?.start()?;
     let ask = |port: u16, protocol: &str| -> Result<serde_json::Value> {
         let question = json!({

@@ -1,36 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Sockets that are older than the hooks: found when the agent starts, judged as if the hooks had seen them begin.
 
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde_json::json;
+use zt_tests::pair::{any, pair, policy};
 use zt_tests::probe::{ConnectOptions, Handle, ListenOptions, Operation, TIMEOUT};
 use zt_tests::trail::says;
-use zt_tests::{Party, Policy, Scene, TCP, UDP, eventually};
+use zt_tests::{Party, Policy, Scene, TCP, eventually};
 
 const SOON: Duration = Duration::from_millis(200);
-
-fn any(port: u16) -> SocketAddr {
-    SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)
-}
-
-fn policy() -> Policy {
-    Policy::new("policy")
-        .allow("client", "server", TCP, "80")
-        .allow("client", "server", UDP, "80")
-}
-
-/// A client with one port that it may reach (80) and one that it may not (81).
-fn two(label: &str) -> Result<(Scene, Party, Party)> {
-    let mut scene = Scene::new(label)?;
-    let (mut server, client) = (scene.workload("server")?, scene.workload("client")?);
-    for port in [80, 81] {
-        server.serve(any(port))?.local()?;
-    }
-    Ok((scene, server, client))
-}
 
 fn end(party: &mut Party, socket: Handle, timeout: Duration) -> Result<String> {
     let reply = party.call(Operation::WaitEnd { socket, timeout })?;
@@ -46,7 +27,7 @@ fn dies(party: &mut Party, socket: Handle) -> Result<()> {
 
 #[test]
 fn sockets_older_than_the_agent_are_judged_and_owned() -> Result<()> {
-    let (mut scene, mut server, mut client) = two("older")?;
+    let (mut scene, mut server, mut client) = pair("older")?;
     let mut neighbour = scene.workload_in("neighbour", &server.host)?;
     let mut stranger = scene.outsider("stranger")?;
     let receiver = server.udp_bind(any(80))?.handle()?;
@@ -90,7 +71,7 @@ fn sockets_older_than_the_agent_are_judged_and_owned() -> Result<()> {
 #[test]
 fn a_handshake_older_than_the_hooks_is_judged_when_it_completes() -> Result<()> {
     const PATIENT: Duration = Duration::from_secs(40);
-    let (scene, server, mut client) = two("opening")?;
+    let (scene, server, mut client) = pair("opening")?;
     // The addresses are resolved before the cut, so that it is the SYN that waits.
     assert_eq!(client.talk(server.v4(80))?, "ok");
     server.host.cut()?;
@@ -142,7 +123,7 @@ fn what_nobody_named_and_is_older_ends_where_that_is_refused() -> Result<()> {
 /// A datagram server that answers a client on a socket of its own is the destination's end, however old the socket is.
 #[test]
 fn an_older_socket_that_answers_one_client_is_the_destinations_end() -> Result<()> {
-    let (scene, mut server, mut client) = two("answers")?;
+    let (scene, mut server, mut client) = pair("answers")?;
     let options = ListenOptions {
         reuse_port: true,
         ..ListenOptions::default()

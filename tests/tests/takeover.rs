@@ -2,40 +2,21 @@
 //! The agent comes and goes; what is enforced does not.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use zt_tests::hooks::{attached, exists, pins};
+use zt_tests::pair::{any, pair, policy};
 use zt_tests::probe::{Flood, Handle, Operation, TIMEOUT};
 use zt_tests::trail::says;
-use zt_tests::{Agent, Party, Policy, Scene, TCP, UDP, eventually};
+use zt_tests::{Agent, Party, Policy, TCP, eventually};
 
 /// How long crashes, restarts and reloads go on under load.
 const STORM: Duration = Duration::from_secs(12);
 const PACE: Duration = Duration::from_micros(500);
 const SOON: Duration = Duration::from_millis(200);
-
-fn any(port: u16) -> SocketAddr {
-    SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)
-}
-
-fn policy() -> Policy {
-    Policy::new("policy")
-        .allow("client", "server", TCP, "80")
-        .allow("client", "server", UDP, "80")
-}
-
-/// A client with one port that it may reach (80) and one that it may not (81).
-fn two(label: &str) -> Result<(Scene, Party, Party)> {
-    let mut scene = Scene::new(label)?;
-    let (mut server, client) = (scene.workload("server")?, scene.workload("client")?);
-    for port in [80, 81] {
-        server.serve(any(port))?.local()?;
-    }
-    Ok((scene, server, client))
-}
 
 fn end(party: &mut Party, socket: Handle, timeout: Duration) -> Result<String> {
     let reply = party.call(Operation::WaitEnd { socket, timeout })?;
@@ -68,7 +49,7 @@ fn hooks(agent: &Agent) -> Result<BTreeMap<String, (u64, u64)>> {
 
 #[test]
 fn crashes_restarts_and_reloads_never_change_a_verdict() -> Result<()> {
-    let (scene, server, mut client) = two("death")?;
+    let (scene, server, mut client) = pair("death")?;
     let mut agent = scene.agent(&policy())?.start()?;
     let mut sender = scene.start("sender", &client.cgroup, &client.host)?;
     let flood = |to: [SocketAddr; 2], echo| Flood {
@@ -116,7 +97,7 @@ fn crashes_restarts_and_reloads_never_change_a_verdict() -> Result<()> {
 
 #[test]
 fn a_dead_agent_enforces_and_its_successor_records() -> Result<()> {
-    let (scene, mut server, mut client) = two("dead")?;
+    let (scene, mut server, mut client) = pair("dead")?;
     let mut stranger = scene.outsider("stranger")?;
     let mut agent = scene.agent(&policy())?.start()?;
     let listener = server.listen(any(82))?.handle()?;
@@ -158,7 +139,7 @@ fn a_dead_agent_enforces_and_its_successor_records() -> Result<()> {
 
 #[test]
 fn a_successor_takes_the_links_over_and_brings_its_own_programs() -> Result<()> {
-    let (scene, server, mut client) = two("takeover")?;
+    let (scene, server, mut client) = pair("takeover")?;
     let mut agent = scene.agent(&policy())?.start()?;
     let before = hooks(&agent)?;
     let live = client.connect(server.v4(80))?.handle()?;
@@ -204,7 +185,7 @@ fn a_successor_takes_the_links_over_and_brings_its_own_programs() -> Result<()> 
 
 #[test]
 fn detaching_leaves_nothing() -> Result<()> {
-    let (scene, mut server, mut client) = two("detach")?;
+    let (scene, mut server, mut client) = pair("detach")?;
     let mut agent = scene.agent(&policy())?.start()?;
     server.udp_bind(any(80))?.handle()?;
     let mut programs: Vec<u64> = hooks(&agent)?.values().map(|(program, _)| *program).collect();

@@ -1,37 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What somebody takes away behind the agent's back comes back; what `detach` takes away does not.
 
-use std::net::{Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
 use zt_tests::hooks::{attached, bpftool, pins};
+use zt_tests::pair::{any, pair, policy};
 use zt_tests::probe::{Operation, TIMEOUT};
-use zt_tests::{Agent, Party, Policy, Scene, TCP, UDP, eventually, http};
+use zt_tests::{Agent, eventually, http};
 
 /// The agent looks after its hooks once a second.
 const NOTICED: Duration = Duration::from_secs(10);
-
-fn any(port: u16) -> SocketAddr {
-    SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)
-}
-
-fn policy() -> Policy {
-    Policy::new("policy")
-        .allow("client", "server", TCP, "80")
-        .allow("client", "server", UDP, "80")
-}
-
-fn two(label: &str) -> Result<(Scene, Party, Party)> {
-    let mut scene = Scene::new(label)?;
-    let (mut server, client) = (scene.workload("server")?, scene.workload("client")?);
-    for port in [80, 81] {
-        server.serve(any(port))?.local()?;
-    }
-    Ok((scene, server, client))
-}
 
 fn text(path: &Path) -> Result<&str> {
     path.to_str().context("a path of plain letters")
@@ -53,7 +34,7 @@ fn mended(agent: &Agent, before: u64) -> Result<u64> {
 
 #[test]
 fn what_is_taken_away_comes_back() -> Result<()> {
-    let (scene, mut server, mut client) = two("upkeep")?;
+    let (scene, mut server, mut client) = pair("upkeep")?;
     let agent = scene.agent(&policy())?.start()?;
     let mut stranger = scene.outsider("stranger")?;
     stranger.serve(any(90))?.local()?;
@@ -138,7 +119,7 @@ fn what_is_taken_away_comes_back() -> Result<()> {
 
 #[test]
 fn what_is_detached_stays_detached() -> Result<()> {
-    let (scene, mut server, mut client) = two("detached")?;
+    let (scene, mut server, mut client) = pair("detached")?;
     let mut agent = scene.agent(&policy())?.start()?;
     server.udp_bind(any(80))?.handle()?;
     let output = agent.command(&["detach", "--yes"]).output()?;

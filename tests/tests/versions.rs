@@ -2,7 +2,6 @@
 //! Agents of different ABI versions pin in different directories: one replaces the other without a gap, and `detach`
 //! means all of them.
 
-use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,25 +9,12 @@ use anyhow::{Context as _, Result};
 use serde_json::json;
 use zt_common::ABI_VERSION;
 use zt_tests::hooks::{attached, bpftool, exists, pins};
+use zt_tests::pair::{any, pair, policy};
 use zt_tests::probe::{Flood, Operation, TIMEOUT};
-use zt_tests::{Party, Policy, Scene, TCP, UDP, eventually};
-
-fn any(port: u16) -> SocketAddr {
-    SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)
-}
-
-fn policy() -> Policy {
-    Policy::new("policy")
-        .allow("client", "server", TCP, "80")
-        .allow("client", "server", UDP, "80")
-}
+use zt_tests::{Party, Policy, Scene, eventually};
 
 fn two(label: &str) -> Result<(Scene, Party, Party)> {
-    let mut scene = Scene::new(label)?;
-    let (mut server, client) = (scene.workload("server")?, scene.workload("client")?);
-    for port in [80, 81] {
-        server.serve(any(port))?.local()?;
-    }
+    let (scene, mut server, client) = pair(label)?;
     server.udp_bind(any(80))?.handle()?;
     Ok((scene, server, client))
 }

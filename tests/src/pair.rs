@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The smallest cast that has something to refuse: a server, and a client with one port that it may reach.
+
+use std::net::{Ipv6Addr, SocketAddr};
+
+use anyhow::Result;
+
+use crate::rules::{Policy, TCP, UDP};
+use crate::scene::{Party, Scene};
+
+/// A port at every address, of both families.
+pub fn any(port: u16) -> SocketAddr {
+    SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)
+}
+
+/// `client` may reach `server` at port 80.
+pub fn policy() -> Policy {
+    Policy::new("policy")
+        .allow("client", "server", TCP, "80")
+        .allow("client", "server", UDP, "80")
+}
+
+/// `server`, which serves at a port that policy allows (80) and at one that it does not (81), and `client`.
+pub fn pair(label: &str) -> Result<(Scene, Party, Party)> {
+    let mut scene = Scene::new(label)?;
+    let (mut server, client) = (scene.workload("server")?, scene.workload("client")?);
+    for port in [80, 81] {
+        server.serve(any(port))?.local()?;
+    }
+    Ok((scene, server, client))
+}
