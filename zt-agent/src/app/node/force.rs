@@ -147,7 +147,7 @@ impl Node {
             self.recover_if_wanted();
         }
         if changes.renamed || changes.resettled {
-            self.sweep();
+            self.sweep_after_modes();
         }
         self.cut_off_raw();
         Ok(())

@@ -53,6 +53,13 @@ impl Node {
         sweep.revoked.len()
     }
 
+    /// A sweep after a change of modes, and one more on the tick: unlike a swap of tables, such a change does not wait
+    /// for programs that run on another processor, which may file by the old mode after the first one has read.
+    pub(super) fn sweep_after_modes(&mut self) {
+        self.sweep();
+        self.pending.sweep = true;
+    }
+
     /// Forgets what is gone, keeps what is left for another try, and records each end once.
     fn settle(&mut self, revoked: &[Revoked], looked_at: usize, started: Instant) {
         let (mut destroyed, mut gone, mut left) = (0_usize, 0_u64, 0_u64);

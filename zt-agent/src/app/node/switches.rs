@@ -72,7 +72,7 @@ impl Node {
             );
         } else {
             tracing::warn!(how, "break-glass is over: the workloads' own modes hold again");
-            self.sweep();
+            self.sweep_after_modes();
         }
         self.cut_off_raw();
     }
