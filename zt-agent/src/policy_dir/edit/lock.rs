@@ -2,6 +2,7 @@
 //! One change of a directory at a time, among all the processes that share it.
 
 use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::thread;
@@ -28,17 +29,17 @@ impl Turn {
     /// Waits for the turn to change `directory`; what is no directory that one can write to needs none.
     pub(super) fn wait(directory: &Path) -> Result<Self, EditError> {
         let path = directory.join(NAME);
-        let opened = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o644)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-            .open(&path);
-        // Nothing can be written there by anybody like us: the change itself will say so, and better.
-        let Ok(mut file) = opened else {
-            return Ok(Self { _file: None });
+        let mut file = match open(&path) {
+            Ok(file) => file,
+            // It is not there and cannot be made: nothing can be written there by anybody like us, and the change itself
+            // will say so, and better.
+            Err(error) if path.symlink_metadata().is_err() && is_no_place(&error) => {
+                return Ok(Self { _file: None });
+            }
+            Err(source) => {
+                let file = path.display().to_string();
+                return Err(EditError::Write { file, source });
+            }
         };
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -61,9 +62,59 @@ impl Turn {
     }
 }
 
+/// The lock file, made if it is missing. One that somebody else made need only be read to be locked.
+fn open(path: &Path) -> io::Result<File> {
+    let flags = libc::O_NOFOLLOW | libc::O_CLOEXEC;
+    let made = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o644)
+        .custom_flags(flags)
+        .open(path);
+    match made {
+        Err(error) if is_no_place(&error) && path.symlink_metadata().is_ok() => {
+            OpenOptions::new().read(true).custom_flags(flags).open(path)
+        }
+        made => made,
+    }
+}
+
+/// Whether an error says that nothing can be made there.
+fn is_no_place(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::NotFound
+            | ErrorKind::NotADirectory
+            | ErrorKind::PermissionDenied
+            | ErrorKind::ReadOnlyFilesystem
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lock_that_cannot_be_had_is_an_error_and_no_permission() {
+        let directory = tempfile::tempdir().expect("directory");
+        let lock = directory.path().join(NAME);
+        std::os::unix::fs::symlink("/dev/null", &lock).expect("link");
+        assert!(matches!(
+            Turn::wait(directory.path()),
+            Err(EditError::Write { .. })
+        ));
+        std::fs::remove_file(&lock).expect("removed");
+        // Made by another user: it is read.
+        std::fs::write(&lock, "").expect("made");
+        let read_only = std::os::unix::fs::PermissionsExt::from_mode(0o444);
+        std::fs::set_permissions(&lock, read_only).expect("modes");
+        let turn = Turn::wait(directory.path()).expect("its turn");
+        let another = Flock::lock(File::open(&lock).expect("opens"), FlockArg::LockExclusiveNonblock);
+        assert!(another.is_err(), "it is held");
+        drop(turn);
+    }
 
     #[test]
     fn one_at_a_time_and_a_directory_that_is_read_only_needs_no_turn() {
