@@ -86,6 +86,8 @@ fn of_code(code: &str) -> &'static str {
         // No such role, password wrong, not in pg_hba.conf.
         _ if code.starts_with("28") => "permission",
         _ if code.starts_with("08") => "unreachable",
+        // A sum of the tables ran over, not a value of the record: no reason to give the record up.
+        "22003" => "other",
         // Data exceptions, a value of a batch that breaks a constraint, a row too large.
         _ if code.starts_with("22") || code.starts_with("23") || code.starts_with("54") => "rejected",
         _ => "other",
@@ -118,6 +120,7 @@ mod tests {
             ("08006", "unreachable"),
             ("57014", "slow"),
             ("22021", "rejected"),
+            ("22003", "other"),
             ("23502", "rejected"),
             ("40P01", "other"),
             ("", "other"),
