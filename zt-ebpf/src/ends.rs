@@ -23,8 +23,8 @@ pub fn socket_of(ctx: &SockOpsContext) -> *mut bpf_sock {
     unsafe { (*ctx.ops).__bindgen_anon_2.sk }
 }
 
-/// Whether the socket is about to send its SYN, for the first time or once more. Requests that a listener has in hand come by the same callback,
-/// and are no whole sockets.
+/// Whether the socket is about to send its SYN, for the first time or once more. Requests that a listener has in hand
+/// come by the same callback, and are no whole sockets.
 #[inline(always)]
 pub fn opens(ctx: &SockOpsContext) -> bool {
     const SYN_SENT: u32 = 2;

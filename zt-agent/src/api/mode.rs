@@ -41,7 +41,7 @@ pub(super) struct Changed {
 
 /// Stops refusing on this node, or goes back.
 #[utoipa::path(post, path = "/v1/mode", tag = "node", request_body = ModeBody, responses(
-    (status = 200, description = "Done, and recorded", body = Changed),
+    (status = 200, description = "Done; recorded, unless the trail is out of order, which the log says", body = Changed),
     (status = "4XX", description = "The request is not valid", body = Details, content_type = "application/problem+json"),
     (status = 500, description = "The kernel side did not do it", body = Details, content_type = "application/problem+json"),
 ))]
