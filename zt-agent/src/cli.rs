@@ -89,7 +89,7 @@ pub enum Command {
     Monitor(monitor::MonitorArgs),
     /// Ask for one decision and the rule that makes it
     Evaluate(evaluate::EvaluateArgs),
-    /// Check policy files, or list what is in force
+    /// Check, list, compare, apply and delete policies
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
     /// Show which SPIFFE ID is which number, cgroup and address
