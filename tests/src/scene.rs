@@ -3,14 +3,15 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::{Deref, DerefMut};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::agent::AgentBuilder;
 use crate::agent_files::Workload;
 use crate::cgroup::Cgroup;
 use crate::network::Host;
-use crate::probe::{Operation, Probe};
+use crate::probe::{Handle, Operation, Probe, Reply, TIMEOUT};
 use crate::rules::{Policy, spiffe};
 use crate::sandbox::Sandbox;
 
@@ -164,6 +165,41 @@ impl Party {
             Some("") => "eof".to_owned(),
             _ => reply.outcome().to_owned(),
         })
+    }
+
+    /// How a connection ended within this time, or `alive`.
+    pub fn end(&mut self, socket: Handle, timeout: Duration) -> Result<String> {
+        let reply = self.call(Operation::WaitEnd { socket, timeout })?;
+        Ok(reply.data.unwrap_or_else(|| "alive".to_owned()))
+    }
+
+    /// Waits for a connection to be destroyed. Whichever end goes first resets the other.
+    pub fn dies(&mut self, socket: Handle) -> Result<()> {
+        let end = self.end(socket, TIMEOUT)?;
+        ensure!(["ECONNABORTED", "ECONNRESET"].contains(&end.as_str()), "{end}");
+        Ok(())
+    }
+
+    /// Says a word on a connection, if there is one.
+    pub fn say(&mut self, connected: &Reply, word: &str) -> Result<Option<Reply>> {
+        connected
+            .socket
+            .map(|socket| self.send_text(socket, word))
+            .transpose()
+    }
+
+    /// Waits for the reset that a connection to a destination that refuses it gets, and which may come at any moment from
+    /// `connect` on. What it said before may have been `sent`, or have been answered with the reset.
+    pub fn was_reset(&mut self, connected: &Reply, sent: Option<&Reply>) -> Result<()> {
+        let Some(socket) = connected.socket else {
+            ensure!(connected.outcome() == "ECONNRESET", "{connected:?}");
+            return Ok(());
+        };
+        let end = self.end(socket, TIMEOUT)?;
+        // Whoever is told of the reset first has it; after that there is only the end.
+        let told = sent.is_some_and(|sent| sent.errno.is_some());
+        ensure!(end == if told { "eof" } else { "ECONNRESET" }, "{end}, {sent:?}");
+        Ok(())
     }
 
     /// Tries to send a datagram from a new unconnected socket: `ok`, or the name of the error.

@@ -171,15 +171,9 @@ fn multipath_is_refused_and_what_falls_back_is_judged() -> Result<()> {
     assert_eq!(client.talk(server.v4(80))?, "ok");
     // A stranger's falls back at the listener, and is refused like any other.
     let mut stranger = scene.outsider("stranger")?;
-    let socket = stranger.connect_with(server.v4(80), mptcp())?.handle()?;
-    let sent = stranger.send_text(socket, "secret")?;
-    let end = stranger.call(Operation::WaitEnd {
-        socket,
-        timeout: TIMEOUT,
-    })?;
-    // Whoever is told of the reset first has it; after that there is only the end.
-    let told = if sent.errno.is_some() { "eof" } else { "ECONNRESET" };
-    assert_eq!(end.data.as_deref(), Some(told), "{sent:?}");
+    let connected = stranger.connect_with(server.v4(80), mptcp())?;
+    let sent = stranger.say(&connected, "secret")?;
+    stranger.was_reset(&connected, sent.as_ref())?;
     agent.records("decision=DENY", 1, |record| record["observer"] == "destination")?;
     Ok(())
 }
@@ -336,9 +330,7 @@ fn a_listener_that_chose_no_port_is_owned_too() -> Result<()> {
     assert_eq!(client.talk(server.v4(port))?, "EPERM");
     for to in [server.v4(port), server.v6(port)] {
         let connected = stranger.connect(to)?;
-        if let Some(socket) = connected.socket {
-            stranger.send_text(socket, "secret")?;
-        }
+        stranger.say(&connected, "secret")?;
         let accepted = server.call(Operation::Accept {
             socket,
             timeout: SOON,

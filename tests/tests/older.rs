@@ -4,26 +4,14 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use serde_json::json;
 use zt_tests::pair::{any, pair, policy};
-use zt_tests::probe::{ConnectOptions, Handle, ListenOptions, Operation, TIMEOUT};
+use zt_tests::probe::{ConnectOptions, ListenOptions, Operation, TIMEOUT};
 use zt_tests::trail::says;
-use zt_tests::{Party, Policy, Scene, TCP, eventually};
+use zt_tests::{Policy, Scene, TCP, eventually};
 
 const SOON: Duration = Duration::from_millis(200);
-
-fn end(party: &mut Party, socket: Handle, timeout: Duration) -> Result<String> {
-    let reply = party.call(Operation::WaitEnd { socket, timeout })?;
-    Ok(reply.data.unwrap_or_else(|| "alive".to_owned()))
-}
-
-/// Waits for a connection to be destroyed. Whichever end goes first resets the other.
-fn dies(party: &mut Party, socket: Handle) -> Result<()> {
-    let end = end(party, socket, TIMEOUT)?;
-    ensure!(["ECONNABORTED", "ECONNRESET"].contains(&end.as_str()), "{end}");
-    Ok(())
-}
 
 #[test]
 fn sockets_older_than_the_agent_are_judged_and_owned() -> Result<()> {
@@ -41,12 +29,12 @@ fn sockets_older_than_the_agent_are_judged_and_owned() -> Result<()> {
     let agent = scene.agent(&policy())?.start()?;
     for (port, socket) in open {
         if port == 80 {
-            assert_eq!(end(&mut client, socket, Duration::ZERO)?, "alive");
+            assert_eq!(client.end(socket, Duration::ZERO)?, "alive");
         } else {
-            dies(&mut client, socket)?;
+            client.dies(socket)?;
         }
     }
-    assert_eq!(end(&mut stranger, inward, TIMEOUT)?, "ECONNRESET");
+    assert_eq!(stranger.end(inward, TIMEOUT)?, "ECONNRESET");
     // Old listeners are somebody's: from outside, from the same namespace, and for datagrams.
     assert_eq!(client.talk(server.v4(80))?, "ok");
     assert_eq!(stranger.talk(server.v6(80))?, "ECONNRESET");
@@ -92,7 +80,7 @@ fn a_handshake_older_than_the_hooks_is_judged_when_it_completes() -> Result<()> 
     let agent = scene.agent(&policy())?.start()?;
     server.host.mend()?;
     if let Some(socket) = client.wait()?.socket {
-        dies(&mut client, socket)?;
+        client.dies(socket)?;
     }
     agent.records("decision=DENY", 1, |record| {
         record["observer"] == "source" && says(record, &client.id, &server.id, "DENY", "revoked")
@@ -110,13 +98,13 @@ fn what_nobody_named_and_is_older_ends_where_that_is_refused() -> Result<()> {
     let socket = nobody.connect(stranger.v4(80))?.handle()?;
     let policy = Policy::new("unnamed").allow("known", "world", TCP, "80");
     let mut agent = scene.agent(&policy)?.start()?;
-    assert_eq!(end(&mut nobody, socket, Duration::ZERO)?, "alive");
+    assert_eq!(nobody.end(socket, Duration::ZERO)?, "alive");
     agent.terminate()?;
     let _strict = scene
         .agent(&policy)?
         .config("unknownWorkload", json!("deny"))
         .start()?;
-    dies(&mut nobody, socket)?;
+    nobody.dies(socket)?;
     Ok(())
 }
 

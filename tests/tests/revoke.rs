@@ -5,7 +5,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use serde_json::json;
 use zt_tests::agent::binary;
 use zt_tests::probe::{ConnectOptions, Handle, Operation, TIMEOUT};
@@ -16,22 +16,6 @@ const GENEROUS: Duration = Duration::from_secs(20);
 
 fn any(port: u16) -> SocketAddr {
     SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)
-}
-
-/// Waits for a connection to be destroyed. Whichever end goes first resets the other.
-fn dies(party: &mut Party, socket: Handle) -> Result<()> {
-    let end = end(party, socket)?;
-    ensure!(["ECONNABORTED", "ECONNRESET"].contains(&end.as_str()), "{end}");
-    Ok(())
-}
-
-/// How a connection ended, or that it did not.
-fn end(party: &mut Party, socket: Handle) -> Result<String> {
-    let reply = party.call(Operation::WaitEnd {
-        socket,
-        timeout: TIMEOUT,
-    })?;
-    Ok(reply.data.unwrap_or_else(|| "alive".to_owned()))
 }
 
 /// Still carries a word there and back.
@@ -104,10 +88,10 @@ fn a_revoked_connection_dies_at_both_ends() -> Result<()> {
 
     let revision = agent.change_policy(&keep.text())?;
     for socket in die.iter().chain([&outward]) {
-        dies(&mut client, *socket)?;
+        client.dies(*socket)?;
     }
     // The end of who is not managed learns it from the reset.
-    assert_eq!(end(&mut stranger, inward)?, "ECONNRESET");
+    assert_eq!(stranger.end(inward, TIMEOUT)?, "ECONNRESET");
     // A connected datagram socket is not closed, but it is no longer connected to anyone.
     eventually("the datagram socket to be cut off", TIMEOUT, || {
         Ok(client.send_text(datagrams, "datagram")?.errno.is_some())
@@ -259,7 +243,7 @@ fn enforcing_what_was_observed_sweeps() -> Result<()> {
     // Only the client's end is enforced upon: it is the one that sweeps.
     scene.declare("client", |workload| workload.mode("enforce"))?;
     agent.files.write_workloads(&scene.workloads())?;
-    dies(&mut client, bad)?;
+    client.dies(bad)?;
     assert!(lives(&mut client, good)?);
     assert_eq!(client.tcp(server.v4(80))?, "EPERM");
     agent.records("decision=DENY", 1, |record| record["reason"] == "revoked")?;
@@ -285,7 +269,7 @@ fn break_glass_opens_and_restoring_closes() -> Result<()> {
     })?;
 
     command(&agent, &["mode", "restore"])?;
-    dies(&mut client, socket)?;
+    client.dies(socket)?;
     assert_eq!(client.talk(server.v4(80))?, "EPERM");
     assert_eq!(agent.get("/v1/status")?["modes"]["observe_all"], false);
     let changes = agent.records("type=mode_change", 2, |_| true)?;

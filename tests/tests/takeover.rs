@@ -5,30 +5,18 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use serde_json::Value;
 use zt_tests::hooks::{attached, exists, pins};
 use zt_tests::pair::{any, pair, policy};
-use zt_tests::probe::{Flood, Handle, Operation, TIMEOUT};
+use zt_tests::probe::{Flood, Operation, TIMEOUT};
 use zt_tests::trail::says;
-use zt_tests::{Agent, Party, Policy, TCP, eventually};
+use zt_tests::{Agent, Policy, TCP, eventually};
 
 /// How long crashes, restarts and reloads go on under load.
 const STORM: Duration = Duration::from_secs(12);
 const PACE: Duration = Duration::from_micros(500);
 const SOON: Duration = Duration::from_millis(200);
-
-fn end(party: &mut Party, socket: Handle, timeout: Duration) -> Result<String> {
-    let reply = party.call(Operation::WaitEnd { socket, timeout })?;
-    Ok(reply.data.unwrap_or_else(|| "alive".to_owned()))
-}
-
-/// Waits for a connection to be destroyed. Whichever end goes first resets the other.
-fn dies(party: &mut Party, socket: Handle) -> Result<()> {
-    let end = end(party, socket, TIMEOUT)?;
-    ensure!(["ECONNABORTED", "ECONNRESET"].contains(&end.as_str()), "{end}");
-    Ok(())
-}
 
 /// Program and link of each hook, as the status tells them.
 fn hooks(agent: &Agent) -> Result<BTreeMap<String, (u64, u64)>> {
@@ -177,9 +165,9 @@ fn a_successor_takes_the_links_over_and_brings_its_own_programs() -> Result<()> 
         assert!(kernel.contains(id), "{program}");
     }
     // A connection of the first agent's time is still known to the third, and is revoked when it must be.
-    assert_eq!(end(&mut client, live, Duration::ZERO)?, "alive");
+    assert_eq!(client.end(live, Duration::ZERO)?, "alive");
     agent.change_policy(&Policy::new("policy").text())?;
-    dies(&mut client, live)?;
+    client.dies(live)?;
     Ok(())
 }
 
