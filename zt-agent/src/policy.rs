@@ -14,6 +14,7 @@ mod diff;
 mod document;
 mod endpoint;
 mod entity;
+mod envelope;
 mod hash;
 mod listing;
 mod network;
@@ -30,9 +31,10 @@ pub use action::{Action, Protocol};
 pub use any::AnyPolicy;
 pub use compile::{CompileError, compile};
 pub use diff::{DefaultActionChange, PolicyChange, PolicyDiff, Statement};
-pub use document::{API_VERSION, KIND, Rule, ServiceAccessPolicy, Target, is_policy_name};
+pub use document::{KIND, Rule, ServiceAccessPolicy, Target};
 pub use endpoint::Endpoint;
 pub use entity::{ENTITIES, entity_name, entity_number};
+pub use envelope::{API_VERSION, Head, is_policy_name};
 pub use network::Networks;
 pub use operator::{
     OPERATOR_KIND, OperatorAccessPolicy, OperatorDecision, OperatorReason, OperatorRequest, OperatorRule,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 
 use super::document::{KIND, ServiceAccessPolicy};
+use super::envelope::Head;
 use super::operator::{OPERATOR_KIND, OperatorAccessPolicy};
 
 /// A policy of whichever kind. Cheap to clone.
@@ -18,12 +19,16 @@ pub enum AnyPolicy {
 }
 
 impl AnyPolicy {
+    fn head(&self) -> &Head {
+        match self {
+            Self::Service(policy) => &policy.head,
+            Self::Operator(policy) => &policy.head,
+        }
+    }
+
     /// `metadata.name`.
     pub fn name(&self) -> &str {
-        match self {
-            Self::Service(policy) => &policy.name,
-            Self::Operator(policy) => &policy.name,
-        }
+        &self.head().name
     }
 
     /// `kind`.
@@ -52,17 +57,11 @@ impl AnyPolicy {
 
     /// The file it came from.
     pub fn file(&self) -> &str {
-        match self {
-            Self::Service(policy) => &policy.file,
-            Self::Operator(policy) => &policy.file,
-        }
+        &self.head().file
     }
 
     /// Line and column where its name stands in that file.
     pub fn place(&self) -> (u64, u64) {
-        match self {
-            Self::Service(policy) => (policy.line, policy.column),
-            Self::Operator(policy) => (policy.line, policy.column),
-        }
+        (self.head().line, self.head().column)
     }
 }

@@ -10,8 +10,7 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 
-use super::document::hex_digest;
-use canonical::Canonical;
+use super::envelope::Head;
 pub(super) use read::read;
 
 /// The `kind` of these documents.
@@ -22,20 +21,12 @@ pub(super) const ANY_SERVICE: &str = "*";
 /// Which operator may do what.
 #[derive(Clone, Debug)]
 pub struct OperatorAccessPolicy {
-    /// `metadata.name`, unique among the documents of all kinds.
-    pub name: String,
-    /// `metadata.description`.
-    pub description: Option<String>,
+    /// Its name, and where it stands.
+    pub head: Head,
     /// `spec.description`.
     pub spec_description: Option<String>,
     /// `spec.rules`, in document order.
     pub rules: Vec<Arc<OperatorRule>>,
-    /// The file it came from.
-    pub file: String,
-    /// The line in that file where its name stands.
-    pub line: u64,
-    /// The column where its name stands.
-    pub column: u64,
     digest: String,
 }
 
@@ -126,8 +117,7 @@ impl OperatorTarget {
 impl OperatorAccessPolicy {
     /// The document in its canonical form: without comments, conditions that hold nothing left out.
     pub fn document(&self) -> Json {
-        // Nothing in it can fail to be JSON.
-        serde_json::to_value(Canonical::from(self)).unwrap_or_default()
+        self.canonical().document()
     }
 
     /// SHA-256 of the canonical form, in hexadecimal.
@@ -136,7 +126,7 @@ impl OperatorAccessPolicy {
     }
 
     fn sealed(mut self) -> Self {
-        self.digest = hex_digest(&serde_json::to_string(&Canonical::from(&self)).unwrap_or_default());
+        self.digest = self.canonical().digest();
         self
     }
 }

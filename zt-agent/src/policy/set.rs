@@ -10,8 +10,9 @@ use zt_common::verdict::{RULE_HOST, RULE_SELF};
 
 use super::action::Action;
 use super::any::AnyPolicy;
-use super::document::{self, ServiceAccessPolicy, hex_digest};
+use super::document::{self, ServiceAccessPolicy};
 use super::endpoint::Endpoint;
+use super::envelope::hex_digest;
 use super::hash::FastMap;
 use super::network;
 use super::operator::{OperatorDecision, OperatorRequest, OperatorRules};
@@ -200,9 +201,9 @@ impl PolicySet {
 
 fn collision(policy: &ServiceAccessPolicy, one: &str, other: &str, number: u64) -> Problem {
     Problem {
-        file: policy.file.clone(),
-        line: policy.line,
-        column: policy.column,
+        file: policy.head.file.clone(),
+        line: policy.head.line,
+        column: policy.head.column,
         field: String::new(),
         message: format!("`{one}` and `{other}` have the same kernel number {number}: change one of them"),
     }

@@ -1,40 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The canonical JSON form of a policy: one text for one meaning, so that digests can be compared.
-//!
-//! The fields of each structure are in alphabetical order, and so are the keys of what they serialize to.
+//! The canonical JSON form of rules, see [`Canonical`]. The fields of each structure are in alphabetical order.
 
 use serde::{Serialize, Serializer};
 
-use super::{API_VERSION, KIND, Rule, ServiceAccessPolicy, Target};
+use super::{KIND, Rule, ServiceAccessPolicy, Target};
 use crate::policy::action::{Action, Protocol};
 use crate::policy::endpoint::Endpoint;
 use crate::policy::entity::entity_name;
+use crate::policy::envelope::{Canonical, CanonicalSpec};
 use crate::policy::ports::PortRange;
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Canonical<'a> {
-    api_version: &'static str,
-    kind: &'static str,
-    metadata: Metadata<'a>,
-    spec: Spec<'a>,
-}
-
-#[derive(Serialize)]
-struct Metadata<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    description: Option<&'a str>,
-    name: &'a str,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Spec<'a> {
-    default_action: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    description: Option<&'a str>,
-    rules: &'a [Rule],
-}
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -65,21 +39,14 @@ struct CanonicalTarget<'a> {
     spiffe: Option<&'a str>,
 }
 
-impl<'a> From<&'a ServiceAccessPolicy> for Canonical<'a> {
-    fn from(policy: &'a ServiceAccessPolicy) -> Self {
-        Self {
-            api_version: API_VERSION,
-            kind: KIND,
-            metadata: Metadata {
-                description: policy.description.as_deref(),
-                name: &policy.name,
-            },
-            spec: Spec {
-                default_action: policy.default_action.name(),
-                description: policy.spec_description.as_deref(),
-                rules: &policy.rules,
-            },
-        }
+impl ServiceAccessPolicy {
+    pub(super) fn canonical(&self) -> Canonical<'_, &[Rule]> {
+        let spec = CanonicalSpec {
+            default_action: Some(self.default_action.name()),
+            description: self.spec_description.as_deref(),
+            rules: &*self.rules,
+        };
+        Canonical::new(KIND, &self.head, spec)
     }
 }
 

@@ -1,36 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The canonical JSON form of an operator policy. The fields of each structure are in alphabetical order.
+//! The canonical JSON form of an operator policy, see [`Canonical`]. The fields of each structure are in alphabetical
+//! order.
 
 use serde::Serialize;
 
 use super::{OPERATOR_KIND, OperatorAccessPolicy, OperatorRule};
-use crate::policy::document::API_VERSION;
+use crate::policy::envelope::{Canonical, CanonicalSpec};
 
 #[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Canonical<'a> {
-    api_version: &'static str,
-    kind: &'static str,
-    metadata: Metadata<'a>,
-    spec: Spec<'a>,
-}
-
-#[derive(Serialize)]
-struct Metadata<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    description: Option<&'a str>,
-    name: &'a str,
-}
-
-#[derive(Serialize)]
-struct Spec<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    description: Option<&'a str>,
-    rules: Vec<Rule<'a>>,
-}
-
-#[derive(Serialize)]
-struct Rule<'a> {
+pub(super) struct Rule<'a> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     conditions: Vec<Condition>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -53,20 +31,14 @@ struct Target<'a> {
     service: &'a str,
 }
 
-impl<'a> From<&'a OperatorAccessPolicy> for Canonical<'a> {
-    fn from(policy: &'a OperatorAccessPolicy) -> Self {
-        Self {
-            api_version: API_VERSION,
-            kind: OPERATOR_KIND,
-            metadata: Metadata {
-                description: policy.description.as_deref(),
-                name: &policy.name,
-            },
-            spec: Spec {
-                description: policy.spec_description.as_deref(),
-                rules: policy.rules.iter().map(|rule| Rule::from(&**rule)).collect(),
-            },
-        }
+impl OperatorAccessPolicy {
+    pub(super) fn canonical(&self) -> Canonical<'_, Vec<Rule<'_>>> {
+        let spec = CanonicalSpec {
+            default_action: None,
+            description: self.spec_description.as_deref(),
+            rules: self.rules.iter().map(|rule| Rule::from(&**rule)).collect(),
+        };
+        Canonical::new(OPERATOR_KIND, &self.head, spec)
     }
 }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{ANY_SERVICE, OperatorAccessPolicy, OperatorRule, OperatorTarget};
-use crate::policy::document::{Metadata, read_description, read_metadata};
+use crate::policy::envelope::{self, read_description};
 use crate::policy::walk::{Path, Walk};
 use crate::yaml::Node;
 
@@ -14,56 +14,21 @@ const MAX_WORD_CHARS: usize = 128;
 /// Reads a document whose `apiVersion` and `kind` have been looked at. `None` if it has problems, which `walk` then
 /// holds.
 pub(in crate::policy) fn read(walk: &mut Walk<'_>, node: &Node) -> Option<OperatorAccessPolicy> {
-    let before = walk.problems.len();
-    let root = Path::ROOT;
-    let fields = walk.fields(node, &root, &["apiVersion", "kind", "metadata", "spec"])?;
-    let metadata = walk
-        .required(&fields, node, &root, "metadata")
-        .and_then(|node| read_metadata(walk, node));
-    let name = metadata.as_ref().map_or("", |metadata| metadata.name.as_str());
-    let spec = walk
-        .required(&fields, node, &root, "spec")
-        .and_then(|node| read_spec(walk, node, name));
-    if walk.problems.len() > before {
-        return None;
-    }
-    let Metadata {
-        name,
-        description,
-        line,
-        column,
-    } = metadata?;
-    let (spec_description, rules) = spec?;
+    let (head, (spec_description, rules)) = envelope::read(walk, node, |walk, node, path, policy| {
+        let fields = walk.fields(node, path, &["rules", "description"])?;
+        let description = read_description(walk, &fields, path);
+        let rules = envelope::read_rules(walk, node, &fields, path, policy, |walk, node, path, name| {
+            read_rule(walk, node, path, name).map(Arc::new)
+        })?;
+        Some((description, rules))
+    })?;
     let policy = OperatorAccessPolicy {
-        name,
-        description,
+        head,
         spec_description,
         rules,
-        file: walk.file.to_owned(),
-        line,
-        column,
         digest: String::new(),
     };
     Some(policy.sealed())
-}
-
-fn read_spec(
-    walk: &mut Walk<'_>,
-    node: &Node,
-    policy: &str,
-) -> Option<(Option<String>, Vec<Arc<OperatorRule>>)> {
-    let root = Path::ROOT;
-    let path = root.field("spec");
-    let fields = walk.fields(node, &path, &["rules", "description"])?;
-    let description = read_description(walk, &fields, &path);
-    let list = walk.required(&fields, node, &path, "rules")?;
-    let path = path.field("rules");
-    let mut rules = Vec::new();
-    for (index, node) in walk.list(list, &path)?.iter().enumerate() {
-        let name = format!("{policy}/rule-{}", index + 1);
-        rules.extend(read_rule(walk, node, &path.index(index), name).map(Arc::new));
-    }
-    Some((description, rules))
 }
 
 fn read_rule(walk: &mut Walk<'_>, node: &Node, path: &Path<'_>, name: String) -> Option<OperatorRule> {
