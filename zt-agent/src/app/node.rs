@@ -11,6 +11,7 @@ mod pending;
 mod publish;
 mod raw;
 mod recover;
+mod restraint;
 mod sweep;
 mod switches;
 mod wellbeing;
@@ -46,6 +47,7 @@ use self::cgroups::Cgroups;
 use self::guards::Receivers;
 use self::pending::Pending;
 use self::recover::Losses;
+use self::restraint::Restraint;
 pub(super) use self::workloads::{read as read_workloads, roots};
 
 /// Commands that may wait.
@@ -144,6 +146,9 @@ pub(super) struct Node {
     counters: CounterReader,
     /// What the kernel had lost when all sockets were looked at last.
     lost: Losses,
+    /// Keeps what a flood can set off to a share of the time: looking at all sockets, and at those of a namespace.
+    losses_turn: Restraint,
+    owners_turn: Restraint,
     pending: Pending,
     log: Option<KernelLog>,
 }
@@ -187,6 +192,8 @@ impl Node {
             raw_refused: BTreeSet::new(),
             counters,
             lost: Losses::default(),
+            losses_turn: Restraint::default(),
+            owners_turn: Restraint::default(),
             pending: Pending::default(),
             log: None,
             parts,

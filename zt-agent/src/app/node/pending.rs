@@ -33,6 +33,8 @@ pub(super) struct Pending {
     pub recover: bool,
     /// Namespaces in which somebody listens whose owner is not known.
     pub unowned: BTreeSet<u64>,
+    /// These only wait for their turn: nothing failed.
+    pub unowned_rest: bool,
     /// Workloads whose guard could not be attached.
     pub guards: BTreeSet<u64>,
     /// Fenced sockets that could not be destroyed.
@@ -49,7 +51,7 @@ impl Pending {
             || self.merge
             || self.sweep
             || self.recover
-            || !self.unowned.is_empty()
+            || (!self.unowned.is_empty() && !self.unowned_rest)
             || !self.guards.is_empty()
             || !self.refused.is_empty();
         left && self.next.is_none_or(|next| now >= next)
@@ -124,5 +126,16 @@ mod tests {
         pending.tried(now);
         pending.merge = true;
         assert!(pending.is_due(now), "the next failure is another matter");
+    }
+
+    #[test]
+    fn what_waits_for_its_turn_is_no_failure() {
+        let now = Instant::now();
+        let mut pending = Pending::default();
+        pending.unowned.insert(7);
+        pending.unowned_rest = true;
+        pending.tried(now);
+        pending.unowned_rest = false;
+        assert!(pending.is_due(now), "it is not put off");
     }
 }

@@ -2,6 +2,7 @@
 //! Sockets that nobody told of: those older than the hooks, and those whose notice the ring buffer lost.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use zt_common::counter::Counter;
 
@@ -27,10 +28,11 @@ impl Node {
         }
     }
 
-    /// Whether something was lost since the last time that everything was looked at.
+    /// Whether something was lost since the last time that everything was looked at. While one workload floods, something
+    /// is lost all the time: looking rests between its turns, so that the flood does not cost the agent a core.
     pub(super) fn check_losses(&mut self) {
         let now = self.losses();
-        if now != self.lost {
+        if now != self.lost && self.losses_turn.remaining(Instant::now()).is_zero() {
             if !self.pending.recover {
                 tracing::warn!(
                     events = now.0.saturating_sub(self.lost.0),
@@ -48,7 +50,7 @@ impl Node {
             return;
         }
         // Read before the sockets: what is lost while they are listed is lost anew.
-        let lost = self.losses();
+        let (lost, begun) = (self.losses(), Instant::now());
         match self.find_older(Search::Missed, None) {
             Ok(()) => {
                 if lost != self.lost {
@@ -59,11 +61,18 @@ impl Node {
             }
             Err(error) => tracing::warn!(%error, "cannot list the sockets of this node; trying again"),
         }
+        self.losses_turn.worked(begun, Instant::now());
     }
 
-    /// Finds the owners of listeners that no hook saw.
+    /// Finds the owners of listeners that no hook saw. A workload can make such listeners in a loop: it rests between its
+    /// turns, too.
     pub(super) fn find_owners(&mut self) {
         if self.pending.unowned.is_empty() {
+            return;
+        }
+        let begun = Instant::now();
+        self.pending.unowned_rest = !self.owners_turn.remaining(begun).is_zero();
+        if self.pending.unowned_rest {
             return;
         }
         let namespaces = std::mem::take(&mut self.pending.unowned);
@@ -76,6 +85,13 @@ impl Node {
             tracing::warn!(%error, "cannot list the sockets of a namespace; trying again");
             self.pending.unowned = namespaces;
         }
+        self.owners_turn.worked(begun, Instant::now());
+    }
+
+    /// When to look for owners again that only wait for their turn.
+    pub(super) fn owners_wait(&self) -> Option<Duration> {
+        let waiting = self.pending.unowned_rest && !self.pending.unowned.is_empty();
+        waiting.then(|| self.owners_turn.remaining(Instant::now()))
     }
 
     /// Looks at the sockets of some namespaces, or of all.

@@ -26,7 +26,8 @@ impl Node {
         };
         let mut ticked = Instant::now();
         loop {
-            let wait = TICK.saturating_sub(ticked.elapsed());
+            let tick = TICK.saturating_sub(ticked.elapsed());
+            let wait = self.owners_wait().map_or(tick, |turn| turn.min(tick));
             let command = runtime.block_on(async { tokio::time::timeout(wait, inbox.recv()).await });
             let mut batch = match command {
                 Ok(Some(command)) => vec![command],
