@@ -5,6 +5,7 @@
 //! silently passed over: what one believes to be configured would not be.
 
 mod apply;
+mod callers;
 mod load;
 mod setting;
 
@@ -199,12 +200,11 @@ impl Config {
         load::load(sources).map_err(|problems| ConfigError { problems })
     }
 
-    /// Where the agent keeps what must outlive it: beside the audit database, `/var/lib/zt` otherwise.
+    /// Where the agent keeps what must outlive it: beside the audit database, or the spool of one that is elsewhere.
     pub fn state_directory(&self) -> PathBuf {
-        let file = self.audit.dsn.strip_prefix("sqlite://").map(Path::new);
-        file.and_then(Path::parent)
-            .unwrap_or(Path::new("/var/lib/zt"))
-            .to_path_buf()
+        let local = self.audit.dsn.strip_prefix("sqlite://").map(Path::new);
+        let directory = local.unwrap_or(&self.audit.spool).parent();
+        directory.unwrap_or(Path::new("/var/lib/zt")).to_path_buf()
     }
 
     /// What the policy engine needs to know of it.

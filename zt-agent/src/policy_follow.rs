@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout};
 use crate::audit::clock;
 use crate::cli::client::EventStream;
 use crate::policy::{self, Document, PolicySet};
-use crate::state::{Snapshot, SourceStatus};
+use crate::state::{SOURCE_REFUSALS, Snapshot, SourceStatus};
 
 pub use self::copy::COPY;
 pub use self::fetch::{FollowError, Tls};
@@ -69,6 +69,8 @@ pub struct PolicyFollower {
     reported: Option<Instant>,
     /// The digest that the node was given and did not put in force.
     unusable: Option<String>,
+    /// Why the engine does not take reports, as it was last said.
+    report_refused: Option<String>,
 }
 
 /// What there is to start with.
@@ -101,6 +103,7 @@ impl PolicyFollower {
             pace: Pace::default(),
             reported: None,
             unusable: None,
+            report_refused: None,
         };
         let first = match timeout(START_TIME, follower.first()).await {
             Ok(fetched) => Ok(fetched),
@@ -301,11 +304,26 @@ impl PolicyFollower {
             return;
         }
         let body = json!({ "revision": revision, "digest": digest });
-        if let Err(error) = self.engine.report(&self.settings.node, &body).await {
-            tracing::debug!(%error, "the engine did not take the report of this node");
+        match self.engine.report(&self.settings.node, &body).await {
+            Ok(()) => self.report_refused = None,
+            Err(error) => self.report_failed(&error),
         }
         self.reported = Some(Instant::now());
         self.copy.reported = Some(digest);
+    }
+
+    /// An engine that does not take reports is no reason not to follow it: said once, for whoever set it up.
+    fn report_failed(&mut self, error: &FollowError) {
+        let text = error.to_string();
+        if matches!(error, FollowError::Refused { .. }) && self.report_refused.as_ref() != Some(&text) {
+            tracing::warn!(
+                node = self.settings.node,
+                "this node follows, and its reports are not taken: {text}"
+            );
+            self.report_refused = Some(text);
+        } else {
+            tracing::debug!(%error, "the engine did not take the report of this node");
+        }
     }
 
     /// What is in force is the engine's policy.
@@ -340,7 +358,10 @@ impl PolicyFollower {
             }
             status.stale = true;
             match error.refusal() {
-                Some(cause) => *status.refused.entry(cause).or_default() += 1,
+                Some(cause) => {
+                    debug_assert!(SOURCE_REFUSALS.contains(&cause), "{cause} is in no list");
+                    *status.refused.entry(cause).or_default() += 1;
+                }
                 None => status.failures += 1,
             }
             status.error = Some(text.as_str().into());

@@ -15,7 +15,7 @@ use crate::identity::{Mode, WorkloadRecord};
 use crate::policy::{AllowTable, PolicySet, Problem, Settings};
 use crate::spiffe_id::SpiffeId;
 
-pub use self::source::SourceStatus;
+pub use self::source::{SOURCE_REFUSALS, SourceStatus};
 
 /// Policy, identities and modes that belong together. Cheap to clone.
 #[derive(Clone, Debug)]

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::caller::Role;
+use crate::caller::Rights;
 use crate::tls::Peer;
 
 /// Who sends the requests of one connection. Cheap to clone.
@@ -14,8 +14,8 @@ pub(super) struct Caller {
     pub(super) name: Arc<str>,
     /// For whom requests are counted: the same for all connections of one caller.
     pub(super) account: Arc<str>,
-    /// What they may do; `None` for someone who is known and may do nothing.
-    pub(super) role: Option<Role>,
+    /// What they may do; nothing, for someone who is known and about whom nothing is said.
+    pub(super) rights: Arc<Rights>,
     /// Whether they came over a loopback address, where a web page in a browser here may do so too.
     pub(super) over_loopback: bool,
     /// When their certificate ends, Unix seconds.
@@ -28,7 +28,7 @@ impl Caller {
         Self {
             name: Arc::from(peer.to_string()),
             account: Arc::from("loopback"),
-            role: Some(Role::Admin),
+            rights: Arc::new(Rights::operator()),
             over_loopback: true,
             expires: None,
         }
@@ -40,19 +40,19 @@ impl Caller {
         Self {
             name: Arc::from(format!("uid:{uid} pid:{pid}")),
             account: Arc::from(format!("uid:{uid}")),
-            role: Some(Role::Admin),
+            rights: Arc::new(Rights::operator()),
             over_loopback: false,
             expires: None,
         }
     }
 
     /// A workload elsewhere, by its certificate.
-    pub(super) fn workload(peer: &Peer, role: Option<Role>) -> Self {
+    pub(super) fn workload(peer: &Peer, rights: Rights) -> Self {
         let name: Arc<str> = Arc::from(peer.id.as_str());
         Self {
             account: Arc::clone(&name),
             name,
-            role,
+            rights: Arc::new(rights),
             over_loopback: false,
             expires: Some(peer.expires),
         }

@@ -14,7 +14,7 @@ use governor::{Quota, RateLimiter};
 
 use super::caller::Caller;
 use super::problem::ApiProblem;
-use crate::caller::Role;
+use crate::caller::Act;
 
 /// Callers that are remembered before those who have been quiet are forgotten.
 const MAX_ACCOUNTS: usize = 4096;
@@ -50,27 +50,25 @@ impl Guard {
                 detail,
             ));
         }
-        let wanted = role_for(request.method(), request.uri().path());
-        match caller.role {
-            Some(role) if role >= wanted => Ok(()),
-            Some(role) => {
-                let detail = format!(
-                    "this takes the role `{}`, and {} has `{}`",
-                    wanted.name(),
-                    caller.name,
-                    role.name()
-                );
-                Err(ApiProblem::new(
-                    StatusCode::FORBIDDEN,
-                    "role_insufficient",
-                    detail,
-                ))
-            }
-            None => {
-                let detail = format!("no entry of api.callers is about {}", caller.name);
-                Err(ApiProblem::new(StatusCode::FORBIDDEN, "caller_unknown", detail))
-            }
+        let act = act_of(request.method(), request.uri().path());
+        if caller.rights.allow(act) {
+            return Ok(());
         }
+        if caller.rights.is_empty() {
+            let detail = format!("no entry of api.callers is about {}", caller.name);
+            return Err(ApiProblem::new(StatusCode::FORBIDDEN, "caller_unknown", detail));
+        }
+        let detail = format!(
+            "this takes the role {}, and {} has `{}`",
+            roles_for(act),
+            caller.name,
+            caller.rights.names()
+        );
+        Err(ApiProblem::new(
+            StatusCode::FORBIDDEN,
+            "role_insufficient",
+            detail,
+        ))
     }
 
     fn check_rate(&self, caller: &Caller) -> Result<(), ApiProblem> {
@@ -93,14 +91,25 @@ impl Guard {
     }
 }
 
-/// What a caller needs to be for a request.
-fn role_for(method: &Method, path: &str) -> Role {
+/// What a request does.
+fn act_of(method: &Method, path: &str) -> Act {
     match (method, path) {
-        (&Method::POST, "/v1/evaluate") | (&Method::GET, "/openapi.json") => Role::Evaluate,
-        // A follower reads policy, and says what it has.
-        (&Method::PUT, path) if path.starts_with("/v1/nodes/") => Role::Read,
-        (&Method::GET | &Method::HEAD, _) => Role::Read,
-        _ => Role::Admin,
+        (&Method::POST, "/v1/evaluate") | (&Method::GET, "/openapi.json") => Act::Evaluate,
+        (&Method::GET | &Method::HEAD, "/v1/policies" | "/v1/revisions/stream") => Act::Follow,
+        (&Method::PUT, path) if path.starts_with("/v1/nodes/") => Act::Report,
+        (&Method::GET | &Method::HEAD, _) => Act::Read,
+        _ => Act::Change,
+    }
+}
+
+/// Who may do that, least first, for messages.
+const fn roles_for(act: Act) -> &'static str {
+    match act {
+        Act::Evaluate => "`evaluate`",
+        Act::Follow => "`follow` or `read`",
+        Act::Report => "`follow`",
+        Act::Read => "`read`",
+        Act::Change => "`admin`",
     }
 }
 
@@ -133,6 +142,8 @@ fn names_loopback(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::caller::{CallerRule, Rights, Role};
+    use crate::spiffe_id::{Pattern, SpiffeId};
 
     fn request(method: Method, path: &str, host: &str) -> Request<()> {
         let builder = Request::builder().method(method).uri(path);
@@ -175,26 +186,41 @@ mod tests {
     }
 
     #[test]
-    fn a_role_has_what_the_lesser_ones_have() {
+    fn a_role_opens_what_it_is_for_and_nothing_else() {
         let guard = Guard::new(NonZeroU32::MAX);
+        let id = SpiffeId::parse("spiffe://hanzo.ai/nodes/one").expect("an ID");
         let served = |role: Option<Role>| {
-            let caller = Caller {
+            let rule = role.map(|role| CallerRule {
+                spiffe: Pattern::Exact(id.clone()),
                 role,
+                node: None,
+            });
+            let rights = Rights::of(rule.as_slice(), &id);
+            let caller = Caller {
+                rights: Arc::new(rights),
                 ..Caller::process(0, None)
             };
             [
                 (Method::POST, "/v1/evaluate"),
+                (Method::GET, "/v1/policies"),
+                (Method::GET, "/v1/revisions/stream"),
+                (Method::PUT, "/v1/nodes/one"),
+                (Method::GET, "/v1/policies/x"),
                 (Method::GET, "/v1/audit"),
+                (Method::GET, "/v1/decisions/stream"),
                 (Method::PUT, "/v1/policies/x"),
                 (Method::POST, "/v1/mode"),
+                (Method::DELETE, "/v1/nodes/one"),
                 (Method::DELETE, "/anything"),
             ]
             .map(|(method, path)| guard.check(&caller, &request(method, path, "x")).is_ok())
+            .map(u8::from)
         };
-        assert_eq!(served(None), [false; 5]);
-        assert_eq!(served(Some(Role::Evaluate)), [true, false, false, false, false]);
-        assert_eq!(served(Some(Role::Read)), [true, true, false, false, false]);
-        assert_eq!(served(Some(Role::Admin)), [true; 5]);
+        assert_eq!(served(None), [0; 11]);
+        assert_eq!(served(Some(Role::Evaluate)), [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(served(Some(Role::Follow)), [0, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(served(Some(Role::Read)), [1, 1, 1, 0, 1, 1, 1, 0, 0, 0, 0]);
+        assert_eq!(served(Some(Role::Admin)), [1; 11]);
         let expired = Caller {
             expires: Some(1),
             ..Caller::process(0, None)

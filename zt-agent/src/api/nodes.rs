@@ -130,6 +130,14 @@ pub(super) async fn report(
     body: Body,
 ) -> Result<StatusCode, ApiProblem> {
     let report: NodeReport = body::json(&headers, body).await?;
+    if !caller.rights.speaks_for(&node) {
+        let detail = format!(
+            "{} speaks for the node {}, and not for `{node}`: see `node` in api.callers",
+            caller.name,
+            caller.rights.nodes()
+        );
+        return Err(ApiProblem::new(StatusCode::FORBIDDEN, "not_that_node", detail));
+    }
     let mut errors = Vec::new();
     let odd = |character: char| character.is_control() || character.is_whitespace();
     if node.is_empty() || node.len() > MAX_NAME || node.contains(odd) {

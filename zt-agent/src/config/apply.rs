@@ -12,10 +12,9 @@ use super::{Config, PolicySource, UnknownWorkload};
 use crate::audit::archive;
 use crate::audit::postgres::Target;
 use crate::audit::spool::WhenFull;
-use crate::caller::{CallerRule, Role};
 use crate::cgroup::ManagedCgroup;
 use crate::identity::Mode;
-use crate::spiffe_id::{Pattern, check_trust_domain};
+use crate::spiffe_id::check_trust_domain;
 use crate::yaml::Value;
 
 type Applied = Result<(), String>;
@@ -256,56 +255,6 @@ pub(super) fn api_tls_key(config: &mut Config, raw: Raw<'_>) -> Applied {
 pub(super) fn api_tls_client_ca(config: &mut Config, raw: Raw<'_>) -> Applied {
     config.api.tls.client_ca = Some(absolute(raw)?);
     Ok(())
-}
-
-pub(super) fn api_callers(config: &mut Config, raw: Raw<'_>) -> Applied {
-    let Raw::Node(node) = raw else {
-        let rule = |text: &str| {
-            let (id, role) = text
-                .rsplit_once('=')
-                .ok_or_else(|| format!("`{text}` is not ID=ROLE"))?;
-            caller(id, role)
-        };
-        config.api.callers = raw.list()?.into_iter().map(rule).collect::<Result<_, _>>()?;
-        return Ok(());
-    };
-    let Value::List(items) = &node.value else {
-        return Err(format!(
-            "must be a list of {{spiffe, role}}, not {}",
-            node.value.kind()
-        ));
-    };
-    let mut callers = Vec::with_capacity(items.len());
-    for (index, item) in items.iter().enumerate() {
-        let wrong = |message: String| format!("entry {} (line {}): {message}", index + 1, item.line);
-        let Value::Map(fields) = &item.value else {
-            return Err(wrong(format!(
-                "must be {{spiffe, role}}, not {}",
-                item.value.kind()
-            )));
-        };
-        let field = |name: &str| -> Result<&str, String> {
-            let of = |key: &Value| matches!(key, Value::Text(text) if text == name);
-            let found = fields.iter().find(|(key, _)| of(&key.value));
-            let (_, value) = found.ok_or_else(|| wrong(format!("`{name}` is missing")))?;
-            Raw::Node(value)
-                .text()
-                .map_err(|error| wrong(format!("{name} {error}")))
-        };
-        if fields.len() != 2 {
-            return Err(wrong("has the fields spiffe and role, and no others".to_owned()));
-        }
-        callers.push(caller(field("spiffe")?, field("role")?).map_err(wrong)?);
-    }
-    config.api.callers = callers;
-    Ok(())
-}
-
-fn caller(id: &str, role: &str) -> Result<CallerRule, String> {
-    let spiffe = Pattern::parse(id).map_err(|error| format!("`{id}`: {error}"))?;
-    let role = Role::from_name(role)
-        .ok_or_else(|| format!("the role must be evaluate, read or admin, not `{role}`"))?;
-    Ok(CallerRule { spiffe, role })
 }
 
 pub(super) fn api_rate_limit(config: &mut Config, raw: Raw<'_>) -> Applied {

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Every setting, once: its key in the file, its environment variable, its flag, and how its value is read.
 
-use super::Config;
-use super::apply;
+use super::{Config, apply, callers};
 use crate::yaml::{Node, Value};
 
 /// One setting.
@@ -168,8 +167,8 @@ settings! {
         "Its private key, PEM [default: none]";
     "api.tls.clientCa", "ZT_API_TLS_CLIENT_CA", "api-tls-client-ca", "FILE", apply::api_tls_client_ca,
         "Who issues the certificates of callers, PEM [default: none]";
-    "api.callers", "ZT_API_CALLERS", "api-callers", "ID=ROLE,…", apply::api_callers,
-        "Who may come over TLS as evaluate, read or admin [default: nobody]";
+    "api.callers", "ZT_API_CALLERS", "api-callers", "ID=ROLE,…", callers::api_callers,
+        "Who may come over TLS as evaluate, follow, read or admin [default: nobody]";
     "api.rateLimit", "ZT_API_RATE_LIMIT", "api-rate-limit", "NUMBER", apply::api_rate_limit,
         "Requests a second that one caller may send [default: 100000]";
 }

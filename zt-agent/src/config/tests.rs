@@ -125,6 +125,7 @@ fn every_key_is_read() {
             callers: vec![CallerRule {
                 spiffe: crate::spiffe_id::Pattern::parse("spiffe://example.org/ops/*").expect("pattern"),
                 role: crate::caller::Role::Admin,
+                node: None,
             }],
             rate_limit: NonZeroU32::new(10).expect("not zero"),
         },
@@ -277,13 +278,10 @@ fn bad_values_say_what_is_wrong() {
         ("api: {socket: run/x}", "must be an absolute path"),
         ("api: {rateLimit: 0}", "at least 1, not `0`"),
         ("api: {callers: [x]}", "entry 1 (line 1): must be {spiffe, role}"),
-        (
-            "api: {callers: [{spiffe: \"*\"}]}",
-            "has the fields spiffe and role",
-        ),
+        ("api: {callers: [{spiffe: \"*\"}]}", "`role` is missing"),
         (
             "api: {callers: [{spiffe: \"*\", role: root}]}",
-            "evaluate, read or admin, not `root`",
+            "evaluate, follow, read or admin, not `root`",
         ),
         (
             "api: {callers: [{spiffe: \"x\", role: read}]}",

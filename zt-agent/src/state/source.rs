@@ -4,6 +4,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// Why answers of an engine, or the copy of its policy on disk, are refused.
+pub const SOURCE_REFUSALS: [&str; 9] = [
+    "slow",
+    "too_long",
+    "not_an_engine",
+    "digest",
+    "invalid",
+    "empty",
+    "unusable",
+    "disagreement",
+    "copy_not_written",
+];
+
 /// What is known of the engine that is followed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceStatus {
@@ -19,7 +32,7 @@ pub struct SourceStatus {
     pub revision: Option<u64>,
     /// Why the policy is stale, or why the last answer was refused.
     pub error: Option<Arc<str>>,
-    /// Answers and copies that were refused, by cause.
+    /// Answers and copies that were refused, by cause: those of [`SOURCE_REFUSALS`].
     pub refused: BTreeMap<&'static str, u64>,
     /// Attempts at reaching the engine that failed.
     pub failures: u64,

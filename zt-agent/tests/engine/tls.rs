@@ -5,6 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use serde_json::json;
+use zt_agent::cli::client::{ApiArgs, Client, ClientError, TlsArgs};
 use zt_agent::policy_follow::{Settings, Tls};
 
 use super::world::{Engine, Node, Shared, eventually, policy, settings};
@@ -69,7 +71,7 @@ async fn a_node_follows_an_engine_that_it_knows_and_that_knows_it() {
     let (cert, key) = ours.issue(ENGINE, "localhost");
     let home = shared.below("e1");
     let config = format!(
-        "api:\n  tls: {{cert: {}, key: {}, clientCa: {}}}\n  callers: [{{spiffe: \"{NODE}\", role: read}}]\n",
+        "api:\n  tls: {{cert: {}, key: {}, clientCa: {}}}\n  callers: [{{spiffe: \"{NODE}\", role: follow, node: node-tls}}]\n",
         cert.display(),
         key.display(),
         ours.ca().display()
@@ -93,6 +95,40 @@ async fn a_node_follows_an_engine_that_it_knows_and_that_knows_it() {
         (follower.digest() != first && !follower.is_stale()).then_some(())
     })
     .await;
+
+    // It says what it has, under its own name and no other, and may do no more than that.
+    let reader = engine.client_on_socket();
+    let heard = async || {
+        let status = reader.get("/v1/status", &[]).await.ok()?;
+        let nodes = status["nodes"].as_array()?.clone();
+        let names: Vec<_> = nodes.iter().map(|node| node["node"].clone()).collect();
+        Some((nodes.first()?["caller"].clone(), names))
+    };
+    let (caller, _) = eventually("the report", &heard).await;
+    assert_eq!(caller, NODE);
+    let as_node = Client::new(&ApiArgs {
+        api: format!("https://localhost:{}", engine.api.port()),
+        tls: TlsArgs {
+            tls_cert: Some(node.0.clone()),
+            tls_key: Some(node.1.clone()),
+            tls_ca: Some(ours.ca()),
+        },
+    })
+    .expect("usable");
+    let report = json!({"revision": 1, "digest": first});
+    for (path, wanted) in [
+        ("/v1/nodes/another", "not_that_node"),
+        ("/v1/mode", "role_insufficient"),
+    ] {
+        match as_node.put(path, &report).await {
+            Err(ClientError::Refused { status, code, .. }) => {
+                assert_eq!((status.as_u16(), code.as_deref()), (403, Some(wanted)), "{path}");
+            }
+            other => panic!("{path}: {other:?}"),
+        }
+    }
+    let (_, names) = heard().await.expect("status");
+    assert_eq!(names, ["node-tls"]);
 
     // Not of its authority, not in its list, or another authority's engine: each is said, and nothing is taken.
     let refusal = async |settings| {

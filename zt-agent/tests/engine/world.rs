@@ -202,6 +202,11 @@ impl Engine {
         client(&self.url())
     }
 
+    /// As the operator of the machine, whatever TLS asks of others.
+    pub(crate) fn client_on_socket(&self) -> Client {
+        client(&format!("unix://{}/agent.sock", self.home.display()))
+    }
+
     pub(crate) fn kill(&mut self) {
         let mut child = self.child.take().expect("runs");
         child.kill().expect("killed");

@@ -11,7 +11,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::api::Caller;
-use crate::caller::{CallerRule, role_of};
+use crate::caller::{CallerRule, Rights};
 use crate::metrics::Metrics;
 use crate::tls;
 
@@ -100,11 +100,11 @@ impl Tls {
             self.refuse(Cause::NoSpiffeId, peer, "the certificate names nobody");
             return None;
         };
-        let role = role_of(&self.callers, &named.id);
-        if role.is_none() {
+        let rights = Rights::of(&self.callers, &named.id);
+        if rights.is_empty() {
             self.refuse(Cause::NotACaller, peer, named.id.as_str());
         }
-        Some((stream, Caller::workload(&named, role)))
+        Some((stream, Caller::workload(&named, rights)))
     }
 
     pub(super) fn refuse(&self, cause: Cause, peer: SocketAddr, why: &str) {

@@ -31,6 +31,7 @@ async fn remote() -> Remote {
     let rule = |pattern: &str, role| CallerRule {
         spiffe: Pattern::parse(pattern).expect("pattern"),
         role,
+        node: None,
     };
     let tls = Tls {
         config,
@@ -38,6 +39,7 @@ async fn remote() -> Remote {
             rule("spiffe://hanzo.ai/app/*", Role::Evaluate),
             rule("spiffe://hanzo.ai/audit/reader", Role::Read),
             rule("spiffe://hanzo.ai/ops/*", Role::Admin),
+            rule("spiffe://hanzo.ai/nodes/*", Role::Follow),
         ]),
         metrics: Arc::clone(&world.state.metrics),
     };
@@ -148,6 +150,57 @@ async fn a_role_opens_what_it_is_for() {
     let records = remote.ask_as(reader, "GET", "/v1/audit", "").await.json();
     assert_eq!(records["records"].as_array().map(Vec::len), Some(1));
     assert_eq!(records["records"][0]["caller"], json!(app));
+}
+
+#[tokio::test]
+async fn a_node_that_follows_reads_policy_and_speaks_for_itself_alone() {
+    let remote = remote().await;
+    let node = "spiffe://hanzo.ai/nodes/worker-1";
+    let report = json!({"revision": 1, "digest": "a".repeat(64)}).to_string();
+    assert_eq!(remote.ask_as(node, "GET", "/v1/policies", "").await.status, 200);
+    for (method, path, body) in [
+        ("GET", "/v1/status", ""),
+        ("GET", "/v1/audit", ""),
+        ("GET", "/v1/policies/hanzo-core-policy", ""),
+        ("GET", "/v1/decisions/stream", ""),
+        (
+            "POST",
+            "/v1/evaluate",
+            &*question(IAM, POSTGRES, 5432).to_string(),
+        ),
+        ("PUT", "/v1/policies/x", "{}"),
+        ("POST", "/v1/mode", "{}"),
+    ] {
+        let reply = remote.ask_as(node, method, path, body).await;
+        assert_eq!(reply.code(), "role_insufficient", "{method} {path}");
+    }
+    let told = remote.ask_as(node, "PUT", "/v1/nodes/worker-1", &report).await;
+    assert_eq!(told.status, 204, "{}", told.body);
+    for (id, other, code) in [
+        (node, "worker-2", "not_that_node"),
+        (node, "worker-1%20", "not_that_node"),
+        ("spiffe://hanzo.ai/audit/reader", "reader", "role_insufficient"),
+        ("spiffe://hanzo.ai/app/worker-1", "worker-1", "role_insufficient"),
+    ] {
+        let told = remote
+            .ask_as(id, "PUT", &format!("/v1/nodes/{other}"), &report)
+            .await;
+        assert_eq!(
+            (told.status, told.code().as_str()),
+            (403, code),
+            "{id} as {other}"
+        );
+    }
+    let status = remote
+        .ask_as("spiffe://hanzo.ai/audit/reader", "GET", "/v1/status", "")
+        .await
+        .json();
+    let nodes = status["nodes"].as_array().expect("list");
+    assert_eq!(nodes.len(), 1, "{nodes:?}");
+    assert_eq!(
+        (&nodes[0]["node"], &nodes[0]["caller"]),
+        (&json!("worker-1"), &json!(node))
+    );
 }
 
 #[tokio::test]
