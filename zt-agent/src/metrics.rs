@@ -28,6 +28,17 @@ use crate::state::{Snapshot, SourceStatus};
 /// Pairs of source and destination that have labels of their own; the rest are `other`.
 pub const MAX_PAIRS: usize = 2000;
 
+/// Why callers from elsewhere are refused: each has a sample from the start, so that the first refusal is an increase.
+pub const API_REFUSALS: [&str; 7] = [
+    "no_certificate",
+    "expired",
+    "untrusted",
+    "no_spiffe_id",
+    "not_a_caller",
+    "timeout",
+    "handshake",
+];
+
 /// The media type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -47,7 +58,7 @@ pub struct Metrics {
     api_refusals: Mutex<BTreeMap<&'static str, u64>>,
     node: NodeEvents,
     stats: OnceLock<Arc<Stats>>,
-    spool: OnceLock<Arc<Account>>,
+    spool: OnceLock<(Arc<Account>, u64)>,
     kernel: OnceLock<Box<dyn KernelCounters>>,
     snapshots: OnceLock<watch::Receiver<Arc<Snapshot>>>,
     source: OnceLock<watch::Receiver<SourceStatus>>,
@@ -64,9 +75,9 @@ impl Metrics {
         self.stats.get_or_init(|| stats);
     }
 
-    /// Where the spool's account is. The first one stays.
-    pub fn read_spool(&self, account: Arc<Account>) {
-        self.spool.get_or_init(|| account);
+    /// Where the spool's account is, and how many bytes the spool may take. The first one stays.
+    pub fn read_spool(&self, account: Arc<Account>, limit: u64) {
+        self.spool.get_or_init(|| (account, limit));
     }
 
     /// Where the kernel's counters are. The first one stays.
@@ -100,17 +111,16 @@ impl Metrics {
         self.decisions.declare(identities);
     }
 
-    /// Somebody from elsewhere was refused by the API.
+    /// Somebody from elsewhere was refused by the API, for one of [`API_REFUSALS`].
     pub fn api_refused(&self, cause: &'static str) {
+        debug_assert!(API_REFUSALS.contains(&cause), "{cause} is in no list");
         let mut refusals = self.api_refusals.lock().unwrap_or_else(PoisonError::into_inner);
         *refusals.entry(cause).or_default() += 1;
     }
 
     fn api_refusals(&self) -> BTreeMap<&'static str, u64> {
-        self.api_refusals
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        let counted = self.api_refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        with_zeros(&API_REFUSALS, &counted)
     }
 
     /// Counts what happened to the node thread.
@@ -126,6 +136,14 @@ impl Metrics {
         prometheus_client::encoding::text::encode(&mut text, &registry)?;
         Ok(text)
     }
+}
+
+/// What was counted, and 0 for causes that nothing was counted for: a counter that appears with its first count shows no
+/// increase.
+fn with_zeros(causes: &[&'static str], counted: &BTreeMap<&'static str, u64>) -> BTreeMap<&'static str, u64> {
+    let mut all: BTreeMap<_, _> = causes.iter().map(|cause| (*cause, 0)).collect();
+    all.extend(counted.iter().map(|(cause, count)| (*cause, *count)));
+    all
 }
 
 impl fmt::Debug for Metrics {

@@ -48,7 +48,7 @@ impl Trail {
         let (recorded, all_recorded) = watch::channel(false);
         let archiving = store.start(&all_recorded);
         if let Some(spool) = store.spool() {
-            metrics.read_spool(Arc::clone(spool));
+            metrics.read_spool(Arc::clone(spool), config.audit.max_disk_bytes);
         }
         metrics.read_pipeline(Arc::clone(intake.stats()));
         Ok(Self {

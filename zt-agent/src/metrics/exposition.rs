@@ -11,6 +11,7 @@ use prometheus_client::metrics::MetricType;
 use zt_common::counter::Counter;
 
 use super::{Metrics, spool};
+use crate::state::SOURCE_REFUSALS;
 
 #[derive(Debug)]
 pub(super) struct Exposition(pub(super) Arc<Metrics>);
@@ -158,7 +159,7 @@ fn losses(writer: &mut Writer<'_>, metrics: &Metrics) -> fmt::Result {
     let kernel = metrics.kernel.get().and_then(|kernel| kernel.read());
     let ring = kernel.and_then(|counters| counters.get(Counter::EventsLost as usize).copied());
     let pipeline = metrics.stats.get().map(|stats| stats.losses().by_cause());
-    let spool = metrics.spool.get().map(|account| account.losses());
+    let spool = metrics.spool.get().map(|(account, _)| account.losses());
     // What a full spool does not take is `store_rejected` already.
     let spool = spool
         .into_iter()
@@ -308,7 +309,7 @@ fn source(writer: &mut Writer<'_>, metrics: &Metrics) -> fmt::Result {
         "Attempts at reaching the engine that failed",
         source.failures,
     )?;
-    let refused = source.refused.into_iter();
+    let refused = super::with_zeros(&SOURCE_REFUSALS, &source.refused).into_iter();
     writer.counters(
         "zt_policy_source_refused",
         "Answers of the engine, and copies of them, that were refused, by cause",

@@ -7,7 +7,7 @@ use super::Metrics;
 use super::exposition::Writer;
 
 pub(super) fn spool(writer: &mut Writer<'_>, metrics: &Metrics) -> fmt::Result {
-    let Some(account) = metrics.spool.get() else {
+    let Some((account, limit)) = metrics.spool.get() else {
         return Ok(());
     };
     for (name, help, value) in [
@@ -20,6 +20,11 @@ pub(super) fn spool(writer: &mut Writer<'_>, metrics: &Metrics) -> fmt::Result {
             "zt_audit_spool_bytes",
             "Bytes of the spool that are in use",
             account.used_bytes() as f64,
+        ),
+        (
+            "zt_audit_spool_limit_bytes",
+            "Bytes that the spool may take (audit.maxDiskBytes); records are lost from seven eighths on",
+            *limit as f64,
         ),
         (
             "zt_audit_spool_lag_seconds",

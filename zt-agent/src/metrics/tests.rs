@@ -2,6 +2,7 @@
 //! The exposition, as a scraper gets it.
 
 mod deploy;
+mod readme;
 
 use super::*;
 use crate::audit::sample::{decision, record, record_of};
@@ -22,12 +23,17 @@ fn declared(names: &[&str]) -> HashSet<Arc<str>> {
 fn complete() -> Arc<Metrics> {
     let metrics = Metrics::new();
     metrics.read_kernel(Box::new(Kernel));
-    metrics.read_pipeline(Arc::default());
+    let stats = Stats::default();
+    stats.sealed(7, crate::audit::record::Timestamp(1));
+    metrics.read_pipeline(Arc::new(stats));
     let snapshot = Snapshot {
         revision: 7,
         ..Snapshot::default()
     };
     metrics.read_snapshots(crate::state::channel(snapshot).1);
+    metrics.read_spool(Arc::default(), 1 << 30);
+    let source = SourceStatus::new("https://engine.example.org:8054", 0);
+    metrics.read_source(watch::channel(source).1);
     metrics
 }
 

@@ -2,6 +2,7 @@
 //! Policy engines that share a directory, and nodes that follow them: real engine processes, no privilege.
 
 mod lies;
+mod metrics;
 mod tls;
 mod world;
 

@@ -92,7 +92,7 @@ impl Stats {
         self.seal_failures.load(Ordering::Relaxed)
     }
 
-    pub(super) fn sealed(&self, seq: u64, time: Timestamp) {
+    pub(crate) fn sealed(&self, seq: u64, time: Timestamp) {
         self.sealed_seq.store(seq, Ordering::Relaxed);
         self.sealed_time.store(time.0, Ordering::Relaxed);
     }

@@ -72,7 +72,23 @@ fn the_alerts_use_metrics_that_exist() {
     let rules: serde_json::Value = serde_yaml::from_str(RULES).expect("YAML");
     let names = check(&rules);
     // What must not go unnoticed has an alert.
-    for name in ["up", "zt_events_lost_total", "zt_observe_all", "zt_policy_valid"] {
+    for name in [
+        "up",
+        "zt_api_refused_total",
+        "zt_audit_checkpoint_failures_total",
+        "zt_audit_checkpoint_seq",
+        "zt_audit_checkpoint_timestamp_seconds",
+        "zt_audit_ship_failures_total",
+        "zt_audit_spool_bytes",
+        "zt_audit_spool_lag_seconds",
+        "zt_audit_spool_lost_total",
+        "zt_audit_store_failures_total",
+        "zt_events_lost_total",
+        "zt_hooks_restored_total",
+        "zt_observe_all",
+        "zt_policy_source_stale",
+        "zt_policy_valid",
+    ] {
         assert!(names.contains(name), "no alert on {name}");
     }
     for rule in rules["groups"]
@@ -93,6 +109,13 @@ fn the_alerts_use_metrics_that_exist() {
 }
 
 #[test]
-fn the_dashboard_uses_metrics_that_exist() {
-    check(&serde_json::from_str(DASHBOARD).expect("JSON"));
+fn the_dashboard_uses_metrics_that_exist_and_shows_what_alerts_are_about() {
+    let rules: serde_json::Value = serde_yaml::from_str(RULES).expect("YAML");
+    let shown = check(&serde_json::from_str(DASHBOARD).expect("JSON"));
+    let alerted = check(&rules);
+    let missing: Vec<_> = alerted
+        .iter()
+        .filter(|name| *name != "up" && !shown.contains(*name))
+        .collect();
+    assert!(missing.is_empty(), "no panel shows {missing:?}");
 }
