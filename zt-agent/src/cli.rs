@@ -73,9 +73,9 @@ pub enum Command {
     #[command(
         long_about = "Run a policy engine: the API over a policy directory, without the kernel.\n\n\
             It answers and records evaluations, takes changes of policy, and is what agents with `policySource: engine` \
-            follow. It needs no privilege. Several engines may share one policy directory; each has an audit database of \
-            its own. It takes the settings of `run`; those about the kernel, cgroups and modes of workloads do nothing \
-            here but say what the answers shall say."
+            follow. It needs no privilege. Several engines may share one policy directory and one PostgreSQL; each \
+            has a spool of its own. It takes the settings of `run`; those about the kernel, cgroups and modes of workloads \
+            do nothing here but say what the answers shall say."
     )]
     Engine(run::RunArgs),
     /// See it work: a self-contained tour on this machine, which removes everything it made

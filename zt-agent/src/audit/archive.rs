@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::names::Named;
-use super::postgres::{self, Maintainer, PgError, Target};
+use super::postgres::{self, Maintainer, PgError, Target, Turn};
 use super::query::{Cursor, Filter, Graph, GraphFilter, Page};
 use super::record::Entry;
 use super::seal::Checkpoint;
@@ -253,11 +253,16 @@ impl Sink for Archive {
     }
 }
 
-/// Makes and drops partitions, until the agent stops. A login that may not does nothing: another one's work.
+/// Makes and drops partitions, until the agent stops: one agent at a time, of all that may. A login that may not does
+/// nothing: another one's work.
 async fn look_after(target: Target, retention_days: u32, mut stopping: watch::Receiver<bool>) {
     while !*stopping.borrow_and_update() {
         let wait = match keep(&target, retention_days).await {
-            Ok(kept) => {
+            Ok(None) => {
+                tracing::info!("another agent looks after the partitions of the audit trail at this moment");
+                UPKEEP_AGAIN
+            }
+            Ok(Some(kept)) => {
                 if kept.made + kept.dropped > 0 || kept.records > 0 {
                     tracing::info!(
                         made = kept.made,
@@ -286,10 +291,15 @@ async fn look_after(target: Target, retention_days: u32, mut stopping: watch::Re
     }
 }
 
-/// Brings the tables up to date, makes partitions and drops those that are too old.
-pub async fn keep(target: &Target, retention_days: u32) -> Result<postgres::Upkeep, PgError> {
+/// Brings the tables up to date, makes partitions and drops those that are too old; `None` while somebody else does.
+pub async fn keep(target: &Target, retention_days: u32) -> Result<Option<postgres::Upkeep>, PgError> {
     let mut maintainer = Maintainer::open(target).await?;
+    let Some(turn) = Turn::take(target).await? else {
+        maintainer.close().await?;
+        return Ok(None);
+    };
     let kept = maintainer.keep(Some(retention_days)).await?;
+    turn.give().await?;
     maintainer.close().await?;
-    Ok(kept)
+    Ok(Some(kept))
 }

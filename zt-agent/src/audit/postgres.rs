@@ -18,6 +18,7 @@ mod maintain;
 mod rows;
 mod select;
 mod shape;
+mod turn;
 mod walk;
 mod writer;
 
@@ -26,6 +27,7 @@ pub use self::connect::Target;
 pub use self::error::{CAUSES, PgError};
 pub use self::maintain::{Kept as Upkeep, Maintainer};
 pub use self::select::Reader;
+pub use self::turn::Turn;
 pub use self::walk::Walk;
 pub use self::writer::Writer;
 

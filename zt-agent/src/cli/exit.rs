@@ -77,6 +77,9 @@ pub enum Failure {
     /// The trail cannot be exported.
     #[error("{0}")]
     Export(String),
+    /// Somebody else is at it.
+    #[error("{0}")]
+    Busy(String),
     /// Logging could not be set up.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -101,6 +104,7 @@ impl Failure {
             | Self::Postgres(_)
             | Self::Keys(_)
             | Self::Export(_)
+            | Self::Busy(_)
             | Self::Io(_) => Exit::Failed,
         }
     }

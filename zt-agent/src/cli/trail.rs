@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
@@ -15,7 +16,7 @@ use super::run::RunArgs;
 use super::when::When;
 use crate::audit::archive;
 use crate::audit::export;
-use crate::audit::postgres::{Target, Walk};
+use crate::audit::postgres::{Target, Upkeep, Walk};
 use crate::audit::query::Filter;
 use crate::audit::record::Timestamp;
 use crate::audit::seal::{KeyRecord, Keys};
@@ -23,6 +24,9 @@ use crate::audit::sqlite::{Reader, Settings, Store, default_keys};
 use crate::audit::store::Trail;
 use crate::audit::verify::{Report, Verifier};
 use crate::config::Config;
+
+/// How long pruning waits for somebody else who is at it.
+const TURN_TIME: Duration = Duration::from_secs(60);
 
 /// Which trail, and its keys.
 #[derive(Debug, Args)]
@@ -258,7 +262,7 @@ pub(super) async fn prune(arguments: &PruneArgs) -> Result<Exit, Failure> {
         let days = u32::try_from(age).map_err(|_| {
             Failure::Usage("--before: PostgreSQL removes whole days, which must be past".to_owned())
         })?;
-        let kept = archive::keep(&Target::parse(&dsn)?, days).await?;
+        let kept = in_turn(&Target::parse(&dsn)?, days).await?;
         println!(
             "{} records removed with {} days of before {before}; {} partitions made ahead",
             kept.records, kept.dropped, kept.made
@@ -278,6 +282,22 @@ pub(super) async fn prune(arguments: &PruneArgs) -> Result<Exit, Failure> {
     store.close().await?;
     println!("{gone} records of before {before} removed");
     Ok(Exit::Done)
+}
+
+/// Looks after the tables, when whoever does so at this moment has ended.
+async fn in_turn(target: &Target, days: u32) -> Result<Upkeep, Failure> {
+    let deadline = Instant::now() + TURN_TIME;
+    loop {
+        if let Some(kept) = archive::keep(target, days).await? {
+            return Ok(kept);
+        }
+        if Instant::now() >= deadline {
+            let message =
+                "another agent is looking after the partitions of the audit trail: run this again later";
+            return Err(Failure::Busy(message.to_owned()));
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
 }
 
 /// Arguments of `audit rotate-key`.
