@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Questions to the trail and their answers, whatever keeps it.
 
-use std::sync::Arc;
+mod graph;
 
-use serde::Serialize;
 use uuid::Uuid;
 
-use super::record::{Entry, Kept, Kind, Outcome, Protocol, Timestamp};
+pub use self::graph::{Connections, Edge, Graph, GraphFilter, HOUR, Node, NodeKind};
+use super::record::{Entry, Kept, Kind, Outcome, Timestamp};
 use crate::spiffe_id::{Pattern, SpiffeId};
 
 /// Records on one page when the question does not say.
@@ -127,6 +127,16 @@ pub struct Cursor {
     pub id: Uuid,
 }
 
+impl Cursor {
+    /// The place of a record.
+    pub fn at(kept: &Kept) -> Self {
+        Self {
+            time: kept.entry.timestamp().0,
+            id: kept.entry.id(),
+        }
+    }
+}
+
 /// A text that no answer ever gave as its cursor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a cursor: pass the `next_cursor` of an earlier answer as it is")]
@@ -167,149 +177,74 @@ pub struct Page {
     pub next: Option<Cursor>,
 }
 
-/// Of which connections to make the graph. Every `None` takes all.
-#[derive(Clone, Debug, Default)]
-pub struct GraphFilter {
-    /// Not before the hour of this time.
-    pub since: Option<Timestamp>,
-    /// Before this time, which is rounded up to the full hour.
-    pub until: Option<Timestamp>,
-    /// With one end in this namespace: the second segment of the path of its SPIFFE ID.
-    pub namespace: Option<String>,
-}
-
-/// Width of the graph's buckets of time, nanoseconds.
-pub const HOUR: i64 = 3_600_000_000_000;
-
-impl GraphFilter {
-    /// The first and the last hour (since 1970) that are asked for.
-    pub fn hours(&self) -> (i64, i64) {
-        let first = self.since.map_or(i64::MIN, |since| since.0.div_euclid(HOUR));
-        let last = self
-            .until
-            .map_or(i64::MAX, |until| (until.0.saturating_sub(1)).div_euclid(HOUR));
-        (first, last)
-    }
-
-    /// Whether an edge between these two is asked for.
-    pub fn takes(&self, source: &str, destination: &str) -> bool {
-        let Some(namespace) = self.namespace.as_deref() else {
-            return true;
-        };
-        [source, destination].into_iter().any(|party| {
-            let path = party.strip_prefix("spiffe://");
-            path.and_then(|path| path.split('/').nth(2)) == Some(namespace)
-        })
-    }
-}
-
-/// Who talks to whom, as far as the trail goes back.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Graph {
-    /// Every party of an edge, by id.
-    pub nodes: Vec<Node>,
-    /// Ordered by source, destination, protocol and port.
-    pub edges: Vec<Edge>,
-}
-
-/// A party of the [`Graph`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Node {
-    /// SPIFFE ID or entity.
-    pub id: Arc<str>,
-    /// `workload`, `entity` or `network`.
-    pub kind: NodeKind,
-}
-
-/// What a [`Node`] is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum NodeKind {
-    /// It has a SPIFFE ID.
-    Workload,
-    /// `host`, `world` …
-    Entity,
-    /// A CIDR of the policy.
-    Network,
-}
-
-impl NodeKind {
-    /// The kind of the party with this name.
-    pub fn of(name: &str) -> Self {
-        if name.starts_with("spiffe://") {
-            Self::Workload
-        } else if name.starts_with("cidr:") {
-            Self::Network
-        } else {
-            Self::Entity
-        }
-    }
-}
-
-/// Connections from one party to another, each counted once.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Edge {
-    /// SPIFFE ID or entity.
-    pub source: Arc<str>,
-    /// SPIFFE ID or entity.
-    pub destination: Arc<str>,
-    /// IP protocol.
-    pub protocol: Protocol,
-    /// Target port.
-    pub port: u16,
-    /// That policy allowed.
-    pub allowed: u64,
-    /// That were refused.
-    pub denied: u64,
-    /// That policy denied and nothing refused.
-    pub would_deny: u64,
-    /// The first of them.
-    pub first_seen: Timestamp,
-    /// The latest.
-    pub last_seen: Timestamp,
-}
-
-impl Edge {
-    /// Takes in `refused` connections that the source let pass and the destination refused: they were counted by
-    /// what the source made of them, which for the same policy is `would_deny`.
-    pub fn correct(&mut self, refused: u64) {
-        let from_would_deny = refused.min(self.would_deny);
-        self.would_deny -= from_would_deny;
-        // What is left had been allowed by an earlier revision, or its source's record is gone.
-        self.allowed = self.allowed.saturating_sub(refused - from_would_deny);
-        self.denied += refused;
-    }
-}
-
-impl Graph {
-    /// The graph of these edges.
-    pub fn of(mut edges: Vec<Edge>) -> Self {
-        edges.sort_by(|a, b| {
-            (&a.source, &a.destination, a.protocol.0, a.port).cmp(&(
-                &b.source,
-                &b.destination,
-                b.protocol.0,
-                b.port,
-            ))
-        });
-        let names: std::collections::BTreeSet<&Arc<str>> = edges
-            .iter()
-            .flat_map(|edge| [&edge.source, &edge.destination])
-            .collect();
-        let nodes = names
-            .into_iter()
-            .map(|id| Node {
-                id: Arc::clone(id),
-                kind: NodeKind::of(id),
-            })
-            .collect();
-        Self { nodes, edges }
+impl Page {
+    /// The page of two places that may have records in common, from the pages of both for the same question. `limit` is
+    /// at most [`MAX_LIMIT`].
+    #[must_use]
+    pub fn joined(self, other: Self, limit: u32) -> Self {
+        let limit = limit.clamp(1, MAX_LIMIT) as usize;
+        let mut more = self.next.is_some() || other.next.is_some();
+        let mut records = self.records;
+        records.extend(other.records);
+        records.sort_by_key(|kept| std::cmp::Reverse(Cursor::at(kept)));
+        records.dedup_by_key(|kept| Cursor::at(kept));
+        more |= records.len() > limit;
+        records.truncate(limit);
+        let next = records.last().filter(|_| more).map(Cursor::at);
+        Self { records, next }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::audit::sample;
+
+    fn kept(time: i64) -> Kept {
+        let mut record = sample::record();
+        record.timestamp = Timestamp(time);
+        record.id = Uuid::from_u128(time.unsigned_abs().into());
+        Kept {
+            entry: Entry::Decision(record),
+            link: None,
+        }
+    }
+
+    /// The page of a place that holds records of these times.
+    fn page(times: &[i64], cursor: Option<Cursor>, limit: u32) -> Page {
+        let mut records: Vec<Kept> = times.iter().map(|time| kept(*time)).collect();
+        records.sort_by_key(|kept| std::cmp::Reverse(Cursor::at(kept)));
+        records.retain(|kept| cursor.is_none_or(|cursor| Cursor::at(kept) < cursor));
+        let more = records.len() > limit as usize;
+        records.truncate(limit as usize);
+        let next = records.last().filter(|_| more).map(Cursor::at);
+        Page { records, next }
+    }
+
+    proptest! {
+        #[test]
+        fn pages_of_two_places_are_those_of_one_that_has_all(
+            one in proptest::collection::btree_set(0_i64..60, 0..40),
+            other in proptest::collection::btree_set(0_i64..60, 0..40),
+            limit in 1_u32..20,
+        ) {
+            let all: Vec<i64> = one.union(&other).copied().collect();
+            let [one, other] = [one, other].map(|times| times.into_iter().collect::<Vec<_>>());
+            let mut cursor = None;
+            loop {
+                let expected = page(&all, cursor, limit);
+                let joined = page(&one, cursor, limit).joined(page(&other, cursor, limit), limit);
+                prop_assert_eq!(&joined.records, &expected.records);
+                prop_assert_eq!(joined.next, expected.next);
+                cursor = joined.next;
+                if cursor.is_none() {
+                    break;
+                }
+            }
+        }
+    }
 
     #[test]
     fn cursors_lead_back_and_nothing_else_is_one() {

@@ -141,6 +141,17 @@ pub enum Part {
     Aside,
 }
 
+impl Part {
+    /// How the stores keep it.
+    pub const fn number(self) -> i64 {
+        match self {
+            Self::Counts => 0,
+            Self::Corrects => 1,
+            Self::Aside => 2,
+        }
+    }
+}
+
 impl AuditRecord {
     /// How this record takes part in counting each connection once.
     ///

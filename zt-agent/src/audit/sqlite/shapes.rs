@@ -158,17 +158,8 @@ fn bind_shape((mark, key): &(i64, ShapeKey), values: &mut Values) -> Result<(), 
     for text in [key.mode, key.observer, key.hook, key.reason, key.proof] {
         values.push(text)?;
     }
-    values.push(part_number(key.part))?;
+    values.push(key.part.number())?;
     values.push(*mark)
-}
-
-/// How [`Part`] is kept.
-pub(super) const fn part_number(part: Part) -> i64 {
-    match part {
-        Part::Counts => 0,
-        Part::Corrects => 1,
-        Part::Aside => 2,
-    }
 }
 
 /// Connections of a shape in an hour: how many, the first, the last.
