@@ -5,6 +5,8 @@
 
 #[path = "postgres/agent.rs"]
 mod agent;
+#[path = "postgres/lag.rs"]
+mod lag;
 #[path = "postgres/partitions.rs"]
 mod partitions;
 #[path = "postgres/roles.rs"]

@@ -35,8 +35,9 @@ const PARAMETERS: &[&str] = &[
 
 /// How long a question may take.
 const MAX_TIME: Duration = Duration::from_secs(10);
-/// How long it waits for what was decided before it was asked to be stored.
-pub(super) const FLUSH_TIME: Duration = Duration::from_secs(1);
+/// How long it waits for what was decided before it was asked to be stored. A recorder that keeps up needs less; one
+/// that does not is not waited for, its lag is a metric.
+const FLUSH_TIME: Duration = Duration::from_millis(50);
 
 /// A page of the trail.
 #[derive(Serialize, ToSchema)]
@@ -114,7 +115,7 @@ pub(super) async fn records(State(state): State<ApiState>, given: Given) -> Resu
     });
     let cursor = given.parsed("cursor");
     given.finish()?;
-    flush(&state).await;
+    shortly(flush(&state)).await;
     let page = answered(state.store.query(&filter, cursor, limit.unwrap_or(DEFAULT_LIMIT))).await?;
     let next_cursor = page.next.map(|cursor| cursor.to_string());
     Ok(Json(Records {
@@ -151,19 +152,23 @@ pub(super) async fn graph(State(state): State<ApiState>, given: Given) -> Result
         namespace: given.text("namespace"),
     };
     given.finish()?;
-    flush(&state).await;
+    shortly(async {
+        flush(&state).await;
+        state.store.settle().await;
+    })
+    .await;
     Ok(Json(answered(state.store.graph(&filter)).await?).into_response())
 }
 
-/// Who asks sees what was decided before. A store that is behind answers with what it has.
+/// Waits until what was decided before the question is stored.
 async fn flush(state: &ApiState) {
-    // Nothing is lost by not waiting longer; what is missing shows as lag.
-    let flushed = async {
-        // An error means that the agent is stopping.
-        let _ = state.intake.flush().await;
-        state.store.settle().await;
-    };
-    let _ = tokio::time::timeout(FLUSH_TIME, flushed).await;
+    // An error means that the agent is stopping.
+    let _ = state.intake.flush().await;
+}
+
+/// Waits, but not for long: an answer without the latest is worth more than a late one.
+async fn shortly(work: impl Future<Output = ()>) {
+    let _ = tokio::time::timeout(FLUSH_TIME, work).await;
 }
 
 async fn answered<T>(question: impl Future<Output = Result<T, ArchiveError>>) -> Result<T, ApiProblem> {

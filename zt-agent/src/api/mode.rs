@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `POST /v1/mode`: break-glass, and its end.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Extension, State};
@@ -12,6 +14,9 @@ use utoipa::ToSchema;
 use super::problem::{ApiProblem, Details};
 use super::{ApiState, Caller, Service, body};
 use crate::audit::pipeline::ApiEvent;
+
+/// How long a change waits for its place in the audit queue.
+const RECORD_TIME: Duration = Duration::from_secs(1);
 
 /// What is asked of the node.
 #[derive(Deserialize, ToSchema)]
@@ -73,7 +78,7 @@ pub(super) async fn change(
         revision,
     };
     // It has happened and is in the log; a trail that cannot be written is no reason to hold back the answer.
-    let recorded = tokio::time::timeout(super::audit::FLUSH_TIME, state.intake.record_api(vec![event])).await;
+    let recorded = tokio::time::timeout(RECORD_TIME, state.intake.record_api(vec![event])).await;
     if !matches!(recorded, Ok(Ok(()))) {
         tracing::error!(
             observe_all,

@@ -156,7 +156,8 @@ impl Archive {
         }
     }
 
-    /// One page of records, newest first.
+    /// One page of records, newest first: of all that is stored here, also of what waits to be shipped, and of all that
+    /// the server has from others.
     pub async fn query(
         &self,
         filter: &Filter,
@@ -165,7 +166,12 @@ impl Archive {
     ) -> Result<Page, ArchiveError> {
         Ok(match self {
             Self::Local(store) => store.query(filter, cursor, limit).await?,
-            Self::Shared(shared) => shared.reader.query(filter, cursor, limit).await?,
+            Self::Shared(shared) => {
+                // The spool first: what leaves it meanwhile has arrived, and is found by the second question.
+                let waiting = shared.spool.store().query(filter, cursor, limit).await?;
+                let arrived = shared.reader.query(filter, cursor, limit).await?;
+                arrived.joined(waiting, limit)
+            }
         })
     }
 
@@ -177,7 +183,8 @@ impl Archive {
         })
     }
 
-    /// Waits until what is stored here can be asked for; a spool's records have to reach the server.
+    /// Waits until what is stored here is in the [`Self::graph`]: the server counts it, so a spool's records have to
+    /// reach it.
     pub async fn settle(&self) {
         if let Self::Shared(shared) = self {
             shared.spool.shipped_so_far().await;

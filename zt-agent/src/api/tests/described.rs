@@ -186,6 +186,7 @@ async fn sql_in_every_text_finds_nothing_and_breaks_nothing() {
     ] {
         assert_eq!(get(world.api, path).await.status, 400, "{path}");
     }
+    world.intake.flush().await.expect("flushes");
     let records = get(world.api, "/v1/audit").await.json();
     assert_eq!(
         records["records"].as_array().map(Vec::len),

@@ -42,6 +42,7 @@ async fn the_socket_is_the_operators_and_goes_with_the_agent() {
     let body = question(IAM, POSTGRES, 5432).to_string();
     let answer = over(&path, &format!("POST /v1/evaluate HTTP/1.1\r\nHost: whatever\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())).await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    world.intake.flush().await.expect("flushes");
     let record = &get(world.api, "/v1/audit").await.json()["records"][0];
     let (uid, pid) = (nix::unistd::getuid(), std::process::id());
     assert_eq!(record["caller"], json!(format!("uid:{uid} pid:{pid}")));

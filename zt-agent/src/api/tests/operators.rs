@@ -137,6 +137,7 @@ async fn operators_are_decided_on_and_recorded() {
         json!("hanzo-core-policy/rule-1")
     );
 
+    world.intake.flush().await.expect("flushes");
     let records = get(world.api, "/v1/audit?source=operator:oncall&decision=allow")
         .await
         .json();

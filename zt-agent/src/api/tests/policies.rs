@@ -34,6 +34,7 @@ fn files(world: &World) -> Vec<std::ffi::OsString> {
 
 /// The changes of policy on record, the oldest first.
 async fn recorded(world: &World) -> Vec<Value> {
+    world.intake.flush().await.expect("flushes");
     let reply = get(world.api, "/v1/audit?type=policy_change").await;
     let mut records = reply.json()["records"].as_array().expect("records").clone();
     records.reverse();

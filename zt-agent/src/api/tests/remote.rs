@@ -147,6 +147,7 @@ async fn a_role_opens_what_it_is_for() {
     );
     assert!(remote.refused("not_a_caller").await);
     // Records bear the name that the certificate proved.
+    remote.world.intake.flush().await.expect("flushes");
     let records = remote.ask_as(reader, "GET", "/v1/audit", "").await.json();
     assert_eq!(records["records"].as_array().map(Vec::len), Some(1));
     assert_eq!(records["records"][0]["caller"], json!(app));
