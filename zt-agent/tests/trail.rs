@@ -33,6 +33,11 @@ fn shown(path: &Path) -> &str {
 
 /// A trail with two entries, and its keys beside it.
 fn trail() -> (tempfile::TempDir, String) {
+    trail_of(2)
+}
+
+/// A trail of so many entries, one a second.
+fn trail_of(count: i64) -> (tempfile::TempDir, String) {
     use zt_agent::audit::record::{Change, Entry, Timestamp};
     use zt_agent::audit::sqlite::{Settings, Store};
     use zt_agent::audit::store::Sink as _;
@@ -59,7 +64,8 @@ fn trail() -> (tempfile::TempDir, String) {
     let runtime = tokio::runtime::Runtime::new().expect("runtime");
     runtime.block_on(async {
         let store = Store::open(settings).await.expect("opens");
-        store.append(&[entry(1), entry(2)], None).await.expect("stores");
+        let entries: Vec<Entry> = (1..=count).map(entry).collect();
+        store.append(&entries, None).await.expect("stores");
         store.seal().await.expect("seals");
         store.close().await.expect("closes");
     });
@@ -135,4 +141,124 @@ fn a_trail_is_checked_exported_and_pruned_without_an_agent() {
     let none = format!("sqlite://{}", directory.path().join("none.db").display());
     assert_eq!(code(&zt_agent(&["audit", "prune", "--store", &none])), 1);
     assert!(!directory.path().join("none.db").exists());
+}
+
+/// Runs SQL over the file of a trail, as somebody who may write it.
+fn tamper(file: &Path, sql: &str) {
+    use sqlx::ConnectOptions as _;
+    let runtime = tokio::runtime::Runtime::new().expect("runtime");
+    runtime.block_on(async {
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(file);
+        let mut connection = options.connect().await.expect("opens");
+        let sql = sqlx::AssertSqlSafe(sql.to_owned());
+        sqlx::raw_sql(sql)
+            .execute(&mut connection)
+            .await
+            .expect("executes");
+    });
+}
+
+#[test]
+fn whatever_is_done_to_the_file_is_named_and_the_exit_code_is_1() {
+    let (directory, dsn) = trail_of(40);
+    let file = directory.path().join("audit.db");
+    let verify = |dsn: &str, keys: &Path| {
+        let output = zt_agent(&["audit", "verify", "--store", dsn, "--keys", shown(keys)]);
+        (code(&output), stdout(&output))
+    };
+    let keys = directory.path().join("keys");
+    assert_eq!(verify(&dsn, &keys).0, 0);
+    assert_eq!(code(&zt_agent(&["audit", "rotate-key", "--store", &dsn])), 0);
+    assert_eq!(verify(&dsn, &keys).0, 0, "after a rotation");
+    for (sql, named) in [
+        ("UPDATE record SET caller = 'nobody' WHERE row = 20", "entry 20 of "),
+        ("DELETE FROM record WHERE row BETWEEN 20 AND 22", "entries 20 to 22 of "),
+        ("DELETE FROM record WHERE row > 30", "entries 31 to 40 of "),
+        ("DELETE FROM record WHERE row > 30; DELETE FROM checkpoint", "the checkpoint of "),
+        ("UPDATE record SET row = 100 WHERE row = 20; UPDATE record SET row = 20 WHERE row = 21;
+          UPDATE record SET row = 21 WHERE row = 100", "entry 20 of "),
+        ("UPDATE record SET row = row + 100 WHERE row > 20; UPDATE record SET row = row - 99 WHERE row > 100;
+          INSERT INTO record SELECT 21, randomblob(16), time, shape, revision, latency, source_address, source_port,
+            destination_address, pid, comm, source_pod, destination_pod, caller, count, change, hash
+          FROM record WHERE row = 20", "entry 21 of "),
+        ("UPDATE record SET shape = 999 WHERE row = 20", "entry 20 of "),
+        ("UPDATE record SET change = 'x' WHERE row = 20", "cannot be read"),
+        ("UPDATE checkpoint SET text = 'x'", "row 1 of the checkpoints cannot be read"),
+        ("UPDATE signing_key SET text = 'x'", "row 1 of the keys cannot be read"),
+    ] {
+        let copy = directory.path().join("copy.db");
+        std::fs::copy(&file, &copy).expect("copies");
+        tamper(&copy, sql);
+        let (code, said) = verify(&format!("sqlite://{}", copy.display()), &keys);
+        assert!(code == 1 && said.contains(named), "{sql}: {code}, {said}");
+    }
+    let prune = [
+        "audit",
+        "prune",
+        "--store",
+        &dsn,
+        "--before",
+        "1970-01-01T00:00:10Z",
+    ];
+    assert_eq!(code(&zt_agent(&prune)), 0);
+    let (code, said) = verify(&dsn, &keys);
+    assert_eq!(code, 0, "{said}");
+    assert!(
+        said.contains("entries 1 to 9 were removed (pruned), signed by"),
+        "{said}"
+    );
+    tamper(&file, "DELETE FROM record WHERE row = 10");
+    let (code, said) = verify(&dsn, &keys);
+    assert!(code == 1 && said.contains("entries 10 to 10 of"), "{said}");
+}
+
+#[test]
+fn whom_to_trust_is_said_in_any_of_the_ways() {
+    let (directory, dsn) = trail();
+    let output = zt_agent(&["audit", "keys", "--store", &dsn]);
+    let bound = stdout(&output).trim_end().to_owned();
+    let (key, writer) = bound.split_once('=').expect("KEY=WRITER");
+    let list = directory.path().join("trusted");
+    std::fs::write(&list, format!("# the nodes\n{bound}\n")).expect("writes");
+    let keys = directory.path().join("keys");
+    let verify = |trust: &str| zt_agent(&["audit", "verify", "--store", &dsn, "--trust", trust]);
+    for trust in [
+        key,
+        &bound,
+        shown(&list),
+        shown(&keys),
+        shown(&keys.join("keys.json")),
+    ] {
+        let output = verify(trust);
+        assert_eq!(
+            code(&output),
+            0,
+            "{trust}: {}{}",
+            stdout(&output),
+            stderr(&output)
+        );
+        assert!(
+            stdout(&output).contains(&format!("by {key}")),
+            "{}",
+            stdout(&output)
+        );
+    }
+    // Two are trusted and one has signed.
+    let other = "0".repeat(32);
+    let output = verify(&format!("{key},{other}"));
+    assert_eq!(code(&output), 0, "{}", stdout(&output));
+    assert!(stdout(&output).contains(&format!("note: {other} is trusted and has signed for no writer")));
+    // The writer is another one's.
+    for trust in [other.clone(), format!("{key},{other}={writer}")] {
+        let output = verify(&trust);
+        assert_eq!(code(&output), 1, "{trust}: {}", stdout(&output));
+    }
+    for trust in [
+        "nonsense",
+        shown(&directory.path().join("nowhere")),
+        &format!("{key}=nonsense"),
+    ] {
+        let output = verify(trust);
+        assert_eq!((code(&output), stdout(&output).as_str()), (2, ""), "{trust}");
+    }
 }

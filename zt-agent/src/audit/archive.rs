@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Where the trail is kept, as `audit.dsn` says: in a local file, or in `PostgreSQL` behind a [`Spool`].
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::names::Named;
 use super::postgres::{self, Maintainer, PgError, Target, Turn};
 use super::query::{Cursor, Filter, Graph, GraphFilter, Page};
 use super::record::Entry;
-use super::seal::Checkpoint;
+use super::seal::{Checkpoint, KeyError, Keys};
 use super::spool::{Account, Shipper, Spool, SpoolError, WhenFull};
 use super::sqlite::{self, Store, StoreError};
 use super::store::{Pruned, RingMark, Sink, SinkError};
@@ -50,6 +50,9 @@ pub enum ArchiveError {
     /// Of the server.
     #[error(transparent)]
     Postgres(#[from] PgError),
+    /// Of the keys.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
 }
 
 impl ArchiveError {
@@ -68,6 +71,7 @@ impl SinkError for ArchiveError {
             Self::Store(error) => error.is_transient(),
             Self::Spool(error) => error.is_transient(),
             Self::Postgres(error) => !error.is_of_the_batch(),
+            Self::Keys(_) => true,
         }
     }
 }
@@ -93,6 +97,7 @@ pub struct Shared {
     reader: postgres::Reader,
     target: Target,
     retention_days: u32,
+    keys: PathBuf,
 }
 
 impl Archive {
@@ -113,7 +118,7 @@ impl Archive {
             dsn,
             max_disk_bytes: settings.max_disk_bytes,
             retention_days: Some(settings.retention_days),
-            keys: Some(keys),
+            keys: Some(keys.clone()),
         };
         let Some(target) = target else {
             return Ok(Self::Local(Box::new(Store::open(local).await?)));
@@ -123,6 +128,7 @@ impl Archive {
             reader: postgres::Reader::new(target.clone()),
             target,
             retention_days: settings.retention_days,
+            keys,
         })))
     }
 
@@ -134,7 +140,12 @@ impl Archive {
             Self::Shared(shared) => {
                 let shipper =
                     Shipper::new(Arc::clone(&shared.spool), shared.target.clone(), stopping.clone());
-                let upkeep = look_after(shared.target.clone(), shared.retention_days, stopping.clone());
+                let upkeep = look_after(
+                    shared.target.clone(),
+                    shared.retention_days,
+                    shared.keys.clone(),
+                    stopping.clone(),
+                );
                 vec![tokio::spawn(shipper.run()), tokio::spawn(upkeep)]
             }
         }
@@ -262,9 +273,9 @@ impl Sink for Archive {
 
 /// Makes and drops partitions, until the agent stops: one agent at a time, of all that may. A login that may not does
 /// nothing: another one's work.
-async fn look_after(target: Target, retention_days: u32, mut stopping: watch::Receiver<bool>) {
+async fn look_after(target: Target, retention_days: u32, keys: PathBuf, mut stopping: watch::Receiver<bool>) {
     while !*stopping.borrow_and_update() {
-        let wait = match keep(&target, retention_days).await {
+        let wait = match keep(&target, retention_days, &keys).await {
             Ok(None) => {
                 tracing::info!("another agent looks after the partitions of the audit trail at this moment");
                 UPKEEP_AGAIN
@@ -280,7 +291,7 @@ async fn look_after(target: Target, retention_days: u32, mut stopping: watch::Re
                 }
                 UPKEEP
             }
-            Err(error) if error.cause() == "permission" => {
+            Err(ArchiveError::Postgres(error)) if error.cause() == "permission" => {
                 tracing::info!(
                     "this login is no member of zt_audit_maintainer: another agent, or `zt-agent audit prune`, makes and drops partitions"
                 );
@@ -298,13 +309,19 @@ async fn look_after(target: Target, retention_days: u32, mut stopping: watch::Re
     }
 }
 
-/// Brings the tables up to date, makes partitions and drops those that are too old; `None` while somebody else does.
-pub async fn keep(target: &Target, retention_days: u32) -> Result<Option<postgres::Upkeep>, PgError> {
-    let mut maintainer = Maintainer::open(target).await?;
+/// Brings the tables up to date, makes partitions and drops those that are too old; `None` while somebody else does. What
+/// is dropped is stated and signed with the keys of a directory, which are made where there are none.
+pub async fn keep(
+    target: &Target,
+    retention_days: u32,
+    keys: &Path,
+) -> Result<Option<postgres::Upkeep>, ArchiveError> {
+    let maintainer = Maintainer::open(target).await?;
     let Some(turn) = Turn::take(target).await? else {
         maintainer.close().await?;
         return Ok(None);
     };
+    let mut maintainer = maintainer.signing(Keys::open(keys)?);
     let kept = maintainer.keep(Some(retention_days)).await?;
     turn.give().await?;
     maintainer.close().await?;

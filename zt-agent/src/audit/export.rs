@@ -6,10 +6,11 @@ use std::io::{self, Write};
 use super::chain::{Hash, digest};
 use super::query::Filter;
 use super::record::{AuditRecord, Kept};
-use super::seal::Checkpoint;
-use super::store::{Found, Trail};
-use super::verify::{Finding, Line, Report, Verifier};
+use super::store::{Found, Statement, Told, Trail};
+use super::verify::{Finding, Line, Noted, Report, Verifier};
 
+/// Lines of an export between two looks at the clock.
+const PROGRESS: u64 = 1024;
 /// Digests on one line.
 const DIGESTS: usize = 500;
 
@@ -30,6 +31,14 @@ pub enum ExportError<E: std::error::Error> {
         /// Why not.
         cause: String,
     },
+    /// A key or a statement cannot be read: an export without it would hide that.
+    #[error("{what} cannot be read ({cause}): see `zt-agent audit verify`")]
+    Statement {
+        /// Which.
+        what: String,
+        /// Why not.
+        cause: String,
+    },
 }
 
 /// Writes JSON Lines, oldest first. With `proof` the digests of what the filter leaves out are written too. Returns how
@@ -42,10 +51,20 @@ pub async fn json_lines<T: Trail>(
 ) -> Result<u64, ExportError<T::Error>> {
     line(to, &Line::Export { format: 1 })?;
     for key in trail.keys().await.map_err(ExportError::Trail)? {
-        line(to, &Line::Key(key))?;
+        line(to, &Line::Key(told(key)?))?;
     }
-    for checkpoint in trail.checkpoints().await.map_err(ExportError::Trail)? {
-        line(to, &Line::Checkpoint(checkpoint))?;
+    loop {
+        let statements = trail.statements().await.map_err(ExportError::Trail)?;
+        if statements.is_empty() {
+            break;
+        }
+        for statement in statements {
+            let said = match told(statement)? {
+                Statement::Checkpoint(checkpoint) => Line::Checkpoint(checkpoint),
+                Statement::Gap(gap) => Line::Gap(gap),
+            };
+            line(to, &said)?;
+        }
     }
     let (mut entries, mut omitted) = (0, Vec::<(u64, Hash)>::new());
     let mut writer = None;
@@ -79,6 +98,11 @@ fn readable<E: std::error::Error>(found: &Found) -> Result<&Kept, ExportError<E>
         seq: found.seq,
         cause: cause.clone(),
     })
+}
+
+fn told<T, E: std::error::Error>(told: Told<T>) -> Result<T, ExportError<E>> {
+    let what = told.what;
+    told.read.map_err(|cause| ExportError::Statement { what, cause })
 }
 
 fn leave_out(
@@ -236,17 +260,33 @@ fn quoted(field: &str) -> String {
     }
 }
 
-/// Looks at a whole trail. `noted` are the last checkpoints that were kept apart from it.
+/// Looks at a whole trail. `noted` are the last checkpoints that were kept apart from it; `progress` is told now and then
+/// how many entries were looked at.
 pub async fn verify<T: Trail>(
     trail: &mut T,
     mut verifier: Verifier,
-    noted: &[Checkpoint],
+    noted: &[Noted],
+    progress: &mut impl FnMut(u64),
 ) -> Result<Verifier, T::Error> {
-    for key in trail.keys().await? {
-        verifier.key(&key);
+    for Told { what, read } in trail.keys().await? {
+        match read {
+            Ok(key) => verifier.key(&key),
+            Err(cause) => verifier.found(Finding::UnreadableStatement { what, cause }),
+        }
     }
-    for checkpoint in trail.checkpoints().await? {
-        verifier.checkpoint(&checkpoint);
+    loop {
+        let statements = trail.statements().await?;
+        if statements.is_empty() {
+            break;
+        }
+        for Told { what, read } in statements {
+            match read {
+                Ok(Statement::Checkpoint(checkpoint)) => verifier.checkpoint(&checkpoint),
+                Ok(Statement::Gap(gap)) => verifier.gap(&gap),
+                Err(cause) => verifier.found(Finding::UnreadableStatement { what, cause }),
+            }
+        }
+        progress(0);
     }
     verifier.noted(noted);
     loop {
@@ -260,6 +300,7 @@ pub async fn verify<T: Trail>(
                 Err(cause) => verifier.unreadable(found.writer, found.seq, cause),
             }
         }
+        progress(verifier.entries());
     }
 }
 
@@ -267,6 +308,7 @@ pub async fn verify<T: Trail>(
 pub fn verify_lines(
     lines: impl Iterator<Item = io::Result<String>>,
     mut verifier: Verifier,
+    progress: &mut impl FnMut(u64),
 ) -> io::Result<Verifier> {
     let mut ended = false;
     for (number, text) in (1_u64..).zip(lines) {
@@ -284,6 +326,9 @@ pub fn verify_lines(
             }
             Err(error) => return Err(error),
         };
+        if number.is_multiple_of(PROGRESS) {
+            progress(verifier.entries());
+        }
         match super::verify::read_line(&mut verifier, &text) {
             Ok(end) => ended = end.is_some(),
             Err(error) => verifier.found(Finding::Other(format!("line {number}: {error}"))),
@@ -304,7 +349,7 @@ pub fn verify_lines(
 
 /// What a report says in one line.
 pub fn summary(report: &Report) -> String {
-    format!(
+    let mut text = format!(
         "{} entries, {} checkpoints, {}",
         report.entries,
         report.checkpoints,
@@ -313,5 +358,9 @@ pub fn summary(report: &Report) -> String {
             1 => "1 finding".to_owned(),
             count => format!("{count} findings"),
         }
-    )
+    );
+    if report.lost() > 0 {
+        text += &format!("; {} more were lost, as their writers state", report.lost());
+    }
+    text
 }

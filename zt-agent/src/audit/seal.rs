@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Checkpoints: a signed statement of where a writer's chain stands.
+//! Checkpoints: a signed statement of where a writer's chain stands; and [`Gap`]s, of what is missing from it.
 //!
 //! The signed bytes are `"zt-audit-checkpoint-1" ‖ writer ‖ seq ‖ hash ‖ time ‖ pruned ‖ pruned_hash`, numbers in big
 //! endian. `pruned` says up to which entry the oldest were removed by then, and `pruned_hash` is the hash of that
@@ -7,11 +7,13 @@
 //! each with its algorithm, so that a second one (post-quantum) fits beside the first; one that a verifier trusts and
 //! understands must be there and hold.
 
+mod gap;
 pub mod keys;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use self::gap::{Cause, Gap};
 pub use self::keys::{KeyError, KeyRecord, Keys};
 use super::chain::{Hash, Head};
 use super::record::Timestamp;

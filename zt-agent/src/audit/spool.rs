@@ -7,10 +7,12 @@
 //! store, and room is made by segments: a batch is there as a whole or gone as a whole.
 //!
 //! While the server is away the spool grows to its limit. Then, as [`WhenFull`] says, the oldest records go or the
-//! newest are not taken; either is counted, and what the kernel decides is never held up.
+//! newest are not taken; either is counted, and what the kernel decides is never held up. What was given up has its place
+//! in the chain, and a signed statement takes it on the server: see [`Gap`].
 
 mod account;
 mod shipper;
+mod when_full;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,40 +21,14 @@ use tokio::sync::{Mutex, Notify};
 
 pub use self::account::Account;
 pub use self::shipper::Shipper;
+pub use self::when_full::WhenFull;
 use super::chain::Head;
 use super::names::Named;
 use super::postgres::Batch;
 use super::record::{Entry, Kept};
-use super::seal::Checkpoint;
+use super::seal::{Cause, Checkpoint, Gap};
 use super::sqlite::{self, SEGMENT_ROWS, Shipping, Store, StoreError};
 use super::store::{Pruned, RingMark, Sink, SinkError};
-
-/// Which records are lost when the spool is full.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum WhenFull {
-    /// Those that have waited longest.
-    #[default]
-    Oldest,
-    /// Those that come.
-    Newest,
-}
-
-impl WhenFull {
-    /// Its name in the configuration.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Oldest => "oldest",
-            Self::Newest => "newest",
-        }
-    }
-
-    /// The one with that name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Oldest, Self::Newest]
-            .into_iter()
-            .find(|policy| policy.name() == name)
-    }
-}
 
 /// Why the spool did not keep a batch.
 #[derive(Debug, thiserror::Error)]
@@ -91,13 +67,18 @@ pub struct Spool {
     more: Notify,
 }
 
+/// What was signed, each with its row in the spool.
+#[derive(Debug)]
+struct Statements {
+    gaps: Vec<(i64, Gap)>,
+    checkpoints: Vec<(i64, Checkpoint)>,
+}
+
 /// How far shipping is.
 #[derive(Debug)]
 struct State {
     head: Head,
     noted: Shipping,
-    /// Room was made up to this record while the batch that is under way was in memory.
-    dropped_to: u64,
 }
 
 impl Spool {
@@ -110,6 +91,10 @@ impl Spool {
         })
         .await?;
         let (head, noted) = (store.head().await?, store.shipping().await?);
+        if head.seq == 0 {
+            // Says before the first record whose chain this is.
+            store.seal().await?;
+        }
         let spool = Self {
             store,
             limit,
@@ -117,15 +102,11 @@ impl Spool {
             full: AtomicBool::new(false),
             account: Arc::default(),
             more: Notify::new(),
-            state: Mutex::new(State {
-                head,
-                noted,
-                dropped_to: 0,
-            }),
+            state: Mutex::new(State { head, noted }),
         };
         spool.measure().await?;
         let state = spool.state.lock().await;
-        spool.account.moved(&state.noted, head.seq);
+        spool.moved(&state).await?;
         drop(state);
         Ok(spool)
     }
@@ -158,23 +139,27 @@ impl Spool {
         let mut state = self.state.lock().await;
         loop {
             state.head = self.store.head().await?;
+            self.pass_gaps(&mut state).await?;
             let (head, mut noted) = (state.head, state.noted);
+            let first = noted.shipped + 1;
             if noted.planned <= noted.shipped {
                 if noted.shipped >= head.seq {
-                    self.account.moved(&noted, head.seq);
+                    self.moved(&state).await?;
                     self.account.waiting_since(None);
                     return Ok(None);
                 }
                 let end_of_segment =
-                    (noted.shipped + 1) / SEGMENT_ROWS as u64 * SEGMENT_ROWS as u64 + SEGMENT_ROWS as u64 - 1;
-                noted.planned = head.seq.min(noted.shipped + most.max(1)).min(end_of_segment);
+                    first / SEGMENT_ROWS as u64 * SEGMENT_ROWS as u64 + SEGMENT_ROWS as u64 - 1;
+                let gap = self.store.next_gap(first).await?.unwrap_or(u64::MAX);
+                noted.planned = [head.seq, noted.shipped + most.max(1), end_of_segment, gap - 1]
+                    .into_iter()
+                    .fold(u64::MAX, u64::min);
                 self.store.note_shipping(&noted).await?;
                 state.noted = noted;
             }
-            let first = noted.shipped + 1;
             let records = self.store.range(first, noted.planned).await?;
             if records.len() as u64 == noted.planned - noted.shipped {
-                self.account.moved(&noted, head.seq);
+                self.moved(&state).await?;
                 self.account
                     .waiting_since(records.first().map(|(_, kept)| kept.entry.timestamp().0));
                 let records: Vec<Kept> = records.into_iter().map(|(_, kept)| kept).collect();
@@ -185,55 +170,82 @@ impl Spool {
                     records,
                 }));
             }
-            // Room was made for others before the agent was killed: what was not shipped by then is gone, unless the
-            // batch had arrived, which nobody can say any more.
-            let present = self
-                .store
-                .range(first, head.seq.min(first + SEGMENT_ROWS as u64))
-                .await?;
-            let next = present.first().map_or(head.seq + 1, |(number, _)| *number);
-            let lost = next.max(noted.planned + 1) - first;
+            // Room was made for others before the agent was killed: what was under way then is gone, unless it had
+            // arrived, which nobody can say any more.
+            let there = (first..)
+                .zip(&records)
+                .take_while(|(wanted, (number, _))| wanted == number);
+            let there = there.count() as u64;
+            if there > 0 {
+                noted.planned = noted.shipped + there;
+                self.store.note_shipping(&noted).await?;
+                state.noted = noted;
+                continue;
+            }
+            let last = records.first().map_or(noted.planned, |(number, _)| number - 1);
+            let lost = last - noted.shipped;
             noted.dropped += lost;
             noted.gap += lost;
-            noted.shipped += lost;
-            noted.planned = noted.shipped;
+            noted.shipped = last;
+            noted.planned = last;
             tracing::error!(
                 records = lost,
                 "records that waited in the spool are gone: they are lost and counted"
             );
+            self.store
+                .lose((first, last), None, Cause::SpoolOldest, &noted)
+                .await?;
+            state.noted = noted;
+        }
+    }
+
+    /// Goes on behind what was given up right before the next batch.
+    async fn pass_gaps(&self, state: &mut State) -> Result<(), StoreError> {
+        let mut noted = state.noted;
+        while noted.planned <= noted.shipped
+            && let Some(last) = self.store.gap_at(noted.shipped + 1).await?
+        {
+            noted.gap += last - noted.shipped;
+            noted.shipped = last;
+            noted.planned = last;
+        }
+        if noted != state.noted {
             self.store.note_shipping(&noted).await?;
             state.noted = noted;
         }
+        Ok(())
     }
 
     /// The server has the batch, or never will (`refused`). It goes, a segment at a time, or when nothing else waits.
     async fn done(&self, batch: &Batch, refused: bool) -> Result<(), StoreError> {
         let mut state = self.state.lock().await;
         let mut noted = state.noted;
-        let last = batch.last_seq();
-        let dropped = state.dropped_to.saturating_sub(last);
-        noted.shipped = last + dropped;
-        noted.planned = noted.shipped;
-        noted.gap = dropped;
+        let (before, last) = (noted.shipped, batch.last_seq());
+        (noted.shipped, noted.planned, noted.gap) = (last, last, 0);
         if refused {
             noted.refused += batch.records.len() as u64;
             // The next batch tells that they are missing on purpose.
-            noted.gap += batch.records.len() as u64 + batch.dropped;
+            noted.gap = batch.records.len() as u64 + batch.dropped;
+            let hash = batch
+                .records
+                .last()
+                .and_then(|kept| kept.link)
+                .map(|link| link.hash);
+            self.store
+                .lose((batch.first_seq, last), hash, Cause::ServerRefused, &noted)
+                .await?;
         } else {
             self.account.shipped(batch.records.len() as u64);
         }
         let head = self.store.head().await?;
-        let segment_done = (noted.shipped + 1).is_multiple_of(SEGMENT_ROWS as u64);
-        if segment_done || noted.shipped >= head.seq {
-            self.store.discard(noted.shipped, &noted).await?;
+        let segment = |shipped: u64| (shipped + 1) / SEGMENT_ROWS as u64;
+        if segment(last) > segment(before) || last >= head.seq {
+            self.store.discard(last, &noted).await?;
         } else {
             self.store.note_shipping(&noted).await?;
         }
-        state.noted = noted;
-        state.dropped_to = 0;
-        state.head = head;
-        self.account.moved(&noted, head.seq);
-        Ok(())
+        (state.noted, state.head) = (noted, head);
+        self.moved(&state).await
     }
 
     /// The server refuses the batch for what it says: only its first half is tried next.
@@ -246,19 +258,35 @@ impl Spool {
         Ok(())
     }
 
-    /// Notes that the checkpoints up to this row of their table are on the server.
-    async fn sealed(&self, row: i64) -> Result<(), StoreError> {
-        let mut state = self.state.lock().await;
-        let mut noted = state.noted;
-        noted.checkpoint = row;
-        self.store.note_shipping(&noted).await?;
-        state.noted = noted;
-        // The last one stays: it says whether there is anything new to sign.
-        self.store.forget_checkpoints(row).await
+    /// What was signed and the server does not have: statements of what was given up before an entry, and the checkpoints
+    /// of what it has.
+    async fn statements(&self, before: u64) -> Result<Statements, StoreError> {
+        let noted = self.state.lock().await.noted;
+        Ok(Statements {
+            gaps: self.store.stated_gaps(before).await?,
+            checkpoints: self
+                .store
+                .checkpoints_after(noted.checkpoint, noted.shipped)
+                .await?,
+        })
     }
 
-    async fn checkpoint_row(&self) -> i64 {
-        self.state.lock().await.noted.checkpoint
+    /// Notes that these are on the server.
+    async fn stated(&self, statements: &Statements) -> Result<(), StoreError> {
+        let mut state = self.state.lock().await;
+        let mut noted = state.noted;
+        if !statements.gaps.is_empty() {
+            let rows: Vec<i64> = statements.gaps.iter().map(|(row, _)| *row).collect();
+            self.store.gaps_shipped(&rows, noted.shipped).await?;
+        }
+        if let Some((row, _)) = statements.checkpoints.last() {
+            noted.checkpoint = *row;
+            self.store.note_shipping(&noted).await?;
+            state.noted = noted;
+            // The last one stays: it says whether there is anything new to sign, and what the server has.
+            self.store.forget_checkpoints(*row).await?;
+        }
+        Ok(())
     }
 
     /// Removes the oldest segment, and counts what of it was neither shipped nor is under way.
@@ -269,19 +297,10 @@ impl Spool {
         };
         let mut noted = state.noted;
         // Under way is what the shipper has in memory.
-        let safe = noted.planned.max(noted.shipped).max(state.dropped_to);
-        let lost = end.saturating_sub(safe);
-        noted.dropped += lost;
-        if noted.planned > noted.shipped {
-            state.dropped_to = state.dropped_to.max(end);
-        } else if lost > 0 {
-            noted.shipped = end;
-            noted.planned = end;
-            noted.gap += lost;
-        }
-        self.store.discard(end, &noted).await?;
+        let safe = noted.planned.max(noted.shipped);
+        let lost = self.store.drop_oldest(safe, end, &mut noted).await?;
         state.noted = noted;
-        self.account.moved(&noted, state.head.seq);
+        self.moved(&state).await?;
         if lost > 0 {
             tracing::error!(
                 records = lost,
@@ -289,6 +308,13 @@ impl Spool {
             );
         }
         Ok(lost)
+    }
+
+    /// Tells the account how far shipping is.
+    async fn moved(&self, state: &State) -> Result<(), StoreError> {
+        let lost = self.store.lost_behind(state.noted.shipped).await?;
+        self.account.moved(&state.noted, state.head.seq, lost);
+        Ok(())
     }
 
     /// Looks how much of the file is in use.
@@ -305,8 +331,9 @@ impl Sink for Spool {
 
     async fn append(&self, entries: &[Entry], mark: Option<RingMark>) -> Result<(), SpoolError> {
         if self.full.load(Ordering::Relaxed) && !entries.is_empty() {
-            // Where the ring buffer is accounted for moves on all the same: these are counted, not kept.
-            self.store.append(&[], mark).await?;
+            // Where the ring buffer is accounted for moves on all the same, and so does the chain: these are counted, not
+            // kept.
+            self.store.give_up(entries, mark).await?;
             self.account.newest_dropped(entries.len() as u64);
             return Err(SpoolError::Full {
                 records: entries.len(),

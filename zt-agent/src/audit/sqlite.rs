@@ -16,6 +16,7 @@ mod append;
 mod bulk;
 mod dsn;
 mod error;
+mod gaps;
 mod graph;
 mod prune;
 mod read;
@@ -39,7 +40,7 @@ use sqlx::sqlite::{
 use tokio::sync::Mutex;
 
 pub use self::error::StoreError;
-pub use self::read::{Reader, default_keys};
+pub use self::read::{Reader, Shipped, default_keys};
 pub use self::schema::SEGMENT_ROWS;
 pub use self::ship::Shipping;
 use super::chain::Head;

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::names::Named;
 use super::record::{Entry, Kept};
-use super::seal::{Checkpoint, KeyRecord};
+use super::seal::{Checkpoint, Gap, KeyRecord};
 
 /// Keeps records. A batch is kept as a whole or not at all.
 pub trait Sink: Send + Sync + 'static {
@@ -40,13 +40,53 @@ pub trait Trail {
     type Error: std::error::Error;
 
     /// Every key that has signed, oldest first.
-    fn keys(&mut self) -> impl Future<Output = Result<Vec<KeyRecord>, Self::Error>>;
+    fn keys(&mut self) -> impl Future<Output = Result<Vec<Told<KeyRecord>>, Self::Error>>;
 
-    /// Every checkpoint, oldest first.
-    fn checkpoints(&mut self) -> impl Future<Output = Result<Vec<Checkpoint>, Self::Error>>;
+    /// The next statements, in any order; none at the end.
+    fn statements(&mut self) -> impl Future<Output = Result<Vec<Told<Statement>>, Self::Error>>;
 
     /// The next entries, each writer's in the order of their numbers; none at the end.
     fn more(&mut self) -> impl Future<Output = Result<Vec<Found>, Self::Error>>;
+}
+
+/// What was signed about a chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Statement {
+    /// Where it stood.
+    Checkpoint(Checkpoint),
+    /// What of it is not there.
+    Gap(Gap),
+}
+
+/// A key or a statement as a [`Trail`] has it.
+#[derive(Clone, Debug)]
+pub struct Told<T> {
+    /// Where it is, for people.
+    pub what: String,
+    /// What it says, or why it cannot be read.
+    pub read: Result<T, String>,
+}
+
+impl<T: serde::de::DeserializeOwned> Told<T> {
+    /// One that was kept as a text; `same` looks whether it is the one that its place says.
+    pub fn text(what: String, text: &str, same: impl FnOnce(&T) -> bool) -> Self {
+        let read = match serde_json::from_str(text) {
+            Ok(read) if same(&read) => Ok(read),
+            Ok(_) => Err("it is not the one that its row says".to_owned()),
+            Err(error) => Err(error.to_string()),
+        };
+        Self { what, read }
+    }
+}
+
+impl<T> Told<T> {
+    /// The same, as something else.
+    pub fn map<U>(self, into: impl FnOnce(T) -> U) -> Told<U> {
+        Told {
+            what: self.what,
+            read: self.read.map(into),
+        }
+    }
 }
 
 /// An entry as a [`Trail`] has it.

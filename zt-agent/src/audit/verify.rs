@@ -1,213 +1,103 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Finds what was changed, removed, moved or inserted in a trail. Pure: what keeps the trail hands over keys,
-//! checkpoints and then the entries, each writer's in the order of their numbers.
+//! Finds what was changed, removed, moved or inserted in a trail. Pure: what keeps the trail hands over keys, then what
+//! was signed with them, and then the entries, each writer's in the order of their numbers.
 
+mod finding;
 mod lines;
+mod report;
+mod trust;
+mod writer;
 
 use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
+pub use self::finding::Finding;
 pub use self::lines::{Line, LineError, read_line};
-use super::chain::{Hash, Head, digest};
+pub use self::report::{Report, Span, WriterReport};
+use self::trust::Forest;
+pub use self::trust::Trust;
+use self::writer::Writer;
+use super::chain::{Hash, digest};
 use super::record::Kept;
-use super::seal::keys::ALGORITHM;
-use super::seal::{Checkpoint, KeyRecord, Signature};
+use super::seal::{Checkpoint, Gap, KeyRecord};
 
-/// Problems that are told one by one. A trail with more has more than a few entries changed.
-const MOST: usize = 1000;
-
-/// What is wrong with a trail.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Finding {
-    /// An entry does not say what it said.
-    #[error("entry {seq} of {writer} was changed, or inserted (id {id})")]
-    Changed {
-        /// Whose.
-        writer: Uuid,
-        /// Its number.
-        seq: u64,
-        /// Its id.
-        id: String,
-    },
-    /// Entries are not there.
-    #[error("entries {first} to {last} of {writer} are missing")]
-    Missing {
-        /// Whose.
-        writer: Uuid,
-        /// The first.
-        first: u64,
-        /// The last.
-        last: u64,
-    },
-    /// An entry is where it does not belong.
-    #[error("entry {seq} of {writer} is out of its order, twice there, or was inserted (id {id})")]
-    Misplaced {
-        /// Whose.
-        writer: Uuid,
-        /// Its number.
-        seq: u64,
-        /// Its id.
-        id: String,
-    },
-    /// An entry without a place.
-    #[error("an entry has no place in a chain (id {id}): it was inserted, or is older than the chain")]
-    Unchained {
-        /// Its id.
-        id: String,
-    },
-    /// An entry that cannot be read.
-    #[error("entry {seq} of {writer} cannot be read: {cause}")]
-    Unreadable {
-        /// Whose.
-        writer: Uuid,
-        /// Its number.
-        seq: u64,
-        /// Why not.
-        cause: String,
-    },
-    /// The hash of an entry is not the one that was signed.
-    #[error(
-        "what {writer} had written up to entry {seq} was rewritten: its checkpoint of {time} signs another hash"
-    )]
-    Rewritten {
-        /// Whose.
-        writer: Uuid,
-        /// Number of the entry that the checkpoint names.
-        seq: u64,
-        /// When it was signed.
-        time: String,
-    },
-    /// A checkpoint that no trusted key has signed.
-    #[error("the checkpoint of {writer} at entry {seq} has no signature that a trusted key has made")]
-    Forged {
-        /// Whose.
-        writer: Uuid,
-        /// At which entry.
-        seq: u64,
-    },
-    /// A key that no trusted key has signed.
-    #[error("the key {key} is signed by no key that is trusted")]
-    UntrustedKey {
-        /// Its id.
-        key: String,
-    },
-    /// No checkpoint at all.
-    #[error("{writer} has no checkpoint that a trusted key has signed: nothing of it is proven")]
-    Unsealed {
-        /// Whose.
-        writer: Uuid,
-    },
-    /// A checkpoint that was noted apart from the trail and is not in it.
-    #[error(
-        "the checkpoint of {writer} at entry {seq} is not in the trail: it was removed, or the trail's end was cut off"
-    )]
-    Lacking {
-        /// Whose.
-        writer: Uuid,
-        /// At which entry.
-        seq: u64,
-    },
-    /// Something else that should not be.
-    #[error("{0}")]
-    Other(String),
+/// A checkpoint that is kept apart from the trail.
+#[derive(Clone, Debug)]
+pub struct Noted {
+    /// The checkpoint.
+    pub checkpoint: Checkpoint,
+    /// Whether the trail must have it. Otherwise it may still be on its way.
+    pub kept: bool,
+    /// Entries up to this one have arrived in the trail; those behind it may still be on their way.
+    pub arrived: u64,
 }
 
-/// What was found.
-#[derive(Clone, Debug, Default)]
-pub struct Report {
-    /// What is wrong, at most a thousand.
-    pub findings: Vec<Finding>,
-    /// All that is wrong.
-    pub count: u64,
-    /// Entries that were looked at.
-    pub entries: u64,
-    /// Checkpoints whose signature holds.
-    pub checkpoints: u64,
-    /// Each writer, how far it is proven, and how many entries lie behind its last checkpoint.
-    pub writers: Vec<(Uuid, u64, u64)>,
-}
-
-impl Report {
-    /// Whether nothing is wrong.
-    pub fn is_clean(&self) -> bool {
-        self.count == 0
+impl Noted {
+    /// One of a trail to which nothing is on its way.
+    pub const fn here(checkpoint: Checkpoint) -> Self {
+        Self {
+            checkpoint,
+            kept: true,
+            arrived: u64::MAX,
+        }
     }
 }
 
 /// Looks at a trail, piece by piece.
 #[derive(Debug)]
 pub struct Verifier {
-    /// Ids that are trusted from the start.
-    roots: Vec<String>,
-    keys: Vec<KeyRecord>,
+    trust: Trust,
+    keys: Forest,
     writers: BTreeMap<Uuid, Writer>,
+    /// Entries have come.
+    begun: bool,
     report: Report,
 }
 
-#[derive(Debug)]
-struct Writer {
-    /// Hashes that were signed, by number.
-    signed: BTreeMap<u64, (Hash, String)>,
-    /// The latest checkpoint: of the most entries, and of those the one after the most pruning.
-    latest: Option<Checkpoint>,
-    /// Where we are.
-    head: Option<Head>,
-}
-
 impl Verifier {
-    /// Trusts the keys with these ids, and those that they have signed.
-    pub fn new(roots: Vec<String>) -> Self {
+    /// Trusts these keys, and those that they have signed.
+    pub fn new(trust: impl Into<Trust>) -> Self {
+        let mut trust = trust.into();
+        trust.roots.extend(trust.maintainers.iter().cloned());
+        trust.roots.extend(trust.writers.values().cloned());
         Self {
-            roots,
-            keys: Vec::new(),
+            trust,
+            keys: Forest::default(),
             writers: BTreeMap::new(),
+            begun: false,
             report: Report::default(),
         }
     }
 
-    /// A key, in the order in which they were made.
+    /// A key, in any order.
     pub fn key(&mut self, key: &KeyRecord) {
-        // The first is trusted by its id and signed by itself, every other one is signed by one before it.
-        let first = self.keys.is_empty();
-        if (!first || self.roots.contains(&key.key)) && key.is_signed_by(&self.keys) {
-            self.keys.push(key.clone());
-        } else {
-            self.found(Finding::UntrustedKey { key: key.key.clone() });
-        }
+        self.is_early();
+        self.keys.add(key);
     }
 
     /// A checkpoint; all of them before the first entry.
     pub fn checkpoint(&mut self, checkpoint: &Checkpoint) {
-        let bytes = checkpoint.signed();
-        let (writer, seq) = (checkpoint.writer, checkpoint.seq);
-        // Of algorithms that we know every signature must hold; others may stand beside them.
-        let holds = |signature: &Signature| {
-            let signature = std::slice::from_ref(signature);
-            self.keys.iter().any(|key| key.has_signed(&bytes, signature))
-        };
-        let mut ours = checkpoint
-            .signatures
-            .iter()
-            .filter(|signature| signature.algorithm == ALGORITHM)
-            .peekable();
-        let holds = ours.peek().is_some() && ours.all(holds);
-        if !holds {
-            self.found(Finding::Forged { writer, seq });
-            return;
+        self.is_early();
+        if let Some((writer, report)) = self.owned(checkpoint) {
+            writer.checkpoint(checkpoint, report);
+            report.checkpoints += 1;
         }
-        self.report.checkpoints += 1;
-        let time = checkpoint.time.to_string();
-        let of = self.writer(writer);
-        let other = of.signed.insert(seq, (checkpoint.hash, time.clone()));
-        let later = |latest: &Checkpoint| {
-            (latest.seq, latest.pruned, latest.time) < (seq, checkpoint.pruned, checkpoint.time)
-        };
-        if of.latest.as_ref().is_none_or(later) {
-            of.latest = Some(checkpoint.clone());
-        }
-        if other.is_some_and(|(hash, _)| hash != checkpoint.hash) {
-            self.found(Finding::Rewritten { writer, seq, time });
+    }
+
+    /// A statement that entries are not there; all of them before the first entry.
+    pub fn gap(&mut self, gap: &Gap) {
+        self.is_early();
+        let (writer, first, last) = (gap.writer, gap.first, gap.last);
+        let possible = 1 <= first && first <= last && last <= i64::MAX.cast_unsigned();
+        self.keys.grow(&self.trust, &mut self.report);
+        match self
+            .keys
+            .signer(&gap.signed(), &gap.signatures)
+            .filter(|_| possible)
+        {
+            Some(signer) => of(&mut self.writers, &self.trust, writer).gap(gap, signer),
+            None => self.report.found(Finding::ForgedGap { writer, first, last }),
         }
     }
 
@@ -215,124 +105,157 @@ impl Verifier {
     pub fn entry(&mut self, kept: &Kept) {
         self.report.entries += 1;
         let id = kept.entry.id().to_string();
-        match kept.link {
-            Some(link) => self.digest(link.writer, link.seq, digest(&kept.entry), Some(link.hash), &id),
-            None => self.found(Finding::Unchained { id }),
-        }
+        let Some(link) = kept.link else {
+            return self.found(Finding::Unchained { id });
+        };
+        let (writer, report) = self.walked(link.writer);
+        writer.entry(link.seq, digest(&kept.entry), Some(link.hash), &id, report);
     }
 
     /// The next entry, of which only the digest is there.
     pub fn omitted(&mut self, writer: Uuid, seq: u64, digest: Hash) {
-        self.digest(writer, seq, digest, None, "left out");
+        let (writer, report) = self.walked(writer);
+        writer.entry(seq, digest, None, "left out", report);
     }
 
     /// The next entry, which is there and cannot be read.
     pub fn unreadable(&mut self, writer: Uuid, seq: u64, cause: String) {
         self.report.entries += 1;
         self.found(Finding::Unreadable { writer, seq, cause });
+        let (writer, report) = self.walked(writer);
+        writer.unreadable(seq, report);
     }
 
     /// Something that the one who reads the trail has found.
     pub fn found(&mut self, finding: Finding) {
-        self.report.count += 1;
-        if self.report.findings.len() < MOST {
-            self.report.findings.push(finding);
-        }
+        self.report.found(finding);
+    }
+
+    /// Something that is not wrong, and that who checks the trail should know.
+    pub fn remark(&mut self, remark: String) {
+        self.report.remarks.push(remark);
+    }
+
+    /// Entries that were looked at so far.
+    pub const fn entries(&self) -> u64 {
+        self.report.entries
     }
 
     /// The last checkpoints that are kept apart from the trail, for those who have them: after those of the trail and
-    /// before the first entry. A trail that lacks one was cut off.
-    pub fn noted(&mut self, checkpoints: &[Checkpoint]) {
-        for checkpoint in checkpoints {
-            let (writer, seq) = (checkpoint.writer, checkpoint.seq);
-            let known = &self.writer(writer).latest;
-            if known.as_ref().is_some_and(|latest| latest.seq >= seq) {
+    /// before the first entry. A trail that lacks one was cut off, unless it is still on its way.
+    pub fn noted(&mut self, noted: &[Noted]) {
+        for noted in noted {
+            let checkpoint = &noted.checkpoint;
+            let (id, seq, time) = (checkpoint.writer, checkpoint.seq, checkpoint.time);
+            let known = self.writers.get(&id).and_then(Writer::sealed);
+            let Some((writer, report)) = self.owned(checkpoint) else {
+                continue;
+            };
+            let lacking = known.is_none_or(|known| known < seq);
+            if lacking && noted.kept {
+                report.found(Finding::Lacking { writer: id, seq });
+                writer.checkpoint(checkpoint, report);
                 continue;
             }
-            self.found(Finding::Lacking { writer, seq });
-            self.checkpoint(checkpoint);
+            writer.sign(seq, checkpoint.hash, time, report);
+            writer.expect(seq.min(noted.arrived));
+            if lacking && noted.arrived == 0 {
+                let known = known.unwrap_or(0);
+                report.remarks.push(format!(
+                    "{id} had signed up to entry {seq} at {time}; here it is signed up to entry {known}, and whether the rest still waits in its spool cannot be seen from here"
+                ));
+            }
         }
+    }
+
+    /// Entries up to this one have arrived in the trail, as the one who sent them knows.
+    pub fn arrived(&mut self, writer: Uuid, seq: u64) {
+        of(&mut self.writers, &self.trust, writer).expect(seq);
     }
 
     /// The end.
     pub fn finish(mut self) -> Report {
-        let writers = std::mem::take(&mut self.writers);
-        for (writer, of) in writers {
-            let Some(latest) = of.latest else {
-                self.found(Finding::Unsealed { writer });
-                continue;
-            };
-            let reached = of.head.map_or(latest.pruned, |head| head.seq);
-            if reached < latest.seq {
-                self.found(Finding::Missing {
-                    writer,
-                    first: reached + 1,
-                    last: latest.seq,
-                });
+        self.keys.grow(&self.trust, &mut self.report);
+        for key in self.keys.strangers() {
+            self.report.found(Finding::UntrustedKey { key: key.to_owned() });
+        }
+        for id in &self.trust.expected {
+            if !self.writers.contains_key(id) {
+                self.report.found(Finding::Unsealed { writer: *id });
             }
-            let behind = reached.saturating_sub(latest.seq);
-            self.report.writers.push((writer, latest.seq, behind));
+        }
+        let mut owners: BTreeMap<&str, u64> = BTreeMap::new();
+        for (_, mut writer) in std::mem::take(&mut self.writers) {
+            writer.prepare(&self.trust, &mut self.report);
+            if let Some(root) = writer
+                .owner
+                .as_deref()
+                .and_then(|owner| self.trust.roots.get(owner))
+            {
+                *owners.entry(root).or_default() += 1;
+            }
+            writer.finish(&mut self.report);
+        }
+        for root in &self.trust.roots {
+            let signs = owners.get(root.as_str()).copied().unwrap_or(0);
+            if signs == 0 && !self.trust.maintainers.contains(root) {
+                self.report.remarks.push(format!(
+                    "{root} is trusted and has signed for no writer: its node has written nothing yet, or all that it wrote was removed"
+                ));
+            }
+            if signs > 1 {
+                self.report.remarks.push(format!(
+                    "{root} signs for {signs} writers: a node whose database was made anew has a new one"
+                ));
+            }
         }
         self.report
     }
 
-    fn writer(&mut self, writer: Uuid) -> &mut Writer {
-        self.writers.entry(writer).or_insert_with(|| Writer {
-            signed: BTreeMap::new(),
-            latest: None,
-            head: None,
-        })
+    /// What is signed comes first: later it would prove nothing of what has passed.
+    fn is_early(&mut self) {
+        if self.begun {
+            self.found(Finding::Other(
+                "a key or a statement stands behind entries: it was moved, or inserted".to_owned(),
+            ));
+        }
     }
 
-    fn digest(&mut self, writer: Uuid, seq: u64, digest: Hash, hash: Option<Hash>, id: &str) {
-        let id = || id.to_owned();
-        let of = self.writer(writer);
-        // What was pruned ends where the latest checkpoint says, and what is left begins there.
-        let start = of.latest.as_ref().map_or(Head::new(writer), |latest| Head {
-            writer,
-            seq: latest.pruned,
-            hash: latest.pruned_hash,
-        });
-        let mut head = *of.head.get_or_insert(start);
-        if seq <= head.seq {
-            self.found(Finding::Misplaced {
+    /// The writer whose owner has signed this. Anything else is found.
+    fn owned(&mut self, checkpoint: &Checkpoint) -> Option<(&mut Writer, &mut Report)> {
+        let (writer, seq) = (checkpoint.writer, checkpoint.seq);
+        self.keys.grow(&self.trust, &mut self.report);
+        let Some(signer) = self.keys.signer(&checkpoint.signed(), &checkpoint.signatures) else {
+            self.report.found(Finding::Forged { writer, seq });
+            return None;
+        };
+        let known = of(&mut self.writers, &self.trust, writer);
+        // The first that signs for a writer has it.
+        let owner = known.owner.get_or_insert_with(|| signer.to_owned());
+        if owner != signer {
+            self.report.found(Finding::Rival {
                 writer,
                 seq,
-                id: id(),
+                key: signer.to_owned(),
+                owner: owner.clone(),
             });
-            return;
+            return None;
         }
-        let gap = seq > head.seq + 1;
-        if gap {
-            self.found(Finding::Missing {
-                writer,
-                first: head.seq + 1,
-                last: seq - 1,
-            });
-        }
-        head.seq = seq - 1;
-        let link = head.link_digest(digest);
-        // Behind a gap nothing can be said of the first entry but what the signatures say.
-        if let Some(hash) = hash.filter(|hash| *hash != link.hash && !gap) {
-            self.found(Finding::Changed {
-                writer,
-                seq,
-                id: id(),
-            });
-            return self.go_on(writer, seq, hash);
-        }
-        self.go_on(writer, seq, hash.unwrap_or(link.hash));
+        Some((known, &mut self.report))
     }
 
-    /// Goes on from an entry by the hash that it claims, so that each change is found where it is.
-    fn go_on(&mut self, writer: Uuid, seq: u64, hash: Hash) {
-        let of = self.writer(writer);
-        of.head = Some(Head { writer, seq, hash });
-        if let Some((_, time)) = of.signed.get(&seq).filter(|(signed, _)| *signed != hash) {
-            let time = time.clone();
-            self.found(Finding::Rewritten { writer, seq, time });
-        }
+    /// A writer whose entries come.
+    fn walked(&mut self, writer: Uuid) -> (&mut Writer, &mut Report) {
+        self.begun = true;
+        let writer = of(&mut self.writers, &self.trust, writer);
+        writer.prepare(&self.trust, &mut self.report);
+        (writer, &mut self.report)
     }
+}
+
+fn of<'a>(writers: &'a mut BTreeMap<Uuid, Writer>, trust: &Trust, id: Uuid) -> &'a mut Writer {
+    let new = || Writer::new(id, trust.writers.get(&id).cloned());
+    writers.entry(id).or_insert_with(new)
 }
 
 #[cfg(test)]

@@ -25,6 +25,8 @@ pub enum AuditCommand {
     Verify(trail::VerifyArgs),
     /// Remove the oldest records
     Prune(trail::PruneArgs),
+    /// Show what others need to verify this node's records: its first key, with its writers
+    Keys(trail::KeysArgs),
     /// Sign checkpoints with a new key from now on
     RotateKey(trail::RotateArgs),
 }
@@ -107,6 +109,7 @@ pub(super) async fn audit(command: &AuditCommand) -> Result<Exit, Failure> {
         AuditCommand::Export(arguments) => trail::export(arguments).await,
         AuditCommand::Verify(arguments) => trail::verify(arguments).await,
         AuditCommand::Prune(arguments) => trail::prune(arguments).await,
+        AuditCommand::Keys(arguments) => trail::keys(arguments),
         AuditCommand::RotateKey(arguments) => trail::rotate_key(arguments),
     }
 }

@@ -71,6 +71,9 @@ pub enum Failure {
     /// `PostgreSQL` cannot be used.
     #[error(transparent)]
     Postgres(#[from] crate::audit::postgres::PgError),
+    /// The audit trail cannot be looked after.
+    #[error(transparent)]
+    Archive(#[from] crate::audit::archive::ArchiveError),
     /// The keys of the audit trail cannot be used.
     #[error(transparent)]
     Keys(#[from] crate::audit::seal::KeyError),
@@ -102,6 +105,7 @@ impl Failure {
             | Self::NotFound(_)
             | Self::Store(_)
             | Self::Postgres(_)
+            | Self::Archive(_)
             | Self::Keys(_)
             | Self::Export(_)
             | Self::Busy(_)

@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `zt-agent audit verify|export|prune|rotate-key`: what works on the trail itself, with or without an agent.
+//! `zt-agent audit verify|export|prune|keys|rotate-key`: what works on the trail itself, with or without an agent.
+
+mod progress;
+mod trust;
+mod verify;
 
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, BufWriter, Write as _};
+use std::io::{self, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
-use serde_json::json;
 
+pub(super) use self::verify::{VerifyArgs, verify};
 use super::audit::FilterArgs;
 use super::exit::{Exit, Failure};
-use super::output::{Format, Output, json};
 use super::run::RunArgs;
 use super::when::When;
 use crate::audit::archive;
@@ -19,10 +22,9 @@ use crate::audit::export;
 use crate::audit::postgres::{Target, Upkeep, Walk};
 use crate::audit::query::Filter;
 use crate::audit::record::Timestamp;
-use crate::audit::seal::{KeyRecord, Keys};
+use crate::audit::seal::Keys;
 use crate::audit::sqlite::{Reader, Settings, Store, default_keys};
 use crate::audit::store::Trail;
-use crate::audit::verify::{Report, Verifier};
 use crate::config::Config;
 
 /// How long pruning waits for somebody else who is at it.
@@ -59,102 +61,6 @@ impl StoreArgs {
         };
         Ok((config, dsn, keys))
     }
-}
-
-/// Arguments of `audit verify`.
-#[derive(Debug, Args)]
-pub struct VerifyArgs {
-    /// An export to check (JSON Lines; `-` for standard input) instead of the database
-    file: Option<PathBuf>,
-    #[command(flatten)]
-    store: StoreArgs,
-    /// Id of the first key to trust, as `audit verify` or the log of the first start has shown it, where the directory
-    /// of keys is not at hand
-    #[arg(long, value_name = "KEY")]
-    trust: Vec<String>,
-    #[command(flatten)]
-    output: Output,
-}
-
-/// Checks a trail; 1 where something is wrong with it.
-pub(super) async fn verify(arguments: &VerifyArgs) -> Result<Exit, Failure> {
-    let (roots, noted) = trusted(arguments)?;
-    let verifier = Verifier::new(roots);
-    let verifier = match &arguments.file {
-        Some(file) if file == Path::new("-") => export::verify_lines(io::stdin().lock().lines(), verifier)?,
-        Some(file) => {
-            let open = File::open(file);
-            let open =
-                open.map_err(|error| Failure::Usage(format!("cannot open {}: {error}", file.display())))?;
-            export::verify_lines(BufReader::new(open).lines(), verifier)?
-        }
-        None => {
-            let (_, dsn, _) = arguments.store.load()?;
-            if archive::is_postgres(&dsn) {
-                // What is noted here may still wait in the spool: it says nothing about the server's end of the trail.
-                export::verify(&mut Walk::begin(&Target::parse(&dsn)?).await?, verifier, &[]).await?
-            } else {
-                export::verify(&mut Reader::open(&dsn).await?, verifier, &noted).await?
-            }
-        }
-    };
-    // What is noted is of now, and an export may be older.
-    let report = verifier.finish();
-    show(&report, arguments.output.format)?;
-    Ok(if report.is_clean() {
-        Exit::Done
-    } else {
-        Exit::Failed
-    })
-}
-
-/// The ids that are trusted, and the last checkpoints that are kept beside the keys.
-fn trusted(arguments: &VerifyArgs) -> Result<(Vec<String>, Vec<crate::audit::seal::Checkpoint>), Failure> {
-    if !arguments.trust.is_empty() {
-        return Ok((arguments.trust.clone(), Vec::new()));
-    }
-    let (_, _, directory) = arguments.store.load()?;
-    let Some(keys) = Keys::list(&directory)? else {
-        return Err(Failure::Usage(format!(
-            "{} has no keys to trust: name their directory with --keys, or the first key's id with --trust",
-            directory.display()
-        )));
-    };
-    let roots = keys.into_iter().map(|KeyRecord { key, .. }| key).collect();
-    Ok((roots, Keys::noted(&directory)?))
-}
-
-fn show(report: &Report, format: Format) -> Result<(), Failure> {
-    if format == Format::Json {
-        let findings: Vec<String> = report.findings.iter().map(ToString::to_string).collect();
-        let writers: Vec<_> = report
-            .writers
-            .iter()
-            .map(|(writer, sealed, behind)| json!({ "writer": writer, "sealed": sealed, "behind": behind }))
-            .collect();
-        json(&json!({
-            "clean": report.is_clean(), "entries": report.entries, "checkpoints": report.checkpoints,
-            "findings": findings, "finding_count": report.count, "writers": writers,
-        }))?;
-        return Ok(());
-    }
-    let mut out = io::stdout().lock();
-    for finding in &report.findings {
-        writeln!(out, "{finding}")?;
-    }
-    let more = report.count - report.findings.len() as u64;
-    if more > 0 {
-        writeln!(out, "and {more} more")?;
-    }
-    for (writer, sealed, behind) in &report.writers {
-        write!(out, "writer {writer}: signed up to entry {sealed}")?;
-        if *behind > 0 {
-            write!(out, "; {behind} later ones are not signed yet")?;
-        }
-        writeln!(out)?;
-    }
-    writeln!(out, "{}", export::summary(report))?;
-    Ok(())
 }
 
 /// How to write an export.
@@ -262,11 +168,19 @@ pub(super) async fn prune(arguments: &PruneArgs) -> Result<Exit, Failure> {
         let days = u32::try_from(age).map_err(|_| {
             Failure::Usage("--before: PostgreSQL removes whole days, which must be past".to_owned())
         })?;
-        let kept = in_turn(&Target::parse(&dsn)?, days).await?;
+        let kept = in_turn(&Target::parse(&dsn)?, days, &keys).await?;
         println!(
             "{} records removed with {} days of before {before}; {} partitions made ahead",
             kept.records, kept.dropped, kept.made
         );
+        if kept.records > 0
+            && let Some(signer) = Keys::list(&keys)?.and_then(|keys| keys.into_iter().next())
+        {
+            println!(
+                "stated and signed: `audit verify` needs --maintainer {}",
+                signer.key
+            );
+        }
         return Ok(Exit::Done);
     }
     // Only what is there: `Store::open` would make it.
@@ -285,10 +199,10 @@ pub(super) async fn prune(arguments: &PruneArgs) -> Result<Exit, Failure> {
 }
 
 /// Looks after the tables, when whoever does so at this moment has ended.
-async fn in_turn(target: &Target, days: u32) -> Result<Upkeep, Failure> {
+async fn in_turn(target: &Target, days: u32, keys: &Path) -> Result<Upkeep, Failure> {
     let deadline = Instant::now() + TURN_TIME;
     loop {
-        if let Some(kept) = archive::keep(target, days).await? {
+        if let Some(kept) = archive::keep(target, days, keys).await? {
             return Ok(kept);
         }
         if Instant::now() >= deadline {
@@ -318,5 +232,35 @@ pub(super) fn rotate_key(arguments: &RotateArgs) -> Result<Exit, Failure> {
     }
     let keys = Keys::rotate(&directory)?;
     println!("checkpoints are signed with {} from now on", keys.current().key);
+    Ok(Exit::Done)
+}
+
+/// Arguments of `audit keys`.
+#[derive(Debug, Args)]
+pub struct KeysArgs {
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+/// Prints what others need to verify this node's records: its first key, with each of its writers.
+pub(super) fn keys(arguments: &KeysArgs) -> Result<Exit, Failure> {
+    let (_, _, directory) = arguments.store.load()?;
+    let Some(root) = Keys::list(&directory)?.and_then(|keys| keys.into_iter().next()) else {
+        return Err(Failure::NotFound(format!(
+            "{} has no key yet: the agent makes it",
+            directory.display()
+        )));
+    };
+    let mut writers: Vec<_> = Keys::noted(&directory)?
+        .into_iter()
+        .map(|checkpoint| checkpoint.writer)
+        .collect();
+    writers.sort_unstable();
+    if writers.is_empty() {
+        println!("{}", root.key);
+    }
+    for writer in writers {
+        println!("{}={writer}", root.key);
+    }
     Ok(Exit::Done)
 }

@@ -11,7 +11,6 @@ use super::DAY;
 use super::shape::Shape;
 use crate::audit::query::HOUR;
 use crate::audit::record::{Entry, Kept};
-use crate::audit::seal::{Checkpoint, KeyRecord};
 
 /// Consecutive records of one writer that are shipped together. Shipping the same batch again changes nothing.
 #[derive(Clone, Debug)]
@@ -291,50 +290,4 @@ pub(super) async fn insert_batch(
         .execute(connection)
         .await?;
     Ok(done.rows_affected() == 1)
-}
-
-/// Keeps checkpoints and keys.
-pub(super) async fn insert_checkpoints(
-    connection: &mut PgConnection,
-    keys: &[KeyRecord],
-    checkpoints: &[Checkpoint],
-) -> Result<(), sqlx::Error> {
-    fn texts(values: &[impl serde::Serialize]) -> Result<Vec<String>, sqlx::Error> {
-        let texts = values.iter().map(serde_json::to_string).collect::<Result<_, _>>();
-        texts.map_err(|error| sqlx::Error::Encode(error.into()))
-    }
-    sqlx::query(
-        "INSERT INTO zt_audit.signing_key (created, text) SELECT * FROM unnest($1::bigint[], $2::text[])
-         ON CONFLICT DO NOTHING",
-    )
-    .bind(keys.iter().map(|key| key.created.0).collect::<Vec<i64>>())
-    .bind(texts(keys)?)
-    .execute(&mut *connection)
-    .await?;
-    sqlx::query(
-        "INSERT INTO zt_audit.checkpoint (writer, seq, time, text)
-         SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::text[]) ON CONFLICT DO NOTHING",
-    )
-    .bind(
-        checkpoints
-            .iter()
-            .map(|checkpoint| checkpoint.writer)
-            .collect::<Vec<Uuid>>(),
-    )
-    .bind(
-        checkpoints
-            .iter()
-            .map(|checkpoint| checkpoint.seq.cast_signed())
-            .collect::<Vec<i64>>(),
-    )
-    .bind(
-        checkpoints
-            .iter()
-            .map(|checkpoint| checkpoint.time.0)
-            .collect::<Vec<i64>>(),
-    )
-    .bind(texts(checkpoints)?)
-    .execute(connection)
-    .await?;
-    Ok(())
 }

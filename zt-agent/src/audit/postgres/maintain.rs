@@ -6,13 +6,16 @@ use sqlx::{AssertSqlSafe, Connection as _};
 use time::OffsetDateTime;
 
 use super::connect::{Role, Target};
-use super::{DAY, PgError};
+use super::{DAY, PgError, pruning};
 use crate::audit::clock;
+use crate::audit::seal::Keys;
 
 /// Partitions that are made before their day comes.
 const AHEAD: i32 = 7;
 /// Most days whose strays get a partition of their own at a time: a writer with a broken clock must not make thousands.
 const MAX_STRAY_DAYS: i64 = 31;
+/// How often a day is looked at again that records still came to, before it is locked for as long as that takes.
+const LOOKS: usize = 3;
 /// Every partition but the default one.
 const PARTITIONS: &str = "
 SELECT c.relname::text FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
@@ -23,6 +26,7 @@ ORDER BY c.relname";
 #[derive(Debug)]
 pub struct Maintainer {
     connection: PgConnection,
+    keys: Option<Keys>,
 }
 
 /// What was done.
@@ -48,7 +52,19 @@ impl Maintainer {
                 place: target.place().to_owned(),
                 source,
             })?;
-        Ok(Self { connection })
+        Ok(Self {
+            connection,
+            keys: None,
+        })
+    }
+
+    /// Has what is dropped stated and signed: without that a verifier finds it missing.
+    #[must_use]
+    pub fn signing(self, keys: Keys) -> Self {
+        Self {
+            keys: Some(keys),
+            ..self
+        }
     }
 
     /// Makes the partitions that are missing and drops those older than `retention_days`.
@@ -125,26 +141,17 @@ impl Maintainer {
     async fn drop_before(&mut self, oldest: i32, kept: &mut Kept) -> Result<(), PgError> {
         let days = self.days().await?;
         for day in days.into_iter().take_while(|day| *day < oldest) {
-            let mut transaction = self.connection.begin().await?;
-            let name = name_of(day);
-            // Writers and readers of the trail wait while this is held: the counting comes before.
-            let records: i64 =
-                sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) FROM zt_audit.{name}")))
-                    .fetch_one(&mut *transaction)
-                    .await?;
-            sqlx::raw_sql(AssertSqlSafe(format!("DROP TABLE zt_audit.{name}")))
-                .execute(&mut *transaction)
-                .await?;
-            transaction.commit().await?;
+            kept.records += self.drop_day(&name_of(day)).await?;
             kept.dropped += 1;
-            kept.records += records.cast_unsigned();
         }
         let start = start_of(oldest);
-        let strays = sqlx::query("DELETE FROM zt_audit.record_other WHERE time < $1")
-            .bind(start)
-            .execute(&mut self.connection)
-            .await?;
-        kept.records += strays.rows_affected();
+        let mut transaction = self.connection.begin().await?;
+        let (strays, spans) = pruning::delete_strays(&mut transaction, start).await?;
+        if let Some(keys) = &self.keys {
+            pruning::state(&mut transaction, keys, &spans).await?;
+        }
+        transaction.commit().await?;
+        kept.records += strays;
         for sql in [
             "DELETE FROM zt_audit.bucket WHERE hour < $1::bigint / 3600000000000",
             "DELETE FROM zt_audit.shape WHERE day < $1::bigint / 86400000000000",
@@ -153,6 +160,45 @@ impl Maintainer {
             sqlx::query(sql).bind(start).execute(&mut self.connection).await?;
         }
         Ok(())
+    }
+
+    /// Drops a partition, and states in the same transaction what was in it. Returns how many records that were.
+    async fn drop_day(&mut self, name: &str) -> Result<u64, PgError> {
+        // Names are made of digits.
+        let count = || AssertSqlSafe(format!("SELECT count(*) FROM zt_audit.{name}"));
+        let mut looks = 0;
+        loop {
+            // Writers and readers of the trail wait while the tables are locked: what takes long comes before, and holds
+            // if nothing has come to that day since.
+            let before: i64 = sqlx::query_scalar(count())
+                .fetch_one(&mut self.connection)
+                .await?;
+            let mut spans = match &self.keys {
+                Some(_) => pruning::spans(&mut self.connection, name).await?,
+                None => Vec::new(),
+            };
+            let mut transaction = self.connection.begin().await?;
+            let lock = format!("LOCK TABLE ONLY zt_audit.record, zt_audit.{name} IN ACCESS EXCLUSIVE MODE");
+            sqlx::raw_sql(AssertSqlSafe(lock))
+                .execute(&mut *transaction)
+                .await?;
+            let records: i64 = sqlx::query_scalar(count()).fetch_one(&mut *transaction).await?;
+            looks += 1;
+            if records != before && looks < LOOKS {
+                continue;
+            }
+            if let Some(keys) = &self.keys {
+                if records != before {
+                    spans = pruning::spans(&mut transaction, name).await?;
+                }
+                pruning::state(&mut transaction, keys, &spans).await?;
+            }
+            sqlx::raw_sql(AssertSqlSafe(format!("DROP TABLE zt_audit.{name}")))
+                .execute(&mut *transaction)
+                .await?;
+            transaction.commit().await?;
+            return Ok(records.cast_unsigned());
+        }
     }
 }
 

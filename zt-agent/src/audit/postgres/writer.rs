@@ -11,7 +11,8 @@ use uuid::Uuid;
 use super::PgError;
 use super::batch::{self, Batch, Shaped};
 use super::connect::{Role, Target};
-use crate::audit::seal::{Checkpoint, KeyRecord};
+use super::statements;
+use crate::audit::seal::{Checkpoint, Gap, KeyRecord};
 
 /// How long a batch may take; longer than the server's own limit for a statement, and shorter than a dead connection.
 const BATCH_TIME: Duration = Duration::from_secs(90);
@@ -73,13 +74,22 @@ impl Writer {
         Ok(counted)
     }
 
-    /// Keeps checkpoints and the keys that signed them. Those that were kept before stay as they are.
-    pub async fn seal(&mut self, keys: &[KeyRecord], checkpoints: &[Checkpoint]) -> Result<(), PgError> {
+    /// Keeps what was signed, and the keys that signed it. What was kept before stays as it is.
+    pub async fn seal(
+        &mut self,
+        keys: &[KeyRecord],
+        checkpoints: &[Checkpoint],
+        gaps: &[Gap],
+    ) -> Result<(), PgError> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => self.connect().await?,
         };
-        let sending = batch::insert_checkpoints(&mut connection, keys, checkpoints);
+        let sending = async {
+            statements::insert_keys(&mut connection, keys).await?;
+            statements::insert_gaps(&mut connection, gaps).await?;
+            statements::insert_checkpoints(&mut connection, checkpoints).await
+        };
         let Ok(sent) = tokio::time::timeout(BATCH_TIME, sending).await else {
             return Err(PgError::Slow {
                 seconds: BATCH_TIME.as_secs(),

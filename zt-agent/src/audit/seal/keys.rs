@@ -41,7 +41,8 @@ pub struct KeyRecord {
 }
 
 impl KeyRecord {
-    fn signed(&self) -> Vec<u8> {
+    /// The bytes that are signed.
+    pub fn signed(&self) -> Vec<u8> {
         let mut bytes = b"zt-audit-key-1".to_vec();
         bytes.extend_from_slice(&self.created.0.to_be_bytes());
         bytes.extend_from_slice(self.algorithm.as_bytes());
@@ -64,9 +65,9 @@ impl KeyRecord {
                 .any(|key| key.has_signed(&self.signed(), &self.signatures))
     }
 
-    /// Whether one of the signatures is this key's, and holds.
+    /// Whether one of the signatures is this key's, and holds. Never for a key of an algorithm that we do not know.
     pub fn has_signed(&self, bytes: &[u8], signatures: &[Signature]) -> bool {
-        let Some(public) = unhex(&self.public) else {
+        let Some(public) = unhex(&self.public).filter(|_| self.algorithm == ALGORITHM) else {
             return false;
         };
         let public = UnparsedPublicKey::new(&ED25519, public);

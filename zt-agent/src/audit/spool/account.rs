@@ -110,10 +110,10 @@ impl Account {
         self.oldest.store(oldest.unwrap_or(0), Ordering::Relaxed);
     }
 
-    /// Takes over what is noted on disk.
-    pub(super) fn moved(&self, noted: &Shipping, head: u64) {
+    /// Takes over what is noted on disk. Of what is not shipped, `lost` records are not there any more.
+    pub(super) fn moved(&self, noted: &Shipping, head: u64, lost: u64) {
         self.waiting
-            .store(head.saturating_sub(noted.shipped), Ordering::Relaxed);
+            .store(head.saturating_sub(noted.shipped + lost), Ordering::Relaxed);
         self.position.send_replace(noted.shipped);
         let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
         let (dropped, refused) = *before.get_or_insert((noted.dropped, noted.refused));

@@ -89,8 +89,16 @@ impl Shipper {
         if self.batch.is_none() {
             self.batch = self.spool.next_batch(self.most).await?;
         }
+        // Before each batch: so that on the server nothing is missing without a word, and under load what is there is
+        // soon signed.
+        let before = self.batch.as_ref().map_or(u64::MAX, |batch| batch.first_seq);
+        match self.state(before).await? {
+            Round::Failed => return Ok(Round::Failed),
+            Round::Shipped if self.batch.is_none() => return Ok(Round::Shipped),
+            Round::Shipped | Round::Idle => {}
+        }
         let Some(batch) = &self.batch else {
-            return self.seal().await;
+            return Ok(Round::Idle);
         };
         match self.writer.ship(batch).await {
             Ok(_) => {
@@ -117,29 +125,27 @@ impl Shipper {
         }
     }
 
-    /// Ships checkpoints that the server does not have.
-    async fn seal(&mut self) -> Result<Round, StoreError> {
-        let checkpoints = self
-            .spool
-            .store()
-            .checkpoints_after(self.spool.checkpoint_row().await)
-            .await?;
-        let Some((row, _)) = checkpoints.last() else {
+    /// Ships what was signed and the server does not have: what was given up before an entry, and where the chain stood up
+    /// to what has arrived.
+    async fn state(&mut self, before: u64) -> Result<Round, StoreError> {
+        let statements = self.spool.statements(before).await?;
+        if statements.gaps.is_empty() && statements.checkpoints.is_empty() {
             return Ok(Round::Idle);
-        };
-        let row = *row;
-        let keys = self.spool.store().signing_keys().await?;
-        let checkpoints: Vec<_> = checkpoints
-            .into_iter()
-            .map(|(_, checkpoint)| checkpoint)
-            .collect();
-        match self.writer.seal(&keys, &checkpoints).await {
-            Ok(()) => {
-                self.spool.sealed(row).await?;
-                Ok(Round::Shipped)
-            }
-            Err(error) => Ok(self.failed(&error)),
         }
+        let keys = self.spool.store().signing_keys().await?;
+        let gaps: Vec<_> = statements.gaps.iter().map(|(_, gap)| gap.clone()).collect();
+        let checkpoints = statements.checkpoints.iter();
+        let checkpoints: Vec<_> = checkpoints.map(|(_, checkpoint)| checkpoint.clone()).collect();
+        match self.writer.seal(&keys, &checkpoints, &gaps).await {
+            Ok(()) => {}
+            Err(error) if error.is_of_the_batch() => {
+                tracing::error!(%error, "PostgreSQL refuses what was signed: `audit verify` will find that it is not there");
+                self.spool.account().failed(&error);
+            }
+            Err(error) => return Ok(self.failed(&error)),
+        }
+        self.spool.stated(&statements).await?;
+        Ok(Round::Shipped)
     }
 
     fn failed(&self, error: &PgError) -> Round {

@@ -121,6 +121,20 @@ pub(super) async fn append(
     Ok(())
 }
 
+/// Gives entries their places in the chain without keeping them. Returns where the chain ends then.
+pub(super) async fn skip(
+    connection: &mut SqliteConnection,
+    mut head: Head,
+    entries: &[Entry],
+    mark: Option<RingMark>,
+) -> Result<Head, StoreError> {
+    for entry in entries {
+        head.link(entry);
+    }
+    write_trail(connection, &head, 0, mark).await?;
+    Ok(head)
+}
+
 /// Keeps names of numbers.
 pub(super) async fn remember(connection: &mut SqliteConnection, names: &[Named]) -> Result<(), StoreError> {
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;

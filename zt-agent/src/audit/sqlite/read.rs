@@ -10,10 +10,10 @@ use uuid::Uuid;
 
 use super::append::head;
 use super::{StoreError, dsn, reading, rows, schema};
-use crate::audit::seal::{Checkpoint, KeyRecord};
-use crate::audit::store::{Found, Trail};
+use crate::audit::seal::{Checkpoint, Gap, KeyRecord};
+use crate::audit::store::{Found, Statement, Told, Trail};
 
-/// Entries read at a time.
+/// Entries read at a time, and statements.
 const ROWS: i64 = 2048;
 
 /// A file, at one moment.
@@ -21,8 +21,21 @@ const ROWS: i64 = 2048;
 pub struct Reader {
     connection: SqliteConnection,
     writer: Uuid,
-    /// The first row that was not read yet.
+    /// The first row that was not read yet, and the first checkpoint.
     next: i64,
+    next_checkpoint: i64,
+    gaps_told: bool,
+}
+
+/// How far a spool has shipped.
+#[derive(Clone, Debug)]
+pub struct Shipped {
+    /// Whose spool it is.
+    pub writer: Uuid,
+    /// Up to this entry the server has all, or they were given up.
+    pub seq: u64,
+    /// The last checkpoint that the server has.
+    pub checkpoint: Option<Checkpoint>,
 }
 
 impl Reader {
@@ -41,7 +54,9 @@ impl Reader {
         Ok(Self {
             connection,
             writer,
-            next: 0,
+            next: i64::MIN,
+            next_checkpoint: 0,
+            gaps_told: false,
         })
     }
 
@@ -50,19 +65,38 @@ impl Reader {
         dsn::path(dsn)
     }
 
-    async fn texts<T: serde::de::DeserializeOwned>(
-        &mut self,
-        sql: &'static str,
-    ) -> Result<Vec<T>, StoreError> {
-        let texts: Vec<(i64, String)> = sqlx::query_as(sql).fetch_all(&mut self.connection).await?;
-        let parsed = texts.into_iter().map(|(row, text)| {
+    /// How far shipping is, where the file is a spool.
+    pub async fn shipped(&mut self) -> Result<Option<Shipped>, StoreError> {
+        if !self.has_table("shipping").await? {
+            return Ok(None);
+        }
+        let (seq, row): (i64, i64) = sqlx::query_as("SELECT shipped, checkpoint FROM shipping")
+            .fetch_one(&mut self.connection)
+            .await?;
+        let text: Option<String> = sqlx::query_scalar("SELECT text FROM checkpoint WHERE row = ?")
+            .bind(row)
+            .fetch_optional(&mut self.connection)
+            .await?;
+        let parse = |text: String| {
             serde_json::from_str(&text).map_err(|_| StoreError::Damaged {
                 row,
-                column: "text of a checkpoint or key",
+                column: "text of a checkpoint",
                 found: text,
             })
-        });
-        parsed.collect()
+        };
+        Ok(Some(Shipped {
+            writer: self.writer,
+            seq: seq.cast_unsigned(),
+            checkpoint: text.map(parse).transpose()?,
+        }))
+    }
+
+    async fn has_table(&mut self, name: &str) -> Result<bool, StoreError> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?)";
+        Ok(sqlx::query_scalar(sql)
+            .bind(name)
+            .fetch_one(&mut self.connection)
+            .await?)
     }
 }
 
@@ -74,16 +108,47 @@ pub fn default_keys(path: &Path) -> std::path::PathBuf {
 impl Trail for Reader {
     type Error = StoreError;
 
-    async fn keys(&mut self) -> Result<Vec<KeyRecord>, StoreError> {
-        self.texts("SELECT row, text FROM signing_key ORDER BY row").await
+    async fn keys(&mut self) -> Result<Vec<Told<KeyRecord>>, StoreError> {
+        let rows: Vec<(i64, String, String)> =
+            sqlx::query_as("SELECT row, key, text FROM signing_key ORDER BY row")
+                .fetch_all(&mut self.connection)
+                .await?;
+        let told = |(row, key, text): (i64, String, String)| {
+            let same = |read: &KeyRecord| read.key == key;
+            Told::text(format!("row {row} of the keys"), &text, same)
+        };
+        Ok(rows.into_iter().map(told).collect())
     }
 
-    async fn checkpoints(&mut self) -> Result<Vec<Checkpoint>, StoreError> {
-        self.texts("SELECT row, text FROM checkpoint ORDER BY row").await
+    async fn statements(&mut self) -> Result<Vec<Told<Statement>>, StoreError> {
+        let rows: Vec<(i64, i64, String)> =
+            sqlx::query_as("SELECT row, seq, text FROM checkpoint WHERE row >= ? ORDER BY row LIMIT ?")
+                .bind(self.next_checkpoint)
+                .bind(ROWS)
+                .fetch_all(&mut self.connection)
+                .await?;
+        if let Some((row, ..)) = rows.last() {
+            self.next_checkpoint = row + 1;
+        }
+        let told = |(row, seq, text): (i64, i64, String)| {
+            let same = |read: &Checkpoint| read.seq == seq.cast_unsigned();
+            Told::text(format!("row {row} of the checkpoints"), &text, same).map(Statement::Checkpoint)
+        };
+        let mut told: Vec<_> = rows.into_iter().map(told).collect();
+        if !std::mem::replace(&mut self.gaps_told, true) && self.has_table("gap").await? {
+            let gaps: Vec<(i64, String)> =
+                sqlx::query_as("SELECT row, text FROM gap WHERE text IS NOT NULL ORDER BY row")
+                    .fetch_all(&mut self.connection)
+                    .await?;
+            told.extend(gaps.into_iter().map(|(row, text)| {
+                Told::text(format!("row {row} of the gaps"), &text, |_: &Gap| true).map(Statement::Gap)
+            }));
+        }
+        Ok(told)
     }
 
     async fn more(&mut self) -> Result<Vec<Found>, StoreError> {
-        let rows = sqlx::query(rows::FROM)
+        let rows = sqlx::query(rows::ALL_FROM)
             .bind(self.next)
             .bind(ROWS)
             .fetch_all(&mut self.connection)

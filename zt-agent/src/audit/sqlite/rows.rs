@@ -18,7 +18,7 @@ use crate::audit::record::{
 
 /// All of an entry: what [`kept`] reads.
 macro_rules! entries {
-    ($tail:literal) => {
+    ($join:literal, $tail:literal) => {
         concat!(
             "SELECT r.row, r.id, r.time, r.revision, r.latency, r.source_address, r.source_port,
                     r.destination_address, r.pid, r.comm, r.caller, r.count, r.change, r.hash,
@@ -32,16 +32,21 @@ macro_rules! entries {
                     (SELECT text FROM name WHERE id = r.source_pod) AS source_pod,
                     (SELECT text FROM name WHERE id = r.destination_pod) AS destination_pod,
                     (SELECT writer FROM trail) AS writer
-             FROM record r JOIN shape s ON s.id = r.shape ",
+             FROM record r ",
+            $join,
+            " shape s ON s.id = r.shape ",
             $tail
         )
     };
 }
 
-const THESE: &str = entries!("WHERE r.row IN (SELECT value FROM json_each(?1))");
+const THESE: &str = entries!("JOIN", "WHERE r.row IN (SELECT value FROM json_each(?1))");
 
 /// The next entries from a row on, in order.
-pub(super) const FROM: &str = entries!("WHERE r.row >= ?1 ORDER BY r.row LIMIT ?2");
+pub(super) const FROM: &str = entries!("JOIN", "WHERE r.row >= ?1 ORDER BY r.row LIMIT ?2");
+
+/// The same, with those that lack their shape: they are unreadable, not gone.
+pub(super) const ALL_FROM: &str = entries!("LEFT JOIN", "WHERE r.row >= ?1 ORDER BY r.row LIMIT ?2");
 
 /// The entries of these rows, in any order.
 pub(super) async fn these(connection: &mut SqliteConnection, rows: &[i64]) -> Result<Vec<Kept>, StoreError> {

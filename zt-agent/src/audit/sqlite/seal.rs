@@ -67,13 +67,7 @@ pub(super) async fn sign(
     if last == Some((head.seq.cast_signed(), pruned)) {
         return Ok(None);
     }
-    for key in keys.records() {
-        sqlx::query("INSERT OR IGNORE INTO signing_key (key, text) VALUES (?, ?)")
-            .bind(&key.key)
-            .bind(text(key))
-            .execute(&mut *connection)
-            .await?;
-    }
+    keep_keys(connection, keys).await?;
     let pruned_to = (pruned.cast_unsigned(), Hash(pruned_hash));
     let checkpoint = Checkpoint::sign(head, Timestamp(clock::now()), pruned_to, keys);
     sqlx::query("INSERT INTO checkpoint (seq, pruned, text) VALUES (?, ?, ?)")
@@ -89,7 +83,19 @@ pub(super) async fn sign(
     Ok(Some(checkpoint))
 }
 
-fn text(value: &impl serde::Serialize) -> String {
+/// Keeps the public parts beside what they have signed.
+pub(super) async fn keep_keys(connection: &mut SqliteConnection, keys: &Keys) -> Result<(), StoreError> {
+    for key in keys.records() {
+        sqlx::query("INSERT OR IGNORE INTO signing_key (key, text) VALUES (?, ?)")
+            .bind(&key.key)
+            .bind(text(key))
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
+}
+
+pub(super) fn text(value: &impl serde::Serialize) -> String {
     // Plain structures of texts and numbers: this does not fail.
     serde_json::to_string(value).unwrap_or_default()
 }

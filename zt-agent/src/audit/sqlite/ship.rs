@@ -7,7 +7,7 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{Connection as _, Row as _};
 
 use super::schema::SEGMENT_ROWS;
-use super::{Store, StoreError, rows};
+use super::{Store, StoreError, gaps, rows};
 use crate::audit::query::HOUR;
 use crate::audit::record::Kept;
 use crate::audit::seal::{Checkpoint, KeyRecord};
@@ -48,7 +48,9 @@ impl Store {
     /// How far shipping is.
     pub async fn shipping(&self) -> Result<Shipping, StoreError> {
         let mut writer = self.writer.lock().await;
-        sqlx::raw_sql(TABLE).execute(&mut writer.connection).await?;
+        for tables in [TABLE, gaps::TABLES] {
+            sqlx::raw_sql(tables).execute(&mut writer.connection).await?;
+        }
         let numbers: (i64, i64, i64, i64, i64, i64) =
             sqlx::query_as("SELECT shipped, planned, gap, dropped, refused, checkpoint FROM shipping")
                 .fetch_one(&mut writer.connection)
@@ -86,13 +88,16 @@ impl Store {
         Ok(records)
     }
 
-    /// Checkpoints behind a row of their table, oldest first, with their row; at most a thousand.
-    pub async fn checkpoints_after(&self, row: i64) -> Result<Vec<(i64, Checkpoint)>, StoreError> {
-        let texts: Vec<(i64, String)> =
-            sqlx::query_as("SELECT row, text FROM checkpoint WHERE row > ? ORDER BY row LIMIT 1000")
-                .bind(row)
-                .fetch_all(&self.readers)
-                .await?;
+    /// Checkpoints behind a row of their table that speak of no entry behind `seq`, oldest first, with their row; at most a
+    /// thousand.
+    pub async fn checkpoints_after(&self, row: i64, seq: u64) -> Result<Vec<(i64, Checkpoint)>, StoreError> {
+        let texts: Vec<(i64, String)> = sqlx::query_as(
+            "SELECT row, text FROM checkpoint WHERE row > ? AND seq <= ? ORDER BY row LIMIT 1000",
+        )
+        .bind(row)
+        .bind(i64::try_from(seq).unwrap_or(i64::MAX))
+        .fetch_all(&self.readers)
+        .await?;
         let parsed = texts.into_iter().map(|(row, text)| Ok((row, parse(row, &text)?)));
         parsed.collect()
     }
@@ -148,41 +153,12 @@ impl Store {
 
     /// Removes records up to `last`, and in the same transaction notes how far shipping is. What they were is elsewhere,
     /// or counted by the caller: they are not "pruned".
-    pub async fn discard(&self, last: u64, shipping: &Shipping) -> Result<u64, StoreError> {
+    pub async fn discard(&self, last: u64, shipping: &Shipping) -> Result<(), StoreError> {
         let mut writer = self.writer.lock().await;
         let mut transaction = writer.connection.begin_with("BEGIN IMMEDIATE").await?;
-        let gone = sqlx::query("DELETE FROM record WHERE row <= ?")
-            .bind(last.cast_signed())
-            .execute(&mut *transaction)
-            .await?;
-        let next = last.cast_signed() + 1;
-        for sql in [
-            "DELETE FROM span WHERE segment < ?1",
-            "DELETE FROM segment WHERE segment < ?1",
-        ] {
-            sqlx::query(sql)
-                .bind(next / SEGMENT_ROWS)
-                .execute(&mut *transaction)
-                .await?;
-        }
-        // Nobody asks a spool for the graph. The shapes of what is left stay.
-        sqlx::query("DELETE FROM bucket WHERE hour < (SELECT min(min_time) FROM segment) / ?1")
-            .bind(HOUR)
-            .execute(&mut *transaction)
-            .await?;
-        let unused = sqlx::query(
-            "DELETE FROM shape WHERE NOT EXISTS (SELECT 1 FROM bucket WHERE bucket.shape = shape.id)",
-        )
-        .execute(&mut *transaction)
-        .await?;
-        if unused.rows_affected() > 0 {
-            sqlx::query("UPDATE trail SET shapes_gone = shapes_gone + 1")
-                .execute(&mut *transaction)
-                .await?;
-        }
-        note(&mut transaction, shipping).await?;
+        remove(&mut transaction, last, shipping).await?;
         transaction.commit().await?;
-        Ok(gone.rows_affected())
+        Ok(())
     }
 
     /// Gives free pages back to the file system, a little at a time, where the file is larger than `limit`.
@@ -203,7 +179,48 @@ impl Store {
     }
 }
 
-fn parse<T: serde::de::DeserializeOwned>(row: i64, text: &str) -> Result<T, StoreError> {
+/// Removes records up to `last`, with all that only they needed, and notes how far shipping is.
+pub(super) async fn remove(
+    connection: &mut SqliteConnection,
+    last: u64,
+    shipping: &Shipping,
+) -> Result<(), StoreError> {
+    let last = last.cast_signed();
+    for sql in [
+        // What was removed before is further back, if there is nothing here.
+        "INSERT OR REPLACE INTO discarded SELECT 1, row, hash FROM record WHERE row <= ? ORDER BY row DESC LIMIT 1",
+        "DELETE FROM record WHERE row <= ?",
+    ] {
+        sqlx::query(sql).bind(last).execute(&mut *connection).await?;
+    }
+    for sql in [
+        "DELETE FROM span WHERE segment < ?1",
+        "DELETE FROM segment WHERE segment < ?1",
+    ] {
+        sqlx::query(sql)
+            .bind((last + 1) / SEGMENT_ROWS)
+            .execute(&mut *connection)
+            .await?;
+    }
+    // Nobody asks a spool for the graph. The shapes of what is left stay.
+    sqlx::query("DELETE FROM bucket WHERE hour < (SELECT min(min_time) FROM segment) / ?1")
+        .bind(HOUR)
+        .execute(&mut *connection)
+        .await?;
+    let unused = sqlx::query(
+        "DELETE FROM shape WHERE NOT EXISTS (SELECT 1 FROM bucket WHERE bucket.shape = shape.id)",
+    )
+    .execute(&mut *connection)
+    .await?;
+    if unused.rows_affected() > 0 {
+        sqlx::query("UPDATE trail SET shapes_gone = shapes_gone + 1")
+            .execute(&mut *connection)
+            .await?;
+    }
+    note(connection, shipping).await
+}
+
+pub(super) fn parse<T: serde::de::DeserializeOwned>(row: i64, text: &str) -> Result<T, StoreError> {
     serde_json::from_str(text).map_err(|_| StoreError::Damaged {
         row,
         column: "text of a checkpoint or key",
@@ -211,7 +228,7 @@ fn parse<T: serde::de::DeserializeOwned>(row: i64, text: &str) -> Result<T, Stor
     })
 }
 
-async fn note(connection: &mut SqliteConnection, shipping: &Shipping) -> Result<(), StoreError> {
+pub(super) async fn note(connection: &mut SqliteConnection, shipping: &Shipping) -> Result<(), StoreError> {
     sqlx::query(
         "UPDATE shipping SET shipped = ?, planned = ?, gap = ?, dropped = ?, refused = ?, checkpoint = ?",
     )

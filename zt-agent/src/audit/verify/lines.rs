@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::{Finding, Verifier};
 use crate::audit::chain::Hash;
 use crate::audit::record::Kept;
-use crate::audit::seal::{Checkpoint, KeyRecord};
+use crate::audit::seal::{Checkpoint, Gap, KeyRecord};
 
 /// The first line, the last, and what is neither an entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +22,8 @@ pub enum Line {
     Key(KeyRecord),
     /// A checkpoint.
     Checkpoint(Checkpoint),
+    /// Entries that are not there, as somebody has signed.
+    Gap(Gap),
     /// Entries that the filters left out.
     Omitted {
         /// Whose.
@@ -64,7 +66,7 @@ struct Typed {
 /// Hands one line over. Returns the number of entries where it is the last line.
 pub fn read_line(verifier: &mut Verifier, text: &str) -> Result<Option<u64>, LineError> {
     let Typed { r#type } = serde_json::from_str(text)?;
-    if ["export", "key", "checkpoint", "omitted", "end"].contains(&&*r#type) {
+    if ["export", "key", "checkpoint", "gap", "omitted", "end"].contains(&&*r#type) {
         let line: Line = serde_json::from_str(text)?;
         canonical(&line, text)?;
         match line {
@@ -72,16 +74,17 @@ pub fn read_line(verifier: &mut Verifier, text: &str) -> Result<Option<u64>, Lin
             Line::Export { format } => return Err(LineError::Format { found: format }),
             Line::Key(key) => verifier.key(&key),
             Line::Checkpoint(checkpoint) => verifier.checkpoint(&checkpoint),
+            Line::Gap(gap) => verifier.gap(&gap),
             Line::Omitted { writer, seq, digests } => {
-                for (seq, digest) in (seq..).zip(digests) {
-                    verifier.omitted(writer, seq, digest);
+                for (number, digest) in (0..).zip(digests) {
+                    verifier.omitted(writer, seq.saturating_add(number), digest);
                 }
             }
             Line::End { entries } => {
-                if verifier.report.entries != entries {
+                if verifier.entries() != entries {
                     verifier.found(Finding::Other(format!(
                         "the export has {} entries and says that it has {entries}",
-                        verifier.report.entries
+                        verifier.entries()
                     )));
                 }
                 return Ok(Some(entries));

@@ -10,7 +10,9 @@ use crate::audit::record::Outcome;
 
 fn report(world: &World, bytes: &[u8]) -> Report {
     let lines = std::io::BufRead::lines(bytes);
-    verify_lines(lines, world.verifier()).expect("reads").finish()
+    verify_lines(lines, world.verifier(), &mut |_| ())
+        .expect("reads")
+        .finish()
 }
 
 #[tokio::test]
