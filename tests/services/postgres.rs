@@ -15,6 +15,8 @@ mod roles;
 mod spool;
 #[path = "postgres/trail.rs"]
 mod trail;
+#[path = "postgres/verify.rs"]
+mod verify;
 
 use uuid::Uuid;
 use zt_agent::audit::chain::Head;
