@@ -11,6 +11,7 @@ pub mod agent_files;
 pub mod btf;
 pub mod cgroup;
 pub mod datagram;
+pub mod engine;
 pub mod entries;
 pub mod hooks;
 pub mod http;
@@ -27,6 +28,7 @@ pub mod wait;
 
 pub use agent::{Agent, AgentBuilder};
 pub use cgroup::Cgroup;
+pub use engine::Engine;
 pub use network::Host;
 pub use probe::{Probe, Reply};
 pub use rules::{Policy, TCP, UDP, spiffe};

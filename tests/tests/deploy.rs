@@ -1,29 +1,199 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The files under `deploy/` against the code that reads them.
+//! The files under `deploy/`, and what the documentation says of them, against the code that reads them.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
-use zt_agent::config::{Config, Sources};
+use clap::Parser as _;
+use zt_agent::cli::Cli;
+use zt_agent::config::{Config, PolicySource, SETTINGS, Sources};
 
-#[test]
-fn the_sample_configuration_says_what_the_defaults_are() {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/agent.yaml");
+/// The samples of configuration.
+const SAMPLES: [&str; 4] = [
+    "deploy/agent.yaml",
+    "deploy/engine.yaml",
+    "deploy/cluster/agent.yaml",
+    "deploy/cluster/engine.yaml",
+];
+/// Pages and files that tell people what to write and to run.
+const TEXTS: [&str; 9] = [
+    "docs/engine.md",
+    "deploy/agent.yaml",
+    "deploy/engine.yaml",
+    "deploy/cluster/agent.yaml",
+    "deploy/cluster/engine.yaml",
+    "deploy/prometheus/zt.rules.yaml",
+    "deploy/zt-agent.service",
+    "deploy/zt-engine.service",
+    "deploy/postgres/roles.sql",
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn load(file: PathBuf) -> Config {
     let sources = Sources {
-        file: Some(file),
+        file: Some(file.clone()),
         ..Sources::default()
     };
-    assert_eq!(Config::load(&sources).unwrap(), Config::default());
+    Config::load(&sources).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
 #[test]
-fn the_sample_configuration_of_an_engine_loads() {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/engine.yaml");
-    let sources = Sources {
-        file: Some(file),
-        ..Sources::default()
-    };
-    let config = Config::load(&sources).unwrap();
+fn the_sample_configuration_says_what_the_defaults_are() {
+    assert_eq!(load(root().join("deploy/agent.yaml")), Config::default());
+}
+
+#[test]
+fn the_samples_load_and_say_what_they_are_for() {
+    let config = load(root().join("deploy/engine.yaml"));
     assert_eq!(config.policy_path, Path::new("/var/lib/zt-engine/policies"));
     assert_eq!(config.state_directory(), Path::new("/var/lib/zt-engine"));
+
+    let engine = load(root().join("deploy/cluster/engine.yaml"));
+    assert!(!engine.api.listen.ip().is_loopback() && engine.api.tls.all().is_some());
+    assert_eq!(engine.state_directory(), Path::new("/var/lib/zt-engine"));
+    assert_eq!(engine.policy_source, PolicySource::Directory);
+
+    let node = load(root().join("deploy/cluster/agent.yaml"));
+    assert_eq!(node.policy_source, PolicySource::Engine);
+    assert_eq!(node.state_directory(), Path::new("/var/lib/zt"));
+    // The node of the sample may follow the engine of the sample, and speak for itself.
+    let id = format!("spiffe://hanzo.ai/hanzo-k8s/nodes/{}", node.node);
+    let id = zt_agent::spiffe_id::SpiffeId::parse(&id).unwrap();
+    let rights = zt_agent::caller::Rights::of(&engine.api.callers, &id);
+    assert!(rights.speaks_for(&node.node) && rights.allow(zt_agent::caller::Act::Follow));
+    assert!(!rights.allow(zt_agent::caller::Act::Read));
+}
+
+/// The keys that a sample names, also those in comments (`# key: value`), with their lines.
+fn keys(text: &str) -> Vec<(usize, String)> {
+    let mut path: Vec<(usize, String)> = Vec::new();
+    let mut found = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        let indent = line.len() - line.trim_start().len();
+        let bare = line.trim_start();
+        let bare = bare.strip_prefix("# ").unwrap_or(bare);
+        let Some((key, rest)) = bare.split_once(':') else {
+            continue;
+        };
+        // Prose that has a colon has blanks before it.
+        if key.is_empty() || !key.chars().all(|char| char.is_ascii_alphanumeric()) {
+            continue;
+        }
+        path.retain(|(at, _)| *at < indent);
+        path.push((indent, key.to_owned()));
+        let whole: Vec<&str> = path.iter().map(|(_, key)| key.as_str()).collect();
+        let whole = whole.join(".");
+        match rest.trim().strip_prefix('{') {
+            Some(inline) => found.extend(inline.split(',').filter_map(|pair| {
+                let (key, _) = pair.split_once(':')?;
+                Some((number + 1, format!("{whole}.{}", key.trim())))
+            })),
+            None => found.push((number + 1, whole)),
+        }
+    }
+    found
+}
+
+#[test]
+fn every_key_that_a_sample_names_exists() {
+    let known = |key: &str| {
+        let below = format!("{key}.");
+        SETTINGS
+            .iter()
+            .any(|setting| setting.key == key || setting.key.starts_with(&below))
+    };
+    for sample in SAMPLES {
+        let text = fs::read_to_string(root().join(sample)).unwrap();
+        let keys = keys(&text);
+        assert!(keys.len() > 10, "{sample}: {keys:?}");
+        for (line, key) in keys {
+            assert!(known(&key), "{sample}:{line}: there is no setting {key}");
+        }
+        // So do the environment variables.
+        for word in text.split(|char: char| !(char.is_ascii_alphanumeric() || char == '_')) {
+            if word.starts_with("ZT_") && word.len() > 3 {
+                assert!(
+                    SETTINGS.iter().any(|setting| setting.variable == word),
+                    "{sample}: there is no variable {word}"
+                );
+            }
+        }
+    }
+}
+
+/// The commands that a text shows: in code, at a prompt, or started by systemd.
+fn commands(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for line in text.lines() {
+        let bare = line.trim();
+        if let Some(command) = bare
+            .strip_prefix("ExecStart=/usr/bin/")
+            .or(bare.strip_prefix("$ "))
+        {
+            found.push(command.to_owned());
+        } else {
+            found.extend(line.split('`').skip(1).step_by(2).map(str::to_owned));
+        }
+    }
+    found.retain(|command| command.starts_with("zt-agent ") && !command.contains(['|', '[', '…']));
+    found
+}
+
+#[test]
+fn every_command_and_flag_that_is_shown_exists() {
+    let mut seen = 0;
+    for name in TEXTS {
+        let text = fs::read_to_string(root().join(name)).unwrap();
+        for command in commands(&text) {
+            let words = command.split_whitespace();
+            if let Err(error) = Cli::try_parse_from(words) {
+                // What is only named may lack what it needs; what does not exist is another matter.
+                let kind = error.kind();
+                assert!(
+                    matches!(
+                        kind,
+                        clap::error::ErrorKind::MissingRequiredArgument
+                            | clap::error::ErrorKind::MissingSubcommand
+                            | clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+                    ),
+                    "{name}: `{command}`: {error}"
+                );
+            }
+            seen += 1;
+        }
+        // Flags that are named by themselves are those of some command.
+        for word in text
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .filter(|word| word.starts_with("--"))
+        {
+            let flag = word.trim_start_matches('-').split([' ', '=']).next().unwrap();
+            let known =
+                ["log-level", "file"].contains(&flag) || SETTINGS.iter().any(|setting| setting.flag == flag);
+            assert!(known, "{name}: there is no flag --{flag}");
+        }
+    }
+    assert!(seen > 12, "{seen} commands");
+}
+
+#[test]
+fn the_configuration_in_the_page_about_engines_loads() {
+    let page = fs::read_to_string(root().join("docs/engine.md")).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let blocks: Vec<&str> = page
+        .split("```yaml\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap())
+        .collect();
+    assert!(!blocks.is_empty());
+    for (number, block) in blocks.into_iter().enumerate() {
+        let file = directory.path().join(format!("{number}.yaml"));
+        fs::write(&file, block).unwrap();
+        load(file);
+    }
 }

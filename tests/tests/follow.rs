@@ -1,94 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A node that follows a policy engine: it enforces what the engine says, and goes on when the engine is gone.
 
-use std::fs::{self, File};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-use std::process::{Child, Command, Stdio};
+use std::net::{Ipv6Addr, SocketAddr};
+use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
-use serde_json::{Value, json};
+use anyhow::{Result, ensure};
+use serde_json::json;
 use zt_tests::agent::{Agent, DEADLINE, binary};
 use zt_tests::wait::wait_for;
-use zt_tests::{Party, Policy, Scene, TCP, http};
-
-/// An engine on the policy directory of a sandbox.
-struct Engine {
-    command: Command,
-    api: SocketAddr,
-    health: SocketAddr,
-    child: Option<Child>,
-}
-
-impl Engine {
-    fn new(scene: &Scene) -> Result<Self> {
-        let [api, health] = [(); 2].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
-        let (api, health) = (api?.local_addr()?, health?.local_addr()?);
-        let home = scene.sandbox().directory().join("engine");
-        fs::create_dir_all(&home)?;
-        fs::write(home.join("agent.yaml"), "node: the-engine\n")?;
-        let mut command = Command::new(binary()?);
-        command
-            .env_clear()
-            .arg("engine")
-            .arg("--config")
-            .arg(home.join("agent.yaml"))
-            .arg("--policy-path")
-            .arg(scene.sandbox().directory().join("policies"))
-            .arg("--identity-file")
-            .arg(home.join("workloads.yaml"))
-            .arg("--audit-dsn")
-            .arg(format!("sqlite://{}/audit.db", home.display()))
-            .arg("--api-socket")
-            .arg(home.join("agent.sock"))
-            .args([
-                "--api-listen",
-                &api.to_string(),
-                "--api-health",
-                &health.to_string(),
-            ])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(File::create(home.join("log"))?);
-        Ok(Self {
-            command,
-            api,
-            health,
-            child: None,
-        })
-    }
-
-    fn start(&mut self) -> Result<()> {
-        self.child = Some(self.command.spawn()?);
-        let health = self.health;
-        wait_for("the engine to be ready", DEADLINE, || {
-            let ready = http::get(health, "/readyz").ok();
-            Ok(ready.filter(|answer| answer.status == 200).map(drop))
-        })
-    }
-
-    fn kill(&mut self) -> Result<()> {
-        let mut child = self.child.take().context("the engine is not running")?;
-        child.kill()?;
-        child.wait()?;
-        Ok(())
-    }
-
-    fn url(&self) -> String {
-        format!("http://{}", self.api)
-    }
-
-    fn get(&self, path: &str) -> Result<Value> {
-        http::get(self.api, path)?.success()?.json()
-    }
-}
-
-impl Drop for Engine {
-    fn drop(&mut self) {
-        if self.child.is_some() {
-            let _ = self.kill();
-        }
-    }
-}
+use zt_tests::{Engine, Party, Policy, Scene, TCP, http};
 
 fn any(port: u16) -> SocketAddr {
     SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)
@@ -135,7 +55,8 @@ fn a_node_enforces_what_its_engine_says_and_goes_on_without_it() -> Result<()> {
         server.serve(any(port))?.local()?;
     }
     let (first, second) = (["ok", "EPERM"], ["EPERM", "ok"]);
-    let mut engine = Engine::new(&scene)?;
+    let policies = scene.sandbox().directory().join("policies");
+    let mut engine = Engine::new(scene.sandbox(), "engine", &policies)?;
     // It writes the policy into the directory of the engine; the node itself looks at another.
     let agent = scene
         .agent(&only("80"))?

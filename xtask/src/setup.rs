@@ -19,7 +19,7 @@ struct Program {
     required: bool,
 }
 
-const PROGRAMS: [Program; 5] = [
+const PROGRAMS: [Program; 7] = [
     Program {
         name: "ip",
         package: "iproute2",
@@ -50,10 +50,22 @@ const PROGRAMS: [Program; 5] = [
         purpose: "tests of the audit trail, and the demo's real PostgreSQL",
         required: true,
     },
+    Program {
+        name: "prometheus",
+        package: "prometheus",
+        purpose: "tests of the metrics, scraped by a real Prometheus",
+        required: true,
+    },
+    Program {
+        name: "promtool",
+        package: "prometheus",
+        purpose: "tests of the alerts",
+        required: true,
+    },
 ];
 
 /// Services that these packages would start and enable; nobody asked for them.
-const SERVICES: [&str; 2] = ["redis-server.service", "postgresql.service"];
+const SERVICES: [&str; 3] = ["redis-server.service", "postgresql.service", "prometheus.service"];
 
 /// Installs what is missing, or with `check` only reports it, and fails if something that is required is missing.
 pub(crate) fn run(check: bool) -> Result<()> {

@@ -19,7 +19,7 @@ pub(crate) enum Tier {
     Unit,
     /// Tests over real cgroups and network namespaces; as root
     Kernel,
-    /// Tests against real programs of others (PostgreSQL, schemathesis), each started for itself; as root
+    /// Tests against real programs of others (PostgreSQL, Prometheus, schemathesis), each started for itself; as root
     Services,
     /// Everything, after setting the machine up
     All,
@@ -63,7 +63,7 @@ pub(crate) fn run(tiers: &[Tier], arguments: &[String]) -> bool {
 }
 
 /// Tests of `tests/tests` that need a program of somebody else.
-const SERVICE_TESTS: [&str; 2] = ["postgres", "schemathesis"];
+const SERVICE_TESTS: [&str; 4] = ["cluster", "postgres", "prometheus", "schemathesis"];
 
 /// Whether a test binary, such as `schemathesis-0123abc`, is of the services tier.
 fn is_service_test(binary: &Path) -> bool {

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A real policy engine, started, killed and asked.
+
+use std::fs::{self, OpenOptions};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Map, Value, json};
+
+use crate::agent::{Metrics, binary, free_ports};
+use crate::cgroup::Cgroup;
+use crate::http::{self, Answer};
+use crate::sandbox::Sandbox;
+use crate::wait::wait_for;
+
+/// How long an engine may take to be ready, and to end.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// An engine: killed when this is dropped; after a failure, its output is shown.
+#[derive(Debug)]
+pub struct Engine {
+    name: String,
+    home: PathBuf,
+    cgroup: Cgroup,
+    config: Map<String, Value>,
+    api: SocketAddr,
+    health: SocketAddr,
+    child: Option<Child>,
+}
+
+impl Engine {
+    /// One that is not started yet, on a directory of policies, with a trail of its own in a file and files below the
+    /// sandbox's directory.
+    pub fn new(sandbox: &Sandbox, name: &str, policies: &Path) -> Result<Self> {
+        let home = sandbox.directory().join(name);
+        fs::create_dir_all(&home)?;
+        let (api, health) = free_ports()?;
+        let config = json!({
+            "node": name,
+            "policyPath": policies,
+            "identity": { "file": home.join("workloads.yaml") },
+            "audit": { "dsn": format!("sqlite://{}", home.join("audit.db").display()) },
+            "api": { "listen": api, "health": health, "socket": home.join("agent.sock") },
+        });
+        let Value::Object(config) = config else {
+            bail!("the configuration is an object")
+        };
+        Ok(Self {
+            name: name.to_owned(),
+            // So that it is swept up when this process is killed.
+            cgroup: sandbox.outside().child(name)?,
+            home,
+            config,
+            api,
+            health,
+            child: None,
+        })
+    }
+
+    /// Sets a key of the configuration file, replacing what was there.
+    #[must_use]
+    pub fn config(mut self, key: &str, value: Value) -> Self {
+        self.config.insert(key.to_owned(), value);
+        self
+    }
+
+    /// Has its trail on a `PostgreSQL` server.
+    #[must_use]
+    pub fn on_server(self, dsn: &str, retention_days: u32) -> Self {
+        let (spool, keys) = (self.spool(), self.home.join("keys"));
+        let audit = json!({ "dsn": dsn, "spool": spool, "keys": keys, "retentionDays": retention_days });
+        self.config("audit", audit)
+    }
+
+    /// Its name in records.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where its records wait for the server.
+    pub fn spool(&self) -> PathBuf {
+        self.home.join("spool.db")
+    }
+
+    /// Where its API listens.
+    pub fn api(&self) -> SocketAddr {
+        self.api
+    }
+
+    /// The URL of its API.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.api)
+    }
+
+    /// Where `/healthz`, `/readyz` and `/metrics` are.
+    pub fn health(&self) -> SocketAddr {
+        self.health
+    }
+
+    /// Starts it, without waiting.
+    pub fn launch(&mut self) -> Result<()> {
+        let config = self.home.join("agent.yaml");
+        // JSON is YAML.
+        fs::write(&config, format!("{:#}\n", Value::Object(self.config.clone())))?;
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log_file())?;
+        let child = Command::new(binary()?)
+            .env_clear()
+            .arg("engine")
+            .arg("--config")
+            .arg(config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()?;
+        self.cgroup.add(child.id())?;
+        self.child = Some(child);
+        Ok(())
+    }
+
+    /// Starts it and waits until it is ready.
+    pub fn start(&mut self) -> Result<()> {
+        self.launch()?;
+        self.wait_ready()
+    }
+
+    /// Waits until `/readyz` says 200.
+    pub fn wait_ready(&mut self) -> Result<()> {
+        let health = self.health;
+        let ready = wait_for("the engine to be ready", DEADLINE, || {
+            let child = self.child.as_mut().context("the engine is not running")?;
+            if let Some(status) = child.try_wait()? {
+                bail!("the engine ended with {status}");
+            }
+            // Nobody listens in the beginning.
+            let ready = http::get(health, "/readyz").ok();
+            Ok(ready.filter(|answer| answer.status == 200).map(drop))
+        });
+        ready.with_context(|| self.log().unwrap_or_default())
+    }
+
+    /// Kills it as a crash would.
+    pub fn kill(&mut self) -> Result<()> {
+        let mut child = self.child.take().context("the engine is not running")?;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// Asks it to end and waits until it has.
+    pub fn terminate(&mut self) -> Result<ExitStatus> {
+        let mut child = self.child.take().context("the engine is not running")?;
+        kill(Pid::from_raw(child.id().try_into()?), Signal::SIGTERM)?;
+        Ok(child.wait()?)
+    }
+
+    /// `GET`s JSON from the API; anything but 2xx is an error.
+    pub fn get(&self, path: &str) -> Result<Value> {
+        http::get(self.api, path)?.success()?.json()
+    }
+
+    /// Puts a policy in force; the status is the caller's to judge.
+    pub fn put(&self, name: &str, text: &str) -> Result<Answer> {
+        http::request(self.api, "PUT", &format!("/v1/policies/{name}"), Some(text))
+    }
+
+    /// The digest of what is in force there.
+    pub fn digest(&self) -> Result<String> {
+        let answer = self.get("/v1/policies")?;
+        let digest = answer["digest"].as_str();
+        Ok(digest.context("a digest")?.to_owned())
+    }
+
+    /// Everything `/metrics` says now.
+    pub fn metrics(&self) -> Result<Metrics> {
+        let text = http::get(self.health, "/metrics")?.success()?.body;
+        Ok(Metrics { text })
+    }
+
+    /// What it has written so far, in all its runs.
+    pub fn log(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.log_file())?)
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.home.join("log")
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if self.child.is_some() {
+            let _ = self.kill();
+        }
+        if std::thread::panicking() {
+            eprintln!("{}:\n{}", self.name, self.log().unwrap_or_default());
+        }
+    }
+}
