@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
 use tokio::task::block_in_place;
 
@@ -25,6 +26,11 @@ use crate::problem::Problem;
 use crate::spiffe_id::SpiffeId;
 use crate::state::merge::Places;
 use crate::state::{self, Snapshot};
+
+/// Connections of the API at a time: each node that follows keeps one open, and asks over others now and then.
+const MOST_CONNECTIONS: u64 = 16_384;
+/// Descriptors that are left to files, the database and the other listeners.
+const OTHER_DESCRIPTORS: u64 = 256;
 
 /// Runs a policy engine until a signal asks it to stop.
 pub async fn run_engine(config: Config) -> Result<(), AppError> {
@@ -59,7 +65,7 @@ pub async fn run_engine(config: Config) -> Result<(), AppError> {
     };
     engine.put_in_force(policies)?;
 
-    let endpoints = Endpoints::bind(&config, false, &metrics).await?;
+    let endpoints = Endpoints::bind(&config, false, &metrics).await?.with_room(room());
     let trail = Trail::open(&config, &metrics).await?;
     metrics.read_snapshots(snapshots.clone());
     let (ready_sender, readiness) = watch::channel(Readiness::default());
@@ -116,6 +122,24 @@ pub async fn run_engine(config: Config) -> Result<(), AppError> {
     let _ = recording.await;
     trail.close().await?;
     outcome
+}
+
+/// How many connections there is room for. The limit of descriptors is raised as far as it may be.
+fn room() -> usize {
+    let wanted = MOST_CONNECTIONS + OTHER_DESCRIPTORS;
+    let limits = || getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
+    let (soft, hard) = limits();
+    if soft < wanted && setrlimit(Resource::RLIMIT_NOFILE, wanted.min(hard), hard).is_err() {
+        tracing::debug!("the limit of open files cannot be raised");
+    }
+    let most = limits().0.saturating_sub(OTHER_DESCRIPTORS).min(MOST_CONNECTIONS);
+    if most < MOST_CONNECTIONS {
+        tracing::warn!(
+            connections = most,
+            "few files may be open (LimitNOFILE): nodes beyond that number push one another out"
+        );
+    }
+    usize::try_from(most).unwrap_or(usize::MAX).max(64)
 }
 
 fn problem(file: &str, field: &str, message: &str) -> Problem {

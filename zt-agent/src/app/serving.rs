@@ -39,6 +39,16 @@ impl Endpoints {
         })
     }
 
+    /// The same with room for that many connections of the API at a time.
+    pub(super) fn with_room(mut self, connections: usize) -> Self {
+        let limits = api::Limits {
+            connections,
+            ..api::Limits::default()
+        };
+        self.api = self.api.with_limits(limits);
+        self
+    }
+
     /// Answers until `stopping` says so.
     pub(super) fn serve(
         self,

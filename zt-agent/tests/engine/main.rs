@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Policy engines that share a directory, and nodes that follow them: real engine processes, no privilege.
 
+mod crowd;
 mod lies;
 mod metrics;
 mod tls;
