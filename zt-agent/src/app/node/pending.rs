@@ -33,8 +33,8 @@ pub(super) struct Pending {
     pub recover: bool,
     /// Namespaces in which somebody listens whose owner is not known.
     pub unowned: BTreeSet<u64>,
-    /// These only wait for their turn: nothing failed.
-    pub unowned_rest: bool,
+    /// These only wait for their turn, which is then: nothing failed.
+    pub unowned_turn: Option<Instant>,
     /// Workloads whose guard could not be attached.
     pub guards: BTreeSet<u64>,
     /// Fenced sockets that could not be destroyed.
@@ -51,7 +51,7 @@ impl Pending {
             || self.merge
             || self.sweep
             || self.recover
-            || (!self.unowned.is_empty() && !self.unowned_rest)
+            || (!self.unowned.is_empty() && self.unowned_turn.is_none())
             || !self.guards.is_empty()
             || !self.refused.is_empty();
         left && self.next.is_none_or(|next| now >= next)
@@ -133,9 +133,9 @@ mod tests {
         let now = Instant::now();
         let mut pending = Pending::default();
         pending.unowned.insert(7);
-        pending.unowned_rest = true;
+        pending.unowned_turn = Some(now + LONGEST_PAUSE);
         pending.tried(now);
-        pending.unowned_rest = false;
+        pending.unowned_turn = None;
         assert!(pending.is_due(now), "it is not put off");
     }
 }

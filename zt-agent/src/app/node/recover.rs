@@ -71,8 +71,9 @@ impl Node {
             return;
         }
         let begun = Instant::now();
-        self.pending.unowned_rest = !self.owners_turn.remaining(begun).is_zero();
-        if self.pending.unowned_rest {
+        let wait = self.owners_turn.remaining(begun);
+        self.pending.unowned_turn = (!wait.is_zero()).then(|| begun + wait);
+        if self.pending.unowned_turn.is_some() {
             return;
         }
         let namespaces = std::mem::take(&mut self.pending.unowned);
@@ -88,10 +89,13 @@ impl Node {
         self.owners_turn.worked(begun, Instant::now());
     }
 
-    /// When to look for owners again that only wait for their turn.
+    /// How long it is until owners are to be looked for that only wait for their turn.
     pub(super) fn owners_wait(&self) -> Option<Duration> {
-        let waiting = self.pending.unowned_rest && !self.pending.unowned.is_empty();
-        waiting.then(|| self.owners_turn.remaining(Instant::now()))
+        let turn = self
+            .pending
+            .unowned_turn
+            .filter(|_| !self.pending.unowned.is_empty())?;
+        Some(turn.saturating_duration_since(Instant::now()))
     }
 
     /// Looks at the sockets of some namespaces, or of all.
