@@ -33,9 +33,9 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-fn load(file: PathBuf) -> Config {
+fn load(file: &Path) -> Config {
     let sources = Sources {
-        file: Some(file.clone()),
+        file: Some(file.to_path_buf()),
         ..Sources::default()
     };
     Config::load(&sources).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
@@ -43,21 +43,21 @@ fn load(file: PathBuf) -> Config {
 
 #[test]
 fn the_sample_configuration_says_what_the_defaults_are() {
-    assert_eq!(load(root().join("deploy/agent.yaml")), Config::default());
+    assert_eq!(load(&root().join("deploy/agent.yaml")), Config::default());
 }
 
 #[test]
 fn the_samples_load_and_say_what_they_are_for() {
-    let config = load(root().join("deploy/engine.yaml"));
+    let config = load(&root().join("deploy/engine.yaml"));
     assert_eq!(config.policy_path, Path::new("/var/lib/zt-engine/policies"));
     assert_eq!(config.state_directory(), Path::new("/var/lib/zt-engine"));
 
-    let engine = load(root().join("deploy/cluster/engine.yaml"));
+    let engine = load(&root().join("deploy/cluster/engine.yaml"));
     assert!(!engine.api.listen.ip().is_loopback() && engine.api.tls.all().is_some());
     assert_eq!(engine.state_directory(), Path::new("/var/lib/zt-engine"));
     assert_eq!(engine.policy_source, PolicySource::Directory);
 
-    let node = load(root().join("deploy/cluster/agent.yaml"));
+    let node = load(&root().join("deploy/cluster/agent.yaml"));
     assert_eq!(node.policy_source, PolicySource::Engine);
     assert_eq!(node.state_directory(), Path::new("/var/lib/zt"));
     // The node of the sample may follow the engine of the sample, and speak for itself.
@@ -194,6 +194,6 @@ fn the_configuration_in_the_page_about_engines_loads() {
     for (number, block) in blocks.into_iter().enumerate() {
         let file = directory.path().join(format!("{number}.yaml"));
         fs::write(&file, block).unwrap();
-        load(file);
+        load(&file);
     }
 }
