@@ -2,10 +2,12 @@
 //! Following over TLS: who is believed, and who is let in.
 
 use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use serde_json::json;
+use tokio::net::{TcpListener, TcpStream};
 use zt_agent::cli::client::{ApiArgs, Client, ClientError, TlsArgs};
 use zt_agent::policy_follow::{Settings, Tls};
 
@@ -51,6 +53,35 @@ impl Authority {
     }
 }
 
+/// Writes the configuration of an engine that shows this certificate and knows these callers.
+fn configure(shared: &Shared, name: &str, shown: &(PathBuf, PathBuf), ca: &Path, callers: &str) {
+    let config = format!(
+        "api:\n  tls: {{cert: {}, key: {}, clientCa: {}}}\n  callers: [{callers}]\n",
+        shown.0.display(),
+        shown.1.display(),
+        ca.display()
+    );
+    fs::write(shared.below(name).join("agent.yaml"), config).expect("write");
+}
+
+/// A load balancer that passes TCP through to the first of these that answers.
+async fn balancer(engines: Vec<SocketAddr>) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("port");
+    let address = listener.local_addr().expect("address");
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let engines = engines.clone();
+            tokio::spawn(async move {
+                // It tries them in order; where none answers, the connection ends here.
+                if let Ok(mut engine) = TcpStream::connect(&engines[..]).await {
+                    let _ = tokio::io::copy_bidirectional(&mut client, &mut engine).await;
+                }
+            });
+        }
+    });
+    address
+}
+
 fn following(engine: &Engine, shown: &(PathBuf, PathBuf), ca: &Path, home: &Path) -> Settings {
     Settings {
         url: format!("https://localhost:{}", engine.api.port()),
@@ -69,14 +100,8 @@ async fn a_node_follows_an_engine_that_it_knows_and_that_knows_it() {
     let ours = Authority::new(shared.below("ours"));
     let others = Authority::new(shared.below("others"));
     let (cert, key) = ours.issue(ENGINE, "localhost");
-    let home = shared.below("e1");
-    let config = format!(
-        "api:\n  tls: {{cert: {}, key: {}, clientCa: {}}}\n  callers: [{{spiffe: \"{NODE}\", role: follow, node: node-tls}}]\n",
-        cert.display(),
-        key.display(),
-        ours.ca().display()
-    );
-    fs::write(home.join("agent.yaml"), config).expect("write");
+    let callers = format!("{{spiffe: \"{NODE}\", role: follow, node: node-tls}}");
+    configure(&shared, "e1", &(cert, key), &ours.ca(), &callers);
     let engine = shared.engine("e1").await;
     let (node, stranger, foreign) = (
         ours.issue(NODE, "node"),
@@ -150,4 +175,56 @@ async fn a_node_follows_an_engine_that_it_knows_and_that_knows_it() {
     };
     let d = refusal(elsewhere).await;
     assert!(d.contains("cannot be reached"), "{d}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_balancer_that_passes_tcp_through_takes_a_node_to_whichever_engine_is_there() {
+    const WORKER: &str = "spiffe://hanzo.ai/zt/nodes/worker-1";
+    let shared = Shared::new();
+    let ours = Authority::new(shared.below("ours"));
+    let shown = ours.issue(ENGINE, "localhost");
+    let callers = "{spiffe: \"spiffe://hanzo.ai/zt/nodes/*\", role: follow}";
+    for name in ["e1", "e2"] {
+        configure(&shared, name, &shown, &ours.ca(), callers);
+    }
+    let (mut one, two) = tokio::join!(shared.engine("e1"), shared.engine("e2"));
+    let between = balancer(vec![one.api, two.api]).await;
+    let node = Node::start(Settings {
+        url: format!("https://localhost:{}", between.port()),
+        node: "worker-1".to_owned(),
+        ..following(
+            &one,
+            &ours.issue(WORKER, "worker-1"),
+            &ours.ca(),
+            &shared.below("a"),
+        )
+    })
+    .await
+    .expect("starts");
+    let heard = async |engine: &Engine, digest: &str| {
+        let status = engine.client_on_socket().get("/v1/status", &[]).await.ok()?;
+        let node = status["nodes"].as_array()?.first()?.clone();
+        let told = node["node"] == "worker-1" && node["caller"] == WORKER;
+        (told && node["digest"] == digest && node["in_sync"] == true).then_some(())
+    };
+    let first = node.digest();
+    node.has(&first).await;
+    eventually("the report to the first engine", || heard(&one, &first)).await;
+
+    // The first one dies; the node hears of a change from the other, and reports there.
+    one.kill();
+    shared.write("more", &policy("more", &[1]));
+    eventually("the change", || async {
+        (node.digest() != first && !node.is_stale()).then_some(())
+    })
+    .await;
+    let second = node.digest();
+    eventually("the report to the second engine", || heard(&two, &second)).await;
+    one.start().await;
+    let digest = one
+        .client_on_socket()
+        .get("/v1/policies", &[])
+        .await
+        .expect("answer");
+    assert_eq!(digest["digest"], second.as_str());
 }
