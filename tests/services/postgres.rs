@@ -5,6 +5,8 @@
 
 #[path = "postgres/agent.rs"]
 mod agent;
+#[path = "postgres/cluster.rs"]
+mod cluster;
 #[path = "postgres/lag.rs"]
 mod lag;
 #[path = "postgres/partitions.rs"]
@@ -13,6 +15,8 @@ mod partitions;
 mod roles;
 #[path = "postgres/spool.rs"]
 mod spool;
+#[path = "postgres/stated.rs"]
+mod stated;
 #[path = "postgres/trail.rs"]
 mod trail;
 #[path = "postgres/verify.rs"]

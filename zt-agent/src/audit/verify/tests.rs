@@ -3,6 +3,7 @@
 
 mod cluster;
 mod export;
+mod node;
 mod random;
 mod store;
 

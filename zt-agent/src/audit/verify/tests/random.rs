@@ -5,7 +5,7 @@ use std::cell::RefCell;
 
 use proptest::prelude::*;
 
-use super::cluster::{Node, check, seq, three, trust};
+use super::node::{Node, check, seq, three, trust};
 use super::*;
 use crate::audit::seal::Cause;
 
