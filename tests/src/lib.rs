@@ -22,6 +22,7 @@ pub mod probe;
 pub mod rules;
 pub mod sandbox;
 pub mod scene;
+pub mod spire;
 pub mod sweep;
 pub mod trail;
 pub mod wait;

@@ -8,6 +8,7 @@ mod ebpf_build;
 mod privilege;
 mod services;
 mod setup;
+mod spire;
 mod test;
 mod test_report;
 mod tidy;

@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::ebpf_build::{Install, Tools};
-use crate::privilege;
+use crate::{privilege, spire};
 
 /// A program that comes in a package of the distribution.
 struct Program {
@@ -99,6 +99,18 @@ pub(crate) fn run(check: bool) -> Result<()> {
         } else {
             println!("  without  {line}");
         }
+    }
+    if !note("SPIRE", spire::present().is_some()) {
+        let built = if check {
+            Err(anyhow::anyhow!("run `cargo xtask setup`, with Go installed"))
+        } else {
+            spire::obtain()
+        };
+        missing.extend(
+            built
+                .err()
+                .map(|error| format!("SPIRE (tests of identities): {error:#}")),
+        );
     }
     missing.extend(kernel_lacks());
     ensure!(

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 
 use crate::test_report::Report;
-use crate::{privilege, services, setup, tidy, workspace};
+use crate::{privilege, services, setup, spire, tidy, workspace};
 
 /// What to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -19,7 +19,7 @@ pub(crate) enum Tier {
     Unit,
     /// Tests over real cgroups and network namespaces; as root
     Kernel,
-    /// Tests against real programs of others (PostgreSQL, Prometheus, schemathesis), each started for itself; as root
+    /// Tests against real programs of others (PostgreSQL, Prometheus, SPIRE, schemathesis), each started for itself; as root
     Services,
     /// Everything, after setting the machine up
     All,
@@ -63,7 +63,7 @@ pub(crate) fn run(tiers: &[Tier], arguments: &[String]) -> bool {
 }
 
 /// Tests of `tests/tests` that need a program of somebody else.
-const SERVICE_TESTS: [&str; 4] = ["cluster", "postgres", "prometheus", "schemathesis"];
+const SERVICE_TESTS: [&str; 5] = ["cluster", "postgres", "prometheus", "schemathesis", "spire"];
 
 /// Whether a test binary, such as `schemathesis-0123abc`, is of the services tier.
 fn is_service_test(binary: &Path) -> bool {
@@ -75,6 +75,7 @@ fn is_service_test(binary: &Path) -> bool {
 /// The tests against programs of others: what is missing is installed first.
 fn services(report: &mut Report, arguments: &[String]) -> Result<()> {
     let schemathesis = services::schemathesis()?;
+    let spire = spire::obtain()?;
     build_binaries()?;
     for binary in kernel_tests()?.iter().filter(|binary| is_service_test(binary)) {
         let why = "because an agent is started, which loads programs into the kernel, and servers run as users of their own";
@@ -82,6 +83,7 @@ fn services(report: &mut Report, arguments: &[String]) -> Result<()> {
         let mut command = privilege::as_root("env", why)?;
         command
             .arg(format!("ZT_SCHEMATHESIS={}", schemathesis.display()))
+            .arg(format!("ZT_SPIRE={}", spire.display()))
             .arg(binary)
             .args(arguments)
             .current_dir(workspace::root().join("tests"));
