@@ -40,8 +40,13 @@ pub struct Probe {
 impl Probe {
     /// Starts one. The process enters the cgroup and then the namespace before it does anything else.
     pub fn start(cgroup: &Cgroup, host: Option<&Host>) -> Result<Self> {
+        Self::start_as(&binary()?, cgroup, host)
+    }
+
+    /// Starts a copy of the program, whose path is what an attestor goes by.
+    pub fn start_as(program: &Path, cgroup: &Cgroup, host: Option<&Host>) -> Result<Self> {
         let namespace = host.map(Host::namespace_file);
-        let mut command = Command::new(binary()?);
+        let mut command = Command::new(program);
         command.arg("--cgroup").arg(cgroup.path());
         if let Some(namespace) = namespace {
             command.arg("--netns").arg(namespace);

@@ -323,7 +323,11 @@ plugins {{
     plugin_data {{ directory = "{directory}/agent" }}
   }}
   WorkloadAttestor "unix" {{
-    plugin_data {{ discover_workload_path = true }}
+    plugin_data {{
+      discover_workload_path = true
+      # No hash of each program: unoptimized ones are large.
+      workload_size_limit = -1
+    }}
   }}
 }}
 "#,

@@ -17,12 +17,11 @@ const PROGRAMS: [&str; 2] = ["spire-server", "spire-agent"];
 
 /// Where they are, in the user's cache: they are the same for every checkout.
 fn directory() -> Result<PathBuf> {
-    let cache = match env::var_os("XDG_CACHE_HOME") {
-        Some(cache) => PathBuf::from(cache),
-        None => {
-            let home = env::var_os("HOME").context("neither XDG_CACHE_HOME nor HOME is set")?;
-            Path::new(&home).join(".cache")
-        }
+    let cache = if let Some(cache) = env::var_os("XDG_CACHE_HOME") {
+        PathBuf::from(cache)
+    } else {
+        let home = env::var_os("HOME").context("neither XDG_CACHE_HOME nor HOME is set")?;
+        Path::new(&home).join(".cache")
     };
     Ok(cache.join("zt").join(format!("spire-{VERSION}")))
 }

@@ -43,11 +43,12 @@ use self::changes::Changes;
 pub use self::changes::record as record_changes;
 pub use self::guard::Guard;
 pub use self::health::standby_router;
-pub use self::node::{ControlError, HookStatus, NodeControl, NodeStatus, RootStatus};
+pub use self::node::{ControlError, DisputeStatus, HookStatus, NodeControl, NodeStatus, RootStatus};
 pub use self::problem::ApiProblem;
 pub use self::server::{Endpoint, Limits, ServeError, Tls, bind_api, bind_health, bind_socket};
 use crate::audit::archive::Archive;
 use crate::audit::pipeline::Intake;
+use crate::identity::spire::Health;
 use crate::metrics::Metrics;
 use crate::policy_dir::Editor;
 use crate::state::{Snapshot, SourceStatus};
@@ -90,6 +91,8 @@ pub struct Parts {
     pub service: Service,
     /// The engine that policy comes from, where it does.
     pub source: Option<watch::Receiver<SourceStatus>>,
+    /// How it stands with SPIRE, where identities come from there.
+    pub spire: Option<Arc<Health>>,
 }
 
 /// What kind of agent serves.

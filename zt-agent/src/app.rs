@@ -9,6 +9,7 @@ mod control;
 mod engine;
 mod error;
 mod feed;
+mod identities;
 mod input;
 mod node;
 mod reader;
@@ -27,6 +28,7 @@ use crate::api::{self, ApiState, Readiness};
 use crate::cgroup::Watcher;
 use crate::config::Config;
 use crate::identity::file as identity_file;
+use crate::identity::spire::Source;
 use crate::kernel::Kernel;
 pub use crate::kernel::Removal;
 use crate::metrics::Metrics;
@@ -56,6 +58,8 @@ pub async fn run(config: Config, take_over: bool) -> Result<(), AppError> {
     let started = crate::audit::clock::now();
     let (stop_sender, stopping) = watch::channel(false);
 
+    // The way to a policy engine may need it.
+    let own = identities::own(&config).await;
     // Input first: nothing is touched when it is bad.
     let mut input = Input::read(&config).await?;
     // From here on a signal waits for its turn: before it is listened for, it would end the agent on the spot.
@@ -84,6 +88,7 @@ pub async fn run(config: Config, take_over: bool) -> Result<(), AppError> {
     let counters = kernel.counter_reader()?;
     let watcher = Watcher::new(input.mount.clone(), input.root_paths.clone())?;
     let cgroups = watcher.snapshot();
+    let (attesting, sources) = identities::open(&config, &mut input, &cgroups, &metrics);
     let (by_hand, to_record) = mpsc::unbounded_channel();
     let recording = tokio::spawn(control::record(to_record, intake.clone(), commands.downgrade()));
     let parts = Parts {
@@ -99,7 +104,7 @@ pub async fn run(config: Config, take_over: bool) -> Result<(), AppError> {
         snapshots: snapshot_sender,
         ready: ready_sender,
     };
-    let start = move || Node::start(parts, input.policies, input.records, cgroups);
+    let start = move || Node::start(parts, input.policies, sources, cgroups);
     let node = tokio::task::spawn_blocking(start)
         .await
         .map_err(|_| AppError::Ended {
@@ -128,6 +133,7 @@ pub async fn run(config: Config, take_over: bool) -> Result<(), AppError> {
         started,
         service: api::Service::Node,
         source,
+        spire: attesting.as_ref().map(Source::health),
     });
     let serving = endpoints.serve(&config, &state, &stopping);
     let changes = tokio::spawn(api::record_changes(state));
@@ -135,7 +141,7 @@ pub async fn run(config: Config, take_over: bool) -> Result<(), AppError> {
         input.policy_feed,
         followed,
         input.workload_follower,
-        watcher,
+        identities::follow(watcher, attesting, &commands),
         &commands,
     );
     let weak = commands.downgrade();
@@ -147,9 +153,7 @@ pub async fn run(config: Config, take_over: bool) -> Result<(), AppError> {
     notify(sd_notify::NotifyState::Stopping);
     tracing::info!("stopping: records are flushed, enforcement stays on");
     stop_sender.send_replace(true);
-    for task in following {
-        task.abort();
-    }
+    following.into_iter().chain(own).for_each(|task| task.abort());
     for task in serving {
         // A server that panicked has said so already.
         let _ = task.await;
@@ -182,38 +186,34 @@ pub fn break_glass(bpffs: &std::path::Path, on: bool) -> Result<bool, AppError> 
 fn follow(
     policies: PolicyFeed,
     snapshots: watch::Receiver<Arc<state::Snapshot>>,
-    workloads: Follower<identity_file::Contents>,
-    watcher: Watcher,
+    workloads: Option<Follower<identity_file::Contents>>,
+    mut following: Vec<JoinHandle<()>>,
     commands: &mpsc::Sender<Command>,
 ) -> Vec<JoinHandle<()>> {
-    fn forward<T: Send + 'static>(
-        mut from: mpsc::Receiver<T>,
-        to: mpsc::Sender<Command>,
-        wrap: impl Fn(T) -> Command + Send + 'static,
-    ) -> JoinHandle<()> {
-        tokio::spawn(async move {
-            while let Some(value) = from.recv().await {
-                if to.send(wrap(value)).await.is_err() {
-                    return;
-                }
-            }
-        })
-    }
     let (policy_sender, policy_receiver) = mpsc::channel(1);
-    let (workload_sender, workload_receiver) = mpsc::channel(1);
-    let (cgroup_sender, cgroup_receiver) = mpsc::channel(1024);
-    vec![
-        tokio::spawn(policies.run(policy_sender, snapshots)),
-        tokio::spawn(workloads.run(workload_sender)),
-        tokio::spawn(async move {
-            if let Err(error) = watcher.run(cgroup_sender).await {
-                tracing::error!(%error, "the cgroup watcher stopped: new cgroups are known by their ancestors only; restart the agent");
+    following.push(tokio::spawn(policies.run(policy_sender, snapshots)));
+    following.push(forward(policy_receiver, commands.clone(), Command::Policies));
+    if let Some(workloads) = workloads {
+        let (workload_sender, workload_receiver) = mpsc::channel(1);
+        following.push(tokio::spawn(workloads.run(workload_sender)));
+        following.push(forward(workload_receiver, commands.clone(), Command::Workloads));
+    }
+    following
+}
+
+/// Passes on to the node thread what comes.
+fn forward<T: Send + 'static>(
+    mut from: mpsc::Receiver<T>,
+    to: mpsc::Sender<Command>,
+    wrap: impl Fn(T) -> Command + Send + 'static,
+) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        while let Some(value) = from.recv().await {
+            if to.send(wrap(value)).await.is_err() {
+                return;
             }
-        }),
-        forward(policy_receiver, commands.clone(), Command::Policies),
-        forward(workload_receiver, commands.clone(), Command::Workloads),
-        forward(cgroup_receiver, commands.clone(), Command::Cgroup),
-    ]
+        }
+    })
 }
 
 /// Ends with a signal, or when a part that must not end does. `SIGUSR1` turns the kernel side's diagnostics on or off.

@@ -20,6 +20,7 @@ use crate::audit::spool::WhenFull;
 use crate::caller::CallerRule;
 use crate::cgroup::ManagedCgroup;
 use crate::identity::Mode;
+pub use crate::identity::spire::OnExpiry;
 use crate::policy;
 use crate::problem::Problem;
 
@@ -79,8 +80,32 @@ pub enum PolicySource {
 /// `identity`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
+    /// `identity.source`: at least one, each once.
+    pub sources: Vec<IdentitySource>,
     /// `identity.file`: the workloads of the `file` source.
     pub file: PathBuf,
+    /// `identity.spireSocket`: where the SPIRE agent serves the Workload API.
+    pub spire_socket: PathBuf,
+    /// `identity.spireAdminSocket`: where it serves the Delegated Identity API.
+    pub spire_admin_socket: PathBuf,
+    /// `identity.onExpiry`: what happens to an identity whose SVID could not be renewed.
+    pub on_expiry: OnExpiry,
+}
+
+impl Identity {
+    /// Whether identities come from there.
+    pub fn has(&self, source: IdentitySource) -> bool {
+        self.sources.contains(&source)
+    }
+}
+
+/// One of `identity.source`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdentitySource {
+    /// `workloads.yaml`.
+    File,
+    /// The node's SPIRE agent.
+    Spire,
 }
 
 /// `audit`.
@@ -120,6 +145,9 @@ pub struct Api {
 /// `api.tls`: all three files, or none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsFiles {
+    /// `spire` instead of files: they are written from what the SPIRE agent says, and are those of
+    /// [`Config::svid_directory`].
+    pub spire: bool,
     /// `api.tls.cert`: the certificate of the API, PEM.
     pub cert: Option<PathBuf>,
     /// `api.tls.key`: its private key, PEM.
@@ -172,7 +200,11 @@ impl Default for Config {
             managed_cgroup: ManagedCgroup::Auto,
             bpffs: PathBuf::from("/sys/fs/bpf/zt"),
             identity: Identity {
+                sources: vec![IdentitySource::File],
                 file: PathBuf::from("/etc/zt/workloads.yaml"),
+                spire_socket: PathBuf::from("/run/spire/sockets/agent.sock"),
+                spire_admin_socket: PathBuf::from("/run/spire/admin/admin.sock"),
+                on_expiry: OnExpiry::Withdraw,
             },
             audit: Audit {
                 dsn: "sqlite:///var/lib/zt/audit.db".to_owned(),
@@ -205,6 +237,14 @@ impl Config {
         let local = self.audit.dsn.strip_prefix("sqlite://").map(Path::new);
         let directory = local.unwrap_or(&self.audit.spool).parent();
         directory.unwrap_or(Path::new("/var/lib/zt")).to_path_buf()
+    }
+
+    /// Where the agent's own SVID is kept with `api.tls: spire`: beside its socket, which is in memory (`/run`) as a rule.
+    pub fn svid_directory(&self) -> PathBuf {
+        let beside = self.api.socket.as_deref().and_then(Path::parent);
+        beside
+            .map_or_else(|| self.state_directory(), Path::to_path_buf)
+            .join("svid")
     }
 
     /// What the policy engine needs to know of it.

@@ -2,6 +2,8 @@
 //! Who a workload is: the sources of "this cgroup, reached at these addresses, is this SPIFFE ID".
 
 pub mod file;
+pub mod merge;
+pub mod spire;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -19,6 +21,8 @@ pub struct WorkloadRecord {
     /// Its cgroup, relative to the cgroup2 mount; descendants belong to it as well, except those below another
     /// workload's cgroup: the deeper declaration wins. Need not exist yet.
     pub cgroup: PathBuf,
+    /// The id of the one cgroup that this is true of; `None`: of whichever is at that path.
+    pub cgroup_id: Option<u64>,
     /// Where peers reach it. IPv4 addresses are never in their IPv6-mapped form. No two workloads share one.
     pub addresses: Vec<IpAddr>,
     /// What happens to a refused connection; `None` leaves it to the configuration.

@@ -5,6 +5,7 @@ mod decisions;
 mod exposition;
 mod latency;
 mod node;
+mod spire;
 mod spool;
 
 use std::collections::{BTreeMap, HashSet};
@@ -23,6 +24,7 @@ use self::node::NodeEvents;
 use crate::audit::AuditRecord;
 use crate::audit::pipeline::{Stats, Tally};
 use crate::audit::spool::Account;
+use crate::identity::spire::Health;
 use crate::state::{Snapshot, SourceStatus};
 
 /// Pairs of source and destination that have labels of their own; the rest are `other`.
@@ -62,6 +64,7 @@ pub struct Metrics {
     kernel: OnceLock<Box<dyn KernelCounters>>,
     snapshots: OnceLock<watch::Receiver<Arc<Snapshot>>>,
     source: OnceLock<watch::Receiver<SourceStatus>>,
+    spire: OnceLock<Arc<Health>>,
 }
 
 impl Metrics {
@@ -103,6 +106,11 @@ impl Metrics {
     /// Where what is known of the engine that is followed is. The first one stays.
     pub fn read_source(&self, source: watch::Receiver<SourceStatus>) {
         self.source.get_or_init(|| source);
+    }
+
+    /// Where what is known of SPIRE is. The first one stays.
+    pub fn read_spire(&self, health: Arc<Health>) {
+        self.spire.get_or_init(|| health);
     }
 
     /// The SPIFFE IDs that may be labels: those declared by policy and identity sources. Others count as `other`, so

@@ -101,6 +101,7 @@ mod tests {
         let record = WorkloadRecord {
             spiffe,
             cgroup: path.into(),
+            cgroup_id: None,
             addresses: Vec::new(),
             mode: None,
             pod: None,

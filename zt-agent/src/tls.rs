@@ -14,7 +14,8 @@ use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, OtherError, ServerConfig,
     SignatureScheme, version,
@@ -60,6 +61,29 @@ pub fn server_config(material: Material) -> Result<ServerConfig, TlsError> {
     config.send_tls13_tickets = 0;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
+}
+
+/// The configuration of a server that has nothing to show.
+fn without_certificate() -> Result<ServerConfig, TlsError> {
+    let config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&version::TLS13])
+        .map_err(|source| TlsError::Unusable {
+            what: "TLS 1.3",
+            source,
+        })?;
+    Ok(config
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(NoCertificate)))
+}
+
+/// Has no certificate for anybody.
+#[derive(Debug)]
+struct NoCertificate;
+
+impl ResolvesServerCert for NoCertificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        None
+    }
 }
 
 /// What a client needs.
@@ -141,12 +165,28 @@ pub struct Reloader {
 impl Reloader {
     /// Reads the certificates and begins to watch their files. Must be called inside a tokio runtime.
     pub fn start(files: Files) -> Result<(Self, watch::Receiver<Arc<ServerConfig>>), TlsError> {
+        Self::start_with(files, Err)
+    }
+
+    /// The same for files that may be there later: until then every handshake fails.
+    pub fn start_waiting(files: Files) -> Result<(Self, watch::Receiver<Arc<ServerConfig>>), TlsError> {
+        Self::start_with(files, |error| {
+            tracing::warn!(%error, "the API has no certificate yet: nobody is served over TLS until it has one");
+            without_certificate()
+        })
+    }
+
+    fn start_with(
+        files: Files,
+        otherwise: impl FnOnce(TlsError) -> Result<ServerConfig, TlsError>,
+    ) -> Result<(Self, watch::Receiver<Arc<ServerConfig>>), TlsError> {
         let followers = [&files.cert, &files.key, &files.client_ca].map(|path| {
             let all = files.clone();
             // Each looks at all three: whichever changes, the set that is on disk then is taken.
             Follower::new(path.clone(), move || material::Read::of(&all)).0
         });
-        let config = server_config(Material::read(&files)?)?;
+        let read = Material::read(&files).and_then(server_config);
+        let config = read.or_else(otherwise)?;
         let (config, receiver) = watch::channel(Arc::new(config));
         let reloader = Self {
             files,

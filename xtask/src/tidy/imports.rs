@@ -42,7 +42,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         module: "metrics",
-        may_import: &["audit", "state"],
+        may_import: &["audit", "identity", "state"],
     },
     Rule {
         module: "yaml",
@@ -59,7 +59,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         module: "identity",
-        may_import: &["spiffe_id", "problem", "watch", "yaml"],
+        may_import: &["cgroup", "spiffe_id", "problem", "tls", "watch", "yaml"],
     },
     Rule {
         module: "config",

@@ -54,10 +54,10 @@ fn line(value: &serde_json::Value) -> Response {
     ([json], format!("{value}\n")).into_response()
 }
 
-/// Ready is ready: an old policy is enforced too. That it may be old is said.
+/// Ready is ready: an old policy is enforced too, and so are identities that SPIRE cannot confirm now. It is said.
 fn ready_words(state: &ApiState) -> serde_json::Value {
     let source = state.source.as_ref().map(|source| source.borrow().clone());
-    match source.filter(|source| source.stale) {
+    let mut words = match source.filter(|source| source.stale) {
         Some(source) => {
             let why = source
                 .error
@@ -67,7 +67,13 @@ fn ready_words(state: &ApiState) -> serde_json::Value {
             json!({ "status": "ready", "stale": true, "detail": detail })
         }
         None => json!({ "status": "ready" }),
+    };
+    let spire = state.spire.as_ref().map(|health| health.status());
+    if let Some(status) = spire.filter(|status| !status.connected) {
+        let why = status.error.as_deref().unwrap_or("it does not answer");
+        words["spire"] = json!(format!("identities are those that were known: {why}"));
     }
+    words
 }
 
 pub(super) async fn metrics(State(state): State<ApiState>) -> Result<Response, ApiProblem> {

@@ -33,12 +33,25 @@ pub struct NodeStatus {
     pub roots: Vec<RootStatus>,
     /// Managed cgroups that do not exist yet and are waited for.
     pub awaited: Vec<String>,
+    /// Cgroups that have no identity because the identity sources disagree.
+    pub disputes: Vec<DisputeStatus>,
     /// Workloads whose incoming datagrams are guarded.
     pub guarded: usize,
     /// Hooks, links and pins that were missing and put back since the agent started.
     pub restored: u64,
     /// The kernel programs' counters by name, summed over all CPUs.
     pub counters: BTreeMap<&'static str, u64>,
+}
+
+/// A cgroup about which the identity sources disagree.
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+pub struct DisputeStatus {
+    /// Below the cgroup2 mount.
+    pub cgroup: String,
+    /// Who it is by the workloads file.
+    pub file: String,
+    /// Who it is by SPIRE.
+    pub spire: String,
 }
 
 /// One hook.

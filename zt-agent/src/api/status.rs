@@ -17,7 +17,7 @@ use super::{ApiState, NodeStatus, Service};
 use crate::audit::clock;
 use crate::audit::record::Timestamp;
 use crate::audit::spool::Account;
-use crate::identity::Mode;
+use crate::identity::{Mode, spire};
 use crate::policy::Problem;
 use crate::state::SourceStatus;
 
@@ -39,6 +39,9 @@ pub(super) struct Status {
     policy: PolicyStatus,
     modes: ModeStatus,
     workloads: WorkloadStatus,
+    /// Null where identities do not come from SPIRE.
+    #[schema(required = true)]
+    spire: Option<SpireStatus>,
     audit: AuditStatus,
     /// The nodes that follow this agent, and what is in force there.
     nodes: Vec<NodeEntry>,
@@ -110,6 +113,52 @@ struct WorkloadStatus {
     /// With a cgroup that exists.
     present: usize,
     waiting: usize,
+}
+
+#[derive(Serialize, ToSchema)]
+struct SpireStatus {
+    /// The SPIRE agent answers.
+    connected: bool,
+    /// Since when, or since when not.
+    #[schema(value_type = String)]
+    since: Timestamp,
+    /// Why it does not.
+    #[schema(value_type = Option<String>, required = true)]
+    error: Option<Arc<str>>,
+    /// Cgroups with an identity.
+    named: usize,
+    /// Cgroups in which somebody runs and that have none.
+    waiting: usize,
+    /// Cgroups whose identity is held although its SVID has expired.
+    expired: usize,
+    rotations: u64,
+    /// Identities that were taken back, by cause.
+    withdrawn: BTreeMap<&'static str, u64>,
+    /// What SPIRE said and was not believed, by cause.
+    refused: BTreeMap<&'static str, u64>,
+    /// The last of these.
+    #[schema(value_type = Option<String>, required = true)]
+    refusal: Option<Arc<str>>,
+    /// How often the SPIRE agent could not be reached.
+    failures: u64,
+}
+
+impl From<spire::Status> for SpireStatus {
+    fn from(status: spire::Status) -> Self {
+        Self {
+            connected: status.connected,
+            since: Timestamp(status.since),
+            error: status.error,
+            named: status.named,
+            waiting: status.waiting,
+            expired: status.expired,
+            rotations: status.rotations.values().sum(),
+            withdrawn: status.withdrawn,
+            refused: status.refused,
+            refusal: status.refusal,
+            failures: status.failures,
+        }
+    }
 }
 
 #[derive(Serialize, ToSchema)]
@@ -202,6 +251,7 @@ pub(super) async fn status(State(state): State<ApiState>, given: Given) -> Resul
             present,
             waiting: declared - present,
         },
+        spire: state.spire.as_ref().map(|health| health.status().into()),
         audit: AuditStatus {
             store: state.store.place(),
             received: account.received_total(),

@@ -162,6 +162,7 @@ fn snapshot() -> Snapshot {
     let record = WorkloadRecord {
         spiffe: id(POSTGRES),
         cgroup: "kubepods.slice/postgres".into(),
+        cgroup_id: None,
         addresses: vec!["10.99.0.3".parse().expect("literal")],
         mode: Some(Mode::Enforce),
         pod: None,
@@ -218,6 +219,7 @@ async fn world() -> World {
         stopping: stop.clone(),
         service: Service::Node,
         source: None,
+        spire: None,
         started: crate::audit::clock::now(),
     });
     let guard = Arc::new(Guard::new(NonZeroU32::MAX));

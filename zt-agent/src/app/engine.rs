@@ -15,7 +15,7 @@ use tokio::task::block_in_place;
 use super::serving::Endpoints;
 use super::signals::Signals;
 use super::trail::Trail;
-use super::{AppError, Loaded, node, notify};
+use super::{AppError, Loaded, identities, node, notify};
 use crate::api::{self, ApiState, ControlError, NodeControl, NodeStatus, Readiness, Service};
 use crate::config::{Config, PolicySource};
 use crate::identity::{WorkloadRecord, file as identity_file};
@@ -65,6 +65,7 @@ pub async fn run_engine(config: Config) -> Result<(), AppError> {
     };
     engine.put_in_force(policies)?;
 
+    let own = identities::own(&config).await;
     let endpoints = Endpoints::bind(&config, false, &metrics).await?.with_room(room());
     let trail = Trail::open(&config, &metrics).await?;
     metrics.read_snapshots(snapshots.clone());
@@ -83,6 +84,7 @@ pub async fn run_engine(config: Config) -> Result<(), AppError> {
         started,
         service: Service::Engine,
         source: None,
+        spire: None,
     });
     let serving = endpoints.serve(&config, &state, &stopping);
     let recording = tokio::spawn(api::record_changes(state));
@@ -114,7 +116,7 @@ pub async fn run_engine(config: Config) -> Result<(), AppError> {
         // A server that panicked has said so already.
         let _ = task.await;
     }
-    for task in following {
+    for task in following.into_iter().chain(own) {
         task.abort();
     }
     working.abort();
@@ -291,7 +293,8 @@ impl Engine {
     fn publish(&self, table: policy::AllowTable) {
         let declared: HashSet<Arc<str>> = table.identities().iter().map(SpiffeId::text).collect();
         self.metrics.declare(declared);
-        let places = Places::new(self.records.clone(), &BTreeMap::new(), self.config.mode);
+        let records = self.records.iter().cloned().map(Arc::new).collect();
+        let places = Places::new(records, &BTreeMap::new(), self.config.mode);
         self.snapshots.send_replace(Arc::new(Snapshot {
             revision: self.revision,
             policies: Arc::clone(&self.loaded.policies),

@@ -9,7 +9,7 @@ use super::AppError;
 use super::feed::PolicyFeed;
 use super::node;
 use crate::cgroup;
-use crate::config::Config;
+use crate::config::{Config, IdentitySource};
 use crate::identity::{WorkloadRecord, file as identity_file};
 use crate::policy::PolicySet;
 use crate::problem::Problem;
@@ -20,7 +20,8 @@ pub(super) struct Input {
     pub(super) policies: PolicySet,
     pub(super) policy_feed: PolicyFeed,
     pub(super) records: Vec<WorkloadRecord>,
-    pub(super) workload_follower: Follower<identity_file::Contents>,
+    /// `None` where no identity comes from a file.
+    pub(super) workload_follower: Option<Follower<identity_file::Contents>>,
     pub(super) mount: PathBuf,
     pub(super) root_paths: Vec<PathBuf>,
 }
@@ -43,8 +44,12 @@ impl Input {
                 ),
             }]));
         }
-        let (workload_follower, contents) = identity_file::follow(config.identity.file.clone());
-        let records = node::read_workloads(&contents, config, &root_paths).map_err(bad)?;
+        let (mut workload_follower, mut records) = (None, Vec::new());
+        if config.identity.has(IdentitySource::File) {
+            let (follower, contents) = identity_file::follow(config.identity.file.clone());
+            records = node::read_workloads(&contents, config, &root_paths).map_err(bad)?;
+            workload_follower = Some(follower);
+        }
         Ok(Self {
             policies,
             policy_feed,

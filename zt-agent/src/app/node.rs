@@ -33,6 +33,8 @@ use crate::audit::names::NameBook;
 use crate::audit::pipeline::{ApiEvent, Intake};
 use crate::cgroup::{self, CgroupEvent};
 use crate::config::Config;
+use crate::identity::merge::Dispute;
+use crate::identity::spire::{Attestation, Known};
 use crate::identity::{WorkloadRecord, file as identity_file};
 use crate::kernel::netns::{self, Namespaces};
 use crate::kernel::{CounterReader, Kernel, KernelError, KernelLog, ManagedRoot, RefusedSocket, Search};
@@ -48,7 +50,7 @@ use self::guards::Receivers;
 use self::pending::Pending;
 use self::recover::Losses;
 use self::restraint::Restraint;
-pub(super) use self::workloads::{read as read_workloads, roots};
+pub(super) use self::workloads::{DEPTH, read as read_workloads, roots};
 
 /// Commands that may wait.
 pub(super) const QUEUE: usize = 4096;
@@ -58,6 +60,8 @@ pub(super) enum Command {
     Policies(policy_dir::Contents),
     /// The workloads file, after a change.
     Workloads(identity_file::Contents),
+    /// What SPIRE says of a cgroup.
+    Attested(Attestation),
     /// A managed cgroup came or went.
     Cgroup(CgroupEvent),
     /// A workload bound a UDP port.
@@ -114,11 +118,25 @@ pub(super) struct Parts {
     pub ready: watch::Sender<Readiness>,
 }
 
+/// What the identity sources say in the beginning.
+pub(super) struct Sources {
+    /// The workloads file.
+    pub declared: Vec<WorkloadRecord>,
+    /// What SPIRE said before the agent was started.
+    pub attested: Known,
+}
+
 /// The node thread's state.
 pub(super) struct Node {
     parts: Parts,
     settings: Arc<policy::Settings>,
     loaded: Loaded,
+    /// What the workloads file says.
+    declared: Vec<Arc<WorkloadRecord>>,
+    /// What SPIRE says.
+    attested: Known,
+    /// What they disagree about.
+    disputes: Vec<Dispute>,
     places: Places,
     cgroups: Cgroups,
     /// Identities that the table in force was compiled for: they only grow under one revision, so that a workload that
@@ -158,11 +176,10 @@ impl Node {
     pub(super) fn start(
         parts: Parts,
         policies: PolicySet,
-        records: Vec<WorkloadRecord>,
+        sources: Sources,
         cgroups: BTreeMap<PathBuf, u64>,
     ) -> Result<Self, AppError> {
         let settings = Arc::new(parts.config.policy_settings());
-        let places = Places::new(records, &cgroups, parts.config.mode);
         let counters = parts.kernel.counter_reader()?;
         let host_netns = netns::cookie().map_err(|source| KernelError::Network {
             what: "cannot read the cookie of the host's network namespace (SO_NETNS_COOKIE)",
@@ -174,7 +191,10 @@ impl Node {
                 policies: Arc::new(policies),
                 error: None,
             },
-            places,
+            declared: sources.declared.into_iter().map(Arc::new).collect(),
+            attested: sources.attested,
+            disputes: Vec::new(),
+            places: Places::default(),
             cgroups: Cgroups::new(cgroups),
             identities: BTreeSet::new(),
             receivers: Receivers::default(),
@@ -198,6 +218,7 @@ impl Node {
             log: None,
             parts,
         };
+        node.put_together();
         node.read_switches()?;
         node.look_at_namespaces(true)?;
         node.gather_identities();

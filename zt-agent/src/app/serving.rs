@@ -91,7 +91,11 @@ fn open_tls(
         key: key.clone(),
         client_ca: client_ca.clone(),
     };
-    let (reloader, certificates) = tls::Reloader::start(files)?;
+    let (reloader, certificates) = if config.api.tls.spire {
+        tls::Reloader::start_waiting(files)?
+    } else {
+        tls::Reloader::start(files)?
+    };
     let tls = api::Tls {
         config: certificates,
         callers: config.api.callers.as_slice().into(),

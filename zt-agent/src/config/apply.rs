@@ -8,7 +8,7 @@ use hyper::Uri;
 use ipnet::IpNet;
 
 use super::setting::Raw;
-use super::{Config, PolicySource, UnknownWorkload};
+use super::{Config, IdentitySource, OnExpiry, PolicySource, UnknownWorkload};
 use crate::audit::archive;
 use crate::audit::postgres::Target;
 use crate::audit::spool::WhenFull;
@@ -148,17 +148,46 @@ pub(super) fn bpffs(config: &mut Config, raw: Raw<'_>) -> Applied {
     Ok(())
 }
 
-pub(super) fn identity_source(_config: &mut Config, raw: Raw<'_>) -> Applied {
-    match raw.list()?.as_slice() {
-        [] => Err("must name a source: `file`".to_owned()),
-        sources => sources.iter().try_for_each(|source| match *source {
-            "file" => Ok(()),
-            later @ ("spire" | "kubernetes") => {
-                Err(format!("`{later}` is not available in this version, only `file`"))
+pub(super) fn identity_source(config: &mut Config, raw: Raw<'_>) -> Applied {
+    let mut sources = Vec::new();
+    for name in raw.list()? {
+        let source = match name {
+            "file" => IdentitySource::File,
+            "spire" => IdentitySource::Spire,
+            "kubernetes" => {
+                return Err(
+                    "`kubernetes` is not available in this version, only `file` and `spire`".to_owned(),
+                );
             }
-            other => Err(format!("must be `file`, not `{other}`")),
-        }),
+            other => return Err(format!("must be `file` or `spire`, not `{other}`")),
+        };
+        if sources.contains(&source) {
+            return Err(format!("names `{name}` twice"));
+        }
+        sources.push(source);
     }
+    if sources.is_empty() {
+        return Err("must name a source: `file`, `spire`, or both".to_owned());
+    }
+    config.identity.sources = sources;
+    Ok(())
+}
+
+pub(super) fn spire_socket(config: &mut Config, raw: Raw<'_>) -> Applied {
+    config.identity.spire_socket = socket(raw)?;
+    Ok(())
+}
+
+pub(super) fn spire_admin_socket(config: &mut Config, raw: Raw<'_>) -> Applied {
+    config.identity.spire_admin_socket = socket(raw)?;
+    Ok(())
+}
+
+pub(super) fn on_expiry(config: &mut Config, raw: Raw<'_>) -> Applied {
+    let text = raw.text()?;
+    config.identity.on_expiry =
+        OnExpiry::from_name(text).ok_or_else(|| format!("must be `withdraw` or `hold`, not `{text}`"))?;
+    Ok(())
 }
 
 pub(super) fn identity_file(config: &mut Config, raw: Raw<'_>) -> Applied {
@@ -242,6 +271,18 @@ pub(super) fn api_socket(config: &mut Config, raw: Raw<'_>) -> Applied {
     Ok(())
 }
 
+pub(super) fn api_tls(config: &mut Config, raw: Raw<'_>) -> Applied {
+    match raw.text()? {
+        "spire" => config.api.tls.spire = true,
+        other => {
+            return Err(format!(
+                "must be `spire`, or the files {{cert, key, clientCa}}, not `{other}`"
+            ));
+        }
+    }
+    Ok(())
+}
+
 pub(super) fn api_tls_cert(config: &mut Config, raw: Raw<'_>) -> Applied {
     config.api.tls.cert = Some(absolute(raw)?);
     Ok(())
@@ -290,6 +331,15 @@ fn absolute(raw: Raw<'_>) -> Result<PathBuf, String> {
     } else {
         Err(format!("must be an absolute path, not `{}`", path.display()))
     }
+}
+
+/// The path of a Unix socket, also as SPIFFE writes it: `unix:///run/…`.
+fn socket(raw: Raw<'_>) -> Result<PathBuf, String> {
+    let text = raw.text()?;
+    let path = text
+        .strip_prefix("unix://")
+        .or_else(|| text.strip_prefix("unix:"));
+    absolute(Raw::Text(path.unwrap_or(text)))
 }
 
 fn socket_address(raw: Raw<'_>) -> Result<SocketAddr, String> {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::setting::{NOT_YET, Raw, SETTINGS};
 use super::{Config, DEFAULT_FILE, PolicySource};
+use crate::identity::spire::own;
 use crate::problem::{Problem, nearest};
 use crate::yaml::{self, Entry, Node, Report, Value};
 
@@ -62,6 +63,9 @@ pub(super) fn load(sources: &Sources) -> Result<Config, Vec<Problem>> {
         );
         problems.push(plain("configuration", "api.health", message));
     }
+    if problems.is_empty() && config.api.tls.spire {
+        problems.extend(own_svid(&mut config));
+    }
     if problems.is_empty() {
         problems.extend(api_tls(&config).map(|(field, message)| plain("configuration", field, message)));
         problems.extend(engine(&config));
@@ -86,6 +90,20 @@ fn engine(config: &Config) -> Option<Problem> {
         _ => return None,
     };
     Some(plain("configuration", "engineUrl", message.to_owned()))
+}
+
+/// With `api.tls: spire` the files are those that the agent keeps itself.
+fn own_svid(config: &mut Config) -> Option<Problem> {
+    let directory = config.svid_directory().join(own::CURRENT);
+    let tls = &mut config.api.tls;
+    if tls.cert.is_some() || tls.key.is_some() || tls.client_ca.is_some() {
+        let message = "is `spire` or files, not both".to_owned();
+        return Some(plain("configuration", "api.tls", message));
+    }
+    tls.cert = Some(directory.join(own::CERT));
+    tls.key = Some(directory.join(own::KEY));
+    tls.client_ca = Some(directory.join(own::BUNDLE));
+    None
 }
 
 /// What is missing for the API to be served as it is configured.
@@ -180,10 +198,7 @@ fn section(section: &Entry<'_>, config: &mut Config, report: &mut Report) {
 fn tls(entry: &Entry<'_>, config: &mut Config, report: &mut Report) {
     match &entry.value.value {
         Value::Null => {}
-        Value::Text(text) if text == "spire" => {
-            let message = "`spire` is not available in this version: name files, {cert, key, clientCa}";
-            report.add(entry.value, "api.tls", message);
-        }
+        Value::Text(_) => setting("api", entry, config, report),
         _ => {
             for entry in &report.map(entry.value, "api.tls").unwrap_or_default() {
                 setting("api.tls", entry, config, report);
@@ -216,7 +231,7 @@ fn setting(section: &str, entry: &Entry<'_>, config: &mut Config, report: &mut R
         return;
     }
     let all = SETTINGS.iter().map(|setting| setting.key);
-    let all = all.chain(SECTIONS).chain(["api.tls"]);
+    let all = all.chain(SECTIONS);
     let here = all.filter_map(|known| match known.rsplit_once('.') {
         Some((of, name)) if of == section => Some(name),
         None if section.is_empty() => Some(known),

@@ -139,10 +139,16 @@ settings! {
         "auto (kubepods.slice, kubepods), or cgroups below the cgroup2 mount [default: auto]";
     "bpffs", "ZT_BPFFS", "bpffs", "DIR", apply::bpffs,
         "Where programs and maps are pinned [default: /sys/fs/bpf/zt]";
-    "identity.source", "ZT_IDENTITY_SOURCE", "identity-source", "SOURCE", apply::identity_source,
-        "Where identities come from: file [default: file]";
+    "identity.source", "ZT_IDENTITY_SOURCE", "identity-source", "SOURCE,…", apply::identity_source,
+        "Where identities come from: file, spire, or both [default: file]";
     "identity.file", "ZT_IDENTITY_FILE", "identity-file", "FILE", apply::identity_file,
         "Workloads of the file source [default: /etc/zt/workloads.yaml]";
+    "identity.spireSocket", "ZT_SPIRE_SOCKET", "spire-socket", "PATH", apply::spire_socket,
+        "Workload API of the SPIRE agent [default: /run/spire/sockets/agent.sock]";
+    "identity.spireAdminSocket", "ZT_SPIRE_ADMIN_SOCKET", "spire-admin-socket", "PATH", apply::spire_admin_socket,
+        "Delegated Identity API of the SPIRE agent [default: /run/spire/admin/admin.sock]";
+    "identity.onExpiry", "ZT_IDENTITY_ON_EXPIRY", "identity-on-expiry", "WHAT", apply::on_expiry,
+        "withdraw or hold identities whose SVID was not renewed [default: withdraw]";
     "audit.dsn", "ZT_AUDIT_DSN", "audit-dsn", "DSN", apply::audit_dsn,
         "Database of records, sqlite:// or postgres:// [default: sqlite:///var/lib/zt/audit.db]";
     "audit.keys", "ZT_AUDIT_KEYS", "audit-keys", "DIR", apply::audit_keys,
@@ -161,6 +167,8 @@ settings! {
         "Address of health and metrics [default: 127.0.0.1:8055]";
     "api.socket", "ZT_API_SOCKET", "api-socket", "PATH", apply::api_socket,
         "Unix socket of the API, or none [default: /run/zt/agent.sock]";
+    "api.tls", "ZT_API_TLS", "api-tls", "spire", apply::api_tls,
+        "spire: the certificate and the callers' authorities are SPIRE's [default: none]";
     "api.tls.cert", "ZT_API_TLS_CERT", "api-tls-cert", "FILE", apply::api_tls_cert,
         "Certificate of the API, PEM [default: none]";
     "api.tls.key", "ZT_API_TLS_KEY", "api-tls-key", "FILE", apply::api_tls_key,
@@ -174,10 +182,7 @@ settings! {
 }
 
 /// Keys that the documentation of later versions knows and this version does not, with their variables.
-pub(super) const NOT_YET: [(&str, &str); 5] = [
+pub(super) const NOT_YET: [(&str, &str); 2] = [
     ("identity.template", "ZT_IDENTITY_TEMPLATE"),
-    ("identity.spireSocket", "ZT_SPIRE_SOCKET"),
-    ("identity.spireAdminSocket", "ZT_SPIRE_ADMIN_SOCKET"),
-    ("identity.onExpiry", "ZT_IDENTITY_ON_EXPIRY"),
     ("handshake", "ZT_HANDSHAKE"),
 ];

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What may be configured, which source wins, and the precise words for everything else.
 
+mod spire;
+
 use std::fs;
 use std::path::Path;
 
@@ -57,8 +59,11 @@ clusterCIDRs: [10.0.0.0/8, \"fd00::/8\"]
 managedCgroup: [a, b/c]
 bpffs: /sys/fs/bpf/other
 identity:
-  source: [file]
+  source: [spire, file]
   file: /w.yaml
+  spireSocket: unix:///a.sock
+  spireAdminSocket: /b.sock
+  onExpiry: hold
 audit:
   dsn: sqlite:///a.db
   spool: /s.db
@@ -103,7 +108,11 @@ fn every_key_is_read() {
         managed_cgroup: ManagedCgroup::Paths(vec!["a".into(), "b/c".into()]),
         bpffs: "/sys/fs/bpf/other".into(),
         identity: Identity {
+            sources: vec![IdentitySource::Spire, IdentitySource::File],
             file: "/w.yaml".into(),
+            spire_socket: "/a.sock".into(),
+            spire_admin_socket: "/b.sock".into(),
+            on_expiry: OnExpiry::Hold,
         },
         audit: Audit {
             dsn: "sqlite:///a.db".into(),
@@ -118,6 +127,7 @@ fn every_key_is_read() {
             health: "0.0.0.0:2".parse().expect("address"),
             socket: Some("/run/other.sock".into()),
             tls: TlsFiles {
+                spire: false,
                 cert: Some("/c.pem".into()),
                 key: Some("/k.pem".into()),
                 client_ca: Some("/ca.pem".into()),
@@ -137,10 +147,11 @@ fn every_key_is_read() {
 #[test]
 fn every_setting_has_its_variable_and_its_flag() {
     for setting in SETTINGS {
-        let snake: String =
-            setting
+        let snake: String = setting
                 .key
                 .replace("CIDRs", "Cidrs")
+                // The specification calls it ZT_SPIRE_SOCKET.
+                .replace("identity.spire", "spire")
                 .chars()
                 .fold(String::new(), |mut name, next| {
                     if next.is_ascii_uppercase() {
@@ -190,7 +201,7 @@ fn unknown_keys_name_the_nearest() {
     );
     assert_eq!(
         problem("identity:\n  x: 1\n"),
-        "agent.yaml:2:3: identity.x: unknown field; known here: source, file"
+        "agent.yaml:2:3: identity.x: unknown field; known here: source, file, spireSocket, spireAdminSocket, onExpiry"
     );
     assert_eq!(
         problem("Audit: {}\n"),
@@ -201,8 +212,8 @@ fn unknown_keys_name_the_nearest() {
 #[test]
 fn what_comes_later_is_refused_by_name() {
     assert_eq!(
-        problem("identity:\n  spireSocket: /run/x\n"),
-        "agent.yaml:2:3: identity.spireSocket: is not available in this version; remove it"
+        problem("identity:\n  template: x\n"),
+        "agent.yaml:2:3: identity.template: is not available in this version; remove it"
     );
     for (text, words) in [
         (
@@ -210,10 +221,9 @@ fn what_comes_later_is_refused_by_name() {
             "`kubernetes` is not available in this version, only `directory` and `engine`",
         ),
         (
-            "identity: {source: [file, spire]}",
-            "`spire` is not available in this version, only `file`",
+            "identity: {source: [file, kubernetes]}",
+            "`kubernetes` is not available in this version, only `file` and `spire`",
         ),
-        ("api: {tls: spire}", "api.tls: `spire` is not available"),
     ] {
         let message = problem(text);
         assert!(
@@ -221,10 +231,10 @@ fn what_comes_later_is_refused_by_name() {
             "{message}"
         );
     }
-    let problems = load("", &[("ZT_SPIRE_SOCKET", "/x")], &[]).expect_err("later");
+    let problems = load("", &[("ZT_HANDSHAKE", "auto")], &[]).expect_err("later");
     assert_eq!(
         problems,
-        ["environment: ZT_SPIRE_SOCKET: is not available in this version; unset it"]
+        ["environment: ZT_HANDSHAKE: is not available in this version; unset it"]
     );
 }
 

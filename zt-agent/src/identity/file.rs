@@ -176,6 +176,7 @@ impl Reader<'_> {
         Some(WorkloadRecord {
             spiffe: spiffe?,
             cgroup: cgroup?,
+            cgroup_id: None,
             addresses,
             mode,
             pod: None,

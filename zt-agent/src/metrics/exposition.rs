@@ -10,7 +10,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet}
 use prometheus_client::metrics::MetricType;
 use zt_common::counter::Counter;
 
-use super::{Metrics, spool};
+use super::{Metrics, spire, spool};
 use crate::state::SOURCE_REFUSALS;
 
 #[derive(Debug)]
@@ -48,7 +48,8 @@ impl Collector for Exposition {
         )?;
         spool::spool(&mut writer, metrics)?;
         snapshot(&mut writer, metrics)?;
-        source(&mut writer, metrics)
+        source(&mut writer, metrics)?;
+        spire::spire(&mut writer, metrics)
     }
 }
 

@@ -24,11 +24,13 @@ pub enum NodeEvent {
     RawFenced,
     /// A raw, ICMP or SCTP socket older than enforcement could not be cut off.
     RawLeft,
+    /// Two identity sources gave one cgroup different identities.
+    IdentityDisputed,
 }
 
 impl NodeEvent {
     /// Each of them, in order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::SweepFailed,
         Self::RevokedGone,
         Self::DestroyFailed,
@@ -38,6 +40,7 @@ impl NodeEvent {
         Self::MergeFailed,
         Self::RawFenced,
         Self::RawLeft,
+        Self::IdentityDisputed,
     ];
 
     /// Its label.
@@ -52,6 +55,7 @@ impl NodeEvent {
             Self::MergeFailed => "merge_failed",
             Self::RawFenced => "raw_fenced",
             Self::RawLeft => "raw_left",
+            Self::IdentityDisputed => "identity_disputed",
         }
     }
 }

@@ -34,6 +34,9 @@ fn complete() -> Arc<Metrics> {
     metrics.read_spool(Arc::default(), 1 << 30);
     let source = SourceStatus::new("https://engine.example.org:8054", 0);
     metrics.read_source(watch::channel(source).1);
+    let health = Health::new();
+    health.rotated(&Arc::from("spiffe://hanzo.ai/hanzo-k8s/hanzo/gateway"));
+    metrics.read_spire(health);
     metrics
 }
 
@@ -65,6 +68,7 @@ fn the_names_of_the_specification_are_there() {
         "zt_policy_revision 7",
         "zt_policy_valid 1",
         "zt_observe_all 0",
+        r#"zt_svid_rotations_total{service="spiffe://hanzo.ai/hanzo-k8s/hanzo/gateway"} 1"#,
         concat!("zt_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
     ] {
         assert!(text.contains(line), "no `{line}` in\n{text}");

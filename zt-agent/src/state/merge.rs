@@ -21,12 +21,16 @@ impl Places {
     /// Places each declared workload on its cgroup and on those nested in it.
     ///
     /// `cgroups` are those present, by path below the cgroup2 mount.
-    pub fn new(records: Vec<WorkloadRecord>, cgroups: &BTreeMap<PathBuf, u64>, default_mode: Mode) -> Self {
+    pub fn new(
+        records: Vec<Arc<WorkloadRecord>>,
+        cgroups: &BTreeMap<PathBuf, u64>,
+        default_mode: Mode,
+    ) -> Self {
         let placed: Vec<Placed> = records
             .into_iter()
             .map(|record| Placed {
                 mode: record.mode.unwrap_or(default_mode),
-                record: Arc::new(record),
+                record,
                 cgroup_ids: Vec::new(),
             })
             .collect();
@@ -53,7 +57,7 @@ impl Places {
     /// A cgroup has come. The workload that is declared for this very cgroup, if there is one: what is nested in a
     /// workload's cgroup is noted as its, and is known to the kernel by its ancestor.
     pub fn created(&mut self, path: &Path, id: u64) -> Option<&Placed> {
-        let (index, own) = self.owner_of(path)?;
+        let (index, own) = self.owner_of(path, id)?;
         let placed = Arc::make_mut(&mut self.placed).get_mut(index)?;
         if !placed.cgroup_ids.contains(&id) {
             placed.cgroup_ids.push(id);
@@ -63,7 +67,7 @@ impl Places {
 
     /// A cgroup has gone.
     pub fn removed(&mut self, path: &Path, id: u64) {
-        if let Some((index, _)) = self.owner_of(path)
+        if let Some((index, _)) = self.owner_of(path, id)
             && let Some(placed) = Arc::make_mut(&mut self.placed).get_mut(index)
         {
             placed.cgroup_ids.retain(|present| *present != id);
@@ -76,12 +80,22 @@ impl Places {
     }
 
     /// The workload that a cgroup belongs to, its own or that of the nearest ancestor which has one, and whether it is
-    /// its own.
-    fn owner_of(&self, path: &Path) -> Option<(usize, bool)> {
+    /// its own. A workload that is known of another cgroup at the same path is passed over.
+    fn owner_of(&self, path: &Path, id: u64) -> Option<(usize, bool)> {
         let mut own = true;
         for ancestor in path.ancestors() {
             if let Some(index) = self.index_of(ancestor) {
-                return Some((index, own));
+                let placed = self.placed.get(index)?;
+                let here = |meant: u64| {
+                    if own {
+                        meant == id
+                    } else {
+                        placed.cgroup_ids.contains(&meant)
+                    }
+                };
+                if placed.record.cgroup_id.is_none_or(here) {
+                    return Some((index, own));
+                }
             }
             own = false;
         }
@@ -112,10 +126,15 @@ mod tests {
         WorkloadRecord {
             spiffe,
             cgroup: cgroup.into(),
+            cgroup_id: None,
             addresses: Vec::new(),
             mode: None,
             pod: None,
         }
+    }
+
+    fn shared(records: Vec<WorkloadRecord>) -> Vec<Arc<WorkloadRecord>> {
+        records.into_iter().map(Arc::new).collect()
     }
 
     fn ids(places: &Places) -> Vec<Vec<u64>> {
@@ -138,7 +157,7 @@ mod tests {
             ("root/ab", 6),
         ]
         .map(|(path, id)| (PathBuf::from(path), id));
-        let places = Places::new(records, &BTreeMap::from(cgroups), Mode::Enforce);
+        let places = Places::new(shared(records), &BTreeMap::from(cgroups), Mode::Enforce);
         assert_eq!(ids(&places), [vec![2, 5], vec![], vec![3, 4]]);
         assert!(places.placed().iter().all(|placed| placed.mode == Mode::Enforce));
     }
@@ -146,7 +165,7 @@ mod tests {
     #[test]
     fn only_the_declared_cgroup_itself_is_for_the_kernel_to_know() {
         let records = vec![record("root/a"), record("root/a/b")];
-        let mut places = Places::new(records, &BTreeMap::new(), Mode::Observe);
+        let mut places = Places::new(shared(records), &BTreeMap::new(), Mode::Observe);
         assert!(places.created(Path::new("root"), 1).is_none());
         assert!(places.created(Path::new("root/a"), 2).is_some());
         assert!(places.created(Path::new("root/a/x"), 3).is_none());
@@ -159,5 +178,21 @@ mod tests {
         assert_eq!(ids(&places), [vec![3], vec![4]]);
         assert!(places.declared(Path::new("root/a/b")).is_some());
         assert!(places.declared(Path::new("root/a/x")).is_none());
+    }
+
+    #[test]
+    fn what_is_known_of_one_cgroup_is_not_true_of_the_next_at_its_path() {
+        let attested = WorkloadRecord {
+            cgroup_id: Some(2),
+            ..record("root/a")
+        };
+        let cgroups = [("root/a", 2), ("root/a/b", 3)].map(|(path, id)| (PathBuf::from(path), id));
+        let mut places = Places::new(shared(vec![attested]), &BTreeMap::from(cgroups), Mode::Observe);
+        assert_eq!(ids(&places), [vec![2, 3]]);
+        places.removed(Path::new("root/a/b"), 3);
+        places.removed(Path::new("root/a"), 2);
+        assert!(places.created(Path::new("root/a"), 9).is_none(), "another cgroup");
+        assert!(places.created(Path::new("root/a/b"), 10).is_none());
+        assert_eq!(ids(&places), [Vec::<u64>::new()]);
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use zt_common::counter::Counter;
 
 use super::Node;
-use crate::api::{HookStatus, NodeStatus, RootStatus};
+use crate::api::{DisputeStatus, HookStatus, NodeStatus, RootStatus};
 use crate::audit::names::{Directory, Placement};
 use crate::spiffe_id::SpiffeId;
 use crate::state::{Placed, Snapshot};
@@ -102,6 +102,15 @@ impl Node {
                 })
                 .collect(),
             awaited: self.awaited(),
+            disputes: self
+                .disputes
+                .iter()
+                .map(|dispute| DisputeStatus {
+                    cgroup: dispute.cgroup.display().to_string(),
+                    file: dispute.declared.to_string(),
+                    spire: dispute.attested.to_string(),
+                })
+                .collect(),
             guarded: self.parts.kernel.guarded(),
             restored: self.parts.metrics.restored_total(),
             counters: Counter::ALL

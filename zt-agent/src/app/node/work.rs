@@ -66,8 +66,13 @@ impl Node {
                     declared |= self.workloads_changed(&contents);
                     Ok(())
                 }
+                Command::Attested(said) => {
+                    declared |= self.attested(said);
+                    Ok(())
+                }
                 Command::Cgroup(event) => {
                     moved = true;
+                    declared |= self.forget_attested(&event);
                     let done = self.cgroup_changed(event);
                     self.pending.merge |= done.is_err();
                     done
@@ -115,6 +120,7 @@ impl Node {
         }
         self.find_owners();
         if declared {
+            self.put_together();
             outcome = outcome.and(self.merged());
         } else if moved {
             outcome = outcome.and(self.cgroups_settled());

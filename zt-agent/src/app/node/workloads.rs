@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use zt_common::abi::{MODE_ENFORCE, MODE_OBSERVE, PEER_HERE, Peer, Workload};
 use zt_common::address::Address;
@@ -10,18 +11,21 @@ use zt_common::identity;
 use zt_common::names::{MAX_PEERS, MAX_WORKLOADS};
 
 use super::{AppError, Node, level};
-use crate::cgroup;
+use crate::cgroup::{self, CgroupEvent};
 use crate::config::Config;
+use crate::identity::merge::{Merged, merge};
+use crate::identity::spire::{Attestation, Attested};
 use crate::identity::{Mode, WorkloadRecord, file as identity_file};
 use crate::kernel::netns;
 use crate::kernel::{Directory, ManagedRoot};
+use crate::metrics::NodeEvent;
 use crate::problem::Problem;
 use crate::spiffe_id::SpiffeId;
 use crate::state::Placed;
 use crate::state::merge::Places;
 
 /// How far below a managed root a workload may lie: the kernel side looks for ancestors that deep.
-const DEPTH: u32 = 8;
+pub(in crate::app) const DEPTH: u32 = 8;
 
 /// The workloads of the file.
 pub(in crate::app) fn read(
@@ -115,12 +119,12 @@ pub(super) struct Changes {
 }
 
 impl Node {
-    /// The workloads file changed. Whether what it declares did.
+    /// The workloads file changed. Whether there is something new to put together.
     pub(super) fn workloads_changed(&mut self, contents: &identity_file::Contents) -> bool {
         match read(contents, &self.parts.config, &self.parts.root_paths) {
             Ok(records) => {
                 tracing::info!(workloads = records.len(), "workloads loaded");
-                self.places = Places::new(records, self.cgroups.by_path(), self.parts.config.mode);
+                self.declared = records.into_iter().map(Arc::new).collect();
                 true
             }
             Err(problems) => {
@@ -130,6 +134,46 @@ impl Node {
                 false
             }
         }
+    }
+
+    /// SPIRE says who a cgroup is, or that it is nobody. Whether that is another than it was.
+    pub(super) fn attested(&mut self, said: Attestation) -> bool {
+        if self.cgroups.id(&said.cgroup) != Some(said.cgroup_id) {
+            // It has gone meanwhile; at its path there may be another one.
+            return false;
+        }
+        let name = |(id, identity): (u64, Attested)| (id, identity.spiffe);
+        let now = said.identity.map(|identity| (said.cgroup_id, identity));
+        let before = match now.clone() {
+            Some(now) => self.attested.insert(said.cgroup, now),
+            None => self.attested.remove(&said.cgroup),
+        };
+        now.map(name) != before.map(name)
+    }
+
+    /// A cgroup has gone, and with it what SPIRE said of it. Whether it had said something.
+    pub(super) fn forget_attested(&mut self, event: &CgroupEvent) -> bool {
+        let CgroupEvent::Removed { path, id } = event else {
+            return false;
+        };
+        let known = self.attested.get(path).is_some_and(|(known, _)| known == id);
+        known && self.attested.remove(path).is_some()
+    }
+
+    /// Puts together what the sources say. Where they disagree is said and counted once.
+    pub(super) fn put_together(&mut self) {
+        let Merged { workloads, disputes } = merge(&self.declared, &self.attested);
+        for dispute in disputes.iter().filter(|dispute| !self.disputes.contains(dispute)) {
+            self.parts.metrics.node_event(NodeEvent::IdentityDisputed, 1);
+            tracing::error!(
+                cgroup = %dispute.cgroup.display(),
+                file = %dispute.declared,
+                spire = %dispute.attested,
+                "the identity sources disagree: nobody is named by either until they agree"
+            );
+        }
+        self.disputes = disputes;
+        self.places = Places::new(workloads, self.cgroups.by_path(), self.parts.config.mode);
     }
 
     /// The identities that policy patterns are expanded for. They only grow, until a change of policy starts anew.
@@ -160,7 +204,9 @@ impl Node {
         for placed in self.places.placed().iter() {
             let entry = entry(placed);
             // What is nested in it is found by it: it takes no room of its own.
-            if let Some(id) = self.cgroups.id(&placed.record.cgroup) {
+            let here = self.cgroups.id(&placed.record.cgroup);
+            let meant = |id: &u64| placed.record.cgroup_id.is_none_or(|meant| meant == *id);
+            if let Some(id) = here.filter(meant) {
                 directory.workloads.insert(id, entry);
             }
             let peer = Peer {
@@ -173,6 +219,7 @@ impl Node {
                 .peers
                 .extend(addresses.map(|ip| (Address::from(*ip), peer)));
         }
+        self.name_the_disputed(&mut directory.workloads);
         self.keep_the_lost(&mut directory.workloads);
         let before = self.parts.kernel.workloads();
         let new: Vec<u64> = directory
@@ -185,12 +232,36 @@ impl Node {
         let fell_back = before
             .keys()
             .any(|id| !directory.workloads.contains_key(id) && self.cgroups.path(*id).is_some());
+        // Whoever is attested runs already, and may have connections from when it was nobody.
+        let attested = new.iter().any(|id| {
+            let known = self.cgroups.path(*id).and_then(|path| self.attested.get(path));
+            known.is_some_and(|(known, _)| known == id)
+        });
         let directed = self.parts.kernel.direct(&directory)?;
         let workloads = self.parts.kernel.workloads();
         Ok(Changes {
-            renamed: directed.renamed || fell_back,
+            renamed: directed.renamed || fell_back || attested,
             resettled: new.iter().any(|id| self.cgroups.above(*id, workloads).is_some()),
         })
+    }
+
+    /// A cgroup that the sources disagree about is nobody, whatever is around it, and as strict as any of them would
+    /// have it.
+    fn name_the_disputed(&self, wanted: &mut HashMap<u64, Workload>) {
+        for dispute in &self.disputes {
+            if self.cgroups.id(&dispute.cgroup) != Some(dispute.cgroup_id) {
+                continue;
+            }
+            let before = self.parts.kernel.workloads().get(&dispute.cgroup_id);
+            let strict = before.is_some_and(|workload| workload.mode == MODE_ENFORCE)
+                || [dispute.mode, Some(self.parts.config.mode)].contains(&Some(Mode::Enforce));
+            let nobody = Workload {
+                identity: identity::UNKNOWN,
+                mode: if strict { MODE_ENFORCE } else { MODE_OBSERVE },
+                reserved: [0; 7],
+            };
+            wanted.insert(dispute.cgroup_id, nobody);
+        }
     }
 
     /// A workload that was enforced upon stays so when its identity is lost: as long as its cgroup exists it is

@@ -9,12 +9,13 @@ use super::{Tally as _, complete, record};
 const README: &str = include_str!("../../../../README.md");
 
 /// Labels whose values are not a list that README could give, by metric.
-const OPEN: [(&str, &str); 5] = [
+const OPEN: [(&str, &str); 6] = [
     ("zt_decisions_total", "decision"),
     ("zt_decisions_total", "source"),
     ("zt_decisions_total", "dest"),
     ("zt_kernel_events_total", "event"),
     ("zt_build_info", "version"),
+    ("zt_svid_rotations_total", "service"),
 ];
 
 /// The labels of a metric, with the values that each has.

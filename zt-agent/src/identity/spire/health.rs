@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How things stand with SPIRE, for metrics, `/v1/status` and `/readyz`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Identities that have a counter of rotations of their own; the rest are `other`.
+const MOST_SERVICES: usize = 2000;
+/// The label of the rest.
+const OTHER: &str = "other";
+
+/// Causes of what is not believed.
+const REFUSALS: [&str; 8] = [
+    "bundle",
+    "expired",
+    "flood",
+    "not_one_identity",
+    "too_many",
+    "trust_domain",
+    "unreadable",
+    "untrusted",
+];
+
+/// What became of a cgroup that somebody runs in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// SPIRE has not given it an identity.
+    Waiting,
+    /// It has one.
+    Named,
+    /// It has one whose SVID has expired (`onExpiry: hold`).
+    Held,
+}
+
+/// Why an identity was taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Withdrawal {
+    /// SPIRE no longer has an entry for it.
+    NoEntry,
+    /// Its SVID expired.
+    Expired,
+    /// Nobody is in the cgroup any more who could be attested.
+    NoProcess,
+}
+
+impl Withdrawal {
+    const ALL: [Self; 3] = [Self::NoEntry, Self::Expired, Self::NoProcess];
+
+    /// The label in metrics.
+    pub(super) const fn cause(self) -> &'static str {
+        match self {
+            Self::NoEntry => "no_entry",
+            Self::Expired => "expired",
+            Self::NoProcess => "no_process",
+        }
+    }
+}
+
+/// What is known, as a copy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Whether the SPIRE agent answers.
+    pub connected: bool,
+    /// Since when, or since when not; Unix nanoseconds.
+    pub since: i64,
+    /// Why it does not answer, or what it said last that is wrong with all of us.
+    pub error: Option<Arc<str>>,
+    /// Cgroups with an identity.
+    pub named: usize,
+    /// Cgroups in which somebody runs and that have none.
+    pub waiting: usize,
+    /// Cgroups whose identity is kept although its SVID has expired.
+    pub expired: usize,
+    /// The last SVID that was not believed, and why.
+    pub refusal: Option<Arc<str>>,
+    /// SVIDs that were not believed, and answers that were not understood, by cause.
+    pub refused: BTreeMap<&'static str, u64>,
+    /// Identities that were taken back, by cause.
+    pub withdrawn: BTreeMap<&'static str, u64>,
+    /// New SVIDs of the same identity.
+    pub rotations: BTreeMap<Arc<str>, u64>,
+    /// How often the connection to the SPIRE agent was lost, or not to be had.
+    pub failures: u64,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    status: Status,
+    standing: HashMap<u64, Standing>,
+}
+
+/// How things stand with SPIRE. Everybody may look at any time.
+#[derive(Debug, Default)]
+pub struct Health(Mutex<Inner>);
+
+impl Health {
+    /// Nothing is known yet.
+    pub fn new() -> Arc<Self> {
+        let health = Self::default();
+        {
+            let status = &mut health.lock().status;
+            status.since = now();
+            status.error = Some(Arc::from("SPIRE has not answered yet"));
+            status.refused = REFUSALS.into_iter().map(|cause| (cause, 0)).collect();
+            let causes = Withdrawal::ALL.map(Withdrawal::cause);
+            status.withdrawn = causes.into_iter().map(|cause| (cause, 0)).collect();
+        }
+        Arc::new(health)
+    }
+
+    /// How things stand now.
+    pub fn status(&self) -> Status {
+        let inner = self.lock();
+        let count = |wanted| inner.standing.values().filter(|found| **found == wanted).count();
+        Status {
+            named: count(Standing::Named),
+            waiting: count(Standing::Waiting),
+            expired: count(Standing::Held),
+            ..inner.status.clone()
+        }
+    }
+
+    pub(super) fn connected(&self) {
+        let status = &mut self.lock().status;
+        if !status.connected {
+            status.connected = true;
+            status.since = now();
+        }
+        status.error = None;
+    }
+
+    /// The SPIRE agent does not answer. Whether it did before.
+    pub(super) fn disconnected(&self, error: &str) -> bool {
+        let status = &mut self.lock().status;
+        let before = status.connected;
+        if before {
+            status.connected = false;
+            status.since = now();
+        }
+        status.failures += 1;
+        status.error = Some(Arc::from(error));
+        before
+    }
+
+    pub(super) fn refused(&self, cause: &'static str, why: &str) {
+        debug_assert!(REFUSALS.contains(&cause), "{cause}");
+        let status = &mut self.lock().status;
+        *status.refused.entry(cause).or_default() += 1;
+        status.refusal = Some(Arc::from(why));
+    }
+
+    pub(super) fn withdrawn(&self, withdrawal: Withdrawal) {
+        let status = &mut self.lock().status;
+        *status.withdrawn.entry(withdrawal.cause()).or_default() += 1;
+    }
+
+    /// Counts a new SVID of the same identity.
+    pub fn rotated(&self, service: &Arc<str>) {
+        let rotations = &mut self.lock().status.rotations;
+        if let Some(count) = rotations.get_mut(service) {
+            *count += 1;
+            return;
+        }
+        let label = if rotations.len() < MOST_SERVICES {
+            Arc::clone(service)
+        } else {
+            Arc::from(OTHER)
+        };
+        *rotations.entry(label).or_default() += 1;
+    }
+
+    /// What has become of a cgroup; `None` where nobody runs in it.
+    pub(super) fn stands(&self, cgroup: u64, standing: Option<Standing>) {
+        let known = &mut self.lock().standing;
+        match standing {
+            Some(standing) => known.insert(cgroup, standing),
+            None => known.remove(&cgroup),
+        };
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Unix nanoseconds.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_beginning_of_a_state_is_kept_and_cgroups_are_counted_by_theirs() {
+        let health = Health::new();
+        assert!(!health.status().connected);
+        assert!(health.status().error.is_some());
+        health.connected();
+        let since = health.status().since;
+        health.connected();
+        assert_eq!(health.status().since, since);
+        assert!(health.disconnected("gone"));
+        assert!(!health.disconnected("still gone"));
+        let status = health.status();
+        assert_eq!(
+            (status.failures, status.error.as_deref()),
+            (2, Some("still gone"))
+        );
+
+        health.stands(1, Some(Standing::Waiting));
+        health.stands(2, Some(Standing::Named));
+        health.stands(1, Some(Standing::Held));
+        health.stands(3, Some(Standing::Named));
+        health.stands(3, None);
+        let status = health.status();
+        assert_eq!((status.named, status.waiting, status.expired), (1, 0, 1));
+    }
+
+    #[test]
+    fn rotations_are_bounded() {
+        let health = Health::new();
+        for number in 0..MOST_SERVICES + 5 {
+            health.rotated(&Arc::from(format!("spiffe://hanzo.ai/{number}")));
+        }
+        let rotations = health.status().rotations;
+        assert_eq!(rotations.len(), MOST_SERVICES + 1);
+        assert_eq!(rotations.get(OTHER), Some(&5));
+    }
+}

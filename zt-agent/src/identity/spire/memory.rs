@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Which cgroups had which identity, on disk: an agent that starts again goes on with it until SPIRE has answered, so that
+//! nothing is refused in between, and while SPIRE is down until the SVIDs expire.
+//!
+//! A cgroup is known by its id, which no other has until the machine boots again.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Attested, Known};
+
+/// The file in the directory of the agent's state.
+pub const FILE: &str = "identities.json";
+/// Most bytes that are read.
+const MAX_BYTES: u64 = 64 << 20;
+
+#[derive(Serialize, Deserialize)]
+struct Remembered {
+    boot: String,
+    trust_domain: String,
+    workloads: Vec<Workload>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Workload {
+    cgroup: PathBuf,
+    cgroup_id: u64,
+    #[serde(flatten)]
+    identity: Attested,
+}
+
+/// What was known when `path` was written, of the cgroups that exist still. Nothing where it cannot be read: that costs
+/// the names until SPIRE has answered.
+pub(super) fn recall(path: &Path, trust_domain: &str, present: &BTreeMap<PathBuf, u64>) -> Known {
+    let read = || -> io::Result<Remembered> {
+        if fs::metadata(path)?.len() > MAX_BYTES {
+            return Err(io::Error::other("it is too large"));
+        }
+        Ok(serde_json::from_slice(&fs::read(path)?)?)
+    };
+    let remembered = match read() {
+        Ok(remembered) => remembered,
+        Err(error) => {
+            if error.kind() != io::ErrorKind::NotFound {
+                tracing::warn!(file = %path.display(), %error, "identities that were known before cannot be read");
+            }
+            return Known::new();
+        }
+    };
+    if boot().is_none_or(|boot| boot != remembered.boot) || remembered.trust_domain != trust_domain {
+        return Known::new();
+    }
+    remembered
+        .workloads
+        .into_iter()
+        .filter(|workload| present.get(&workload.cgroup) == Some(&workload.cgroup_id))
+        .filter(|workload| workload.identity.spiffe.trust_domain() == trust_domain)
+        .map(|workload| (workload.cgroup, (workload.cgroup_id, workload.identity)))
+        .collect()
+}
+
+/// Replaces what `path` says. Only root may read it.
+pub(super) fn remember(path: &Path, trust_domain: &str, known: &Known) -> io::Result<()> {
+    let remembered = Remembered {
+        boot: boot().unwrap_or_default(),
+        trust_domain: trust_domain.to_owned(),
+        workloads: known
+            .iter()
+            .map(|(cgroup, (cgroup_id, identity))| Workload {
+                cgroup: cgroup.clone(),
+                cgroup_id: *cgroup_id,
+                identity: identity.clone(),
+            })
+            .collect(),
+    };
+    let text = serde_json::to_vec(&remembered)?;
+    let new = path.with_extension("new");
+    // Not synced: after a crash of the machine nothing in it would be true.
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&new)?;
+    file.write_all(&text)?;
+    fs::rename(&new, path)
+}
+
+fn boot() -> Option<String> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spiffe_id::SpiffeId;
+
+    const DOMAIN: &str = "hanzo.ai";
+
+    fn known(entries: &[(&str, u64)]) -> Known {
+        let identity = Attested {
+            spiffe: SpiffeId::parse("spiffe://hanzo.ai/ns/hanzo/sa/iam").expect("id"),
+            expires: 1_900_000_000,
+        };
+        entries
+            .iter()
+            .map(|(path, id)| (PathBuf::from(path), (*id, identity.clone())))
+            .collect()
+    }
+
+    #[test]
+    fn what_was_known_of_cgroups_that_exist_is_known_again() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join(FILE);
+        let present = BTreeMap::from([("a".into(), 1), ("b".into(), 9)]);
+        assert!(recall(&path, DOMAIN, &present).is_empty(), "there is no file");
+        remember(&path, DOMAIN, &known(&[("a", 1), ("b", 2), ("c", 3)])).expect("written");
+        // `b` is another cgroup by now, and `c` is gone.
+        assert_eq!(recall(&path, DOMAIN, &present), known(&[("a", 1)]));
+        assert!(recall(&path, "other.example", &present).is_empty());
+
+        let text = fs::read_to_string(&path).expect("read");
+        let boot = boot().expect("boot id");
+        fs::write(&path, text.replace(&boot, "another-boot")).expect("written");
+        assert!(recall(&path, DOMAIN, &present).is_empty());
+        fs::write(&path, "{ not json").expect("written");
+        assert!(recall(&path, DOMAIN, &present).is_empty());
+    }
+}

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The agent's own SVID, from the Workload API, as files that whoever needs a certificate follows: the API, the way to a
+//! policy engine, PostgreSQL.
+//!
+//! A set of certificate, key and bundle is one directory; `current` points to the newest, so that no reader finds parts of
+//! two. They belong below `/run`, which is in memory.
+
+use std::fmt::Write as _;
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use spiffe::{TrustDomain, X509Source};
+use tokio::time::sleep;
+
+/// The certificate and what leads up to the root.
+pub const CERT: &str = "cert.pem";
+/// Its private key.
+pub const KEY: &str = "key.pem";
+/// The authorities of the trust domain.
+pub const BUNDLE: &str = "bundle.pem";
+/// The link to the newest set.
+pub const CURRENT: &str = "current";
+
+/// Pauses between attempts at reaching the SPIRE agent.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// Between attempts after an answer that does not get better by waiting.
+const PAUSE: Duration = Duration::from_secs(30);
+/// How long to wait before a set is written again that could not be.
+const WRITE_AGAIN: Duration = Duration::from_secs(5);
+
+/// Why there are no files.
+#[derive(Debug, thiserror::Error)]
+enum OwnError {
+    #[error("{0}")]
+    Source(#[from] spiffe::X509SourceError),
+    #[error("SPIRE sends no bundle of the trust domain `{0}`: `trustDomain` must be the SPIRE agent's")]
+    NoBundle(String),
+    #[error("cannot write {directory}: {source}")]
+    Write { directory: PathBuf, source: io::Error },
+}
+
+/// Keeps the files below `directory` what SPIRE says of this process, for ever.
+pub async fn keep(socket: PathBuf, trust_domain: String, directory: PathBuf) {
+    loop {
+        let error = match follow(&socket, &trust_domain, &directory).await {
+            Ok(never) => match never {},
+            Err(error) => error,
+        };
+        tracing::error!(%error, "SPIRE gives this agent no certificate");
+        sleep(PAUSE).await;
+    }
+}
+
+enum Never {}
+
+async fn follow(socket: &Path, trust_domain: &str, directory: &Path) -> Result<Never, OwnError> {
+    tracing::info!(socket = %socket.display(), "asking SPIRE for the certificate of this agent");
+    let source = X509Source::builder()
+        .endpoint(format!("unix://{}", socket.display()))
+        .reconnect_backoff(FIRST_PAUSE, LONGEST_PAUSE)
+        .build()
+        .await?;
+    let mut updates = source.updated();
+    loop {
+        let written = match set(&source, trust_domain) {
+            Ok(set) => {
+                let to = directory.to_path_buf();
+                let id = set.id.clone();
+                let written = tokio::task::spawn_blocking(move || set.write(&to)).await;
+                written
+                    .unwrap_or_else(|error| Err(io::Error::other(error)))
+                    .map(|()| id)
+                    .map_err(|source| OwnError::Write {
+                        directory: directory.to_path_buf(),
+                        source,
+                    })
+            }
+            Err(error) => Err(error),
+        };
+        match written {
+            Ok(id) => {
+                tracing::info!(spiffe = %id, "a new certificate of this agent");
+                updates.changed().await?;
+            }
+            // What is there stays until it expires; whoever is shown it then refuses it.
+            Err(error) => {
+                tracing::warn!(%error, "the certificate of this agent is not renewed");
+                tokio::select! {
+                    changed = updates.changed() => { changed?; }
+                    () = sleep(WRITE_AGAIN) => {}
+                }
+            }
+        }
+    }
+}
+
+/// Certificate, key and bundle that belong together.
+struct Set {
+    id: String,
+    cert: String,
+    key: String,
+    bundle: String,
+}
+
+fn set(source: &X509Source, trust_domain: &str) -> Result<Set, OwnError> {
+    let svid = source.svid()?;
+    let no_bundle = || OwnError::NoBundle(trust_domain.to_owned());
+    let domain = TrustDomain::new(trust_domain).map_err(|_| no_bundle())?;
+    let bundle = source
+        .try_bundle_for_trust_domain(&domain)
+        .ok_or_else(no_bundle)?;
+    let all = |certificates: &[spiffe::cert::Certificate]| -> String {
+        certificates
+            .iter()
+            .map(|certificate| pem("CERTIFICATE", certificate.as_bytes()))
+            .collect()
+    };
+    Ok(Set {
+        id: svid.spiffe_id().to_string(),
+        cert: all(svid.cert_chain()),
+        key: pem("PRIVATE KEY", svid.private_key().as_bytes()),
+        bundle: all(bundle.authorities()),
+    })
+}
+
+impl Set {
+    /// Writes it below `directory`, and then points `current` to it.
+    fn write(&self, directory: &Path) -> io::Result<()> {
+        let private =
+            |path: &Path, recursive| DirBuilder::new().recursive(recursive).mode(0o700).create(path);
+        private(directory, true)?;
+        let current = directory.join(CURRENT);
+        let before = fs::read_link(&current).ok();
+        let number = before
+            .as_deref()
+            .and_then(Path::to_str)
+            .and_then(|name| name.parse::<u64>().ok());
+        let name = number.map_or(0, |number| number.wrapping_add(1)).to_string();
+        let new = directory.join(&name);
+        if new.exists() {
+            fs::remove_dir_all(&new)?;
+        }
+        private(&new, false)?;
+        for (file, text) in [(CERT, &self.cert), (KEY, &self.key), (BUNDLE, &self.bundle)] {
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(new.join(file))?;
+            file.write_all(text.as_bytes())?;
+        }
+        let link = directory.join("next");
+        if link.is_symlink() {
+            fs::remove_file(&link)?;
+        }
+        symlink(&name, &link)?;
+        fs::rename(&link, &current)?;
+        match before {
+            Some(before) => fs::remove_dir_all(directory.join(before)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// RFC 7468: 64 characters a line.
+fn pem(label: &str, der: &[u8]) -> String {
+    let mut text = format!("-----BEGIN {label}-----\n");
+    let encoded = STANDARD.encode(der);
+    for start in (0..encoded.len()).step_by(64) {
+        let line = encoded.get(start..(start + 64).min(encoded.len()));
+        let _ = writeln!(text, "{}", line.unwrap_or_default());
+    }
+    let _ = writeln!(text, "-----END {label}-----");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use rustls::pki_types::pem::PemObject as _;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+    use super::*;
+
+    #[test]
+    fn a_set_is_replaced_whole_and_read_by_nobody_else() {
+        let directory = tempfile::tempdir().expect("directory");
+        let directory = directory.path().join("svid");
+        let key = rcgen::KeyPair::generate().expect("key");
+        for round in 0..3 {
+            let der = rcgen::CertificateParams::default()
+                .self_signed(&key)
+                .expect("signed")
+                .der()
+                .to_vec();
+            let set = Set {
+                id: String::new(),
+                cert: pem("CERTIFICATE", &der),
+                key: pem("PRIVATE KEY", &key.serialize_der()),
+                bundle: pem("CERTIFICATE", &der),
+            };
+            set.write(&directory).expect("written");
+            let current = directory.join(CURRENT);
+            let read = CertificateDer::from_pem_file(current.join(CERT)).expect("PEM");
+            assert_eq!(read.as_ref(), der);
+            PrivateKeyDer::from_pem_file(current.join(KEY)).expect("PEM");
+            for path in [directory.clone(), current.clone(), current.join(KEY)] {
+                let mode = fs::metadata(&path).expect("there").permissions().mode();
+                assert_eq!(mode & 0o077, 0, "{}", path.display());
+            }
+            let names = fs::read_dir(&directory).expect("read").count();
+            assert_eq!(names, 2, "round {round}: one set and the link to it");
+        }
+    }
+}

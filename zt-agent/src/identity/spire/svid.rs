@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From what SPIRE answers to an identity: which of several SVIDs counts, and whether it can be believed.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustls::CertificateError;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use sha2::{Digest as _, Sha256};
+use spire_api::pb::spire::api::agent::delegatedidentity::v1::SubscribeToX509sviDsResponse;
+use spire_api::pb::spire::api::types::X509svid;
+use x509_parser::parse_x509_certificate;
+
+use super::bundle::Bundle;
+use crate::spiffe_id::SpiffeId;
+use crate::tls::{self, IdentityError};
+
+/// The hint of the entry whose SVID counts where a workload has several.
+pub const HINT: &str = "zt";
+/// Most certificates of a chain. SPIRE sends one or two.
+const LONGEST_CHAIN: usize = 16;
+
+/// Why an SVID is not believed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// It has no certificate, or too many.
+    #[error("the SVID has {0} certificates; at least 1 and at most {LONGEST_CHAIN} are looked at")]
+    Chain(usize),
+    /// A certificate of its chain cannot be read.
+    #[error("a certificate of the SVID's chain cannot be read")]
+    Unreadable,
+    /// Its certificate does not name one workload.
+    #[error("{0}")]
+    Identity(#[from] IdentityError),
+    /// It is of another trust domain.
+    #[error("`{id}` is not in the trust domain `{domain}` (`trustDomain` in the configuration)")]
+    TrustDomain {
+        /// The identity.
+        id: SpiffeId,
+        /// This node's trust domain.
+        domain: String,
+    },
+    /// SPIRE says another ID than the certificate.
+    #[error("SPIRE calls it `{said}`, its certificate `{id}`")]
+    Mismatch {
+        /// The identity in the certificate.
+        id: SpiffeId,
+        /// What stands beside it.
+        said: String,
+    },
+    /// It is no longer valid.
+    #[error("the SVID of `{0}` has expired")]
+    Expired(SpiffeId),
+    /// Its chain does not lead to an authority of the bundle, or something else is wrong with it.
+    #[error("the SVID of `{id}` does not verify against the bundle of its trust domain: {message}")]
+    Untrusted {
+        /// The identity.
+        id: SpiffeId,
+        /// What the verifier says.
+        message: String,
+    },
+}
+
+impl Refusal {
+    /// The label in metrics.
+    pub const fn cause(&self) -> &'static str {
+        match self {
+            Self::Chain(_) | Self::Unreadable => "unreadable",
+            Self::Identity(_) | Self::Mismatch { .. } => "not_one_identity",
+            Self::TrustDomain { .. } => "trust_domain",
+            Self::Expired(_) => "expired",
+            Self::Untrusted { .. } => "untrusted",
+        }
+    }
+}
+
+/// An SVID that was verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Svid {
+    /// Whose it is.
+    pub(super) id: SpiffeId,
+    /// When it, or something that it rests on, ends to be valid; Unix seconds.
+    pub(super) expires: i64,
+    /// Tells one certificate from the next.
+    pub(super) digest: [u8; 32],
+}
+
+/// The SVID that counts: the first one with the hint [`HINT`], else the first one. SPIRE sends them in the order of their
+/// entries' ids.
+pub(super) fn choose(answer: &SubscribeToX509sviDsResponse) -> Option<&X509svid> {
+    let mut svids = answer
+        .x509_svids
+        .iter()
+        .filter_map(|svid| svid.x509_svid.as_ref());
+    let first = svids.clone().next();
+    svids.find(|svid| svid.hint == HINT).or(first)
+}
+
+/// Whether an SVID can be believed at `now`, and whose it is.
+pub(super) fn verify(
+    svid: &X509svid,
+    bundle: &Bundle,
+    domain: &str,
+    now: SystemTime,
+) -> Result<Svid, Refusal> {
+    let count = svid.cert_chain.len();
+    if !(1..=LONGEST_CHAIN).contains(&count) {
+        return Err(Refusal::Chain(count));
+    }
+    let chain: Vec<CertificateDer<'_>> = svid
+        .cert_chain
+        .iter()
+        .map(|der| CertificateDer::from(&der[..]))
+        .collect();
+    let Some((leaf, intermediates)) = chain.split_first() else {
+        return Err(Refusal::Chain(0));
+    };
+    let id = tls::peer(leaf)?.id;
+    if id.trust_domain() != domain {
+        return Err(Refusal::TrustDomain {
+            id,
+            domain: domain.to_owned(),
+        });
+    }
+    if let Some(said) = &svid.id {
+        let said = format!("spiffe://{}{}", said.trust_domain, said.path);
+        if said != id.as_str() {
+            return Err(Refusal::Mismatch { id, said });
+        }
+    }
+    let since = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let time = UnixTime::since_unix_epoch(since);
+    let verified = bundle.verifier.verify_client_cert(leaf, intermediates, time);
+    if let Err(error) = verified {
+        return Err(match error {
+            rustls::Error::InvalidCertificate(
+                CertificateError::Expired | CertificateError::ExpiredContext { .. },
+            ) => Refusal::Expired(id),
+            error => Refusal::Untrusted {
+                id,
+                message: error.to_string(),
+            },
+        });
+    }
+    let mut expires = i64::MAX;
+    for certificate in &chain {
+        let (_, parsed) = parse_x509_certificate(certificate).map_err(|_| Refusal::Unreadable)?;
+        expires = expires.min(parsed.validity().not_after.timestamp());
+    }
+    Ok(Svid {
+        id,
+        expires,
+        digest: Sha256::digest(leaf).into(),
+    })
+}
