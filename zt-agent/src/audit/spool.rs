@@ -339,8 +339,9 @@ impl Sink for Spool {
                 records: entries.len(),
             });
         }
-        self.store.append(entries, mark).await?;
-        self.account.stored(entries.len() as u64);
+        // Nothing may be waited for behind this: it is kept, and who gives up waiting would have it kept again.
+        let head = self.store.keep(entries, mark).await?;
+        self.account.stored(head);
         self.more.notify_one();
         Ok(())
     }
@@ -351,6 +352,10 @@ impl Sink for Spool {
 
     async fn prune(&self) -> Result<Pruned, SpoolError> {
         let full = self.measure().await?;
+        let mut state = self.state.lock().await;
+        state.head = self.store.head().await?;
+        self.moved(&state).await?;
+        drop(state);
         let mut pruned = Pruned::default();
         if full && self.when_full == WhenFull::Oldest {
             pruned.for_space = self.drop_oldest().await?;

@@ -155,6 +155,12 @@ impl Store {
         Ok(rows.into_iter().filter_map(named).collect())
     }
 
+    /// Keeps a batch, as [`Sink::append`]. Returns the number of the last record that there is then; 0 where there was
+    /// nothing to do.
+    pub(super) async fn keep(&self, entries: &[Entry], mark: Option<RingMark>) -> Result<u64, StoreError> {
+        append::append(&mut *self.writer.lock().await, entries, mark).await
+    }
+
     /// Where the chain of this store's writer ends.
     pub async fn head(&self) -> Result<Head, StoreError> {
         append::head(&mut *self.readers.acquire().await?).await
@@ -218,7 +224,8 @@ impl Sink for Store {
     type Error = StoreError;
 
     async fn append(&self, entries: &[Entry], mark: Option<RingMark>) -> Result<(), StoreError> {
-        append::append(&mut *self.writer.lock().await, entries, mark).await
+        self.keep(entries, mark).await?;
+        Ok(())
     }
 
     async fn remember(&self, names: &[Named]) -> Result<(), StoreError> {

@@ -14,7 +14,10 @@ use crate::audit::sqlite::Shipping;
 /// What waits, what went, and what failed. Counters start at 0 with the agent.
 #[derive(Debug, Default)]
 pub struct Account {
-    waiting: AtomicU64,
+    /// Number of the last record that was stored.
+    head: AtomicU64,
+    /// Of these, how many have been shipped, or are not there any more.
+    gone: AtomicU64,
     used: AtomicU64,
     shipped: AtomicU64,
     dropped_oldest: AtomicU64,
@@ -33,7 +36,8 @@ pub struct Account {
 impl Account {
     /// Records that wait to be shipped.
     pub fn waiting(&self) -> u64 {
-        self.waiting.load(Ordering::Relaxed)
+        let gone = self.gone.load(Ordering::Relaxed);
+        self.head.load(Ordering::Relaxed).saturating_sub(gone)
     }
 
     /// Bytes of the spool's file that are in use, as of the last look.
@@ -88,8 +92,10 @@ impl Account {
         self.position.subscribe()
     }
 
-    pub(super) fn stored(&self, count: u64) {
-        self.waiting.fetch_add(count, Ordering::Relaxed);
+    /// Records up to this one are stored. A place and no difference: the one who stores and the one who ships see the same
+    /// records, and either may be the first to say so.
+    pub(super) fn stored(&self, head: u64) {
+        self.head.fetch_max(head, Ordering::Relaxed);
     }
 
     pub(super) fn shipped(&self, count: u64) {
@@ -112,8 +118,8 @@ impl Account {
 
     /// Takes over what is noted on disk. Of what is not shipped, `lost` records are not there any more.
     pub(super) fn moved(&self, noted: &Shipping, head: u64, lost: u64) {
-        self.waiting
-            .store(head.saturating_sub(noted.shipped + lost), Ordering::Relaxed);
+        self.stored(head);
+        self.gone.store(noted.shipped + lost, Ordering::Relaxed);
         self.position.send_replace(noted.shipped);
         let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
         let (dropped, refused) = *before.get_or_insert((noted.dropped, noted.refused));
@@ -133,5 +139,26 @@ impl Account {
         }
         self.reachable.store(false, Ordering::Relaxed);
         *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_is_counted_once_whoever_sees_it_first() {
+        let account = Account::default();
+        account.stored(2000);
+        // The shipper looks between the commit of the second batch and its being told.
+        account.moved(&Shipping::default(), 4000, 0);
+        account.stored(4000);
+        assert_eq!(account.waiting(), 4000);
+        let shipped = Shipping {
+            shipped: 3000,
+            ..Shipping::default()
+        };
+        account.moved(&shipped, 4000, 100);
+        assert_eq!(account.waiting(), 900);
     }
 }

@@ -81,14 +81,14 @@ impl Known {
     }
 }
 
-/// Keeps a batch, whole or not at all.
+/// Keeps a batch, whole or not at all. Returns the number of the last record that there is then; 0 where nothing was done.
 pub(super) async fn append(
     writer: &mut Writer,
     entries: &[Entry],
     mark: Option<RingMark>,
-) -> Result<(), StoreError> {
+) -> Result<u64, StoreError> {
     if entries.is_empty() && mark.is_none() {
-        return Ok(());
+        return Ok(0);
     }
     // Ids that this transaction makes are void if it fails or is given up half-way: so what is known is taken out, and
     // only a commit puts it back.
@@ -118,7 +118,7 @@ pub(super) async fn append(
     if known.names.len() <= MAX_CACHED && known.shapes.len() <= MAX_CACHED {
         writer.known = known;
     }
-    Ok(())
+    Ok(head.seq)
 }
 
 /// Gives entries their places in the chain without keeping them. Returns where the chain ends then.
