@@ -5,6 +5,8 @@
 
 #[path = "postgres/agent.rs"]
 mod agent;
+#[path = "postgres/attacker.rs"]
+mod attacker;
 #[path = "postgres/cluster.rs"]
 mod cluster;
 #[path = "postgres/lag.rs"]
@@ -13,6 +15,8 @@ mod lag;
 mod partitions;
 #[path = "postgres/roles.rs"]
 mod roles;
+#[path = "postgres/shapes.rs"]
+mod shapes;
 #[path = "postgres/spool.rs"]
 mod spool;
 #[path = "postgres/stated.rs"]

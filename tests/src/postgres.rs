@@ -3,12 +3,13 @@
 //! ends.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Lines, Write as _};
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use nix::unistd::{Uid, User};
 
 /// Stops the server and removes its directory when its standard input ends, which is when the test does.
@@ -20,7 +21,7 @@ const SETTINGS: &str = "listen_addresses = ''\nmax_connections = 50\nshared_buff
                         logging_collector = off\nlog_min_messages = warning\n";
 
 /// A running server with the database `zt`, in which `deploy/postgres/roles.sql` was run and these logins made:
-/// `node` (writer), `engine` (writer and reader), `keeper` (maintainer), `stranger` (nothing).
+/// `node` and `mallory` (writers), `engine` (writer and reader), `keeper` (maintainer), `stranger` (nothing).
 #[derive(Debug)]
 pub struct Server {
     directory: PathBuf,
@@ -87,6 +88,7 @@ impl Server {
         )?;
         server.sql(
             "CREATE ROLE node LOGIN NOINHERIT IN ROLE zt_audit_writer;
+             CREATE ROLE mallory LOGIN NOINHERIT IN ROLE zt_audit_writer;
              CREATE ROLE engine LOGIN NOINHERIT IN ROLE zt_audit_writer, zt_audit_reader;
              CREATE ROLE keeper LOGIN NOINHERIT IN ROLE zt_audit_maintainer;
              CREATE ROLE stranger LOGIN",
@@ -139,15 +141,41 @@ impl Server {
             .with_context(|| format!("{sql}: `{text}` is not a number"))
     }
 
-    /// What the server says when `login`, in `role`, runs a statement.
+    /// What the server says when `login`, in `role`, runs a statement that it must refuse.
     pub fn refusal(&self, login: &str, role: &str, sql: &str) -> Result<String> {
+        match self.attempt(login, role, sql)? {
+            Ok(_) => bail!("not refused to {role}: {sql}"),
+            Err(said) => Ok(said),
+        }
+    }
+
+    /// What a statement of `login`, in `role`, prints; or what the server says against it.
+    pub fn attempt(&self, login: &str, role: &str, sql: &str) -> Result<Result<String, String>> {
         let mut psql = self.psql("zt", login);
         let output = psql
             .args(["--command", &format!("SET ROLE {role}")])
             .args(["--command", sql])
             .output()?;
-        ensure!(!output.status.success(), "not refused to {role}: {sql}");
-        Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+        Ok(if output.status.success() {
+            Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).into_owned())
+        })
+    }
+
+    /// A connection of `login` in `role` that stays open.
+    pub fn session(&self, login: &str, role: &str) -> Result<Session> {
+        let mut psql = self.psql("zt", login);
+        let mut process = psql.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let input = process.stdin.take().context("its input")?;
+        let output = BufReader::new(process.stdout.take().context("its output")?).lines();
+        let mut session = Session {
+            process,
+            input,
+            output,
+        };
+        session.run(&format!("SET ROLE {role}"))?;
+        Ok(session)
     }
 
     fn sql_in(&self, database: &str, sql: &str) -> Result<String> {
@@ -185,6 +213,40 @@ impl Server {
         let said = fs::read_to_string(&log).unwrap_or_default();
         ensure!(status.success(), "{command:?}: {said}");
         Ok(())
+    }
+}
+
+/// An open connection. It ends with its value, and with the first statement that fails.
+#[derive(Debug)]
+pub struct Session {
+    process: Child,
+    input: ChildStdin,
+    output: Lines<BufReader<ChildStdout>>,
+}
+
+impl Session {
+    /// Runs statements and returns what they print when they are done.
+    pub fn run(&mut self, sql: &str) -> Result<String> {
+        const DONE: &str = "-- done --";
+        writeln!(self.input, "{sql};\n\\echo {DONE}")?;
+        self.input.flush()?;
+        let mut printed = Vec::new();
+        for line in &mut self.output {
+            let line = line?;
+            if line == DONE {
+                return Ok(printed.join("\n"));
+            }
+            printed.push(line);
+        }
+        bail!("the connection ended at: {sql}")
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // Both fail where it has ended by itself.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 

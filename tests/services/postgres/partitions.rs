@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Partitions: made ahead, strays moved, old ones dropped.
 
-use zt_agent::audit::postgres::{Maintainer, Reader};
+use uuid::Uuid;
+use zt_agent::audit::chain::Head;
+use zt_agent::audit::clock;
+use zt_agent::audit::postgres::{Maintainer, Reader, Writer};
 use zt_agent::audit::query::{Filter, GraphFilter};
 
-use super::{maker, server, ship, target, today, with_tables};
+use super::{batches, maker, server, ship, target, today, with_tables};
 
 const DAY: i64 = 86_400_000_000_000;
 
@@ -103,15 +106,72 @@ async fn days_past_their_time_go_with_all_that_they_had() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_that_is_years_off_makes_no_partitions() {
+async fn records_of_years_ahead_are_refused_and_make_no_partitions() {
     let server = with_tables().await;
     let maker = maker(today() + 3650 * DAY, DAY, 5);
-    ship(&server, &maker, 50).await;
+    let records = maker.kept(0..1, &mut Head::new(Uuid::nil()));
+    let batch = batches(Uuid::nil(), &records, 1).remove(0);
+    let error = Writer::new(target(&server, "node"))
+        .ship(&batch)
+        .await
+        .expect_err("refused");
+    assert!(error.is_of_the_batch(), "{error}");
+    assert!(
+        error.to_string().contains("ahead of this machine's clock"),
+        "{error}"
+    );
     let mut maintainer = Maintainer::open(&target(&server, "keeper"))
         .await
         .expect("tables");
     assert_eq!(maintainer.keep(Some(365)).await.expect("kept").made, 0);
-    let reader = Reader::new(target(&server, "engine"));
-    let page = reader.query(&Filter::default(), None, 1000).await.expect("page");
-    assert_eq!(page.records.len(), 50);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_maintainer_whose_clock_is_wrong_drops_nothing_and_says_so() {
+    let server = with_tables().await;
+    ship(&server, &maker(today() - 10 * DAY, DAY / 100, 5), 1000).await;
+    let mut maintainer = Maintainer::open(&target(&server, "keeper"))
+        .await
+        .expect("tables");
+    maintainer.keep(None).await.expect("kept");
+    let count = "SELECT count(*) FROM zt_audit.record";
+    for wrong in [3650 * DAY, -3650 * DAY, DAY / 24] {
+        let error = maintainer
+            .keep_at(clock::now() + wrong, Some(4))
+            .await
+            .expect_err("refused");
+        assert_eq!(error.cause(), "clock", "{error}");
+        assert!(error.to_string().contains("nothing was dropped"), "{error}");
+        assert_eq!(server.number(count).expect("count"), 1000);
+    }
+    // A minute is nothing, and it is the server's clock that counts.
+    let kept = maintainer
+        .keep_at(clock::now() + DAY / 24 / 60, Some(4))
+        .await
+        .expect("kept");
+    assert_eq!((kept.dropped, kept.records), (6, 600));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_whose_clock_is_wrong_takes_the_records_later() {
+    let server = with_tables().await;
+    let tomorrow = |of: &str| {
+        let seconds = format!("(date_part('epoch', {of}) + 86400) * 1e9::double precision");
+        let sql = format!(
+            "CREATE OR REPLACE FUNCTION zt_audit.tomorrow() RETURNS bigint LANGUAGE sql STABLE RETURN ({seconds})::bigint"
+        );
+        server.sql(&sql).expect("set");
+    };
+    tomorrow("now() - interval '10 days'");
+    let records = maker(today(), 1000, 5).kept(0..10, &mut Head::new(Uuid::nil()));
+    let batch = batches(Uuid::nil(), &records, 10).remove(0);
+    let mut writer = Writer::new(target(&server, "node"));
+    let error = writer.ship(&batch).await.expect_err("refused");
+    assert_eq!(error.cause(), "clock", "{error}");
+    assert!(
+        !error.is_of_the_batch(),
+        "nothing is given up for the server's clock"
+    );
+    tomorrow("now()");
+    assert!(writer.ship(&batch).await.expect("shipped"));
 }

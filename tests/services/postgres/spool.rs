@@ -166,10 +166,9 @@ async fn the_server_is_away_while_a_hundred_thousand_records_are_made() {
         spool.store().range(1, COUNT).await.expect("rows").is_empty()
     })
     .await;
-    assert_eq!(
-        (spool.account().shipped_total(), spool.account().waiting()),
-        (COUNT, 0)
-    );
+    // The numbers follow what is on disk.
+    until("nothing to wait", async || spool.account().waiting() == 0).await;
+    assert_eq!(spool.account().shipped_total(), COUNT);
     until("no lag", async || spool.account().lag() == Duration::ZERO).await;
     until("a checkpoint", async || {
         world.number("SELECT count(*) FROM zt_audit.checkpoint") > 0
@@ -337,7 +336,8 @@ async fn a_changed_record_on_the_server_is_found() {
         "UPDATE zt_audit.record SET revision = revision + 1 WHERE seq = 1500",
         "UPDATE zt_audit.record SET comm = 'init' WHERE seq = 1500",
         "UPDATE zt_audit.record SET time = time + 1 WHERE seq = 1500",
-        "UPDATE zt_audit.shape SET port = 1 WHERE id = (SELECT shape FROM zt_audit.record WHERE seq = 1500)",
+        "ALTER TABLE zt_audit.shape DROP CONSTRAINT shape_id;
+         UPDATE zt_audit.shape SET port = 1 WHERE id = (SELECT shape FROM zt_audit.record WHERE seq = 1500)",
         "DELETE FROM zt_audit.shape WHERE id = (SELECT shape FROM zt_audit.record WHERE seq = 1500)",
         "DELETE FROM zt_audit.record WHERE seq = 1500",
         "DELETE FROM zt_audit.record WHERE seq > 2900",
@@ -356,8 +356,9 @@ async fn a_changed_record_on_the_server_is_found() {
         world
             .server
             .sql("TRUNCATE zt_audit.record, zt_audit.shape, zt_audit.checkpoint;
-                  INSERT INTO zt_audit.record SELECT * FROM r; INSERT INTO zt_audit.shape SELECT * FROM s;
-                  INSERT INTO zt_audit.checkpoint SELECT * FROM c; DROP TABLE r, s, c")
+                  INSERT INTO zt_audit.shape SELECT * FROM s; INSERT INTO zt_audit.record SELECT * FROM r;
+                  INSERT INTO zt_audit.checkpoint (writer, seq, time, text, login)
+                  SELECT writer, seq, time, text, login FROM c; DROP TABLE r, s, c")
             .expect("as before");
         assert!(world.report().await.is_clean(), "after {change}");
     }

@@ -57,10 +57,10 @@ async fn shipped_twice_is_kept_and_counted_once() {
     let mut head = Head::new(Uuid::from_u128(1));
     let records = maker.kept(0..5000, &mut head);
     let batches = batches(head.writer, &records, 1000);
-    // Two that do not know of each other, and one that knows what it did.
+    // Two connections of a login that do not know of each other, and one that knows what it did.
     let (mut first, mut second) = (
         Writer::new(target(&server, "node")),
-        Writer::new(target(&server, "engine")),
+        Writer::new(target(&server, "node")),
     );
     for batch in &batches {
         let (one, two) = tokio::join!(first.ship(batch), second.ship(batch));

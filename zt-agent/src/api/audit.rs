@@ -11,12 +11,11 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::ApiState;
-use super::openapi::{GraphAnswer, Record};
+use super::openapi::{GraphAnswer, RecordOrUnreadable};
 use super::problem::{ApiProblem, Details};
 use super::query::{Given, Parameters, flag};
-use crate::audit::Kept;
 use crate::audit::archive::ArchiveError;
-use crate::audit::query::{DEFAULT_LIMIT, Filter, GraphFilter, MAX_LIMIT};
+use crate::audit::query::{DEFAULT_LIMIT, Filter, GraphFilter, MAX_LIMIT, Shown};
 
 const PARAMETERS: &[&str] = &[
     "type",
@@ -43,8 +42,8 @@ const FLUSH_TIME: Duration = Duration::from_millis(50);
 #[derive(Serialize, ToSchema)]
 pub(super) struct Records {
     /// The newest first.
-    #[schema(value_type = Vec<Record>)]
-    records: Vec<Kept>,
+    #[schema(value_type = Vec<RecordOrUnreadable>)]
+    records: Vec<Shown>,
     /// Where the next page begins; null on the last one.
     #[schema(required = true)]
     next_cursor: Option<String>,
@@ -119,7 +118,7 @@ pub(super) async fn records(State(state): State<ApiState>, given: Given) -> Resu
     let page = answered(state.store.query(&filter, cursor, limit.unwrap_or(DEFAULT_LIMIT))).await?;
     let next_cursor = page.next.map(|cursor| cursor.to_string());
     Ok(Json(Records {
-        records: page.records,
+        records: page.into_shown(),
         next_cursor,
     })
     .into_response())

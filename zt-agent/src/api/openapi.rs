@@ -85,6 +85,39 @@ pub(super) struct Record {
     change: Option<serde_json::Value>,
 }
 
+/// Describes what `audit::query::Unreadable` serializes to.
+///
+/// A row of the trail that is no record: damaged, of a later version, or made up by somebody who may insert. It stands where
+/// the record would; the fields of a decision are there and null.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Unreadable {
+    /// `UUIDv7`.
+    id: String,
+    /// `unreadable`.
+    r#type: String,
+    /// RFC 3339 in UTC.
+    timestamp: String,
+    /// In whose chain it says that it is.
+    writer: String,
+    /// Where in that chain.
+    seq: u64,
+    /// The login that inserted it.
+    login: String,
+    /// What is wrong with it.
+    cause: String,
+}
+
+/// Describes what `audit::query::Shown` serializes to.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "describes and is not made")]
+pub(super) enum RecordOrUnreadable {
+    /// A record.
+    Record(Record),
+    /// What cannot be read.
+    Unreadable(Unreadable),
+}
+
 /// Describes what `audit::query::Graph` serializes to: who talks to whom.
 #[derive(Serialize, ToSchema)]
 pub(super) struct GraphAnswer {

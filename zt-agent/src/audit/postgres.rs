@@ -2,9 +2,11 @@
 //! The audit trail in `PostgreSQL`, for a cluster: many writers, one trail.
 //!
 //! Layout (see `migrations/`): a record is a narrow row in a partition of its day and points to its *shape*, as in
-//! [`super::sqlite`]; shapes are named by a hash of what they say, so that a writer needs no right to read. `batch` notes
-//! what was shipped together, and its trigger adds it up by shape and hour: in the graph, and in where to look for a
-//! record, so that no question walks through the trail.
+//! [`super::sqlite`]; shapes are named by a hash of what they say, so that a writer needs no right to read. A trigger adds
+//! up what was inserted by shape and hour: in the graph, and in where to look for a record, so that no question walks
+//! through the trail. `batch` notes what was shipped together.
+//!
+//! Nobody who may insert is believed: see the head of the migration.
 //!
 //! Three roles, made by `deploy/postgres/roles.sql`; every connection is opened in exactly one of them, whatever else its
 //! login may do: the [`Writer`] may `INSERT`, the [`Reader`] may `SELECT`, the [`Maintainer`] owns the tables.

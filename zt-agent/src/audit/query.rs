@@ -2,10 +2,12 @@
 //! Questions to the trail and their answers, whatever keeps it.
 
 mod graph;
+mod page;
 
 use uuid::Uuid;
 
 pub use self::graph::{Connections, Edge, Graph, GraphFilter, HOUR, Node, NodeKind};
+pub use self::page::{Page, Shown, Unreadable};
 use super::record::{Entry, Kept, Kind, Outcome, Timestamp};
 use crate::spiffe_id::{Pattern, SpiffeId};
 
@@ -168,33 +170,6 @@ impl std::str::FromStr for Cursor {
     }
 }
 
-/// One page of records, newest first.
-#[derive(Clone, Debug)]
-pub struct Page {
-    /// The records.
-    pub records: Vec<Kept>,
-    /// Where the next page starts; `None` on the last one.
-    pub next: Option<Cursor>,
-}
-
-impl Page {
-    /// The page of two places that may have records in common, from the pages of both for the same question. `limit` is
-    /// at most [`MAX_LIMIT`].
-    #[must_use]
-    pub fn joined(self, other: Self, limit: u32) -> Self {
-        let limit = limit.clamp(1, MAX_LIMIT) as usize;
-        let mut more = self.next.is_some() || other.next.is_some();
-        let mut records = self.records;
-        records.extend(other.records);
-        records.sort_by_key(|kept| std::cmp::Reverse(Cursor::at(kept)));
-        records.dedup_by_key(|kept| Cursor::at(kept));
-        more |= records.len() > limit;
-        records.truncate(limit);
-        let next = records.last().filter(|_| more).map(Cursor::at);
-        Self { records, next }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -220,7 +195,11 @@ mod tests {
         let more = records.len() > limit as usize;
         records.truncate(limit as usize);
         let next = records.last().filter(|_| more).map(Cursor::at);
-        Page { records, next }
+        Page {
+            records,
+            next,
+            ..Page::default()
+        }
     }
 
     proptest! {

@@ -15,6 +15,7 @@ use uuid::Uuid;
 use zt_common::{event, verdict};
 
 pub use self::change::Change;
+pub(in crate::audit) use self::change::NoDecision;
 pub use self::entry::{Entry, Kept};
 pub use self::terms::{Hook, Kind, Mode, Observer, Outcome, Proof, Protocol, Reason, UnknownTerm};
 pub use self::time::{Latency, Timestamp, TimestampError};

@@ -153,8 +153,10 @@ async fn query(arguments: &QueryArgs) -> Result<Exit, Failure> {
 }
 
 fn row(record: &Value) -> [Cell; 8] {
-    if let Some(kind) = record["type"].as_str().filter(|kind| *kind != "decision") {
-        return change(record, kind);
+    match record["type"].as_str() {
+        Some("unreadable") => return unreadable(record),
+        Some(kind) if kind != "decision" => return change(record, kind),
+        _ => {}
     }
     [
         plain(&record["timestamp"]).into(),
@@ -178,6 +180,20 @@ fn change(record: &Value, kind: &str) -> [Cell; 8] {
         "-".to_owned().into(),
         "-".to_owned().into(),
         what_changed(record).into(),
+        "1".to_owned().into(),
+    ]
+}
+
+/// Who inserted what cannot be read, and what is wrong with it.
+fn unreadable(record: &Value) -> [Cell; 8] {
+    [
+        plain(&record["timestamp"]).into(),
+        Cell::toned("unreadable", Tone::Bad),
+        plain(&record["login"]).into(),
+        "-".to_owned().into(),
+        "-".to_owned().into(),
+        "-".to_owned().into(),
+        plain(&record["cause"]).into(),
         "1".to_owned().into(),
     ]
 }

@@ -7,9 +7,8 @@ use std::net::IpAddr;
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
-use super::DAY;
+use super::maintain::day_of;
 use super::shape::Shape;
-use crate::audit::query::HOUR;
 use crate::audit::record::{Entry, Kept};
 
 /// Consecutive records of one writer that are shipped together. Shipping the same batch again changes nothing.
@@ -45,51 +44,23 @@ impl Batch {
     }
 }
 
-/// What a batch adds to a shape in an hour.
-#[derive(Clone, Copy)]
-struct Count {
-    records: i64,
-    connections: i64,
-    first: i64,
-    last: i64,
-}
-
 /// A batch, by shape.
 pub(super) struct Shaped<'a> {
     /// The shape of each record.
     ids: Vec<Uuid>,
     /// Each shape of each day.
     pub(super) shapes: Vec<(i32, Uuid, Shape<'a>)>,
-    counts: Vec<(i64, Uuid, Count)>,
 }
 
 impl<'a> Shaped<'a> {
     pub(super) fn of(records: &'a [Kept]) -> Self {
         let mut known: HashMap<Shape<'a>, Uuid> = HashMap::new();
         let mut days: HashMap<(i32, Uuid), Shape<'a>> = HashMap::new();
-        let mut counts: HashMap<(i64, Uuid), Count> = HashMap::new();
         let mut ids = Vec::with_capacity(records.len());
         for kept in records {
             let shape = Shape::of(&kept.entry);
             let id = *known.entry(shape).or_insert_with(|| shape.id());
-            let time = kept.entry.timestamp().0;
-            let connections = kept
-                .entry
-                .decision()
-                .map_or(1, |record| record.count.cast_signed());
-            let count = counts.entry((time / HOUR, id)).or_insert_with(|| {
-                days.insert(((time / DAY) as i32, id), shape);
-                Count {
-                    records: 0,
-                    connections: 0,
-                    first: time,
-                    last: time,
-                }
-            });
-            count.records += 1;
-            count.connections += connections;
-            count.first = count.first.min(time);
-            count.last = count.last.max(time);
+            days.insert((day_of(kept.entry.timestamp().0), id), shape);
             ids.push(id);
         }
         Self {
@@ -97,10 +68,6 @@ impl<'a> Shaped<'a> {
             shapes: days
                 .into_iter()
                 .map(|((day, id), shape)| (day, id, shape))
-                .collect(),
-            counts: counts
-                .into_iter()
-                .map(|((hour, id), count)| (hour, id, count))
                 .collect(),
         }
     }
@@ -160,7 +127,7 @@ INSERT INTO zt_audit.record (time, id, shape, seq, hash, revision, latency, coun
     destination_address, comm, source_pod, destination_pod, caller, detail, writer)
 SELECT n.*, $18::uuid FROM unnest($1::bigint[], $2::uuid[], $3::uuid[], $4::bigint[], $5::bytea[], $6::bigint[],
     $7::bigint[], $8::bigint[], $9::integer[], $10::bigint[], $11::inet[], $12::inet[], $13::text[], $14::text[],
-    $15::text[], $16::text[], $17::json[]) AS n
+    $15::text[], $16::text[], $17::text[]) AS n
 ON CONFLICT DO NOTHING";
 
 #[derive(Default)]
@@ -180,7 +147,7 @@ struct Columns<'a> {
     source_pod: Vec<Option<&'a str>>,
     destination_pod: Vec<Option<&'a str>>,
     caller: Vec<Option<&'a str>>,
-    detail: Vec<Option<sqlx::types::Json<&'a serde_json::Value>>>,
+    detail: Vec<Option<String>>,
 }
 
 impl<'a> Columns<'a> {
@@ -218,7 +185,7 @@ impl<'a> Columns<'a> {
                 self.latency.push(0);
                 self.count.push(1);
                 self.caller.push(Some(&change.caller));
-                self.detail.push(Some(sqlx::types::Json(&change.change)));
+                self.detail.push(Some(change.change.to_string()));
             }
         }
     }
@@ -259,34 +226,20 @@ pub(super) async fn insert_records(
 }
 
 const BATCH: &str = "
-INSERT INTO zt_audit.batch (writer, first_seq, last_seq, dropped, min_time, max_time, shapes, hours, records,
-    connections, first_seen, last_seen)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+INSERT INTO zt_audit.batch (writer, first_seq, last_seq, dropped, min_time, max_time)
+VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT DO NOTHING";
 
-/// Notes the batch, which counts it. False where it was noted before.
-pub(super) async fn insert_batch(
-    connection: &mut PgConnection,
-    batch: &Batch,
-    shaped: &Shaped<'_>,
-) -> Result<bool, sqlx::Error> {
-    fn each<T>(counts: &[(i64, Uuid, Count)], get: impl Fn(&(i64, Uuid, Count)) -> T) -> Vec<T> {
-        counts.iter().map(get).collect()
-    }
-    let counts = &shaped.counts;
+/// Notes the batch. False where this login has noted it before.
+pub(super) async fn insert_batch(connection: &mut PgConnection, batch: &Batch) -> Result<bool, sqlx::Error> {
+    let times = || batch.records.iter().map(|kept| kept.entry.timestamp().0);
     let done = sqlx::query(BATCH)
         .bind(batch.writer)
         .bind(batch.first_seq.cast_signed())
         .bind(batch.last_seq().cast_signed())
         .bind(batch.dropped.cast_signed())
-        .bind(counts.iter().map(|(_, _, count)| count.first).min().unwrap_or(0))
-        .bind(counts.iter().map(|(_, _, count)| count.last).max().unwrap_or(0))
-        .bind(each(counts, |(_, shape, _)| *shape))
-        .bind(each(counts, |(hour, _, _)| *hour))
-        .bind(each(counts, |(_, _, count)| count.records))
-        .bind(each(counts, |(_, _, count)| count.connections))
-        .bind(each(counts, |(_, _, count)| count.first))
-        .bind(each(counts, |(_, _, count)| count.last))
+        .bind(times().min().unwrap_or(0))
+        .bind(times().max().unwrap_or(0))
         .execute(connection)
         .await?;
     Ok(done.rows_affected() == 1)

@@ -42,7 +42,11 @@ impl Role {
     /// Settings of the session.
     const fn settings(self) -> &'static [(&'static str, &'static str)] {
         match self {
-            Self::Writer => &[("statement_timeout", "60s"), ("lock_timeout", "20s")],
+            Self::Writer => &[
+                ("statement_timeout", "60s"),
+                ("lock_timeout", "20s"),
+                ("idle_in_transaction_session_timeout", "60s"),
+            ],
             // Each question has other bounds of time: a plan that was made for all of them looks at every partition.
             Self::Reader => &[
                 ("statement_timeout", "10s"),

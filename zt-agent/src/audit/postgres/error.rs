@@ -40,6 +40,22 @@ pub enum PgError {
         /// How long it was waited for.
         seconds: u64,
     },
+    /// A record is of a time that has not come, by this machine's own clock.
+    #[error("record {id} is of {time}, more than a day ahead of this machine's clock")]
+    Ahead {
+        /// Its id.
+        id: uuid::Uuid,
+        /// When it says that it was.
+        time: crate::audit::record::Timestamp,
+    },
+    /// Who drops what is old must know how late it is.
+    #[error(
+        "nothing was dropped: this machine's clock and that of PostgreSQL are {seconds} s apart; set the one that is wrong"
+    )]
+    Clocks {
+        /// How far.
+        seconds: u64,
+    },
     /// A record cannot be read back.
     #[error("record {id} of the audit trail in PostgreSQL is damaged: {column} is {found}")]
     Damaged {
@@ -53,30 +69,47 @@ pub enum PgError {
 }
 
 /// The causes that [`PgError::cause`] tells apart.
-pub const CAUSES: [&str; 6] = ["unreachable", "slow", "permission", "full", "rejected", "other"];
+pub const CAUSES: [&str; 7] = [
+    "unreachable",
+    "slow",
+    "permission",
+    "full",
+    "clock",
+    "rejected",
+    "other",
+];
 
 impl PgError {
     /// Why, in one of the words of [`CAUSES`], for counting.
     pub fn cause(&self) -> &'static str {
         match self {
             Self::Slow { .. } => "slow",
+            Self::Ahead { .. } => "rejected",
+            Self::Clocks { .. } => "clock",
             Self::Dsn { .. } | Self::Migrate { .. } | Self::Damaged { .. } => "other",
             Self::Connect { source, .. } | Self::Database(source) => match source {
                 sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut => "unreachable",
                 sqlx::Error::Encode(_) => "rejected",
-                sqlx::Error::Database(error) => of_code(error.code().as_deref().unwrap_or_default()),
+                sqlx::Error::Database(error) => of_code(
+                    error.code().as_deref().unwrap_or_default(),
+                    error.constraint().unwrap_or_default(),
+                ),
                 _ => "other",
             },
         }
     }
 
-    /// Whether the server refuses what the batch says, and would again; not how it fares or what it lets us do.
+    /// Whether the server refuses what the batch itself says, and would whatever else is in its tables and whatever its
+    /// clock shows.
     pub fn is_of_the_batch(&self) -> bool {
         self.cause() == "rejected"
     }
 }
 
-fn of_code(code: &str) -> &'static str {
+/// The cause that a code (`SQLSTATE`) and the name of a constraint stand for. What is `rejected` is given up: so that is a
+/// list of what comes from a record's own values alone, and no class of codes, in which sums of the tables and keys of
+/// others have their place too.
+fn of_code(code: &str, constraint: &str) -> &'static str {
     match code {
         "42501" => "permission",
         "53100" | "53200" | "53400" => "full",
@@ -86,10 +119,11 @@ fn of_code(code: &str) -> &'static str {
         // No such role, password wrong, not in pg_hba.conf.
         _ if code.starts_with("28") => "permission",
         _ if code.starts_with("08") => "unreachable",
-        // A sum of the tables ran over, not a value of the record: no reason to give the record up.
-        "22003" => "other",
-        // Data exceptions, a value of a batch that breaks a constraint, a row too large.
-        _ if code.starts_with("22") || code.starts_with("23") || code.starts_with("54") => "rejected",
+        // Too far ahead of the server's clock: the record will do when that has come so far, or is set right.
+        "23514" if constraint.ends_with("_not_ahead") => "clock",
+        // Characters that no text may have, text that is not JSON, a value that is missing or breaks a check, a value too
+        // large for an index.
+        "22021" | "22P05" | "22P02" | "23502" | "23514" | "54000" => "rejected",
         _ => "other",
     }
 }
@@ -101,7 +135,7 @@ fn advice(source: &sqlx::Error) -> &'static str {
         .and_then(|error| error.code().map(std::borrow::Cow::into_owned));
     match code.as_deref() {
         Some("42501") => "; GRANT that role to the login of audit.dsn, see deploy/postgres/roles.sql",
-        Some("22023" | "42704") => "; run deploy/postgres/roles.sql in that database",
+        Some("22023" | "42704" | "42883") => "; run deploy/postgres/roles.sql in that database",
         _ => "",
     }
 }
@@ -112,22 +146,31 @@ mod tests {
 
     #[test]
     fn every_code_has_a_cause_and_only_bad_values_are_the_batchs_fault() {
-        for (code, cause) in [
-            ("42501", "permission"),
-            ("28P01", "permission"),
-            ("53100", "full"),
-            ("57P03", "unreachable"),
-            ("08006", "unreachable"),
-            ("57014", "slow"),
-            ("22021", "rejected"),
-            ("22003", "other"),
-            ("23502", "rejected"),
-            ("40P01", "other"),
-            ("", "other"),
+        for (code, constraint, cause) in [
+            ("42501", "", "permission"),
+            ("28P01", "", "permission"),
+            ("53100", "", "full"),
+            ("57P03", "", "unreachable"),
+            ("08006", "", "unreachable"),
+            ("57014", "", "slow"),
+            ("22021", "", "rejected"),
+            ("23502", "", "rejected"),
+            ("23514", "record_numbers", "rejected"),
+            // What the clock, a sum, another's row or the state of the tables is to blame for.
+            ("23514", "record_not_ahead", "clock"),
+            ("22003", "", "other"),
+            ("22012", "", "other"),
+            ("23503", "", "other"),
+            ("23505", "record_pkey", "other"),
+            ("40P01", "", "other"),
+            ("54001", "", "other"),
+            ("55P03", "", "other"),
+            ("", "", "other"),
         ] {
-            assert_eq!(of_code(code), cause, "{code}");
+            assert_eq!(of_code(code, constraint), cause, "{code}");
             assert!(CAUSES.contains(&cause));
         }
         assert!(!PgError::Slow { seconds: 1 }.is_of_the_batch());
+        assert!(!PgError::Clocks { seconds: 900 }.is_of_the_batch());
     }
 }

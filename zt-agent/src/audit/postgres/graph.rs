@@ -12,8 +12,9 @@ use crate::audit::record::{Outcome, Part, Timestamp};
 
 const SQL: &str = "
 SELECT s.source, s.destination, s.protocol, s.port, s.part, s.decision, s.enforced,
-       sum(b.connections)::bigint, min(b.first_seen), max(b.last_seen)
-FROM zt_audit.bucket b JOIN zt_audit.shape s ON s.day = (b.hour / 24)::integer AND s.id = b.shape
+       least(sum(b.connections), 9223372036854775807)::bigint, min(b.first_seen), max(b.last_seen)
+FROM zt_audit.bucket b
+JOIN zt_audit.shape s ON s.day = (b.hour / 24)::integer AND s.id = b.shape AND s.login = b.login
 WHERE s.part <> $1 AND b.hour BETWEEN $2 AND $3
 GROUP BY 1, 2, 3, 4, 5, 6, 7";
 
@@ -35,7 +36,7 @@ fn connections(row: &PgRow) -> Result<Connections, sqlx::Error> {
     Ok(Connections {
         source: Arc::from(row.try_get::<&str, _>(0)?),
         destination: Arc::from(row.try_get::<&str, _>(1)?),
-        // Both are what a writer put there as an unsigned number of that width.
+        // The table takes only numbers that fit.
         protocol: row.try_get::<i16, _>(2)? as u8,
         port: row.try_get::<i32, _>(3)? as u16,
         corrects: i64::from(row.try_get::<i16, _>(4)?) == Part::Corrects.number(),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The tables' owner: makes them, makes partitions ahead of time, and drops those that are too old.
 
+use sqlx::migrate::MigrateError;
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _};
 use time::OffsetDateTime;
@@ -12,6 +13,10 @@ use crate::audit::seal::Keys;
 
 /// Partitions that are made before their day comes.
 const AHEAD: i32 = 7;
+/// How far this machine's clock and the server's may be apart where something is dropped by them.
+const MAX_APART: u64 = 5 * 60;
+/// Longer than a batch takes: who has held locks for so long does not ship.
+const OLD_TRANSACTION: &str = "5 minutes";
 /// Most days whose strays get a partition of their own at a time: a writer with a broken clock must not make thousands.
 const MAX_STRAY_DAYS: i64 = 31;
 /// How often a day is looked at again that records still came to, before it is locked for as long as that takes.
@@ -41,12 +46,23 @@ pub struct Kept {
 }
 
 impl Maintainer {
-    /// Connects, and brings the tables up to date. Any number of them may do so at the same time.
+    /// Connects, ends transactions of writers that are in the way, and brings the tables up to date. Any number of them may
+    /// do so at the same time.
     pub async fn open(target: &Target) -> Result<Self, PgError> {
         let mut connection = target.connect(Role::Maintainer).await?;
-        sqlx::migrate!("./migrations")
-            // Not `run`, whose future cannot be sent to another thread.
-            .run_direct(None, &mut connection, false)
+        let ended: i64 = sqlx::query_scalar("SELECT zt_audit.end_old_transactions($1::text::interval)")
+            .bind(OLD_TRANSACTION)
+            .fetch_one(&mut connection)
+            .await
+            .map_err(|source| target.failed(Role::Maintainer, source))?;
+        if ended > 0 {
+            tracing::warn!(
+                ended,
+                "logins that may write had held locks on the audit trail's tables for more than {OLD_TRANSACTION}: \
+                 their transactions were ended"
+            );
+        }
+        migrate(&mut connection)
             .await
             .map_err(|source| PgError::Migrate {
                 place: target.place().to_owned(),
@@ -69,12 +85,38 @@ impl Maintainer {
 
     /// Makes the partitions that are missing and drops those older than `retention_days`.
     pub async fn keep(&mut self, retention_days: Option<u32>) -> Result<Kept, PgError> {
-        let today = day_of(clock::now());
+        self.keep_at(clock::now(), retention_days).await
+    }
+
+    /// As [`Maintainer::keep`], on a machine whose clock shows `now` (Unix nanoseconds). How late it is, the server says;
+    /// where the two are more than five minutes apart nothing is dropped, because one of them is wrong.
+    pub async fn keep_at(&mut self, now: i64, retention_days: Option<u32>) -> Result<Kept, PgError> {
+        let server: i64 = sqlx::query_scalar(
+            "SELECT (date_part('epoch', clock_timestamp()) * 1e9::double precision)::bigint",
+        )
+        .fetch_one(&mut self.connection)
+        .await?;
+        let apart = server.abs_diff(now) / 1_000_000_000;
+        let today = day_of(server);
         let oldest = retention_days.map(|days| today.saturating_sub(i32::try_from(days).unwrap_or(i32::MAX)));
         let mut kept = Kept::default();
-        if let Some(oldest) = oldest {
+        if let Some(oldest) = oldest.filter(|_| apart <= MAX_APART) {
             self.drop_before(oldest, &mut kept).await?;
         }
+        self.make_missing(today, oldest, &mut kept).await?;
+        if oldest.is_some() && apart > MAX_APART {
+            return Err(PgError::Clocks { seconds: apart });
+        }
+        Ok(kept)
+    }
+
+    /// Makes the partitions that are missing, from yesterday's on, and those of strays since `oldest`.
+    async fn make_missing(
+        &mut self,
+        today: i32,
+        oldest: Option<i32>,
+        kept: &mut Kept,
+    ) -> Result<(), PgError> {
         let present = self.days().await?;
         let mut wanted: Vec<i32> = (today - 1..=today + AHEAD).collect();
         let strays: Vec<i64> = sqlx::query_scalar(
@@ -92,7 +134,7 @@ impl Maintainer {
         for day in wanted.into_iter().filter(|day| !present.contains(day)) {
             kept.made += usize::from(self.make(day).await?);
         }
-        Ok(kept)
+        Ok(())
     }
 
     /// Says goodbye.
@@ -200,6 +242,22 @@ impl Maintainer {
             return Ok(records.cast_unsigned());
         }
     }
+}
+
+/// Brings the tables up to date, as a whole or not at all.
+async fn migrate(connection: &mut PgConnection) -> Result<(), MigrateError> {
+    let mut transaction = connection.begin().await?;
+    // Not the advisory lock of `sqlx`, which every login could hold for ever.
+    sqlx::query("LOCK TABLE zt_audit.upkeep IN SHARE UPDATE EXCLUSIVE MODE")
+        .execute(&mut *transaction)
+        .await?;
+    let mut migrator = sqlx::migrate!("./migrations");
+    migrator
+        .set_locking(false)
+        // Not `run`, whose future cannot be sent to another thread.
+        .run_direct(None, &mut *transaction, false)
+        .await?;
+    Ok(transaction.commit().await?)
 }
 
 /// The day of a time, since 1970.

@@ -10,21 +10,65 @@ use uuid::Uuid;
 
 use super::PgError;
 use crate::audit::chain::{Hash, Link};
+use crate::audit::query::{Cursor, Unreadable};
 use crate::audit::record::{
     AuditRecord, Change, Destination, Entry, Kept, Kind, Latency, Protocol, Source, Timestamp, UnknownTerm,
     party,
 };
 
-/// What [`kept`] reads, of a record `r` and its shape `s`.
+/// What [`kept`] reads, of a record `r` and its shape `s`; how the detail is read, where not as it is.
 macro_rules! columns {
     () => {
-        "r.time, r.id, r.writer, r.seq, r.hash, r.revision, r.latency, r.count, r.source_port, r.pid, r.source_address,
-         r.destination_address, r.comm, r.source_pod, r.destination_pod, r.caller, r.detail::text AS detail,
-         s.type, s.source, s.destination, s.protocol, s.port, s.rule, s.source_node, s.destination_node, s.cluster,
-         s.decision, s.enforced, s.mode, s.observer, s.hook, s.reason, s.proof"
+        columns!("r.detail")
+    };
+    ($detail:literal) => {
+        concat!(
+            "r.time, r.id, r.login, r.writer, r.seq, r.hash, r.revision, r.latency, r.count, r.source_port, r.pid,
+             r.source_address, r.destination_address, r.comm, r.source_pod, r.destination_pod, r.caller, ",
+            $detail,
+            " AS detail, octet_length(r.detail) AS detail_bytes,
+             s.type, s.source, s.destination, s.protocol, s.port, s.rule, s.source_node, s.destination_node, s.cluster,
+             s.decision, s.enforced, s.mode, s.observer, s.hook, s.reason, s.proof"
+        )
     };
 }
 pub(super) use columns;
+
+/// Characters of what is wrong that are repeated.
+const MOST: usize = 200;
+
+/// The place of a row in the order of answers.
+pub(super) fn place(row: &PgRow) -> Result<Cursor, PgError> {
+    Ok(Cursor {
+        time: row.try_get("time")?,
+        id: row.try_get("id")?,
+    })
+}
+
+/// Stands for a row that [`kept`] has failed at with `error`; the error, where that was not the row's fault.
+pub(super) fn unreadable(row: &PgRow, error: PgError) -> Result<Unreadable, PgError> {
+    let cause = match error {
+        PgError::Damaged { column, found, .. } => {
+            let found: String = found.chars().take(MOST).collect();
+            format!("{column} is {found}")
+        }
+        PgError::Database(sqlx::Error::ColumnDecode { index, source }) => {
+            let source = source.to_string();
+            format!("{index}: {}", source.chars().take(MOST).collect::<String>())
+        }
+        error => return Err(error),
+    };
+    let link = (
+        row.try_get("writer")?,
+        row.try_get::<i64, _>("seq")?.cast_unsigned(),
+    );
+    Ok(Unreadable::new(
+        place(row)?,
+        link,
+        Arc::from(row.try_get::<&str, _>("login")?),
+        cause,
+    ))
+}
 
 /// The entry of a row.
 pub(super) fn kept(row: &PgRow) -> Result<Kept, PgError> {
@@ -141,7 +185,13 @@ impl Record<'_> {
     }
 
     fn change(&self) -> Result<Change, PgError> {
-        let detail = self.needed("detail")?;
+        let Some(detail) = self.text("detail")? else {
+            let bytes: Option<i32> = self.row.try_get("detail_bytes")?;
+            let why = bytes.map_or("missing".to_owned(), |bytes| {
+                format!("too large here: {bytes} bytes")
+            });
+            return Err(self.damaged("detail", why));
+        };
         Ok(Change::new(
             (self.id, Timestamp(self.row.try_get("time")?)),
             (self.needed("cluster")?, self.needed("source_node")?),

@@ -5,6 +5,9 @@
 //! when the latest is. So the search goes back through windows of hours that grow, takes as many shapes as there are
 //! records on a page (each has at least one that is as late as the latest of any left out), and reads of each no more
 //! than the page can hold. Whatever the filter, it reads hundreds of records and not the trail.
+//!
+//! Two logins may have inserted records of one time and id. A cursor cannot lie between them: a page ends behind all of
+//! them, and is longer than it should be by as many. What cannot be read is on the page, as such.
 
 use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
 use sqlx::{Row as _, postgres::PgRow};
@@ -16,21 +19,33 @@ use super::guide::{self, Parameters, Place};
 use super::rows::{self, columns};
 use super::{DAY, PgError, graph};
 use crate::audit::query::{Cursor, Filter, Graph, GraphFilter, HOUR, MAX_LIMIT, Page};
-use crate::audit::record::Kept;
 
 /// Questions at a time.
 const READERS: u32 = 4;
 /// How many hours back each window reaches from the one before; the last one to the beginning.
 const WINDOWS: [i64; 4] = [0, 24, 24 * 7, 24 * 31];
 
+/// Bytes of details that a page has at most; its last ones are left to the next page.
+const PAGE_BYTES: i64 = 32 << 20;
+
+/// What a page needs of a record. Details of far more than a page has are not even sent.
+macro_rules! bounded {
+    () => {
+        columns!(
+            "CASE WHEN r.detail IS NOT NULL AND sum(octet_length(r.detail)) OVER (ORDER BY r.time DESC, r.id DESC, r.login)
+                       <= 67108864 THEN r.detail END"
+        )
+    };
+}
+
 /// One window without a filter. Parameters: 1 and 2 the times, 3 and 4 the place before which, 5 how many.
 const ALL: &str = concat!(
     "SELECT ",
-    columns!(),
+    bounded!(),
     " FROM (SELECT * FROM zt_audit.record WHERE time >= $1 AND time <= $2 AND (time, id) < ($3, $4)
-            ORDER BY time DESC, id DESC LIMIT $5) r
-      JOIN zt_audit.shape s ON s.day = (r.time / 86400000000000)::integer AND s.id = r.shape
-      ORDER BY r.time DESC, r.id DESC"
+            ORDER BY time DESC, id DESC FETCH FIRST ($5::bigint) ROWS WITH TIES) r
+      LEFT JOIN zt_audit.shape s ON s.day = (r.time / 86400000000000)::integer AND s.id = r.shape AND s.login = r.login
+      ORDER BY r.time DESC, r.id DESC, r.login"
 );
 
 /// The latest record of each place before the cursor. Parameters: 1 to 3 the places, 4 and 5 all times, 6 and 7 the cursor.
@@ -45,16 +60,16 @@ ORDER BY g.place";
 /// The latest records of the places. Parameters: as above, 8 how many.
 const OF_PLACES: &str = concat!(
     "SELECT ",
-    columns!(),
+    bounded!(),
     " FROM (SELECT r.* FROM unnest($1::uuid[], $2::bigint[], $3::bigint[]) AS g (shape, first, last)
             CROSS JOIN LATERAL (
                 SELECT * FROM zt_audit.record r
                 WHERE r.shape = g.shape AND r.time >= g.first AND r.time <= g.last AND r.time >= $4 AND r.time <= $5
                   AND (r.time, r.id) < ($6, $7)
-                ORDER BY r.time DESC, r.id DESC LIMIT $8
-            ) r ORDER BY r.time DESC, r.id DESC LIMIT $8) r
-      JOIN zt_audit.shape s ON s.day = (r.time / 86400000000000)::integer AND s.id = r.shape
-      ORDER BY r.time DESC, r.id DESC"
+                ORDER BY r.time DESC, r.id DESC FETCH FIRST ($8::bigint) ROWS WITH TIES
+            ) r ORDER BY r.time DESC, r.id DESC FETCH FIRST ($8::bigint) ROWS WITH TIES) r
+      LEFT JOIN zt_audit.shape s ON s.day = (r.time / 86400000000000)::integer AND s.id = r.shape AND s.login = r.login
+      ORDER BY r.time DESC, r.id DESC, r.login"
 );
 
 /// Answers questions.
@@ -83,14 +98,8 @@ impl Reader {
         if let Some(parameters) = Parameters::of(&mut transaction, filter).await? {
             search.run(&mut transaction, &parameters).await?;
         }
-        let mut records = search.found;
-        let more = records.len() > limit;
-        records.truncate(limit);
-        let next = records.last().filter(|_| more).map(|kept| Cursor {
-            time: kept.entry.timestamp().0,
-            id: kept.entry.id(),
-        });
-        Ok(Page { records, next })
+        let Found { page, full, .. } = search.found;
+        Ok(page.cut(limit, full))
     }
 
     /// Who talks to whom.
@@ -114,11 +123,46 @@ impl Reader {
     }
 }
 
+/// What was found so far, in order.
+#[derive(Default)]
+struct Found {
+    page: Page,
+    /// The place of each, readable or not.
+    places: Vec<Cursor>,
+    /// Bytes of their details.
+    bytes: i64,
+    /// There was more than a page has room for.
+    full: bool,
+}
+
+impl Found {
+    fn take(&mut self, rows: &[PgRow]) -> Result<(), PgError> {
+        for row in rows {
+            let place = rows::place(row)?;
+            let bytes = row
+                .try_get::<Option<i32>, _>("detail_bytes")?
+                .map_or(0, i64::from);
+            // Never between two of one place: no cursor leads there.
+            if self.bytes + bytes > PAGE_BYTES && self.places.last().is_some_and(|last| *last != place) {
+                self.full = true;
+                return Ok(());
+            }
+            self.bytes += bytes;
+            match rows::kept(row) {
+                Ok(kept) => self.page.records.push(kept),
+                Err(error) => self.page.unreadable.push(rows::unreadable(row, error)?),
+            }
+            self.places.push(place);
+        }
+        Ok(())
+    }
+}
+
 struct Search {
     since: i64,
     before: Cursor,
     wanted: usize,
-    found: Vec<Kept>,
+    found: Found,
 }
 
 impl Search {
@@ -136,7 +180,7 @@ impl Search {
             since: filter.since.map_or(0, |since| since.0.max(0)),
             before: cursor.map_or(end, |cursor| cursor.min(end)),
             wanted,
-            found: Vec::new(),
+            found: Found::default(),
         }
     }
 
@@ -147,7 +191,7 @@ impl Search {
         let oldest = self.since / HOUR;
         let mut high = newest;
         for back in WINDOWS.map(Some).into_iter().chain([None]) {
-            if high < oldest || self.found.len() >= self.wanted {
+            if high < oldest || self.found.full || self.left() == 0 {
                 return Ok(());
             }
             let low = back.map_or(oldest, |back| (newest - back).max(oldest));
@@ -171,7 +215,7 @@ impl Search {
     }
 
     fn left(&self) -> usize {
-        self.wanted - self.found.len()
+        self.wanted.saturating_sub(self.found.places.len())
     }
 
     async fn all(&mut self, connection: &mut PgConnection, low: i64, high: i64) -> Result<(), PgError> {
@@ -184,7 +228,7 @@ impl Search {
             .bind(self.left() as i64)
             .fetch_all(connection)
             .await?;
-        self.take(&rows)
+        self.found.take(&rows)
     }
 
     async fn places(
@@ -219,7 +263,7 @@ impl Search {
             .bind(self.left() as i64)
             .fetch_all(connection)
             .await?;
-        self.take(&rows)
+        self.found.take(&rows)
     }
 
     /// The places with the time of their latest record before the cursor; without those that have none.
@@ -267,14 +311,7 @@ impl Search {
             .bind(self.before.time)
             .bind(self.before.id)
     }
-
-    fn take(&mut self, rows: &[PgRow]) -> Result<(), PgError> {
-        for row in rows {
-            self.found.push(rows::kept(row)?);
-        }
-        Ok(())
-    }
 }
 
-// The statements above name the width of a day.
-const _: () = assert!(DAY == 86_400_000_000_000);
+// The statements above name the width of a day and twice the bytes of a page.
+const _: () = assert!(DAY == 86_400_000_000_000 && 2 * PAGE_BYTES == 67_108_864);

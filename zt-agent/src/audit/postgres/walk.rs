@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The whole trail at one moment, each writer's records in the order of their numbers: for those who check it.
 
+use std::collections::VecDeque;
+
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row as _};
 use uuid::Uuid;
@@ -13,15 +15,30 @@ use crate::audit::store::{Found, Statement, Told, Trail};
 
 /// Records read at a time, and statements.
 const ROWS: usize = 2048;
+/// Bytes of details that are handed over at a time at most.
+const MOST_BYTES: i64 = 32 << 20;
+/// Details of more bytes are read one by one: thousands of the largest are more than this machine's memory may hold.
+const LARGE: i64 = 65_536;
 
 /// Every record there is, and not only those that some batch or shape leads to: one without its shape is unreadable, not
 /// gone.
 const RECORDS: &str = concat!(
     "DECLARE records NO SCROLL CURSOR FOR SELECT ",
+    columns!("CASE WHEN octet_length(r.detail) <= 65536 THEN r.detail END"),
+    " FROM zt_audit.record r
+      LEFT JOIN zt_audit.shape s
+             ON s.day = (r.time / 86400000000000)::integer AND s.id = r.shape AND s.login = r.login
+      ORDER BY r.writer, r.seq, r.time, r.id, r.login"
+);
+
+/// One record, with the whole of its detail.
+const WHOLE: &str = concat!(
+    "SELECT ",
     columns!(),
     " FROM zt_audit.record r
-      LEFT JOIN zt_audit.shape s ON s.day = (r.time / 86400000000000)::integer AND s.id = r.shape
-      ORDER BY r.writer, r.seq, r.time, r.id"
+      LEFT JOIN zt_audit.shape s
+             ON s.day = (r.time / 86400000000000)::integer AND s.id = r.shape AND s.login = r.login
+      WHERE r.time = $1 AND r.id = $2 AND r.login = $3"
 );
 
 const STATEMENTS: &str = "
@@ -34,6 +51,8 @@ ORDER BY writer, first, last, gap, text";
 #[derive(Debug)]
 pub struct Walk {
     connection: PgConnection,
+    /// Read and not handed over.
+    rows: VecDeque<PgRow>,
 }
 
 impl Walk {
@@ -45,7 +64,22 @@ impl Walk {
         for sql in [settings, STATEMENTS, RECORDS] {
             sqlx::raw_sql(sql).execute(&mut connection).await?;
         }
-        Ok(Self { connection })
+        Ok(Self {
+            connection,
+            rows: VecDeque::new(),
+        })
+    }
+
+    /// What a row says whose detail is large.
+    async fn whole(&mut self, row: &PgRow) -> Result<Found, PgError> {
+        let place = rows::place(row)?;
+        let row = sqlx::query(WHOLE)
+            .bind(place.time)
+            .bind(place.id)
+            .bind(row.try_get::<&str, _>("login")?)
+            .fetch_one(&mut self.connection)
+            .await?;
+        Ok(found(&row)?)
     }
 
     async fn fetch(&mut self, cursor: &str) -> Result<Vec<PgRow>, PgError> {
@@ -75,8 +109,26 @@ impl Trail for Walk {
     }
 
     async fn more(&mut self) -> Result<Vec<Found>, PgError> {
-        let rows = self.fetch("records").await?;
-        Ok(rows.iter().map(found).collect::<Result<_, _>>()?)
+        if self.rows.is_empty() {
+            self.rows = self.fetch("records").await?.into();
+        }
+        let (mut entries, mut bytes) = (Vec::with_capacity(self.rows.len()), 0);
+        while let Some(row) = self.rows.pop_front() {
+            let size = row
+                .try_get::<Option<i32>, _>("detail_bytes")?
+                .map_or(0, i64::from);
+            bytes += size;
+            if bytes > MOST_BYTES && !entries.is_empty() {
+                self.rows.push_front(row);
+                break;
+            }
+            entries.push(if size > LARGE {
+                self.whole(&row).await?
+            } else {
+                found(&row)?
+            });
+        }
+        Ok(entries)
     }
 }
 
@@ -99,9 +151,15 @@ fn found(row: &PgRow) -> Result<Found, sqlx::Error> {
     Ok(Found {
         writer: row.try_get("writer")?,
         seq: row.try_get::<i64, _>("seq")?.cast_unsigned(),
-        kept: rows::kept(row).map_err(|error| error.to_string()),
+        kept: match rows::kept(row) {
+            Ok(kept) => Ok(kept),
+            Err(error) => Err(format!(
+                "{error}; {} inserted it",
+                row.try_get::<&str, _>("login")?
+            )),
+        },
     })
 }
 
-// The statement above names the width of a day.
-const _: () = assert!(DAY == 86_400_000_000_000);
+// The statements above name the width of a day and what is large.
+const _: () = assert!(DAY == 86_400_000_000_000 && LARGE == 65_536);

@@ -8,10 +8,10 @@ use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
-use super::PgError;
 use super::batch::{self, Batch, Shaped};
 use super::connect::{Role, Target};
-use super::statements;
+use super::{DAY, PgError, statements};
+use crate::audit::clock;
 use crate::audit::seal::{Checkpoint, Gap, KeyRecord};
 
 /// How long a batch may take; longer than the server's own limit for a statement, and shorter than a dead connection.
@@ -37,8 +37,10 @@ impl Writer {
         }
     }
 
-    /// Keeps a batch, whole or not at all; again, if it is not known whether it was kept. False where it was kept before.
+    /// Keeps a batch, whole or not at all; again, if it is not known whether it was kept. False where this login has kept it
+    /// before.
     pub async fn ship(&mut self, batch: &Batch) -> Result<bool, PgError> {
+        possible(batch)?;
         // Taken out: a connection that is given up half-way, or fails, is not used again.
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
@@ -54,24 +56,24 @@ impl Writer {
         let sending = async {
             let mut transaction = connection.begin().await?;
             batch::insert_shapes(&mut transaction, &new).await?;
+            let first = batch::insert_batch(&mut transaction, batch).await?;
+            // Last: the counts that it changes are locked until the commit.
             batch::insert_records(&mut transaction, batch, &shaped).await?;
-            // Last: the counts it changes are locked until the commit.
-            let counted = batch::insert_batch(&mut transaction, batch, &shaped).await?;
             transaction.commit().await?;
-            Ok::<bool, sqlx::Error>(counted)
+            Ok::<bool, sqlx::Error>(first)
         };
         let Ok(sent) = tokio::time::timeout(BATCH_TIME, sending).await else {
             return Err(PgError::Slow {
                 seconds: BATCH_TIME.as_secs(),
             });
         };
-        let counted = sent?;
+        let first = sent?;
         self.connection = Some(connection);
         if self.known.len() > MAX_KNOWN {
             self.known.clear();
         }
         self.known.extend(new.iter().map(|(day, id, _)| (*day, *id)));
-        Ok(counted)
+        Ok(first)
     }
 
     /// Keeps what was signed, and the keys that signed it. What was kept before stays as it is.
@@ -101,7 +103,8 @@ impl Writer {
     }
 
     async fn connect(&mut self) -> Result<PgConnection, PgError> {
-        // It may be another database by now: one that was restored, one that took over.
+        // It may be another database by now: one that was restored, one that took over. Or the shapes of a day have gone
+        // with its records.
         self.known.clear();
         self.target.connect(Role::Writer).await
     }
@@ -112,5 +115,21 @@ impl Writer {
             // What was shipped is committed; how the goodbye goes does not matter.
             let _ = tokio::time::timeout(Duration::from_secs(1), connection.close()).await;
         }
+    }
+}
+
+/// Refuses a record that the server would never take: of a time that has not come, and not by the server's clock alone.
+fn possible(batch: &Batch) -> Result<(), PgError> {
+    let tomorrow = clock::now().saturating_add(DAY);
+    match batch
+        .records
+        .iter()
+        .find(|kept| kept.entry.timestamp().0 > tomorrow)
+    {
+        Some(kept) => Err(PgError::Ahead {
+            id: kept.entry.id(),
+            time: kept.entry.timestamp(),
+        }),
+        None => Ok(()),
     }
 }

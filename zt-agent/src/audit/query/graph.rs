@@ -158,9 +158,9 @@ impl Edge {
         match (connections.denied, connections.enforced) {
             (true, true) if connections.corrects => self.correct(connections.count),
             _ if connections.corrects => {}
-            (false, _) => self.allowed += connections.count,
-            (true, true) => self.denied += connections.count,
-            (true, false) => self.would_deny += connections.count,
+            (false, _) => self.allowed = self.allowed.saturating_add(connections.count),
+            (true, true) => self.denied = self.denied.saturating_add(connections.count),
+            (true, false) => self.would_deny = self.would_deny.saturating_add(connections.count),
         }
     }
 
@@ -171,7 +171,7 @@ impl Edge {
         self.would_deny -= from_would_deny;
         // What is left had been allowed by an earlier revision, or its source's record is gone.
         self.allowed = self.allowed.saturating_sub(refused - from_would_deny);
-        self.denied += refused;
+        self.denied = self.denied.saturating_add(refused);
     }
 }
 

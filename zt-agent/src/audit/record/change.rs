@@ -29,9 +29,9 @@ pub struct Change {
     pub change: serde_json::Value,
 }
 
-/// What the specification's record has and a change has not.
+/// What the specification's record has, and what is no decision has not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct NoDecision {
+pub(in crate::audit) struct NoDecision {
     decision: (),
     source: (),
     destination: (),

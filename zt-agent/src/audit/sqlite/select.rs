@@ -136,10 +136,7 @@ pub(super) async fn page(
     // One snapshot for the names and the records; the second connection only walks through the segments.
     let mut transaction = readers.begin().await?;
     let Some(parameters) = parameters(&mut transaction, filter).await? else {
-        return Ok(Page {
-            records: Vec::new(),
-            next: None,
-        });
+        return Ok(Page::default());
     };
     let cursor = cursor.unwrap_or(Cursor {
         time: i64::MAX,
@@ -152,7 +149,11 @@ pub(super) async fn page(
     let wanted: Vec<i64> = found.iter().map(|(_, row)| *row).collect();
     let mut records = rows::these(&mut transaction, &wanted).await?;
     records.sort_by_key(|kept| std::cmp::Reverse((kept.entry.timestamp(), kept.entry.id())));
-    Ok(Page { records, next })
+    Ok(Page {
+        records,
+        unreadable: Vec::new(),
+        next,
+    })
 }
 
 /// The first `wanted` behind the cursor, in order.
