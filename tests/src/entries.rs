@@ -122,6 +122,8 @@ impl Maker {
             proof: record::Proof::None,
             count: 1 + (random >> 50) % 2,
             caller: None,
+            mfa: (random >> 54).is_multiple_of(8).then_some(denied),
+            incident: (random >> 54).is_multiple_of(16).then(|| Arc::from("INC-\"7\"")),
         }
     }
 

@@ -24,6 +24,7 @@ mod party;
 mod policies;
 mod problem;
 mod query;
+mod recorded;
 mod revisions;
 mod server;
 mod status;

@@ -30,6 +30,9 @@ pub use setting::{SETTINGS, Setting};
 /// Where the configuration file is looked for if none is named.
 pub const DEFAULT_FILE: &str = "/etc/zt/agent.yaml";
 
+/// `audit.apiShare` of a node, where nothing is configured.
+pub const API_SHARE: u8 = 50;
+
 /// The whole configuration of an agent. [`Config::default`] is what an empty file means, with the host's name as node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -121,6 +124,9 @@ pub struct Audit {
     pub keys: Option<PathBuf>,
     /// `audit.maxDiskBytes`: beyond this the oldest records go, counted.
     pub max_disk_bytes: u64,
+    /// `audit.apiShare`: percent of that which evaluations over the API may take; `None`: [`API_SHARE`], and all of it
+    /// at a policy engine.
+    pub api_share: Option<u8>,
     /// `audit.retentionDays`: records older than this go.
     pub retention_days: u32,
 }
@@ -138,7 +144,7 @@ pub struct Api {
     pub tls: TlsFiles,
     /// `api.callers`: who may come over TLS, and for what.
     pub callers: Vec<CallerRule>,
-    /// `api.rateLimit`: requests a second that one caller may send.
+    /// `api.rateLimit`: questions a second that one caller may ask; a batch is as many as it has.
     pub rate_limit: NonZeroU32,
 }
 
@@ -212,6 +218,7 @@ impl Default for Config {
                 when_full: WhenFull::Oldest,
                 keys: None,
                 max_disk_bytes: 2 << 30,
+                api_share: None,
                 retention_days: 365,
             },
             api: Api {

@@ -31,7 +31,7 @@ use crate::state::{Snapshot, SourceStatus};
 pub const MAX_PAIRS: usize = 2000;
 
 /// Why callers from elsewhere are refused: each has a sample from the start, so that the first refusal is an increase.
-pub const API_REFUSALS: [&str; 7] = [
+pub const API_REFUSALS: [&str; 11] = [
     "no_certificate",
     "expired",
     "untrusted",
@@ -39,6 +39,10 @@ pub const API_REFUSALS: [&str; 7] = [
     "not_a_caller",
     "timeout",
     "handshake",
+    "too_many_connections",
+    "slow_head",
+    "slow_body",
+    "too_many_requests",
 ];
 
 /// The media type of [`Metrics::encode`].
@@ -119,7 +123,7 @@ impl Metrics {
         self.decisions.declare(identities);
     }
 
-    /// Somebody from elsewhere was refused by the API, for one of [`API_REFUSALS`].
+    /// Somebody was refused by the API, for one of [`API_REFUSALS`].
     pub fn api_refused(&self, cause: &'static str) {
         debug_assert!(API_REFUSALS.contains(&cause), "{cause} is in no list");
         let mut refusals = self.api_refusals.lock().unwrap_or_else(PoisonError::into_inner);

@@ -58,7 +58,7 @@ struct RecordsQuery {
     r#type: Option<String>,
     /// RFC 3339; not before
     since: Option<String>,
-    /// RFC 3339; before
+    /// RFC 3339; before; later than `since`
     until: Option<String>,
     /// `ALLOW` or `DENY`
     decision: Option<String>,
@@ -89,10 +89,11 @@ struct RecordsQuery {
 ))]
 pub(super) async fn records(State(state): State<ApiState>, given: Given) -> Result<Response, ApiProblem> {
     let mut given = Parameters::new(given.0, PARAMETERS);
+    let (since, until) = given.span();
     let filter = Filter {
         kind: given.parsed("type"),
-        since: given.parsed("since"),
-        until: given.parsed("until"),
+        since,
+        until,
         decision: given.with("decision", |text| {
             text.to_ascii_uppercase()
                 .parse()
@@ -131,7 +132,7 @@ pub(super) async fn records(State(state): State<ApiState>, given: Given) -> Resu
 struct GraphQuery {
     /// RFC 3339; not before
     since: Option<String>,
-    /// RFC 3339; before
+    /// RFC 3339; before; later than `since`
     until: Option<String>,
     /// With one end in this namespace
     namespace: Option<String>,
@@ -145,9 +146,10 @@ struct GraphQuery {
 ))]
 pub(super) async fn graph(State(state): State<ApiState>, given: Given) -> Result<Response, ApiProblem> {
     let mut given = Parameters::new(given.0, &["since", "until", "namespace"]);
+    let (since, until) = given.span();
     let filter = GraphFilter {
-        since: given.parsed("since"),
-        until: given.parsed("until"),
+        since,
+        until,
         namespace: given.text("namespace"),
     };
     given.finish()?;

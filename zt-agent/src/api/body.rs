@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Request bodies of a bounded size, within a bounded time: JSON, and policies as YAML.
+//! Request bodies of a bounded size: JSON, and policies as YAML. The server bounds their time.
 
 use std::error::Error;
-use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -11,12 +10,11 @@ use http_body_util::LengthLimitError;
 use serde::de::DeserializeOwned;
 
 use super::problem::{ApiProblem, field};
+use super::server::SlowBody;
 use crate::problem::Problem;
 
 /// Most bytes of a body.
 pub(super) const MAX_BYTES: usize = 1 << 20;
-/// How long a client may take to send it.
-const MAX_TIME: Duration = Duration::from_secs(10);
 
 /// Reads a body as JSON.
 pub(super) async fn json<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Result<T, ApiProblem> {
@@ -64,11 +62,11 @@ fn unsupported(detail: &str) -> ApiProblem {
     ApiProblem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_type", detail)
 }
 
-/// Reads a body of a bounded size within a bounded time.
+/// Reads a body of a bounded size.
 async fn read(body: Body) -> Result<Bytes, ApiProblem> {
-    match tokio::time::timeout(MAX_TIME, to_bytes(body, MAX_BYTES)).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) if is_too_long(&error) => {
+    match to_bytes(body, MAX_BYTES).await {
+        Ok(bytes) => Ok(bytes),
+        Err(error) if contains::<LengthLimitError>(&error) => {
             let detail = format!("a body has at most {MAX_BYTES} bytes");
             Err(ApiProblem::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
@@ -76,15 +74,12 @@ async fn read(body: Body) -> Result<Bytes, ApiProblem> {
                 detail,
             ))
         }
-        Ok(Err(error)) => Err(ApiProblem::bad_request("body_unreadable", error.to_string())),
-        Err(_) => {
-            let detail = "the body did not come within 10 seconds";
-            Err(ApiProblem::new(
-                StatusCode::REQUEST_TIMEOUT,
-                "body_timeout",
-                detail,
-            ))
-        }
+        Err(error) if contains::<SlowBody>(&error) => Err(ApiProblem::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "body_timeout",
+            "the body did not come in time",
+        )),
+        Err(error) => Err(ApiProblem::bad_request("body_unreadable", error.to_string())),
     }
 }
 
@@ -112,6 +107,7 @@ fn media_type(headers: &HeaderMap) -> Option<MediaType> {
     }
 }
 
-fn is_too_long(error: &(dyn Error + 'static)) -> bool {
-    error.is::<LengthLimitError>() || error.source().is_some_and(is_too_long)
+/// Whether it is that error, or was caused by it.
+fn contains<E: Error + 'static>(error: &(dyn Error + 'static)) -> bool {
+    error.is::<E>() || error.source().is_some_and(contains::<E>)
 }

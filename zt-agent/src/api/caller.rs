@@ -3,9 +3,15 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::caller::Rights;
 use crate::tls::Peer;
+
+/// The account of those whom no entry of `api.callers` is about: they share one.
+const STRANGERS: &str = "strangers";
+/// How often one looks whether a certificate has expired: the clock may be set.
+const LOOK: Duration = Duration::from_secs(30);
 
 /// Who sends the requests of one connection. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -49,12 +55,41 @@ impl Caller {
     /// A workload elsewhere, by its certificate.
     pub(super) fn workload(peer: &Peer, rights: Rights) -> Self {
         let name: Arc<str> = Arc::from(peer.id.as_str());
+        let account = if rights.is_empty() {
+            Arc::from(STRANGERS)
+        } else {
+            Arc::clone(&name)
+        };
         Self {
-            account: Arc::clone(&name),
+            account,
             name,
             rights: Arc::new(rights),
             over_loopback: false,
             expires: Some(peer.expires),
         }
+    }
+
+    /// Whether the certificate is past its end.
+    pub(super) fn has_expired(&self) -> bool {
+        self.left().is_some_and(|left| left.is_zero())
+    }
+
+    /// Completes when the certificate is past its end; never where there is none.
+    pub(super) async fn expired(&self) {
+        loop {
+            match self.left() {
+                None => std::future::pending().await,
+                Some(Duration::ZERO) => return,
+                Some(left) => tokio::time::sleep(left.min(LOOK)).await,
+            }
+        }
+    }
+
+    /// How long the certificate is still good for.
+    fn left(&self) -> Option<Duration> {
+        // It is good in its last second too.
+        let end = u64::try_from(self.expires?).unwrap_or(0) + 1;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Some(Duration::from_secs(end).saturating_sub(now))
     }
 }

@@ -1,26 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Every change of policy is recorded, whoever made it: over the API, whose caller is known, or with an editor.
+//! Every change of policy is recorded, whoever made it.
 //!
-//! What is recorded is what came into force: the snapshots are watched, and a caller has announced beforehand which
-//! policy will be theirs, by its digest. What came into force at once may have been changed by several.
+//! What is changed over the API is recorded by the one who carries it out, as the caller's: from which digest to which
+//! the directory was changed is known to them alone, who held its lock. What comes into force without having been
+//! changed here (with an editor, by another engine that shares the directory, by the engine that is followed) is
+//! recorded by [`record`], which watches the snapshots, as that of whom it came from. So that nothing is recorded twice,
+//! callers announce beforehand which policy will be theirs, by its digest.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncGuard, oneshot, watch};
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncGuard, watch};
 
 use super::ApiState;
+use super::recorded::{MAX_WAIT, Unrecorded, recorded};
 use crate::audit::convert::PolicyChange;
 use crate::audit::pipeline::ApiEvent;
 use crate::policy::{PolicyDiff, PolicySet};
 use crate::policy_dir::Plan;
 use crate::state::Snapshot;
 
-/// Who changed a policy that nobody announced: whoever may write to the directory.
-const BY_FILE: &str = "file";
-/// How long a caller waits for the record of their change.
-const RECORD_TIME: Duration = Duration::from_secs(5);
+/// How long [`record`] may take to see a snapshot that others have seen.
+const NOTICE_TIME: Duration = Duration::from_secs(5);
 
 /// Statements of each kind that a record spells out; it says how many there were.
 const MAX_STATEMENTS: usize = 500;
@@ -30,21 +32,21 @@ const MAX_STATEMENTS: usize = 500;
 pub(super) struct Changes {
     turn: AsyncMutex<()>,
     announced: Mutex<BTreeMap<String, Announcement>>,
+    /// The revision up to which [`record`] has seen what came into force.
+    seen: watch::Sender<u64>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Announcement {
     /// The policy's digest as it will be; `None` where it will be gone.
     wanted: Option<String>,
     caller: Arc<str>,
-    done: oneshot::Sender<()>,
 }
 
 /// A change that was announced. Dropping it takes the announcement back.
 pub(super) struct Announced<'c> {
     changes: &'c Changes,
-    name: String,
-    done: oneshot::Receiver<()>,
+    name: Option<String>,
 }
 
 impl Changes {
@@ -55,17 +57,14 @@ impl Changes {
 
     /// The change of this policy to this digest will be that caller's.
     pub(super) fn announce(&self, name: &str, wanted: Option<&str>, caller: &Arc<str>) -> Announced<'_> {
-        let (sender, done) = oneshot::channel();
         let announcement = Announcement {
             wanted: wanted.map(str::to_owned),
             caller: Arc::clone(caller),
-            done: sender,
         };
         self.announced().insert(name.to_owned(), announcement);
         Announced {
             changes: self,
-            name: name.to_owned(),
-            done,
+            name: Some(name.to_owned()),
         }
     }
 
@@ -73,8 +72,8 @@ impl Changes {
         self.announced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the announcements of what changed between these two; and whether somebody changed more than that.
-    fn take(&self, before: &PolicySet, after: &PolicySet) -> (Vec<Announcement>, bool) {
+    /// Whose announced changes are between these two; and whether somebody changed more than that.
+    fn take(&self, before: &PolicySet, after: &PolicySet) -> (Vec<Arc<str>>, bool) {
         let digests = |set: &PolicySet| -> BTreeMap<String, String> {
             let all = set.all().iter();
             all.map(|policy| (policy.name().to_owned(), policy.digest().to_owned()))
@@ -83,7 +82,7 @@ impl Changes {
         let (before, after) = (digests(before), digests(after));
         let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
         let mut announced = self.announced();
-        let mut taken = Vec::new();
+        let mut callers = Vec::new();
         let mut more = false;
         for name in names
             .into_iter()
@@ -94,80 +93,121 @@ impl Changes {
                 .is_some_and(|one| one.wanted.as_ref() == after.get(name));
             let announcement = if theirs { announced.remove(name) } else { None };
             more |= announcement.is_none();
-            taken.extend(announcement);
+            callers.extend(announcement.map(|announcement| announcement.caller));
         }
-        (taken, more)
+        (callers, more)
+    }
+
+    fn has_seen(&self, revision: u64) {
+        self.seen.send_if_modified(|seen| {
+            let further = *seen < revision;
+            *seen = (*seen).max(revision);
+            further
+        });
     }
 }
 
 impl Announced<'_> {
-    /// Waits until the change is recorded, if it was one.
-    pub(super) async fn recorded(mut self) {
-        let waiting = self.changes.announced().contains_key(&self.name);
-        if waiting && tokio::time::timeout(RECORD_TIME, &mut self.done).await.is_err() {
-            tracing::error!("a change of policy is in force and its record is late");
+    /// Waits until what came into force up to that revision has been seen by [`record`]: then the announcement has
+    /// served.
+    pub(super) async fn seen(self, revision: u64) {
+        let mut seen = self.changes.seen.subscribe();
+        let waiting = seen.wait_for(|seen| *seen >= revision);
+        if tokio::time::timeout(NOTICE_TIME, waiting).await.is_err() {
+            tracing::warn!(
+                revision,
+                "what came into force is recorded late, and may be recorded twice"
+            );
         }
+    }
+
+    /// Leaves the announcement: the change will come into force some time.
+    pub(super) fn leave(mut self) {
+        self.name = None;
     }
 }
 
 impl Drop for Announced<'_> {
     fn drop(&mut self) {
-        self.changes.announced().remove(&self.name);
+        if let Some(name) = &self.name {
+            self.changes.announced().remove(name);
+        }
     }
 }
 
-/// Records changes of policy until the agent stops.
+/// Records changes of policy that nobody made over this API, until the agent stops.
 pub async fn record(state: ApiState) {
     let mut snapshots: watch::Receiver<Arc<Snapshot>> = state.snapshots.clone();
-    let mut policies: Arc<PolicySet> = Arc::clone(&snapshots.borrow_and_update().policies);
+    let first = Arc::clone(&snapshots.borrow_and_update());
+    state.changes().has_seen(first.revision);
+    let mut policies: Arc<PolicySet> = Arc::clone(&first.policies);
     // An error means that the node is gone, and with it all change.
     while snapshots.changed().await.is_ok() {
         let snapshot = Arc::clone(&snapshots.borrow_and_update());
         if snapshot.policies.digest() == policies.digest() {
+            state.changes().has_seen(snapshot.revision);
             continue;
         }
-        let (announcements, more) = state.changes().take(&policies, &snapshot.policies);
-        let engine = state
-            .source
-            .as_ref()
-            .map(|source| format!("engine {}", source.borrow().url));
-        let others = more.then_some(engine.as_deref().unwrap_or(BY_FILE));
-        let callers = announcements
-            .iter()
-            .map(|announcement| &*announcement.caller)
-            .chain(others);
-        let caller: Arc<str> = callers.collect::<Vec<_>>().join(", ").into();
-        write(&state, snapshot.revision, &policies, &snapshot.policies, caller).await;
-        policies = Arc::clone(&snapshot.policies);
-        for announcement in announcements {
-            // The caller may have given up waiting.
-            let _ = announcement.done.send(());
+        let (callers, more) = state.changes().take(&policies, &snapshot.policies);
+        if more {
+            // What came into force at once may have been changed by several.
+            let from = came_from(&state);
+            let all = std::iter::once(from.as_str()).chain(callers.iter().map(|caller| &**caller));
+            let caller: Arc<str> = all.collect::<Vec<_>>().join(", ").into();
+            let event = event(&policies, &snapshot.policies, &caller, snapshot.revision, true);
+            // It has happened: a trail that does not take it is the recorder's to count and to tell.
+            if state.intake.hand_over(vec![event]).await.is_err() {
+                tracing::error!("a change of policy could not be recorded: the agent is stopping");
+            }
         }
+        // Not before: who waits for this records after it.
+        state.changes().has_seen(snapshot.revision);
+        policies = Arc::clone(&snapshot.policies);
     }
 }
 
-/// Records a change that was made, and was changed by another process before it came into force here.
-pub(super) async fn superseded(state: &ApiState, plan: &Plan, revision: u64, caller: &Arc<str>) {
-    write(state, revision, &plan.before, &plan.after, Arc::clone(caller)).await;
+/// Where policy comes from that nobody changed over this API.
+fn came_from(state: &ApiState) -> String {
+    if let Some(source) = &state.source {
+        return format!("engine {}", source.borrow().url);
+    }
+    let path = state.editor.path();
+    let kind = if path.is_dir() { "directory" } else { "file" };
+    format!("{kind} {}", path.display())
 }
 
-async fn write(state: &ApiState, revision: u64, before: &PolicySet, after: &PolicySet, caller: Arc<str>) {
+/// Records a change that a caller made, and waits until the record is stored.
+pub(super) async fn made(
+    state: &ApiState,
+    plan: &Plan,
+    revision: u64,
+    in_force: bool,
+    caller: &Arc<str>,
+) -> Result<(), Unrecorded> {
+    let event = event(&plan.before, &plan.after, caller, revision, in_force);
+    recorded(state, vec![event], MAX_WAIT).await
+}
+
+fn event(
+    before: &PolicySet,
+    after: &PolicySet,
+    caller: &Arc<str>,
+    revision: u64,
+    in_force: bool,
+) -> ApiEvent {
     let diff = after.diff_from(before);
     tracing::info!(
-        %caller, from = diff.from, to = diff.to, revision,
+        %caller, from = diff.from, to = diff.to, revision, in_force,
         added = diff.added.len(), removed = diff.removed.len(), "policy changed"
     );
-    let event = ApiEvent::PolicyChanged(PolicyChange {
-        caller,
+    ApiEvent::PolicyChanged(PolicyChange {
+        caller: Arc::clone(caller),
         from: Some(Arc::from(diff.from.as_str())),
         to: Arc::from(diff.to.as_str()),
         diff: recorded_diff(diff),
         revision,
-    });
-    // It has happened: a trail that takes nothing more is the recorder's to count and to tell.
-    if state.intake.record_api(vec![event]).await.is_err() {
-        tracing::error!("the change of policy could not be recorded: the agent is stopping");
-    }
+        in_force,
+    })
 }
 
 /// The difference as it is recorded: a change of a whole policy must not become a record of megabytes.

@@ -4,7 +4,7 @@
 mod question;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::{Extension, State};
@@ -14,7 +14,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use self::question::{Connect, EvaluateBody, Operate, Question};
+use super::guard::Allowance;
 use super::problem::{ApiProblem, Details};
+use super::recorded::{MAX_WAIT, recorded};
 use super::{ApiState, Caller, body};
 use crate::audit::Evaluation;
 use crate::audit::pipeline::ApiEvent;
@@ -22,10 +24,6 @@ use crate::audit::record::{Latency, Mode, Reason};
 use crate::identity;
 use crate::policy::{OperatorReason, OperatorRequest};
 use crate::state::Snapshot;
-
-/// How long an answer waits for its place in the audit queue. Without one it is not given: what is not recorded has
-/// not been decided.
-const MAX_WAIT: Duration = Duration::from_secs(5);
 
 /// One answer.
 #[derive(Debug, Serialize, ToSchema)]
@@ -68,17 +66,22 @@ pub(super) enum Evaluated {
 
 /// Says what policy says about a connection between workloads, or about something that an operator wants to do.
 #[utoipa::path(post, path = "/v1/evaluate", tag = "evaluate", request_body = EvaluateBody, responses(
-    (status = 200, description = "The answer, or the answers of a batch; each is recorded", body = Evaluated),
+    (status = 200, description = "The answer, or the answers of a batch; the record of each is stored", body = Evaluated),
     (status = "4XX", description = "The request is not valid: nothing was decided or recorded", body = Details, content_type = "application/problem+json"),
-    (status = 503, description = "The decision cannot be recorded, so it is not given", body = Details, content_type = "application/problem+json"),
+    (status = 503, description = "The record is not known to be stored, so the decision is not given", body = Details, content_type = "application/problem+json"),
 ))]
 pub(super) async fn evaluate(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
+    allowance: Option<Extension<Allowance>>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiProblem> {
     let body: EvaluateBody = body::json(&headers, body).await?;
+    if let Some(Extension(allowance)) = allowance {
+        // The request itself is counted.
+        allowance.take(body.len().saturating_sub(1))?;
+    }
     let snapshot = state.snapshot();
     let is_batch = body.is_batch();
     let questions = body.questions(&snapshot.table)?;
@@ -92,15 +95,10 @@ pub(super) async fn evaluate(
         answers.push(answer);
         events.push(ApiEvent::Evaluated(evaluation));
     }
-    match tokio::time::timeout(MAX_WAIT, state.intake.record_api(events)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(closed)) => return Err(ApiProblem::unavailable("stopping", closed.to_string())),
-        Err(_) => {
-            let detail =
-                "the decision cannot be recorded now, so it is not given: is the audit store failing?";
-            return Err(ApiProblem::unavailable("audit_unavailable", detail));
-        }
-    }
+    // What is not recorded has not been decided.
+    recorded(&state, events, MAX_WAIT)
+        .await
+        .map_err(|unrecorded| unrecorded.problem("audit_unavailable", "the decision is not given"))?;
     if is_batch {
         return Ok(axum::Json(Answers { responses: answers }).into_response());
     }
@@ -152,6 +150,8 @@ fn connect(question: &Connect, snapshot: &Snapshot, caller: &Arc<str>) -> (Answe
         reason,
         latency,
         caller: Arc::clone(caller),
+        mfa: None,
+        incident: None,
     };
     (answer, evaluation)
 }
@@ -182,12 +182,6 @@ fn operate(question: &Operate, snapshot: &Snapshot, caller: &Arc<str>) -> (Answe
         reason,
         latency_us: Latency(latency),
     };
-    // What the operator brought forward is a matter of the record too, and it is the caller who says it.
-    let mfa = if question.mfa { "; mfa" } else { "" };
-    let incident = question.incident.as_deref();
-    let incident = incident
-        .map(|incident| format!("; incident {incident}"))
-        .unwrap_or_default();
     let evaluation = Evaluation {
         source: Arc::from(format!("operator:{}", question.role)),
         destination: Arc::from(format!("service:{}:{}", question.service, question.action)),
@@ -199,7 +193,10 @@ fn operate(question: &Operate, snapshot: &Snapshot, caller: &Arc<str>) -> (Answe
         revision: snapshot.revision,
         reason,
         latency,
-        caller: Arc::from(format!("{caller}{mfa}{incident}")),
+        caller: Arc::clone(caller),
+        // What the operator brought forward is a matter of the record too, and it is the caller who says it.
+        mfa: Some(question.mfa),
+        incident: question.incident.as_deref().map(Arc::from),
     };
     (answer, evaluation)
 }

@@ -4,7 +4,8 @@
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Method, Request, StatusCode, header};
@@ -15,34 +16,68 @@ use governor::{Quota, RateLimiter};
 use super::caller::Caller;
 use super::problem::ApiProblem;
 use crate::caller::Act;
+use crate::metrics::Metrics;
 
-/// Callers that are remembered before those who have been quiet are forgotten.
-const MAX_ACCOUNTS: usize = 4096;
+/// How often, in requests, callers who have been quiet are forgotten: one who has been quiet for a second has the whole
+/// rate again, so that nobody gains by it.
+const FORGET_EVERY: u32 = 4096;
 
 /// Decides who is served.
 #[derive(Debug)]
 pub struct Guard {
     rates: RateLimiter<Arc<str>, DashMapStateStore<Arc<str>>, DefaultClock>,
     clock: DefaultClock,
+    per_second: NonZeroU32,
+    checks: AtomicU32,
+    metrics: Arc<Metrics>,
+}
+
+/// What a caller may still ask, for handlers that know how much a request asks for.
+#[derive(Clone, Debug)]
+pub(super) struct Allowance {
+    pub(super) guard: Arc<Guard>,
+    pub(super) account: Arc<str>,
+}
+
+impl Allowance {
+    /// Takes that many questions beside the one that every request is.
+    pub(super) fn take(&self, more: usize) -> Result<(), ApiProblem> {
+        let more = u32::try_from(more).unwrap_or(u32::MAX);
+        match NonZeroU32::new(more) {
+            None => Ok(()),
+            // With the request itself they are more than there ever is room for.
+            Some(more) if more >= self.guard.per_second => Err(self.guard.never()),
+            Some(more) => self.guard.check_rate(&self.account, more),
+        }
+    }
 }
 
 impl Guard {
-    /// A guard that lets each caller send that many requests a second.
-    pub fn new(requests_per_second: NonZeroU32) -> Self {
+    /// A guard that lets each caller ask that many questions a second. A request is one; a batch is as many as it has.
+    /// Refusals are counted in `metrics`.
+    pub fn new(per_second: NonZeroU32, metrics: Arc<Metrics>) -> Self {
         Self {
-            rates: RateLimiter::dashmap(Quota::per_second(requests_per_second)),
+            rates: RateLimiter::dashmap(Quota::per_second(per_second)),
             clock: DefaultClock::default(),
+            per_second,
+            checks: AtomicU32::new(0),
+            metrics,
         }
+    }
+
+    /// Counts somebody who was refused.
+    pub(super) fn refused(&self, cause: &'static str) {
+        self.metrics.api_refused(cause);
     }
 
     /// Whether a request is served.
     pub(super) fn check<B>(&self, caller: &Caller, request: &Request<B>) -> Result<(), ApiProblem> {
-        self.check_rate(caller)?;
+        self.check_rate(&caller.account, NonZeroU32::MIN)?;
         if caller.over_loopback && !names_loopback(request.headers()) {
             let detail = "the Host header must name localhost or a loopback address";
             return Err(ApiProblem::new(StatusCode::FORBIDDEN, "host_refused", detail));
         }
-        if caller.expires.is_some_and(|expires| expires < now()) {
+        if caller.has_expired() {
             let detail = "the certificate of this connection has expired: connect with a new one";
             return Err(ApiProblem::new(
                 StatusCode::FORBIDDEN,
@@ -71,25 +106,35 @@ impl Guard {
         ))
     }
 
-    fn check_rate(&self, caller: &Caller) -> Result<(), ApiProblem> {
-        let Err(until) = self.rates.check_key(&caller.account) else {
-            return Ok(());
-        };
-        if self.rates.len() > MAX_ACCOUNTS {
+    /// The refusal of a batch that waiting does not help.
+    fn never(&self) -> ApiProblem {
+        self.refused(TOO_MANY);
+        let detail = format!(
+            "a batch of more questions than api.rateLimit ({}) lets a caller ask in a second: send smaller batches",
+            self.per_second
+        );
+        ApiProblem::new(StatusCode::TOO_MANY_REQUESTS, TOO_MANY, detail)
+    }
+
+    fn check_rate(&self, account: &Arc<str>, questions: NonZeroU32) -> Result<(), ApiProblem> {
+        if self.checks.fetch_add(1, Ordering::Relaxed) % FORGET_EVERY == FORGET_EVERY - 1 {
             self.rates.retain_recent();
         }
+        let until = match self.rates.check_key_n(account, questions) {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(until)) => until,
+            Err(_) => return Err(self.never()),
+        };
+        self.refused(TOO_MANY);
         let wait: Duration = until.wait_time_from(self.clock.now());
         let seconds = wait.as_secs() + 1;
-        let detail = format!(
-            "{} sends too many requests: try again in {seconds} s",
-            caller.account
-        );
-        Err(
-            ApiProblem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", detail)
-                .with_retry_after(seconds),
-        )
+        let detail = format!("{account} asks too much: try again in {seconds} s");
+        Err(ApiProblem::new(StatusCode::TOO_MANY_REQUESTS, TOO_MANY, detail).with_retry_after(seconds))
     }
 }
+
+/// The code of a refusal for the rate, and the cause that it is counted under.
+const TOO_MANY: &str = "too_many_requests";
 
 /// What a request does.
 fn act_of(method: &Method, path: &str) -> Act {
@@ -111,11 +156,6 @@ const fn roles_for(act: Act) -> &'static str {
         Act::Read => "`read`",
         Act::Change => "`admin`",
     }
-}
-
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// Whether a request names a loopback host.
@@ -177,7 +217,7 @@ mod tests {
 
     #[test]
     fn each_caller_has_a_rate_of_its_own() {
-        let guard = Guard::new(NonZeroU32::new(2).expect("not zero"));
+        let guard = Guard::new(NonZeroU32::new(2).expect("not zero"), Metrics::new());
         let (one, other) = (Caller::process(1, None), Caller::process(2, None));
         let ask = |caller: &Caller| guard.check(caller, &request(Method::GET, "/v1/status", "x"));
         assert!(ask(&one).is_ok() && ask(&one).is_ok());
@@ -186,8 +226,51 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_costs_what_it_asks() {
+        let metrics = Metrics::new();
+        let guard = Arc::new(Guard::new(
+            NonZeroU32::new(10).expect("not zero"),
+            Arc::clone(&metrics),
+        ));
+        let of = |account: &str| Allowance {
+            guard: Arc::clone(&guard),
+            account: Arc::from(account),
+        };
+        assert!(of("one").take(0).is_ok() && of("one").take(9).is_ok());
+        assert!(
+            of("one").take(0).is_ok(),
+            "no more than its request, which is counted before"
+        );
+        assert!(of("one").take(9).is_err(), "within the same second");
+        assert!(of("other").take(9).is_ok());
+        // A batch that the rate never has room for is told so, and costs nothing.
+        assert!(of("third").take(10).is_err() && of("third").take(9).is_ok());
+        let text = metrics.encode().expect("text");
+        assert!(
+            text.contains("zt_api_refused_total{cause=\"too_many_requests\"} 2"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn made_up_accounts_are_forgotten() {
+        let guard = Guard::new(NonZeroU32::MAX, Metrics::new());
+        for n in 0..5 * FORGET_EVERY {
+            let account: Arc<str> = Arc::from(format!("uid:{n}"));
+            guard
+                .check_rate(&account, NonZeroU32::MIN)
+                .expect("nobody asks much");
+        }
+        assert!(
+            guard.rates.len() <= 2 * FORGET_EVERY as usize,
+            "{}",
+            guard.rates.len()
+        );
+    }
+
+    #[test]
     fn a_role_opens_what_it_is_for_and_nothing_else() {
-        let guard = Guard::new(NonZeroU32::MAX);
+        let guard = Guard::new(NonZeroU32::MAX, Metrics::new());
         let id = SpiffeId::parse("spiffe://hanzo.ai/nodes/one").expect("an ID");
         let served = |role: Option<Role>| {
             let rule = role.map(|role| CallerRule {

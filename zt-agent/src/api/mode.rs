@@ -12,11 +12,14 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::problem::{ApiProblem, Details};
+use super::recorded::recorded;
 use super::{ApiState, Caller, Service, body};
 use crate::audit::pipeline::ApiEvent;
 
-/// How long a change waits for its place in the audit queue.
-const RECORD_TIME: Duration = Duration::from_secs(1);
+/// How long the answer waits for its record: shorter than `zt-agent mode` waits for the answer.
+const RECORD_TIME: Duration = Duration::from_secs(3);
+/// The code of the problem that says that the mode was changed and has no record.
+const NOT_RECORDED: &str = "mode_not_recorded";
 
 /// What is asked of the node.
 #[derive(Deserialize, ToSchema)]
@@ -46,8 +49,9 @@ pub(super) struct Changed {
 
 /// Stops refusing on this node, or goes back.
 #[utoipa::path(post, path = "/v1/mode", tag = "node", request_body = ModeBody, responses(
-    (status = 200, description = "Done; recorded, unless the trail is out of order, which the log says", body = Changed),
+    (status = 200, description = "Done, and its record stored", body = Changed),
     (status = "4XX", description = "The request is not valid", body = Details, content_type = "application/problem+json"),
+    (status = 503, description = "Done, and without a record that is known to be stored", body = Details, content_type = "application/problem+json"),
     (status = 500, description = "The kernel side did not do it", body = Details, content_type = "application/problem+json"),
 ))]
 pub(super) async fn change(
@@ -77,13 +81,15 @@ pub(super) async fn change(
         caller: caller.name,
         revision,
     };
-    // It has happened and is in the log; a trail that cannot be written is no reason to hold back the answer.
-    let recorded = tokio::time::timeout(RECORD_TIME, state.intake.record_api(vec![event])).await;
-    if !matches!(recorded, Ok(Ok(()))) {
-        tracing::error!(
-            observe_all,
-            "the change of mode could not be recorded in the audit trail"
-        );
+    // It has happened, whatever becomes of its record.
+    if let Err(unrecorded) = recorded(&state, vec![event], RECORD_TIME).await {
+        tracing::error!(observe_all, %unrecorded, "the change of mode has no record that is known to be stored");
+        let what = if observe_all {
+            "nothing is refused on this node now, and this has no record"
+        } else {
+            "workloads are in their configured modes again, and this has no record"
+        };
+        return Err(unrecorded.problem(NOT_RECORDED, what));
     }
     Ok(Json(Changed { mode, observe_all }).into_response())
 }

@@ -2,7 +2,7 @@
 //! `PUT /v1/nodes/{node}`: nodes that follow this agent say what is in force there, so that one can see whether a change
 //! has arrived everywhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +18,8 @@ use super::{ApiState, Caller, body};
 use crate::audit::clock;
 use crate::audit::record::Timestamp;
 
-/// Nodes that are remembered; beyond that, the one not heard of for longest is forgotten.
+/// Nodes that are remembered; beyond that, of the caller who told of most of them, the one not heard of for longest is
+/// forgotten: who makes names up drives out their own.
 const MAX_NODES: usize = 5_000;
 /// A node that was not heard of for this long is no follower any more.
 const FORGET_AFTER: Duration = Duration::from_secs(3600);
@@ -61,6 +62,7 @@ struct Heard {
     digest: String,
     at: i64,
     caller: Arc<str>,
+    account: Arc<str>,
 }
 
 /// The nodes that have been heard of.
@@ -73,11 +75,7 @@ impl Nodes {
         let oldest = heard.at.saturating_sub(FORGET_AFTER.as_nanos() as i64);
         if nodes.len() >= MAX_NODES && !nodes.contains_key(&node) {
             nodes.retain(|_, known| known.at >= oldest);
-            let quietest = nodes
-                .iter()
-                .min_by_key(|(_, known)| known.at)
-                .map(|(name, _)| name.clone());
-            if let Some(name) = quietest.filter(|_| nodes.len() >= MAX_NODES) {
+            if let Some(name) = one_too_many(&nodes).filter(|_| nodes.len() >= MAX_NODES) {
                 nodes.remove(&name);
             }
         }
@@ -99,6 +97,21 @@ impl Nodes {
         });
         entries.collect()
     }
+}
+
+/// Whom to forget when there are too many.
+fn one_too_many(nodes: &BTreeMap<String, Heard>) -> Option<String> {
+    let mut told: HashMap<&Arc<str>, usize> = HashMap::new();
+    for known in nodes.values() {
+        *told.entry(&known.account).or_default() += 1;
+    }
+    let most = told.values().max().copied()?;
+    let of_those = nodes
+        .iter()
+        .filter(|(_, known)| told.get(&known.account) == Some(&most));
+    of_those
+        .min_by_key(|(_, known)| known.at)
+        .map(|(name, _)| name.clone())
 }
 
 /// The name of a node in a path: any text, so far.
@@ -158,6 +171,7 @@ pub(super) async fn report(
         digest: report.digest,
         at: clock::now(),
         caller: caller.name,
+        account: caller.account,
     };
     state.nodes().hear(node, heard);
     Ok(StatusCode::NO_CONTENT)
@@ -173,6 +187,7 @@ mod tests {
             digest: "a".repeat(64),
             at,
             caller: "test".into(),
+            account: "test".into(),
         }
     }
 
@@ -196,5 +211,24 @@ mod tests {
                 .iter()
                 .any(|entry| entry.node == "here" || entry.node == "n0")
         );
+    }
+
+    #[test]
+    fn who_makes_names_up_drives_out_their_own() {
+        let nodes = Nodes::default();
+        let now = clock::now();
+        for number in 0..10 {
+            nodes.hear(format!("real-{number}"), heard(now - 1000 + number));
+        }
+        for number in 0..2 * MAX_NODES {
+            let liar = Heard {
+                account: "liar".into(),
+                ..heard(now + number as i64)
+            };
+            nodes.hear(format!("made-up-{number}"), liar);
+        }
+        let listed = nodes.list("");
+        let real = listed.iter().filter(|entry| entry.node.starts_with("real"));
+        assert_eq!((real.count(), listed.len()), (10, MAX_NODES));
     }
 }

@@ -80,6 +80,10 @@ pub(super) struct Record {
     revision: u64,
     /// Who asked or changed something.
     caller: Option<String>,
+    /// Of an operator's evaluation: whether they gave a second factor, as the caller says.
+    mfa: Option<bool>,
+    /// Of an operator's evaluation: the incident that they named, as the caller says.
+    incident: Option<String>,
     /// What was changed.
     #[schema(value_type = Option<Object>)]
     change: Option<serde_json::Value>,

@@ -3,6 +3,7 @@
 
 pub(super) mod change;
 mod conditions;
+mod settle;
 
 use axum::Json;
 use axum::extract::State;

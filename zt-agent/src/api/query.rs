@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use axum::http::request::Parts;
 
 use super::problem::{ApiProblem, field};
+use crate::audit::record::Timestamp;
 use crate::problem::{Problem, nearest};
 
 /// The query of a request as it was given.
@@ -128,6 +129,16 @@ impl Parameters {
         read(&text)
             .map_err(|message| self.errors.push(field(name, message)))
             .ok()
+    }
+
+    /// The parameters `since` and `until`: a time that ends before it begins has nothing in it.
+    pub(super) fn span(&mut self) -> (Option<Timestamp>, Option<Timestamp>) {
+        let (since, until): (Option<Timestamp>, Option<Timestamp>) =
+            (self.parsed("since"), self.parsed("until"));
+        if since.zip(until).is_some_and(|(since, until)| since >= until) {
+            self.errors.push(field("until", "must be later than `since`"));
+        }
+        (since, until)
     }
 
     /// All mistakes, if there were any.

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::{Stream, stream};
@@ -13,9 +13,9 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use super::ApiState;
 use super::problem::{ApiProblem, Details};
 use super::query::{Given, Parameters};
+use super::{ApiState, Caller};
 use crate::state::Snapshot;
 
 /// A follower that hears nothing for longer than a few of these is right to believe that nobody is there.
@@ -32,6 +32,7 @@ struct Revision<'s> {
 struct Following {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     stopping: watch::Receiver<bool>,
+    caller: Caller,
     heartbeat: Interval,
     /// Revision and digest that were told last.
     told: Option<(u64, String)>,
@@ -39,10 +40,14 @@ struct Following {
 
 /// Streams what is in force: at once, after each change (event `revision`), and every five seconds (`heartbeat`).
 #[utoipa::path(get, path = "/v1/revisions/stream", tag = "policies", responses(
-    (status = 200, description = "Server-sent events: `data` is {revision, digest}", body = String, content_type = "text/event-stream"),
+    (status = 200, description = "Server-sent events: `data` is {revision, digest}. They end with the certificate of the caller", body = String, content_type = "text/event-stream"),
     (status = "4XX", description = "The request is not valid", body = Details, content_type = "application/problem+json"),
 ))]
-pub(super) async fn revisions(State(state): State<ApiState>, given: Given) -> Result<Response, ApiProblem> {
+pub(super) async fn revisions(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    given: Given,
+) -> Result<Response, ApiProblem> {
     Parameters::new(given.0, &[]).finish()?;
     let mut heartbeat = interval(HEARTBEAT);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -50,13 +55,14 @@ pub(super) async fn revisions(State(state): State<ApiState>, given: Given) -> Re
     let following = Following {
         snapshots: state.snapshots.clone(),
         stopping: state.stopping.clone(),
+        caller,
         heartbeat,
         told: None,
     };
     Ok(Sse::new(events(following)).into_response())
 }
 
-/// Ends when the agent stops. What a slow follower misses it need not know: the last revision counts.
+/// Ends when the agent stops, and when the certificate of the caller does. What a slow follower misses it need not know: the last revision counts.
 fn events(following: Following) -> impl Stream<Item = Result<Event, Infallible>> {
     stream::unfold(following, |mut following| async move {
         loop {
@@ -70,6 +76,7 @@ fn events(following: Following) -> impl Stream<Item = Result<Event, Infallible>>
                 let Following {
                     snapshots,
                     stopping,
+                    caller,
                     heartbeat,
                     ..
                 } = &mut following;
@@ -79,6 +86,7 @@ fn events(following: Following) -> impl Stream<Item = Result<Event, Infallible>>
                         Err(_) => return None,
                     },
                     _ = stopping.wait_for(|stopping| *stopping) => return None,
+                    () = caller.expired() => return None,
                     _ = heartbeat.tick() => "heartbeat",
                 }
             } else {

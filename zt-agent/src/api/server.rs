@@ -4,18 +4,23 @@
 mod bind;
 mod handshake;
 mod places;
+mod slow;
 
+use std::convert::Infallible;
+use std::error::Error as _;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::Request;
-use axum::response::IntoResponse;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
@@ -26,8 +31,10 @@ pub use self::bind::{Endpoint, ServeError, bind_api, bind_health, bind_socket};
 use self::bind::{Listener, Stream};
 pub use self::handshake::Tls;
 use self::places::{Place, Places};
+pub(super) use self::slow::SlowBody;
+use self::slow::{Timed, say_too_slow};
 use super::Caller;
-use super::guard::Guard;
+use super::guard::{Allowance, Guard};
 
 /// How long a client may take to shake hands.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
@@ -43,6 +50,8 @@ pub struct Limits {
     pub connections: usize,
     /// How long a client may take to send the head of a request, or to think of one.
     pub head_time: Duration,
+    /// How long a client may take to send the body of a request.
+    pub body_time: Duration,
     /// How long a client may leave an answer unread.
     pub write_time: Duration,
 }
@@ -52,6 +61,7 @@ impl Default for Limits {
         Self {
             connections: 512,
             head_time: Duration::from_secs(30),
+            body_time: Duration::from_secs(10),
             write_time: Duration::from_secs(30),
         }
     }
@@ -69,8 +79,14 @@ impl Endpoint {
     /// Serves until `stopping` turns true or its sender is gone, then lets requests under way end. Without a guard
     /// everybody is served.
     pub async fn serve(self, router: Router, guard: Option<Arc<Guard>>, mut stopping: watch::Receiver<bool>) {
-        let places = Places::new(self.limits.connections);
-        let graceful = GracefulShutdown::new();
+        // Over TLS callers are told apart: none of them has more than half.
+        let most = self.limits.connections;
+        let most_of_one = if self.tls.is_some() {
+            most.div_ceil(2)
+        } else {
+            most
+        };
+        let places = Places::new(most, most_of_one);
         let shared = Shared {
             router,
             guard,
@@ -84,15 +100,13 @@ impl Endpoint {
             };
             // Nobody is idle: whoever comes last goes first.
             let Some(place) = places.take() else { continue };
-            let (shared, tls, watcher) = (shared.clone(), self.tls.clone(), graceful.watcher());
-            connections.spawn(connection(stream, tls, place, shared, watcher));
+            let (shared, tls, stopping) = (shared.clone(), self.tls.clone(), stopping.clone());
+            connections.spawn(connection(stream, tls, place, shared, stopping));
             while connections.try_join_next().is_some() {}
         }
         drop(self.listener);
-        if tokio::time::timeout(DRAIN_TIME, graceful.shutdown())
-            .await
-            .is_err()
-        {
+        let ended = async { while connections.join_next().await.is_some() {} };
+        if tokio::time::timeout(DRAIN_TIME, ended).await.is_err() {
             tracing::warn!("some API requests did not end in time and are broken off");
         }
     }
@@ -113,7 +127,7 @@ async fn accept(listener: &Listener) -> Stream {
 }
 
 /// One connection, to its end.
-async fn connection(stream: Stream, tls: Option<Tls>, place: Place, shared: Shared, watcher: Watcher) {
+async fn connection(stream: Stream, tls: Option<Tls>, place: Place, shared: Shared, stopping: Stopping) {
     let work = async {
         match (stream, tls) {
             (Stream::Unix(stream), _) => {
@@ -124,15 +138,15 @@ async fn connection(stream: Stream, tls: Option<Tls>, place: Place, shared: Shar
                         return;
                     }
                 };
-                http(stream, caller, &place, shared, watcher).await;
+                http(stream, caller, &place, shared, stopping).await;
             }
             (Stream::Tcp(stream, peer), None) => {
-                http(stream, Caller::loopback(peer), &place, shared, watcher).await;
+                http(stream, Caller::loopback(peer), &place, shared, stopping).await;
             }
             (Stream::Tcp(stream, peer), Some(tls)) => {
                 let shaken = tokio::time::timeout(HANDSHAKE_TIME, tls.accept(stream, peer)).await;
                 match shaken {
-                    Ok(Some((stream, caller))) => http(stream, caller, &place, shared, watcher).await,
+                    Ok(Some((stream, caller))) => http(stream, caller, &place, shared, stopping).await,
                     Ok(None) => {}
                     Err(_) => tls.refuse(handshake::Cause::Timeout, peer, "no handshake within 10 seconds"),
                 }
@@ -145,35 +159,89 @@ async fn connection(stream: Stream, tls: Option<Tls>, place: Place, shared: Shar
     }
 }
 
-async fn http<I>(stream: I, caller: Caller, place: &Place, shared: Shared, watcher: Watcher)
+/// Turns `true` when the agent stops.
+type Stopping = watch::Receiver<bool>;
+
+async fn http<I>(stream: I, caller: Caller, place: &Place, shared: Shared, mut stopping: Stopping)
 where
     I: AsyncRead + AsyncWrite + Send + 'static,
 {
+    if !place.belongs_to(&caller.account) {
+        count(&shared, "too_many_connections");
+        tracing::debug!(caller = %caller.name, "a caller has more connections than half of all");
+        return;
+    }
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(shared.limits.write_time));
-    let inner = TowerToHyperService::new(shared.router);
-    let guard = shared.guard.as_deref();
+    let inner = TowerToHyperService::new(shared.router.clone());
+    let guard = shared.guard.as_ref();
     let name = Arc::clone(&caller.name);
-    let service = service_fn(|mut request: Request<Incoming>| {
+    let body_time = shared.limits.body_time;
+    let service = service_fn(|request: Request<Incoming>| {
         let admitted = guard.map_or(Ok(()), |guard| guard.check(&caller, &request));
-        request.extensions_mut().insert(caller.clone());
-        let answer = admitted.map(|()| inner.call(request));
+        let answer = admitted.map(|()| {
+            let mut request = request.map(|body| Body::new(Timed::new(body, body_time)));
+            request.extensions_mut().insert(caller.clone());
+            if let Some(guard) = guard {
+                let (guard, account) = (Arc::clone(guard), Arc::clone(&caller.account));
+                request.extensions_mut().insert(Allowance { guard, account });
+            }
+            inner.call(request)
+        });
         let busy = place.busy();
         async move {
             let _busy = busy;
-            match answer {
+            let answer: Result<Response, Infallible> = match answer {
                 Ok(answer) => answer.await,
                 Err(refused) => Ok(refused.into_response()),
+            };
+            if let (Some(guard), Ok(answer)) = (guard, &answer)
+                && answer.status() == StatusCode::REQUEST_TIMEOUT
+            {
+                guard.refused("slow_body");
             }
+            answer
         }
     });
-    let connection = http1::Builder::new()
+    let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(shared.limits.head_time)
         .max_buf_size(HEAD_BYTES)
         .serve_connection(TokioIo::new(Box::pin(stream)), service);
+    let ended = tokio::select! {
+        ended = &mut connection => Some(ended),
+        () = stopped(&mut stopping) => None,
+    };
+    let ended = if let Some(ended) = ended {
+        ended
+    } else {
+        // The request under way is answered, and no other.
+        Pin::new(&mut connection).graceful_shutdown();
+        (&mut connection).await
+    };
     // Clients that break off or speak no HTTP are not this agent's errors.
-    if let Err(error) = watcher.watch(connection).await {
-        tracing::debug!(%error, caller = %name, "connection ended");
+    let Err(error) = ended else { return };
+    tracing::debug!(%error, caller = %name, "connection ended");
+    // An answer that was left unread is a timeout too, of the stream.
+    if error.is_timeout() && error.source().is_none() {
+        let parts = connection.into_parts();
+        // Who had not begun is only idle.
+        if !parts.read_buf.is_empty() {
+            count(&shared, "slow_head");
+            say_too_slow(&mut parts.io.into_inner()).await;
+        }
+    }
+}
+
+/// Completes when the agent stops.
+async fn stopped(stopping: &mut Stopping) {
+    // An error means that it has stopped already.
+    let _ = stopping.wait_for(|stopping| *stopping).await;
+}
+
+/// Counts somebody who was refused, where there is a guard that counts.
+fn count(shared: &Shared, cause: &'static str) {
+    if let Some(guard) = &shared.guard {
+        guard.refused(cause);
     }
 }

@@ -6,16 +6,16 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::{Stream, stream};
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::watch;
 
-use super::ApiState;
 use super::problem::{ApiProblem, Details};
 use super::query::{Given, Parameters, flag};
+use super::{ApiState, Caller};
 use crate::audit::Entry;
 use crate::audit::record::Outcome;
 use crate::spiffe_id::{Pattern, SpiffeId};
@@ -29,6 +29,7 @@ const MAX_REMEMBERED: usize = 4096;
 struct Watching {
     records: broadcast::Receiver<Arc<Entry>>,
     stopping: watch::Receiver<bool>,
+    caller: Caller,
     wanted: Wanted,
 }
 
@@ -82,10 +83,14 @@ struct StreamQuery {
 
 /// Streams records as they are made.
 #[utoipa::path(get, path = "/v1/decisions/stream", tag = "audit", params(StreamQuery), responses(
-    (status = 200, description = "Server-sent events: `data` is one record, `id` its id; `lagged` says how many were missed", body = String, content_type = "text/event-stream"),
+    (status = 200, description = "Server-sent events: `data` is one record, `id` its id; `lagged` says how many were missed. They end with the certificate of the caller", body = String, content_type = "text/event-stream"),
     (status = "4XX", description = "The request is not valid", body = Details, content_type = "application/problem+json"),
 ))]
-pub(super) async fn decisions(State(state): State<ApiState>, given: Given) -> Result<Response, ApiProblem> {
+pub(super) async fn decisions(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    given: Given,
+) -> Result<Response, ApiProblem> {
     let mut given = Parameters::new(given.0, &["denied", "identity"]);
     let denied = given.with("denied", flag).unwrap_or(false);
     let identity = given.with("identity", |text| {
@@ -95,6 +100,7 @@ pub(super) async fn decisions(State(state): State<ApiState>, given: Given) -> Re
     let watching = Watching {
         records: state.intake.subscribe(),
         stopping: state.stopping.clone(),
+        caller,
         wanted: Wanted {
             denied,
             identity,
@@ -106,13 +112,14 @@ pub(super) async fn decisions(State(state): State<ApiState>, given: Given) -> Re
         .into_response())
 }
 
-/// Ends when the agent stops. What a slow client misses is told it, and never waited for.
+/// Ends when the agent stops, and when the certificate of the caller does. What a slow client misses is told it, and never waited for.
 fn events(watching: Watching) -> impl Stream<Item = Result<Event, Infallible>> {
     stream::unfold(watching, |mut watching| async move {
         loop {
             let next = tokio::select! {
                 next = watching.records.recv() => next,
                 _ = watching.stopping.wait_for(|stopping| *stopping) => return None,
+                () = watching.caller.expired() => return None,
             };
             match next {
                 Ok(record) if watching.wanted.wants(&record) => {

@@ -7,6 +7,7 @@ mod followers;
 mod local;
 mod operators;
 mod policies;
+mod records;
 mod refusals;
 mod remote;
 mod streams;
@@ -222,7 +223,7 @@ async fn world() -> World {
         spire: None,
         started: crate::audit::clock::now(),
     });
-    let guard = Arc::new(Guard::new(NonZeroU32::MAX));
+    let guard = Arc::new(Guard::new(NonZeroU32::MAX, Metrics::new()));
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let api = bind_api(any, None).await.expect("binds");
     let health = bind_health(any).await.expect("binds");

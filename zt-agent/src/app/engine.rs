@@ -33,9 +33,11 @@ const MOST_CONNECTIONS: u64 = 16_384;
 const OTHER_DESCRIPTORS: u64 = 256;
 
 /// Runs a policy engine until a signal asks it to stop.
-pub async fn run_engine(config: Config) -> Result<(), AppError> {
+pub async fn run_engine(mut config: Config) -> Result<(), AppError> {
     let started = crate::audit::clock::now();
     let (stop_sender, stopping) = watch::channel(false);
+    // No kernel decides here: evaluations are what the trail is for.
+    config.audit.api_share.get_or_insert(100);
     let bad = |problems| AppError::Input { problems };
     if config.policy_source == PolicySource::Engine {
         return Err(bad(vec![problem(

@@ -62,7 +62,7 @@ impl Endpoints {
             node = %config.node,
             "zt-agent is running"
         );
-        let guard = Arc::new(api::Guard::new(config.api.rate_limit));
+        let guard = Arc::new(api::Guard::new(config.api.rate_limit, Arc::clone(&state.metrics)));
         let serve = |endpoint: Endpoint| {
             let router = api::router(state.clone());
             tokio::spawn(endpoint.serve(router, Some(Arc::clone(&guard)), stopping.clone()))

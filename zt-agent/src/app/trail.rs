@@ -11,7 +11,7 @@ use super::AppError;
 use crate::audit::archive::{self, Archive};
 use crate::audit::names::NameBook;
 use crate::audit::pipeline::{self, Intake};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::metrics::Metrics;
 
 /// How long records may take to reach the store when the agent stops.
@@ -82,6 +82,7 @@ async fn open(config: &Config) -> Result<Archive, AppError> {
         dsn: config.audit.dsn.clone(),
         spool: config.audit.spool.clone(),
         max_disk_bytes: config.audit.max_disk_bytes,
+        api_share: config.audit.api_share.unwrap_or(config::API_SHARE),
         when_full: config.audit.when_full,
         retention_days: config.audit.retention_days,
         keys: config.audit.keys.clone(),

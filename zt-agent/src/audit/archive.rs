@@ -30,6 +30,8 @@ pub struct Settings {
     pub spool: PathBuf,
     /// Most bytes on the local disk.
     pub max_disk_bytes: u64,
+    /// Percent of that which evaluations over the API may take.
+    pub api_share: u8,
     /// What goes when the spool is full.
     pub when_full: WhenFull,
     /// Days after which records go.
@@ -120,16 +122,18 @@ impl Archive {
             retention_days: Some(settings.retention_days),
             keys: Some(keys.clone()),
         };
-        let Some(target) = target else {
-            return Ok(Self::Local(Box::new(Store::open(local).await?)));
+        let archive = match target {
+            None => Self::Local(Box::new(Store::open(local).await?)),
+            Some(target) => Self::Shared(Box::new(Shared {
+                spool: Arc::new(Spool::open(local, settings.when_full).await?),
+                reader: postgres::Reader::new(target.clone()),
+                target,
+                retention_days: settings.retention_days,
+                keys,
+            })),
         };
-        Ok(Self::Shared(Box::new(Shared {
-            spool: Arc::new(Spool::open(local, settings.when_full).await?),
-            reader: postgres::Reader::new(target.clone()),
-            target,
-            retention_days: settings.retention_days,
-            keys,
-        })))
+        archive.file().limit_evaluations(settings.api_share);
+        Ok(archive)
     }
 
     /// Starts what works beside the recorder: shipping, and looking after the tables where the login may. It ends some
@@ -261,6 +265,10 @@ impl Sink for Archive {
             Self::Local(store) => store.prune().await?,
             Self::Shared(shared) => shared.spool.prune().await?,
         })
+    }
+
+    fn takes_evaluations(&self) -> bool {
+        self.file().takes_evaluations()
     }
 
     async fn seal(&self) -> Result<Option<Checkpoint>, ArchiveError> {

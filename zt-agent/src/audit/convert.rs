@@ -51,12 +51,16 @@ pub struct Evaluation {
     pub latency: u64,
     /// Who asked.
     pub caller: Arc<str>,
+    /// Of an operator: whether they gave a second factor.
+    pub mfa: Option<bool>,
+    /// Of an operator: the incident that they named.
+    pub incident: Option<Arc<str>>,
 }
 
 /// Another policy is in force.
 #[derive(Clone, Debug)]
 pub struct PolicyChange {
-    /// Who changed it: the caller of the API, or the path of the file that was changed.
+    /// Who changed it: the caller of the API, or where it came from.
     pub caller: Arc<str>,
     /// Digest of the policy before; `None` where there was none.
     pub from: Option<Arc<str>>,
@@ -66,6 +70,9 @@ pub struct PolicyChange {
     pub diff: serde_json::Value,
     /// Revision in force now.
     pub revision: u64,
+    /// Whether the change is in force here. One that was made over the API and was changed again before it came into
+    /// force, or that comes into force late, is recorded all the same.
+    pub in_force: bool,
 }
 
 /// The record of a decision of the kernel, or of the sweep through its sockets.
@@ -141,6 +148,8 @@ pub fn from_decision(
         proof: Proof::None,
         count: 1,
         caller: None,
+        mfa: None,
+        incident: None,
     }
 }
 
@@ -182,6 +191,8 @@ pub fn from_evaluation(evaluation: Evaluation, context: &Context, time: Timestam
         proof: Proof::None,
         count: 1,
         caller: Some(evaluation.caller),
+        mfa: evaluation.mfa,
+        incident: evaluation.incident,
     }
 }
 
@@ -206,12 +217,16 @@ pub fn from_mode_change(
 
 /// The record of another policy in force.
 pub fn from_policy_change(change: PolicyChange, context: &Context, time: Timestamp, id: Uuid) -> Entry {
+    let mut what = serde_json::json!({ "from": change.from, "to": change.to, "diff": change.diff });
+    if let Some(fields) = what.as_object_mut().filter(|_| !change.in_force) {
+        fields.insert("in_force".to_owned(), false.into());
+    }
     Entry::PolicyChange(Change::new(
         (id, time),
         (Arc::clone(&context.cluster), Arc::clone(&context.node)),
         change.caller,
         change.revision,
-        serde_json::json!({ "from": change.from, "to": change.to, "diff": change.diff }),
+        what,
     ))
 }
 

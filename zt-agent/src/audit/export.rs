@@ -125,7 +125,7 @@ fn line(to: &mut impl Write, value: &impl serde::Serialize) -> io::Result<()> {
 }
 
 /// Columns of the CSV.
-const COLUMNS: [&str; 33] = [
+const COLUMNS: [&str; 35] = [
     "type",
     "id",
     "timestamp",
@@ -155,6 +155,8 @@ const COLUMNS: [&str; 33] = [
     "proof",
     "count",
     "caller",
+    "mfa",
+    "incident",
     "change",
     "writer",
     "seq",
@@ -185,7 +187,7 @@ pub async fn csv<T: Trail>(
     }
 }
 
-fn fields(kept: &Kept) -> [String; 33] {
+fn fields(kept: &Kept) -> [String; 35] {
     let entry = &kept.entry;
     let record = entry.decision();
     let of = |field: fn(&AuditRecord) -> String| record.map(field).unwrap_or_default();
@@ -234,6 +236,8 @@ fn fields(kept: &Kept) -> [String; 33] {
             record.map(|r| shown(r.caller.as_ref())),
             change.map(|c| c.caller.to_string()),
         ),
+        of(|r| shown(r.mfa)),
+        of(|r| shown(r.incident.as_ref())),
         change.map(|c| c.change.to_string()).unwrap_or_default(),
         shown(link.map(|link| link.writer)),
         shown(link.map(|link| link.seq)),

@@ -9,7 +9,8 @@
 //! reader what it may give back. So an agent that is killed at any moment leaves to the next exactly what it has not
 //! stored.
 //!
-//! Nobody but the API waits for the store. Where decisions may be lost, and who counts:
+//! Nobody but the API waits for the store: who is answered over it is answered when the record is stored. All who wait at
+//! the same time wait for one transaction ([`Intake::record_api`]). Where decisions may be lost, and who counts:
 //! * in the ring buffer, when this side is too slow for long: the kernel's own counter;
 //! * undecodable bytes: the ring reader, in [`Losses::undecodable`];
 //! * a batch that the store will never take: [`Losses::rejected`];
@@ -20,6 +21,7 @@
 //! * what does not come from the ring and is left at the deadline of a shutdown, or comes after it:
 //!   [`Losses::shut_down`].
 
+mod error;
 mod recorder;
 mod stats;
 
@@ -30,6 +32,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, broadcast, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+pub use self::error::{Closed, NotRecorded};
 pub use self::recorder::Recorder;
 pub use self::stats::{Losses, Stats};
 use super::convert::{Evaluation, PolicyChange};
@@ -38,11 +41,13 @@ use super::names::NameBook;
 use super::record::{AuditRecord, Entry};
 use super::store::{RingMark, Sink};
 
-/// Decisions of the ring buffer, and of the API, that may be on the way. With the records of one batch they take some 15
-/// MB, and a third of the ring buffer.
+/// Decisions of the ring buffer that may be on the way. With the records of one batch they take some 15 MB, and a third
+/// of the ring buffer.
 const ROOM: usize = 32_768;
-/// Decisions of the node itself (revocations) that may be on the way.
+/// What the node itself did (revocations), and changes of policy and mode, that may be on the way.
 const NODE_ROOM: usize = 65_536;
+/// Evaluations that may be on the way. They have room of their own, so that no caller takes the kernel's.
+const API_ROOM: usize = 8192;
 /// Records kept for a subscriber that is behind; it then learns how many it missed.
 const LIVE: usize = 4096;
 
@@ -68,6 +73,8 @@ pub struct Settings {
     pub batch: usize,
     /// How long a batch that is not full waits for more.
     pub linger: Duration,
+    /// How long it waits for more where somebody waits for the answer.
+    pub answer_linger: Duration,
     /// How long the store may take for a batch before what waits behind it may be given up.
     pub patience: Duration,
     /// First wait after the store failed; doubled up to twenty times that.
@@ -86,6 +93,7 @@ impl Settings {
             node: Arc::from(node),
             batch: 8192,
             linger: Duration::from_millis(20),
+            answer_linger: Duration::from_millis(2),
             patience: Duration::from_secs(5),
             retry: Duration::from_millis(50),
             prune_every: Duration::from_secs(1),
@@ -93,11 +101,6 @@ impl Settings {
         }
     }
 }
-
-/// The pipeline no longer takes anything: the agent is shutting down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the audit pipeline is closed: the agent is shutting down")]
-pub struct Closed;
 
 /// What an operator or a client did.
 #[derive(Clone, Debug)]
@@ -130,6 +133,8 @@ enum Message {
         time: i64,
         events: Vec<ApiEvent>,
         room: OwnedSemaphorePermit,
+        /// Told when the events are stored, dropped where they are not.
+        stored: oneshot::Sender<()>,
     },
     Flush(oneshot::Sender<()>),
 }
@@ -141,9 +146,12 @@ type Produced = Box<dyn Fn() -> u64 + Send + Sync>;
 struct Shared {
     stats: Arc<Stats>,
     stop: watch::Sender<Option<Instant>>,
-    /// Room for what comes from outside, and for what the node hands over.
+    /// Room for what the ring buffer holds, for what the node hands over, and for evaluations.
     room: Arc<Semaphore>,
     node_room: Arc<Semaphore>,
+    api_room: Arc<Semaphore>,
+    /// Evaluations have their share of the trail.
+    share_full: AtomicBool,
     /// Up to where the ring buffer is stored or counted as lost.
     settled: watch::Sender<u64>,
     /// The ring buffer fills up.
@@ -182,6 +190,8 @@ pub fn pipeline<S: Sink>(
         stop: watch::Sender::new(None),
         room: Arc::new(Semaphore::new(ROOM)),
         node_room: Arc::new(Semaphore::new(NODE_ROOM)),
+        api_room: Arc::new(Semaphore::new(API_ROOM)),
+        share_full: AtomicBool::new(false),
         settled: watch::Sender::new(0),
         pressed: AtomicBool::new(false),
         produced: OnceLock::new(),
@@ -251,23 +261,38 @@ impl Intake {
         }
     }
 
-    /// Records what happened over the API. Waits while the queue is full; given up before it is done, it has
-    /// recorded nothing and counted nothing.
-    pub async fn record_api(&self, events: Vec<ApiEvent>) -> Result<(), Closed> {
-        if events.is_empty() {
-            return Ok(());
-        }
-        let count = u32::try_from(events.len().min(ROOM)).unwrap_or(u32::MAX);
-        let room = Arc::clone(&self.shared.room).acquire_many_owned(count);
+    /// Records what happened over the API, and waits until it is stored. Given up before it has a place, nothing was
+    /// recorded and nothing counted; given up later, it is stored or counted all the same.
+    pub async fn record_api(&self, events: Vec<ApiEvent>) -> Result<(), NotRecorded> {
+        let stored = self.hand_over(events).await?;
+        stored.await.map_err(|_| NotRecorded::NotStored)
+    }
+
+    /// The same without waiting for the store: the receiver is told, or its sender dropped where nothing was stored.
+    pub async fn hand_over(&self, events: Vec<ApiEvent>) -> Result<oneshot::Receiver<()>, NotRecorded> {
+        let evaluated = events
+            .iter()
+            .filter(|event| matches!(event, ApiEvent::Evaluated(_)))
+            .count();
+        let (room, most) = match evaluated {
+            0 => (&self.shared.node_room, NODE_ROOM),
+            _ if self.shared.share_full.load(Ordering::Relaxed) => {
+                self.shared.stats.over_share(evaluated);
+                return Err(NotRecorded::ShareFull);
+            }
+            _ => (&self.shared.api_room, API_ROOM),
+        };
+        let count = u32::try_from(events.len().min(most)).unwrap_or(u32::MAX);
+        let room = Arc::clone(room).acquire_many_owned(count);
         let room = room.await.map_err(|_| Closed)?;
-        self.send_api(events, room)
+        Ok(self.send_api(events, room)?)
     }
 
     /// Records what happened from a thread that waits for nobody (the node's). Where there is no room it is counted as
     /// lost and `false` says so.
     pub fn note(&self, event: ApiEvent) -> bool {
         let sent = take_room(&self.shared.node_room, 1, NODE_ROOM)
-            .and_then(|room| room.map_or(Ok(false), |room| self.send_api(vec![event], room).map(|()| true)));
+            .and_then(|room| room.map_or(Ok(false), |room| self.send_api(vec![event], room).map(|_| true)));
         if sent != Ok(true) {
             self.shared.stats.received(1);
             match sent {
@@ -278,17 +303,23 @@ impl Intake {
         sent == Ok(true)
     }
 
-    fn send_api(&self, events: Vec<ApiEvent>, room: OwnedSemaphorePermit) -> Result<(), Closed> {
+    fn send_api(
+        &self,
+        events: Vec<ApiEvent>,
+        room: OwnedSemaphorePermit,
+    ) -> Result<oneshot::Receiver<()>, Closed> {
         let count = events.len();
+        let (stored, wait) = oneshot::channel();
         let message = Message::Api {
             at: Instant::now(),
             time: super::clock::now(),
             events,
             room,
+            stored,
         };
         self.queue.send(message).map_err(|_| Closed)?;
         self.shared.stats.received(count);
-        Ok(())
+        Ok(wait)
     }
 
     /// Waits until what was decided before, also what the ring buffer still holds of it, is stored or counted as lost.

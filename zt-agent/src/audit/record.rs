@@ -61,6 +61,20 @@ pub struct AuditRecord {
     /// Who asked, for records of the API only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub caller: Option<Arc<str>>,
+    /// Whether the operator gave a second factor, as the caller says; for evaluations of operators only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mfa: Option<bool>,
+    /// The incident that the operator named, as the caller says; for evaluations of operators only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incident: Option<Arc<str>>,
+}
+
+/// What the two fields of an operator's evaluation are kept as, where a store has one column for them.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OperatorDetail {
+    mfa: Option<bool>,
+    incident: Option<Arc<str>>,
 }
 
 /// The source of an [`AuditRecord`].
@@ -173,6 +187,29 @@ impl AuditRecord {
             Observer::Destination if source_records => Part::Corrects,
             Observer::Source | Observer::Destination => Part::Counts,
         }
+    }
+
+    /// What an operator brought forward, as one JSON value; `None` where this is no evaluation of an operator.
+    pub fn operator_detail(&self) -> Option<serde_json::Value> {
+        if self.mfa.is_none() && self.incident.is_none() {
+            return None;
+        }
+        let detail = OperatorDetail {
+            mfa: self.mfa,
+            incident: self.incident.clone(),
+        };
+        serde_json::to_value(detail).ok()
+    }
+
+    /// The same, given that value's text. False where it is none: what a record does not say, its digest does not cover.
+    #[must_use]
+    pub fn set_operator_detail(&mut self, text: &str) -> bool {
+        let Ok(detail) = serde_json::from_str::<OperatorDetail>(text) else {
+            return false;
+        };
+        self.mfa = detail.mfa;
+        self.incident = detail.incident;
+        self.mfa.is_some() || self.incident.is_some()
     }
 
     /// Whether this decision refused something.

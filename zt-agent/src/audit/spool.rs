@@ -371,6 +371,10 @@ impl Sink for Spool {
         Ok(pruned)
     }
 
+    fn takes_evaluations(&self) -> bool {
+        self.store.takes_evaluations()
+    }
+
     async fn seal(&self) -> Result<Option<Checkpoint>, SpoolError> {
         let sealed = self.store.seal().await?;
         if sealed.is_some() {

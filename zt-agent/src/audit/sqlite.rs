@@ -26,6 +26,7 @@ mod schema;
 mod seal;
 mod select;
 mod shapes;
+mod share;
 mod ship;
 
 use std::path::{Path, PathBuf};
@@ -70,6 +71,7 @@ pub struct Store {
     settings: Settings,
     writer: Mutex<Writer>,
     readers: SqlitePool,
+    share: Arc<share::Share>,
 }
 
 /// The one connection that writes.
@@ -77,6 +79,7 @@ pub struct Store {
 struct Writer {
     connection: SqliteConnection,
     known: append::Known,
+    share: Arc<share::Share>,
 }
 
 /// Readers at a time. Each holds a connection with its cache.
@@ -105,16 +108,29 @@ impl Store {
             .min_connections(0)
             .acquire_timeout(Duration::from_secs(5))
             .connect_lazy_with(reading(&path));
+        share::prepare(&mut connection).await?;
+        let share = Arc::new(share::Share::default());
+        share.count(&mut connection).await?;
         let writer = Mutex::new(Writer {
             connection,
             known: append::Known::default(),
+            share: Arc::clone(&share),
         });
         Ok(Self {
             path,
             settings,
             writer,
             readers,
+            share,
         })
+    }
+
+    /// Bounds what evaluations over the API may take of the file, in percent of its limit. A hundred is no bound.
+    pub fn limit_evaluations(&self, percent: u8) {
+        if percent < 100 {
+            self.share
+                .limit(self.settings.max_disk_bytes / 100 * u64::from(percent));
+        }
     }
 
     /// The file.
@@ -236,6 +252,10 @@ impl Sink for Store {
         prune::prune(&mut *self.writer.lock().await, &self.settings).await
     }
 
+    fn takes_evaluations(&self) -> bool {
+        !self.share.is_full()
+    }
+
     async fn seal(&self) -> Result<Option<Checkpoint>, StoreError> {
         match &self.settings.keys {
             Some(keys) => seal::seal(&mut *self.writer.lock().await, keys).await,
@@ -271,4 +291,4 @@ fn reading(path: &Path) -> SqliteConnectOptions {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

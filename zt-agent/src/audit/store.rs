@@ -28,6 +28,11 @@ pub trait Sink: Send + Sync + 'static {
     /// Enforces the limits on space and age; a short piece of work at a time. Says how many records went.
     fn prune(&self) -> impl Future<Output = Result<Pruned, Self::Error>> + Send;
 
+    /// Whether evaluations over the API may take more of the space.
+    fn takes_evaluations(&self) -> bool {
+        true
+    }
+
     /// Signs where the chain stands, if it moved since. A store without a chain of its own has nothing to sign.
     fn seal(&self) -> impl Future<Output = Result<Option<Checkpoint>, Self::Error>> + Send {
         async { Ok(None) }

@@ -16,6 +16,9 @@ use crate::config::{Config, Sources};
 /// How long the agent may take: who breaks the glass is in a hurry.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// The code of the answer that says that the mode was changed and has no record.
+const NOT_RECORDED: &str = "mode_not_recorded";
+
 /// `mode …`.
 #[derive(Debug, Subcommand)]
 pub enum ModeCommand {
@@ -110,6 +113,21 @@ pub(super) async fn mode(command: &ModeCommand) -> Result<Exit, Failure> {
         Ok(Ok(answer)) => {
             match output.format {
                 Format::Json => super::output::json(&answer)?,
+                Format::Table => line(said)?,
+            }
+            return Ok(Exit::Done);
+        }
+        // It is done: that it has no record is to be known, and no reason to write the switch once more.
+        Ok(Err(ClientError::Refused {
+            code: Some(code),
+            message,
+            ..
+        })) if code == NOT_RECORDED => {
+            eprintln!("{message}");
+            match output.format {
+                Format::Json => {
+                    super::output::json(&json!({ "mode": mode, "observe_all": on, "recorded": false }))?;
+                }
                 Format::Table => line(said)?,
             }
             return Ok(Exit::Done);

@@ -248,6 +248,15 @@ pub(super) fn audit_max_disk_bytes(config: &mut Config, raw: Raw<'_>) -> Applied
     Ok(())
 }
 
+pub(super) fn audit_api_share(config: &mut Config, raw: Raw<'_>) -> Applied {
+    let text = raw.quantity()?;
+    config.audit.api_share = match text.parse() {
+        Ok(percent @ 1..=100) => Some(percent),
+        _ => return Err(format!("must be a number of percent from 1 to 100, not `{text}`")),
+    };
+    Ok(())
+}
+
 pub(super) fn audit_retention_days(config: &mut Config, raw: Raw<'_>) -> Applied {
     let text = raw.quantity()?;
     config.audit.retention_days = match text.parse() {
@@ -302,7 +311,7 @@ pub(super) fn api_rate_limit(config: &mut Config, raw: Raw<'_>) -> Applied {
     let text = raw.quantity()?;
     config.api.rate_limit = text
         .parse()
-        .map_err(|_| format!("must be a number of requests, at least 1, not `{text}`"))?;
+        .map_err(|_| format!("must be a number of questions, at least 1, not `{text}`"))?;
     Ok(())
 }
 

@@ -159,6 +159,8 @@ settings! {
         "With postgres://: oldest or newest records are lost when the spool is full [default: oldest]";
     "audit.maxDiskBytes", "ZT_AUDIT_MAX_DISK_BYTES", "audit-max-disk-bytes", "SIZE", apply::audit_max_disk_bytes,
         "Size beyond which the oldest records go, such as 2GiB [default: 2GiB]";
+    "audit.apiShare", "ZT_AUDIT_API_SHARE", "audit-api-share", "PERCENT", apply::audit_api_share,
+        "Percent of that which evaluations may take [default: 50; 100 at an engine]";
     "audit.retentionDays", "ZT_AUDIT_RETENTION_DAYS", "audit-retention-days", "DAYS", apply::audit_retention_days,
         "Age beyond which records go [default: 365]";
     "api.listen", "ZT_API_LISTEN", "api-listen", "ADDRESS", apply::api_listen,
@@ -178,7 +180,7 @@ settings! {
     "api.callers", "ZT_API_CALLERS", "api-callers", "ID=ROLE,…", callers::api_callers,
         "Who may come over TLS as evaluate, follow, read or admin [default: nobody]";
     "api.rateLimit", "ZT_API_RATE_LIMIT", "api-rate-limit", "NUMBER", apply::api_rate_limit,
-        "Requests a second that one caller may send [default: 100000]";
+        "Questions a second that one caller may ask; a batch is as many as it has [default: 100000]";
 }
 
 /// Keys that the documentation of later versions knows and this version does not, with their variables.

@@ -70,6 +70,7 @@ audit:
   whenFull: newest
   keys: /k
   maxDiskBytes: 100MiB
+  apiShare: 20
   retentionDays: 7
 api:
   listen: \"[::1]:1\"
@@ -120,6 +121,7 @@ fn every_key_is_read() {
             when_full: WhenFull::Newest,
             keys: Some("/k".into()),
             max_disk_bytes: 100 << 20,
+            api_share: Some(20),
             retention_days: 7,
         },
         api: Api {
@@ -276,6 +278,8 @@ fn bad_values_say_what_is_wrong() {
         ("audit: {maxDiskBytes: 2 apples}", "is not a size"),
         ("audit: {maxDiskBytes: 1KiB}", "at least 16MiB"),
         ("audit: {maxDiskBytes: 99999999999TiB}", "is not a size"),
+        ("audit: {apiShare: 0}", "percent from 1 to 100"),
+        ("audit: {apiShare: 101}", "percent from 1 to 100"),
         ("audit: {retentionDays: 0}", "from 1 to 36500"),
         ("audit: {retentionDays: -1}", "from 1 to 36500"),
         ("audit: 7", "must be a mapping, not a number"),

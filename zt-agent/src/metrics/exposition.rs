@@ -40,7 +40,7 @@ impl Collector for Exposition {
         pipeline(&mut writer, metrics)?;
         writer.counters(
             "zt_api_refused",
-            "Callers from elsewhere that the API refused, by cause",
+            "Callers and requests that the API refused, by cause",
             metrics
                 .api_refusals()
                 .into_iter()
@@ -239,6 +239,11 @@ fn pipeline(writer: &mut Writer<'_>, metrics: &Metrics) -> fmt::Result {
             time.0 as f64 / 1e9,
         )?;
     }
+    writer.counter(
+        "zt_audit_evaluations_refused",
+        "Evaluations over the API that had no room in the trail (audit.apiShare) and were not answered",
+        stats.over_share_total(),
+    )?;
     let lag = stats.lag().as_secs_f64();
     writer.gauge(
         "zt_audit_lag_seconds",

@@ -167,6 +167,19 @@ impl Editor {
         Self { path, settings }
     }
 
+    /// The directory or file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The digest of a policy as it is on disk now; `None` where it is not there. `known` spares reading anew what it
+    /// was parsed from.
+    pub fn on_disk(&self, name: &str, known: &PolicySet) -> Result<Option<String>, EditError> {
+        let documents = read(&self.path).0.map_err(EditError::DiskInvalid)?;
+        let found = policy::reparse(&documents, &self.settings, known).map_err(EditError::DiskInvalid)?;
+        Ok(found.get(name).map(|policy| policy.digest().to_owned()))
+    }
+
     /// Waits until no other process changes policies here. Blocks, for seconds at most.
     pub fn turn(&self) -> Result<Turn, EditError> {
         Turn::wait(&self.path)

@@ -47,6 +47,16 @@ impl Authority {
         })
     }
 
+    /// The same, for a while from now on.
+    pub(crate) fn issue_for(&self, uris: &[&str], while_from_now: Duration) -> Issued {
+        let since = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .expect("after 1970");
+        self.issue_with(uris, |params| {
+            params.not_after = date_time_ymd(1970, 1, 1) + since + while_from_now;
+        })
+    }
+
     fn issue_with(&self, uris: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Issued {
         let mut params = CertificateParams::new(vec!["localhost".to_owned()]).expect("name");
         let uris = uris

@@ -153,14 +153,12 @@ async fn concurrent_changes_at_three_engines_lose_nothing() {
     let work = |number: u16| {
         let engine = engines[usize::from(number)];
         async move {
-            let (mut acknowledged, mut refused) = (Vec::new(), 0);
+            let (mut acknowledged, mut refused, mut made) = (Vec::new(), 0, Vec::new());
             for step in 0..EACH {
                 // A policy of one's own: nobody else touches it, and nothing may refuse it.
                 let name = format!("own-{number}-{step}");
-                engine
-                    .put(&name, &policy(&name, &[1]), None)
-                    .await
-                    .expect("committed");
+                let answer = engine.put(&name, &policy(&name, &[1]), None).await;
+                made.push(answer.expect("committed"));
                 // A policy of all: read, changed, written only if it is still what was read.
                 let port = 1000 * (number + 1) + step;
                 let seen = engine
@@ -174,27 +172,48 @@ async fn concurrent_changes_at_three_engines_lose_nothing() {
                     .put("shared", &policy("shared", &ports), seen["etag"].as_str())
                     .await
                 {
-                    Ok(_) => acknowledged.push(port),
+                    Ok(answer) => {
+                        acknowledged.push(port);
+                        made.push(answer);
+                    }
                     Err(ClientError::Refused { status, .. }) if status == 412 => refused += 1,
                     Err(error) => panic!("{error}"),
                 }
             }
-            (acknowledged, refused)
+            (acknowledged, refused, made)
         }
     };
-    let outcomes: [(Vec<u16>, u16); 3] = tokio::join!(work(0), work(1), work(2)).into();
+    let outcomes: [(Vec<u16>, u16, Vec<Value>); 3] = tokio::join!(work(0), work(1), work(2)).into();
 
-    let acknowledged: BTreeSet<u16> = outcomes.iter().flat_map(|(ports, _)| ports.clone()).collect();
-    let refused: u16 = outcomes.iter().map(|(_, refused)| refused).sum();
+    let acknowledged: BTreeSet<u16> = outcomes.iter().flat_map(|(ports, ..)| ports.clone()).collect();
+    let refused: u16 = outcomes.iter().map(|(_, refused, _)| refused).sum();
+    let made = outcomes.map(|(_, _, made)| made);
     assert_eq!(acknowledged.len() as u16 + refused, 3 * EACH);
     assert!(!acknowledged.is_empty());
-    let digest = one.digest().await.expect("digest");
+    // All changes are one chain: each was made of what the one before left. Its end is what all come to have.
+    let before: BTreeSet<&str> = made
+        .iter()
+        .flatten()
+        .map(|answer| text(&answer["diff"]["from"]))
+        .collect();
+    let after: BTreeSet<&str> = made
+        .iter()
+        .flatten()
+        .map(|answer| text(&answer["digest"]))
+        .collect();
+    assert_eq!(
+        before.len(),
+        made.iter().map(Vec::len).sum::<usize>(),
+        "nobody's was overwritten"
+    );
+    let ends: Vec<&str> = after.difference(&before).copied().collect();
+    let [digest] = ends[..] else { panic!("{ends:?}") };
     for engine in engines {
-        engine.has(&digest).await;
+        engine.has(digest).await;
     }
     // What is on disk is what all have: a restart reads the same.
     let late = shared.engine("late").await;
-    late.has(&digest).await;
+    late.has(digest).await;
     for engine in [&one, &two, &three, &late] {
         let found = engine
             .client()
@@ -208,21 +227,47 @@ async fn concurrent_changes_at_three_engines_lose_nothing() {
             2 + 3 * usize::from(EACH)
         );
     }
-    // Each change is in the trail of the engine that made it, with who asked for it.
-    for (engine, (ports, _)) in engines.into_iter().zip(&outcomes) {
-        eventually("the changes to be on record", || async {
-            let limit = [("limit", "1000".to_owned())];
-            let trail = engine.client().get("/v1/audit", &limit).await.ok()?;
-            let by_caller = trail["records"].as_array()?.iter().filter(|record| {
-                record["type"] == "policy_change"
-                    && record["caller"]
-                        .as_str()
-                        .is_some_and(|caller| caller.contains("127.0.0.1"))
-            });
-            (by_caller.count() >= usize::from(EACH) + ports.len()).then_some(())
-        })
-        .await;
+    // Each change is in the trail of the engine that made it, once, as that of who asked for it, from what it found to
+    // what it made of that.
+    for (engine, made) in engines.into_iter().zip(&made) {
+        let trail = engine
+            .client()
+            .get(
+                "/v1/audit",
+                &[("limit", "1000".to_owned()), ("type", "policy_change".to_owned())],
+            )
+            .await
+            .expect("trail");
+        let records = trail["records"].as_array().expect("records");
+        for answer in made {
+            let of_it: Vec<&Value> = records
+                .iter()
+                .filter(|record| {
+                    let change = &record["change"];
+                    change["from"] == answer["diff"]["from"] && change["to"] == answer["digest"]
+                })
+                .collect();
+            let [record] = of_it[..] else {
+                panic!("{} records of {answer} in {trail}", of_it.len())
+            };
+            let caller = record["caller"].as_str().expect("caller");
+            assert!(caller.parse::<std::net::SocketAddr>().is_ok(), "{record}");
+            assert_eq!(record["change"]["diff"]["added"], answer["diff"]["added"]);
+        }
+        // What the others made is told as what it is here: something that was found in the directory.
+        let found = format!("directory {}", shared.policies().display());
+        assert!(
+            records.iter().all(|record| {
+                let caller = record["caller"].as_str().expect("caller");
+                caller.starts_with(&found) || caller.parse::<std::net::SocketAddr>().is_ok()
+            }),
+            "{trail}"
+        );
     }
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().expect("text")
 }
 
 fn ports(policy: &Value) -> Vec<u16> {

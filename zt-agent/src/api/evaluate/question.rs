@@ -107,6 +107,11 @@ impl EvaluateBody {
         self.requests.is_some()
     }
 
+    /// How many questions it asks.
+    pub(super) fn len(&self) -> usize {
+        self.requests.as_ref().map_or(1, Vec::len)
+    }
+
     /// The questions of a body; all that is wrong with it otherwise.
     pub(super) fn questions(self, table: &AllowTable) -> Result<Vec<Question>, ApiProblem> {
         let single = Request {

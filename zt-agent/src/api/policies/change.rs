@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `PUT` and `DELETE /v1/policies/{name}`.
 //!
-//! One change at a time: planned against what is on disk, written, waited for until it is in force on this node, and
-//! recorded. It is carried out to its end even if the client goes away.
+//! One change at a time: planned against what is on disk, written, waited for until it is in force on this node and its
+//! record is stored. It is carried out to its end even if the client goes away.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
@@ -16,16 +15,14 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::conditions::Conditions;
+use super::settle::{Settled, settle};
 use crate::api::caller::Caller;
 use crate::api::problem::ApiProblem;
 use crate::api::query::{Given, Parameters, PolicyName, flag};
+use crate::api::recorded::Unrecorded;
 use crate::api::{ApiState, body, changes};
 use crate::policy::{self, AnyPolicy, PolicyDiff};
 use crate::policy_dir::{Edit, EditError, Plan, Turn};
-use crate::state::Snapshot;
-
-/// How long a change may take to come into force: a table of a million entries takes seconds.
-const IN_FORCE_TIME: Duration = Duration::from_secs(10);
 
 /// What a change did, or would do.
 #[derive(Serialize, ToSchema)]
@@ -56,9 +53,9 @@ pub(in crate::api) struct Changed {
         description = "One policy document, YAML or JSON, whose metadata.name is the name in the path"
     ),
     responses(
-        (status = 200, description = "Committed, and in force on this node; with dry_run, what would change", body = Changed, headers(("ETag" = String))),
+        (status = 200, description = "Committed, in force on this node, and its record stored; with dry_run, what would change", body = Changed, headers(("ETag" = String))),
         (status = "4XX", description = "Nothing was changed", body = crate::api::problem::Details, content_type = "application/problem+json"),
-        (status = "5XX", description = "It could not be written, or not brought into force", body = crate::api::problem::Details, content_type = "application/problem+json"),
+        (status = "5XX", description = "It could not be written, or not brought into force, or has no record that is known to be stored: `detail` says whether it is on disk and in force", body = crate::api::problem::Details, content_type = "application/problem+json"),
     ),
 )]
 pub(in crate::api) async fn put(
@@ -80,9 +77,9 @@ pub(in crate::api) async fn put(
     delete, path = "/v1/policies/{name}", tag = "policies",
     params(PolicyName, DryRun, ("If-Match" = Option<String>, Header, description = "The policy is removed only if it has this ETag")),
     responses(
-        (status = 200, description = "Removed, and no longer in force on this node; with dry_run, what would change", body = Changed),
+        (status = 200, description = "Removed, no longer in force on this node, and the record of that stored; with dry_run, what would change", body = Changed),
         (status = "4XX", description = "Nothing was changed", body = crate::api::problem::Details, content_type = "application/problem+json"),
-        (status = "5XX", description = "It could not be removed, or not taken out of force", body = crate::api::problem::Details, content_type = "application/problem+json"),
+        (status = "5XX", description = "It could not be removed, or not taken out of force, or has no record that is known to be stored: `detail` says which", body = crate::api::problem::Details, content_type = "application/problem+json"),
     ),
 )]
 pub(in crate::api) async fn delete(
@@ -183,7 +180,7 @@ async fn plan(state: &ApiState, edit: Edit, conditions: Conditions) -> Result<Ar
     }
 }
 
-/// Writes the change and waits until it is in force; the revision then.
+/// Writes the change, waits until it is in force and recorded; the revision then.
 async fn carry_out(
     state: &ApiState,
     caller: &Caller,
@@ -192,7 +189,6 @@ async fn carry_out(
 ) -> Result<u64, ApiProblem> {
     let mut snapshots = state.snapshots.clone();
     let start = Arc::clone(&snapshots.borrow_and_update());
-    let error_before = start.policy_error.clone();
     let wanted = plan.policy_after().map(AnyPolicy::digest);
     // A change of comments changes no digest: there is nothing to record.
     let is_change = plan.after.digest() != plan.before.digest();
@@ -209,63 +205,74 @@ async fn carry_out(
         Ok(Err(error)) => return Err(refused(error)),
         Err(error) => return Err(internal("change_broke_off", error.to_string())),
     }
-    let before = [
-        plan.policy_before().map(AnyPolicy::digest),
-        start.policies.get(&plan.name).map(AnyPolicy::digest),
-    ];
-    let settled = snapshots.wait_for(|snapshot| {
-        let now = snapshot.policies.get(&plan.name).map(AnyPolicy::digest);
-        // Another process may have changed it again before this one looked: then ours was in force nowhere here.
-        let superseded = now != wanted && !before.contains(&now);
-        (now == wanted || superseded) && snapshot.policy_error.is_none()
-            || is_new(snapshot, error_before.as_ref())
-    });
-    let snapshot = match tokio::time::timeout(IN_FORCE_TIME, settled).await {
-        Ok(Ok(snapshot)) => Arc::clone(&snapshot),
-        Ok(Err(_)) => {
-            return Err(ApiProblem::unavailable(
-                "stopping",
-                "the agent is stopping; the change is on disk",
-            ));
-        }
-        Err(_) => {
-            let detail = "the change is on disk and not in force after 10 seconds: look at `/v1/status`";
-            return Err(ApiProblem::unavailable("not_in_force_yet", detail));
+    // From here on it is a change that was made, whatever becomes of it.
+    let record = async |revision, in_force| {
+        if is_change {
+            changes::made(state, plan, revision, in_force, &caller.name).await
+        } else {
+            Ok(())
         }
     };
-    if let Some(problems) = &snapshot.policy_error {
-        let problems = Vec::clone(problems);
-        tracing::error!(
-            policy = plan.name,
-            "a change over the API did not come into force and is taken back"
-        );
-        let undone = Arc::clone(plan);
-        let undone = tokio::task::spawn_blocking(move || undone.undo()).await;
-        let kept = if matches!(undone, Ok(Ok(()))) {
-            "and was taken back"
-        } else {
-            "and could not be taken back: look at the policy directory"
-        };
-        let detail = format!("the node did not bring the change into force, {kept}: see `errors`");
-        return Err(internal("not_in_force", detail).with_errors(problems));
-    }
-    if let Some(announced) = announced {
-        if snapshot.policies.get(&plan.name).map(AnyPolicy::digest) == wanted {
-            announced.recorded().await;
-        } else {
-            drop(announced);
-            changes::superseded(state, plan, snapshot.revision, &caller.name).await;
+    match settle(state, plan, snapshots, &start).await {
+        Settled::InForce(snapshot) => {
+            if let Some(announced) = announced {
+                announced.seen(snapshot.revision).await;
+            }
+            let what = format!(
+                "the change is on disk and in force at revision {}",
+                snapshot.revision
+            );
+            recorded(&what, record(snapshot.revision, true).await)?;
+            Ok(snapshot.revision)
+        }
+        Settled::Replaced(snapshot) => {
+            if let Some(announced) = announced {
+                announced.seen(snapshot.revision).await;
+            }
+            let what = "the change was made, and changed again by another before it was in force here";
+            recorded(what, record(snapshot.revision, false).await)?;
+            Ok(snapshot.revision)
+        }
+        Settled::Refused(snapshot, problems) => {
+            tracing::error!(
+                policy = plan.name,
+                "a change over the API did not come into force and is taken back"
+            );
+            let undone = Arc::clone(plan);
+            let undone = tokio::task::spawn_blocking(move || undone.undo()).await;
+            let kept = if matches!(undone, Ok(Ok(()))) {
+                "and was taken back"
+            } else {
+                let what = "the change is on disk and not in force";
+                recorded(what, record(snapshot.revision, false).await)?;
+                "and could not be taken back: look at the policy directory"
+            };
+            let detail = format!("the node did not bring the change into force, {kept}: see `errors`");
+            Err(internal("not_in_force", detail).with_errors(Vec::clone(&problems)))
+        }
+        Settled::Late(snapshot) => {
+            // When it comes into force, it is this caller's.
+            if let Some(announced) = announced {
+                announced.leave();
+            }
+            let detail = "the change is on disk and not in force after 10 seconds: look at `/v1/status`";
+            recorded(detail, record(snapshot.revision, false).await)?;
+            Err(ApiProblem::unavailable("not_in_force_yet", detail))
+        }
+        Settled::Stopping(snapshot) => {
+            let detail = "the agent is stopping; the change is on disk";
+            recorded(detail, record(snapshot.revision, false).await)?;
+            Err(ApiProblem::unavailable("stopping", detail))
         }
     }
-    Ok(snapshot.revision)
 }
 
-/// Whether the node refused what is on disk, for another reason than before.
-fn is_new(snapshot: &Snapshot, before: Option<&Arc<Vec<policy::Problem>>>) -> bool {
-    snapshot
-        .policy_error
-        .as_ref()
-        .is_some_and(|error| before.is_none_or(|before| !Arc::ptr_eq(before, error)))
+/// A change without a record is not acknowledged: `what` says what became of it.
+fn recorded(what: &str, outcome: Result<(), Unrecorded>) -> Result<(), ApiProblem> {
+    outcome.map_err(|unrecorded| {
+        tracing::error!(%unrecorded, "a change of policy was made and has no record that is known to be stored");
+        unrecorded.problem("not_recorded", &format!("{what}, and it has no record"))
+    })
 }
 
 fn answer(plan: &Plan, revision: u64, dry_run: bool) -> Response {

@@ -2,15 +2,17 @@
 //! Places for connections: when all are taken, the one that has been idle longest is cleared. Ten thousand connections
 //! that ask for nothing keep nobody out.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::Notify;
 
 /// The places of one listener.
 pub(super) struct Places {
     most: usize,
+    most_of_one: usize,
     next: AtomicU64,
     taken: Arc<Mutex<Taken>>,
 }
@@ -20,6 +22,8 @@ type Taken = BTreeMap<u64, Arc<Seat>>;
 
 #[derive(Default)]
 struct Seat {
+    /// Whose; unknown while hands are shaken.
+    account: OnceLock<Arc<str>>,
     /// Requests that are being answered.
     requests: AtomicU32,
     evicted: Notify,
@@ -28,6 +32,7 @@ struct Seat {
 /// A place, until it is dropped.
 pub(super) struct Place {
     number: u64,
+    most_of_one: usize,
     seat: Arc<Seat>,
     taken: Arc<Mutex<Taken>>,
 }
@@ -36,9 +41,10 @@ pub(super) struct Place {
 pub(super) struct Busy(Arc<Seat>);
 
 impl Places {
-    pub(super) fn new(most: usize) -> Self {
+    pub(super) fn new(most: usize, most_of_one: usize) -> Self {
         Self {
             most,
+            most_of_one,
             next: AtomicU64::new(0),
             taken: Arc::default(),
         }
@@ -48,23 +54,40 @@ impl Places {
     pub(super) fn take(&self) -> Option<Place> {
         let mut taken = lock(&self.taken);
         if taken.len() >= self.most {
-            let idle = taken
-                .iter()
-                .find(|(_, seat)| seat.requests.load(Ordering::Relaxed) == 0)
-                .map(|(number, _)| *number)?;
-            if let Some(seat) = taken.remove(&idle) {
-                seat.evicted.notify_one();
-            }
+            clear(&mut taken, |_| true)?;
         }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let seat = Arc::<Seat>::default();
         taken.insert(number, Arc::clone(&seat));
         Some(Place {
             number,
+            most_of_one: self.most_of_one,
             seat,
             taken: Arc::clone(&self.taken),
         })
     }
+}
+
+/// Clears the place of whoever has been idle longest among those who have most places, or else the next most: who fills
+/// a listener drives out themselves.
+fn clear(taken: &mut Taken, of: impl Fn(&Seat) -> bool) -> Option<()> {
+    let mut places: HashMap<Option<&Arc<str>>, usize> = HashMap::new();
+    for seat in taken.values() {
+        *places.entry(seat.account.get()).or_default() += 1;
+    }
+    let idle = taken
+        .iter()
+        .filter(|(_, seat)| of(seat) && seat.requests.load(Ordering::Relaxed) == 0);
+    // Of equals, the oldest.
+    let (number, _) = idle.min_by_key(|(number, seat)| {
+        let most = places.get(&seat.account.get()).copied().unwrap_or(0);
+        (Reverse(most), **number)
+    })?;
+    let number = *number;
+    if let Some(seat) = taken.remove(&number) {
+        seat.evicted.notify_one();
+    }
+    Some(())
 }
 
 fn lock(taken: &Mutex<Taken>) -> MutexGuard<'_, Taken> {
@@ -72,6 +95,20 @@ fn lock(taken: &Mutex<Taken>) -> MutexGuard<'_, Taken> {
 }
 
 impl Place {
+    /// Says whose it is. Nobody has more than their number of places: one more clears another one of theirs, and is refused
+    /// where none of those is idle.
+    pub(super) fn belongs_to(&self, account: &Arc<str>) -> bool {
+        let mut taken = lock(&self.taken);
+        let theirs = |seat: &Seat| seat.account.get() == Some(account);
+        let count = taken.values().filter(|seat| theirs(seat)).count();
+        if count >= self.most_of_one && clear(&mut taken, theirs).is_none() {
+            return false;
+        }
+        // Said once.
+        let _ = self.seat.account.set(Arc::clone(account));
+        true
+    }
+
     /// Completes when somebody else needs the place.
     pub(super) async fn evicted(&self) {
         self.seat.evicted.notified().await;
@@ -102,7 +139,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_one_that_is_idle_longest_goes() {
-        let places = Places::new(2);
+        let places = Places::new(2, 2);
         let (first, second) = (places.take().expect("free"), places.take().expect("free"));
         let busy = first.busy();
         let third = places.take().expect("second is idle");
@@ -115,5 +152,34 @@ mod tests {
         drop((fourth, also_busy, third));
         let left = lock(&places.taken).len();
         assert_eq!(left, 0);
+    }
+
+    #[tokio::test]
+    async fn who_fills_it_drives_out_themselves() {
+        let places = Places::new(8, 4);
+        let (one, many): (Arc<str>, Arc<str>) = (Arc::from("one"), Arc::from("many"));
+        let first = places.take().expect("free");
+        assert!(first.belongs_to(&one));
+        let theirs: Vec<Place> = (0..4).map(|_| places.take().expect("free")).collect();
+        assert!(theirs.iter().all(|place| place.belongs_to(&many)));
+        // The fifth of eight clears the first of theirs, and none where all are answered.
+        let fifth = places.take().expect("free");
+        assert!(fifth.belongs_to(&many));
+        theirs[0].evicted().await;
+        let busy: Vec<Busy> = theirs[1..].iter().chain([&fifth]).map(Place::busy).collect();
+        let sixth = places.take().expect("free");
+        assert!(!sixth.belongs_to(&many));
+        drop((busy, sixth));
+        // Handshakes that come to nothing fill the rest; the caller who was there first stays.
+        let mut strangers: Vec<Place> = (0..3).map(|_| places.take().expect("free")).collect();
+        for _ in 0..100 {
+            strangers.push(places.take().expect("somebody is idle"));
+        }
+        assert!(
+            lock(&places.taken)
+                .values()
+                .any(|seat| seat.account.get() == Some(&one))
+        );
+        assert_eq!(lock(&places.taken).len(), 8);
     }
 }

@@ -138,7 +138,10 @@ async fn a_node_that_follows_takes_no_changes_and_an_engine_no_mode() {
             bind_health(any).await.expect("binds"),
         );
         let addresses = [api.address().expect("TCP"), health.address().expect("TCP")];
-        let (state, guard) = (ApiState::new(parts), Arc::new(Guard::new(NonZeroU32::MAX)));
+        let (state, guard) = (
+            ApiState::new(parts),
+            Arc::new(Guard::new(NonZeroU32::MAX, Metrics::new())),
+        );
         tokio::spawn(health.serve(health_router(state.clone()), None, world.stopping.subscribe()));
         tokio::spawn(api.serve(router(state), Some(guard), world.stopping.subscribe()));
         addresses

@@ -143,11 +143,32 @@ async fn operators_are_decided_on_and_recorded() {
         .json();
     let record = &records["records"][0];
     assert_eq!(record["destination"]["entity"], json!("service:chat:restart"));
-    assert!(
-        record["caller"]
-            .as_str()
-            .is_some_and(|caller| caller.ends_with("; mfa; incident INC-1")),
+    assert_eq!(
+        (&record["mfa"], &record["incident"]),
+        (&json!(true), &json!("INC-1")),
         "{record}"
+    );
+    let caller = record["caller"].as_str().expect("caller");
+    assert!(caller.parse::<SocketAddr>().is_ok(), "the caller alone: {caller}");
+    let denied = get(world.api, "/v1/audit?source=operator:oncall&decision=deny")
+        .await
+        .json();
+    let brought = denied["records"].as_array().expect("records").iter();
+    let brought: Vec<_> = brought
+        .map(|record| (record["mfa"].clone(), record["incident"].clone()))
+        .collect();
+    assert_eq!(
+        brought,
+        [
+            (json!(false), json!("INC-1")),
+            (json!(true), json!(null)),
+            (json!(false), json!(null))
+        ]
+    );
+    let connects = get(world.api, "/v1/audit?port=5432").await.json();
+    assert!(
+        connects["records"][0].get("mfa").is_none(),
+        "no operator's: {connects}"
     );
     let graph = get(world.api, "/v1/graph").await.json();
     assert_eq!(graph["edges"], json!([]), "what was only asked connects nobody");

@@ -131,7 +131,8 @@ async fn a_file_changed_by_hand_is_recorded_too() {
             break records;
         }
     };
-    assert_eq!(records[0]["caller"], json!("file"), "{records:?}");
+    let directory = format!("directory {}", world.policies().display());
+    assert_eq!(records[0]["caller"], json!(directory), "{records:?}");
     assert_eq!(records[0]["change"]["diff"]["policies"][0]["name"], json!("hand"));
 }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the API refuses, and how it says so.
 
+mod bodies;
+
 use super::*;
 
 /// Sends each body to `path`; each is refused with status 400, a code and a message that contains a text.
@@ -172,6 +174,23 @@ async fn parameters_that_make_no_sense() {
         ("cursor=r1'--", "not a cursor"),
         ("desicion=DENY", "did you mean `decision`"),
         ("limit=1&limit=2", "given twice"),
+        (
+            "since=2026-01-02T00:00:00Z&until=2026-01-01T00:00:00Z",
+            "later than `since`",
+        ),
+        (
+            "since=2026-01-01T00:00:00Z&until=2026-01-01T00:00:00Z",
+            "later than `since`",
+        ),
+        ("since=-1", "RFC 3339"),
+        ("until=", "RFC 3339"),
+        ("cursor=", "not a cursor"),
+        ("cursor=t0123456789abcdef", "not a cursor"),
+        (
+            "cursor=tzzzzzzzzzzzzzzzz0123456789abcdef0123456789abcdef",
+            "not a cursor",
+        ),
+        ("type=policy", "type"),
     ] {
         let reply = get(world.api, &format!("/v1/audit?{query}")).await;
         assert_eq!(
@@ -187,6 +206,7 @@ async fn parameters_that_make_no_sense() {
     }
     for path in [
         "/v1/graph?since=1",
+        "/v1/graph?since=2026-01-02T00:00:00Z&until=2026-01-01T00:00:00Z",
         "/v1/decisions/stream?denied=perhaps",
         "/v1/decisions/stream?identity=x",
     ] {

@@ -46,7 +46,7 @@ async fn remote() -> Remote {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let endpoint = bind_api(any, Some(tls)).await.expect("binds");
     let address = endpoint.address().expect("TCP");
-    let guard = Arc::new(Guard::new(NonZeroU32::MAX));
+    let guard = Arc::new(Guard::new(NonZeroU32::MAX, Metrics::new()));
     tokio::spawn(endpoint.serve(
         router(world.state.clone()),
         Some(guard),
@@ -313,4 +313,54 @@ async fn the_command_line_comes_this_way_too() {
     };
     let client = crate::cli::client::Client::new(&arguments).expect("usable");
     assert!(client.get("/v1/status", &[]).await.is_ok());
+}
+
+#[tokio::test]
+async fn streams_end_with_the_certificate_of_who_listens() {
+    let remote = remote().await;
+    let id = "spiffe://hanzo.ai/audit/reader";
+    let (brief, long) = (
+        remote.authority.issue_for(&[id], Duration::from_secs(4)),
+        remote.authority.issue(&[id]),
+    );
+    let mut open = Vec::new();
+    for (shown, path) in [
+        (&brief, "/v1/decisions/stream"),
+        (&brief, "/v1/revisions/stream"),
+        (&long, "/v1/decisions/stream"),
+    ] {
+        let connector = TlsConnector::from(Arc::new(remote.authority.client(Some(shown))));
+        let stream = TcpStream::connect(remote.address).await.expect("connects");
+        let name = ServerName::try_from("localhost").expect("name");
+        let mut stream = connector.connect(name, stream).await.expect("shakes hands");
+        // What is asked when the stream has ended is asked with a certificate that has expired.
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n{GET}");
+        stream.write_all(request.as_bytes()).await.expect("written");
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).await.expect("answered");
+        assert_eq!(&head, b"HTTP/1.1 200", "{path}");
+        open.push(stream);
+    }
+    let mut lasting = open.pop().expect("three");
+    for mut stream in open {
+        let mut rest = String::new();
+        let ended = tokio::time::timeout(Duration::from_secs(60), stream.read_to_string(&mut rest));
+        ended.await.expect("ends").expect("in order");
+        assert!(rest.contains("0\r\n\r\n"), "the stream is whole: {rest}");
+        assert!(
+            rest.contains("certificate_expired"),
+            "and nothing more is served: {rest}"
+        );
+    }
+    // Who has a good one goes on listening.
+    let ask = question(IAM, POSTGRES, 5432).to_string();
+    assert_eq!(post(remote.world.api, "/v1/evaluate", &ask).await.status, 200);
+    let mut seen = String::new();
+    while !seen.contains("\"port\":5432,") {
+        let mut buffer = [0; 4096];
+        let read = tokio::time::timeout(Duration::from_secs(30), lasting.read(&mut buffer));
+        let count = read.await.expect("comes").expect("reads");
+        assert_ne!(count, 0, "{seen}");
+        seen.push_str(&String::from_utf8_lossy(&buffer[..count]));
+    }
 }

@@ -53,6 +53,10 @@ fn decision(record: &AuditRecord, fields: &mut Fields<'_>) {
     fields.bytes(38, record.reason.name().as_bytes());
     fields.bytes(39, record.proof.name().as_bytes());
     fields.number(40, record.count);
+    if let Some(mfa) = record.mfa {
+        fields.bytes(41, &[u8::from(mfa)]);
+    }
+    fields.text(42, record.incident.as_ref());
 }
 
 fn change(record: &Change, fields: &mut Fields<'_>) {

@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The one task that makes and stores records.
 
+mod batch;
 mod house;
 
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
-use super::{ApiEvent, Message, Settings, Shared, Tally};
-use crate::audit::clock;
-use crate::audit::convert::{self, Context};
+use self::batch::Batch;
+use super::{Message, Settings, Shared, Tally};
 use crate::audit::id::IdSequence;
 use crate::audit::names::NameBook;
-use crate::audit::record::{Entry, Timestamp};
+use crate::audit::record::Entry;
 use crate::audit::store::{RingMark, Sink, SinkError};
 
 /// Makes records of what the [`super::Intake`] is given, and stores them.
@@ -29,22 +29,10 @@ pub struct Recorder<S> {
     settings: Settings,
     ids: IdSequence,
     clock_offset: i64,
+    /// How many the last transaction served who waited for it.
+    crowd: usize,
     pruned_at: Instant,
     sealed_at: Instant,
-}
-
-/// Records that are to be stored together.
-#[derive(Default)]
-struct Batch {
-    records: Vec<Entry>,
-    oldest: Option<Instant>,
-    flushes: Vec<oneshot::Sender<()>>,
-    /// Up to where the batch goes in the ring buffer.
-    mark: Option<RingMark>,
-    /// Records that no ring buffer has.
-    elsewhere: usize,
-    /// Held until the batch has its fate.
-    room: Vec<OwnedSemaphorePermit>,
 }
 
 /// What became of a batch.
@@ -76,6 +64,7 @@ impl<S: Sink> Recorder<S> {
             settings,
             ids,
             clock_offset: 0,
+            crowd: 0,
             pruned_at: now,
             sealed_at: now,
         }
@@ -118,114 +107,34 @@ impl<S: Sink> Recorder<S> {
         self.queue.close();
         self.shared.room.close();
         self.shared.node_room.close();
+        self.shared.api_room.close();
     }
 
-    /// Waits a moment for more, so that one transaction serves many records.
+    /// Waits a moment for more, so that one transaction serves many records. Where somebody waits for the answer, only
+    /// until as many do as the last transaction served: they are the ones who ask again, and if they do not, it is for
+    /// a short moment.
     async fn fill(&mut self, batch: &mut Batch) {
-        let until = Instant::now() + self.settings.linger;
+        let start = Instant::now();
         while batch.records.len() < self.settings.batch && batch.flushes.is_empty() && !self.queue.is_closed()
         {
-            match timeout_at(until, self.queue.recv()).await {
+            let linger = match batch.stored.len() {
+                0 => self.settings.linger,
+                waiting if waiting < self.crowd => self.settings.answer_linger,
+                _ => break,
+            };
+            match timeout_at(start + linger, self.queue.recv()).await {
                 Ok(Some(message)) => self.take(message, batch),
-                Ok(None) | Err(_) => return,
+                Ok(None) => return,
+                Err(_) => break,
             }
         }
         while batch.records.len() < self.settings.batch {
             let Ok(message) = self.queue.try_recv() else {
-                return;
+                break;
             };
             self.take(message, batch);
         }
-    }
-
-    /// Makes the records of a message.
-    fn take(&mut self, message: Message, batch: &mut Batch) {
-        match message {
-            Message::Decisions {
-                at,
-                decisions,
-                mark,
-                room,
-            } => {
-                batch.room.push(room);
-                match mark {
-                    Some(mark) => batch.mark = Some(mark),
-                    None => batch.elsewhere += decisions.len(),
-                }
-                if decisions.is_empty() {
-                    return;
-                }
-                self.begin(at, batch);
-                match clock::realtime_offset() {
-                    Ok(offset) => self.clock_offset = offset,
-                    Err(error) => tracing::error!(%error, "cannot read the clock: keeping its last offset"),
-                }
-                let (context, names) = (self.context(), self.names.load());
-                batch.records.reserve(decisions.len());
-                for decision in &decisions {
-                    let id = self.ids.next(convert::time_of(decision, &context).0);
-                    let record = convert::from_decision(decision, &**names, &context, id);
-                    let record = Entry::Decision(record);
-                    self.show(&record);
-                    batch.records.push(record);
-                }
-            }
-            Message::Api {
-                at,
-                time,
-                events,
-                room,
-            } => {
-                batch.room.push(room);
-                batch.elsewhere += events.len();
-                self.begin(at, batch);
-                let context = self.context();
-                for event in events {
-                    let (id, time) = (self.ids.next(time), Timestamp(time));
-                    let record = match event {
-                        ApiEvent::Evaluated(evaluation) => {
-                            Entry::Decision(convert::from_evaluation(evaluation, &context, time, id))
-                        }
-                        ApiEvent::ModeChanged {
-                            observe_all,
-                            caller,
-                            revision,
-                        } => convert::from_mode_change(observe_all, caller, revision, &context, time, id),
-                        ApiEvent::PolicyChanged(change) => {
-                            convert::from_policy_change(change, &context, time, id)
-                        }
-                    };
-                    self.show(&record);
-                    batch.records.push(record);
-                }
-            }
-            Message::Flush(done) => batch.flushes.push(done),
-        }
-    }
-
-    fn begin(&self, at: Instant, batch: &mut Batch) {
-        if batch.oldest.is_none() {
-            batch.oldest = Some(at);
-            self.shared.stats.waiting_since(Some(at));
-        }
-    }
-
-    fn show(&self, record: &Entry) {
-        if let Entry::Decision(decision) = record {
-            self.tally.recorded(decision);
-        }
-        if self.live.receiver_count() > 0 {
-            // An error means that the last watcher left meanwhile.
-            let _ = self.live.send(Arc::new(record.clone()));
-        }
-    }
-
-    fn context(&self) -> Context {
-        Context {
-            cluster: Arc::clone(&self.settings.cluster),
-            node: Arc::clone(&self.settings.node),
-            clock_offset: self.clock_offset,
-        }
+        self.crowd = batch.stored.len();
     }
 
     /// Stores a batch, however long it takes, and counts what became of it.
@@ -249,8 +158,26 @@ impl<S: Sink> Recorder<S> {
         if !matches!(fate, Fate::OutOfTime) {
             self.settle(batch.mark);
         }
+        self.look_at_share();
         drop(batch.room);
+        if matches!(fate, Fate::Stored) {
+            answer(batch.stored);
+        }
         answer(batch.flushes);
+    }
+
+    /// Looks whether evaluations may take more of the store.
+    fn look_at_share(&self) {
+        let full = !self.store.takes_evaluations();
+        if self.shared.share_full.swap(full, Ordering::Relaxed) != full {
+            if full {
+                tracing::error!(
+                    "evaluations over the API have their share of the audit trail (audit.apiShare): they are refused"
+                );
+            } else {
+                tracing::info!("evaluations over the API have room in the audit trail again");
+            }
+        }
     }
 
     /// What lies before the mark is accounted for.

@@ -26,6 +26,7 @@ pub struct Stats {
     sealed_seq: AtomicU64,
     sealed_time: AtomicI64,
     seal_failures: AtomicU64,
+    over_share: AtomicU64,
     oldest: Mutex<Option<Instant>>,
 }
 
@@ -90,6 +91,15 @@ impl Stats {
     /// Checkpoints that could not be signed.
     pub fn seal_failures_total(&self) -> u64 {
         self.seal_failures.load(Ordering::Relaxed)
+    }
+
+    /// Evaluations that were not taken, and not answered, because they have their share of the trail.
+    pub fn over_share_total(&self) -> u64 {
+        self.over_share.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn over_share(&self, count: usize) {
+        self.over_share.fetch_add(count as u64, Ordering::Relaxed);
     }
 
     pub(crate) fn sealed(&self, seq: u64, time: Timestamp) {

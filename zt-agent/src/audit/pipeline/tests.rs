@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The account of the pipeline, with stores that work, fail and hang.
 
+mod answers;
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -18,6 +20,8 @@ struct Memory {
     /// Attempts that shall still fail.
     failing: AtomicUsize,
     refuses: AtomicBool,
+    /// Evaluations have their share.
+    share_full: AtomicBool,
     hangs: AtomicBool,
     resumed: tokio::sync::Notify,
     marks: Mutex<Vec<RingMark>>,
@@ -71,6 +75,10 @@ impl Sink for Memory {
 
     async fn prune(&self) -> Result<Pruned, Broken> {
         Ok(Pruned::default())
+    }
+
+    fn takes_evaluations(&self) -> bool {
+        !self.share_full.load(Ordering::SeqCst)
     }
 }
 

@@ -178,7 +178,8 @@ impl<'a> Columns<'a> {
                     .push(i64::try_from(record.latency.0).unwrap_or(i64::MAX));
                 self.count.push(record.count.cast_signed());
                 self.caller.push(record.caller.as_deref());
-                self.detail.push(None);
+                let detail = record.operator_detail();
+                self.detail.push(detail.map(|detail| detail.to_string()));
             }
             Entry::PolicyChange(change) | Entry::ModeChange(change) => {
                 self.revision.push(change.revision.cast_signed());

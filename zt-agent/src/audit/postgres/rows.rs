@@ -144,7 +144,7 @@ impl Record<'_> {
         let row = self.row;
         let (source, source_entity) = party(self.needed("source")?);
         let (destination, destination_entity) = party(self.needed("destination")?);
-        Ok(AuditRecord {
+        let mut record = AuditRecord {
             id: self.id,
             timestamp: Timestamp(row.try_get("time")?),
             decision: self.term("decision")?,
@@ -181,7 +181,15 @@ impl Record<'_> {
             proof: self.term("proof")?,
             count: row.try_get::<i64, _>("count")?.cast_unsigned(),
             caller: self.text("caller")?,
-        })
+            mfa: None,
+            incident: None,
+        };
+        if let Some(detail) = self.text("detail")?
+            && !record.set_operator_detail(&detail)
+        {
+            return Err(self.damaged("detail", detail.to_string()));
+        }
+        Ok(record)
     }
 
     fn change(&self) -> Result<Change, PgError> {

@@ -21,7 +21,7 @@ pub struct Change {
     pub cluster: Arc<str>,
     /// The node that this was done on.
     pub node: Arc<str>,
-    /// Who: the caller of the API, or the file that was changed.
+    /// Who: the caller of the API, or where the policy came from (`directory …`, `file …`, `engine …`).
     pub caller: Arc<str>,
     /// Revision in force afterwards.
     pub revision: u64,

@@ -10,6 +10,10 @@ use crate::audit::chain::Link;
 /// What the trail is made of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every entry is a decision: an allocation for each would cost more than the room of the others"
+)]
 pub enum Entry {
     /// Something was decided.
     Decision(AuditRecord),

@@ -155,6 +155,8 @@ fn an_evaluation_is_recorded_with_its_caller_and_aside() {
         reason: Reason::Verdict(verdict::Reason::NoRule),
         latency: 400,
         caller: Arc::from("127.0.0.1:4000"),
+        mfa: None,
+        incident: None,
     };
     let record = from_evaluation(evaluation, &context(), Timestamp(0), Uuid::nil());
     assert_eq!(record.part(), Part::Aside);
@@ -164,6 +166,51 @@ fn an_evaluation_is_recorded_with_its_caller_and_aside() {
     assert_eq!(value["caller"], json!("127.0.0.1:4000"));
     assert_eq!(value["latency_us"], json!(0.4));
     assert_eq!(value["protocol"], json!("UDP"));
+    assert!(value.get("mfa").is_none() && value.get("incident").is_none());
+}
+
+#[test]
+fn what_an_operator_brings_forward_is_of_the_record_and_of_its_digest() {
+    let mut plain = record();
+    plain.incident = None;
+    let digest = |record: &AuditRecord| crate::audit::chain::digest(&Entry::Decision(record.clone()));
+    let mut digests = vec![digest(&plain)];
+    for (mfa, incident) in [
+        (Some(false), None),
+        (Some(true), None),
+        (Some(true), Some("INC-1")),
+        (Some(true), Some("INC-2")),
+        (None, Some("INC-2")),
+    ] {
+        let mut operators = plain.clone();
+        (operators.mfa, operators.incident) = (mfa, incident.map(Arc::from));
+        let value = serde_json::to_value(&operators).expect("json");
+        assert_eq!(value.get("mfa"), mfa.map(|mfa| json!(mfa)).as_ref());
+        assert_eq!(value.get("incident"), incident.map(|text| json!(text)).as_ref());
+        assert_eq!(
+            serde_json::from_value::<AuditRecord>(value).expect("reads"),
+            operators
+        );
+        // As a store keeps it.
+        let detail = operators.operator_detail().expect("some").to_string();
+        let mut kept = plain.clone();
+        assert!(kept.set_operator_detail(&detail));
+        assert_eq!(kept, operators);
+        digests.push(digest(&operators));
+    }
+    let all = digests.len();
+    digests.sort_unstable();
+    digests.dedup();
+    assert_eq!(digests.len(), all, "each says something else");
+    for none in [
+        "no JSON",
+        "{}",
+        r#"{"mfa":null,"incident":null}"#,
+        r#"{"mfa":true,"mode":"x"}"#,
+    ] {
+        assert!(!plain.set_operator_detail(none), "{none}");
+    }
+    assert_eq!(plain.operator_detail(), None);
 }
 
 #[test]
@@ -196,7 +243,18 @@ fn a_policy_change_says_from_what_to_what() {
         to: Arc::from("abc"),
         diff: json!({ "added": ["p"] }),
         revision: 4,
+        in_force: true,
     };
+    let late = PolicyChange {
+        in_force: false,
+        ..change.clone()
+    };
+    let late = from_policy_change(late, &context(), Timestamp(0), Uuid::nil());
+    assert_eq!(
+        late.change().expect("change").change["in_force"],
+        json!(false),
+        "and nothing where it is"
+    );
     let record = from_policy_change(change, &context(), Timestamp(0), Uuid::nil());
     let value = serde_json::to_value(&record).expect("json");
     assert_eq!(value["type"], json!("policy_change"));

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::bulk::{Bulk, Values};
 use super::schema::SEGMENT_ROWS;
 use super::shapes::{self, Names};
+use super::share::Costs;
 use super::{StoreError, Writer};
 use crate::audit::chain::{Hash, Head};
 use crate::audit::names::Named;
@@ -95,12 +96,15 @@ pub(super) async fn append(
     let mut known = std::mem::take(&mut writer.known);
     let mut transaction = writer.connection.begin_with("BEGIN IMMEDIATE").await?;
     known.check(&mut transaction).await?;
+    let mut costs = Costs::of_texts(entries, &known.names);
     learn_names(&mut transaction, &mut known.names, entries).await?;
+    costs.add_shapes(entries, &known.shapes, &known.names);
     let shapes = shapes::shapes_of(&mut transaction, &mut known.shapes, &known.names, entries).await?;
     let mut head = head(&mut transaction).await?;
     let first_row = head.seq.cast_signed() + 1;
     let hashes: Vec<Hash> = entries.iter().map(|entry| head.link(entry).hash).collect();
     write_trail(&mut transaction, &head, entries.len() as i64, mark).await?;
+    let taken = costs.note(&mut transaction, first_row).await?;
     shapes::count(&mut transaction, entries, &shapes).await?;
     write_segments(&mut transaction, &mut known.spans, entries, &shapes, first_row).await?;
     let rows: Vec<(i64, i64, &Hash, &Entry)> = (first_row..)
@@ -115,6 +119,7 @@ pub(super) async fn append(
         })
         .await?;
     transaction.commit().await?;
+    writer.share.add(taken);
     if known.names.len() <= MAX_CACHED && known.shapes.len() <= MAX_CACHED {
         writer.known = known;
     }
@@ -188,7 +193,7 @@ async fn write_trail(
 }
 
 /// The names that an entry refers to.
-fn names_of(entry: &Entry) -> impl Iterator<Item = &Arc<str>> {
+pub(super) fn names_of(entry: &Entry) -> impl Iterator<Item = &Arc<str>> {
     let names: [Option<&Arc<str>>; 8] = match entry {
         Entry::Decision(record) => {
             let (source, destination) = (&record.source, &record.destination);
@@ -303,7 +308,7 @@ fn bind_record(
             values.push(id(&destination.pod))?;
             values.push(record.caller.as_deref())?;
             values.push(record.count.cast_signed())?;
-            values.push(None::<&str>)?;
+            values.push(record.operator_detail().map(|detail| detail.to_string()))?;
         }
         Entry::PolicyChange(change) | Entry::ModeChange(change) => {
             values.push(change.revision.cast_signed())?;

@@ -110,6 +110,8 @@ impl Store {
         shipping.dropped += lost;
         super::ship::remove(&mut transaction, last, shipping).await?;
         transaction.commit().await?;
+        let writer = &mut *writer;
+        writer.share.count(&mut writer.connection).await?;
         Ok(lost)
     }
 

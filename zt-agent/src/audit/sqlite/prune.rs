@@ -6,7 +6,7 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::rollup;
 use super::schema::SEGMENT_ROWS;
-use super::{Settings, StoreError, Writer, seal};
+use super::{Settings, StoreError, Writer, seal, share};
 use crate::audit::clock;
 use crate::audit::seal::Keys;
 use crate::audit::store::Pruned;
@@ -33,6 +33,13 @@ pub(super) async fn prune(writer: &mut Writer, settings: &Settings) -> Result<Pr
         && let Some(row) = first_row_of_second_segment(&mut writer.connection).await?
     {
         pruned.for_space = delete_below(writer, settings, row).await?;
+    }
+    // Evaluations that take up their share give way, and with them only what is old enough.
+    if writer.share.is_full()
+        && let Some(row) = first_row_of_second_segment(&mut writer.connection).await?
+        && share::may_go(writer, row).await?
+    {
+        pruned.for_space += delete_below(writer, settings, row).await?;
     }
     // Free pages are used again; they only have to go where the limit was lowered.
     let too_large = free > 0 && pages * page_size > limit;
@@ -110,6 +117,7 @@ async fn delete_below(writer: &mut Writer, settings: &Settings, row: i64) -> Res
     for sql in [
         "DELETE FROM span WHERE segment < ?1",
         "DELETE FROM segment WHERE segment < ?1",
+        "DELETE FROM evaluations WHERE segment < ?1",
         "UPDATE segment SET min_time = coalesce((SELECT min(time) FROM record WHERE row < (?1 + 1) * ?2), min_time)
          WHERE segment = ?1",
     ] {
@@ -130,6 +138,7 @@ async fn delete_below(writer: &mut Writer, settings: &Settings, row: i64) -> Res
         None => None,
     };
     transaction.commit().await?;
+    writer.share.count(&mut writer.connection).await?;
     if let (Some(keys), Some(checkpoint)) = (keys, sealed) {
         keys.note(&checkpoint)?;
     }

@@ -12,8 +12,8 @@ use super::StoreError;
 use super::shapes::kind_of;
 use crate::audit::chain::{Hash, Link};
 use crate::audit::record::{
-    AuditRecord, Change, Destination, Entry, Hook, Kept, Latency, Mode, Observer, Outcome, Proof, Protocol,
-    Reason, Source, Timestamp, UnknownTerm, party,
+    AuditRecord, Change, Destination, Entry, Hook, Kept, Kind, Latency, Mode, Observer, Outcome, Proof,
+    Protocol, Reason, Source, Timestamp, UnknownTerm, party,
 };
 
 /// All of an entry: what [`kept`] reads.
@@ -78,10 +78,24 @@ pub(super) fn kept(row: &SqliteRow) -> Result<Kept, StoreError> {
         }),
         None => None,
     };
-    let change: Option<&str> = row.try_get("change")?;
-    let entry = match change {
-        Some(text) => self::change(row, number, text)?,
-        None => Entry::Decision(decision(row, number)?),
+    // A change is one by its hook; what a decision has in that column is what an operator brought forward.
+    let (hook, detail): (&str, Option<&str>) = (row.try_get("hook")?, row.try_get("change")?);
+    let damaged = |column, found: &str| StoreError::Damaged {
+        row: number,
+        column,
+        found: found.to_owned(),
+    };
+    let entry = match (kind_of(hook), detail) {
+        (Kind::Decision, None) => Entry::Decision(decision(row, number)?),
+        (Kind::Decision, Some(text)) => {
+            let mut record = decision(row, number)?;
+            if !record.set_operator_detail(text) {
+                return Err(damaged("change", text));
+            }
+            Entry::Decision(record)
+        }
+        (_, Some(text)) => change(row, number, text)?,
+        (_, None) => return Err(damaged("change", "missing")),
     };
     Ok(Kept { entry, link })
 }
@@ -166,6 +180,8 @@ fn decision(row: &SqliteRow, number: i64) -> Result<AuditRecord, StoreError> {
         proof: term::<Proof>(row, "proof", number)?,
         count: row.try_get::<i64, _>("count")?.cast_unsigned(),
         caller: text("caller")?,
+        mfa: None,
+        incident: None,
     })
 }
 

@@ -53,7 +53,7 @@ pub(super) type Names = HashMap<Arc<str>, i64>;
 
 impl ShapeKey {
     /// The shape of an entry, all of whose names have ids.
-    fn of(entry: &Entry, names: &Names) -> Self {
+    pub(super) fn of(entry: &Entry, names: &Names) -> Self {
         let id = |name: Option<&Arc<str>>| name.and_then(|name| names.get(name)).copied().unwrap_or(0);
         match entry {
             Entry::Decision(record) => {

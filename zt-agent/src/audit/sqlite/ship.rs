@@ -158,7 +158,8 @@ impl Store {
         let mut transaction = writer.connection.begin_with("BEGIN IMMEDIATE").await?;
         remove(&mut transaction, last, shipping).await?;
         transaction.commit().await?;
-        Ok(())
+        let writer = &mut *writer;
+        writer.share.count(&mut writer.connection).await
     }
 
     /// Gives free pages back to the file system, a little at a time, where the file is larger than `limit`.
@@ -196,6 +197,7 @@ pub(super) async fn remove(
     for sql in [
         "DELETE FROM span WHERE segment < ?1",
         "DELETE FROM segment WHERE segment < ?1",
+        "DELETE FROM evaluations WHERE segment < ?1",
     ] {
         sqlx::query(sql)
             .bind((last + 1) / SEGMENT_ROWS)

@@ -3,6 +3,7 @@
 
 mod graph;
 mod limits;
+mod paging;
 mod query;
 
 use std::os::unix::fs::PermissionsExt;
@@ -27,6 +28,22 @@ fn settings(directory: &TempDir) -> Settings {
         keys: None,
     }
 }
+
+impl Store {
+    /// Runs what no code of ours would: tests of what happens when the store fails use it.
+    pub(crate) async fn meddle(&self, sql: &'static str) {
+        let mut writer = self.writer.lock().await;
+        sqlx::raw_sql(sql)
+            .execute(&mut writer.connection)
+            .await
+            .expect("meddled");
+    }
+}
+
+/// What makes the store refuse every record, and what ends that.
+pub(crate) const REFUSE: &str =
+    "CREATE TRIGGER refuse BEFORE INSERT ON record BEGIN SELECT RAISE(ABORT, 'the test refuses it'); END";
+pub(crate) const TAKE_AGAIN: &str = "DROP TRIGGER refuse";
 
 async fn store() -> (TempDir, Store) {
     let directory = tempfile::tempdir().expect("directory");

@@ -40,6 +40,7 @@ fn entry(number: u64) -> Entry {
         4 => {
             record.hook = Hook::Api;
             record.caller = Some(Arc::from("127.0.0.1:4000"));
+            (record.mfa, record.incident) = (Some(number.is_multiple_of(20)), Some(Arc::from("INC-1")));
             Entry::Decision(record)
         }
         5 => from_mode_change(number % 20 == 5, Arc::from("root"), number, &context(), time, id),
@@ -50,6 +51,7 @@ fn entry(number: u64) -> Entry {
                 to: Arc::from("bb"),
                 diff: serde_json::json!({ "denied": [], "allowed": [{ "port": number }] }),
                 revision: number,
+                in_force: true,
             };
             from_policy_change(change, &context(), time, id)
         }

@@ -33,6 +33,7 @@ impl<S: Sink> Recorder<S> {
             }
         }
         answer(flushes);
+        self.look_at_share();
         self.pruned_at = Instant::now();
         if self.sealed_at.elapsed() >= self.settings.seal_every {
             self.seal().await;

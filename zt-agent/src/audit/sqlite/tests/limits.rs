@@ -91,3 +91,69 @@ async fn retention_is_to_the_record_and_rows_are_never_used_twice() {
         .expect("row");
     assert_eq!(row, 11);
 }
+
+/// Evaluations of made-up parties.
+fn evaluations(numbers: std::ops::Range<u64>, time: i64) -> Vec<AuditRecord> {
+    numbers
+        .map(|number| {
+            let mut record = record_of(&decision(), u128::from(number));
+            record.hook = Hook::Api;
+            record.timestamp = Timestamp(time);
+            record.caller = Some(Arc::from("spiffe://hanzo.ai/app/web"));
+            record.source.spiffe_id = Some(Arc::from(format!("spiffe://hanzo.ai/made-up/{number:032}")));
+            record
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn evaluations_have_a_share_and_push_nothing_recent_out() {
+    let directory = tempfile::tempdir().expect("directory");
+    let settings = Settings {
+        max_disk_bytes: 64 << 20,
+        ..settings(&directory)
+    };
+    let store = Store::open(settings.clone()).await.expect("opens");
+    store.limit_evaluations(20);
+    let now = crate::audit::clock::now();
+    let mut recent = record_of(&decision(), 1);
+    recent.timestamp = Timestamp(now);
+    keep(&store, std::slice::from_ref(&recent)).await;
+    let before = store.used_bytes().await.expect("bytes");
+    keep(&store, &evaluations(10..5_010, now)).await;
+    assert!(store.takes_evaluations());
+    let real = store.used_bytes().await.expect("bytes") - before;
+    let estimated: i64 = sqlx::query_scalar("SELECT sum(bytes) FROM evaluations")
+        .fetch_one(&store.readers)
+        .await
+        .expect("sum");
+    assert!(
+        (real..3 * real).contains(&estimated.cast_unsigned()),
+        "{estimated} for {real}"
+    );
+
+    let mut next = 10_000;
+    while store.takes_evaluations() {
+        keep(&store, &evaluations(next..next + 4_000, now)).await;
+        next += 4_000;
+    }
+    // A recent decision stands among them: nothing goes, and evaluations are refused, after a restart too.
+    while store.prune().await.expect("prunes").more {}
+    assert!(!store.takes_evaluations());
+    assert_eq!(store.totals().await.expect("totals").pruned, 0);
+    store.close().await.expect("closes");
+    let store = Store::open(settings).await.expect("opens again");
+    assert!(store.takes_evaluations(), "without a limit");
+    store.limit_evaluations(20);
+    assert!(!store.takes_evaluations());
+
+    // When it is more than a day old, what stands there makes room.
+    sqlx::query("UPDATE record SET time = ? WHERE row = 1")
+        .bind(now - 25 * 3_600_000_000_000)
+        .execute(&mut store.writer.lock().await.connection)
+        .await
+        .expect("older");
+    let pruned = store.prune().await.expect("prunes");
+    assert!(pruned.for_space > 0 && pruned.more, "{pruned:?}");
+    assert!(store.takes_evaluations());
+}

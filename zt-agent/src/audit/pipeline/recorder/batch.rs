@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Messages → the records of one batch.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::Instant;
+
+use super::super::{ApiEvent, Message};
+use super::Recorder;
+use crate::audit::clock;
+use crate::audit::convert::{self, Context};
+use crate::audit::record::{Entry, Timestamp};
+use crate::audit::store::{RingMark, Sink};
+
+/// Records that are to be stored together.
+#[derive(Default)]
+pub(super) struct Batch {
+    pub(super) records: Vec<Entry>,
+    pub(super) oldest: Option<Instant>,
+    pub(super) flushes: Vec<oneshot::Sender<()>>,
+    /// Those who are answered when the records are stored.
+    pub(super) stored: Vec<oneshot::Sender<()>>,
+    /// Up to where the batch goes in the ring buffer.
+    pub(super) mark: Option<RingMark>,
+    /// Records that no ring buffer has.
+    pub(super) elsewhere: usize,
+    /// Held until the batch has its fate.
+    pub(super) room: Vec<OwnedSemaphorePermit>,
+}
+
+impl<S: Sink> Recorder<S> {
+    /// Makes the records of a message.
+    pub(super) fn take(&mut self, message: Message, batch: &mut Batch) {
+        match message {
+            Message::Decisions {
+                at,
+                decisions,
+                mark,
+                room,
+            } => {
+                batch.room.push(room);
+                match mark {
+                    Some(mark) => batch.mark = Some(mark),
+                    None => batch.elsewhere += decisions.len(),
+                }
+                if decisions.is_empty() {
+                    return;
+                }
+                self.begin(at, batch);
+                match clock::realtime_offset() {
+                    Ok(offset) => self.clock_offset = offset,
+                    Err(error) => tracing::error!(%error, "cannot read the clock: keeping its last offset"),
+                }
+                let (context, names) = (self.context(), self.names.load());
+                batch.records.reserve(decisions.len());
+                for decision in &decisions {
+                    let id = self.ids.next(convert::time_of(decision, &context).0);
+                    let record = convert::from_decision(decision, &**names, &context, id);
+                    let record = Entry::Decision(record);
+                    self.show(&record);
+                    batch.records.push(record);
+                }
+            }
+            Message::Api {
+                at,
+                time,
+                events,
+                room,
+                stored,
+            } => {
+                // Where nobody waits nobody is told.
+                if !stored.is_closed() {
+                    batch.stored.push(stored);
+                }
+                batch.room.push(room);
+                batch.elsewhere += events.len();
+                self.begin(at, batch);
+                let context = self.context();
+                for event in events {
+                    let (id, time) = (self.ids.next(time), Timestamp(time));
+                    let record = match event {
+                        ApiEvent::Evaluated(evaluation) => {
+                            Entry::Decision(convert::from_evaluation(evaluation, &context, time, id))
+                        }
+                        ApiEvent::ModeChanged {
+                            observe_all,
+                            caller,
+                            revision,
+                        } => convert::from_mode_change(observe_all, caller, revision, &context, time, id),
+                        ApiEvent::PolicyChanged(change) => {
+                            convert::from_policy_change(change, &context, time, id)
+                        }
+                    };
+                    self.show(&record);
+                    batch.records.push(record);
+                }
+            }
+            Message::Flush(done) => batch.flushes.push(done),
+        }
+    }
+
+    fn begin(&self, at: Instant, batch: &mut Batch) {
+        if batch.oldest.is_none() {
+            batch.oldest = Some(at);
+            self.shared.stats.waiting_since(Some(at));
+        }
+    }
+
+    fn show(&self, record: &Entry) {
+        if let Entry::Decision(decision) = record {
+            self.tally.recorded(decision);
+        }
+        if self.live.receiver_count() > 0 {
+            // An error means that the last watcher left meanwhile.
+            let _ = self.live.send(Arc::new(record.clone()));
+        }
+    }
+
+    fn context(&self) -> Context {
+        Context {
+            cluster: Arc::clone(&self.settings.cluster),
+            node: Arc::clone(&self.settings.node),
+            clock_offset: self.clock_offset,
+        }
+    }
+}

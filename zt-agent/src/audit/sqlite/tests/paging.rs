@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Whatever comes in between, whatever the size of the pages: who reads on from page to page has had each record that was
+//! there at the start, once, the newest first.
+
+use uuid::Uuid;
+
+use super::*;
+
+/// A time of a handful, so that many records share one, and something that makes its id.
+fn few_times() -> impl Strategy<Value = (u8, u64)> {
+    (0_u8..12, any::<u64>())
+}
+
+fn made((time, random): (u8, u64), number: u64) -> AuditRecord {
+    let mut decision = decision();
+    decision.time += u64::from(time) * 1_000_000_000;
+    decision.source = if random.is_multiple_of(3) { CHAT } else { GATEWAY };
+    let mut record = record_of(&decision, 0);
+    record.id = Uuid::from_u128(u128::from(random) << 64 | u128::from(number));
+    record
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #[test]
+    fn each_record_once_and_the_newest_first(
+        first in prop::collection::vec(few_times(), 1..80),
+        sizes in prop::collection::vec(1_u32..9, 1..6),
+        between in prop::collection::vec(prop::collection::vec(few_times(), 0..5), 1..6),
+        before_the_end_of_a_segment in 0_i64..90,
+        of_one_source in any::<bool>(),
+    ) {
+        let runtime = tokio::runtime::Runtime::new().expect("runtime");
+        let filter = Filter {
+            source: of_one_source.then(|| {
+                PartyFilter::Exact("spiffe://hanzo.ai/hanzo-k8s/hanzo/chat".to_owned())
+            }),
+            ..Filter::default()
+        };
+        let mut number = 0;
+        let mut make = |several: &[(u8, u64)]| -> Vec<AuditRecord> {
+            several
+                .iter()
+                .map(|one| {
+                    number += 1;
+                    made(*one, number)
+                })
+                .collect()
+        };
+        let (start, found) = runtime.block_on(async {
+            let (_directory, store) = store().await;
+            // So that pages lie across the border of two segments.
+            sqlx::query("UPDATE trail SET next_row = ?")
+                .bind(SEGMENT_ROWS - before_the_end_of_a_segment)
+                .execute(&mut store.writer.lock().await.connection)
+                .await
+                .expect("moved");
+            let mut start = make(&first);
+            keep(&store, &start).await;
+            start.retain(|record| filter.takes(&Entry::Decision(record.clone())));
+            let (mut found, mut cursor) = (Vec::new(), None);
+            let (mut sizes, mut between) = (sizes.iter().cycle(), between.iter().cycle());
+            // What comes has any time, so that it may lie ahead of the reader for ever: not without end.
+            for round in 0.. {
+                let size = *sizes.next().expect("cycle");
+                let page = store.query(&filter, cursor, size).await.expect("answers");
+                assert!(page.records.len() <= size as usize);
+                found.extend(decided(page.records));
+                cursor = page.next;
+                if cursor.is_none() {
+                    break;
+                }
+                if round < 40 {
+                    keep(&store, &make(between.next().expect("cycle"))).await;
+                }
+            }
+            (start, found)
+        });
+        let place = |record: &AuditRecord| (record.timestamp, record.id);
+        prop_assert!(found.windows(2).all(|pair| place(&pair[0]) > place(&pair[1])), "newest first, none twice");
+        for record in start {
+            prop_assert_eq!(found.iter().filter(|other| **other == record).count(), 1, "{:?}", record);
+        }
+        prop_assert!(found.iter().all(|record| filter.takes(&Entry::Decision(record.clone()))));
+    }
+}
