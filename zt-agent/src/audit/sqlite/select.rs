@@ -2,7 +2,9 @@
 //! Finding records, newest first by time and id. Every value is a parameter; the statements are constants.
 //!
 //! Records lie in the order of arrival, which is nearly that of time. So the segments are visited from the one with the
-//! latest record on, and the search ends when no segment that is left can hold a record as late as those found.
+//! latest record on, and the search ends when no segment that is left can hold a record as late as those found. What is
+//! asked of parties, ports and verdicts is asked of the shapes, once, and the segments say which of those they hold: a
+//! segment is read only for the sake of a record in it, so that hardly more of them are read than a page has records.
 
 use futures::TryStreamExt as _;
 use sqlx::sqlite::{SqliteConnection, SqlitePool};
@@ -16,66 +18,33 @@ use crate::audit::query::{Cursor, Filter, MAX_LIMIT, Page, PartyFilter};
 use crate::audit::record::{Kind, Outcome};
 use crate::spiffe_id::SpiffeId;
 
-/// Which shapes are asked for: parameters 1 to 8.
-macro_rules! shape_filter {
-    ($s:literal) => {
-        concat!(
-            "(?1 IS NULL OR ",
-            $s,
-            ".decision = ?1) AND (?2 IS NULL OR (",
-            $s,
-            ".decision <> '' AND ",
-            $s,
-            ".enforced = ?2))",
-            " AND (?3 IS NULL OR ",
-            $s,
-            ".source IN (SELECT value FROM json_each(?3)))",
-            " AND (?4 IS NULL OR ",
-            $s,
-            ".destination IN (SELECT value FROM json_each(?4)))",
-            " AND (?5 IS NULL OR (",
-            $s,
-            ".decision <> '' AND ",
-            $s,
-            ".port = ?5))",
-            " AND (?6 IS NULL OR ",
-            $s,
-            ".rule IN (SELECT value FROM json_each(?6)))",
-            " AND (?7 IS NULL OR ",
-            $s,
-            ".source_node = ?7 OR ",
-            $s,
-            ".destination_node = ?7)",
-            " AND (?8 IS NULL OR CASE WHEN ",
-            $s,
-            ".decision = '' THEN ",
-            $s,
-            ".hook ELSE 'decision' END = ?8)"
-        )
-    };
-}
+/// Which shapes are asked for.
+const SHAPES: &str = "
+SELECT id FROM shape
+WHERE (?1 IS NULL OR decision = ?1) AND (?2 IS NULL OR (decision <> '' AND enforced = ?2))
+  AND (?3 IS NULL OR source IN (SELECT value FROM json_each(?3)))
+  AND (?4 IS NULL OR destination IN (SELECT value FROM json_each(?4)))
+  AND (?5 IS NULL OR (decision <> '' AND port = ?5))
+  AND (?6 IS NULL OR rule IN (SELECT value FROM json_each(?6)))
+  AND (?7 IS NULL OR source_node = ?7 OR destination_node = ?7)
+  AND (?8 IS NULL OR CASE WHEN decision = '' THEN hook ELSE 'decision' END = ?8)";
 
 /// The segments that can hold an answer, from the latest on. The index gives the order: nothing is sorted, and a
-/// segment is looked at only when the search has come to it.
-const SEGMENTS: &str = concat!(
-    "SELECT g.segment, g.max_time FROM segment g
-     WHERE (?9 IS NULL OR g.max_time >= ?9) AND (?10 IS NULL OR g.min_time < ?10) AND g.min_time <= ?11
-       AND (?12 = 0 OR EXISTS (SELECT 1 FROM span p CROSS JOIN shape t ON t.id = p.shape
-                               WHERE p.segment = g.segment AND ",
-    shape_filter!("t"),
-    ")) ORDER BY g.max_time DESC"
-);
+/// segment is looked at only when the search has come to it. Parameters: 1 and 2 the times, 3 the shapes or none, 4 the
+/// cursor's time.
+const SEGMENTS: &str = "
+SELECT g.segment, g.max_time FROM segment g
+WHERE (?1 IS NULL OR g.max_time >= ?1) AND (?2 IS NULL OR g.min_time < ?2) AND g.min_time <= ?4
+  AND (?3 IS NULL OR EXISTS (SELECT 1 FROM json_each(?3) s CROSS JOIN span p ON p.segment = g.segment AND p.shape = s.value))
+ORDER BY g.max_time DESC";
 
-/// The latest answers of one segment.
-pub(super) const IN_SEGMENT: &str = concat!(
-    "SELECT r.time, r.id, r.row FROM record r CROSS JOIN shape s ON s.id = r.shape
-     WHERE r.row >= ?14 AND r.row < ?15
-       AND (?9 IS NULL OR r.time >= ?9) AND (?10 IS NULL OR r.time < ?10)
-       AND (r.time < ?11 OR (r.time = ?11 AND r.id < ?12))
-       AND ",
-    shape_filter!("s"),
-    " ORDER BY r.time DESC, r.id DESC LIMIT ?13"
-);
+/// The latest answers of one segment. Parameters: as above, 5 the cursor's id, 6 how many, 7 and 8 the rows.
+pub(super) const IN_SEGMENT: &str = "
+SELECT time, id, row FROM record
+WHERE row >= ?7 AND row < ?8 AND (?1 IS NULL OR time >= ?1) AND (?2 IS NULL OR time < ?2)
+  AND (?3 IS NULL OR shape IN (SELECT value FROM json_each(?3)))
+  AND (time < ?4 OR (time = ?4 AND id < ?5))
+ORDER BY time DESC, id DESC LIMIT ?6";
 
 /// The parameters of a filter, names turned into ids.
 #[derive(Default)]
@@ -88,28 +57,11 @@ struct Parameters {
     rule: Option<String>,
     node: Option<i64>,
     kind: Option<&'static str>,
-    since: Option<i64>,
-    until: Option<i64>,
 }
 
 type Statement<'q> = Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
 
 impl Parameters {
-    /// Parameters 1 to 10.
-    fn bind<'q>(&'q self, statement: Statement<'q>) -> Statement<'q> {
-        statement
-            .bind(self.decision)
-            .bind(self.enforced)
-            .bind(self.source.as_deref())
-            .bind(self.destination.as_deref())
-            .bind(self.port)
-            .bind(self.rule.as_deref())
-            .bind(self.node)
-            .bind(self.kind)
-            .bind(self.since)
-            .bind(self.until)
-    }
-
     /// Whether shapes matter.
     const fn by_shape(&self) -> bool {
         self.decision.is_some()
@@ -120,6 +72,45 @@ impl Parameters {
             || self.rule.is_some()
             || self.node.is_some()
             || self.kind.is_some()
+    }
+
+    /// The shapes that are asked for; none where nothing is said of shapes.
+    async fn shapes(&self, connection: &mut SqliteConnection) -> Result<Option<Vec<i64>>, StoreError> {
+        if !self.by_shape() {
+            return Ok(None);
+        }
+        let shapes = sqlx::query_scalar(SHAPES)
+            .bind(self.decision)
+            .bind(self.enforced)
+            .bind(self.source.as_deref())
+            .bind(self.destination.as_deref())
+            .bind(self.port)
+            .bind(self.rule.as_deref())
+            .bind(self.node)
+            .bind(self.kind)
+            .fetch_all(connection);
+        Ok(Some(shapes.await?))
+    }
+}
+
+/// What to look for in records and segments.
+struct Wanted {
+    since: Option<i64>,
+    until: Option<i64>,
+    /// Of these shapes, as JSON; of any where there are none.
+    shapes: Option<String>,
+    /// Behind this place.
+    cursor: Cursor,
+}
+
+impl Wanted {
+    /// Parameters 1 to 4.
+    fn bind<'q>(&'q self, statement: Statement<'q>) -> Statement<'q> {
+        statement
+            .bind(self.since)
+            .bind(self.until)
+            .bind(self.shapes.as_deref())
+            .bind(self.cursor.time)
     }
 }
 
@@ -142,12 +133,23 @@ pub(super) async fn page(
         time: i64::MAX,
         id: Uuid::max(),
     });
-    let mut found = search(readers, &mut transaction, &parameters, cursor, limit + 1).await?;
+    let shapes = parameters.shapes(&mut transaction).await?;
+    let wanted = Wanted {
+        since: filter.since.map(|time| time.0),
+        until: filter.until.map(|time| time.0),
+        shapes: shapes.as_deref().map(rows::json),
+        cursor,
+    };
+    let mut found = match shapes {
+        // No record has such a shape.
+        Some(shapes) if shapes.is_empty() => Vec::new(),
+        _ => search(readers, &mut transaction, &wanted, limit + 1).await?,
+    };
     let more = found.len() > limit;
     found.truncate(limit);
     let next = found.last().filter(|_| more).map(|(place, _)| *place);
-    let wanted: Vec<i64> = found.iter().map(|(_, row)| *row).collect();
-    let mut records = rows::these(&mut transaction, &wanted).await?;
+    let found: Vec<i64> = found.iter().map(|(_, row)| *row).collect();
+    let mut records = rows::these(&mut transaction, &found).await?;
     records.sort_by_key(|kept| std::cmp::Reverse((kept.entry.timestamp(), kept.entry.id())));
     Ok(Page {
         records,
@@ -156,31 +158,25 @@ pub(super) async fn page(
     })
 }
 
-/// The first `wanted` behind the cursor, in order.
+/// The first `most` of what is wanted, in order.
 async fn search(
     readers: &SqlitePool,
     connection: &mut SqliteConnection,
-    parameters: &Parameters,
-    cursor: Cursor,
-    wanted: usize,
+    wanted: &Wanted,
+    most: usize,
 ) -> Result<Vec<Found>, StoreError> {
     let mut found: Vec<Found> = Vec::new();
-    let statement = parameters.bind(sqlx::query(SEGMENTS));
-    let mut segments = statement
-        .bind(cursor.time)
-        .bind(parameters.by_shape())
-        .fetch(readers);
+    let mut segments = wanted.bind(sqlx::query(SEGMENTS)).fetch(readers);
     while let Some(row) = segments.try_next().await? {
         let (segment, max_time): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
-        let last = found.get(wanted - 1).map(|(place, _)| place.time);
+        let last = found.get(most - 1).map(|(place, _)| place.time);
         if last.is_some_and(|last| max_time < last) {
             break;
         }
-        let statement = parameters.bind(sqlx::query(IN_SEGMENT));
+        let statement = wanted.bind(sqlx::query(IN_SEGMENT));
         let rows = statement
-            .bind(cursor.time)
-            .bind(cursor.id.as_bytes().to_vec())
-            .bind(wanted as i64)
+            .bind(wanted.cursor.id.as_bytes().to_vec())
+            .bind(most as i64)
             .bind(segment * SEGMENT_ROWS)
             .bind((segment + 1) * SEGMENT_ROWS)
             .fetch_all(&mut *connection)
@@ -195,7 +191,7 @@ async fn search(
             found.push((Cursor { time, id }, row));
         }
         found.sort_unstable_by(|a, b| b.cmp(a));
-        found.truncate(wanted);
+        found.truncate(most);
     }
     Ok(found)
 }
@@ -210,8 +206,6 @@ async fn parameters(
         enforced: filter.enforced,
         port: filter.port,
         kind: filter.kind.map(Kind::name),
-        since: filter.since.map(|time| time.0),
-        until: filter.until.map(|time| time.0),
         ..Parameters::default()
     };
     if let Some(node) = &filter.node {
