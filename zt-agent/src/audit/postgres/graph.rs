@@ -10,13 +10,15 @@ use super::PgError;
 use crate::audit::query::{Connections, Graph, GraphFilter};
 use crate::audit::record::{Outcome, Part, Timestamp};
 
+/// The hours of each day are added up before it is looked at what the shape says: they are many.
 const SQL: &str = "
 SELECT s.source, s.destination, s.protocol, s.port, s.part, s.decision, s.enforced,
-       least(sum(b.connections), 9223372036854775807)::bigint, min(b.first_seen), max(b.last_seen)
-FROM zt_audit.bucket b
-JOIN zt_audit.shape s ON s.day = (b.hour / 24)::integer AND s.id = b.shape AND s.login = b.login
-WHERE s.part <> $1 AND b.hour BETWEEN $2 AND $3
-GROUP BY 1, 2, 3, 4, 5, 6, 7";
+       least(b.connections, 9223372036854775807)::bigint, b.first_seen, b.last_seen
+FROM (SELECT login, shape, (hour / 24)::integer AS day, sum(connections) AS connections, min(first_seen) AS first_seen,
+             max(last_seen) AS last_seen
+      FROM zt_audit.bucket WHERE hour BETWEEN $2 AND $3 GROUP BY 1, 2, 3) b
+JOIN zt_audit.shape s ON s.day = b.day AND s.id = b.shape AND s.login = b.login
+WHERE s.part <> $1";
 
 /// Adds up who talks to whom.
 pub(super) async fn graph(connection: &mut PgConnection, filter: &GraphFilter) -> Result<Graph, PgError> {

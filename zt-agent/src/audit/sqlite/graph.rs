@@ -10,13 +10,15 @@ use super::StoreError;
 use crate::audit::query::{Connections, Graph, GraphFilter};
 use crate::audit::record::{Outcome, Part, Timestamp};
 
+/// The hours of each shape are added up before it is looked at what the shape says: they lie together, and are many.
 const SQL: &str = "
 SELECT source.text, destination.text, s.protocol, s.port, s.part, s.decision, s.enforced,
-       sum(b.connections), min(b.first_seen), max(b.last_seen)
-FROM shape s JOIN bucket b ON b.shape = s.id
-     JOIN name source ON source.id = s.source JOIN name destination ON destination.id = s.destination
-WHERE s.part <> ? AND b.hour BETWEEN ? AND ?
-GROUP BY s.source, s.destination, s.protocol, s.port, s.part, s.decision, s.enforced";
+       c.connections, c.first_seen, c.last_seen
+FROM (SELECT t.id, sum(b.connections) AS connections, min(b.first_seen) AS first_seen, max(b.last_seen) AS last_seen
+      FROM shape t CROSS JOIN bucket b ON b.shape = t.id AND b.hour BETWEEN ?2 AND ?3
+      WHERE t.part <> ?1 GROUP BY t.id) c
+     JOIN shape s ON s.id = c.id
+     JOIN name source ON source.id = s.source JOIN name destination ON destination.id = s.destination";
 
 /// Adds up who talks to whom.
 pub(super) async fn graph(readers: &SqlitePool, filter: &GraphFilter) -> Result<Graph, StoreError> {
