@@ -64,6 +64,14 @@ const PROGRAMS: [Program; 7] = [
     },
 ];
 
+/// What asks the API in the benchmark; not needed for anything else.
+const WRK: Program = Program {
+    name: "wrk",
+    package: "wrk",
+    purpose: "the benchmark's requests over HTTP",
+    required: false,
+};
+
 /// Services that these packages would start and enable; nobody asked for them.
 const SERVICES: [&str; 3] = ["redis-server.service", "postgresql.service", "prometheus.service"];
 
@@ -118,6 +126,14 @@ pub(crate) fn run(check: bool) -> Result<()> {
         "something is missing\n  {}",
         missing.join("\n  ")
     );
+    Ok(())
+}
+
+/// Installs what only the benchmark needs. Where that fails the benchmark says what is missing.
+pub(crate) fn for_bench() -> Result<()> {
+    if find(&WRK).is_none() {
+        install_packages(&[&WRK])?;
+    }
     Ok(())
 }
 

@@ -97,9 +97,9 @@ fn build_binaries() -> Result<()> {
     cargo(&[&["build"], &packages[..]].concat(), "the build failed")
 }
 
-/// The kernel programs are no member of the workspace: `--all` does not reach them.
+/// What is no member of the workspace `--all` does not reach.
 fn format() -> Result<()> {
-    for manifest in ["Cargo.toml", "zt-ebpf/Cargo.toml"] {
+    for manifest in ["Cargo.toml", "tests/peers/Cargo.toml", "zt-ebpf/Cargo.toml"] {
         let arguments = ["fmt", "--all", "--manifest-path", manifest];
         let mend = format!("run `cargo {}`", arguments.join(" "));
         cargo(&[&arguments[..], &["--check"]].concat(), &mend)?;

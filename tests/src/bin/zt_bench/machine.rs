@@ -40,19 +40,31 @@ impl Machine {
             processor: field(&read("/proc/cpuinfo"), "model name"),
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             memory_gib: kibibytes / 1024.0 / 1024.0,
-            load: read("/proc/loadavg")
-                .split(' ')
-                .take(3)
-                .collect::<Vec<_>>()
-                .join(" "),
+            load: load(),
             version: env!("CARGO_PKG_VERSION"),
         }
+    }
+
+    /// Whether others work on it: within the last minute a quarter of a CPU was asked for.
+    pub(crate) fn is_busy(&self) -> bool {
+        let last = self
+            .load
+            .split(' ')
+            .next()
+            .and_then(|load| load.parse::<f64>().ok());
+        last.is_none_or(|last| last > 0.25)
     }
 
     /// The CPU for what is measured, and the one for the agent.
     pub(crate) fn places(&self) -> (usize, usize) {
         (self.cpus - 1, 0)
     }
+}
+
+/// Load averages of one, five and fifteen minutes, now.
+pub(crate) fn load() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').take(3).collect::<Vec<_>>().join(" ")
 }
 
 impl fmt::Display for Machine {

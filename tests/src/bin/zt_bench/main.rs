@@ -10,11 +10,13 @@ mod change;
 mod crew;
 mod decision;
 mod evaluate;
+mod http;
 mod load;
 mod machine;
 mod memory;
 mod order;
 mod programs;
+mod query;
 mod report;
 mod revocation;
 mod samples;
@@ -23,16 +25,18 @@ mod trail;
 mod worker;
 mod world;
 
-use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::machine::Machine;
-use crate::report::{Metric, Report};
+use crate::report::{Metric, Part, Report};
+
+/// Nothing is begun any more after this time. The longest part takes about six minutes.
+const LIMIT: Duration = Duration::from_secs(20 * 60);
 
 /// Measure what zt costs and how fast it is; as root
 #[derive(Parser)]
@@ -43,7 +47,7 @@ struct Arguments {
     /// What to measure; everything if nothing is named
     #[arg(value_enum)]
     names: Vec<Bench>,
-    /// At most a minute, at the price of more noise
+    /// A few minutes in all, at the price of more noise
     #[arg(long)]
     quick: bool,
     /// How to print the result
@@ -52,6 +56,12 @@ struct Arguments {
     /// Where to write the result as JSON, too
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Records in each store for `query`; 10,000,000, or 200,000 with --quick
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1000..))]
+    rows: Option<u64>,
+    /// Where `query` writes how PostgreSQL found its answers
+    #[arg(long, default_value = "bench-plans.json")]
+    plans: PathBuf,
 }
 
 #[derive(Subcommand)]
@@ -90,8 +100,12 @@ enum Bench {
     Birth,
     /// Memory of the agent and of its maps
     Memory,
-    /// Decisions in user space, by call and over HTTP
+    /// Decisions in user space by a call, beside other engines on the same rules
     Evaluate,
+    /// Decisions over HTTP, asked for by wrk
+    Http,
+    /// Millions of records in both stores: inserts, pages, graph
+    Query,
 }
 
 impl Bench {
@@ -107,10 +121,9 @@ impl Bench {
             Self::Trail => trail::rates(plan, metrics),
             Self::Birth => birth::identity(plan, metrics),
             Self::Memory => memory::of_agent(plan, metrics),
-            Self::Evaluate => {
-                evaluate::in_process(plan, metrics)?;
-                evaluate::over_http(plan, metrics)
-            }
+            Self::Evaluate => evaluate::in_process(plan, metrics),
+            Self::Http => http::evaluate(plan, metrics),
+            Self::Query => query::trails(plan, metrics),
         }
     }
 }
@@ -120,6 +133,10 @@ impl Bench {
 pub(crate) struct Plan {
     /// A short run.
     pub(crate) quick: bool,
+    /// Records in a full store.
+    pub(crate) rows: u64,
+    /// Where the plans of the database go.
+    pub(crate) plans: PathBuf,
     cpus: (usize, usize),
 }
 
@@ -158,31 +175,51 @@ fn measure(arguments: &Arguments) -> Result<()> {
     let machine = Machine::here();
     let plan = Plan {
         quick: arguments.quick,
+        rows: arguments
+            .rows
+            .unwrap_or(if arguments.quick { 200_000 } else { 10_000_000 }),
+        plans: arguments.plans.clone(),
         cpus: machine.places(),
     };
     let mut report = Report {
         machine,
         quick: plan.quick,
+        parts: Vec::new(),
         metrics: Vec::new(),
         failures: Vec::new(),
     };
+    let begun = Instant::now();
     for bench in Bench::value_variants() {
         if !arguments.names.is_empty() && !arguments.names.contains(bench) {
             continue;
         }
+        if begun.elapsed() > LIMIT {
+            report.failures.push(format!(
+                "{bench:?}: not begun, {} minutes were over",
+                LIMIT.as_secs() / 60
+            ));
+            continue;
+        }
+        let load = machine::load();
+        eprintln!("measuring {bench:?}, load {load}");
         let start = Instant::now();
         if let Err(error) = bench.run(&plan, &mut report.metrics) {
             report.failures.push(format!("{bench:?}: {error:#}"));
         }
-        eprintln!("measured {bench:?} in {:.1} s", start.elapsed().as_secs_f64());
+        let seconds = start.elapsed().as_secs_f64();
+        eprintln!("measured {bench:?} in {seconds:.1} s");
+        report.parts.push(Part {
+            name: format!("{bench:?}").to_lowercase(),
+            load,
+            seconds,
+        });
+        // What is measured by now is kept, whatever becomes of the rest.
+        report.write(arguments.json.as_deref())?;
     }
-    let json = serde_json::to_string_pretty(&report)?;
+    report.write(arguments.json.as_deref())?;
     match arguments.output {
         Output::Table => print!("{}", report.table()),
-        Output::Json => println!("{json}"),
-    }
-    if let Some(path) = &arguments.json {
-        fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))?;
+        Output::Json => println!("{}", report.json()?),
     }
     ensure!(
         report.failures.is_empty(),

@@ -2,7 +2,10 @@
 //! What was measured, as a table for people and as JSON.
 
 use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
 
+use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use crate::machine::Machine;
@@ -132,6 +135,17 @@ impl Metric {
     }
 }
 
+/// One of the benchmarks.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Part {
+    /// As on the command line.
+    pub(crate) name: String,
+    /// Load averages when it began.
+    pub(crate) load: String,
+    /// How long it took.
+    pub(crate) seconds: f64,
+}
+
 /// A whole run.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Report {
@@ -139,6 +153,8 @@ pub(crate) struct Report {
     pub(crate) machine: Machine,
     /// Whether it was a short run.
     pub(crate) quick: bool,
+    /// What was run, in order.
+    pub(crate) parts: Vec<Part>,
     /// What was measured.
     pub(crate) metrics: Vec<Metric>,
     /// What could not be measured, and why.
@@ -146,6 +162,21 @@ pub(crate) struct Report {
 }
 
 impl Report {
+    /// All of it.
+    pub(crate) fn json(&self) -> Result<String> {
+        Ok(serde_json::to_string_pretty(self)?)
+    }
+
+    /// Writes it to a file, if there is one.
+    pub(crate) fn write(&self, path: Option<&Path>) -> Result<()> {
+        match path {
+            Some(path) => {
+                fs::write(path, self.json()?).with_context(|| format!("cannot write {}", path.display()))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// The table.
     pub(crate) fn table(&self) -> String {
         const HEAD: [&str; 6] = ["metric", "unmanaged", "managed", "ratio", "target", "met?"];
@@ -158,7 +189,11 @@ impl Report {
                 .unwrap_or(0)
         };
         let widths: [usize; 6] = std::array::from_fn(width);
-        let mut text = format!("{}\n\n", self.machine);
+        let mut text = format!("{}\n", self.machine);
+        if self.machine.is_busy() {
+            text.push_str("Others were at work on the machine when this began: the figures are noisy.\n");
+        }
+        text.push('\n');
         for row in &rows {
             let mut line = String::new();
             for (column, (cell, width)) in row.iter().zip(widths).enumerate() {

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A full trail in both stores: how fast records get in, and how fast pages and the graph come out.
+
+mod fill;
+mod plans;
+mod questions;
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use anyhow::Result;
+use zt_agent::audit::postgres::Reader;
+use zt_agent::audit::query::{Cursor, Filter, Graph, GraphFilter, Page};
+use zt_agent::audit::record::Timestamp;
+use zt_agent::audit::sqlite::Store;
+use zt_tests::entries::Maker;
+
+use self::questions::{Group, Question};
+use crate::Plan;
+use crate::report::{Metric, Target};
+use crate::samples::Summary;
+
+/// Days that the records are spread over; the last of them was yesterday.
+const DAYS: i64 = 7;
+const DAY: i64 = 86_400_000_000_000;
+/// Records of a page: what a question that does not say gets.
+const LIMIT: u32 = 100;
+/// Milliseconds that a page may take.
+const PAGE: f64 = 100.0;
+
+/// A store that is full.
+enum Trail {
+    Sqlite(Store),
+    Postgres(Reader),
+}
+
+impl Trail {
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Sqlite(_) => "SQLite",
+            Self::Postgres(_) => "PostgreSQL",
+        }
+    }
+
+    async fn query(&self, filter: &Filter, cursor: Option<Cursor>) -> Result<Page> {
+        Ok(match self {
+            Self::Sqlite(store) => store.query(filter, cursor, LIMIT).await?,
+            Self::Postgres(reader) => reader.query(filter, cursor, LIMIT).await?,
+        })
+    }
+
+    async fn graph(&self, filter: &GraphFilter) -> Result<Graph> {
+        Ok(match self {
+            Self::Sqlite(store) => store.graph(filter).await?,
+            Self::Postgres(reader) => reader.graph(filter).await?,
+        })
+    }
+}
+
+/// Fills both stores, one after the other, and asks.
+pub(crate) fn trails(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    let start = (zt_agent::audit::clock::now() / DAY - DAYS) * DAY;
+    let maker = Maker {
+        start,
+        step: DAYS * DAY / plan.rows.cast_signed(),
+        parties: 100,
+    };
+    runtime.block_on(async {
+        let (directory, store) = fill::sqlite(plan, &maker, metrics).await?;
+        let trail = Trail::Sqlite(store);
+        ask(plan, &trail, &maker, metrics).await?;
+        drop((trail, directory));
+        let server = fill::postgres(plan, &maker, metrics).await?;
+        let trail = Trail::Postgres(server.reader()?);
+        ask(plan, &trail, &maker, metrics).await?;
+        plans::write(plan, &server, &maker, metrics).await
+    })
+}
+
+/// Where in the trail a page begins: at its end, in its middle, and where it is nearly over.
+fn places(plan: &Plan, maker: &Maker) -> [(&'static str, Option<Cursor>); 3] {
+    let at = |thousandths: i64| {
+        Some(Cursor {
+            time: maker.start + maker.step * plan.rows.cast_signed() / 1000 * thousandths,
+            id: uuid::Uuid::max(),
+        })
+    };
+    [("first", None), ("middle", at(500)), ("last", at(1))]
+}
+
+/// Asks every question at every place, and for the graph.
+async fn ask(plan: &Plan, trail: &Trail, maker: &Maker, metrics: &mut Vec<Metric>) -> Result<()> {
+    let name = trail.name();
+    let mut groups: BTreeMap<Group, (Vec<f64>, String, f64)> = BTreeMap::new();
+    let mut count = 0;
+    for question in questions::all(maker)? {
+        for (place, cursor) in places(plan, maker) {
+            let milliseconds = page(plan, trail, &question, cursor).await?;
+            count += 1;
+            let group = groups.entry(question.group).or_default();
+            group.0.push(milliseconds);
+            if milliseconds >= group.2 {
+                (group.1, group.2) = (format!("{}, {place} page", question.name), milliseconds);
+            }
+        }
+    }
+    let mut slowest = Summary::of(
+        &groups
+            .values()
+            .map(|(_, _, slowest)| *slowest)
+            .collect::<Vec<_>>(),
+    );
+    if let Some(summary) = &mut slowest {
+        *summary = Summary::one(summary.max);
+    }
+    let line = format!("{name}, {} rows: slowest of {count} pages of {LIMIT}", plan.rows);
+    metrics.push(Metric::summed(line, "ms", slowest).target(Target::AtMost(PAGE)));
+    for (group, (times, slowest, _)) in groups {
+        let line = format!("  {}, slowest: {slowest}", group.name());
+        metrics.push(Metric::summed(line, "ms", Summary::of(&times)));
+    }
+    let since = Some(Timestamp(maker.start + (DAYS - 1) * DAY));
+    for (what, filter) in [
+        ("of all", GraphFilter::default()),
+        (
+            "of the last day",
+            GraphFilter {
+                since,
+                ..GraphFilter::default()
+            },
+        ),
+        (
+            "of a namespace",
+            GraphFilter {
+                namespace: Some("monitoring".to_owned()),
+                ..GraphFilter::default()
+            },
+        ),
+    ] {
+        let mut times = Vec::new();
+        let mut edges = 0;
+        for _ in 0..plan.rounds(3, 7) {
+            let begun = Instant::now();
+            edges = trail.graph(&filter).await?.edges.len();
+            times.push(begun.elapsed().as_secs_f64() * 1000.0);
+        }
+        let line = format!("{name}, {} rows: graph {what}, {edges} edges", plan.rows);
+        metrics.push(Metric::summed(line, "ms", Summary::of(&times)));
+    }
+    Ok(())
+}
+
+/// Milliseconds that a page takes: the middle one of a few, of which the first finds the caches as they are.
+async fn page(plan: &Plan, trail: &Trail, question: &Question, cursor: Option<Cursor>) -> Result<f64> {
+    let mut times = Vec::new();
+    for _ in 0..plan.rounds(3, 3) {
+        let begun = Instant::now();
+        trail.query(&question.filter, cursor).await?;
+        times.push(begun.elapsed().as_secs_f64() * 1000.0);
+    }
+    Ok(Summary::of(&times).map_or(0.0, |summary| summary.median))
+}
