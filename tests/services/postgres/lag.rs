@@ -22,6 +22,7 @@ async fn open(server: &Server, directory: &tempfile::TempDir) -> Archive {
         dsn: server.dsn("engine"),
         spool: directory.path().join("spool.db"),
         max_disk_bytes: 1 << 30,
+        api_share: 100,
         when_full: WhenFull::Oldest,
         retention_days: 365,
         keys: None,
