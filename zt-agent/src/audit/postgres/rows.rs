@@ -140,6 +140,17 @@ impl Record<'_> {
         text.parse().map_err(|_| self.damaged(column, text.to_string()))
     }
 
+    /// The detail, which was left out where it is too large.
+    fn detail(&self) -> Result<Option<Arc<str>>, PgError> {
+        let detail = self.text("detail")?;
+        match self.row.try_get::<Option<i32>, _>("detail_bytes")? {
+            Some(bytes) if detail.is_none() => {
+                Err(self.damaged("detail", format!("too large here: {bytes} bytes")))
+            }
+            _ => Ok(detail),
+        }
+    }
+
     fn decision(&self) -> Result<AuditRecord, PgError> {
         let row = self.row;
         let (source, source_entity) = party(self.needed("source")?);
@@ -184,7 +195,7 @@ impl Record<'_> {
             mfa: None,
             incident: None,
         };
-        if let Some(detail) = self.text("detail")?
+        if let Some(detail) = self.detail()?
             && !record.set_operator_detail(&detail)
         {
             return Err(self.damaged("detail", detail.to_string()));
@@ -193,13 +204,9 @@ impl Record<'_> {
     }
 
     fn change(&self) -> Result<Change, PgError> {
-        let Some(detail) = self.text("detail")? else {
-            let bytes: Option<i32> = self.row.try_get("detail_bytes")?;
-            let why = bytes.map_or("missing".to_owned(), |bytes| {
-                format!("too large here: {bytes} bytes")
-            });
-            return Err(self.damaged("detail", why));
-        };
+        let detail = self
+            .detail()?
+            .ok_or_else(|| self.damaged("detail", "missing".to_owned()))?;
         Ok(Change::new(
             (self.id, Timestamp(self.row.try_get("time")?)),
             (self.needed("cluster")?, self.needed("source_node")?),
