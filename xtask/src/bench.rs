@@ -22,7 +22,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     if wants(arguments, "evaluate") {
         build(
             Command::new(workspace::cargo())
-                .args(["build", "--release", "--locked", "--manifest-path", "tests/peers/Cargo.toml"])
+                .args(["build", "--release", "--manifest-path", "tests/peers/Cargo.toml"])
                 // Most of it is there: the agent's own crates.
                 .env("CARGO_TARGET_DIR", &target),
         )?;
