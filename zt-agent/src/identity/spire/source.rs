@@ -22,7 +22,9 @@ use crate::cgroup::{CgroupEvent, level_of};
 const ASKING: usize = 64;
 /// Cgroups that are followed at most.
 const MOST: usize = 16_384;
-/// How long after a change identities are remembered.
+/// Attestations that are taken at a time.
+const BATCH: usize = 1024;
+/// How long after a cgroup has gone it is forgotten on disk.
 const SAVE: Duration = Duration::from_millis(200);
 
 /// The source, before it runs.
@@ -102,9 +104,7 @@ impl Source {
                     None => return,
                 },
                 Some(attestation) = said.recv() => {
-                    // What it said before its cgroup went counts no more.
-                    if work.followers.contains_key(&attestation.cgroup_id) {
-                        work.memory.note(&attestation);
+                    for attestation in work.take(attestation, &mut said) {
                         if out.send(attestation).await.is_err() {
                             return;
                         }
@@ -165,6 +165,26 @@ impl Work {
         let watched = self.doors.watch(&directory, id, &changed);
         let follower = Follower::new(Arc::clone(&self.shared), path, id, remembered, changed, watched);
         self.followers.insert(id, self.tasks.spawn(follower.run()));
+    }
+
+    /// Takes what was said up to now, and remembers it before anybody acts by it: an agent that is killed leaves no name in
+    /// the kernel that the next one does not know, and none that was taken back on disk.
+    fn take(&mut self, first: Attestation, said: &mut mpsc::Receiver<Attestation>) -> Vec<Attestation> {
+        let mut batch = vec![first];
+        while batch.len() < BATCH
+            && let Ok(next) = said.try_recv()
+        {
+            batch.push(next);
+        }
+        // What a cgroup's follower said before the cgroup went counts no more.
+        batch.retain(|attestation| self.followers.contains_key(&attestation.cgroup_id));
+        for attestation in &batch {
+            self.memory.note(attestation);
+        }
+        if self.memory.save_at.is_some() {
+            self.memory.save();
+        }
+        batch
     }
 
     /// Whether it lies below a managed root, and not so deep that the kernel side would not find it.

@@ -341,6 +341,9 @@ async fn the_next_start_goes_on_with_what_was_known() {
     let fake = world.fake(world.say(IAM));
     assert_eq!(world.next_name().await, IAM);
     fake.stop().await;
+    // Before it is stopped in order: whoever kills it leaves no less.
+    let text = fs::read_to_string(&world.settings.memory).expect("written");
+    assert!(text.contains(IAM), "{text}");
     world.stop().await;
     let known = world.start();
     let (id, identity) = known.get(&PathBuf::from("root/web")).expect("remembered");
