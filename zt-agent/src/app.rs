@@ -87,8 +87,7 @@ pub async fn run(config: Config, take_over: bool) -> Result<(), AppError> {
     let ring = kernel.ring()?;
     let counters = kernel.counter_reader()?;
     let watcher = Watcher::new(input.mount.clone(), input.root_paths.clone())?;
-    let cgroups = watcher.snapshot();
-    let (attesting, sources) = identities::open(&config, &mut input, &cgroups, &metrics);
+    let (cgroups, sources, attesting) = identities::open(&config, &mut input, &watcher, &metrics);
     let (by_hand, to_record) = mpsc::unbounded_channel();
     let recording = tokio::spawn(control::record(to_record, intake.clone(), commands.downgrade()));
     let parts = Parts {

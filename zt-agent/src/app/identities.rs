@@ -22,14 +22,15 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is looked whether the first certificate has come.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// The `spire` source, if identities come from there, and what is known to begin with. Must be called inside a tokio
-/// runtime.
+/// The cgroups there are, what is known of them to begin with, and the `spire` source, if identities come from there. Must be
+/// called inside a tokio runtime.
 pub(super) fn open(
     config: &Config,
     input: &mut Input,
-    cgroups: &BTreeMap<PathBuf, u64>,
+    watcher: &Watcher,
     metrics: &Metrics,
-) -> (Option<Source>, Sources) {
+) -> (BTreeMap<PathBuf, u64>, Sources, Option<Source>) {
+    let cgroups = watcher.snapshot();
     let settings = spire::Settings {
         admin_socket: config.identity.spire_admin_socket.clone(),
         trust_domain: config.trust_domain.clone(),
@@ -50,7 +51,7 @@ pub(super) fn open(
         declared: std::mem::take(&mut input.records),
         attested: known.unwrap_or_default(),
     };
-    (source, sources)
+    (cgroups, sources, source)
 }
 
 /// Keeps the agent's own SVID on disk, if its certificates are SPIRE's. Returns when there is one, or after a while: what

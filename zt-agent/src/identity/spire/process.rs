@@ -130,8 +130,8 @@ mod tests {
     }
 
     fn write(directory: &Path, pids: &[u32]) {
-        let lines: String = pids.iter().map(|pid| format!("{pid}\n")).collect();
-        fs::write(directory.join("cgroup.procs"), lines).expect("written");
+        let lines: Vec<String> = pids.iter().map(u32::to_string).collect();
+        fs::write(directory.join("cgroup.procs"), lines.join("\n")).expect("written");
     }
 
     #[tokio::test]

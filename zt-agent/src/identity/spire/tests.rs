@@ -115,9 +115,8 @@ impl World {
     fn process(&mut self, name: &str) {
         let child = Command::new("cat").stdin(Stdio::piped()).spawn().expect("cat");
         let directory = self.directory.path().join("root").join(name);
-        let mut pids = fs::read_to_string(directory.join("cgroup.procs")).expect("read");
-        pids += &format!("{}\n", child.id());
-        fs::write(directory.join("cgroup.procs"), pids).expect("written");
+        let pids = fs::read_to_string(directory.join("cgroup.procs")).expect("read");
+        fs::write(directory.join("cgroup.procs"), format!("{pids}{}\n", child.id())).expect("written");
         fs::write(directory.join("cgroup.events"), "populated 1\n").expect("written");
         self.processes.push(child);
     }
