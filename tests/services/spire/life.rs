@@ -46,7 +46,7 @@ fn attested_enforced_rotated_and_withdrawn() -> Result<()> {
     world.spire.unregister(&server)?;
     wait_identity(&agent, &world.cgroup("server")?, None)?;
     world.connects(OPEN, "EPERM")?;
-    agent.records("decision=DENY&port=8000&limit=500", 1, |record| {
+    agent.records("decision=DENY&port=8000", 1, |record| {
         record["destination"]["entity"] == "unknown"
             && record["reason"] == "revoked"
             && record["observer"] == "destination"
