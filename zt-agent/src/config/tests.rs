@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What may be configured, which source wins, and the precise words for everything else.
 
+mod later;
 mod spire;
 
 use std::fs;
@@ -208,35 +209,6 @@ fn unknown_keys_name_the_nearest() {
     assert_eq!(
         problem("Audit: {}\n"),
         "agent.yaml:1:1: Audit: unknown field; did you mean `audit`?"
-    );
-}
-
-#[test]
-fn what_comes_later_is_refused_by_name() {
-    assert_eq!(
-        problem("identity:\n  template: x\n"),
-        "agent.yaml:2:3: identity.template: is not available in this version; remove it"
-    );
-    for (text, words) in [
-        (
-            "policySource: kubernetes",
-            "`kubernetes` is not available in this version, only `directory` and `engine`",
-        ),
-        (
-            "identity: {source: [file, kubernetes]}",
-            "`kubernetes` is not available in this version, only `file` and `spire`",
-        ),
-    ] {
-        let message = problem(text);
-        assert!(
-            message.contains(words) && !message.contains("secret"),
-            "{message}"
-        );
-    }
-    let problems = load("", &[("ZT_HANDSHAKE", "auto")], &[]).expect_err("later");
-    assert_eq!(
-        problems,
-        ["environment: ZT_HANDSHAKE: is not available in this version; unset it"]
     );
 }
 

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What later versions will have, and this one refuses by name.
+
+use super::{load, problem};
+
+#[test]
+fn what_comes_later_is_refused_by_name() {
+    assert_eq!(
+        problem("identity:\n  template: x\n"),
+        "agent.yaml:2:3: identity.template: is not available in this version; remove it"
+    );
+    for (text, words) in [
+        (
+            "policySource: kubernetes",
+            "`kubernetes` is not available in this version, only `directory` and `engine`",
+        ),
+        (
+            "identity: {source: [file, kubernetes]}",
+            "`kubernetes` is not available in this version, only `file` and `spire`",
+        ),
+    ] {
+        let message = problem(text);
+        assert!(
+            message.contains(words) && !message.contains("secret"),
+            "{message}"
+        );
+    }
+    let problems = load("", &[("ZT_HANDSHAKE", "auto")], &[]).expect_err("later");
+    assert_eq!(
+        problems,
+        ["environment: ZT_HANDSHAKE: is not available in this version; unset it"]
+    );
+}
