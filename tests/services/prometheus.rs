@@ -52,6 +52,11 @@ struct Prometheus {
     log: std::path::PathBuf,
 }
 
+/// The address of a question about the series of one job.
+fn selected(what: &str, parameter: &str, job: &str) -> String {
+    format!("/api/v1/{what}?{parameter}=%7Bjob%3D%22{job}%22%7D")
+}
+
 impl Prometheus {
     fn start(home: &Path, targets: &[(&str, SocketAddr)]) -> Result<Self> {
         fs::create_dir_all(home)?;
@@ -104,9 +109,7 @@ impl Prometheus {
 
     /// The types of a job's metrics, by name.
     fn types(&self, job: &str) -> Result<BTreeMap<String, String>> {
-        let metadata = self.get(&format!(
-            "/api/v1/targets/metadata?match_target=%7Bjob%3D%22{job}%22%7D"
-        ))?;
+        let metadata = self.get(&selected("targets/metadata", "match_target", job))?;
         let all = metadata.as_array().context("a list")?;
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         Ok(all
@@ -118,9 +121,7 @@ impl Prometheus {
 
     /// The names of a job's series.
     fn names(&self, job: &str) -> Result<BTreeSet<String>> {
-        let names = self.get(&format!(
-            "/api/v1/label/__name__/values?match%5B%5D=%7Bjob%3D%22{job}%22%7D"
-        ))?;
+        let names = self.get(&selected("label/__name__/values", "match%5B%5D", job))?;
         let all = names.as_array().context("a list")?;
         let names = all.iter().filter_map(Value::as_str);
         Ok(names

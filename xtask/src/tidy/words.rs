@@ -5,7 +5,8 @@ use super::{Finding, SourceFile, rust_paths};
 
 /// Where the paths start that every Linux machine has. A path in the text starts with one of these, or with a route
 /// of the API.
-const ROOTS: [&str; 22] = [
+const ROOTS: [&str; 23] = [
+    "api",
     "bin",
     "boot",
     "dev",

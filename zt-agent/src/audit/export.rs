@@ -353,8 +353,12 @@ pub fn verify_lines(
 
 /// What a report says in one line.
 pub fn summary(report: &Report) -> String {
-    let mut text = format!(
-        "{} entries, {} checkpoints, {}",
+    let lost = match report.lost() {
+        0 => String::new(),
+        lost => format!("; {lost} more were lost, as their writers state"),
+    };
+    format!(
+        "{} entries, {} checkpoints, {}{lost}",
         report.entries,
         report.checkpoints,
         match report.count {
@@ -362,9 +366,5 @@ pub fn summary(report: &Report) -> String {
             1 => "1 finding".to_owned(),
             count => format!("{count} findings"),
         }
-    );
-    if report.lost() > 0 {
-        text += &format!("; {} more were lost, as their writers state", report.lost());
-    }
-    text
+    )
 }

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use zt_agent::cli::client::ClientError;
 use zt_agent::policy_follow::COPY;
 
-use world::{Node, Shared, eventually, policy, settings};
+use world::{Engine, Node, Shared, eventually, policy, settings};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_engines_and_two_nodes_converge_through_crashes() {
@@ -190,24 +190,7 @@ async fn concurrent_changes_at_three_engines_lose_nothing() {
     let made = outcomes.map(|(_, _, made)| made);
     assert_eq!(acknowledged.len() as u16 + refused, 3 * EACH);
     assert!(!acknowledged.is_empty());
-    // All changes are one chain: each was made of what the one before left. Its end is what all come to have.
-    let before: BTreeSet<&str> = made
-        .iter()
-        .flatten()
-        .map(|answer| text(&answer["diff"]["from"]))
-        .collect();
-    let after: BTreeSet<&str> = made
-        .iter()
-        .flatten()
-        .map(|answer| text(&answer["digest"]))
-        .collect();
-    assert_eq!(
-        before.len(),
-        made.iter().map(Vec::len).sum::<usize>(),
-        "nobody's was overwritten"
-    );
-    let ends: Vec<&str> = after.difference(&before).copied().collect();
-    let [digest] = ends[..] else { panic!("{ends:?}") };
+    let digest = &end_of_the_chain(&made);
     for engine in engines {
         engine.has(digest).await;
     }
@@ -227,43 +210,52 @@ async fn concurrent_changes_at_three_engines_lose_nothing() {
             2 + 3 * usize::from(EACH)
         );
     }
-    // Each change is in the trail of the engine that made it, once, as that of who asked for it, from what it found to
-    // what it made of that.
     for (engine, made) in engines.into_iter().zip(&made) {
-        let trail = engine
-            .client()
-            .get(
-                "/v1/audit",
-                &[("limit", "1000".to_owned()), ("type", "policy_change".to_owned())],
-            )
-            .await
-            .expect("trail");
-        let records = trail["records"].as_array().expect("records");
-        for answer in made {
-            let of_it: Vec<&Value> = records
-                .iter()
-                .filter(|record| {
-                    let change = &record["change"];
-                    change["from"] == answer["diff"]["from"] && change["to"] == answer["digest"]
-                })
-                .collect();
-            let [record] = of_it[..] else {
-                panic!("{} records of {answer} in {trail}", of_it.len())
-            };
-            let caller = record["caller"].as_str().expect("caller");
-            assert!(caller.parse::<std::net::SocketAddr>().is_ok(), "{record}");
-            assert_eq!(record["change"]["diff"]["added"], answer["diff"]["added"]);
-        }
-        // What the others made is told as what it is here: something that was found in the directory.
-        let found = format!("directory {}", shared.policies().display());
-        assert!(
-            records.iter().all(|record| {
-                let caller = record["caller"].as_str().expect("caller");
-                caller.starts_with(&found) || caller.parse::<std::net::SocketAddr>().is_ok()
-            }),
-            "{trail}"
-        );
+        is_on_record(engine, made, &shared).await;
     }
+}
+
+/// All changes are one chain: each was made of what the one before left. Its end is the digest that all come to have.
+fn end_of_the_chain(made: &[Vec<Value>; 3]) -> String {
+    let all = || made.iter().flatten();
+    let before: BTreeSet<&str> = all().map(|answer| text(&answer["diff"]["from"])).collect();
+    let after: BTreeSet<&str> = all().map(|answer| text(&answer["digest"])).collect();
+    assert_eq!(before.len(), all().count(), "nobody's was overwritten");
+    let ends: Vec<&str> = after.difference(&before).copied().collect();
+    let [digest] = ends[..] else { panic!("{ends:?}") };
+    digest.to_owned()
+}
+
+/// Each change is in the trail of the engine that made it, once, as that of who asked for it, from what it found to what
+/// it made of that.
+async fn is_on_record(engine: &Engine, made: &[Value], shared: &Shared) {
+    let only = [("limit", "1000".to_owned()), ("type", "policy_change".to_owned())];
+    let trail = engine.client().get("/v1/audit", &only).await.expect("trail");
+    let records = trail["records"].as_array().expect("records");
+    for answer in made {
+        let of_it: Vec<&Value> = records
+            .iter()
+            .filter(|record| {
+                let change = &record["change"];
+                change["from"] == answer["diff"]["from"] && change["to"] == answer["digest"]
+            })
+            .collect();
+        let [record] = of_it[..] else {
+            panic!("{} records of {answer} in {trail}", of_it.len())
+        };
+        let caller = text(&record["caller"]);
+        assert!(caller.parse::<std::net::SocketAddr>().is_ok(), "{record}");
+        assert_eq!(record["change"]["diff"]["added"], answer["diff"]["added"]);
+    }
+    // What the others made is told as what it is here: something that was found in the directory.
+    let found = format!("directory {}", shared.policies().display());
+    assert!(
+        records.iter().all(|record| {
+            let caller = text(&record["caller"]);
+            caller.starts_with(&found) || caller.parse::<std::net::SocketAddr>().is_ok()
+        }),
+        "{trail}"
+    );
 }
 
 fn text(value: &Value) -> &str {

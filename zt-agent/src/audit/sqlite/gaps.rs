@@ -64,13 +64,14 @@ impl Store {
             Some(after) => Some(after),
             None => hash_of(&mut transaction, last).await?,
         };
-        match after {
-            Some(after) => grow(&mut transaction, (first, last), (before, after), cause).await?,
-            None => tracing::error!(
+        if let Some(after) = after {
+            grow(&mut transaction, (first, last), (before, after), cause).await?;
+        } else {
+            tracing::error!(
                 first,
                 last,
                 "nothing is left of lost records that could be signed"
-            ),
+            );
         }
         note(&mut transaction, shipping).await?;
         transaction.commit().await?;

@@ -181,10 +181,11 @@ fn entries_where_a_writer_states_a_gap_are_believed_only_if_they_fill_it() {
 fn pruning_is_the_maintainer_s_to_state() {
     let mut nodes = three();
     let mut maintainer = maintainer();
-    for number in 0..2 {
-        let gap = nodes[number].gap(1, 12, Cause::Pruned, &maintainer.keys);
-        maintainer.gaps.push(gap);
-        nodes[number].remove(1, 12);
+    for node in &mut nodes[..2] {
+        maintainer
+            .gaps
+            .push(node.gap(1, 12, Cause::Pruned, &maintainer.keys));
+        node.remove(1, 12);
     }
     nodes[2].lose(1, 3, Cause::Pruned);
     let mut trust = trust(&nodes);
