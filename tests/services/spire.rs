@@ -79,11 +79,11 @@ impl World {
         self.sandbox
             .agent()?
             .mode("enforce")
-            .config("identity", self.identity(json!("spire")))
+            .config("identity", self.identity(&json!("spire")))
             .policy("spire.yaml", &policy.text())
     }
 
-    fn identity(&self, source: Value) -> Value {
+    fn identity(&self, source: &Value) -> Value {
         json!({ "source": source, "spireAdminSocket": self.spire.admin_socket(), "spireSocket": self.spire.socket() })
     }
 
@@ -155,8 +155,8 @@ fn wait_spire(agent: &Agent, what: &str, holds: impl Fn(&Value) -> bool) -> Resu
 }
 
 /// Waits for a metric.
-fn wait_metric(agent: &Agent, name: &str, labels: &[(&str, &str)], least: f64) -> Result<()> {
-    let mut last = 0.0;
+fn wait_metric(agent: &Agent, name: &str, labels: &[(&str, &str)], least: u64) -> Result<()> {
+    let mut last = 0;
     let done = wait_for(&format!("{name}{labels:?} to reach {least}"), LATER, || {
         last = agent.metrics()?.sum(name, labels);
         Ok((last >= least).then_some(()))

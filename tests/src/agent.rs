@@ -352,7 +352,9 @@ pub struct Metrics {
 
 impl Metrics {
     /// The sum of the series of this name that have all of these labels; 0 if there is none.
-    pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+    ///
+    /// A whole number: what is counted here has no fractions.
+    pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
         let wanted: Vec<String> = labels
             .iter()
             .map(|(label, value)| format!("{label}=\"{value}\""))
@@ -362,7 +364,8 @@ impl Metrics {
             let (series, value) = line.rsplit_once(' ')?;
             let (found, labels) = series.split_once('{').unwrap_or((series, ""));
             let matches = found == name && wanted.iter().all(|label| labels.contains(label.as_str()));
-            matches.then(|| value.parse::<f64>().ok())?
+            let whole = value.split('.').next()?;
+            matches.then(|| whole.parse::<u64>().ok())?
         });
         values.sum()
     }

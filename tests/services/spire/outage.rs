@@ -18,7 +18,7 @@ fn identities_hold_while_the_spire_agent_is_away_and_while_ours_starts_again() -
     wait_spire(&agent, "the outage to show", |spire| {
         spire["connected"] == false && says(&spire["error"], "admin.sock")
     })?;
-    assert_eq!(agent.metrics()?.sum("zt_spire_connected", &[]), 0.0);
+    assert_eq!(agent.metrics()?.sum("zt_spire_connected", &[]), 0);
     let words = ready(&agent)?;
     assert_eq!(words["status"], "ready");
     assert!(says(&words["spire"], "admin.sock"), "{words}");
@@ -34,7 +34,7 @@ fn identities_hold_while_the_spire_agent_is_away_and_while_ours_starts_again() -
     assert_eq!(world.connect(OPEN)?, "ok");
     assert_eq!(world.connect(SHUT)?, "EPERM");
     wait_identity(&agent, &world.cgroup("server")?, Some(SERVER))?;
-    assert_eq!(agent.metrics()?.sum("zt_spire_connected", &[]), 0.0);
+    assert_eq!(agent.metrics()?.sum("zt_spire_connected", &[]), 0);
 
     // What changed meanwhile is learned when SPIRE is back.
     world.spire.unregister(&server)?;
@@ -73,7 +73,7 @@ fn without_the_server_identities_end_with_their_svids() -> Result<()> {
     world.connects(SHUT, "EPERM")?;
     world.connects(OPEN, "ok")?;
     world.spire.stop_server()?;
-    wait_metric(&agent, "zt_spire_withdrawn_total", &[("cause", "expired")], 2.0)?;
+    wait_metric(&agent, "zt_spire_withdrawn_total", &[("cause", "expired")], 2)?;
     // Enforced once, enforced still.
     world.connects(OPEN, "EPERM")?;
     wait_identity(&agent, &world.cgroup("client")?, None)?;
@@ -96,7 +96,7 @@ fn held_identities_outlive_their_svids() -> Result<()> {
     let mut world = World::new("spire-hold", Duration::from_secs(12), true)?;
     world.register(CLIENT, "client")?;
     world.register(SERVER, "server")?;
-    let mut identity = world.identity(json!(["spire"]));
+    let mut identity = world.identity(&json!(["spire"]));
     identity["onExpiry"] = json!("hold");
     let agent = world.agent()?.config("identity", identity).start()?;
     world.connects(SHUT, "EPERM")?;
@@ -105,7 +105,7 @@ fn held_identities_outlive_their_svids() -> Result<()> {
     wait_spire(&agent, "both to be held", |spire| spire["expired"] == 2)?;
     assert_eq!(world.connect(OPEN)?, "ok");
     assert_eq!(world.connect(SHUT)?, "EPERM");
-    assert_eq!(agent.metrics()?.sum("zt_spire_withdrawn_total", &[]), 0.0);
-    assert_eq!(agent.metrics()?.sum("zt_spire_workloads_expired", &[]), 2.0);
+    assert_eq!(agent.metrics()?.sum("zt_spire_withdrawn_total", &[]), 0);
+    assert_eq!(agent.metrics()?.sum("zt_spire_workloads_expired", &[]), 2);
     Ok(())
 }

@@ -14,7 +14,7 @@ fn a_cgroup_that_file_and_spire_name_differently_is_nobody() -> Result<()> {
     let agent = world
         .agent()?
         .config("identity", {
-            let mut identity = world.identity(json!(["spire", "file"]));
+            let mut identity = world.identity(&json!(["spire", "file"]));
             identity["file"] = json!(world.sandbox.directory().join("workloads.yaml"));
             identity
         })
@@ -38,7 +38,7 @@ fn a_cgroup_that_file_and_spire_name_differently_is_nobody() -> Result<()> {
         &agent,
         "zt_node_events_total",
         &[("event", "identity_disputed")],
-        1.0,
+        1,
     )?;
 
     // Agreed: the name is SPIRE's, the mode the file's.
