@@ -154,7 +154,7 @@ impl Spool {
                 noted.planned = [head.seq, noted.shipped + most.max(1), end_of_segment, gap - 1]
                     .into_iter()
                     .fold(u64::MAX, u64::min);
-                self.store.note_shipping(&noted).await?;
+                self.store.plan_shipping(&noted).await?;
                 state.noted = noted;
             }
             let records = self.store.range(first, noted.planned).await?;
@@ -178,7 +178,7 @@ impl Spool {
             let there = there.count() as u64;
             if there > 0 {
                 noted.planned = noted.shipped + there;
-                self.store.note_shipping(&noted).await?;
+                self.store.plan_shipping(&noted).await?;
                 state.noted = noted;
                 continue;
             }
@@ -253,7 +253,7 @@ impl Spool {
         let mut state = self.state.lock().await;
         let mut noted = state.noted;
         noted.planned = noted.shipped + (batch.records.len() as u64 / 2).max(1);
-        self.store.note_shipping(&noted).await?;
+        self.store.plan_shipping(&noted).await?;
         state.noted = noted;
         Ok(())
     }

@@ -156,17 +156,14 @@ impl Store {
             return Ok(Vec::new());
         };
         let mut writer = self.writer.lock().await;
-        let mut transaction = writer.connection.begin_with("BEGIN IMMEDIATE").await?;
-        sign(&mut transaction, keys, before).await?;
-        let texts: Vec<(i64, String)> = sqlx::query_as(
-            "SELECT row, text FROM gap WHERE shipped = 0 AND first < ? AND text IS NOT NULL ORDER BY first LIMIT ?",
-        )
-        .bind(before)
-        .bind(MOST)
-        .fetch_all(&mut *transaction)
-        .await?;
-        transaction.commit().await?;
-        let parsed = texts.into_iter().map(|(row, text)| Ok((row, parse(row, &text)?)));
+        let connection = &mut writer.connection;
+        // What is told must still have been said after a crash of the machine.
+        seal::sync_commits(connection).await?;
+        let stated = state(connection, keys, before).await;
+        seal::spare_commits(connection).await?;
+        let parsed = stated?
+            .into_iter()
+            .map(|(row, text)| Ok((row, parse(row, &text)?)));
         parsed.collect()
     }
 
@@ -185,6 +182,25 @@ impl Store {
         transaction.commit().await?;
         Ok(())
     }
+}
+
+/// Signs what is not signed yet, and gives the texts that were not shipped.
+async fn state(
+    connection: &mut SqliteConnection,
+    keys: &Path,
+    before: i64,
+) -> Result<Vec<(i64, String)>, StoreError> {
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    sign(&mut transaction, keys, before).await?;
+    let texts = sqlx::query_as(
+        "SELECT row, text FROM gap WHERE shipped = 0 AND first < ? AND text IS NOT NULL ORDER BY first LIMIT ?",
+    )
+    .bind(before)
+    .bind(MOST)
+    .fetch_all(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(texts)
 }
 
 /// Signs what is not signed yet.

@@ -25,9 +25,7 @@ pub(super) async fn seal(writer: &mut Writer, directory: &Path) -> Result<Option
     }
     // What is noted apart from the data must not be ahead of it after a crash of the machine.
     let connection = &mut writer.connection;
-    sqlx::raw_sql("PRAGMA synchronous = FULL")
-        .execute(&mut *connection)
-        .await?;
+    sync_commits(connection).await?;
     let sealed = async {
         let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
         let sealed = sign(&mut transaction, &keys).await?;
@@ -35,14 +33,29 @@ pub(super) async fn seal(writer: &mut Writer, directory: &Path) -> Result<Option
         Ok::<_, StoreError>(sealed)
     };
     let sealed = sealed.await;
-    sqlx::raw_sql("PRAGMA synchronous = NORMAL")
-        .execute(&mut *connection)
-        .await?;
+    spare_commits(connection).await?;
     let sealed = sealed?;
     if let Some(checkpoint) = &sealed {
         keys.note(checkpoint)?;
     }
     Ok(sealed)
+}
+
+/// From now on a commit returns when it, and all before it, is on disk: what others learn of the chain must not be
+/// ahead of it after a crash of the machine. Not within a transaction.
+pub(super) async fn sync_commits(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    sqlx::raw_sql("PRAGMA synchronous = FULL")
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Commits survive the death of the process again, and that of the machine some time later.
+pub(super) async fn spare_commits(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    sqlx::raw_sql("PRAGMA synchronous = NORMAL")
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 /// Signs where the chain stands within a transaction. What a checkpoint says of removed entries alone is kept no longer

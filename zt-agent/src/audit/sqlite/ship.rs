@@ -7,7 +7,7 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{Connection as _, Row as _};
 
 use super::schema::SEGMENT_ROWS;
-use super::{Store, StoreError, gaps, rows};
+use super::{Store, StoreError, gaps, rows, seal};
 use crate::audit::query::HOUR;
 use crate::audit::record::Kept;
 use crate::audit::seal::{Checkpoint, KeyRecord};
@@ -69,6 +69,17 @@ impl Store {
     pub async fn note_shipping(&self, shipping: &Shipping) -> Result<(), StoreError> {
         let mut writer = self.writer.lock().await;
         note(&mut writer.connection, shipping).await
+    }
+
+    /// Notes which batch is shipped next, before it is. When this returns, the batch is on disk with all before it: else
+    /// a power cut would take from this store what the server has, and the same numbers would be given to others.
+    pub async fn plan_shipping(&self, shipping: &Shipping) -> Result<(), StoreError> {
+        let mut writer = self.writer.lock().await;
+        let connection = &mut writer.connection;
+        seal::sync_commits(connection).await?;
+        let noted = note(connection, shipping).await;
+        seal::spare_commits(connection).await?;
+        noted
     }
 
     /// Records from `first` to `last`, in order; those that are there.
