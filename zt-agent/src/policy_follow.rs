@@ -71,6 +71,8 @@ pub struct PolicyFollower {
     unusable: Option<String>,
     /// Why the engine does not take reports, as it was last said.
     report_refused: Option<String>,
+    /// Why the copy on disk cannot be written, as it was last said.
+    not_kept: Option<String>,
 }
 
 /// What there is to start with.
@@ -104,6 +106,7 @@ impl PolicyFollower {
             reported: None,
             unusable: None,
             report_refused: None,
+            not_kept: None,
         };
         let first = match timeout(START_TIME, follower.first()).await {
             Ok(fetched) => Ok(fetched),
@@ -222,6 +225,8 @@ impl PolicyFollower {
             if snapshots.borrow().policies.digest() == wanted.digest {
                 self.unusable = None;
                 self.confirmed(wanted.revision);
+                // A copy that could not be written is tried again with each word of the engine.
+                self.keep(snapshots);
                 return Ok(());
             }
             // Asking again would give the same: until the engine says something else, the last good one stays.
@@ -273,7 +278,6 @@ impl PolicyFollower {
             Err(_) => false,
         };
         if in_force {
-            self.keep(&snapshots);
             return Ok(());
         }
         self.unusable = Some(wanted.clone());
@@ -286,11 +290,20 @@ impl PolicyFollower {
     /// Keeps what is in force for a start without the engine.
     fn keep(&mut self, snapshots: &watch::Receiver<Arc<Snapshot>>) {
         let snapshot = Arc::clone(&snapshots.borrow());
-        if let Err(error) = self.copy.save(&self.settings.url, &snapshot.policies) {
-            tracing::error!(%error, "the last good policy cannot be kept on disk: a start without the engine would have an older one, or none");
-            self.status
-                .send_modify(|status| *status.refused.entry("copy_not_written").or_default() += 1);
+        let Err(error) = self.copy.save(&self.settings.url, &snapshot.policies) else {
+            self.not_kept = None;
+            return;
+        };
+        let text = error.to_string();
+        // Said once for each reason, not at each attempt.
+        if self.not_kept.as_ref() != Some(&text) {
+            tracing::error!(
+                "the last good policy cannot be kept on disk: a start without the engine would have an older one, or none: {text}"
+            );
+            self.not_kept = Some(text);
         }
+        self.status
+            .send_modify(|status| *status.refused.entry("copy_not_written").or_default() += 1);
     }
 
     /// Tells the engine what is in force here. It is for people to see: a report that is lost changes nothing.
