@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use self::lock::Turn;
-use super::read;
+use super::{MAX_TOTAL_BYTES, read};
 use crate::policy::{self, AnyPolicy, Document, PolicySet, Problem, Settings, is_policy_name};
 
 /// What is to be changed.
@@ -223,6 +223,7 @@ impl Editor {
             };
             documents.push(document);
             documents.sort_by(|a, b| a.file.cmp(&b.file));
+            small_enough(&documents)?;
         }
         if documents.is_empty() {
             return Err(EditError::LastPolicy);
@@ -316,6 +317,23 @@ impl Editor {
         }
         Ok(file)
     }
+}
+
+/// What is written must be read again: all files together are limited.
+fn small_enough(documents: &[Document]) -> Result<(), EditError> {
+    let total: u64 = documents.iter().map(|document| document.text.len() as u64).sum();
+    if total <= MAX_TOTAL_BYTES {
+        return Ok(());
+    }
+    Err(EditError::Invalid(vec![Problem {
+        file: BODY.to_owned(),
+        line: 0,
+        column: 0,
+        field: String::new(),
+        message: format!(
+            "would make all policies {total} bytes together: at most {MAX_TOTAL_BYTES} are read; remove or shorten others"
+        ),
+    }]))
 }
 
 fn is_link(path: &Path) -> bool {

@@ -222,3 +222,35 @@ fn a_directory_that_cannot_be_written_is_told_from_a_full_disk() {
     assert!(matches!(of(nix::errno::Errno::ENOSPC), EditError::Write { .. }));
     assert!(matches!(of(nix::errno::Errno::EEXIST), EditError::Raced(_)));
 }
+
+#[test]
+fn a_policy_that_would_make_all_too_large_to_be_read_is_not_taken() {
+    let padded = |name: &str| {
+        let text = policy(name, 1);
+        let lines = "# ...............................................................\n";
+        let padding = lines.repeat(crate::policy_dir::MAX_FILE_BYTES as usize / lines.len() - 8);
+        let rest = crate::policy_dir::MAX_FILE_BYTES as usize - text.len() - padding.len() - 2;
+        format!("{text}{padding}#{}\n", ".".repeat(rest))
+    };
+    let names: Vec<String> = (0..16).map(|number| format!("p{number}")).collect();
+    let texts: Vec<(String, String)> = names
+        .iter()
+        .map(|name| (format!("{name}.yaml"), padded(name)))
+        .collect();
+    let files: Vec<(&str, &str)> = texts
+        .iter()
+        .map(|(file, text)| (file.as_str(), text.as_str()))
+        .collect();
+    let world = World::new(&files);
+    let refused = world.put("one-more", &policy("one-more", 2));
+    let Err(EditError::Invalid(problems)) = refused else {
+        panic!("{refused:?}");
+    };
+    assert_eq!((problems.len(), problems[0].file.as_str()), (1, BODY));
+    assert!(
+        problems[0].message.contains("16777216"),
+        "{}",
+        problems[0].message
+    );
+    world.put("p3", &policy("p3", 2)).expect("becomes smaller");
+}
