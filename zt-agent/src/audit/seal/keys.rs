@@ -195,16 +195,13 @@ impl Keys {
             Self::of(directory, records.clone())?.sign(&bytes)
         });
         let private = pair.to_pkcs8().map_err(random)?;
-        let before = records
-            .last()
-            .map(|before| directory.join(format!("{}.key", before.key)));
-        write(directory, &format!("{}.key", record.key), private.as_ref())?;
+        let current = format!("{}.key", record.key);
+        write(directory, &current, private.as_ref())?;
         records.push(record);
         let list = serde_json::to_vec_pretty(&records).unwrap_or_default();
         write(directory, LIST, &list)?;
-        if let Some(before) = before {
-            fs::remove_file(&before).map_err(io_error("delete", &before))?;
-        }
+        // That of the key before; and those that a crash left between two steps of an earlier call.
+        remove_keys_but(directory, &current)?;
         Self::of(directory, records)
     }
 
@@ -300,6 +297,17 @@ fn lock(directory: &Path) -> Result<Flock<File>, KeyError> {
     Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| io_error("lock", directory)(errno.into()))
 }
 
+/// Deletes every private key but the one in that file.
+fn remove_keys_but(directory: &Path, current: &str) -> Result<(), KeyError> {
+    for entry in fs::read_dir(directory).map_err(io_error("read", directory))? {
+        let path = entry.map_err(io_error("read", directory))?.path();
+        if !path.ends_with(current) && path.extension().is_some_and(|extension| extension == "key") {
+            fs::remove_file(&path).map_err(io_error("delete", &path))?;
+        }
+    }
+    Ok(())
+}
+
 /// Writes a file whole or not at all, readable by this user only.
 fn write(directory: &Path, name: &str, bytes: &[u8]) -> Result<(), KeyError> {
     let (path, new) = (directory.join(name), directory.join(format!(".{name}.new")));
@@ -312,6 +320,8 @@ fn write(directory: &Path, name: &str, bytes: &[u8]) -> Result<(), KeyError> {
         .open(&new);
     file.and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
         .and_then(|()| fs::rename(&new, &path))
+        // Else a power cut may leave the list of keys without the key that it names last.
+        .and_then(|()| File::open(directory)?.sync_all())
         .map_err(io_error("write", &path))
 }
 
@@ -335,6 +345,7 @@ mod tests {
         let keys = directory.path().join("keys");
         let first = Keys::open(&keys).expect("makes one").current().clone();
         assert_eq!(Keys::open(&keys).expect("opens").current(), &first);
+        fs::write(keys.join("0123.key"), "left by a crash").expect("writes");
         let second = Keys::rotate(&keys).expect("rotates");
         assert_ne!(second.current(), &first);
         assert_eq!(second.records().len(), 2);
@@ -342,7 +353,7 @@ mod tests {
         assert!(second.current().is_signed_by(std::slice::from_ref(&first)));
         assert!(!second.current().is_signed_by(&[]), "not by itself");
         let private = |record: &KeyRecord| keys.join(format!("{}.key", record.key));
-        assert!(!private(&first).exists());
+        assert!(!private(&first).exists() && !keys.join("0123.key").exists());
         let mode = |path: &Path| fs::metadata(path).expect("exists").mode() & 0o777;
         assert_eq!((mode(&keys), mode(&private(second.current()))), (0o700, 0o600));
     }
