@@ -139,6 +139,8 @@ impl Drop for Announced<'_> {
 pub async fn record(state: ApiState) {
     let mut snapshots: watch::Receiver<Arc<Snapshot>> = state.snapshots.clone();
     let first = Arc::clone(&snapshots.borrow_and_update());
+    // Before anybody's change of it is recorded.
+    found_at_start(&state, &first).await;
     state.changes().has_seen(first.revision);
     let mut policies: Arc<PolicySet> = Arc::clone(&first.policies);
     // An error means that the node is gone, and with it all change.
@@ -163,6 +165,39 @@ pub async fn record(state: ApiState) {
         // Not before: who waits for this records after it.
         state.changes().has_seen(snapshot.revision);
         policies = Arc::clone(&snapshot.policies);
+    }
+}
+
+/// Records that the policy in force is another than the trail told last: it was changed while no agent ran here. Between
+/// which statements the difference lies is not known, for only the digest of the one before was kept.
+async fn found_at_start(state: &ApiState, first: &Snapshot) {
+    let now = first.policies.digest();
+    let told = match state.store.policy_told().await {
+        Ok(Some(told)) if told != now => told,
+        Ok(Some(_)) => return,
+        Ok(None) => {
+            if let Err(error) = state.store.note_policy(now).await {
+                tracing::error!(%error, "the policy that the trail begins with could not be noted");
+            }
+            return;
+        }
+        Err(error) => {
+            tracing::error!(%error, "whether policy was changed while no agent ran cannot be told");
+            return;
+        }
+    };
+    let caller: Arc<str> = format!("{}, found at start", came_from(state)).into();
+    tracing::info!(%caller, from = told, to = now, "policy was changed while no agent ran");
+    let change = ApiEvent::PolicyChanged(PolicyChange {
+        caller,
+        from: Some(told.into()),
+        to: now.into(),
+        diff: serde_json::Value::Null,
+        revision: first.revision,
+        in_force: true,
+    });
+    if state.intake.hand_over(vec![change]).await.is_err() {
+        tracing::error!("a change of policy could not be recorded: the agent is stopping");
     }
 }
 

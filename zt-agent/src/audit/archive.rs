@@ -216,6 +216,16 @@ impl Archive {
         Ok(self.file().ring_mark().await?)
     }
 
+    /// Digest of the policy in force that this machine's trail told last; `None` in a new trail.
+    pub async fn policy_told(&self) -> Result<Option<String>, ArchiveError> {
+        Ok(self.file().policy_told().await?)
+    }
+
+    /// Notes the digest of the policy that a new trail begins with.
+    pub async fn note_policy(&self, digest: &str) -> Result<(), ArchiveError> {
+        Ok(self.file().note_policy(digest).await?)
+    }
+
     /// Closes the file and the connections. What [`Archive::start`] started must have ended.
     pub async fn close(self) -> Result<(), ArchiveError> {
         match self {

@@ -28,6 +28,7 @@ mod select;
 mod shapes;
 mod share;
 mod ship;
+mod told;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -109,6 +110,7 @@ impl Store {
             .acquire_timeout(Duration::from_secs(5))
             .connect_lazy_with(reading(&path));
         share::prepare(&mut connection).await?;
+        told::prepare(&mut connection).await?;
         let share = Arc::new(share::Share::default());
         share.count(&mut connection).await?;
         let writer = Mutex::new(Writer {

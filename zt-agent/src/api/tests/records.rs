@@ -264,3 +264,55 @@ async fn a_change_that_somebody_takes_back_at_once_does_not_wait_for_ever() {
     assert_eq!(changes.len(), 1, "{changes:#?}");
     assert_eq!(changes[0]["change"]["in_force"], json!(false));
 }
+
+#[tokio::test]
+async fn a_policy_that_was_changed_while_no_agent_ran_is_recorded_at_the_next_start() {
+    let world = world().await;
+    let until = async |said: &str, wanted: usize| {
+        let waiting = async {
+            while changes(&world).await.len() != wanted {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), waiting)
+            .await
+            .expect(said);
+    };
+    let running = tokio::spawn(record_changes(world.state.clone()));
+    let noted = async {
+        while world.state.store.policy_told().await.expect("reads").is_none() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), noted)
+        .await
+        .expect("noted");
+    assert!(
+        changes(&world).await.is_empty(),
+        "a new trail begins with no change"
+    );
+    let digest = || world.state.snapshot().policies.digest().to_owned();
+    let first = digest();
+    running.abort();
+    assert!(running.await.is_err());
+
+    publish(&world, &[policy("p", 1)]);
+    let second = digest();
+    let running = tokio::spawn(record_changes(world.state.clone()));
+    until("what was found at the start", 1).await;
+    let found = changes(&world).await.remove(0);
+    let caller = format!("directory {}, found at start", world.policies().display());
+    assert_eq!(found["caller"], caller.as_str());
+    assert_eq!(
+        found["change"],
+        json!({ "from": first, "to": second, "diff": null })
+    );
+    running.abort();
+    assert!(running.await.is_err());
+
+    // Nothing has changed since: the next record is of what changes next.
+    publish(&world, &[policy("p", 2)]);
+    tokio::spawn(record_changes(world.state.clone()));
+    until("what was changed after that", 2).await;
+    assert_eq!(changes(&world).await[1]["change"]["from"], second.as_str());
+}

@@ -13,7 +13,7 @@ use super::bulk::{Bulk, Values};
 use super::schema::SEGMENT_ROWS;
 use super::shapes::{self, Names};
 use super::share::Costs;
-use super::{StoreError, Writer};
+use super::{StoreError, Writer, told};
 use crate::audit::chain::{Hash, Head};
 use crate::audit::names::Named;
 use crate::audit::record::Entry;
@@ -118,6 +118,7 @@ pub(super) async fn append(
             bind_record(row, &known.names, values)
         })
         .await?;
+    told::note_last(&mut transaction, entries).await?;
     transaction.commit().await?;
     writer.share.add(taken);
     if known.names.len() <= MAX_CACHED && known.shapes.len() <= MAX_CACHED {

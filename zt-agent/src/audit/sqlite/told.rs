@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The policy that this node's trail told last, so that what changed while no agent ran can be told at the next start.
+//! It is kept beside the records, for those go when they are old or shipped.
+
+use sqlx::sqlite::SqliteConnection;
+
+use super::{Store, StoreError};
+use crate::audit::record::Entry;
+
+const TABLE: &str = "
+CREATE TABLE IF NOT EXISTS policy_told (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    digest TEXT NOT NULL
+) STRICT;
+";
+
+impl Store {
+    /// Digest of the policy in force that was recorded, or noted, last; `None` in a new trail.
+    pub async fn policy_told(&self) -> Result<Option<String>, StoreError> {
+        Ok(sqlx::query_scalar("SELECT digest FROM policy_told")
+            .fetch_optional(&self.readers)
+            .await?)
+    }
+
+    /// Notes the digest of the policy that a new trail begins with.
+    pub async fn note_policy(&self, digest: &str) -> Result<(), StoreError> {
+        note(&mut self.writer.lock().await.connection, digest).await
+    }
+}
+
+/// Makes the table where it is missing.
+pub(super) async fn prepare(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    sqlx::raw_sql(TABLE).execute(connection).await?;
+    Ok(())
+}
+
+/// Notes the last policy that these entries say came into force, in the transaction that keeps them.
+pub(super) async fn note_last(
+    connection: &mut SqliteConnection,
+    entries: &[Entry],
+) -> Result<(), StoreError> {
+    match entries.iter().rev().find_map(in_force) {
+        Some(digest) => note(connection, digest).await,
+        None => Ok(()),
+    }
+}
+
+fn in_force(entry: &Entry) -> Option<&str> {
+    let Entry::PolicyChange(change) = entry else {
+        return None;
+    };
+    // The field is there where the change is not in force, and only there.
+    let what = change
+        .change
+        .as_object()
+        .filter(|what| !what.contains_key("in_force"))?;
+    what.get("to")?.as_str()
+}
+
+async fn note(connection: &mut SqliteConnection, digest: &str) -> Result<(), StoreError> {
+    sqlx::query("INSERT OR REPLACE INTO policy_told VALUES (1, ?)")
+        .bind(digest)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
