@@ -5,8 +5,10 @@
 //! A cgroup is known by its id, which no other has until the machine boots again.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -28,10 +30,34 @@ struct Remembered {
 
 #[derive(Serialize, Deserialize)]
 struct Workload {
-    cgroup: PathBuf,
+    cgroup: Name,
     cgroup_id: u64,
     #[serde(flatten)]
     identity: Attested,
+}
+
+/// A path. The kernel lets a cgroup be called anything, and JSON does not.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Name {
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+impl Name {
+    fn of(path: &Path) -> Self {
+        match path.to_str() {
+            Some(text) => Self::Text(text.to_owned()),
+            None => Self::Bytes(path.as_os_str().as_bytes().to_vec()),
+        }
+    }
+
+    fn path(self) -> PathBuf {
+        match self {
+            Self::Text(text) => text.into(),
+            Self::Bytes(bytes) => OsString::from_vec(bytes).into(),
+        }
+    }
 }
 
 /// What was known when `path` was written, of the cgroups that exist still. Nothing where it cannot be read: that costs
@@ -58,21 +84,35 @@ pub(super) fn recall(path: &Path, trust_domain: &str, present: &BTreeMap<PathBuf
     remembered
         .workloads
         .into_iter()
-        .filter(|workload| present.get(&workload.cgroup) == Some(&workload.cgroup_id))
-        .filter(|workload| workload.identity.spiffe.trust_domain() == trust_domain)
-        .map(|workload| (workload.cgroup, (workload.cgroup_id, workload.identity)))
+        .map(|workload| (workload.cgroup.path(), (workload.cgroup_id, workload.identity)))
+        .filter(|(cgroup, (cgroup_id, _))| present.get(cgroup) == Some(cgroup_id))
+        .filter(|(_, (_, identity))| identity.spiffe.trust_domain() == trust_domain)
         .collect()
 }
 
-/// Replaces what `path` says. Only root may read it.
+/// Replaces what `path` says. Only root may read it. Where that fails there is no file afterwards: names that were taken
+/// back since would be in an old one.
 pub(super) fn remember(path: &Path, trust_domain: &str, known: &Known) -> io::Result<()> {
+    let written = write(path, trust_domain, known);
+    if written.is_err() {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::error!(file = %path.display(), %error, "identities of before cannot be forgotten: remove the file");
+            }
+            _ => {}
+        }
+    }
+    written
+}
+
+fn write(path: &Path, trust_domain: &str, known: &Known) -> io::Result<()> {
     let remembered = Remembered {
         boot: boot().unwrap_or_default(),
         trust_domain: trust_domain.to_owned(),
         workloads: known
             .iter()
             .map(|(cgroup, (cgroup_id, identity))| Workload {
-                cgroup: cgroup.clone(),
+                cgroup: Name::of(cgroup),
                 cgroup_id: *cgroup_id,
                 identity: identity.clone(),
             })
@@ -131,5 +171,28 @@ mod tests {
         assert!(recall(&path, DOMAIN, &present).is_empty());
         fs::write(&path, "{ not json").expect("written");
         assert!(recall(&path, DOMAIN, &present).is_empty());
+    }
+
+    #[test]
+    fn a_name_that_is_no_text_is_remembered_beside_the_others() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join(FILE);
+        let odd = PathBuf::from(OsString::from_vec(b"root/\xff".to_vec()));
+        let mut names = known(&[("a", 1)]);
+        let identity = names[Path::new("a")].1.clone();
+        names.insert(odd.clone(), (2, identity));
+        remember(&path, DOMAIN, &names).expect("written");
+        let present = BTreeMap::from([("a".into(), 1), (odd, 2)]);
+        assert_eq!(recall(&path, DOMAIN, &present), names);
+    }
+
+    #[test]
+    fn what_cannot_be_replaced_is_forgotten() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join(FILE);
+        remember(&path, DOMAIN, &known(&[("a", 1)])).expect("written");
+        fs::create_dir(path.with_extension("new")).expect("in the way");
+        remember(&path, DOMAIN, &known(&[])).expect_err("it cannot be written");
+        assert!(!path.exists());
     }
 }
