@@ -11,11 +11,13 @@
 mod attest;
 mod backoff;
 mod bundle;
+mod doors;
 mod health;
 mod link;
 mod memory;
 pub mod own;
 mod process;
+mod room;
 mod source;
 mod svid;
 mod wall;

@@ -58,6 +58,8 @@ struct Current {
 #[derive(Debug)]
 pub(super) struct Follower {
     shared: Arc<Shared>,
+    /// How many of its container may be asking at the same time.
+    asking: Arc<Semaphore>,
     path: PathBuf,
     directory: PathBuf,
     cgroup: u64,
@@ -91,6 +93,7 @@ impl Follower {
     /// `changed` is notified when processes came or went; where that cannot be noticed, `watched` is false.
     pub(super) fn new(
         shared: Arc<Shared>,
+        asking: Arc<Semaphore>,
         path: PathBuf,
         cgroup: u64,
         remembered: Option<Attested>,
@@ -105,6 +108,7 @@ impl Follower {
         Self {
             directory: shared.settings.mount.join(&path),
             shared,
+            asking,
             path,
             cgroup,
             changed,
@@ -155,8 +159,10 @@ impl Follower {
         };
         let shared = Arc::clone(&self.shared);
         let asked = link.clone();
+        let asking = Arc::clone(&self.asking);
         let mut subscribing = pin!(async {
-            // Nobody closes it.
+            // Nobody closes them.
+            let _one_of_its_own = asking.acquire().await;
             let _asking = shared.asking.acquire().await;
             asked.subscribe(process.pid(), shared.settings.patience).await
         });

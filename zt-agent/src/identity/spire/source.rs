@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt as _;
-use inotify::{EventMask, EventStream, Inotify, WatchDescriptor, WatchMask, Watches};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use super::attest::{Follower, Shared};
+use super::doors::Doors;
 use super::health::Health;
 use super::memory;
+use super::room::Room;
 use super::{Attestation, Known, OnExpiry, Settings, link};
 use crate::cgroup::{CgroupEvent, level_of};
 
@@ -22,10 +22,16 @@ use crate::cgroup::{CgroupEvent, level_of};
 const ASKING: usize = 64;
 /// Cgroups that are followed at most.
 const MOST: usize = 16_384;
+/// Cgroups that are followed at most of one container, or service, with all that lies in it.
+const MOST_EACH: usize = 1024;
 /// Attestations that are taken at a time.
 const BATCH: usize = 1024;
 /// How long after a cgroup has gone it is forgotten on disk.
 const SAVE: Duration = Duration::from_millis(200);
+/// How long after it failed that is tried again.
+const SAVE_AGAIN: Duration = Duration::from_secs(5);
+/// How long after its follower failed a cgroup is followed again.
+const FOLLOW_AGAIN: Duration = Duration::from_secs(5);
 
 /// The source, before it runs.
 #[derive(Debug)]
@@ -65,7 +71,8 @@ impl Source {
         Arc::clone(&self.health)
     }
 
-    /// Works until `cgroups` ends or nobody listens to `out` any more. Must be told of every change after those present.
+    /// Works until nobody listens to `out` any more. Must be told of every change after those present; when `cgroups` ends, it
+    /// goes on with those that it knows.
     pub async fn run(
         self,
         mut cgroups: mpsc::UnboundedReceiver<CgroupEvent>,
@@ -88,9 +95,14 @@ impl Source {
             }),
             tasks: JoinSet::new(),
             followers: HashMap::new(),
+            by_task: HashMap::new(),
+            failed: Vec::new(),
+            again_at: None,
             doors: Doors::new(),
+            room: Room::new(MOST, MOST_EACH),
             full: false,
         };
+        let mut told = true;
         work.tasks
             .spawn(link::keep(self.settings, self.health, link_sender));
         for (path, id) in self.present {
@@ -98,25 +110,27 @@ impl Source {
         }
         loop {
             tokio::select! {
-                event = cgroups.recv() => match event {
+                event = cgroups.recv(), if told => match event {
                     Some(CgroupEvent::Created { path, id }) => work.follow(path, id),
                     Some(CgroupEvent::Removed { path, id }) => work.unfollow(&path, id),
-                    None => return,
+                    None => {
+                        told = false;
+                        tracing::error!("SPIRE is asked about the cgroups that are known, and about no new ones; restart the agent");
+                    }
                 },
                 Some(attestation) = said.recv() => {
-                    for attestation in work.take(attestation, &mut said) {
-                        if out.send(attestation).await.is_err() {
-                            return;
-                        }
+                    if work.pass_on(attestation, &mut said, &out).await.is_err() {
+                        return;
                     }
                 },
                 () = work.doors.opened() => {}
                 () = due(work.memory.save_at) => work.memory.save(),
-                Some(ended) = work.tasks.join_next() => {
-                    if let Err(error) = ended.as_ref()
-                        && error.is_panic()
+                () = due(work.again_at) => work.follow_failed(),
+                Some(ended) = work.tasks.join_next_with_id() => {
+                    if let Some(nobody) = work.ended(ended)
+                        && work.pass_on(nobody, &mut said, &out).await.is_err()
                     {
-                        tracing::error!(%error, "following a cgroup failed: it keeps the identity that it had; restart the agent");
+                        return;
                     }
                 }
             }
@@ -138,24 +152,36 @@ struct Work {
     /// Aborted when this is dropped.
     tasks: JoinSet<()>,
     followers: HashMap<u64, AbortHandle>,
+    /// What a task follows.
+    by_task: HashMap<Id, (PathBuf, u64)>,
+    /// Whose follower failed, until [`Work::again_at`].
+    failed: Vec<(PathBuf, u64)>,
+    again_at: Option<Instant>,
     doors: Doors,
+    room: Room,
     full: bool,
 }
 
 impl Work {
     fn follow(&mut self, path: PathBuf, id: u64) {
         // Told twice of the same one, as after a queue that overflowed.
-        if self.followers.contains_key(&id) || !self.can_have_identity(&path) {
+        if self.followers.contains_key(&id) {
             return;
         }
-        if self.followers.len() >= MOST {
+        let Some(root) = self.root_of(&path) else {
+            return;
+        };
+        let Some(asking) = self.room.take(&root, &path, id) else {
             if !std::mem::replace(&mut self.full, true) {
-                let why = format!("more than {MOST} cgroups: the others are known by their ancestors");
+                let why = format!(
+                    "{} is not asked about: more than {MOST_EACH} cgroups in one container or service, or {MOST} in all; the others wait, and are known by their ancestors",
+                    path.display()
+                );
                 tracing::error!("{why}");
                 self.shared.health.refused("too_many", &why);
             }
             return;
-        }
+        };
         let remembered = self.memory.known.get(&path);
         let remembered = remembered
             .filter(|(known, _)| *known == id)
@@ -163,8 +189,63 @@ impl Work {
         let changed = Arc::new(Notify::new());
         let directory = self.shared.settings.mount.join(&path);
         let watched = self.doors.watch(&directory, id, &changed);
-        let follower = Follower::new(Arc::clone(&self.shared), path, id, remembered, changed, watched);
-        self.followers.insert(id, self.tasks.spawn(follower.run()));
+        let followed = (path.clone(), id);
+        let follower = Follower::new(
+            Arc::clone(&self.shared),
+            asking,
+            path,
+            id,
+            remembered,
+            changed,
+            watched,
+        );
+        let task = self.tasks.spawn(follower.run());
+        self.by_task.insert(task.id(), followed);
+        self.followers.insert(id, task);
+    }
+
+    /// A task ended. What is to be said of the cgroup that it followed, if it failed: that it is nobody, until it is followed
+    /// again.
+    fn ended(&mut self, ended: Result<(Id, ()), JoinError>) -> Option<Attestation> {
+        let (task, error) = match ended {
+            Ok((task, ())) => (task, None),
+            Err(error) => (error.id(), error.is_panic().then_some(error)),
+        };
+        let followed = self.by_task.remove(&task);
+        let error = error?;
+        let Some((path, id)) = followed else {
+            tracing::error!(%error, "the connection to SPIRE failed: names stay until their SVIDs expire; restart the agent");
+            return None;
+        };
+        tracing::error!(%error, cgroup = %path.display(), "following a cgroup failed: it is nobody until it is followed again");
+        self.failed.push((path.clone(), id));
+        self.again_at.get_or_insert_with(|| Instant::now() + FOLLOW_AGAIN);
+        Some(Attestation {
+            cgroup: path,
+            cgroup_id: id,
+            identity: None,
+        })
+    }
+
+    fn follow_failed(&mut self) {
+        self.again_at = None;
+        for (path, id) in std::mem::take(&mut self.failed) {
+            self.unfollow(&path, id);
+            self.follow(path, id);
+        }
+    }
+
+    /// Passes on what was said up to now. An error where nobody listens any more.
+    async fn pass_on(
+        &mut self,
+        first: Attestation,
+        said: &mut mpsc::Receiver<Attestation>,
+        out: &mpsc::Sender<Attestation>,
+    ) -> Result<(), mpsc::error::SendError<Attestation>> {
+        for attestation in self.take(first, said) {
+            out.send(attestation).await?;
+        }
+        Ok(())
     }
 
     /// Takes what was said up to now, and remembers it before anybody acts by it: an agent that is killed leaves no name in
@@ -187,22 +268,31 @@ impl Work {
         batch
     }
 
-    /// Whether it lies below a managed root, and not so deep that the kernel side would not find it.
-    fn can_have_identity(&self, path: &Path) -> bool {
+    /// The managed root that it lies below, not so deep that the kernel side would not find it.
+    fn root_of(&self, path: &Path) -> Option<PathBuf> {
         let settings = &self.shared.settings;
-        settings.roots.iter().any(|root| {
+        let root = settings.roots.iter().find(|root| {
             path.starts_with(root)
                 && (1..=settings.depth).contains(&level_of(path).saturating_sub(level_of(root)))
-        })
+        });
+        root.cloned()
     }
 
     fn unfollow(&mut self, path: &Path, id: u64) {
-        if let Some(follower) = self.followers.remove(&id) {
+        let followed = self.followers.remove(&id);
+        if let Some(follower) = &followed {
             follower.abort();
         }
-        self.full = self.full && self.followers.len() >= MOST;
+        self.failed.retain(|(_, failed)| *failed != id);
         self.doors.forget(id);
         self.memory.forget(path, id);
+        if let Some(root) = self.root_of(path) {
+            self.room.leave(&root, path, id, followed.is_some());
+        }
+        while let Some((path, id)) = self.room.next() {
+            self.full = false;
+            self.follow(path, id);
+        }
     }
 }
 
@@ -240,6 +330,7 @@ impl Memory {
         self.save_at = None;
         let path = &self.settings.memory;
         if let Err(error) = memory::remember(path, &self.settings.trust_domain, &self.known) {
+            self.save_at = Some(Instant::now() + SAVE_AGAIN);
             tracing::warn!(file = %path.display(), %error, "identities cannot be remembered for the next start");
         }
     }
@@ -249,81 +340,6 @@ impl Drop for Memory {
     fn drop(&mut self) {
         if self.save_at.is_some() {
             self.save();
-        }
-    }
-}
-
-/// Notices processes that come into cgroups and leave them.
-struct Doors {
-    inotify: Option<(EventStream<Vec<u8>>, Watches)>,
-    waiting: HashMap<WatchDescriptor, (u64, Arc<Notify>)>,
-    watches: HashMap<u64, WatchDescriptor>,
-}
-
-impl Doors {
-    fn new() -> Self {
-        let open = || -> std::io::Result<_> {
-            let inotify = Inotify::init()?;
-            let watches = inotify.watches();
-            Ok((inotify.into_event_stream(vec![0; 16 * 1024])?, watches))
-        };
-        let inotify = open();
-        if let Err(error) = &inotify {
-            tracing::warn!(%error, "processes that come and go are looked for each second (fs.inotify.max_user_instances)");
-        }
-        Self {
-            inotify: inotify.ok(),
-            waiting: HashMap::new(),
-            watches: HashMap::new(),
-        }
-    }
-
-    /// Notifies `changed` when the cgroup gets its first process or loses its last one. False where that cannot be had.
-    fn watch(&mut self, directory: &Path, id: u64, changed: &Arc<Notify>) -> bool {
-        let Some((_, watches)) = &mut self.inotify else {
-            return false;
-        };
-        match watches.add(directory.join("cgroup.events"), WatchMask::MODIFY) {
-            Ok(watch) => {
-                self.waiting.insert(watch.clone(), (id, Arc::clone(changed)));
-                self.watches.insert(id, watch);
-                true
-            }
-            Err(_) => false,
-        }
-    }
-
-    fn forget(&mut self, id: u64) {
-        if let Some(watch) = self.watches.remove(&id) {
-            self.waiting.remove(&watch);
-            if let Some((_, watches)) = &mut self.inotify {
-                // With the cgroup its file has gone, and mostly the watch.
-                let _ = watches.remove(watch);
-            }
-        }
-    }
-
-    /// Passes on one event.
-    async fn opened(&mut self) {
-        let Some((stream, _)) = &mut self.inotify else {
-            return std::future::pending().await;
-        };
-        match stream.next().await {
-            Some(Ok(event)) if event.mask.contains(EventMask::Q_OVERFLOW) => {
-                for (_, changed) in self.waiting.values() {
-                    changed.notify_one();
-                }
-            }
-            Some(Ok(event)) => {
-                if let Some((_, changed)) = self.waiting.get(&event.wd) {
-                    changed.notify_one();
-                }
-            }
-            Some(Err(error)) => {
-                tracing::warn!(%error, "watching cgroups failed");
-                self.inotify = None;
-            }
-            None => self.inotify = None,
         }
     }
 }
