@@ -10,6 +10,7 @@ use zt_common::address::Address;
 use zt_common::identity;
 use zt_common::names::{MAX_PEERS, MAX_WORKLOADS};
 
+use super::cgroups::Cgroups;
 use super::{AppError, Node, level};
 use crate::cgroup::{self, CgroupEvent};
 use crate::config::Config;
@@ -264,27 +265,68 @@ impl Node {
         }
     }
 
-    /// A workload that was enforced upon stays so when its identity is lost: as long as its cgroup exists it is
-    /// nobody, and refused what nobody may do. Inside another workload's cgroup it is that one.
     fn keep_the_lost(&self, wanted: &mut HashMap<u64, Workload>) {
-        let lost: Vec<(u64, Workload)> = self
-            .parts
-            .kernel
-            .workloads()
-            .iter()
-            .filter(|(id, workload)| {
-                workload.mode == MODE_ENFORCE
-                    && self.cgroups.path(**id).is_some()
-                    && self.cgroups.nearest(**id, wanted).is_none()
-            })
-            .map(|(id, workload)| (*id, *workload))
-            .collect();
-        wanted.extend(lost.into_iter().map(|(id, workload)| {
+        let lost = lost(self.parts.kernel.workloads(), &self.cgroups, wanted);
+        wanted.extend(lost);
+    }
+}
+
+/// A workload that was enforced upon stays so when its identity is lost: as long as its cgroup exists it is nobody, and
+/// refused what nobody may do. Inside the cgroup of another one that is enforced upon it is that one.
+fn lost(
+    before: &HashMap<u64, Workload>,
+    cgroups: &Cgroups,
+    wanted: &HashMap<u64, Workload>,
+) -> Vec<(u64, Workload)> {
+    let is_lost = |id: u64| match cgroups.nearest(id, wanted) {
+        Some(nearest) if nearest == id => false,
+        Some(around) => wanted
+            .get(&around)
+            .is_some_and(|around| around.mode != MODE_ENFORCE),
+        None => true,
+    };
+    before
+        .iter()
+        .filter(|(id, workload)| workload.mode == MODE_ENFORCE && cgroups.path(**id).is_some())
+        .filter(|(id, _)| is_lost(**id))
+        .map(|(id, workload)| {
             let nobody = Workload {
                 identity: identity::UNKNOWN,
-                ..workload
+                ..*workload
             };
-            (id, nobody)
-        }));
+            (*id, nobody)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn workload(identity: u64, mode: u8) -> Workload {
+        Workload {
+            identity,
+            mode,
+            reserved: [0; 7],
+        }
+    }
+
+    #[test]
+    fn what_was_enforced_stays_so_whatever_is_around_it() {
+        let paths = [("r/pod", 1), ("r/pod/web", 2), ("r/job", 3)];
+        let cgroups = Cgroups::new(paths.into_iter().map(|(path, id)| (path.into(), id)).collect());
+        let (named, strict) = (identity::UNKNOWN + 7, MODE_ENFORCE);
+        let before = HashMap::from([(2, workload(named, strict)), (3, workload(named, strict))]);
+        let lost = |wanted: &HashMap<u64, Workload>| -> HashMap<u64, Workload> {
+            lost(&before, &cgroups, wanted).into_iter().collect()
+        };
+        let nobody = workload(identity::UNKNOWN, strict);
+        let around = HashMap::from([(1, workload(named, MODE_OBSERVE))]);
+        assert_eq!(lost(&around), HashMap::from([(2, nobody), (3, nobody)]));
+        let around = HashMap::from([(1, workload(named, strict))]);
+        assert_eq!(lost(&around), HashMap::from([(3, nobody)]));
+        // The file says so of itself: that is no loss.
+        let itself = HashMap::from([(2, workload(named, MODE_OBSERVE)), (3, workload(named, strict))]);
+        assert!(lost(&itself).is_empty());
     }
 }
