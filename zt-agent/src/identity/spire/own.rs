@@ -161,10 +161,17 @@ impl Set {
         }
         symlink(&name, &link)?;
         fs::rename(&link, &current)?;
-        match before {
-            Some(before) => fs::remove_dir_all(directory.join(before)),
-            None => Ok(()),
+        // Whoever has found the last one may be reading it.
+        let last = before.unwrap_or_default();
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            let old = entry.file_name();
+            let is_set = old.to_str().is_some_and(|name| name.parse::<u64>().is_ok());
+            if is_set && *old != *name && *old != *last.as_os_str() {
+                fs::remove_dir_all(entry.path())?;
+            }
         }
+        Ok(())
     }
 }
 
@@ -216,7 +223,12 @@ mod tests {
                 assert_eq!(mode & 0o077, 0, "{}", path.display());
             }
             let names = fs::read_dir(&directory).expect("read").count();
-            assert_eq!(names, 2, "round {round}: one set and the link to it");
+            let sets = if round == 0 { 1 } else { 2 };
+            assert_eq!(
+                names,
+                sets + 1,
+                "round {round}: the set, the last one, and the link"
+            );
         }
     }
 }
