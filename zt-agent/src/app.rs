@@ -6,6 +6,7 @@
 //! what is in force. Up: the [`reader`] takes events from the ring buffer to the audit pipeline.
 
 mod control;
+mod descriptors;
 mod engine;
 mod error;
 mod feed;

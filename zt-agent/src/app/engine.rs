@@ -8,14 +8,13 @@ use std::sync::Arc;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
 use tokio::task::block_in_place;
 
 use super::serving::Endpoints;
 use super::signals::Signals;
 use super::trail::Trail;
-use super::{AppError, Loaded, identities, node, notify};
+use super::{AppError, Loaded, descriptors, identities, node, notify};
 use crate::api::{self, ApiState, ControlError, NodeControl, NodeStatus, Readiness, Service};
 use crate::config::{Config, PolicySource};
 use crate::identity::{WorkloadRecord, file as identity_file};
@@ -130,13 +129,8 @@ pub async fn run_engine(mut config: Config) -> Result<(), AppError> {
 
 /// How many connections there is room for. The limit of descriptors is raised as far as it may be.
 fn room() -> usize {
-    let wanted = MOST_CONNECTIONS + OTHER_DESCRIPTORS;
-    let limits = || getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
-    let (soft, hard) = limits();
-    if soft < wanted && setrlimit(Resource::RLIMIT_NOFILE, wanted.min(hard), hard).is_err() {
-        tracing::debug!("the limit of open files cannot be raised");
-    }
-    let most = limits().0.saturating_sub(OTHER_DESCRIPTORS).min(MOST_CONNECTIONS);
+    let limit = descriptors::raise(MOST_CONNECTIONS + OTHER_DESCRIPTORS);
+    let most = limit.saturating_sub(OTHER_DESCRIPTORS).min(MOST_CONNECTIONS);
     if most < MOST_CONNECTIONS {
         tracing::warn!(
             connections = most,

@@ -9,9 +9,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::forward;
 use super::input::Input;
 use super::node::{Command, DEPTH, Sources};
+use super::{descriptors, forward};
 use crate::cgroup::{CgroupEvent, Watcher};
 use crate::config::{Config, IdentitySource};
 use crate::identity::spire::{self, Source, own};
@@ -19,6 +19,8 @@ use crate::metrics::Metrics;
 
 /// How long the SPIRE agent may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Descriptors for a process of each cgroup that SPIRE is asked about, and as many for all else.
+const DESCRIPTORS: u64 = 32_768;
 /// How often it is looked whether the first certificate has come.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -42,6 +44,9 @@ pub(super) fn open(
         memory: config.state_directory().join(spire::FILE),
     };
     let wanted = config.identity.has(IdentitySource::Spire);
+    if wanted {
+        descriptors::raise(DESCRIPTORS);
+    }
     let source = wanted.then(|| Source::new(settings, cgroups.clone()));
     if let Some(source) = &source {
         metrics.read_spire(source.health());

@@ -12,6 +12,7 @@ mod attest;
 mod backoff;
 mod bundle;
 mod doors;
+mod doubt;
 mod health;
 mod link;
 mod memory;

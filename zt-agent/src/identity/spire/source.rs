@@ -32,6 +32,8 @@ const SAVE: Duration = Duration::from_millis(200);
 const SAVE_AGAIN: Duration = Duration::from_secs(5);
 /// How long after its follower failed a cgroup is followed again.
 const FOLLOW_AGAIN: Duration = Duration::from_secs(5);
+/// How often it is said that there is no room, at most.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// The source, before it runs.
 #[derive(Debug)]
@@ -100,7 +102,7 @@ impl Source {
             again_at: None,
             doors: Doors::new(),
             room: Room::new(MOST, MOST_EACH),
-            full: false,
+            full: None,
         };
         let mut told = true;
         work.tasks
@@ -159,7 +161,8 @@ struct Work {
     again_at: Option<Instant>,
     doors: Doors,
     room: Room,
-    full: bool,
+    /// When it was last said that there is no room.
+    full: Option<Instant>,
 }
 
 impl Work {
@@ -172,7 +175,8 @@ impl Work {
             return;
         };
         let Some(asking) = self.room.take(&root, &path, id) else {
-            if !std::mem::replace(&mut self.full, true) {
+            if self.full.is_none_or(|said| said.elapsed() > SAY_AGAIN) {
+                self.full = Some(Instant::now());
                 let why = format!(
                     "{} is not asked about: more than {MOST_EACH} cgroups in one container or service, or {MOST} in all; the others wait, and are known by their ancestors",
                     path.display()
@@ -259,6 +263,9 @@ impl Work {
         }
         // What a cgroup's follower said before the cgroup went counts no more.
         batch.retain(|attestation| self.followers.contains_key(&attestation.cgroup_id));
+        // Nor does a name from one that has failed.
+        let failed = |cgroup| self.failed.iter().any(|(_, failed)| *failed == cgroup);
+        batch.retain(|attestation| attestation.identity.is_none() || !failed(attestation.cgroup_id));
         for attestation in &batch {
             self.memory.note(attestation);
         }
@@ -290,7 +297,6 @@ impl Work {
             self.room.leave(&root, path, id, followed.is_some());
         }
         while let Some((path, id)) = self.room.next() {
-            self.full = false;
             self.follow(path, id);
         }
     }

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use rustls::CertificateError;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use sha2::{Digest as _, Sha256};
@@ -85,14 +86,19 @@ pub(super) struct Svid {
 }
 
 /// The SVID that counts: the first one with the hint [`HINT`], else the first one. SPIRE sends them in the order of their
-/// entries' ids.
-pub(super) fn choose(answer: &SubscribeToX509sviDsResponse) -> Option<&X509svid> {
-    let mut svids = answer
-        .x509_svids
-        .iter()
-        .filter_map(|svid| svid.x509_svid.as_ref());
-    let first = svids.clone().next();
-    svids.find(|svid| svid.hint == HINT).or(first)
+/// entries' ids. It is in memory of its own: what came is one buffer with the private keys, and goes here.
+pub(super) fn kept(answer: SubscribeToX509sviDsResponse) -> Option<X509svid> {
+    let mut svids = answer.x509_svids.into_iter().filter_map(|svid| svid.x509_svid);
+    let first = svids.next()?;
+    let mut svid = if first.hint == HINT {
+        first
+    } else {
+        svids.find(|svid| svid.hint == HINT).unwrap_or(first)
+    };
+    for der in &mut svid.cert_chain {
+        *der = Bytes::copy_from_slice(der);
+    }
+    Some(svid)
 }
 
 /// Whether an SVID can be believed at `now`, and whose it is.
@@ -151,4 +157,30 @@ pub(super) fn verify(
         expires,
         digest: Sha256::digest(leaf).into(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use spire_api::pb::spire::api::agent::delegatedidentity::v1::X509svidWithKey;
+
+    use super::*;
+
+    #[test]
+    fn the_buffer_with_the_keys_is_not_kept() {
+        let buffer = Bytes::from(b"chain and key".to_vec());
+        let svid = X509svid {
+            cert_chain: vec![buffer.slice(..5)],
+            ..X509svid::default()
+        };
+        let answer = SubscribeToX509sviDsResponse {
+            x509_svids: vec![X509svidWithKey {
+                x509_svid: Some(svid),
+                x509_svid_key: buffer.slice(10..),
+            }],
+            federates_with: Vec::new(),
+        };
+        let kept = kept(answer).expect("an SVID");
+        assert_eq!(&kept.cert_chain[0][..], b"chain");
+        assert!(buffer.is_unique(), "nobody else has it");
+    }
 }

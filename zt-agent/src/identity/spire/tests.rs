@@ -3,6 +3,7 @@
 //! for cgroups. What a real SPIRE says is tested with a real one, in the services tier.
 
 mod bad_input;
+mod doubt;
 mod fake;
 
 use std::fs;
@@ -370,5 +371,15 @@ async fn an_svid_of_a_new_authority_counts_when_that_is_known() {
     world.nothing_said();
     let both = bundles(DOMAIN, &[&world.authority, &next]);
     fake.script.send_modify(|script| script.bundles = Ok(both));
+    assert_eq!(world.next_name().await, CHAT);
+}
+
+#[tokio::test]
+async fn without_news_of_cgroups_it_goes_on_with_those_that_it_knows() {
+    let mut world = World::new(OnExpiry::Withdraw);
+    world.cgroups = mpsc::unbounded_channel().0;
+    let fake = world.fake(world.say(IAM));
+    assert_eq!(world.next_name().await, IAM);
+    fake.answer(world.say(CHAT));
     assert_eq!(world.next_name().await, CHAT);
 }

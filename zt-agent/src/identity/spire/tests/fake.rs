@@ -4,6 +4,8 @@
 
 use std::convert::Infallible;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use futures::stream::{self, BoxStream, StreamExt as _};
@@ -36,6 +38,8 @@ pub(super) enum Answer {
     SayAndClose(Svids),
     /// Says this again and again, without end.
     Flood(Svids),
+    /// Says the first to so many who ask, and the second to those after them.
+    Stumble(Arc<AtomicUsize>, Svids, Svids),
     /// Refuses.
     Refuse(tonic::Code, &'static str),
     /// Says nothing, ever.
@@ -148,6 +152,16 @@ impl Service<Request<SubscribeToX509sviDsRequest>> for AboutWorkloads {
             match answer {
                 Answer::Refuse(code, message) => return Err(Status::new(code, message)),
                 Answer::Silence => std::future::pending().await,
+                Answer::Stumble(left, wrong, right) => {
+                    let less = |left: usize| left.checked_sub(1);
+                    let stumbles = left
+                        .fetch_update(Ordering::SeqCst, Ordering::SeqCst, less)
+                        .is_ok();
+                    let said = if stumbles { wrong } else { right };
+                    return Ok(Response::new(
+                        stream::iter([Ok(said)]).chain(stream::pending()).boxed(),
+                    ));
+                }
                 _ => {}
             }
             let updates = stream::unfold(Some((script, true)), |state| async {
@@ -161,7 +175,7 @@ impl Service<Request<SubscribeToX509sviDsRequest>> for AboutWorkloads {
                     Answer::Say(svids) | Answer::Flood(svids) => Some((Ok(svids), Some((script, false)))),
                     Answer::SayAndClose(svids) => Some((Ok(svids), None)),
                     Answer::Refuse(code, message) => Some((Err(Status::new(code, message)), None)),
-                    Answer::Silence => std::future::pending().await,
+                    Answer::Silence | Answer::Stumble(..) => std::future::pending().await,
                 }
             });
             Ok(Response::new(updates.boxed()))
