@@ -84,7 +84,7 @@ struct RecordsQuery {
 /// Searches the trail.
 #[utoipa::path(get, path = "/v1/audit", tag = "audit", params(RecordsQuery), responses(
     (status = 200, description = "A page, the newest first", body = Records),
-    (status = "4XX", description = "The request is not valid", body = Details, content_type = "application/problem+json"),
+    (status = "4XX", description = "The request is not valid, or asks for too much (`too_much`): narrow it", body = Details, content_type = "application/problem+json"),
     (status = 503, description = "The store does not answer", body = Details, content_type = "application/problem+json"),
 ))]
 pub(super) async fn records(State(state): State<ApiState>, given: Given) -> Result<Response, ApiProblem> {
@@ -141,7 +141,7 @@ struct GraphQuery {
 /// Says who talks to whom.
 #[utoipa::path(get, path = "/v1/graph", tag = "audit", params(GraphQuery), responses(
     (status = 200, description = "Who talks to whom", body = GraphAnswer),
-    (status = "4XX", description = "The request is not valid", body = Details, content_type = "application/problem+json"),
+    (status = "4XX", description = "The request is not valid, or the graph has more than 100,000 edges (`too_much`): narrow it by time or namespace", body = Details, content_type = "application/problem+json"),
     (status = 503, description = "The store does not answer", body = Details, content_type = "application/problem+json"),
 ))]
 pub(super) async fn graph(State(state): State<ApiState>, given: Given) -> Result<Response, ApiProblem> {
@@ -175,6 +175,7 @@ async fn shortly(work: impl Future<Output = ()>) {
 async fn answered<T>(question: impl Future<Output = Result<T, ArchiveError>>) -> Result<T, ApiProblem> {
     match tokio::time::timeout(MAX_TIME, question).await {
         Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) if error.is_too_much() => Err(ApiProblem::bad_request("too_much", error.to_string())),
         Ok(Err(error)) => {
             tracing::error!(%error, "the audit store does not answer");
             Err(ApiProblem::unavailable("audit_unavailable", error.to_string()))

@@ -58,6 +58,14 @@ pub enum ArchiveError {
 }
 
 impl ArchiveError {
+    /// Whether a question asks for too much.
+    pub const fn is_too_much(&self) -> bool {
+        matches!(
+            self,
+            Self::Postgres(PgError::TooMuch(_)) | Self::Store(StoreError::TooMuch(_))
+        )
+    }
+
     /// Whether the DSN is at fault.
     pub const fn is_input(&self) -> bool {
         matches!(

@@ -56,6 +56,9 @@ pub enum PgError {
         /// How far.
         seconds: u64,
     },
+    /// The answer would be too large.
+    #[error(transparent)]
+    TooMuch(#[from] crate::audit::query::TooMuch),
     /// A record cannot be read back.
     #[error("record {id} of the audit trail in PostgreSQL is damaged: {column} is {found}")]
     Damaged {
@@ -86,7 +89,7 @@ impl PgError {
             Self::Slow { .. } => "slow",
             Self::Ahead { .. } => "rejected",
             Self::Clocks { .. } => "clock",
-            Self::Dsn { .. } | Self::Migrate { .. } | Self::Damaged { .. } => "other",
+            Self::Dsn { .. } | Self::Migrate { .. } | Self::Damaged { .. } | Self::TooMuch(_) => "other",
             Self::Connect { source, .. } | Self::Database(source) => match source {
                 sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut => "unreachable",
                 sqlx::Error::Encode(_) => "rejected",

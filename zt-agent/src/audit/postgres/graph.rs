@@ -3,35 +3,39 @@
 
 use std::sync::Arc;
 
+use futures::TryStreamExt as _;
 use sqlx::Row as _;
 use sqlx::postgres::{PgConnection, PgRow};
 
 use super::PgError;
-use crate::audit::query::{Connections, Graph, GraphFilter};
+use crate::audit::query::{Adding, Connections, Graph, GraphFilter};
 use crate::audit::record::{Outcome, Part, Timestamp};
 
-/// The hours of each day are added up before it is looked at what the shape says: they are many.
+/// The hours of each day are added up before it is looked at what the shape says: they are many. Then days, nodes, rules
+/// and logins are.
 const SQL: &str = "
 SELECT s.source, s.destination, s.protocol, s.port, s.part, s.decision, s.enforced,
-       least(b.connections, 9223372036854775807)::bigint, b.first_seen, b.last_seen
+       least(sum(b.connections), 9223372036854775807)::bigint, min(b.first_seen), max(b.last_seen)
 FROM (SELECT login, shape, (hour / 24)::integer AS day, sum(connections) AS connections, min(first_seen) AS first_seen,
              max(last_seen) AS last_seen
       FROM zt_audit.bucket WHERE hour BETWEEN $2 AND $3 GROUP BY 1, 2, 3) b
 JOIN zt_audit.shape s ON s.day = b.day AND s.id = b.shape AND s.login = b.login
-WHERE s.part <> $1";
+WHERE s.part <> $1
+GROUP BY 1, 2, 3, 4, 5, 6, 7";
 
 /// Adds up who talks to whom.
 pub(super) async fn graph(connection: &mut PgConnection, filter: &GraphFilter) -> Result<Graph, PgError> {
     let (first, last) = filter.hours();
-    let rows = sqlx::query(SQL)
+    let mut rows = sqlx::query(SQL)
         .bind(Part::Aside.number())
         .bind(first)
         .bind(last)
-        .fetch_all(connection)
-        .await?;
-    let connections = rows.iter().map(connections);
-    let connections: Vec<Connections> = connections.collect::<Result<_, sqlx::Error>>()?;
-    Ok(Graph::of(&connections, filter))
+        .fetch(connection);
+    let mut adding = Adding::new(filter);
+    while let Some(row) = rows.try_next().await? {
+        adding.take(&connections(&row)?)?;
+    }
+    Ok(adding.done())
 }
 
 fn connections(row: &PgRow) -> Result<Connections, sqlx::Error> {

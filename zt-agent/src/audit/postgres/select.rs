@@ -18,7 +18,7 @@ use super::connect::{Role, Target};
 use super::guide::{self, Parameters, Place};
 use super::rows::{self, columns};
 use super::{DAY, PgError, graph};
-use crate::audit::query::{Cursor, Filter, Graph, GraphFilter, HOUR, MAX_LIMIT, Page};
+use crate::audit::query::{Cursor, Filter, Graph, GraphFilter, HOUR, MAX_LIMIT, MAX_PLACES, Page, TooMuch};
 
 /// Questions at a time.
 const READERS: u32 = 4;
@@ -240,10 +240,13 @@ impl Search {
     ) -> Result<(), PgError> {
         // Of an hour that the cursor cuts it is not known which records are behind it.
         let cut = self.before.time / HOUR == high;
-        let most = if cut { i64::MAX } else { self.left() as i64 };
+        let most = if cut { MAX_PLACES + 1 } else { self.left() };
         let mut places = parameters
-            .places(connection, (low, high), self.since, self.before, most)
+            .places(connection, (low, high), self.since, self.before, most as i64)
             .await?;
+        if cut && places.len() > MAX_PLACES {
+            return Err(TooMuch::Places.into());
+        }
         if cut {
             places = self.latest(connection, places).await?;
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::TooMuch;
 use crate::audit::record::{Protocol, Timestamp};
 
 /// Of which connections to make the graph. Every `None` takes all.
@@ -18,6 +19,9 @@ pub struct GraphFilter {
     /// With one end in this namespace: the second segment of the path of its SPIFFE ID.
     pub namespace: Option<String>,
 }
+
+/// Most edges of an answer.
+pub const MAX_EDGES: usize = 100_000;
 
 /// Width of the graph's buckets of time, nanoseconds.
 pub const HOUR: i64 = 3_600_000_000_000;
@@ -151,17 +155,18 @@ impl Edge {
         }
     }
 
-    /// Counts connections of this edge. Those that correct others come after all that count.
-    fn take(&mut self, connections: &Connections) {
+    /// Counts connections of this edge. Returns how many of them correct others, and are not counted yet.
+    fn take(&mut self, connections: &Connections) -> u64 {
         self.first_seen = self.first_seen.min(connections.first_seen);
         self.last_seen = self.last_seen.max(connections.last_seen);
         match (connections.denied, connections.enforced) {
-            (true, true) if connections.corrects => self.correct(connections.count),
+            (true, true) if connections.corrects => return connections.count,
             _ if connections.corrects => {}
             (false, _) => self.allowed = self.allowed.saturating_add(connections.count),
             (true, true) => self.denied = self.denied.saturating_add(connections.count),
             (true, false) => self.would_deny = self.would_deny.saturating_add(connections.count),
         }
+        0
     }
 
     /// Takes in `refused` connections that the source let pass and the destination refused: they were counted by
@@ -175,25 +180,56 @@ impl Edge {
     }
 }
 
-impl Graph {
-    /// The graph of all these connections, as far as the filter asks for them.
-    pub fn of(connections: &[Connections], filter: &GraphFilter) -> Self {
-        type Ends<'c> = (&'c str, &'c str, u8, u16);
-        let mut edges: HashMap<Ends<'_>, Edge> = HashMap::new();
-        for corrects in [false, true] {
-            for counted in connections.iter().filter(|counted| counted.corrects == corrects) {
-                let (source, destination) = (&*counted.source, &*counted.destination);
-                if filter.takes(source, destination) {
-                    edges
-                        .entry((source, destination, counted.protocol, counted.port))
-                        .or_insert_with(|| Edge::of(counted))
-                        .take(counted);
-                }
-            }
+/// Adds connections up to a graph, in any order; holds no more edges than an answer may have.
+#[derive(Debug)]
+pub struct Adding<'f> {
+    filter: &'f GraphFilter,
+    /// With the connections that correct others: they count when all others have.
+    edges: HashMap<Ends, (Edge, u64)>,
+}
+
+type Ends = (Arc<str>, Arc<str>, u8, u16);
+
+impl<'f> Adding<'f> {
+    /// Nothing yet of what the filter asks for.
+    pub fn new(filter: &'f GraphFilter) -> Self {
+        Self {
+            filter,
+            edges: HashMap::new(),
         }
-        Self::of_edges(edges.into_values().collect())
     }
 
+    /// Counts these, as far as the filter asks for them.
+    pub fn take(&mut self, counted: &Connections) -> Result<(), TooMuch> {
+        let (source, destination) = (&counted.source, &counted.destination);
+        if !self.filter.takes(source, destination) {
+            return Ok(());
+        }
+        let ends = (
+            Arc::clone(source),
+            Arc::clone(destination),
+            counted.protocol,
+            counted.port,
+        );
+        let (edge, refused) = self.edges.entry(ends).or_insert_with(|| (Edge::of(counted), 0));
+        *refused = refused.saturating_add(edge.take(counted));
+        if self.edges.len() > MAX_EDGES {
+            return Err(TooMuch::Edges);
+        }
+        Ok(())
+    }
+
+    /// The graph.
+    pub fn done(self) -> Graph {
+        let corrected = |(mut edge, refused): (Edge, u64)| {
+            edge.correct(refused);
+            edge
+        };
+        Graph::of_edges(self.edges.into_values().map(corrected).collect())
+    }
+}
+
+impl Graph {
     fn of_edges(mut edges: Vec<Edge>) -> Self {
         edges.sort_by(|a, b| {
             (&a.source, &a.destination, a.protocol.0, a.port).cmp(&(
@@ -215,5 +251,50 @@ impl Graph {
             })
             .collect();
         Self { nodes, edges }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connections(port: usize) -> Connections {
+        Connections {
+            source: format!("spiffe://hanzo.ai/k8s/ns{}/a", port / 65_536).into(),
+            destination: "world".into(),
+            protocol: 6,
+            port: (port % 65_536) as u16,
+            corrects: false,
+            denied: false,
+            enforced: true,
+            count: 1,
+            first_seen: Timestamp(1),
+            last_seen: Timestamp(2),
+        }
+    }
+
+    #[test]
+    fn an_answer_has_so_many_edges_and_no_more() {
+        let all = GraphFilter::default();
+        let mut adding = Adding::new(&all);
+        for _ in 0..2 {
+            for port in 0..MAX_EDGES {
+                assert_eq!(adding.take(&connections(port)), Ok(()));
+            }
+        }
+        assert_eq!(adding.take(&connections(MAX_EDGES)), Err(TooMuch::Edges));
+        let one = GraphFilter {
+            namespace: Some("ns1".to_owned()),
+            ..GraphFilter::default()
+        };
+        let mut adding = Adding::new(&one);
+        for port in 0..=MAX_EDGES {
+            assert_eq!(
+                adding.take(&connections(port)),
+                Ok(()),
+                "what is not asked for is not held"
+            );
+        }
+        assert_eq!(adding.done().edges.len(), MAX_EDGES + 1 - 65_536);
     }
 }

@@ -73,6 +73,9 @@ pub enum StoreError {
     /// A statement failed.
     #[error("audit store: {0}")]
     Database(#[from] sqlx::Error),
+    /// The answer would be too large.
+    #[error(transparent)]
+    TooMuch(#[from] crate::audit::query::TooMuch),
     /// A record cannot be read back.
     #[error("record {row} of the audit store is damaged: {column} is {found}")]
     Damaged {

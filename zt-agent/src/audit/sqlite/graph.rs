@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
+use futures::TryStreamExt as _;
 use sqlx::Row;
 use sqlx::sqlite::{SqlitePool, SqliteRow};
 
 use super::StoreError;
-use crate::audit::query::{Connections, Graph, GraphFilter};
+use crate::audit::query::{Adding, Connections, Graph, GraphFilter};
 use crate::audit::record::{Outcome, Part, Timestamp};
 
 /// The hours of each shape are added up before it is looked at what the shape says: they lie together, and are many.
@@ -23,14 +24,16 @@ FROM (SELECT t.id, sum(b.connections) AS connections, min(b.first_seen) AS first
 /// Adds up who talks to whom.
 pub(super) async fn graph(readers: &SqlitePool, filter: &GraphFilter) -> Result<Graph, StoreError> {
     let (first, last) = filter.hours();
-    let rows = sqlx::query(SQL)
+    let mut rows = sqlx::query(SQL)
         .bind(Part::Aside.number())
         .bind(first)
         .bind(last)
-        .fetch_all(readers)
-        .await?;
-    let connections: Vec<Connections> = rows.iter().map(connections).collect::<Result<_, _>>()?;
-    Ok(Graph::of(&connections, filter))
+        .fetch(readers);
+    let mut adding = Adding::new(filter);
+    while let Some(row) = rows.try_next().await? {
+        adding.take(&connections(&row)?)?;
+    }
+    Ok(adding.done())
 }
 
 fn connections(row: &SqliteRow) -> Result<Connections, sqlx::Error> {
