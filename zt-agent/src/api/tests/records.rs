@@ -30,6 +30,24 @@ async fn put(world: &World, name: &str, body: &str) -> Reply {
     send(world.api, "PUT", &format!("/v1/policies/{name}"), YAML, body).await
 }
 
+/// Asks for the policy `p` and waits until its file is there: the answer waits for it to come into force.
+async fn put_and_written(world: &Arc<World>) -> (tokio::task::JoinHandle<Reply>, std::path::PathBuf) {
+    let asking = {
+        let world = Arc::clone(world);
+        tokio::spawn(async move { put(&world, "p", &policy("p", 3)).await })
+    };
+    let file = world.policies().join("p.yaml");
+    let written = async {
+        while std::fs::read_to_string(&file).ok() != Some(policy("p", 3)) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), written)
+        .await
+        .expect("written");
+    (asking, file)
+}
+
 /// Publishes what is in force, as the node does.
 fn publish(world: &World, documents: &[String]) {
     let documents: Vec<Document> = std::iter::once(&POLICY.to_owned())
@@ -206,19 +224,7 @@ async fn an_older_version_that_comes_into_force_late_is_not_taken_for_a_newer_on
 async fn a_change_that_another_replaces_at_once_is_recorded_as_its_caller_s() {
     let world = Arc::new(world().await);
     tokio::spawn(record_changes(world.state.clone()));
-    let asking = {
-        let world = Arc::clone(&world);
-        tokio::spawn(async move { put(&world, "p", &policy("p", 3)).await })
-    };
-    let file = world.policies().join("p.yaml");
-    let written = async {
-        while std::fs::read_to_string(&file).ok() != Some(policy("p", 3)) {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), written)
-        .await
-        .expect("written");
+    let (asking, file) = put_and_written(&world).await;
     // Another engine replaces it before this one looked: here only the other's comes into force.
     std::fs::write(&file, policy("p", 4)).expect("write");
     publish(&world, &[policy("p", 4)]);
@@ -243,19 +249,7 @@ async fn a_change_that_another_replaces_at_once_is_recorded_as_its_caller_s() {
 async fn a_change_that_somebody_takes_back_at_once_does_not_wait_for_ever() {
     let world = Arc::new(world().await);
     tokio::spawn(record_changes(world.state.clone()));
-    let asking = {
-        let world = Arc::clone(&world);
-        tokio::spawn(async move { put(&world, "p", &policy("p", 3)).await })
-    };
-    let file = world.policies().join("p.yaml");
-    let written = async {
-        while !file.exists() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), written)
-        .await
-        .expect("written");
+    let (asking, file) = put_and_written(&world).await;
     std::fs::remove_file(&file).expect("removed");
     // Nothing comes into force, for nothing has changed.
     let reply = asking.await.expect("asked");
