@@ -3,6 +3,9 @@
 
 use std::fmt;
 use std::fs;
+use std::hash::{DefaultHasher, Hasher as _};
+use std::hint::black_box;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -15,6 +18,9 @@ pub(crate) struct Machine {
     memory_gib: f64,
     /// Load averages when the run began: high ones make numbers noisy.
     load: String,
+    /// Megabytes that one core hashes in a second (SipHash-1-3): what another run's figures are compared by, as a shared
+    /// machine may be three times slower on another day.
+    speed: u64,
     version: &'static str,
 }
 
@@ -41,6 +47,7 @@ impl Machine {
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             memory_gib: kibibytes / 1024.0 / 1024.0,
             load: load(),
+            speed: speed(),
             version: env!("CARGO_PKG_VERSION"),
         }
     }
@@ -61,6 +68,20 @@ impl Machine {
     }
 }
 
+/// The best of a few attempts, in megabytes a second.
+fn speed() -> u64 {
+    let bytes = vec![0x5A; 4_000_000];
+    let attempt = || {
+        let begun = Instant::now();
+        let mut hasher = DefaultHasher::new();
+        hasher.write(black_box(&bytes));
+        black_box(hasher.finish());
+        begun.elapsed()
+    };
+    let best = (0..10).map(|_| attempt()).min().unwrap_or(Duration::MAX);
+    (bytes.len() as f64 / best.as_secs_f64() / 1e6) as u64
+}
+
 /// Load averages of one, five and fifteen minutes, now.
 pub(crate) fn load() -> String {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
@@ -71,8 +92,8 @@ impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "zt {} on Linux {}, {} × {}, {:.0} GiB, load {}",
-            self.version, self.kernel, self.cpus, self.processor, self.memory_gib, self.load
+            "zt {} on Linux {}, {} × {}, {:.0} GiB, load {}; one core hashes {} MB/s",
+            self.version, self.kernel, self.cpus, self.processor, self.memory_gib, self.load, self.speed
         )
     }
 }
