@@ -15,6 +15,7 @@ use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncGuard, watch};
 
 use super::ApiState;
 use super::recorded::{MAX_WAIT, Unrecorded, recorded};
+use crate::audit::archive::ArchiveError;
 use crate::audit::convert::PolicyChange;
 use crate::audit::pipeline::ApiEvent;
 use crate::policy::{PolicyDiff, PolicySet};
@@ -162,6 +163,9 @@ pub async fn record(state: ApiState) {
                 tracing::error!("a change of policy could not be recorded: the agent is stopping");
             }
         }
+        if !more {
+            came_late(&state, snapshot.policies.digest()).await;
+        }
         // Not before: who waits for this records after it.
         state.changes().has_seen(snapshot.revision);
         policies = Arc::clone(&snapshot.policies);
@@ -173,6 +177,7 @@ pub async fn record(state: ApiState) {
 async fn found_at_start(state: &ApiState, first: &Snapshot) {
     let now = first.policies.digest();
     let told = match state.store.policy_told().await {
+        Ok(Some(_)) if came_late(state, now).await => return,
         Ok(Some(told)) if told != now => told,
         Ok(Some(_)) => return,
         Ok(None) => {
@@ -198,6 +203,31 @@ async fn found_at_start(state: &ApiState, first: &Snapshot) {
     });
     if state.intake.hand_over(vec![change]).await.is_err() {
         tracing::error!("a change of policy could not be recorded: the agent is stopping");
+    }
+}
+
+/// Whether the change to this policy was recorded before it came into force, and needs no other record.
+async fn came_late(state: &ApiState, now: &str) -> bool {
+    let noted = async {
+        let late = state.store.policy_late().await?.is_some_and(|late| late == now);
+        if late {
+            state.store.note_policy(now).await?;
+        }
+        Ok::<_, ArchiveError>(late)
+    };
+    match noted.await {
+        Ok(late) => late,
+        Err(error) => {
+            tracing::error!(%error, "whether a change of policy was recorded before cannot be told");
+            false
+        }
+    }
+}
+
+/// Notes that a recorded change will come into force some time: it is not found as another one then.
+pub(super) async fn will_come(state: &ApiState, plan: &Plan) {
+    if let Err(error) = state.store.note_late(plan.after.digest()).await {
+        tracing::error!(%error, "a change of policy that comes into force late may be recorded twice");
     }
 }
 

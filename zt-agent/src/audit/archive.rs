@@ -229,7 +229,17 @@ impl Archive {
         Ok(self.file().policy_told().await?)
     }
 
-    /// Notes the digest of the policy that a new trail begins with.
+    /// Digest of the policy whose change this machine's trail has told, and that had not come into force by then.
+    pub async fn policy_late(&self) -> Result<Option<String>, ArchiveError> {
+        Ok(self.file().policy_late().await?)
+    }
+
+    /// Notes that the change to this policy is told and will come into force some time.
+    pub async fn note_late(&self, digest: &str) -> Result<(), ArchiveError> {
+        Ok(self.file().note_late(digest).await?)
+    }
+
+    /// Notes the digest of the policy that a new trail begins with, or that was told before it came into force.
     pub async fn note_policy(&self, digest: &str) -> Result<(), ArchiveError> {
         Ok(self.file().note_policy(digest).await?)
     }

@@ -257,11 +257,17 @@ async fn carry_out(
             }
             let detail = "the change is on disk and not in force after 10 seconds: look at `/v1/status`";
             recorded(detail, record(snapshot.revision, false).await)?;
+            if is_change {
+                changes::will_come(state, plan).await;
+            }
             Err(ApiProblem::unavailable("not_in_force_yet", detail))
         }
         Settled::Stopping(snapshot) => {
             let detail = "the agent is stopping; the change is on disk";
             recorded(detail, record(snapshot.revision, false).await)?;
+            if is_change {
+                changes::will_come(state, plan).await;
+            }
             Err(ApiProblem::unavailable("stopping", detail))
         }
     }

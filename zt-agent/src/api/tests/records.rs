@@ -310,3 +310,55 @@ async fn a_policy_that_was_changed_while_no_agent_ran_is_recorded_at_the_next_st
     until("what was changed after that", 2).await;
     assert_eq!(changes(&world).await[1]["change"]["from"], second.as_str());
 }
+
+#[tokio::test]
+async fn a_change_that_comes_into_force_late_has_one_record() {
+    let world = Arc::new(world().await);
+    let running = tokio::spawn(record_changes(world.state.clone()));
+    let told = async |wanted: &str| {
+        let waiting = async {
+            while world.state.store.policy_told().await.expect("reads").as_deref() != Some(wanted) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), waiting)
+            .await
+            .expect("noted");
+    };
+    let digest = || world.state.snapshot().policies.digest().to_owned();
+    told(&digest()).await;
+    let (asking, _) = put_and_written(&world).await;
+    // Nobody puts it in force for ten seconds.
+    let reply = asking.await.expect("asked");
+    assert_eq!((reply.status, reply.code().as_str()), (503, "not_in_force_yet"));
+    assert_eq!(changes(&world).await.len(), 1);
+
+    // In the same run: what is told by then is what is in force.
+    let before = world.state.snapshot();
+    publish(&world, &[policy("p", 3)]);
+    told(&digest()).await;
+    running.abort();
+    assert!(running.await.is_err());
+    assert_eq!(changes(&world).await.len(), 1, "{:#?}", changes(&world).await);
+
+    // In the next run.
+    let late = digest();
+    world
+        .state
+        .store
+        .note_policy(before.policies.digest())
+        .await
+        .expect("noted");
+    world.state.store.note_late(&late).await.expect("noted");
+    let running = tokio::spawn(record_changes(world.state.clone()));
+    told(&late).await;
+    assert_eq!(changes(&world).await.len(), 1, "{:#?}", changes(&world).await);
+
+    // Another one that comes instead is another change.
+    world.state.store.note_late("another").await.expect("noted");
+    publish(&world, &[policy("p", 4)]);
+    told(&digest()).await;
+    assert_eq!(changes(&world).await.len(), 2);
+    assert_eq!(world.state.store.policy_late().await.expect("reads"), None);
+    running.abort();
+}

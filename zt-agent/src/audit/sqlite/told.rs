@@ -12,6 +12,10 @@ CREATE TABLE IF NOT EXISTS policy_told (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     digest TEXT NOT NULL
 ) STRICT;
+CREATE TABLE IF NOT EXISTS policy_late (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    digest TEXT NOT NULL
+) STRICT;
 ";
 
 impl Store {
@@ -22,9 +26,26 @@ impl Store {
             .await?)
     }
 
-    /// Notes the digest of the policy that a new trail begins with.
+    /// Notes the digest of the policy that a new trail begins with, or that was told before it came into force.
     pub async fn note_policy(&self, digest: &str) -> Result<(), StoreError> {
         note(&mut self.writer.lock().await.connection, digest).await
+    }
+
+    /// Digest of the policy whose change is recorded and that had not come into force by then; `None` where there is none,
+    /// or another one has come into force since.
+    pub async fn policy_late(&self) -> Result<Option<String>, StoreError> {
+        Ok(sqlx::query_scalar("SELECT digest FROM policy_late")
+            .fetch_optional(&self.readers)
+            .await?)
+    }
+
+    /// Notes that the change to this policy is recorded and will come into force some time.
+    pub async fn note_late(&self, digest: &str) -> Result<(), StoreError> {
+        sqlx::query("INSERT OR REPLACE INTO policy_late VALUES (1, ?)")
+            .bind(digest)
+            .execute(&mut self.writer.lock().await.connection)
+            .await?;
+        Ok(())
     }
 }
 
@@ -60,7 +81,8 @@ fn in_force(entry: &Entry) -> Option<&str> {
 async fn note(connection: &mut SqliteConnection, digest: &str) -> Result<(), StoreError> {
     sqlx::query("INSERT OR REPLACE INTO policy_told VALUES (1, ?)")
         .bind(digest)
-        .execute(connection)
+        .execute(&mut *connection)
         .await?;
+    sqlx::query("DELETE FROM policy_late").execute(connection).await?;
     Ok(())
 }
