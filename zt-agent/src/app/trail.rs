@@ -44,6 +44,15 @@ impl Trail {
             Arc::<Metrics>::clone(metrics),
             pipeline::Settings::new(&config.cluster, &config.node),
         );
+        // A trail that does not move is not signed again: what it was signed up to by an earlier run holds.
+        match store.last_checkpoint().await {
+            Ok(last) => {
+                if let Some(last) = last {
+                    intake.stats().sealed(last.seq, last.time);
+                }
+            }
+            Err(error) => tracing::error!(%error, "the last checkpoint of the audit trail cannot be read"),
+        }
         let recorder = tokio::spawn(recorder.run());
         let (recorded, all_recorded) = watch::channel(false);
         let archiving = store.start(&all_recorded);

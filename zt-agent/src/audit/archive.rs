@@ -219,6 +219,11 @@ impl Archive {
         Ok(self.file().remembered(limit).await?)
     }
 
+    /// The last checkpoint that this machine's trail signed, in whatever run.
+    pub async fn last_checkpoint(&self) -> Result<Option<Checkpoint>, ArchiveError> {
+        Ok(self.file().last_checkpoint().await?)
+    }
+
     /// Up to where the ring buffer is accounted for.
     pub async fn ring_mark(&self) -> Result<Option<RingMark>, ArchiveError> {
         Ok(self.file().ring_mark().await?)

@@ -184,6 +184,11 @@ impl Store {
         append::head(&mut *self.readers.acquire().await?).await
     }
 
+    /// The last checkpoint that was signed, in whatever run.
+    pub async fn last_checkpoint(&self) -> Result<Option<Checkpoint>, StoreError> {
+        seal::last(&mut *self.readers.acquire().await?).await
+    }
+
     /// Up to where the ring buffer is accounted for, as the last batch said that had an opinion.
     pub async fn ring_mark(&self) -> Result<Option<RingMark>, StoreError> {
         let (ring, position): (Option<Vec<u8>>, Option<i64>) =

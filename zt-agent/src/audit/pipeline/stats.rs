@@ -82,7 +82,7 @@ impl Stats {
         )
     }
 
-    /// The entry that this agent's last checkpoint signs, and when that was; `None` before the first.
+    /// The entry that the trail's last checkpoint signs, and when that was; `None` before the first.
     pub fn checkpoint(&self) -> Option<(u64, Timestamp)> {
         let time = Timestamp(self.sealed_time.load(Ordering::Relaxed));
         (time.0 != 0).then(|| (self.sealed_seq.load(Ordering::Relaxed), time))

@@ -41,6 +41,15 @@ pub(super) async fn seal(writer: &mut Writer, directory: &Path) -> Result<Option
     Ok(sealed)
 }
 
+/// The last checkpoint that there is.
+pub(super) async fn last(connection: &mut SqliteConnection) -> Result<Option<Checkpoint>, StoreError> {
+    let last: Option<(i64, String)> =
+        sqlx::query_as("SELECT row, text FROM checkpoint ORDER BY row DESC LIMIT 1")
+            .fetch_optional(connection)
+            .await?;
+    last.map(|(row, text)| super::ship::parse(row, &text)).transpose()
+}
+
 /// From now on a commit returns when it, and all before it, is on disk: what others learn of the chain must not be
 /// ahead of it after a crash of the machine. Not within a transaction.
 pub(super) async fn sync_commits(connection: &mut SqliteConnection) -> Result<(), StoreError> {
