@@ -349,7 +349,7 @@ async fn a_changed_record_on_the_server_is_found() {
         world
             .server
             .sql("CREATE TABLE r AS TABLE zt_audit.record; CREATE TABLE s AS TABLE zt_audit.shape;
-                  CREATE TABLE c AS TABLE zt_audit.checkpoint")
+                  CREATE TABLE c AS TABLE zt_audit.checkpoint; CREATE TABLE b AS TABLE zt_audit.bucket")
             .expect("copies");
         world.server.sql(change).expect(change);
         assert!(!world.report().await.is_clean(), "not found: {change}");
@@ -358,7 +358,8 @@ async fn a_changed_record_on_the_server_is_found() {
             .sql("TRUNCATE zt_audit.record, zt_audit.shape, zt_audit.checkpoint;
                   INSERT INTO zt_audit.shape SELECT * FROM s; INSERT INTO zt_audit.record SELECT * FROM r;
                   INSERT INTO zt_audit.checkpoint (writer, seq, time, text, login)
-                  SELECT writer, seq, time, text, login FROM c; DROP TABLE r, s, c")
+                  SELECT writer, seq, time, text, login FROM c; TRUNCATE zt_audit.bucket;
+                  INSERT INTO zt_audit.bucket SELECT * FROM b; DROP TABLE r, s, c, b")
             .expect("as before");
         assert!(world.report().await.is_clean(), "after {change}");
     }

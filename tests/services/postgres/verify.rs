@@ -187,3 +187,78 @@ async fn an_export_of_the_cluster_is_checked_without_the_server() {
         "{report:#}"
     );
 }
+
+/// What is counted of an entry.
+const COUNT: &str =
+    "zt_audit.bucket WHERE (shape, hour) = (SELECT shape, time / 3600000000000 FROM zt_audit.record
+    WHERE seq = 1500 AND {w})";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_count_that_was_tampered_with_is_named() {
+    let cluster = Cluster::new().await;
+    let writer = cluster.writer(1);
+    for (change, named) in [
+        ("UPDATE {count}", "connections, from"),
+        ("DELETE FROM {count}", "says nothing, and its entries say"),
+        (
+            "INSERT INTO zt_audit.bucket SELECT shape, hour - 30, login, records, connections, first_seen, last_seen
+             FROM {count}",
+            "its entries say nothing",
+        ),
+        (
+            "INSERT INTO zt_audit.bucket SELECT gen_random_uuid(), 99999999, login, 1, 1, 0, 0 FROM {count}",
+            "in the hour 99999999 since 1970",
+        ),
+        (
+            "INSERT INTO zt_audit.bucket SELECT gen_random_uuid(), hour, login, 1, 1, first_seen, last_seen FROM {count}",
+            "which is not there, inserted by",
+        ),
+    ] {
+        let count = match change {
+            "UPDATE {count}" => COUNT.replacen("WHERE", "SET connections = connections + 7 WHERE", 1),
+            _ => COUNT.to_owned(),
+        };
+        let sql = change
+            .replace("{count}", &count)
+            .replace("{w}", &format!("writer = '{writer}'"));
+        cluster.finds(&sql, named);
+    }
+    clean("at the end", &cluster.verify(&[]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_login_in_a_chain_is_named() {
+    let cluster = Cluster::new().await;
+    let writer = cluster.writer(0);
+    // Who may write and knows the chain goes on with it, in its own name.
+    let as_mallory =
+        "INSERT INTO zt_audit.shape SELECT (jsonb_populate_record(s, '{\"login\":\"mallory\"}')).*
+        FROM zt_audit.shape s;";
+    let inserted = format!(
+        "{as_mallory} INSERT INTO zt_audit.record SELECT (jsonb_populate_record(r, jsonb_build_object('id',
+             gen_random_uuid(), 'seq', 3001, 'login', 'mallory'))).*
+         FROM zt_audit.record r WHERE seq = 3000 AND writer = '{writer}'"
+    );
+    cluster.finds(
+        &inserted,
+        &format!(
+            "1 entries of {writer}, from 3001 to 3001, were inserted by the login mallory, and others by node"
+        ),
+    );
+    // A node that has got another login is told of, and nothing is wrong.
+    let moved = format!(
+        "{as_mallory} UPDATE zt_audit.record SET login = 'mallory' WHERE seq > 2900 AND writer = '{writer}';
+         TRUNCATE zt_audit.bucket;
+         INSERT INTO zt_audit.bucket (shape, hour, login, records, connections, first_seen, last_seen)
+         SELECT shape, time / 3600000000000, login, count(*), sum(count), min(time), max(time)
+         FROM zt_audit.record GROUP BY 1, 2, 3"
+    );
+    cluster.server.sql(&moved).expect("moves");
+    let report = cluster.verify(&[]);
+    clean("another login", &report);
+    let remarks = report.1["remarks"].to_string();
+    assert!(
+        remarks.contains("100 entries of") && remarks.contains("the node's login was changed"),
+        "{remarks}"
+    );
+}

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use super::chain::{Hash, digest};
 use super::query::Filter;
 use super::record::{AuditRecord, Kept};
-use super::store::{Found, Statement, Told, Trail};
+use super::store::{Found, Miscount, Statement, Told, Trail};
 use super::verify::{Finding, Line, Noted, Report, Verifier};
 
 /// Lines of an export between two looks at the clock.
@@ -264,7 +264,7 @@ fn quoted(field: &str) -> String {
     }
 }
 
-/// Looks at a whole trail. `noted` are the last checkpoints that were kept apart from it; `progress` is told now and then
+/// Looks at a whole trail, and then at what queries and the graph go by. `noted` are the last checkpoints that were kept apart from it; `progress` is told now and then
 /// how many entries were looked at.
 pub async fn verify<T: Trail>(
     trail: &mut T,
@@ -296,9 +296,12 @@ pub async fn verify<T: Trail>(
     loop {
         let found = trail.more().await?;
         if found.is_empty() {
-            return Ok(verifier);
+            break;
         }
         for found in found {
+            if let Some(login) = &found.login {
+                verifier.inserted(found.writer, found.seq, login);
+            }
             match found.kept {
                 Ok(kept) => verifier.entry(&kept),
                 Err(cause) => verifier.unreadable(found.writer, found.seq, cause),
@@ -306,6 +309,13 @@ pub async fn verify<T: Trail>(
         }
         progress(verifier.entries());
     }
+    while let Some(miscounts) = trail.miscounts().await? {
+        for Miscount { what, kept, counted } in miscounts {
+            verifier.found(Finding::Miscounted { what, kept, counted });
+        }
+        progress(verifier.entries());
+    }
+    Ok(verifier)
 }
 
 /// Looks at an export. The first line that is none of ours ends it.

@@ -13,6 +13,7 @@
 
 mod batch;
 mod connect;
+mod counts;
 mod error;
 mod graph;
 mod guide;

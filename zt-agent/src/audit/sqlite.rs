@@ -14,6 +14,7 @@
 
 mod append;
 mod bulk;
+mod counts;
 mod dsn;
 mod error;
 mod gaps;

@@ -2,11 +2,13 @@
 //! What the pipeline needs of a place to keep records.
 
 use std::future::Future;
+use std::sync::Arc;
 
 use uuid::Uuid;
 
 use super::names::Named;
-use super::record::{Entry, Kept};
+use super::query::HOUR;
+use super::record::{Entry, Kept, Timestamp};
 use super::seal::{Checkpoint, Gap, KeyRecord};
 
 /// Keeps records. A batch is kept as a whole or not at all.
@@ -52,6 +54,68 @@ pub trait Trail {
 
     /// The next entries, each writer's in the order of their numbers; none at the end.
     fn more(&mut self) -> impl Future<Output = Result<Vec<Found>, Self::Error>>;
+
+    /// The next counts that do not fit the entries, after the last of those; `None` at the end. Now and then there are
+    /// none, so that who waits hears how far it is.
+    fn miscounts(&mut self) -> impl Future<Output = Result<Option<Vec<Miscount>>, Self::Error>>;
+}
+
+/// What queries and the graph go by, where it is not what the entries say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Miscount {
+    /// Which count, for people: its edge and hour.
+    pub what: String,
+    /// What it says: `nothing` where it is not there.
+    pub kept: String,
+    /// What the entries say.
+    pub counted: String,
+}
+
+impl Miscount {
+    /// A count of an hour that is or should be there.
+    pub fn of(what: String, kept: Option<Tally>, counted: Option<Tally>) -> Self {
+        let says =
+            |tally: Option<Tally>| tally.map_or_else(|| "nothing".to_owned(), |tally| tally.to_string());
+        Self {
+            what,
+            kept: says(kept),
+            counted: says(counted),
+        }
+    }
+
+    /// The count of an edge in an hour since 1970.
+    pub fn hour(hour: i64, edge: &str) -> String {
+        format!(
+            "the count of {edge} in the hour from {}",
+            Timestamp(hour.saturating_mul(HOUR))
+        )
+    }
+}
+
+/// What a count says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tally {
+    /// Records, where they are counted apart.
+    pub records: Option<i64>,
+    /// The connections that they stand for.
+    pub connections: i64,
+    /// The first.
+    pub first: Timestamp,
+    /// The last.
+    pub last: Timestamp,
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(records) = self.records {
+            write!(f, "{records} records, ")?;
+        }
+        write!(
+            f,
+            "{} connections, from {} to {}",
+            self.connections, self.first, self.last
+        )
+    }
 }
 
 /// What was signed about a chain.
@@ -101,6 +165,8 @@ pub struct Found {
     pub writer: Uuid,
     /// Its number.
     pub seq: u64,
+    /// The login that inserted it, where that is known.
+    pub login: Option<Arc<str>>,
     /// What it says, or why it cannot be read.
     pub kept: Result<Kept, String>,
 }

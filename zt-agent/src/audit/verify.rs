@@ -4,11 +4,13 @@
 
 mod finding;
 mod lines;
+mod logins;
 mod report;
 mod trust;
 mod writer;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use uuid::Uuid;
 
@@ -109,7 +111,14 @@ impl Verifier {
             return self.found(Finding::Unchained { id });
         };
         let (writer, report) = self.walked(link.writer);
+        let before = report.count;
         writer.entry(link.seq, digest(&kept.entry), Some(link.hash), &id, report);
+        writer.found += report.count - before;
+    }
+
+    /// Which login inserted the next entry.
+    pub fn inserted(&mut self, writer: Uuid, seq: u64, login: &Arc<str>) {
+        of(&mut self.writers, &self.trust, writer).logins.note(login, seq);
     }
 
     /// The next entry, of which only the digest is there.
@@ -123,6 +132,7 @@ impl Verifier {
         self.report.entries += 1;
         self.found(Finding::Unreadable { writer, seq, cause });
         let (writer, report) = self.walked(writer);
+        writer.found += 1;
         writer.unreadable(seq, report);
     }
 

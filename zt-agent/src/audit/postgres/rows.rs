@@ -23,7 +23,7 @@ macro_rules! columns {
     };
     ($detail:literal) => {
         concat!(
-            "r.time, r.id, r.login, r.writer, r.seq, r.hash, r.revision, r.latency, r.count, r.source_port, r.pid,
+            "r.time, r.id, r.login, r.shape, r.writer, r.seq, r.hash, r.revision, r.latency, r.count, r.source_port, r.pid,
              r.source_address, r.destination_address, r.comm, r.source_pod, r.destination_pod, r.caller, ",
             $detail,
             " AS detail, octet_length(r.detail) AS detail_bytes,

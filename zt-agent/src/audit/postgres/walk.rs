@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The whole trail at one moment, each writer's records in the order of their numbers: for those who check it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row as _};
 use uuid::Uuid;
 
 use super::connect::{Role, Target};
+use super::counts::Counts;
 use super::rows::{self, columns};
+use super::shape::Shape;
 use super::{DAY, PgError};
 use crate::audit::seal::{Checkpoint, Gap, KeyRecord};
-use crate::audit::store::{Found, Statement, Told, Trail};
+use crate::audit::store::{Found, Miscount, Statement, Told, Trail};
 
 /// Records read at a time, and statements.
 const ROWS: usize = 2048;
@@ -19,6 +22,8 @@ const ROWS: usize = 2048;
 const MOST_BYTES: i64 = 32 << 20;
 /// Details of more bytes are read one by one: thousands of the largest are more than this machine's memory may hold.
 const LARGE: i64 = 65_536;
+/// Shapes that are told one by one where they are not what their entries say.
+const MOST_SHAPES: usize = 1000;
 
 /// Every record there is, and not only those that some batch or shape leads to: one without its shape is unreadable, not
 /// gone.
@@ -53,6 +58,11 @@ pub struct Walk {
     connection: PgConnection,
     /// Read and not handed over.
     rows: VecDeque<PgRow>,
+    /// The login of the last row: as a rule it is that of the next one too.
+    login: Arc<str>,
+    /// Shapes that are not what their entries say, and those that would be.
+    misfiled: BTreeMap<Uuid, Uuid>,
+    counts: Option<Counts>,
 }
 
 impl Walk {
@@ -67,6 +77,9 @@ impl Walk {
         Ok(Self {
             connection,
             rows: VecDeque::new(),
+            login: Arc::from(""),
+            misfiled: BTreeMap::new(),
+            counts: None,
         })
     }
 
@@ -79,7 +92,30 @@ impl Walk {
             .bind(row.try_get::<&str, _>("login")?)
             .fetch_one(&mut self.connection)
             .await?;
-        Ok(found(&row)?)
+        Ok(self.found(&row)?)
+    }
+
+    fn found(&mut self, row: &PgRow) -> Result<Found, sqlx::Error> {
+        let login: &str = row.try_get("login")?;
+        if *self.login != *login {
+            self.login = Arc::from(login);
+        }
+        let kept = match rows::kept(row) {
+            Ok(kept) => {
+                let (shape, said): (Uuid, Uuid) = (row.try_get("shape")?, Shape::of(&kept.entry).id());
+                if shape != said && self.misfiled.len() < MOST_SHAPES {
+                    self.misfiled.insert(shape, said);
+                }
+                Ok(kept)
+            }
+            Err(error) => Err(format!("{error}; {login} inserted it")),
+        };
+        Ok(Found {
+            writer: row.try_get("writer")?,
+            seq: row.try_get::<i64, _>("seq")?.cast_unsigned(),
+            login: Some(Arc::clone(&self.login)),
+            kept,
+        })
     }
 
     async fn fetch(&mut self, cursor: &str) -> Result<Vec<PgRow>, PgError> {
@@ -125,10 +161,24 @@ impl Trail for Walk {
             entries.push(if size > LARGE {
                 self.whole(&row).await?
             } else {
-                found(&row)?
+                self.found(&row)?
             });
         }
         Ok(entries)
+    }
+
+    async fn miscounts(&mut self) -> Result<Option<Vec<Miscount>>, PgError> {
+        if let Some(counts) = &mut self.counts {
+            return counts.next(&mut self.connection).await;
+        }
+        self.counts = Some(Counts::default());
+        let misfiled = std::mem::take(&mut self.misfiled).into_iter();
+        let told = misfiled.map(|(shape, said)| Miscount {
+            what: format!("what is counted of the shape {shape}"),
+            kept: "what is not its hash".to_owned(),
+            counted: format!("that it is the shape {said}"),
+        });
+        Ok(Some(told.collect()))
     }
 }
 
@@ -144,20 +194,6 @@ fn told(row: &PgRow) -> Result<Told<Statement>, sqlx::Error> {
         let what = format!("the checkpoint of {writer} at entry {first}");
         let same = |told: &Checkpoint| (told.writer, told.seq, told.time.0) == (writer, seq, last);
         Told::text(what, text, same).map(Statement::Checkpoint)
-    })
-}
-
-fn found(row: &PgRow) -> Result<Found, sqlx::Error> {
-    Ok(Found {
-        writer: row.try_get("writer")?,
-        seq: row.try_get::<i64, _>("seq")?.cast_unsigned(),
-        kept: match rows::kept(row) {
-            Ok(kept) => Ok(kept),
-            Err(error) => Err(format!(
-                "{error}; {} inserted it",
-                row.try_get::<&str, _>("login")?
-            )),
-        },
     })
 }
 

@@ -2,19 +2,24 @@
 //! The whole trail, from the oldest entry on: for those who check it and for exports. Nothing is written, and an agent
 //! that writes is not disturbed.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use sqlx::sqlite::SqliteConnection;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{ConnectOptions as _, Row};
 use uuid::Uuid;
 
 use super::append::head;
+use super::counts::{Counts, edge};
 use super::{StoreError, dsn, reading, rows, schema};
+use crate::audit::record::{AuditRecord, Entry, Part};
 use crate::audit::seal::{Checkpoint, Gap, KeyRecord};
-use crate::audit::store::{Found, Statement, Told, Trail};
+use crate::audit::store::{Found, Miscount, Statement, Told, Trail};
 
 /// Entries read at a time, and statements.
 const ROWS: i64 = 2048;
+/// Shapes that are told one by one where they are not counted as what they say.
+const MOST_SHAPES: usize = 1000;
 
 /// A file, at one moment.
 #[derive(Debug)]
@@ -25,6 +30,9 @@ pub struct Reader {
     next: i64,
     next_checkpoint: i64,
     gaps_told: bool,
+    /// Shapes that are not counted as their entries should be: what they are counted as, and what they should be.
+    misfiled: BTreeMap<i64, (i64, i64)>,
+    counts: Option<Counts>,
 }
 
 /// How far a spool has shipped.
@@ -57,6 +65,8 @@ impl Reader {
             next: i64::MIN,
             next_checkpoint: 0,
             gaps_told: false,
+            misfiled: BTreeMap::new(),
+            counts: None,
         })
     }
 
@@ -89,6 +99,21 @@ impl Reader {
             seq: seq.cast_unsigned(),
             checkpoint: text.map(parse).transpose()?,
         }))
+    }
+
+    /// Whether the file is a spool, whose hourly counts nobody goes by.
+    pub async fn is_spool(&mut self) -> Result<bool, StoreError> {
+        self.has_table("shipping").await
+    }
+
+    /// Notes what a row's shape is counted as, where that is not what the entry is.
+    fn look_at_part(&mut self, row: &SqliteRow, entry: &Entry) -> Result<(), StoreError> {
+        let part = entry.decision().map_or(Part::Aside, AuditRecord::part).number();
+        let (shape, kept): (i64, i64) = (row.try_get("shape")?, row.try_get("part")?);
+        if kept != part && self.misfiled.len() < MOST_SHAPES {
+            self.misfiled.insert(shape, (kept, part));
+        }
+        Ok(())
     }
 
     async fn has_table(&mut self, name: &str) -> Result<bool, StoreError> {
@@ -157,12 +182,34 @@ impl Trail for Reader {
         for row in &rows {
             let number: i64 = row.try_get("row")?;
             self.next = number + 1;
+            let kept = rows::kept(row).map_err(|error| error.to_string());
+            if let Ok(kept) = &kept {
+                self.look_at_part(row, &kept.entry)?;
+            }
             found.push(Found {
                 writer: self.writer,
                 seq: number.cast_unsigned(),
-                kept: rows::kept(row).map_err(|error| error.to_string()),
+                login: None,
+                kept,
             });
         }
         Ok(found)
+    }
+
+    async fn miscounts(&mut self) -> Result<Option<Vec<Miscount>>, StoreError> {
+        if let Some(counts) = &mut self.counts {
+            return counts.next(&mut self.connection).await;
+        }
+        self.counts = Some(Counts::of(self.is_spool().await?));
+        let mut found = Vec::new();
+        for (shape, (kept, part)) in std::mem::take(&mut self.misfiled) {
+            let what = edge(&mut self.connection, shape).await?;
+            found.push(Miscount {
+                what: format!("what is counted of {what}"),
+                kept: format!("part {kept}"),
+                counted: format!("part {part}"),
+            });
+        }
+        Ok(Some(found))
     }
 }

@@ -7,10 +7,14 @@ use super::StoreError;
 use super::schema::SEGMENT_ROWS;
 use crate::audit::query::HOUR;
 
-/// What the records before a row stood for; in memory, on the one connection that writes.
+/// Segments that are looked at for an earlier connection, when one was found.
+const MORE_SEGMENTS: u32 = 4;
+
+/// What the records before a row stood for, and the first of those that are left; in memory, on the one connection that writes.
 const GONE: &str = "
 CREATE TEMP TABLE IF NOT EXISTS gone (
-    shape INTEGER NOT NULL, hour INTEGER NOT NULL, connections INTEGER NOT NULL, PRIMARY KEY (shape, hour)
+    shape INTEGER NOT NULL, hour INTEGER NOT NULL, connections INTEGER NOT NULL, first INTEGER,
+    PRIMARY KEY (shape, hour)
 ) STRICT, WITHOUT ROWID;
 DELETE FROM temp.gone;
 ";
@@ -19,7 +23,7 @@ DELETE FROM temp.gone;
 pub(super) async fn take_out(connection: &mut SqliteConnection, row: i64) -> Result<(), StoreError> {
     sqlx::raw_sql(GONE).execute(&mut *connection).await?;
     sqlx::query(
-        "INSERT INTO temp.gone SELECT shape, time / ?2, sum(count) FROM record WHERE row < ?1 GROUP BY 1, 2",
+        "INSERT INTO temp.gone SELECT shape, time / ?2, sum(count), NULL FROM record WHERE row < ?1 GROUP BY 1, 2",
     )
     .bind(row)
     .bind(HOUR)
@@ -58,32 +62,43 @@ pub(super) async fn mend(connection: &mut SqliteConnection, row: i64) -> Result<
             .bind(row / SEGMENT_ROWS)
             .fetch_all(&mut *connection)
             .await?;
-    // Segment by segment from the oldest on, until each hour has been seen: as a rule that is the first segment.
+    // Segment by segment from the oldest on, until each hour has been seen: as a rule that is the first segment. Then some
+    // more, where one of them may have an earlier connection all the same: entries are only nearly in the order of time.
+    let (mut seen, mut more) = (-1, MORE_SEGMENTS);
     while let Some(segment) = segments.pop() {
-        for sql in [
-            "UPDATE bucket SET first_seen = f.first
+        sqlx::query(
+            "UPDATE temp.gone SET first = min(coalesce(gone.first, f.first), f.first)
              FROM (SELECT shape, time / ?3 AS hour, min(time) AS first FROM record
                    WHERE row >= ?1 AND row < ?2 GROUP BY 1, 2) f
-             WHERE bucket.shape = f.shape AND bucket.hour = f.hour
-               AND (bucket.shape, bucket.hour) IN (SELECT shape, hour FROM temp.gone)",
-            "DELETE FROM temp.gone WHERE (shape, hour) IN
-                 (SELECT shape, time / ?3 FROM record WHERE row >= ?1 AND row < ?2)",
-        ] {
-            sqlx::query(sql)
-                .bind(segment * SEGMENT_ROWS)
-                .bind((segment + 1) * SEGMENT_ROWS)
-                .bind(HOUR)
-                .execute(&mut *connection)
-                .await?;
-        }
-        let (left,): (i64,) = sqlx::query_as(
-            "SELECT count(*) FROM temp.gone g JOIN bucket b ON b.shape = g.shape AND b.hour = g.hour",
+             WHERE gone.shape = f.shape AND gone.hour = f.hour",
         )
+        .bind(segment * SEGMENT_ROWS)
+        .bind((segment + 1) * SEGMENT_ROWS)
+        .bind(HOUR)
+        .execute(&mut *connection)
+        .await?;
+        seen = segment;
+        let (unseen, earlier): (bool, bool) = sqlx::query_as(
+            "SELECT EXISTS (SELECT 1 FROM temp.gone g JOIN bucket b ON b.shape = g.shape AND b.hour = g.hour
+                            WHERE g.first IS NULL),
+                    EXISTS (SELECT 1 FROM segment WHERE segment > ? AND min_time < (SELECT max(first) FROM temp.gone))",
+        )
+        .bind(segment)
         .fetch_one(&mut *connection)
         .await?;
-        if left == 0 {
+        if !unseen && (!earlier || more == 0) {
             break;
         }
+        more -= u32::from(!unseen);
     }
+    // Where a segment that was not looked at may have an earlier one, what is noted stays: it is not too late.
+    sqlx::query(
+        "UPDATE bucket SET first_seen = g.first FROM temp.gone g
+         WHERE bucket.shape = g.shape AND bucket.hour = g.hour
+           AND g.first <= coalesce((SELECT min(min_time) FROM segment WHERE segment > ?), g.first)",
+    )
+    .bind(seen)
+    .execute(connection)
+    .await?;
     Ok(())
 }

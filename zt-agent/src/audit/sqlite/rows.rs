@@ -20,9 +20,9 @@ use crate::audit::record::{
 macro_rules! entries {
     ($join:literal, $tail:literal) => {
         concat!(
-            "SELECT r.row, r.id, r.time, r.revision, r.latency, r.source_address, r.source_port,
+            "SELECT r.row, r.id, r.time, r.shape, r.revision, r.latency, r.source_address, r.source_port,
                     r.destination_address, r.pid, r.comm, r.caller, r.count, r.change, r.hash,
-                    s.protocol, s.port, s.decision, s.enforced, s.mode, s.observer, s.hook, s.reason, s.proof,
+                    s.protocol, s.port, s.decision, s.enforced, s.mode, s.observer, s.hook, s.reason, s.proof, s.part,
                     (SELECT text FROM name WHERE id = s.source) AS source,
                     (SELECT text FROM name WHERE id = s.destination) AS destination,
                     (SELECT text FROM name WHERE id = s.rule) AS rule,

@@ -166,6 +166,34 @@ pub enum Finding {
         /// At which entry.
         seq: u64,
     },
+    /// What queries and the graph go by is not what the entries say.
+    #[error("{what} says {kept}, and its entries say {counted}: queries and the graph go by it")]
+    Miscounted {
+        /// Which count.
+        what: String,
+        /// What it says.
+        kept: String,
+        /// What the entries say.
+        counted: String,
+    },
+    /// Entries of one chain that several logins inserted.
+    #[error(
+        "{entries} entries of {writer}, from {first} to {last}, were inserted by the login {login}, and others by {other}: a chain belongs to one login"
+    )]
+    SecondLogin {
+        /// Whose chain.
+        writer: Uuid,
+        /// The login.
+        login: String,
+        /// The one that inserted the first entry that is there.
+        other: String,
+        /// How many entries it inserted.
+        entries: u64,
+        /// The first of them.
+        first: u64,
+        /// The last of them.
+        last: u64,
+    },
     /// Something else that should not be.
     #[error("{0}")]
     Other(String),

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use uuid::Uuid;
 
 use super::Finding;
+use super::logins::Logins;
 use super::report::{Report, Span, WriterReport};
 use super::trust::Trust;
 use crate::audit::chain::{Hash, Head};
@@ -67,6 +68,9 @@ pub(super) struct Writer {
     lost: u64,
     pruned: u64,
     missing: u64,
+    /// What was found wrong with its entries.
+    pub(super) found: u64,
+    pub(super) logins: Logins,
 }
 
 impl Writer {
@@ -89,6 +93,8 @@ impl Writer {
             lost: 0,
             pruned: 0,
             missing: 0,
+            found: 0,
+            logins: Logins::default(),
         }
     }
 
@@ -366,6 +372,7 @@ impl Writer {
             report.found(Finding::Unsealed { writer });
         }
         let sealed = self.sealed().unwrap_or(0);
+        self.logins.tell(writer, sealed, self.found > 0, report);
         report.writers.push(WriterReport {
             writer,
             root: self.owner,

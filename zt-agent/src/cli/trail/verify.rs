@@ -77,7 +77,16 @@ pub(in super::super) async fn verify(arguments: &VerifyArgs) -> Result<Exit, Fai
                 export::verify(&mut walk, verifier, &noted, &mut tell).await?
             } else {
                 let noted: Vec<Noted> = own.into_iter().map(Noted::here).collect();
-                export::verify(&mut Reader::open(&dsn).await?, verifier, &noted, &mut tell).await?
+                let mut reader = Reader::open(&dsn).await?;
+                let spool = reader.is_spool().await?;
+                let mut verifier = export::verify(&mut reader, verifier, &noted, &mut tell).await?;
+                if spool {
+                    verifier.remark(
+                        "this is a spool, whose hourly counts nobody goes by: they were not looked at"
+                            .to_owned(),
+                    );
+                }
+                verifier
             }
         }
     };
