@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A cluster: three engines and two nodes with one `PostgreSQL`, all of them real processes.
 
+#[path = "cluster/alone.rs"]
+mod alone;
 #[path = "cluster/balancer.rs"]
 mod balancer;
 #[path = "cluster/storm.rs"]

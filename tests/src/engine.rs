@@ -104,7 +104,7 @@ impl Engine {
 
     /// Starts it, without waiting.
     pub fn launch(&mut self) -> Result<()> {
-        let config = self.home.join("agent.yaml");
+        let config = self.config_file();
         // JSON is YAML.
         fs::write(&config, format!("{:#}\n", Value::Object(self.config.clone())))?;
         let log = OpenOptions::new()
@@ -146,6 +146,17 @@ impl Engine {
         ready.with_context(|| self.log().unwrap_or_default())
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let child = self.child.as_ref().context("the engine is not running")?;
+        Ok(kill(Pid::from_raw(child.id().try_into()?), signal)?)
+    }
+
+    /// Its configuration file, which each start writes anew.
+    pub fn config_file(&self) -> PathBuf {
+        self.home.join("agent.yaml")
+    }
+
     /// Kills it as a crash would.
     pub fn kill(&mut self) -> Result<()> {
         let mut child = self.child.take().context("the engine is not running")?;
@@ -156,8 +167,8 @@ impl Engine {
 
     /// Asks it to end and waits until it has.
     pub fn terminate(&mut self) -> Result<ExitStatus> {
+        self.signal(Signal::SIGTERM)?;
         let mut child = self.child.take().context("the engine is not running")?;
-        kill(Pid::from_raw(child.id().try_into()?), Signal::SIGTERM)?;
         Ok(child.wait()?)
     }
 

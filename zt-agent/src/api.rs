@@ -52,7 +52,7 @@ use crate::audit::pipeline::Intake;
 use crate::identity::spire::Health;
 use crate::metrics::Metrics;
 use crate::policy_dir::Editor;
-use crate::state::{Snapshot, SourceStatus};
+use crate::state::{Configured, Snapshot, SourceStatus};
 
 /// What the handlers work with. Cheap to clone.
 #[derive(Clone)]
@@ -94,6 +94,8 @@ pub struct Parts {
     pub source: Option<watch::Receiver<SourceStatus>>,
     /// How it stands with SPIRE, where identities come from there.
     pub spire: Option<Arc<Health>>,
+    /// What of the configuration is taken anew.
+    pub configuration: watch::Receiver<Arc<Configured>>,
 }
 
 /// What kind of agent serves.

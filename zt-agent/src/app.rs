@@ -5,6 +5,7 @@
 //! Down: policy files, workloads and cgroups reach one thread, the [`node`], which owns the kernel side and publishes
 //! what is in force. Up: the [`reader`] takes events from the ring buffer to the audit pipeline.
 
+mod callers;
 mod control;
 mod descriptors;
 mod engine;
@@ -27,7 +28,7 @@ use tokio::task::JoinHandle;
 
 use crate::api::{self, ApiState, Readiness};
 use crate::cgroup::Watcher;
-use crate::config::Config;
+use crate::config::{Config, Sources};
 use crate::identity::file as identity_file;
 use crate::identity::spire::Source;
 use crate::kernel::Kernel;
@@ -42,6 +43,7 @@ use crate::watch::Follower;
 pub use self::engine::run_engine;
 pub use self::error::AppError;
 
+use self::callers::Callers;
 use self::control::Handle;
 use self::feed::PolicyFeed;
 use self::input::Input;
@@ -55,7 +57,8 @@ use self::turn::Turn;
 /// Runs the node agent until a signal asks it to stop. Enforcement stays on afterwards.
 ///
 /// Where another agent works on the same pins, this one waits for its turn; with `take_over` it asks the other to end.
-pub async fn run(config: Config, take_over: bool) -> Result<(), AppError> {
+/// `sources` are read again for what may change meanwhile.
+pub async fn run(config: Config, sources: Sources, take_over: bool) -> Result<(), AppError> {
     let started = crate::audit::clock::now();
     let (stop_sender, stopping) = watch::channel(false);
 
@@ -65,6 +68,7 @@ pub async fn run(config: Config, take_over: bool) -> Result<(), AppError> {
     let mut input = Input::read(&config).await?;
     // From here on a signal waits for its turn: before it is listened for, it would end the agent on the spot.
     let mut signals = Signals::listen()?;
+    let (callers, configured) = Callers::follow(&config, sources)?;
     let Some(turn) = turn::wait(&config, take_over, &mut signals).await? else {
         return Ok(());
     };
@@ -74,7 +78,7 @@ pub async fn run(config: Config, take_over: bool) -> Result<(), AppError> {
     }
     let Turn { lock, verified, .. } = turn;
     let metrics = Metrics::new();
-    let endpoints = Endpoints::bind(&config, turn.waited, &metrics).await?;
+    let endpoints = Endpoints::bind(&config, turn.waited, &metrics, &configured).await?;
 
     let roots = node::roots(&config.managed_cgroup.present(&input.mount), &input.mount);
     let kernel = Kernel::load(&config.bpffs, verified)?;
@@ -85,8 +89,7 @@ pub async fn run(config: Config, take_over: bool) -> Result<(), AppError> {
     let (ready_sender, readiness) = watch::channel(Readiness::default());
     let (commands, inbox) = mpsc::channel::<Command>(node::QUEUE);
 
-    let ring = kernel.ring()?;
-    let counters = kernel.counter_reader()?;
+    let (ring, counters) = (kernel.ring()?, kernel.counter_reader()?);
     let watcher = Watcher::new(input.mount.clone(), input.root_paths.clone())?;
     let (cgroups, sources, attesting) = identities::open(&config, &mut input, &watcher, &metrics);
     let (by_hand, to_record) = mpsc::unbounded_channel();
@@ -115,7 +118,6 @@ pub async fn run(config: Config, take_over: bool) -> Result<(), AppError> {
     let reader = spawn_thread("zt-events", move || reader.run())?;
 
     let handle = Arc::new(Handle::new(&commands));
-    let source = input.policy_feed.status(&metrics);
     metrics.read_kernel(Box::new(counters));
     metrics.read_snapshots(snapshots.clone());
     let followed = snapshots.clone();
@@ -126,24 +128,26 @@ pub async fn run(config: Config, take_over: bool) -> Result<(), AppError> {
         editor: policy_dir::Editor::new(config.policy_path.clone(), config.policy_settings()),
         store: Arc::clone(&trail.store),
         intake,
+        source: input.policy_feed.status(&metrics),
         metrics,
         control: handle,
         readiness: readiness.clone(),
         stopping: stopping.clone(),
         started,
         service: api::Service::Node,
-        source,
         spire: attesting.as_ref().map(Source::health),
+        configuration: configured,
     });
     let serving = endpoints.serve(&config, &state, &stopping);
     let changes = tokio::spawn(api::record_changes(state));
-    let following = follow(
+    let mut following = follow(
         input.policy_feed,
         followed,
         input.workload_follower,
         identities::follow(watcher, attesting, &commands),
         &commands,
     );
+    following.push(callers.start());
     let weak = commands.downgrade();
     drop(commands);
     notify(sd_notify::NotifyState::Ready);

@@ -25,7 +25,7 @@ use crate::audit::AuditRecord;
 use crate::audit::pipeline::{Stats, Tally};
 use crate::audit::spool::Account;
 use crate::identity::spire::Health;
-use crate::state::{Snapshot, SourceStatus};
+use crate::state::{Configured, Snapshot, SourceStatus};
 
 /// Pairs of source and destination that have labels of their own; the rest are `other`.
 pub const MAX_PAIRS: usize = 2000;
@@ -69,6 +69,7 @@ pub struct Metrics {
     snapshots: OnceLock<watch::Receiver<Arc<Snapshot>>>,
     source: OnceLock<watch::Receiver<SourceStatus>>,
     spire: OnceLock<Arc<Health>>,
+    configuration: OnceLock<watch::Receiver<Arc<Configured>>>,
 }
 
 impl Metrics {
@@ -110,6 +111,11 @@ impl Metrics {
     /// Where what is known of the engine that is followed is. The first one stays.
     pub fn read_source(&self, source: watch::Receiver<SourceStatus>) {
         self.source.get_or_init(|| source);
+    }
+
+    /// Where it is said how readings of the configuration went. The first one stays.
+    pub fn read_configuration(&self, reloaded: watch::Receiver<Arc<Configured>>) {
+        self.configuration.get_or_init(|| reloaded);
     }
 
     /// Where what is known of SPIRE is. The first one stays.

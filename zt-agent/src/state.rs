@@ -4,6 +4,7 @@
 //! One task merges policy and identities into [`Snapshot`]s and sends them; everybody else holds a receiver and never
 //! waits.
 
+mod configured;
 pub mod merge;
 mod source;
 
@@ -15,6 +16,7 @@ use crate::identity::{Mode, WorkloadRecord};
 use crate::policy::{AllowTable, PolicySet, Problem, Settings};
 use crate::spiffe_id::SpiffeId;
 
+pub use self::configured::Configured;
 pub use self::source::{SOURCE_REFUSALS, SourceStatus};
 
 /// Policy, identities and modes that belong together. Cheap to clone.

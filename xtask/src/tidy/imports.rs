@@ -77,7 +77,7 @@ const RULES: &[Rule] = &[
     // Down to the kernel, and up from it.
     Rule {
         module: "state",
-        may_import: &["identity", "policy", "problem", "spiffe_id", "cgroup"],
+        may_import: &["caller", "identity", "policy", "problem", "spiffe_id", "cgroup"],
     },
     Rule {
         module: "kernel",

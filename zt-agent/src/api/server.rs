@@ -146,7 +146,16 @@ async fn connection(stream: Stream, tls: Option<Tls>, place: Place, shared: Shar
             (Stream::Tcp(stream, peer), Some(tls)) => {
                 let shaken = tokio::time::timeout(HANDSHAKE_TIME, tls.accept(stream, peer)).await;
                 match shaken {
-                    Ok(Some((stream, caller))) => http(stream, caller, &place, shared, stopping).await,
+                    Ok(Some((stream, caller, id))) => {
+                        let rights = Arc::clone(&caller.rights);
+                        tokio::select! {
+                            () = http(stream, caller, &place, shared, stopping) => {}
+                            // It comes again, with the rights that it has now; streams would go on for ever.
+                            () = tls.changed(&id, &rights) => {
+                                tracing::info!(caller = %id, "the rights of a caller have changed: its connection ends");
+                            }
+                        }
+                    }
                     Ok(None) => {}
                     Err(_) => tls.refuse(handshake::Cause::Timeout, peer, "no handshake within 10 seconds"),
                 }

@@ -19,7 +19,7 @@ use crate::audit::record::Timestamp;
 use crate::audit::spool::Account;
 use crate::identity::{Mode, spire};
 use crate::policy::Problem;
-use crate::state::SourceStatus;
+use crate::state::{Configured, SourceStatus};
 
 /// What the agent is and does.
 #[derive(Serialize, ToSchema)]
@@ -39,6 +39,7 @@ pub(super) struct Status {
     policy: PolicyStatus,
     modes: ModeStatus,
     workloads: WorkloadStatus,
+    configuration: ConfigurationStatus,
     /// Null where identities do not come from SPIRE.
     #[schema(required = true)]
     spire: Option<SpireStatus>,
@@ -60,6 +61,27 @@ struct PolicyStatus {
     /// The engine that policy comes from; null where it comes from a directory.
     #[schema(required = true)]
     source: Option<EngineStatus>,
+}
+
+/// What of the configuration is taken anew while the agent runs.
+#[derive(Serialize, ToSchema)]
+struct ConfigurationStatus {
+    /// Entries of `api.callers` in force.
+    callers: usize,
+    /// Why the file on disk is not taken; empty where it is.
+    errors: Vec<Problem>,
+    /// Other keys have changed on disk: they are taken at the next start.
+    restart_needed: bool,
+}
+
+impl From<&Configured> for ConfigurationStatus {
+    fn from(reloaded: &Configured) -> Self {
+        Self {
+            callers: reloaded.callers.len(),
+            errors: reloaded.problems.to_vec(),
+            restart_needed: reloaded.restart,
+        }
+    }
 }
 
 #[derive(Serialize, ToSchema)]
@@ -251,6 +273,7 @@ pub(super) async fn status(State(state): State<ApiState>, given: Given) -> Resul
             present,
             waiting: declared - present,
         },
+        configuration: (&**state.configuration.borrow()).into(),
         spire: state.spire.as_ref().map(|health| health.status().into()),
         audit: AuditStatus {
             store: state.store.place(),

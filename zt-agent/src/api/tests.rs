@@ -2,6 +2,7 @@
 //! The API over real connections, a real store and a real policy.
 
 mod answers;
+mod callers;
 mod described;
 mod followers;
 mod local;
@@ -221,6 +222,7 @@ async fn world() -> World {
         service: Service::Node,
         source: None,
         spire: None,
+        configuration: watch::channel(Arc::default()).1,
         started: crate::audit::clock::now(),
     });
     let guard = Arc::new(Guard::new(NonZeroU32::MAX, Metrics::new()));

@@ -11,12 +11,13 @@ use futures::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 use tokio::task::block_in_place;
 
+use super::callers::Callers;
 use super::serving::Endpoints;
 use super::signals::Signals;
 use super::trail::Trail;
 use super::{AppError, Loaded, descriptors, identities, node, notify};
 use crate::api::{self, ApiState, ControlError, NodeControl, NodeStatus, Readiness, Service};
-use crate::config::{Config, PolicySource};
+use crate::config::{Config, PolicySource, Sources};
 use crate::identity::{WorkloadRecord, file as identity_file};
 use crate::metrics::Metrics;
 use crate::policy::{self, PolicySet, compile};
@@ -31,8 +32,9 @@ const MOST_CONNECTIONS: u64 = 16_384;
 /// Descriptors that are left to files, the database and the other listeners.
 const OTHER_DESCRIPTORS: u64 = 256;
 
-/// Runs a policy engine until a signal asks it to stop.
-pub async fn run_engine(mut config: Config) -> Result<(), AppError> {
+/// Runs a policy engine until a signal asks it to stop. `sources` are read again for what may change meanwhile.
+pub async fn run_engine(mut config: Config, sources: Sources) -> Result<(), AppError> {
+    let as_read = config.clone();
     let started = crate::audit::clock::now();
     let (stop_sender, stopping) = watch::channel(false);
     // No kernel decides here: evaluations are what the trail is for.
@@ -51,6 +53,7 @@ pub async fn run_engine(mut config: Config) -> Result<(), AppError> {
     let roots = config.managed_cgroup.roots();
     let records = workloads(&contents, &config, &roots).map_err(bad)?;
     let mut signals = Signals::listen()?;
+    let (callers, configured) = Callers::follow(&as_read, sources)?;
 
     let metrics = Metrics::new();
     let (snapshot_sender, snapshots) = state::channel(Snapshot::default());
@@ -67,7 +70,9 @@ pub async fn run_engine(mut config: Config) -> Result<(), AppError> {
     engine.put_in_force(policies)?;
 
     let own = identities::own(&config).await;
-    let endpoints = Endpoints::bind(&config, false, &metrics).await?.with_room(room());
+    let endpoints = Endpoints::bind(&config, false, &metrics, &configured)
+        .await?
+        .with_room(room());
     let trail = Trail::open(&config, &metrics).await?;
     metrics.read_snapshots(snapshots.clone());
     let (ready_sender, readiness) = watch::channel(Readiness::default());
@@ -86,6 +91,7 @@ pub async fn run_engine(mut config: Config) -> Result<(), AppError> {
         service: Service::Engine,
         source: None,
         spire: None,
+        configuration: configured,
     });
     let serving = endpoints.serve(&config, &state, &stopping);
     let recording = tokio::spawn(api::record_changes(state));
@@ -95,6 +101,7 @@ pub async fn run_engine(mut config: Config) -> Result<(), AppError> {
     let following = [
         tokio::spawn(policy_follower.run(policy_sender)),
         tokio::spawn(workload_follower.run(workload_sender)),
+        callers.start(),
     ];
     // No hook belongs anywhere, so none is missing.
     ready_sender.send_modify(|ready| {

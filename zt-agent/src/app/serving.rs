@@ -10,6 +10,7 @@ use super::{AppError, turn};
 use crate::api::{self, ApiState, Endpoint};
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::state::Configured;
 use crate::tls;
 
 /// Places that are bound and do not answer yet.
@@ -23,8 +24,14 @@ pub(super) struct Endpoints {
 
 impl Endpoints {
     /// Takes all addresses; where another agent has just `ended`, its ports may still be taken for a moment.
-    pub(super) async fn bind(config: &Config, ended: bool, metrics: &Arc<Metrics>) -> Result<Self, AppError> {
-        let (tls, reloader) = open_tls(config, metrics)?;
+    pub(super) async fn bind(
+        config: &Config,
+        ended: bool,
+        metrics: &Arc<Metrics>,
+        configured: &watch::Receiver<Arc<Configured>>,
+    ) -> Result<Self, AppError> {
+        metrics.read_configuration(configured.clone());
+        let (tls, reloader) = open_tls(config, metrics, configured)?;
         let api = turn::bind(ended, || api::bind_api(config.api.listen, tls.clone())).await?;
         let socket = match &config.api.socket {
             Some(path) => Some(turn::bind(ended, || api::bind_socket(path)).await?),
@@ -82,6 +89,7 @@ impl Endpoints {
 fn open_tls(
     config: &Config,
     metrics: &Arc<Metrics>,
+    configured: &watch::Receiver<Arc<Configured>>,
 ) -> Result<(Option<api::Tls>, Option<tls::Reloader>), AppError> {
     let Some((cert, key, client_ca)) = config.api.tls.all() else {
         return Ok((None, None));
@@ -98,7 +106,7 @@ fn open_tls(
     };
     let tls = api::Tls {
         config: certificates,
-        callers: config.api.callers.as_slice().into(),
+        callers: configured.clone(),
         metrics: Arc::clone(metrics),
     };
     Ok((Some(tls), Some(reloader)))

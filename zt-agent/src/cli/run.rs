@@ -23,9 +23,14 @@ pub struct RunArgs {
 impl RunArgs {
     /// The configuration from the file, the process's environment and these flags.
     pub fn load(&self) -> Result<Config, ConfigError> {
+        Config::load(&self.sources())
+    }
+
+    /// Where it is read from.
+    pub fn sources(&self) -> Sources {
         let mut sources = Sources::of_process(self.config.clone());
         sources.flags.clone_from(&self.settings.given);
-        Config::load(&sources)
+        sources
     }
 }
 
@@ -43,9 +48,10 @@ pub struct StartArgs {
 /// Runs the node agent until it is asked to stop.
 pub(super) fn run(arguments: &StartArgs, log_level: &str) -> Result<Exit, Failure> {
     crate::log::start(log_level)?;
-    let config = arguments.run.load()?;
+    let sources = arguments.run.sources();
+    let config = Config::load(&sources)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let outcome = runtime.block_on(app::run(config, arguments.take_over));
+    let outcome = runtime.block_on(app::run(config, sources, arguments.take_over));
     // What still runs only reads: nothing is lost by not waiting for it.
     runtime.shutdown_background();
     outcome?;

@@ -25,6 +25,11 @@ pub struct Sources {
 }
 
 impl Sources {
+    /// The file that is read, if it exists.
+    pub fn path(&self) -> &Path {
+        self.file.as_deref().unwrap_or(Path::new(DEFAULT_FILE))
+    }
+
     /// The process's environment, without flags.
     pub fn of_process(file: Option<PathBuf>) -> Self {
         Self {

@@ -47,6 +47,7 @@ impl Collector for Exposition {
                 .map(|(cause, count)| ([("cause", cause)], count)),
         )?;
         spool::spool(&mut writer, metrics)?;
+        configuration(&mut writer, metrics)?;
         snapshot(&mut writer, metrics)?;
         source(&mut writer, metrics)?;
         spire::spire(&mut writer, metrics)
@@ -114,6 +115,26 @@ fn decisions(writer: &mut Writer<'_>, metrics: &Metrics) -> fmt::Result {
         "zt_enforced_denials",
         "Decisions that refused a connection or a datagram",
         denials,
+    )
+}
+
+fn configuration(writer: &mut Writer<'_>, metrics: &Metrics) -> fmt::Result {
+    let Some(reloaded) = metrics.configuration.get() else {
+        return Ok(());
+    };
+    let reloaded = Arc::clone(&reloaded.borrow());
+    writer.gauge(
+        "zt_config_valid",
+        "0 while the configuration on disk is not valid and the callers known before stay",
+        f64::from(u8::from(reloaded.problems.is_empty())),
+    )?;
+    writer.counters(
+        "zt_config_reloads",
+        "Readings of the configuration that changed api.callers, and those that were refused",
+        [
+            ([("result", "taken")], reloaded.taken),
+            ([("result", "refused")], reloaded.refused),
+        ],
     )
 }
 

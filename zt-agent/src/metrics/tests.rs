@@ -37,6 +37,7 @@ fn complete() -> Arc<Metrics> {
     let health = Health::new();
     health.rotated(&Arc::from("spiffe://hanzo.ai/hanzo-k8s/hanzo/gateway"));
     metrics.read_spire(health);
+    metrics.read_configuration(watch::channel(Arc::default()).1);
     metrics
 }
 

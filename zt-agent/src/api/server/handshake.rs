@@ -11,8 +11,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::api::Caller;
-use crate::caller::{CallerRule, Rights};
+use crate::caller::Rights;
 use crate::metrics::Metrics;
+use crate::spiffe_id::SpiffeId;
+use crate::state::Configured;
 use crate::tls;
 
 /// How connections from elsewhere are taken.
@@ -21,7 +23,7 @@ pub struct Tls {
     /// The certificates in use.
     pub config: watch::Receiver<Arc<ServerConfig>>,
     /// Who may do what.
-    pub callers: Arc<[CallerRule]>,
+    pub callers: watch::Receiver<Arc<Configured>>,
     /// Where refusals are counted.
     pub metrics: Arc<Metrics>,
 }
@@ -85,7 +87,7 @@ impl Tls {
         &self,
         stream: TcpStream,
         peer: SocketAddr,
-    ) -> Option<(TlsStream<TcpStream>, Caller)> {
+    ) -> Option<(TlsStream<TcpStream>, Caller, SpiffeId)> {
         let config = Arc::clone(&self.config.borrow());
         let stream = match TlsAcceptor::from(config).accept(stream).await {
             Ok(stream) => stream,
@@ -100,11 +102,27 @@ impl Tls {
             self.refuse(Cause::NoSpiffeId, peer, "the certificate names nobody");
             return None;
         };
-        let rights = Rights::of(&self.callers, &named.id);
+        let rights = self.rights(&named.id);
         if rights.is_empty() {
             self.refuse(Cause::NotACaller, peer, named.id.as_str());
         }
-        Some((stream, Caller::workload(&named, rights)))
+        let caller = Caller::workload(&named, rights);
+        Some((stream, caller, named.id))
+    }
+
+    fn rights(&self, id: &SpiffeId) -> Rights {
+        Rights::of(&self.callers.borrow().callers, id)
+    }
+
+    /// Completes when something else is said of a caller than what its connection began with.
+    pub(super) async fn changed(&self, id: &SpiffeId, rights: &Rights) {
+        let mut callers = self.callers.clone();
+        callers.mark_unchanged();
+        while self.rights(id) == *rights {
+            if callers.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     pub(super) fn refuse(&self, cause: Cause, peer: SocketAddr, why: &str) {

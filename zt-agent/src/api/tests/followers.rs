@@ -130,6 +130,7 @@ async fn a_node_that_follows_takes_no_changes_and_an_engine_no_mode() {
         service,
         source,
         spire: None,
+        configuration: world.state.configuration.clone(),
     };
     let serve = async |parts: Parts| {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -181,4 +182,49 @@ async fn a_node_that_follows_takes_no_changes_and_an_engine_no_mode() {
     let reply = post(engine, "/v1/mode", r#"{"mode":"observe"}"#).await;
     assert_eq!((reply.status, reply.code()), (409, "no_kernel".to_owned()));
     assert!(!world.node.observe_all.load(Ordering::SeqCst));
+}
+
+#[tokio::test]
+async fn a_copy_that_could_not_be_written_is_tried_again() {
+    use crate::policy_follow::{COPY, PolicyFollower, Settings as Following};
+
+    let world = world().await;
+    let directory = tempfile::tempdir().expect("tempdir");
+    let copy = directory.path().join(COPY);
+    // Nothing can be renamed to that.
+    std::fs::create_dir(&copy).expect("made");
+    let following = Following {
+        url: format!("http://{}", world.api),
+        node: "worker-1".to_owned(),
+        policy: Settings::default(),
+        directory: directory.path().to_path_buf(),
+        tls: None,
+    };
+    let start = PolicyFollower::start(following).await.expect("answered");
+    let mut status = start.follower.status();
+    let (_in_force, snapshots) = crate::state::channel(Snapshot {
+        policies: Arc::new(start.policies),
+        ..Snapshot::default()
+    });
+    let (sink, _documents) = tokio::sync::mpsc::channel(1);
+    let running = tokio::spawn(start.follower.run(sink, snapshots));
+    let failed = status.wait_for(|status| {
+        status
+            .refused
+            .get("copy_not_written")
+            .is_some_and(|count| *count > 0)
+    });
+    let failed = tokio::time::timeout(Duration::from_secs(60), failed).await;
+    assert!(failed.is_ok_and(|failed| failed.is_ok()), "not told");
+    // The policy is the same as before: it is kept all the same.
+    std::fs::remove_dir(&copy).expect("removed");
+    let kept = async {
+        while !copy.is_file() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), kept)
+        .await
+        .expect("kept");
+    running.abort();
 }

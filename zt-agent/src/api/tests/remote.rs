@@ -10,14 +10,23 @@ use crate::spiffe_id::Pattern;
 use crate::tls::tests::{Authority, Issued, files};
 
 /// A world whose API is also served over TLS.
-struct Remote {
+pub(super) struct Remote {
     world: World,
-    address: SocketAddr,
-    authority: Authority,
+    pub(super) address: SocketAddr,
+    pub(super) authority: Authority,
     certificates: TempDir,
+    pub(super) configured: watch::Sender<Arc<Configured>>,
 }
 
-async fn remote() -> Remote {
+pub(super) fn rule(pattern: &str, role: Role) -> CallerRule {
+    CallerRule {
+        spiffe: Pattern::parse(pattern).expect("pattern"),
+        role,
+        node: None,
+    }
+}
+
+pub(super) async fn remote() -> Remote {
     let world = world().await;
     let authority = Authority::new();
     let certificates = tempfile::tempdir().expect("tempdir");
@@ -28,19 +37,19 @@ async fn remote() -> Remote {
     std::fs::write(&files.client_ca, authority.pem()).expect("write");
     let (reloader, config) = crate::tls::Reloader::start(files).expect("usable");
     tokio::spawn(reloader.run());
-    let rule = |pattern: &str, role| CallerRule {
-        spiffe: Pattern::parse(pattern).expect("pattern"),
-        role,
-        node: None,
-    };
-    let tls = Tls {
-        config,
+    let configured = Configured {
         callers: Arc::from([
             rule("spiffe://hanzo.ai/app/*", Role::Evaluate),
             rule("spiffe://hanzo.ai/audit/reader", Role::Read),
             rule("spiffe://hanzo.ai/ops/*", Role::Admin),
             rule("spiffe://hanzo.ai/nodes/*", Role::Follow),
         ]),
+        ..Configured::default()
+    };
+    let (configured, callers) = watch::channel(Arc::new(configured));
+    let tls = Tls {
+        config,
+        callers,
         metrics: Arc::clone(&world.state.metrics),
     };
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -57,6 +66,7 @@ async fn remote() -> Remote {
         address,
         authority,
         certificates,
+        configured,
     }
 }
 
@@ -88,7 +98,7 @@ impl Remote {
         })
     }
 
-    async fn ask_as(&self, id: &str, method: &str, path: &str, body: &str) -> Reply {
+    pub(super) async fn ask_as(&self, id: &str, method: &str, path: &str, body: &str) -> Reply {
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: zt.example\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
@@ -113,7 +123,7 @@ impl Remote {
     }
 }
 
-const GET: &str = "GET /v1/status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+pub(super) const GET: &str = "GET /v1/status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
 
 #[tokio::test]
 async fn a_role_opens_what_it_is_for() {
