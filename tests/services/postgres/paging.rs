@@ -6,9 +6,9 @@ use std::collections::HashMap;
 
 use uuid::Uuid;
 use zt_agent::audit::chain::Head;
-use zt_agent::audit::postgres::{Batch, Reader, Writer};
-use zt_agent::audit::query::Filter;
-use zt_agent::audit::record::Kept;
+use zt_agent::audit::postgres::{Batch, PgError, Reader, Writer};
+use zt_agent::audit::query::{Cursor, Filter, HOUR, MAX_PLACES, TooMuch};
+use zt_agent::audit::record::{Kept, Outcome};
 use zt_tests::entries::spread;
 
 use super::{maker, target, today, with_tables};
@@ -92,4 +92,42 @@ async fn each_record_once_and_the_newest_first() {
     for source in sources {
         source.writer.close().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_begins_in_an_hour_of_too_many_kinds_of_connection_is_refused() {
+    let server = with_tables().await;
+    let start = today();
+    // One more than is looked through. No record is needed for that.
+    let kinds = format!(
+        "INSERT INTO zt_audit.shape (day, id, type, source, destination, protocol, port, cluster, decision, enforced, mode,
+             observer, hook, reason, proof, part, login)
+         SELECT {day}, zt_audit.shape_id('decision', 'a', 'b', NULL, NULL, NULL, 'c', 'ALLOW', 'observe', 'source',
+                'connect', 'rule', 'none', 6::smallint, port, false, 0::smallint),
+                'decision', 'a', 'b', 6, port, 'c', 'ALLOW', false, 'observe', 'source', 'connect', 'rule', 'none', 0, 'node'
+         FROM generate_series(0, {MAX_PLACES}) port;
+         INSERT INTO zt_audit.bucket SELECT id, {hour}, login, 1, 1, {start}, {start} FROM zt_audit.shape",
+        day = start / (24 * HOUR),
+        hour = start / HOUR,
+    );
+    server.sql(&kinds).expect("inserted");
+    let reader = Reader::new(target(&server, "engine"));
+    let within = Some(Cursor {
+        time: start + HOUR / 2,
+        id: Uuid::max(),
+    });
+    let filter = Filter {
+        decision: Some(Outcome::Allow),
+        ..Filter::default()
+    };
+    let refused = reader.query(&filter, within, 10).await.expect_err("too much");
+    assert!(matches!(refused, PgError::TooMuch(TooMuch::Places)), "{refused}");
+    // Who asks for less is answered.
+    let narrow = Filter {
+        port: Some(80),
+        ..filter
+    };
+    let page = reader.query(&narrow, within, 10).await.expect("answered");
+    assert!(page.records.is_empty());
+    reader.close().await;
 }
