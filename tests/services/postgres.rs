@@ -11,6 +11,8 @@ mod attacker;
 mod cluster;
 #[path = "postgres/lag.rs"]
 mod lag;
+#[path = "postgres/outage.rs"]
+mod outage;
 #[path = "postgres/paging.rs"]
 mod paging;
 #[path = "postgres/partitions.rs"]
