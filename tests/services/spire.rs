@@ -2,6 +2,8 @@
 //! Identities from a real SPIRE, which each test starts for itself: real processes in cgroups, attested by the `unix`
 //! attestor, and enforced in the kernel by who SPIRE says they are.
 
+#[path = "spire/database.rs"]
+mod database;
 #[path = "spire/life.rs"]
 mod life;
 #[path = "spire/outage.rs"]

@@ -380,7 +380,7 @@ pub fn binary() -> Result<PathBuf> {
 }
 
 /// Two loopback addresses that were free a moment ago.
-pub(crate) fn free_ports() -> Result<(SocketAddr, SocketAddr)> {
+pub fn free_ports() -> Result<(SocketAddr, SocketAddr)> {
     let [first, second] = [(); 2].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
     Ok((first?.local_addr()?, second?.local_addr()?))
 }

@@ -16,6 +16,8 @@ use nix::unistd::{Uid, User};
 const WATCH: &str =
     "cat >/dev/null; \"$0/pg_ctl\" --pgdata \"$1/data\" --mode immediate stop >/dev/null 2>&1; rm -rf \"$1\"";
 
+/// The port of a server that listens on its socket alone.
+const PORT: u16 = 5432;
 /// Settings of every server: one Unix socket, no network.
 const SETTINGS: &str = "listen_addresses = ''\nmax_connections = 50\nshared_buffers = 256MB\nmax_wal_size = 4GB\n\
                         logging_collector = off\nlog_min_messages = warning\n";
@@ -27,6 +29,7 @@ pub struct Server {
     directory: PathBuf,
     programs: PathBuf,
     user: Option<User>,
+    port: u16,
     watch: Child,
     // Dropped first of all in `Drop`: its end is what the watch waits for.
     alive: Option<ChildStdin>,
@@ -35,6 +38,11 @@ pub struct Server {
 impl Server {
     /// Starts a server. `settings` are lines of `postgresql.conf`.
     pub fn start(settings: &str) -> Result<Self> {
+        Self::start_on(PORT, settings)
+    }
+
+    /// Starts a server with this port, which also numbers its socket.
+    pub fn start_on(port: u16, settings: &str) -> Result<Self> {
         let programs = programs()?;
         // The server refuses to run as root.
         let user = if Uid::effective().is_root() {
@@ -63,6 +71,7 @@ impl Server {
             directory,
             programs,
             user,
+            port,
             watch,
             alive,
         };
@@ -76,7 +85,10 @@ impl Server {
         ]))?;
         let configuration = data.join("postgresql.conf");
         let before = fs::read_to_string(&configuration)?;
-        let socket = format!("unix_socket_directories = '{}'\n", server.directory.display());
+        let socket = format!(
+            "unix_socket_directories = '{}'\nport = {port}\n",
+            server.directory.display()
+        );
         fs::write(&configuration, before + SETTINGS + &socket + settings + "\n")?;
         server.up()?;
         server.sql_in("postgres", "CREATE DATABASE zt")?;
@@ -119,7 +131,8 @@ impl Server {
     /// The DSN of a login.
     pub fn dsn(&self, login: &str) -> String {
         format!(
-            "postgres://{login}@localhost/zt?host={}",
+            "postgres://{login}@localhost:{}/zt?host={}",
+            self.port,
             self.directory.display()
         )
     }
@@ -192,7 +205,8 @@ impl Server {
         let mut psql = self.program("psql");
         psql.arg("--host")
             .arg(&self.directory)
-            .args(["--username", login, "--dbname", database]);
+            .args(["--username", login, "--dbname", database])
+            .args(["--port", &self.port.to_string()]);
         psql.args(["--no-psqlrc", "--tuples-only", "--no-align", "--quiet"]);
         psql.args(["--set", "ON_ERROR_STOP=1"]);
         psql
