@@ -22,8 +22,9 @@ use crate::audit::query::{Cursor, Filter, Graph, GraphFilter, HOUR, MAX_LIMIT, M
 
 /// Questions at a time.
 const READERS: u32 = 4;
-/// How many hours back each window reaches from the one before; the last one to the beginning.
-const WINDOWS: [i64; 4] = [0, 24, 24 * 7, 24 * 31];
+/// How many hours back each window reaches from the newest; one more reaches to the beginning. An hour has thousands of
+/// shapes where a question asks for nearly everything: the first windows are those in which such a question ends.
+const WINDOWS: [i64; 6] = [0, 1, 4, 24, 24 * 7, 24 * 31];
 
 /// Bytes of details that a page has at most; its last ones are left to the next page.
 const PAGE_BYTES: i64 = 32 << 20;
