@@ -83,8 +83,7 @@ pub async fn run(config: Config, sources: Sources, take_over: bool) -> Result<()
     let roots = node::roots(&config.managed_cgroup.present(&input.mount), &input.mount);
     let kernel = Kernel::load(&config.bpffs, verified)?;
     let trail = Trail::open(&config, &metrics).await?;
-    let stored = trail.store.ring_mark().await?;
-    let intake = trail.intake.clone();
+    let (stored, intake) = (trail.store.ring_mark().await?, trail.intake.clone());
     let (snapshot_sender, snapshots) = state::channel(state::Snapshot::default());
     let (ready_sender, readiness) = watch::channel(Readiness::default());
     let (commands, inbox) = mpsc::channel::<Command>(node::QUEUE);
@@ -117,7 +116,6 @@ pub async fn run(config: Config, sources: Sources, take_over: bool) -> Result<()
     let reader = Reader::new(ring, stored, intake.clone(), commands.clone(), stopping.clone());
     let reader = spawn_thread("zt-events", move || reader.run())?;
 
-    let handle = Arc::new(Handle::new(&commands));
     metrics.read_kernel(Box::new(counters));
     metrics.read_snapshots(snapshots.clone());
     let followed = snapshots.clone();
@@ -130,7 +128,7 @@ pub async fn run(config: Config, sources: Sources, take_over: bool) -> Result<()
         intake,
         source: input.policy_feed.status(&metrics),
         metrics,
-        control: handle,
+        control: Arc::new(Handle::new(&commands)),
         readiness: readiness.clone(),
         stopping: stopping.clone(),
         started,
