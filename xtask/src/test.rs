@@ -63,7 +63,14 @@ pub(crate) fn run(tiers: &[Tier], arguments: &[String]) -> bool {
 }
 
 /// Tests of `tests/tests` that need a program of somebody else.
-const SERVICE_TESTS: [&str; 5] = ["cluster", "postgres", "prometheus", "schemathesis", "spire"];
+const SERVICE_TESTS: [&str; 6] = [
+    "cluster",
+    "kubernetes",
+    "postgres",
+    "prometheus",
+    "schemathesis",
+    "spire",
+];
 
 /// Whether a test binary, such as `schemathesis-0123abc`, is of the services tier.
 fn is_service_test(binary: &Path) -> bool {

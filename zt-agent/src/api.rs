@@ -16,6 +16,7 @@ mod evaluate;
 mod guard;
 mod health;
 mod identities;
+mod kubernetes;
 mod mode;
 mod node;
 mod nodes;
@@ -96,6 +97,8 @@ pub struct Parts {
     pub spire: Option<Arc<Health>>,
     /// What of the configuration is taken anew.
     pub configuration: watch::Receiver<Arc<Configured>>,
+    /// How it stands with the Kubernetes API, if something comes from there.
+    pub kubernetes: Option<Arc<crate::kubernetes::Health>>,
 }
 
 /// What kind of agent serves.

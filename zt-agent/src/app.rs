@@ -33,6 +33,7 @@ use crate::identity::file as identity_file;
 use crate::identity::spire::Source;
 use crate::kernel::Kernel;
 pub use crate::kernel::Removal;
+use crate::kubernetes;
 use crate::metrics::Metrics;
 use crate::policy::PolicySet;
 use crate::policy_dir;
@@ -90,7 +91,7 @@ pub async fn run(config: Config, sources: Sources, take_over: bool) -> Result<()
 
     let (ring, counters) = (kernel.ring()?, kernel.counter_reader()?);
     let watcher = Watcher::new(input.mount.clone(), input.root_paths.clone())?;
-    let (cgroups, sources, attesting) = identities::open(&config, &mut input, &watcher, &metrics);
+    let (cgroups, sources, followers) = identities::open(&config, &mut input, &watcher, &metrics).await?;
     let (by_hand, to_record) = mpsc::unbounded_channel();
     let recording = tokio::spawn(control::record(to_record, intake.clone(), commands.downgrade()));
     let parts = Parts {
@@ -133,8 +134,9 @@ pub async fn run(config: Config, sources: Sources, take_over: bool) -> Result<()
         stopping: stopping.clone(),
         started,
         service: api::Service::Node,
-        spire: attesting.as_ref().map(Source::health),
         configuration: configured,
+        spire: followers.spire.as_ref().map(Source::health),
+        kubernetes: followers.pods.as_ref().map(kubernetes::Source::health),
     });
     let serving = endpoints.serve(&config, &state, &stopping);
     let changes = tokio::spawn(api::record_changes(state));
@@ -142,7 +144,7 @@ pub async fn run(config: Config, sources: Sources, take_over: bool) -> Result<()
         input.policy_feed,
         followed,
         input.workload_follower,
-        identities::follow(watcher, attesting, &commands),
+        identities::follow(watcher, followers, &commands),
         &commands,
     );
     following.push(callers.start());

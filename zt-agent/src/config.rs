@@ -20,6 +20,7 @@ use crate::audit::spool::WhenFull;
 use crate::caller::CallerRule;
 use crate::cgroup::ManagedCgroup;
 use crate::identity::Mode;
+use crate::identity::kubernetes::Template;
 pub use crate::identity::spire::OnExpiry;
 use crate::policy;
 use crate::problem::Problem;
@@ -68,6 +69,8 @@ pub struct Config {
     pub audit: Audit,
     /// `api`: where the agent listens.
     pub api: Api,
+    /// `kubernetes.kubeconfig`: how the Kubernetes API is reached; `None`: by the pod's service account, or `KUBECONFIG`.
+    pub kubeconfig: Option<PathBuf>,
 }
 
 /// `policySource`.
@@ -91,6 +94,8 @@ pub struct Identity {
     pub spire_socket: PathBuf,
     /// `identity.spireAdminSocket`: where it serves the Delegated Identity API.
     pub spire_admin_socket: PathBuf,
+    /// `identity.template`: how the `kubernetes` source names pods.
+    pub template: Template,
     /// `identity.onExpiry`: what happens to an identity whose SVID could not be renewed.
     pub on_expiry: OnExpiry,
 }
@@ -109,6 +114,8 @@ pub enum IdentitySource {
     File,
     /// The node's SPIRE agent.
     Spire,
+    /// The Kubernetes API.
+    Kubernetes,
 }
 
 /// `audit`.
@@ -210,6 +217,7 @@ impl Default for Config {
                 file: PathBuf::from("/etc/zt/workloads.yaml"),
                 spire_socket: PathBuf::from("/run/spire/sockets/agent.sock"),
                 spire_admin_socket: PathBuf::from("/run/spire/admin/admin.sock"),
+                template: Template::default(),
                 on_expiry: OnExpiry::Withdraw,
             },
             audit: Audit {
@@ -229,6 +237,7 @@ impl Default for Config {
                 callers: Vec::new(),
                 rate_limit: NonZeroU32::new(100_000).unwrap_or(NonZeroU32::MIN),
             },
+            kubeconfig: None,
         }
     }
 }

@@ -2,6 +2,7 @@
 //! Who a workload is: the sources of "this cgroup, reached at these addresses, is this SPIFFE ID".
 
 pub mod file;
+pub mod kubernetes;
 pub mod merge;
 pub mod spire;
 

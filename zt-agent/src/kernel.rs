@@ -37,7 +37,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aya::maps::MapData;
-use zt_common::abi::Workload;
+use zt_common::abi::{Peer, Workload};
+use zt_common::address::Address;
 use zt_common::control::{Control, MAX_ROOTS, Root};
 use zt_common::entry::{AllowEntry, AllowKey};
 use zt_common::names;
@@ -183,6 +184,22 @@ impl Kernel {
     /// Forgets a cgroup that has gone. Nobody asks for it any more.
     pub fn remove_workload(&mut self, cgroup: u64) -> Result<bool, KernelError> {
         self.tables.remove_workload(cgroup)
+    }
+
+    /// The addresses in the map.
+    pub fn peers(&self) -> &HashMap<Address, Peer> {
+        self.tables.peers()
+    }
+
+    /// Says who is at some addresses, and leaves all others as they are. Whether anything changed.
+    pub fn set_peers(
+        &mut self,
+        peers: impl Iterator<Item = (Address, Option<Peer>)>,
+    ) -> Result<bool, KernelError> {
+        let changed = self.tables.set_peers(peers);
+        // Also where it was carried out in part.
+        self.directory_changed(*changed.as_ref().unwrap_or(&true))?;
+        changed
     }
 
     /// Says which addresses are the namespaces' own.

@@ -13,6 +13,7 @@ pub mod config;
 pub mod demo;
 pub mod identity;
 pub mod kernel;
+pub mod kubernetes;
 pub mod log;
 pub mod metrics;
 pub mod policy;

@@ -5,6 +5,7 @@ mod decisions;
 mod exposition;
 mod latency;
 mod node;
+mod pods;
 mod spire;
 mod spool;
 
@@ -25,6 +26,7 @@ use crate::audit::AuditRecord;
 use crate::audit::pipeline::{Stats, Tally};
 use crate::audit::spool::Account;
 use crate::identity::spire::Health;
+use crate::kubernetes;
 use crate::state::{Configured, Snapshot, SourceStatus};
 
 /// Pairs of source and destination that have labels of their own; the rest are `other`.
@@ -70,6 +72,7 @@ pub struct Metrics {
     source: OnceLock<watch::Receiver<SourceStatus>>,
     spire: OnceLock<Arc<Health>>,
     configuration: OnceLock<watch::Receiver<Arc<Configured>>>,
+    kubernetes: OnceLock<Arc<kubernetes::Health>>,
 }
 
 impl Metrics {
@@ -121,6 +124,11 @@ impl Metrics {
     /// Where what is known of SPIRE is. The first one stays.
     pub fn read_spire(&self, health: Arc<Health>) {
         self.spire.get_or_init(|| health);
+    }
+
+    /// Where what is known of Kubernetes is. The first one stays.
+    pub fn read_kubernetes(&self, health: Arc<kubernetes::Health>) {
+        self.kubernetes.get_or_init(|| health);
     }
 
     /// The SPIFFE IDs that may be labels: those declared by policy and identity sources. Others count as `other`, so

@@ -25,7 +25,8 @@ fn a_cgroup_that_file_and_spire_name_differently_is_nobody() -> Result<()> {
         let disputes = agent.get("/v1/status")?["disputes"].clone();
         Ok((disputes != json!([])).then_some(disputes))
     })?;
-    let expected = json!([{ "cgroup": client.relative(), "file": SERVER, "spire": CLIENT }]);
+    let expected =
+        json!([{ "cgroup": client.relative(), "file": SERVER, "kubernetes": null, "spire": CLIENT }]);
     assert_eq!(disputes, expected);
     wait_identity(&agent, &client, None)?;
     wait_identity(&agent, &server, Some(SERVER))?;

@@ -42,7 +42,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         module: "metrics",
-        may_import: &["audit", "identity", "state"],
+        may_import: &["audit", "identity", "kubernetes", "state"],
     },
     Rule {
         module: "yaml",
@@ -60,6 +60,10 @@ const RULES: &[Rule] = &[
     Rule {
         module: "identity",
         may_import: &["cgroup", "spiffe_id", "problem", "tls", "watch", "yaml"],
+    },
+    Rule {
+        module: "kubernetes",
+        may_import: &["cgroup", "identity"],
     },
     Rule {
         module: "config",
@@ -103,6 +107,7 @@ const RULES: &[Rule] = &[
             "metrics",
             "problem",
             "identity",
+            "kubernetes",
             "spiffe_id",
             "caller",
             "tls",
@@ -162,6 +167,16 @@ const CONFINED: &[Confined] = &[
             "audit/postgres",
         ],
         why: "only a store of the audit trail talks to a database",
+    },
+    Confined {
+        krate: &["kube"],
+        to: &["kubernetes"],
+        why: "only kubernetes/ talks to the Kubernetes API",
+    },
+    Confined {
+        krate: &["k8s_openapi"],
+        to: &["kubernetes"],
+        why: "only kubernetes/ talks to the Kubernetes API",
     },
 ];
 

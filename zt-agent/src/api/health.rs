@@ -54,7 +54,8 @@ fn line(value: &serde_json::Value) -> Response {
     ([json], format!("{value}\n")).into_response()
 }
 
-/// Ready is ready: an old policy is enforced too, and so are identities that SPIRE cannot confirm now. It is said.
+/// Ready is ready: an old policy is enforced too, and so are identities that SPIRE or Kubernetes cannot
+/// confirm now. It is said.
 fn ready_words(state: &ApiState) -> serde_json::Value {
     let source = state.source.as_ref().map(|source| source.borrow().clone());
     let mut words = match source.filter(|source| source.stale) {
@@ -72,6 +73,11 @@ fn ready_words(state: &ApiState) -> serde_json::Value {
     if let Some(status) = spire.filter(|status| !status.connected) {
         let why = status.error.as_deref().unwrap_or("it does not answer");
         words["spire"] = json!(format!("identities are those that were known: {why}"));
+    }
+    let pods = state.kubernetes.as_ref().and_then(|health| health.stale());
+    if let Some((collection, status)) = pods {
+        let why = status.error.as_deref().unwrap_or("it does not answer");
+        words["kubernetes"] = json!(format!("{collection} are those that were known: {why}"));
     }
     words
 }

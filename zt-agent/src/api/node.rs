@@ -48,10 +48,15 @@ pub struct NodeStatus {
 pub struct DisputeStatus {
     /// Below the cgroup2 mount.
     pub cgroup: String,
-    /// Who it is by the workloads file.
-    pub file: String,
-    /// Who it is by SPIRE.
-    pub spire: String,
+    /// Who it is by the workloads file; null where that does not say.
+    #[schema(required = true)]
+    pub file: Option<String>,
+    /// Who it is by Kubernetes; null where that does not say.
+    #[schema(required = true)]
+    pub kubernetes: Option<String>,
+    /// Who it is by SPIRE; null where that does not say.
+    #[schema(required = true)]
+    pub spire: Option<String>,
 }
 
 /// One hook.

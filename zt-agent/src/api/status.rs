@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::kubernetes::KubernetesStatus;
 use super::nodes::NodeEntry;
 use super::problem::{ApiProblem, Details};
 use super::query::{Given, Parameters};
@@ -43,6 +44,9 @@ pub(super) struct Status {
     /// Null where identities do not come from SPIRE.
     #[schema(required = true)]
     spire: Option<SpireStatus>,
+    /// Null where nothing comes from the Kubernetes API.
+    #[schema(required = true)]
+    kubernetes: Option<KubernetesStatus>,
     audit: AuditStatus,
     /// The nodes that follow this agent, and what is in force there.
     nodes: Vec<NodeEntry>,
@@ -275,6 +279,7 @@ pub(super) async fn status(State(state): State<ApiState>, given: Given) -> Resul
         },
         configuration: (&**state.configuration.borrow()).into(),
         spire: state.spire.as_ref().map(|health| health.status().into()),
+        kubernetes: state.kubernetes.as_deref().map(Into::into),
         audit: AuditStatus {
             store: state.store.place(),
             received: account.received_total(),

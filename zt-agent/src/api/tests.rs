@@ -223,6 +223,7 @@ async fn world() -> World {
         source: None,
         spire: None,
         configuration: watch::channel(Arc::default()).1,
+        kubernetes: None,
         started: crate::audit::clock::now(),
     });
     let guard = Arc::new(Guard::new(NonZeroU32::MAX, Metrics::new()));

@@ -92,6 +92,7 @@ pub async fn run_engine(mut config: Config, sources: Sources) -> Result<(), AppE
         source: None,
         spire: None,
         configuration: configured,
+        kubernetes: None,
     });
     let serving = endpoints.serve(&config, &state, &stopping);
     let recording = tokio::spawn(api::record_changes(state));

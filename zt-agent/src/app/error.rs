@@ -6,7 +6,9 @@ use std::time::Duration;
 use crate::api;
 use crate::audit::archive::ArchiveError;
 use crate::cgroup::CgroupError;
+use crate::identity::kubernetes::TemplateError;
 use crate::kernel::KernelError;
+use crate::kubernetes::ClientError;
 use crate::policy::CompileError;
 use crate::problem::Problem;
 use crate::tls;
@@ -26,6 +28,12 @@ pub enum AppError {
     /// The kernel side.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    /// The way to the Kubernetes API.
+    #[error(transparent)]
+    Kubernetes(#[from] ClientError),
+    /// How pods are named.
+    #[error("identity.template: {0}")]
+    Template(#[from] TemplateError),
     /// The cgroup tree.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
@@ -73,6 +81,8 @@ impl AppError {
             Self::Input { .. }
                 | Self::Compile(_)
                 | Self::Tls(_)
+                | Self::Kubernetes(_)
+                | Self::Template(_)
                 | Self::Serve(api::ServeError::NotLoopback { .. })
                 | Self::Kernel(KernelError::TooLarge { .. })
         ) || matches!(self, Self::Store(error) if error.is_input())

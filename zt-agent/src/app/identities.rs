@@ -3,36 +3,57 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::input::Input;
 use super::node::{Command, DEPTH, Sources};
-use super::{descriptors, forward};
+use super::{AppError, descriptors, forward};
 use crate::cgroup::{CgroupEvent, Watcher};
 use crate::config::{Config, IdentitySource};
+use crate::identity::kubernetes::Changes;
 use crate::identity::spire::{self, Source, own};
+use crate::kubernetes;
 use crate::metrics::Metrics;
 
 /// How long the SPIRE agent may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Descriptors for a process of each cgroup that SPIRE is asked about, and as many for all else.
 const DESCRIPTORS: u64 = 32_768;
+/// How long a start waits for the first list of pods: what is attached already goes on meanwhile, and what is not has to wait.
+const FIRST_LIST: Duration = Duration::from_secs(5);
 /// How often it is looked whether the first certificate has come.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// The cgroups there are, what is known of them to begin with, and the `spire` source, if identities come from there. Must be
-/// called inside a tokio runtime.
-pub(super) fn open(
+/// The sources that go on telling.
+pub(super) struct Followed {
+    pub(super) spire: Option<Source>,
+    pub(super) pods: Option<kubernetes::Source>,
+    /// What SPIRE is asked about pods.
+    selectors: watch::Sender<spire::Pods>,
+}
+
+/// What SPIRE can be asked about pods.
+fn selectors(changes: &Changes) -> spire::Pods {
+    Arc::new(changes.selectors.iter().cloned().collect())
+}
+
+/// The cgroups there are, what is known of them to begin with, and the sources. Must be called inside a tokio runtime.
+pub(super) async fn open(
     config: &Config,
     input: &mut Input,
     watcher: &Watcher,
     metrics: &Metrics,
-) -> (BTreeMap<PathBuf, u64>, Sources, Option<Source>) {
+) -> Result<(BTreeMap<PathBuf, u64>, Sources, Followed), AppError> {
     let cgroups = watcher.snapshot();
+    let mut pods = pods(config, input, &cgroups).await?;
+    if let Some(source) = &pods {
+        metrics.read_kubernetes(source.health());
+    }
     let settings = spire::Settings {
         admin_socket: config.identity.spire_admin_socket.clone(),
         trust_domain: config.trust_domain.clone(),
@@ -47,16 +68,54 @@ pub(super) fn open(
     if wanted {
         descriptors::raise(DESCRIPTORS);
     }
-    let source = wanted.then(|| Source::new(settings, cgroups.clone()));
-    if let Some(source) = &source {
+    let mut spire = wanted.then(|| Source::new(settings, cgroups.clone()));
+    if let Some(source) = &spire {
         metrics.read_spire(source.health());
     }
-    let known = source.as_ref().map(|source| source.known().clone());
+    let known = spire.as_ref().map(|source| source.known().clone());
+    let changes = pods.as_mut().map(kubernetes::Source::changes).unwrap_or_default();
+    let (selectors, told) = watch::channel(selectors(&changes));
+    if let (Some(source), Some(_)) = (&mut spire, &pods) {
+        source.ask_about(told);
+    }
     let sources = Sources {
         declared: std::mem::take(&mut input.records),
         attested: known.unwrap_or_default(),
+        pods: changes,
     };
-    (cgroups, sources, source)
+    let followed = Followed {
+        spire,
+        pods,
+        selectors,
+    };
+    Ok((cgroups, sources, followed))
+}
+
+/// The `kubernetes` source, if identities come from there, with what it could learn at once.
+async fn pods(
+    config: &Config,
+    input: &Input,
+    cgroups: &BTreeMap<PathBuf, u64>,
+) -> Result<Option<kubernetes::Source>, AppError> {
+    let client = input.kubernetes.clone();
+    let Some(client) = client.filter(|_| config.identity.has(IdentitySource::Kubernetes)) else {
+        return Ok(None);
+    };
+    let naming = config
+        .identity
+        .template
+        .fixed(&config.trust_domain, &config.cluster)?;
+    let settings = kubernetes::Settings {
+        client,
+        naming,
+        node: config.node.clone(),
+        roots: input.root_paths.clone(),
+        memory: config.state_directory().join(kubernetes::FILE),
+        timing: kubernetes::Timing::default(),
+    };
+    Ok(Some(
+        kubernetes::Source::start(settings, cgroups, FIRST_LIST).await,
+    ))
 }
 
 /// Keeps the agent's own SVID on disk, if its certificates are SPIRE's. Returns when there is one, or after a while: what
@@ -84,11 +143,12 @@ pub(super) async fn own(config: &Config) -> Option<JoinHandle<()>> {
 /// Has the node told of cgroups, and of who SPIRE says they are: of a cgroup always first that it exists.
 pub(super) fn follow(
     watcher: Watcher,
-    source: Option<Source>,
+    followed: Followed,
     commands: &mpsc::Sender<Command>,
 ) -> Vec<JoinHandle<()>> {
     let (cgroup_sender, mut cgroup_receiver) = mpsc::channel(1024);
-    let (to_source, from_watcher) = mpsc::unbounded_channel::<CgroupEvent>();
+    let (to_spire, for_spire) = mpsc::unbounded_channel::<CgroupEvent>();
+    let (to_pods, for_pods) = mpsc::unbounded_channel::<CgroupEvent>();
     let to_node = commands.clone();
     let mut tasks = vec![
         tokio::spawn(async move {
@@ -102,14 +162,26 @@ pub(super) fn follow(
                     return;
                 }
                 // Nobody listens without the source.
-                let _ = to_source.send(event);
+                let _ = to_spire.send(event.clone());
+                let _ = to_pods.send(event);
             }
         }),
     ];
-    if let Some(source) = source {
+    if let Some(source) = followed.spire {
         let (said_sender, said) = mpsc::channel(1024);
-        tasks.push(tokio::spawn(source.run(from_watcher, said_sender)));
+        tasks.push(tokio::spawn(source.run(for_spire, said_sender)));
         tasks.push(forward(said, commands.clone(), Command::Attested));
+    }
+    if let Some(source) = followed.pods {
+        let (said_sender, said) = mpsc::channel(16);
+        tasks.push(tokio::spawn(source.run(for_pods, said_sender)));
+        let asked = followed.selectors;
+        tasks.push(forward(said, commands.clone(), move |changes| {
+            if changes.workloads.is_some() {
+                asked.send_replace(selectors(&changes));
+            }
+            Command::Pods(changes)
+        }));
     }
     tasks
 }

@@ -2,6 +2,7 @@
 //! What the operator wrote: policy, workloads, the managed cgroups.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use zt_common::control::MAX_ROOTS;
 
@@ -11,9 +12,13 @@ use super::node;
 use crate::cgroup;
 use crate::config::{Config, IdentitySource};
 use crate::identity::{WorkloadRecord, file as identity_file};
+use crate::kubernetes;
 use crate::policy::PolicySet;
 use crate::problem::Problem;
 use crate::watch::Follower;
+
+/// How long the Kubernetes API may take for an answer.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// What the operator wrote, read before anything is touched.
 pub(super) struct Input {
@@ -24,6 +29,8 @@ pub(super) struct Input {
     pub(super) workload_follower: Option<Follower<identity_file::Contents>>,
     pub(super) mount: PathBuf,
     pub(super) root_paths: Vec<PathBuf>,
+    /// The way to the Kubernetes API, where something comes from there.
+    pub(super) kubernetes: Option<kubernetes::Client>,
 }
 
 impl Input {
@@ -50,6 +57,10 @@ impl Input {
             records = node::read_workloads(&contents, config, &root_paths).map_err(bad)?;
             workload_follower = Some(follower);
         }
+        let mut client = None;
+        if config.identity.has(IdentitySource::Kubernetes) {
+            client = Some(kubernetes::Client::new(config.kubeconfig.as_deref(), PATIENCE).await?);
+        }
         Ok(Self {
             policies,
             policy_feed,
@@ -57,6 +68,7 @@ impl Input {
             workload_follower,
             mount,
             root_paths,
+            kubernetes: client,
         })
     }
 }

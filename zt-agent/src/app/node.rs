@@ -3,6 +3,8 @@
 //! in force, puts that in force, sweeps, and publishes it. Everything it is told comes through one queue.
 
 mod cgroups;
+mod direct;
+mod elsewhere;
 mod force;
 mod guards;
 mod memory;
@@ -19,6 +21,7 @@ mod work;
 mod workloads;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -33,6 +36,7 @@ use crate::audit::names::NameBook;
 use crate::audit::pipeline::{ApiEvent, Intake};
 use crate::cgroup::{self, CgroupEvent};
 use crate::config::Config;
+use crate::identity::kubernetes::Changes;
 use crate::identity::merge::Dispute;
 use crate::identity::spire::{Attestation, Known};
 use crate::identity::{WorkloadRecord, file as identity_file};
@@ -46,6 +50,7 @@ use crate::state::Snapshot;
 use crate::state::merge::Places;
 
 use self::cgroups::Cgroups;
+use self::elsewhere::Elsewhere;
 use self::guards::Receivers;
 use self::pending::Pending;
 use self::recover::Losses;
@@ -62,6 +67,8 @@ pub(super) enum Command {
     Workloads(identity_file::Contents),
     /// What SPIRE says of a cgroup.
     Attested(Attestation),
+    /// What is new of the pods in Kubernetes.
+    Pods(Changes),
     /// A managed cgroup came or went.
     Cgroup(CgroupEvent),
     /// A workload bound a UDP port.
@@ -124,6 +131,8 @@ pub(super) struct Sources {
     pub declared: Vec<WorkloadRecord>,
     /// What SPIRE said before the agent was started.
     pub attested: Known,
+    /// What Kubernetes says.
+    pub pods: Changes,
 }
 
 /// The node thread's state.
@@ -135,8 +144,14 @@ pub(super) struct Node {
     declared: Vec<Arc<WorkloadRecord>>,
     /// What SPIRE says.
     attested: Known,
+    /// What Kubernetes says of this node.
+    pods: Vec<Arc<WorkloadRecord>>,
+    /// What Kubernetes says of the others.
+    elsewhere: Elsewhere,
     /// What they disagree about.
     disputes: Vec<Dispute>,
+    /// Addresses of pods that have no identity.
+    nobody: Vec<IpAddr>,
     places: Places,
     cgroups: Cgroups,
     /// Identities that the table in force was compiled for: they only grow under one revision, so that a workload that
@@ -193,7 +208,10 @@ impl Node {
             },
             declared: sources.declared.into_iter().map(Arc::new).collect(),
             attested: sources.attested,
+            pods: Vec::new(),
+            elsewhere: Elsewhere::default(),
             disputes: Vec::new(),
+            nobody: Vec::new(),
             places: Places::default(),
             cgroups: Cgroups::new(cgroups),
             identities: BTreeSet::new(),
@@ -218,6 +236,8 @@ impl Node {
             log: None,
             parts,
         };
+        // Everything is written anyway.
+        node.pods_changed(sources.pods, &mut Vec::new());
         node.put_together();
         node.read_switches()?;
         node.look_at_namespaces(true)?;

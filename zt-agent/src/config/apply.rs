@@ -14,6 +14,7 @@ use crate::audit::postgres::Target;
 use crate::audit::spool::WhenFull;
 use crate::cgroup::ManagedCgroup;
 use crate::identity::Mode;
+use crate::identity::kubernetes::Template;
 use crate::spiffe_id::check_trust_domain;
 use crate::yaml::Value;
 
@@ -154,12 +155,8 @@ pub(super) fn identity_source(config: &mut Config, raw: Raw<'_>) -> Applied {
         let source = match name {
             "file" => IdentitySource::File,
             "spire" => IdentitySource::Spire,
-            "kubernetes" => {
-                return Err(
-                    "`kubernetes` is not available in this version, only `file` and `spire`".to_owned(),
-                );
-            }
-            other => return Err(format!("must be `file` or `spire`, not `{other}`")),
+            "kubernetes" => IdentitySource::Kubernetes,
+            other => return Err(format!("must be `file`, `spire` or `kubernetes`, not `{other}`")),
         };
         if sources.contains(&source) {
             return Err(format!("names `{name}` twice"));
@@ -167,7 +164,7 @@ pub(super) fn identity_source(config: &mut Config, raw: Raw<'_>) -> Applied {
         sources.push(source);
     }
     if sources.is_empty() {
-        return Err("must name a source: `file`, `spire`, or both".to_owned());
+        return Err("must name a source: `file`, `spire`, `kubernetes`, or several".to_owned());
     }
     config.identity.sources = sources;
     Ok(())
@@ -180,6 +177,16 @@ pub(super) fn spire_socket(config: &mut Config, raw: Raw<'_>) -> Applied {
 
 pub(super) fn spire_admin_socket(config: &mut Config, raw: Raw<'_>) -> Applied {
     config.identity.spire_admin_socket = socket(raw)?;
+    Ok(())
+}
+
+pub(super) fn identity_template(config: &mut Config, raw: Raw<'_>) -> Applied {
+    config.identity.template = Template::parse(raw.text()?).map_err(|error| error.to_string())?;
+    Ok(())
+}
+
+pub(super) fn kubeconfig(config: &mut Config, raw: Raw<'_>) -> Applied {
+    config.kubeconfig = Some(absolute(raw)?);
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::setting::{NOT_YET, Raw, SETTINGS};
-use super::{Config, DEFAULT_FILE, PolicySource};
+use super::{Config, DEFAULT_FILE, IdentitySource, PolicySource};
 use crate::identity::spire::own;
 use crate::problem::{Problem, nearest};
 use crate::yaml::{self, Entry, Node, Report, Value};
@@ -41,7 +41,7 @@ impl Sources {
 }
 
 /// The mappings of the file that hold settings.
-const SECTIONS: [&str; 3] = ["identity", "audit", "api"];
+const SECTIONS: [&str; 4] = ["identity", "audit", "api", "kubernetes"];
 /// Variables of the command line itself.
 const OTHER_VARIABLES: [&str; 6] = [
     "ZT_API",
@@ -74,6 +74,7 @@ pub(super) fn load(sources: &Sources) -> Result<Config, Vec<Problem>> {
     if problems.is_empty() {
         problems.extend(api_tls(&config).map(|(field, message)| plain("configuration", field, message)));
         problems.extend(engine(&config));
+        problems.extend(pods(&config));
     }
     if problems.is_empty() {
         Ok(config)
@@ -95,6 +96,19 @@ fn engine(config: &Config) -> Option<Problem> {
         _ => return None,
     };
     Some(plain("configuration", "engineUrl", message.to_owned()))
+}
+
+/// What is wrong with how pods are named.
+fn pods(config: &Config) -> Option<Problem> {
+    if !config.identity.has(IdentitySource::Kubernetes) {
+        return None;
+    }
+    let made = config
+        .identity
+        .template
+        .fixed(&config.trust_domain, &config.cluster);
+    made.err()
+        .map(|error| plain("configuration", "identity.template", error.to_string()))
 }
 
 /// With `api.tls: spire` the files are those that the agent keeps itself.

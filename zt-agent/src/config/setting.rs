@@ -140,13 +140,15 @@ settings! {
     "bpffs", "ZT_BPFFS", "bpffs", "DIR", apply::bpffs,
         "Where programs and maps are pinned [default: /sys/fs/bpf/zt]";
     "identity.source", "ZT_IDENTITY_SOURCE", "identity-source", "SOURCE,…", apply::identity_source,
-        "Where identities come from: file, spire, or both [default: file]";
+        "Where identities come from: file, spire, kubernetes, or several [default: file]";
     "identity.file", "ZT_IDENTITY_FILE", "identity-file", "FILE", apply::identity_file,
         "Workloads of the file source [default: /etc/zt/workloads.yaml]";
     "identity.spireSocket", "ZT_SPIRE_SOCKET", "spire-socket", "PATH", apply::spire_socket,
         "Workload API of the SPIRE agent [default: /run/spire/sockets/agent.sock]";
     "identity.spireAdminSocket", "ZT_SPIRE_ADMIN_SOCKET", "spire-admin-socket", "PATH", apply::spire_admin_socket,
         "Delegated Identity API of the SPIRE agent [default: /run/spire/admin/admin.sock]";
+    "identity.template", "ZT_IDENTITY_TEMPLATE", "identity-template", "TEMPLATE", apply::identity_template,
+        "SPIFFE IDs of pods [default: spiffe://{trustDomain}/{cluster}/{namespace}/{serviceAccount}]";
     "identity.onExpiry", "ZT_IDENTITY_ON_EXPIRY", "identity-on-expiry", "WHAT", apply::on_expiry,
         "withdraw or hold identities whose SVID was not renewed [default: withdraw]";
     "audit.dsn", "ZT_AUDIT_DSN", "audit-dsn", "DSN", apply::audit_dsn,
@@ -181,10 +183,9 @@ settings! {
         "Who may come over TLS as evaluate, follow, read or admin [default: nobody]";
     "api.rateLimit", "ZT_API_RATE_LIMIT", "api-rate-limit", "NUMBER", apply::api_rate_limit,
         "Questions a second that one caller may ask; a batch is as many as it has [default: 100000]";
+    "kubernetes.kubeconfig", "ZT_KUBECONFIG", "kubeconfig", "FILE", apply::kubeconfig,
+        "How the Kubernetes API is reached [default: the pod's service account, or KUBECONFIG]";
 }
 
 /// Keys that the documentation of later versions knows and this version does not, with their variables.
-pub(super) const NOT_YET: [(&str, &str); 2] = [
-    ("identity.template", "ZT_IDENTITY_TEMPLATE"),
-    ("handshake", "ZT_HANDSHAKE"),
-];
+pub(super) const NOT_YET: [(&str, &str); 1] = [("handshake", "ZT_HANDSHAKE")];

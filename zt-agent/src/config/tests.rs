@@ -60,10 +60,11 @@ clusterCIDRs: [10.0.0.0/8, \"fd00::/8\"]
 managedCgroup: [a, b/c]
 bpffs: /sys/fs/bpf/other
 identity:
-  source: [spire, file]
+  source: [spire, kubernetes]
   file: /w.yaml
   spireSocket: unix:///a.sock
   spireAdminSocket: /b.sock
+  template: spiffe://{trustDomain}/ns/{namespace}/sa/{serviceAccount}
   onExpiry: hold
 audit:
   dsn: sqlite:///a.db
@@ -81,6 +82,8 @@ api:
   callers:
     - {spiffe: \"spiffe://example.org/ops/*\", role: admin}
   rateLimit: 10
+kubernetes:
+  kubeconfig: /kubeconfig
 ";
 
 #[test]
@@ -110,10 +113,12 @@ fn every_key_is_read() {
         managed_cgroup: ManagedCgroup::Paths(vec!["a".into(), "b/c".into()]),
         bpffs: "/sys/fs/bpf/other".into(),
         identity: Identity {
-            sources: vec![IdentitySource::Spire, IdentitySource::File],
+            sources: vec![IdentitySource::Spire, IdentitySource::Kubernetes],
             file: "/w.yaml".into(),
             spire_socket: "/a.sock".into(),
             spire_admin_socket: "/b.sock".into(),
+            template: Template::parse("spiffe://{trustDomain}/ns/{namespace}/sa/{serviceAccount}")
+                .expect("template"),
             on_expiry: OnExpiry::Hold,
         },
         audit: Audit {
@@ -142,6 +147,7 @@ fn every_key_is_read() {
             }],
             rate_limit: NonZeroU32::new(10).expect("not zero"),
         },
+        kubeconfig: Some("/kubeconfig".into()),
     };
     assert_eq!(config, wanted);
     assert_eq!(config.policy_settings().trust_domain, "example.org");
@@ -155,6 +161,8 @@ fn every_setting_has_its_variable_and_its_flag() {
                 .replace("CIDRs", "Cidrs")
                 // The specification calls it ZT_SPIRE_SOCKET.
                 .replace("identity.spire", "spire")
+                // There is only one.
+                .replace("kubernetes.kubeconfig", "kubeconfig")
                 .chars()
                 .fold(String::new(), |mut name, next| {
                     if next.is_ascii_uppercase() {
@@ -204,7 +212,7 @@ fn unknown_keys_name_the_nearest() {
     );
     assert_eq!(
         problem("identity:\n  x: 1\n"),
-        "agent.yaml:2:3: identity.x: unknown field; known here: source, file, spireSocket, spireAdminSocket, onExpiry"
+        "agent.yaml:2:3: identity.x: unknown field; known here: source, file, spireSocket, spireAdminSocket, template, onExpiry"
     );
     assert_eq!(
         problem("Audit: {}\n"),

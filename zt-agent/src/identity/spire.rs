@@ -20,6 +20,7 @@ pub mod own;
 mod process;
 mod room;
 mod source;
+mod subject;
 mod svid;
 mod wall;
 
@@ -33,6 +34,7 @@ pub use self::bundle::BundleError;
 pub use self::health::{Health, Status};
 pub use self::memory::FILE;
 pub use self::source::Source;
+pub use self::subject::Pods;
 pub use self::svid::{HINT, Refusal};
 use crate::spiffe_id::SpiffeId;
 

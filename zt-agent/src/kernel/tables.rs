@@ -249,6 +249,25 @@ impl Tables {
         self.peers.content()
     }
 
+    /// Who is at some addresses: what goes, goes first. Whether anything changed.
+    pub(super) fn set_peers(
+        &mut self,
+        peers: impl Iterator<Item = (Address, Option<Peer>)>,
+    ) -> Result<bool, KernelError> {
+        let mut changed = false;
+        let mut wanted = Vec::new();
+        for (address, peer) in peers {
+            match peer {
+                Some(peer) => wanted.push((address, peer)),
+                None => changed |= self.peers.remove(&address)?,
+            }
+        }
+        for (address, peer) in wanted {
+            changed |= self.peers.set(address, peer)?;
+        }
+        Ok(changed)
+    }
+
     /// The namespaces' own addresses. Whether anything changed.
     pub(super) fn set_local(
         &mut self,

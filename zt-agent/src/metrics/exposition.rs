@@ -10,7 +10,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet}
 use prometheus_client::metrics::MetricType;
 use zt_common::counter::Counter;
 
-use super::{Metrics, spire, spool};
+use super::{Metrics, pods, spire, spool};
 use crate::state::SOURCE_REFUSALS;
 
 #[derive(Debug)]
@@ -50,7 +50,8 @@ impl Collector for Exposition {
         configuration(&mut writer, metrics)?;
         snapshot(&mut writer, metrics)?;
         source(&mut writer, metrics)?;
-        spire::spire(&mut writer, metrics)
+        spire::spire(&mut writer, metrics)?;
+        pods::pods(&mut writer, metrics)
     }
 }
 
@@ -83,6 +84,20 @@ impl Writer<'_> {
     pub(super) fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
         let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
         encoder.encode_counter::<NoLabelSet, _, u64>(&value, None)
+    }
+
+    /// A gauge, one value for each set of labels.
+    pub(super) fn gauges<L: EncodeLabelSet>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = (L, f64)>,
+    ) -> fmt::Result {
+        let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (labels, value) in values {
+            encoder.encode_family(&labels)?.encode_gauge(&value)?;
+        }
+        Ok(())
     }
 
     pub(super) fn gauge(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {

@@ -107,8 +107,9 @@ impl Node {
                 .iter()
                 .map(|dispute| DisputeStatus {
                     cgroup: dispute.cgroup.display().to_string(),
-                    file: dispute.declared.to_string(),
-                    spire: dispute.attested.to_string(),
+                    file: dispute.file.as_ref().map(ToString::to_string),
+                    kubernetes: dispute.kubernetes.as_ref().map(ToString::to_string),
+                    spire: dispute.spire.as_ref().map(ToString::to_string),
                 })
                 .collect(),
             guarded: self.parts.kernel.guarded(),

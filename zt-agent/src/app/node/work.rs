@@ -54,6 +54,7 @@ impl Node {
     fn work(&mut self, batch: Vec<Command>) -> Result<(), AppError> {
         let mut declared = false;
         let mut moved = false;
+        let mut addresses = Vec::new();
         let mut refused = Vec::new();
         let mut outcome = Ok(());
         for command in batch {
@@ -68,6 +69,10 @@ impl Node {
                 }
                 Command::Attested(said) => {
                     declared |= self.attested(said);
+                    Ok(())
+                }
+                Command::Pods(changes) => {
+                    declared |= self.pods_changed(changes, &mut addresses);
                     Ok(())
                 }
                 Command::Cgroup(event) => {
@@ -122,8 +127,13 @@ impl Node {
         if declared {
             self.put_together();
             outcome = outcome.and(self.merged());
-        } else if moved {
-            outcome = outcome.and(self.cgroups_settled());
+        } else {
+            if moved {
+                outcome = outcome.and(self.cgroups_settled());
+            }
+            if !addresses.is_empty() {
+                outcome = outcome.and(self.moved(&addresses));
+            }
         }
         outcome
     }

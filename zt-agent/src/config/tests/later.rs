@@ -6,19 +6,13 @@ use super::{load, problem};
 #[test]
 fn what_comes_later_is_refused_by_name() {
     assert_eq!(
-        problem("identity:\n  template: x\n"),
-        "agent.yaml:2:3: identity.template: is not available in this version; remove it"
+        problem("handshake: auto\n"),
+        "agent.yaml:1:1: handshake: is not available in this version; remove it"
     );
-    for (text, words) in [
-        (
-            "policySource: kubernetes",
-            "`kubernetes` is not available in this version, only `directory` and `engine`",
-        ),
-        (
-            "identity: {source: [file, kubernetes]}",
-            "`kubernetes` is not available in this version, only `file` and `spire`",
-        ),
-    ] {
+    for (text, words) in [(
+        "policySource: kubernetes",
+        "`kubernetes` is not available in this version, only `directory` and `engine`",
+    )] {
         let message = problem(text);
         assert!(
             message.contains(words) && !message.contains("secret"),

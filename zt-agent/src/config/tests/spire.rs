@@ -12,7 +12,12 @@ fn bad_sources_and_sockets_say_what_is_wrong() {
         ("identity: {source: [spire, spire]}", "names `spire` twice"),
         (
             "identity: {source: vault}",
-            "must be `file` or `spire`, not `vault`",
+            "must be `file`, `spire` or `kubernetes`, not `vault`",
+        ),
+        ("identity: {template: 'spiffe://{pod}'}", "has `{pod}`"),
+        (
+            "identity: {source: kubernetes, template: 'spiffe://other.example/{namespace}/{serviceAccount}'}",
+            "makes IDs of the trust domain `other.example`",
         ),
         ("identity: {onExpiry: keep}", "must be `withdraw` or `hold`"),
         ("identity: {spireSocket: agent.sock}", "must be an absolute path"),

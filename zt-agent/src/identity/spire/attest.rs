@@ -17,6 +17,7 @@ use super::doubt::{self, Doubt};
 use super::health::{Health, Withdrawal};
 use super::link::Link;
 use super::process::Process;
+use super::subject::{Pod, Pods, Subject, told_of};
 use super::wall::passed;
 use super::{Attestation, Attested, Settings};
 
@@ -38,6 +39,8 @@ pub(super) struct Shared {
     pub(super) settings: Arc<Settings>,
     pub(super) health: Arc<Health>,
     pub(super) link: watch::Receiver<Option<Link>>,
+    /// The pods that SPIRE may be asked about before somebody runs in them.
+    pub(super) pods: watch::Receiver<Pods>,
     pub(super) said: mpsc::Sender<Attestation>,
     /// How many may be asking at the same time.
     pub(super) asking: Semaphore,
@@ -51,7 +54,7 @@ struct Current {
     digest: Option<[u8; 32]>,
     /// Kept although it has expired.
     held: bool,
-    /// [`Process::birth`] of the one that was attested; `None` where the identity is remembered from before the start.
+    /// [`Subject::birth`] of the one that was attested; `None` where the identity is remembered from before the start.
     process: Option<(u32, u64)>,
 }
 
@@ -139,11 +142,15 @@ impl Follower {
     /// Follows it until the task is aborted, which is when the cgroup has gone.
     pub(super) async fn run(mut self) {
         loop {
-            let process = match Process::oldest(&self.directory, self.cgroup) {
-                Ok(Some(process)) => process,
+            let subject = match Process::oldest(&self.directory, self.cgroup) {
+                Ok(Some(process)) => Subject::Process(process),
                 Ok(None) => {
-                    self.nobody().await;
-                    continue;
+                    let Some(pod) = Pod::at(&self.shared.pods, &self.path, &self.directory, self.cgroup)
+                    else {
+                        self.nobody().await;
+                        continue;
+                    };
+                    Subject::Pod(pod)
                 }
                 Err(error) => {
                     self.unreadable(&error);
@@ -154,7 +161,7 @@ impl Follower {
             self.stand();
             if self.hurried.is_some_and(|last| last.elapsed() < CALM) {
                 let pause = self.churn.pause();
-                if self.rest(&process, pause).await {
+                if self.rest(&subject, pause).await {
                     self.hurried = Some(Instant::now());
                     continue;
                 }
@@ -162,7 +169,7 @@ impl Follower {
                 self.churn.reset();
             }
             let since = Instant::now();
-            match self.attend(&process).await {
+            match self.attend(&subject).await {
                 End::Gone => {
                     let quick = since.elapsed() < QUICK;
                     self.hurried = quick.then(Instant::now);
@@ -172,11 +179,11 @@ impl Follower {
                 }
                 End::Again => {}
                 End::Doubted => {
-                    self.rest(&process, doubt::PAUSE).await;
+                    self.rest(&subject, doubt::PAUSE).await;
                 }
                 End::Later => {
                     let pause = self.backoff.pause();
-                    self.rest(&process, pause).await;
+                    self.rest(&subject, pause).await;
                 }
             }
         }
@@ -193,11 +200,12 @@ impl Follower {
         tokio::select! {
             () = self.changed.notified() => {}
             () = sleep(self.look) => {}
+            () = told_of(&self.shared.pods, &self.path) => {}
         }
     }
 
-    /// Asks SPIRE about a process, and listens.
-    async fn attend(&mut self, process: &Process) -> End {
+    /// Asks SPIRE about somebody, and listens.
+    async fn attend(&mut self, subject: &Subject) -> End {
         let mut links = self.shared.link.clone();
         let link = loop {
             if let Some(link) = links.borrow_and_update().clone() {
@@ -205,8 +213,8 @@ impl Follower {
             }
             tokio::select! {
                 _ = links.changed() => {}
-                interrupt = self.interrupt(process) => {
-                    if let Some(end) = self.interrupted(process, interrupt).await {
+                interrupt = self.interrupt(subject) => {
+                    if let Some(end) = self.interrupted(subject, interrupt).await {
                         return end;
                     }
                 }
@@ -219,7 +227,7 @@ impl Follower {
             // Nobody closes them.
             let _one_of_its_own = asking.acquire().await;
             let _asking = shared.asking.acquire().await;
-            asked.subscribe(process.pid(), shared.settings.patience).await
+            asked.subscribe(subject.request(), shared.settings.patience).await
         });
         let stream = loop {
             tokio::select! {
@@ -232,14 +240,14 @@ impl Follower {
                         return End::Again;
                     }
                 }
-                interrupt = self.interrupt(process) => {
-                    if let Some(end) = self.interrupted(process, interrupt).await {
+                interrupt = self.interrupt(subject) => {
+                    if let Some(end) = self.interrupted(subject, interrupt).await {
                         return end;
                     }
                 }
             }
         };
-        self.listen(process, link, links, stream).await
+        self.listen(subject, link, links, stream).await
     }
 
     fn failed(&mut self, why: &str) -> End {
@@ -248,13 +256,13 @@ impl Follower {
     }
 
     /// Waits, unless the process goes. Whether it did.
-    async fn rest(&mut self, process: &Process, pause: Duration) -> bool {
+    async fn rest(&mut self, subject: &Subject, pause: Duration) -> bool {
         let mut paused = pin!(sleep(pause));
         loop {
             tokio::select! {
                 () = &mut paused => return false,
-                interrupt = self.interrupt(process) => {
-                    if self.interrupted(process, interrupt).await.is_some() {
+                interrupt = self.interrupt(subject) => {
+                    if self.interrupted(subject, interrupt).await.is_some() {
                         return true;
                     }
                 }
@@ -277,19 +285,19 @@ impl Follower {
         current.map(|current| current.identity.expires)
     }
 
-    async fn interrupt(&self, process: &Process) -> Interrupt {
+    async fn interrupt(&self, subject: &Subject) -> Interrupt {
         tokio::select! {
-            () = process.ended() => Interrupt::Ended,
+            () = subject.ended() => Interrupt::Ended,
             () = passed(self.expires()) => Interrupt::Expired,
             () = self.changed.notified() => Interrupt::Changed,
             () = sleep(self.look) => Interrupt::Changed,
         }
     }
 
-    async fn interrupted(&mut self, process: &Process, interrupt: Interrupt) -> Option<End> {
+    async fn interrupted(&mut self, subject: &Subject, interrupt: Interrupt) -> Option<End> {
         match interrupt {
             Interrupt::Ended => Some(End::Gone),
-            Interrupt::Changed => (!process.is_there()).then_some(End::Gone),
+            Interrupt::Changed => (!subject.is_there()).then_some(End::Gone),
             Interrupt::Expired => {
                 self.expired().await;
                 None

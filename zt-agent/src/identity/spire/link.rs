@@ -67,16 +67,13 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Subscribes to what SPIRE has to say of a process, or why that cannot be had.
+    /// Subscribes to what SPIRE has to say of somebody, or why that cannot be had.
     pub(super) async fn subscribe(
         &self,
-        pid: u32,
+        request: Option<SubscribeToX509sviDsRequest>,
         patience: Duration,
     ) -> Result<Streaming<SubscribeToX509sviDsResponse>, String> {
-        let request = SubscribeToX509sviDsRequest {
-            selectors: Vec::new(),
-            pid: i32::try_from(pid).map_err(|_| "its process id is out of range".to_owned())?,
-        };
+        let request = request.ok_or_else(|| "its process id is out of range".to_owned())?;
         let mut client = self.client.clone();
         match timeout(patience, client.subscribe_to_x509svi_ds(request)).await {
             Ok(Ok(stream)) => Ok(stream.into_inner()),

@@ -15,7 +15,7 @@ use super::doors::Doors;
 use super::health::Health;
 use super::memory;
 use super::room::Room;
-use super::{Attestation, Known, OnExpiry, Settings, link};
+use super::{Attestation, Known, OnExpiry, Pods, Settings, link};
 use crate::cgroup::{CgroupEvent, level_of};
 
 /// Workloads that may be asked for at the same time.
@@ -42,6 +42,7 @@ pub struct Source {
     health: Arc<Health>,
     present: BTreeMap<PathBuf, u64>,
     known: Known,
+    pods: watch::Receiver<Pods>,
 }
 
 impl Source {
@@ -60,7 +61,14 @@ impl Source {
             health: Health::new(),
             present,
             known,
+            // Nobody sends.
+            pods: watch::channel(Pods::default()).1,
         }
+    }
+
+    /// Has it ask about pods by their selectors while nobody runs in their cgroups yet.
+    pub fn ask_about(&mut self, pods: watch::Receiver<Pods>) {
+        self.pods = pods;
     }
 
     /// What it knows to begin with.
@@ -92,6 +100,7 @@ impl Source {
                 settings: Arc::clone(&self.settings),
                 health: Arc::clone(&self.health),
                 link,
+                pods: self.pods,
                 said: said_sender,
                 asking: Semaphore::new(ASKING),
             }),

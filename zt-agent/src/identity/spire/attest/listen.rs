@@ -14,7 +14,7 @@ use super::{End, Follower, Interrupt};
 use crate::identity::spire::bundle::Bundle;
 use crate::identity::spire::health::Withdrawal;
 use crate::identity::spire::link::{Link, words};
-use crate::identity::spire::process::Process;
+use crate::identity::spire::subject::Subject;
 use crate::identity::spire::svid;
 use crate::spiffe_id::SpiffeId;
 
@@ -28,7 +28,7 @@ impl Follower {
     /// Listens to what SPIRE says of a process, until that is of no more use.
     pub(super) async fn listen(
         &mut self,
-        process: &Process,
+        subject: &Subject,
         mut link: Link,
         mut links: watch::Receiver<Option<Link>>,
         mut stream: Streaming<SubscribeToX509sviDsResponse>,
@@ -51,13 +51,13 @@ impl Follower {
                     if self.is_flooded() {
                         return self.refused("flood", "SPIRE sends more updates than a workload can have");
                     }
-                    if !process.is_there() {
+                    if !subject.is_there() {
                         // Who knows whom SPIRE has looked at.
                         return End::Gone;
                     }
                     first = last.is_none();
                     let svid = last.insert(svid::kept(answer));
-                    let Some(next) = self.judge(svid.as_ref(), &link.bundle, process, first).await else {
+                    let Some(next) = self.judge(svid.as_ref(), &link.bundle, subject, first).await else {
                         return End::Doubted;
                     };
                     again.as_mut().reset((Instant::now() + next).min(latest));
@@ -69,16 +69,16 @@ impl Follower {
                     }
                     // An SVID of a new authority may have come before that authority.
                     if let Some(svid) = &last {
-                        let Some(next) = self.judge(svid.as_ref(), &link.bundle, process, first).await else {
+                        let Some(next) = self.judge(svid.as_ref(), &link.bundle, subject, first).await else {
                             return End::Doubted;
                         };
                         again.as_mut().reset((Instant::now() + next).min(latest));
                     }
                 }
                 () = &mut again => return End::Again,
-                interrupt = self.interrupt(process) => {
+                interrupt = self.interrupt(subject) => {
                     let expired = matches!(interrupt, Interrupt::Expired);
-                    if let Some(end) = self.interrupted(process, interrupt).await {
+                    if let Some(end) = self.interrupted(subject, interrupt).await {
                         return end;
                     }
                     if expired {
@@ -105,11 +105,11 @@ impl Follower {
         &mut self,
         svid: Option<&X509svid>,
         bundle: &Bundle,
-        process: &Process,
+        subject: &Subject,
         first: bool,
     ) -> Option<Duration> {
         let Some(svid) = svid else {
-            if first && self.doubts(process, None) {
+            if first && self.doubts(subject, None) {
                 return None;
             }
             self.withdraw(Withdrawal::NoEntry).await;
@@ -120,10 +120,10 @@ impl Follower {
         let domain = &self.shared.settings.trust_domain;
         match svid::verify(svid, bundle, domain, SystemTime::now()) {
             Ok(svid) => {
-                if first && self.doubts(process, Some(&svid.id)) {
+                if first && self.doubts(subject, Some(&svid.id)) {
                     return None;
                 }
-                self.name(svid, process).await;
+                self.name(svid, subject).await;
                 self.backoff.reset();
                 self.refusal.clear();
                 Some(REATTEST)
@@ -137,9 +137,9 @@ impl Follower {
 
     /// Whether the first answer of a subscription is to be heard again before it counts: SPIRE takes the same living
     /// process for somebody else than before, which it does too when one of its attestors fails for a moment.
-    fn doubts(&mut self, process: &Process, said: Option<&SpiffeId>) -> bool {
+    fn doubts(&mut self, subject: &Subject, said: Option<&SpiffeId>) -> bool {
         let another = self.current.as_ref().is_some_and(|current| {
-            current.process.is_none_or(|named| named == process.birth())
+            current.process.is_none_or(|named| named == subject.birth())
                 && said != Some(&current.identity.spiffe)
         });
         if another && !self.doubt.counts(said) {

@@ -5,13 +5,13 @@ use std::io;
 
 use super::{Current, End, Follower};
 use crate::identity::spire::health::{Standing, Withdrawal};
-use crate::identity::spire::process::Process;
+use crate::identity::spire::subject::Subject;
 use crate::identity::spire::svid::Svid;
 use crate::identity::spire::{Attestation, Attested, OnExpiry};
 
 impl Follower {
     /// The cgroup is this identity.
-    pub(super) async fn name(&mut self, svid: Svid, process: &Process) {
+    pub(super) async fn name(&mut self, svid: Svid, subject: &Subject) {
         let identity = Attested {
             spiffe: svid.id,
             expires: svid.expires,
@@ -20,7 +20,7 @@ impl Follower {
             identity: identity.clone(),
             digest: Some(svid.digest),
             held: false,
-            process: Some(process.birth()),
+            process: Some(subject.birth()),
         });
         self.stand();
         let same = before

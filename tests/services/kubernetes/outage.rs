@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The API away, forgetful, silent, talking nonsense, or refusing us.
+
+use zt_tests::kube_api::Faults;
+
+use super::*;
+
+#[test]
+fn what_is_known_holds_while_the_api_is_away_and_is_made_up_for_afterwards() -> Result<()> {
+    let mut world = World::new("kube-away")?;
+    world.put_far("server", "server")?;
+    let uid = world.put_client("client")?;
+    let mut agent = world.agent()?.start()?;
+    let mut client = world.start(&uid, "app")?;
+    world.connects(&mut client, "ok")?;
+    assert_eq!(ready(&agent)?, json!({ "status": "ready" }));
+
+    world.api.stop();
+    let stale = wait_status(&agent, "staleness to be told", |status| {
+        status["collections"]["pods"]["stale"] == true && status["collections"]["node-pods"]["stale"] == true
+    })?;
+    assert_eq!(stale["stale"], true);
+    let since = stale["collections"]["pods"]["since"].clone();
+    let words = ready(&agent)?;
+    assert_eq!(words["status"], "ready", "an old name is a name");
+    assert!(
+        words["kubernetes"]
+            .as_str()
+            .is_some_and(|text| text.contains("those that were known")),
+        "{words}"
+    );
+    let stale_for = [("collection", "pods")];
+    assert_eq!(agent.metrics()?.sum("zt_kubernetes_stale", &stale_for), 1);
+    assert_eq!(world.connect(&mut client)?, "ok");
+
+    // Started again while it is away: nothing is lost.
+    agent.kill()?;
+    agent.restart()?;
+    assert_eq!(world.connect(&mut client)?, "ok");
+    let again = agent.get("/v1/status")?["kubernetes"].clone();
+    assert_eq!(again["stale"], true);
+    assert_ne!(
+        again["collections"]["pods"]["since"], since,
+        "that was the last agent's"
+    );
+
+    // What happens meanwhile is heard when it is back.
+    world.api.delete(PODS, "shop", "server");
+    world.put_far("thief", "thief")?;
+    world.api.listen()?;
+    wait_status(&agent, "freshness", |status| status["stale"] == false)?;
+    world.connects(&mut client, "EPERM")?;
+    assert_eq!(ready(&agent)?, json!({ "status": "ready" }));
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_starts_again_asks_before_it_takes_anything_away() -> Result<()> {
+    let world = World::new("kube-again")?;
+    world.put_far("server", "server")?;
+    let uid = world.put_client("client")?;
+    let mut agent = world.agent()?.start()?;
+    let mut client = world.start(&uid, "app")?;
+    world.connects(&mut client, "ok")?;
+    for killed in [true, false] {
+        if killed {
+            agent.kill()?;
+        } else {
+            agent.terminate()?;
+        }
+        // The address is another pod's by the time that it is back: the old name is not believed for a moment.
+        world.api.delete(PODS, "shop", "server");
+        world.put_far("thief", "thief")?;
+        agent.restart()?;
+        assert_eq!(world.connect(&mut client)?, "EPERM");
+        world.api.delete(PODS, "shop", "thief");
+        world.put_far("server", "server")?;
+        world.connects(&mut client, "ok")?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_server_that_forgets_is_listed_again_once_and_nothing_flaps() -> Result<()> {
+    let world = World::new("kube-gone")?;
+    world.put_far("server", "server")?;
+    let uid = world.put_client("client")?;
+    let agent = world.agent()?.start()?;
+    let mut client = world.start(&uid, "app")?;
+    world.connects(&mut client, "ok")?;
+    let before = world.api.counts(PODS);
+    for round in 1..=3_u64 {
+        // Somebody goes while nobody listens.
+        world.put_far("thief", "thief")?;
+        world.connects(&mut client, "EPERM")?;
+        world.api.delete(PODS, "shop", "thief");
+        world.api.expire();
+        wait_status(&agent, "another list", |status| {
+            let lists = |collection: &str| status["collections"][collection]["lists"].as_u64();
+            status["stale"] == false
+                && lists("pods") == Some(1 + round)
+                && lists("node-pods") == Some(1 + round)
+        })?;
+        world.connects(&mut client, "ok")?;
+    }
+    let after = world.api.counts(PODS);
+    assert_eq!(after.lists - before.lists, 6, "two collections, three times");
+    // One that hangs up is taken up where it was.
+    for in_a_line in [true, false] {
+        world.api.hang_up(in_a_line);
+        world.put_far("thief", "thief")?;
+        world.connects(&mut client, "EPERM")?;
+        world.api.delete(PODS, "shop", "thief");
+        world.connects(&mut client, "ok")?;
+    }
+    assert_eq!(world.api.counts(PODS).lists, after.lists);
+    Ok(())
+}
+
+#[test]
+fn an_api_that_refuses_us_is_named_and_asked_ever_less_often() -> Result<()> {
+    let world = World::new("kube-refused")?;
+    world.api.fault(Faults {
+        status: Some(401),
+        ..Faults::default()
+    });
+    let agent = world.agent()?.start()?;
+    let status = wait_status(&agent, "a refusal", |status| {
+        status["collections"]["pods"]["failures"].as_u64() >= Some(1)
+    })?;
+    let error = status["collections"]["pods"]["error"]
+        .as_str()
+        .unwrap_or_default();
+    assert!(error.contains("401") && error.contains("ClusterRole"), "{error}");
+    for (code, list_body) in [
+        (Some(429), None),
+        (Some(500), None),
+        (None, Some("{]".to_owned())),
+    ] {
+        world.api.fault(Faults {
+            status: code,
+            list_body,
+            ..Faults::default()
+        });
+        let words = code.map_or("not understood".to_owned(), |code| code.to_string());
+        wait_status(&agent, &words, |status| {
+            status["collections"]["pods"]["error"]
+                .as_str()
+                .is_some_and(|error| error.contains(&words))
+        })?;
+    }
+    world.api.fault(Faults::default());
+    wait_status(&agent, "freshness", |status| status["stale"] == false)?;
+    Ok(())
+}
+
+#[test]
+fn a_kubeconfig_that_is_none_starts_nothing() -> Result<()> {
+    let world = World::new("kube-config")?;
+    for (path, words) in [
+        ("/nonexistent/kubeconfig", "/nonexistent/kubeconfig"),
+        ("kubeconfig", "absolute path"),
+    ] {
+        let agent = world.agent()?.config("kubernetes", json!({ "kubeconfig": path }));
+        let mut agent = agent.launch()?;
+        assert_eq!(agent.wait_exit()?.code(), Some(64));
+        let log = agent.log()?;
+        assert!(log.contains(words), "{log}");
+    }
+    Ok(())
+}

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Who is who, into the kernel's maps: cgroups and addresses.
+
+use std::collections::HashMap;
+
+use zt_common::abi::{MODE_ENFORCE, MODE_OBSERVE, PEER_HERE, Peer, Workload};
+use zt_common::address::Address;
+use zt_common::identity;
+
+use super::cgroups::Cgroups;
+use super::workloads::entry;
+use super::{AppError, Node};
+use crate::identity::Mode;
+use crate::kernel::{Directory, netns};
+
+/// What came of writing who is who.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Changes {
+    /// A cgroup is another workload than it was, or in another mode.
+    pub renamed: bool,
+    /// A cgroup inside a workload's became one of its own.
+    pub resettled: bool,
+}
+
+impl Node {
+    /// Writes who is who into the kernel.
+    pub(super) fn direct(&mut self) -> Result<Changes, AppError> {
+        let mut directory = Directory::default();
+        for address in netns::addresses().unwrap_or_default() {
+            let host = Peer {
+                identity: identity::HOST,
+                flags: PEER_HERE,
+                reserved: 0,
+            };
+            directory.peers.insert(address, host);
+        }
+        for placed in self.places.placed().iter() {
+            let entry = entry(placed);
+            // What is nested in it is found by it: it takes no room of its own.
+            let here = self.cgroups.id(&placed.record.cgroup);
+            let meant = |id: &u64| placed.record.cgroup_id.is_none_or(|meant| meant == *id);
+            if let Some(id) = here.filter(meant) {
+                directory.workloads.insert(id, entry);
+            }
+            let peer = Peer {
+                identity: entry.identity,
+                flags: PEER_HERE,
+                reserved: 0,
+            };
+            for address in &placed.record.addresses {
+                let address = Address::from(*address);
+                if placed.record.pod.is_some() {
+                    claim(&mut directory.peers, address, peer);
+                } else {
+                    // What a person wrote holds of the host's own addresses too.
+                    directory.peers.insert(address, peer);
+                }
+            }
+        }
+        for address in &self.nobody {
+            let nobody = Peer {
+                identity: identity::UNKNOWN,
+                flags: PEER_HERE,
+                reserved: 0,
+            };
+            claim(&mut directory.peers, Address::from(*address), nobody);
+        }
+        for (address, peer) in self.elsewhere.peers() {
+            claim(&mut directory.peers, address, peer);
+        }
+        self.name_the_disputed(&mut directory.workloads);
+        self.keep_the_lost(&mut directory.workloads);
+        let before = self.parts.kernel.workloads();
+        let new: Vec<u64> = directory
+            .workloads
+            .keys()
+            .filter(|id| !before.contains_key(id))
+            .copied()
+            .collect();
+        // A cgroup that is still there and no longer has an entry is what the one around it is.
+        let fell_back = before
+            .keys()
+            .any(|id| !directory.workloads.contains_key(id) && self.cgroups.path(*id).is_some());
+        // Whoever is attested runs already, and may have connections from when it was nobody.
+        let attested = new.iter().any(|id| {
+            let known = self.cgroups.path(*id).and_then(|path| self.attested.get(path));
+            known.is_some_and(|(known, _)| known == id)
+        });
+        let directed = self.parts.kernel.direct(&directory)?;
+        let workloads = self.parts.kernel.workloads();
+        Ok(Changes {
+            renamed: directed.renamed || fell_back || attested,
+            resettled: new.iter().any(|id| self.cgroups.above(*id, workloads).is_some()),
+        })
+    }
+
+    /// A cgroup that the sources disagree about is nobody, whatever is around it, and as strict as any of them would
+    /// have it.
+    fn name_the_disputed(&self, wanted: &mut HashMap<u64, Workload>) {
+        for dispute in &self.disputes {
+            let here = self.cgroups.id(&dispute.cgroup);
+            let Some(id) = here.filter(|id| dispute.cgroup_id.is_none_or(|meant| meant == *id)) else {
+                continue;
+            };
+            let before = self.parts.kernel.workloads().get(&id);
+            let strict = before.is_some_and(|workload| workload.mode == MODE_ENFORCE)
+                || [dispute.mode, Some(self.parts.config.mode)].contains(&Some(Mode::Enforce));
+            let nobody = Workload {
+                identity: identity::UNKNOWN,
+                mode: if strict { MODE_ENFORCE } else { MODE_OBSERVE },
+                reserved: [0; 7],
+            };
+            wanted.insert(id, nobody);
+        }
+    }
+
+    fn keep_the_lost(&self, wanted: &mut HashMap<u64, Workload>) {
+        let lost = lost(self.parts.kernel.workloads(), &self.cgroups, wanted);
+        wanted.extend(lost);
+    }
+}
+
+/// Takes an address for somebody. This host's own stay its own, and one that two take is nobody's.
+fn claim(peers: &mut HashMap<Address, Peer>, address: Address, peer: Peer) {
+    peers
+        .entry(address)
+        .and_modify(|before| {
+            if before.identity != identity::HOST && before.identity != peer.identity {
+                before.identity = identity::UNKNOWN;
+            }
+        })
+        .or_insert(peer);
+}
+
+/// A workload that was enforced upon stays so when its identity is lost: as long as its cgroup exists it is nobody, and
+/// refused what nobody may do. Inside the cgroup of another one that is enforced upon it is that one.
+fn lost(
+    before: &HashMap<u64, Workload>,
+    cgroups: &Cgroups,
+    wanted: &HashMap<u64, Workload>,
+) -> Vec<(u64, Workload)> {
+    let is_lost = |id: u64| match cgroups.nearest(id, wanted) {
+        Some(nearest) if nearest == id => false,
+        Some(around) => wanted
+            .get(&around)
+            .is_some_and(|around| around.mode != MODE_ENFORCE),
+        None => true,
+    };
+    before
+        .iter()
+        .filter(|(id, workload)| workload.mode == MODE_ENFORCE && cgroups.path(**id).is_some())
+        .filter(|(id, _)| is_lost(**id))
+        .map(|(id, workload)| {
+            let nobody = Workload {
+                identity: identity::UNKNOWN,
+                ..*workload
+            };
+            (*id, nobody)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn workload(identity: u64, mode: u8) -> Workload {
+        Workload {
+            identity,
+            mode,
+            reserved: [0; 7],
+        }
+    }
+
+    #[test]
+    fn what_was_enforced_stays_so_whatever_is_around_it() {
+        let paths = [("r/pod", 1), ("r/pod/web", 2), ("r/job", 3)];
+        let cgroups = Cgroups::new(paths.into_iter().map(|(path, id)| (path.into(), id)).collect());
+        let (named, strict) = (identity::UNKNOWN + 7, MODE_ENFORCE);
+        let before = HashMap::from([(2, workload(named, strict)), (3, workload(named, strict))]);
+        let lost = |wanted: &HashMap<u64, Workload>| -> HashMap<u64, Workload> {
+            lost(&before, &cgroups, wanted).into_iter().collect()
+        };
+        let nobody = workload(identity::UNKNOWN, strict);
+        let around = HashMap::from([(1, workload(named, MODE_OBSERVE))]);
+        assert_eq!(lost(&around), HashMap::from([(2, nobody), (3, nobody)]));
+        let around = HashMap::from([(1, workload(named, strict))]);
+        assert_eq!(lost(&around), HashMap::from([(3, nobody)]));
+        // The file says so of itself: that is no loss.
+        let itself = HashMap::from([(2, workload(named, MODE_OBSERVE)), (3, workload(named, strict))]);
+        assert!(lost(&itself).is_empty());
+    }
+    #[test]
+    fn an_address_that_two_take_is_nobodys_and_the_hosts_own_stays_its_own() {
+        let peer = |identity: u64, flags: u32| Peer {
+            identity,
+            flags,
+            reserved: 0,
+        };
+        let [one, two] = [1, 2].map(|last| Address::from_v4([10, 0, 0, last]));
+        let mut peers = HashMap::from([(one, peer(identity::HOST, PEER_HERE))]);
+        claim(&mut peers, one, peer(1 << 40, 0));
+        assert_eq!(peers[&one].identity, identity::HOST);
+        claim(&mut peers, two, peer(1 << 40, PEER_HERE));
+        claim(&mut peers, two, peer(1 << 40, 0));
+        assert_eq!(peers[&two].identity, 1 << 40);
+        claim(&mut peers, two, peer(1 << 41, 0));
+        claim(&mut peers, two, peer(1 << 41, 0));
+        assert_eq!(peers[&two].identity, identity::UNKNOWN);
+    }
+}

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The pods' cgroups that there are, and where those will be that there are not yet.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+
+use super::{Qos, pod_of, predicted};
+
+/// What is known of the pods' cgroups.
+#[derive(Debug)]
+pub(super) struct PodCgroups {
+    roots: Vec<PathBuf>,
+    present: BTreeSet<PathBuf>,
+    by_uid: HashMap<String, BTreeSet<PathBuf>>,
+}
+
+impl PodCgroups {
+    pub(super) fn new(roots: Vec<PathBuf>) -> Self {
+        Self {
+            roots,
+            present: BTreeSet::new(),
+            by_uid: HashMap::new(),
+        }
+    }
+
+    /// A cgroup is there. The uid of the pod that it is, if it is one's.
+    pub(super) fn created(&mut self, path: &Path) -> Option<String> {
+        if self.roots.iter().any(|root| root == path) {
+            self.present.insert(path.to_path_buf());
+            return None;
+        }
+        let uid = pod_of(path, &self.roots)?;
+        self.by_uid
+            .entry(uid.clone())
+            .or_default()
+            .insert(path.to_path_buf());
+        Some(uid)
+    }
+
+    /// A cgroup is gone. The uid of the pod that it was, if it was one's.
+    pub(super) fn removed(&mut self, path: &Path) -> Option<String> {
+        self.present.remove(path);
+        let uid = pod_of(path, &self.roots)?;
+        let paths = self.by_uid.get_mut(&uid)?;
+        paths.remove(path);
+        if paths.is_empty() {
+            self.by_uid.remove(&uid);
+        }
+        Some(uid)
+    }
+
+    /// Where the pod with this uid is, or else will be.
+    pub(super) fn of(&self, uid: &str, class: Qos) -> Vec<PathBuf> {
+        if let Some(paths) = self.by_uid.get(uid) {
+            return paths.iter().cloned().collect();
+        }
+        let root = self.roots.iter().find(|root| self.present.contains(*root));
+        let root = root.or_else(|| self.roots.first());
+        root.map(|root| predicted(root, uid, class)).into_iter().collect()
+    }
+}

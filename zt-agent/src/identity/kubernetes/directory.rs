@@ -1,0 +1,361 @@
+// SPDX-License-Identifier: Apache-2.0
+//! All pods that there are, from events in any order.
+//!
+//! A pod is known by namespace and name, as the API has at most one of a name, and told from earlier ones by its uid. Of two
+//! things that are said of one pod the newer one holds, by its version. A uid that is gone is never back.
+
+mod place;
+mod remembered;
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::address::{Claim, Claims, Resolved, Whose, is_reachable};
+use super::cgroups::PodCgroups;
+use super::known::{Changes, Counts, Known, Part, REFUSALS};
+use super::naming::{Naming, is_name};
+use super::paths::is_uid;
+use super::{Pod, Qos};
+use crate::identity::WorkloadRecord;
+
+/// Pods that are known at most.
+pub(super) const MOST_PODS: usize = 200_000;
+/// Addresses that are known at most: the kernel's map has room for 262,144, and this node's own need some.
+const MOST_ADDRESSES: usize = 240_000;
+/// Addresses of one pod. (Kubernetes has one for each IP version.)
+const MOST_EACH: usize = 8;
+/// Uids that are remembered as gone.
+const MOST_GONE: usize = 16_384;
+
+/// All pods that there are.
+#[derive(Debug)]
+pub struct Directory {
+    naming: Naming,
+    node: String,
+    /// By namespace and name.
+    here: HashMap<Arc<str>, Known>,
+    elsewhere: HashMap<Arc<str>, Known>,
+    claims: Claims,
+    cgroups: PodCgroups,
+    gone: HashSet<(Part, Box<str>)>,
+    gone_order: VecDeque<(Part, Box<str>)>,
+    here_changed: bool,
+    /// What was told of the workloads here, and of addresses elsewhere.
+    workloads: Vec<Arc<WorkloadRecord>>,
+    told: HashMap<IpAddr, Whose>,
+    disputed: HashSet<IpAddr>,
+    cgroups_disputed: HashSet<Box<str>>,
+    refused: BTreeMap<&'static str, u64>,
+}
+
+impl Directory {
+    /// One with no pods, for this node. `roots` are the managed cgroups below the cgroup2 mount.
+    pub fn new(naming: Naming, node: String, roots: Vec<PathBuf>) -> Self {
+        Self {
+            naming,
+            node,
+            here: HashMap::new(),
+            elsewhere: HashMap::new(),
+            claims: Claims::default(),
+            cgroups: PodCgroups::new(roots),
+            gone: HashSet::new(),
+            gone_order: VecDeque::new(),
+            here_changed: true,
+            workloads: Vec::new(),
+            told: HashMap::new(),
+            disputed: HashSet::new(),
+            cgroups_disputed: HashSet::new(),
+            refused: REFUSALS.into_iter().map(|cause| (cause, 0)).collect(),
+        }
+    }
+
+    /// A pod is there, and is so.
+    pub fn applied(&mut self, part: Part, pod: &Pod) {
+        if !is_name(&pod.namespace) || !is_name(&pod.name) {
+            self.refuse("name");
+            return;
+        }
+        let name = name_of(pod);
+        if !is_uid(&pod.uid) {
+            self.refuse("uid");
+            // Whoever had this name is another one now.
+            self.forget(part, &name);
+            return;
+        }
+        if self.gone.contains(&(part, pod.uid.as_str().into())) {
+            return;
+        }
+        if let Some(before) = self.pods(part).get(&name) {
+            let older = pod.version != 0 && before.version != 0 && pod.version < before.version;
+            if *before.uid == *pod.uid {
+                if older {
+                    return;
+                }
+            } else if older {
+                self.has_gone(part, &pod.uid);
+                return;
+            } else {
+                let uid = before.uid.clone();
+                self.has_gone(part, &uid);
+            }
+        }
+        self.take(part, name, pod);
+    }
+
+    /// A pod is gone.
+    pub fn deleted(&mut self, part: Part, pod: &Pod) {
+        if !is_uid(&pod.uid) {
+            self.refuse("uid");
+            return;
+        }
+        self.has_gone(part, &pod.uid);
+        let name = name_of(pod);
+        if self
+            .pods(part)
+            .get(&name)
+            .is_some_and(|known| *known.uid == *pod.uid)
+        {
+            self.forget(part, &name);
+        }
+    }
+
+    /// These are all pods that there are, whatever was said before.
+    pub fn all(&mut self, part: Part, pods: &[Pod]) {
+        let listed: HashMap<Arc<str>, &str> =
+            pods.iter().map(|pod| (name_of(pod), pod.uid.as_str())).collect();
+        let gone: Vec<(Arc<str>, Box<str>)> = self
+            .pods(part)
+            .iter()
+            .filter(|(name, known)| listed.get(*name).is_none_or(|uid| **uid != *known.uid))
+            .map(|(name, known)| (Arc::clone(name), known.uid.clone()))
+            .collect();
+        for (name, uid) in gone {
+            self.has_gone(part, &uid);
+            self.forget(part, &name);
+        }
+        for pod in pods {
+            // A cluster that was put back to what it was has pods that were gone, and versions that were higher.
+            self.gone.remove(&(part, pod.uid.as_str().into()));
+            if let Some(known) = self.pods(part).get_mut(&name_of(pod)) {
+                known.version = 0;
+            }
+            self.applied(part, pod);
+        }
+    }
+
+    /// A managed cgroup is there.
+    pub fn cgroup_created(&mut self, path: &Path) {
+        self.here_changed |= self.cgroups.created(path).is_some();
+    }
+
+    /// A managed cgroup is gone.
+    pub fn cgroup_removed(&mut self, path: &Path) {
+        self.here_changed |= self.cgroups.removed(path).is_some();
+    }
+
+    /// What is new since this was asked last.
+    pub fn changes(&mut self) -> Changes {
+        let mut changes = Changes::default();
+        for address in self.claims.changed() {
+            let resolved = self.claims.resolve(address);
+            let disputed = resolved == Resolved::Disputed;
+            if !disputed {
+                self.disputed.remove(&address);
+            } else if self.disputed.insert(address) {
+                self.refuse("address_disputed");
+                tracing::warn!(%address, "more than one pod or node claims an address: it names nobody until one is left");
+            }
+            let whose = match resolved {
+                Resolved::Free | Resolved::Own | Resolved::Here(_) => None,
+                Resolved::Elsewhere(whose) => Some(whose),
+                Resolved::Disputed => Some(Whose::Nobody),
+            };
+            let before = match &whose {
+                Some(whose) => self.told.insert(address, whose.clone()),
+                None => self.told.remove(&address),
+            };
+            if before != whose {
+                changes.addresses.push((address, whose));
+            }
+            self.here_changed |= self.claims.is_here(address);
+        }
+        if std::mem::take(&mut self.here_changed) {
+            let workloads = self.place();
+            if workloads != self.workloads {
+                self.workloads.clone_from(&workloads);
+                changes.selectors = workloads.iter().map(|record| self.selectors(record)).collect();
+                changes.workloads = Some(workloads);
+            }
+        }
+        changes
+    }
+
+    /// How many there are.
+    pub fn counts(&self) -> Counts {
+        let named = |known: &&Known| known.spiffe.is_some() && !known.is_over;
+        Counts {
+            here: self.here.values().filter(named).count(),
+            elsewhere: self.elsewhere.len(),
+            nodes: self.claims.nodes(),
+            disputed: self.disputed.len(),
+        }
+    }
+
+    /// The workloads of this node, as they were told last.
+    pub fn workloads(&self) -> &[Arc<WorkloadRecord>] {
+        &self.workloads
+    }
+
+    /// Whose an address elsewhere is, as it was told last.
+    pub fn told(&self, address: IpAddr) -> Option<&Whose> {
+        self.told.get(&address)
+    }
+
+    /// What was not believed so far, by cause: those of [`REFUSALS`].
+    pub fn refused(&self) -> &BTreeMap<&'static str, u64> {
+        &self.refused
+    }
+
+    fn pods(&mut self, part: Part) -> &mut HashMap<Arc<str>, Known> {
+        match part {
+            Part::Here => &mut self.here,
+            Part::Elsewhere => &mut self.elsewhere,
+        }
+    }
+
+    fn take(&mut self, part: Part, name: Arc<str>, pod: &Pod) {
+        if !self.is_of(part, pod) {
+            self.forget(part, &name);
+            return;
+        }
+        let full = self.here.len() + self.elsewhere.len() >= MOST_PODS;
+        if full && !self.pods(part).contains_key(&name) {
+            self.refuse("too_many");
+            return;
+        }
+        let known = self.known(pod);
+        self.replace(part, name, known);
+    }
+
+    fn is_of(&mut self, part: Part, pod: &Pod) -> bool {
+        let here = pod.node == self.node;
+        match part {
+            Part::Here if !here => self.refuse("node"),
+            Part::Elsewhere if here => self.refuse("node"),
+            // It waits for a node.
+            _ if pod.node.is_empty() => {}
+            _ => return true,
+        }
+        false
+    }
+
+    fn known(&mut self, pod: &Pod) -> Known {
+        let spiffe = self.naming.name(pod);
+        if spiffe.is_none() && !pod.is_over {
+            self.refuse("identity");
+        }
+        for _ in 0..pod.odd_addresses {
+            self.refuse("address");
+        }
+        // A static pod's cgroup is called after a hash: nobody else's uid looks like one.
+        let hash =
+            |mirror: &&String| mirror.len() == 32 && mirror.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let cgroup_uid = pod.mirror.as_ref().filter(hash).unwrap_or(&pod.uid);
+        let own = if pod.host_network || pod.is_over {
+            &[][..]
+        } else {
+            &pod.addresses
+        };
+        let nodes = if pod.is_over { &[][..] } else { &pod.host_addresses };
+        Known {
+            uid: pod.uid.as_str().into(),
+            version: pod.version,
+            spiffe,
+            is_over: pod.is_over,
+            addresses: self.believed(own),
+            host_addresses: self.believed(nodes),
+            cgroup_uid: cgroup_uid.as_str().into(),
+            account: pod.service_account.as_str().into(),
+            qos: pod.qos.unwrap_or(Qos::Burstable),
+        }
+    }
+
+    /// The addresses that can be; none where there are more than there can be.
+    fn believed(&mut self, addresses: &[IpAddr]) -> Box<[IpAddr]> {
+        if addresses.len() > MOST_EACH {
+            self.refuse("address");
+            return Box::default();
+        }
+        let mut believed: Vec<IpAddr> = Vec::new();
+        for address in addresses.iter().map(IpAddr::to_canonical) {
+            if !is_reachable(address) {
+                self.refuse("address");
+            } else if self.claims.len() >= MOST_ADDRESSES {
+                self.refuse("too_many");
+            } else if !believed.contains(&address) {
+                believed.push(address);
+            }
+        }
+        believed.into()
+    }
+
+    fn replace(&mut self, part: Part, name: Arc<str>, known: Known) {
+        if let Some(before) = self.pods(part).get_mut(&name) {
+            // Mostly a heartbeat: nothing of interest is new.
+            before.version = known.version;
+            if *before == known {
+                return;
+            }
+        }
+        self.forget(part, &name);
+        for address in &known.addresses {
+            let claim = Claim {
+                part,
+                pod: Arc::clone(&name),
+                spiffe: known.spiffe.clone(),
+            };
+            self.claims.claim(*address, claim);
+        }
+        for address in &known.host_addresses {
+            self.claims.node(*address, part);
+        }
+        self.here_changed |= part == Part::Here;
+        self.pods(part).insert(name, known);
+    }
+
+    fn forget(&mut self, part: Part, name: &str) {
+        let Some(known) = self.pods(part).remove(name) else {
+            return;
+        };
+        for address in &known.addresses {
+            self.claims.release(*address, part, name);
+        }
+        for address in &known.host_addresses {
+            self.claims.no_node(*address, part);
+        }
+        self.here_changed |= part == Part::Here;
+    }
+
+    fn has_gone(&mut self, part: Part, uid: &str) {
+        let gone = (part, Box::from(uid));
+        if self.gone.insert(gone.clone()) {
+            self.gone_order.push_back(gone);
+            if self.gone_order.len() > MOST_GONE
+                && let Some(oldest) = self.gone_order.pop_front()
+            {
+                self.gone.remove(&oldest);
+            }
+        }
+    }
+
+    fn refuse(&mut self, cause: &'static str) {
+        debug_assert!(REFUSALS.contains(&cause), "{cause}");
+        *self.refused.entry(cause).or_default() += 1;
+    }
+}
+
+fn name_of(pod: &Pod) -> Arc<str> {
+    Arc::from(format!("{}/{}", pod.namespace, pod.name))
+}

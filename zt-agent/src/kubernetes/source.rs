@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The `kubernetes` identity source at work: two watches of pods and the cgroups of this node, put together.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::pods::{ReadPod, of_node, of_others};
+use super::watch::{Said, Timing, follow};
+use super::{Client, Freshness, Health, memory};
+use crate::cgroup::CgroupEvent;
+use crate::identity::kubernetes::{Changes, Directory, Naming, Part, Pod};
+
+/// Things said that may wait.
+const QUEUE: usize = 4096;
+/// Things said that are put together at a time.
+const BATCH: usize = 1024;
+/// How long after something has changed it is remembered on disk.
+const SAVE: Duration = Duration::from_secs(5);
+
+/// What the source goes by.
+#[derive(Debug)]
+pub struct Settings {
+    /// The API.
+    pub client: Client,
+    /// How pods are named.
+    pub naming: Naming,
+    /// The name of this node in the API.
+    pub node: String,
+    /// The managed cgroups, below the mount.
+    pub roots: Vec<PathBuf>,
+    /// Where pods are remembered for the next start.
+    pub memory: PathBuf,
+    /// How long things may take.
+    pub timing: Timing,
+}
+
+/// The source.
+#[derive(Debug)]
+pub struct Source {
+    node: String,
+    memory: PathBuf,
+    directory: Directory,
+    health: Arc<Health>,
+    here: mpsc::Receiver<Said<ReadPod>>,
+    elsewhere: mpsc::Receiver<Said<ReadPod>>,
+    /// Aborted when this is dropped.
+    watches: JoinSet<()>,
+    save_at: Option<Instant>,
+}
+
+impl Source {
+    /// Begins to follow the pods, and waits until they are known, or for as long as `patience`: an agent that is
+    /// started again takes nobody's name away before it has asked. Where the API does not answer, what was known before
+    /// holds. `present` are the cgroups that there are.
+    pub async fn start(settings: Settings, present: &BTreeMap<PathBuf, u64>, patience: Duration) -> Self {
+        let freshness = Arc::new(Freshness::default());
+        let mut directory = Directory::new(settings.naming, settings.node.clone(), settings.roots);
+        for path in present.keys() {
+            directory.cgroup_created(path);
+        }
+        let recalled = memory::recall(&settings.memory, &settings.node, &mut directory);
+        let mut watches = JoinSet::new();
+        let (here_sender, here) = mpsc::channel(QUEUE);
+        let (elsewhere_sender, elsewhere) = mpsc::channel(QUEUE);
+        for (collection, sender) in [
+            (of_node(&settings.node), here_sender),
+            (of_others(&settings.node), elsewhere_sender),
+        ] {
+            watches.spawn(follow(
+                settings.client.clone(),
+                collection,
+                settings.timing,
+                Arc::clone(&freshness),
+                sender,
+            ));
+        }
+        let mut source = Self {
+            node: settings.node,
+            memory: settings.memory,
+            directory,
+            health: Health::new(freshness),
+            here,
+            elsewhere,
+            watches,
+            save_at: None,
+        };
+        if timeout(patience, source.listed()).await.is_err() {
+            tracing::warn!(
+                pods = recalled,
+                "the Kubernetes API does not answer: going on with the pods that were known before"
+            );
+        }
+        source.health.note(&source.directory);
+        source
+    }
+
+    /// Takes what is said until both parts were listed.
+    async fn listed(&mut self) {
+        let mut missing = [true, true];
+        while missing.contains(&true) {
+            let (part, said) = tokio::select! {
+                Some(said) = self.here.recv() => (Part::Here, said),
+                Some(said) = self.elsewhere.recv() => (Part::Elsewhere, said),
+                else => return,
+            };
+            if matches!(said, Said::All(_)) {
+                missing[usize::from(part == Part::Elsewhere)] = false;
+            }
+            self.take(part, said);
+        }
+    }
+
+    /// What is known, all of it, and afterwards what is new.
+    pub fn changes(&mut self) -> Changes {
+        self.directory.changes()
+    }
+
+    /// How it stands.
+    pub fn health(&self) -> Arc<Health> {
+        Arc::clone(&self.health)
+    }
+
+    /// Works until nobody listens to `out` any more. Must be told of every change of cgroups after those that were present;
+    /// when `cgroups` ends, it goes on with those that it knows.
+    pub async fn run(
+        mut self,
+        mut cgroups: mpsc::UnboundedReceiver<CgroupEvent>,
+        out: mpsc::Sender<Changes>,
+    ) {
+        let mut told = true;
+        self.save_at = Some(Instant::now());
+        loop {
+            tokio::select! {
+                event = cgroups.recv(), if told => match event {
+                    Some(event) => {
+                        self.cgroup(&event);
+                        while let Ok(event) = cgroups.try_recv() {
+                            self.cgroup(&event);
+                        }
+                    }
+                    None => told = false,
+                },
+                Some(said) = self.here.recv() => self.take(Part::Here, said),
+                Some(said) = self.elsewhere.recv() => self.take(Part::Elsewhere, said),
+                () = due(self.save_at) => {
+                    self.save().await;
+                    continue;
+                }
+                Some(ended) = self.watches.join_next() => {
+                    if let Err(error) = ended {
+                        tracing::error!(%error, "a watch of the Kubernetes API failed: what is known of it stays as it is; restart the agent");
+                    }
+                    continue;
+                }
+                () = out.closed() => break,
+            }
+            // What has come meanwhile is put in force with it.
+            for _ in 0..BATCH {
+                let here = self.here.try_recv().map(|said| (Part::Here, said));
+                let Ok((part, said)) =
+                    here.or_else(|_| self.elsewhere.try_recv().map(|said| (Part::Elsewhere, said)))
+                else {
+                    break;
+                };
+                self.take(part, said);
+            }
+            let changes = self.directory.changes();
+            self.health.note(&self.directory);
+            if changes.is_empty() {
+                continue;
+            }
+            self.save_at.get_or_insert_with(|| Instant::now() + SAVE);
+            if out.send(changes).await.is_err() {
+                break;
+            }
+        }
+        self.save().await;
+    }
+
+    fn take(&mut self, part: Part, said: Said<ReadPod>) {
+        match said {
+            Said::All(pods) => {
+                let pods: Vec<Pod> = pods.into_iter().map(|read| read.0).collect();
+                self.directory.all(part, &pods);
+            }
+            Said::Applied(ReadPod(pod)) => self.directory.applied(part, &pod),
+            Said::Deleted(ReadPod(pod)) => self.directory.deleted(part, &pod),
+        }
+    }
+
+    fn cgroup(&mut self, event: &CgroupEvent) {
+        match event {
+            CgroupEvent::Created { path, .. } => self.directory.cgroup_created(path),
+            CgroupEvent::Removed { path, .. } => self.directory.cgroup_removed(path),
+        }
+    }
+
+    async fn save(&mut self) {
+        self.save_at = None;
+        let path = self.memory.clone();
+        let written = match memory::text(&self.node, &self.directory) {
+            Ok(text) => tokio::task::spawn_blocking(move || memory::remember(&path, &text)).await,
+            Err(error) => Ok(Err(error)),
+        };
+        if let Ok(Err(error)) = written {
+            tracing::warn!(file = %self.memory.display(), %error, "pods cannot be remembered for the next start");
+        }
+    }
+}
+
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
