@@ -15,6 +15,7 @@ mod load;
 mod machine;
 mod memory;
 mod order;
+mod pods;
 mod programs;
 mod query;
 mod report;
@@ -100,6 +101,8 @@ enum Bench {
     Birth,
     /// Memory of the agent and of its maps
     Memory,
+    /// A cluster of 5,500 pods: listed, churned, and what that takes
+    Kubernetes,
     /// Decisions in user space by a call, beside other engines on the same rules
     Evaluate,
     /// Decisions over HTTP, asked for by wrk
@@ -121,6 +124,7 @@ impl Bench {
             Self::Trail => trail::rates(plan, metrics),
             Self::Birth => birth::identity(plan, metrics),
             Self::Memory => memory::of_agent(plan, metrics),
+            Self::Kubernetes => pods::cluster(plan, metrics),
             Self::Evaluate => evaluate::in_process(plan, metrics),
             Self::Http => http::evaluate(plan, metrics),
             Self::Query => query::trails(plan, metrics),

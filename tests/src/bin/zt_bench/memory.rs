@@ -63,6 +63,12 @@ pub(crate) fn of_agent(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
     Ok(())
 }
 
+/// Mebibytes of a process in memory, without its mappings of eBPF maps.
+pub(crate) fn resident(pid: u32) -> Result<f64> {
+    let all = rollup(pid)?.get("Rss").copied().unwrap_or(0);
+    Ok(all.saturating_sub(mapped_maps(pid)?) as f64 / 1024.0)
+}
+
 /// Kibibytes by name, of `smaps_rollup`.
 fn rollup(pid: u32) -> Result<BTreeMap<String, u64>> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
