@@ -7,6 +7,7 @@
 mod apply;
 mod callers;
 mod load;
+mod modes;
 mod setting;
 
 use std::fmt;
@@ -19,9 +20,9 @@ use ipnet::IpNet;
 use crate::audit::spool::WhenFull;
 use crate::caller::CallerRule;
 use crate::cgroup::ManagedCgroup;
-use crate::identity::Mode;
 use crate::identity::kubernetes::Template;
 pub use crate::identity::spire::OnExpiry;
+use crate::identity::{Mode, ModeRule, Modes};
 use crate::policy;
 use crate::problem::Problem;
 
@@ -51,6 +52,8 @@ pub struct Config {
     pub engine_url: Option<String>,
     /// `mode`: for workloads that nothing else names.
     pub mode: Mode,
+    /// `modes`: for workloads by pattern; the first that matches counts.
+    pub modes: Vec<ModeRule>,
     /// `unknownWorkload`: what happens to a managed process that never had an identity.
     pub unknown_workload: UnknownWorkload,
     /// `allowHost`: whether this node may always reach its workloads (`builtin/host`).
@@ -206,6 +209,7 @@ impl Default for Config {
             policy_source: PolicySource::Directory,
             engine_url: None,
             mode: Mode::Observe,
+            modes: Vec::new(),
             unknown_workload: UnknownWorkload::Observe,
             allow_host: true,
             allow_self: true,
@@ -261,6 +265,11 @@ impl Config {
         beside
             .map_or_else(|| self.state_directory(), Path::to_path_buf)
             .join("svid")
+    }
+
+    /// In which mode workloads are that name none themselves.
+    pub fn modes(&self) -> Modes {
+        Modes::new(&self.modes, self.mode)
     }
 
     /// What the policy engine needs to know of it.

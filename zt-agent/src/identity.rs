@@ -4,6 +4,7 @@
 pub mod file;
 pub mod kubernetes;
 pub mod merge;
+mod modes;
 pub mod spire;
 
 use std::fmt;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::modes::{ModeRule, Modes};
 use crate::spiffe_id::SpiffeId;
 
 /// One workload as an identity source declares it.

@@ -6,6 +6,7 @@
 //! takes over where this one stopped.
 
 mod attach;
+mod capabilities;
 mod descriptors;
 mod destroy;
 mod error;
@@ -44,11 +45,11 @@ use zt_common::entry::{AllowEntry, AllowKey};
 use zt_common::names;
 
 pub use self::attach::Mended;
+pub use self::capabilities::{CAPABILITIES, Capability, absent, check_privileges};
 pub use self::error::KernelError;
 pub use self::glass::set_observe_all;
 pub use self::guard::Guards;
 pub use self::hooks::HookStatus;
-pub use self::host::check_privileges;
 pub use self::load::object;
 pub use self::lock::{Claim, Holder, Lock};
 pub use self::log::KernelLog;

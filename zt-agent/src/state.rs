@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::identity::{Mode, WorkloadRecord};
+use crate::identity::{Mode, Modes, WorkloadRecord};
 use crate::policy::{AllowTable, PolicySet, Problem, Settings};
 use crate::spiffe_id::SpiffeId;
 
@@ -34,8 +34,8 @@ pub struct Snapshot {
     pub policy_error: Option<Arc<Vec<Problem>>>,
     /// Break-glass: nothing is refused on this node.
     pub observe_all: bool,
-    /// The mode of workloads that nothing else names one for.
-    pub default_mode: Mode,
+    /// The modes of workloads that name none themselves.
+    pub modes: Modes,
     /// What policy depends on besides its documents.
     pub settings: Arc<Settings>,
 }
@@ -61,7 +61,7 @@ impl Default for Snapshot {
             workloads: Arc::default(),
             policy_error: None,
             observe_all: false,
-            default_mode: Mode::Observe,
+            modes: Mode::Observe.into(),
             settings: Arc::default(),
         }
     }
@@ -69,8 +69,8 @@ impl Default for Snapshot {
 
 impl Snapshot {
     /// The mode that decides about a connection between these two, as far as this node can tell: each end applies
-    /// its own, so it is `enforce` as soon as one of the ends here enforces. Ends that are not here have the
-    /// default mode.
+    /// its own, so it is `enforce` as soon as one of the ends here enforces. Ends that are not here are in the mode
+    /// that they would be in here.
     pub fn mode_between(&self, source: Option<&SpiffeId>, destination: Option<&SpiffeId>) -> Mode {
         if self.observe_all {
             return Mode::Observe;
@@ -85,7 +85,17 @@ impl Snapshot {
                 found = Some(Mode::Observe);
             }
         }
-        found.unwrap_or(self.default_mode)
+        found.unwrap_or_else(|| {
+            let mut ends = [source, destination].into_iter().flatten().peekable();
+            if ends.peek().is_none() {
+                return self.modes.default_mode();
+            }
+            if ends.any(|id| self.modes.of(id) == Mode::Enforce) {
+                Mode::Enforce
+            } else {
+                Mode::Observe
+            }
+        })
     }
 }
 
@@ -97,6 +107,8 @@ pub fn channel(first: Snapshot) -> (watch::Sender<Arc<Snapshot>>, watch::Receive
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::ModeRule;
+    use crate::spiffe_id::Pattern;
 
     fn placed(path: &str, mode: Mode) -> Placed {
         let spiffe = SpiffeId::parse(&format!("spiffe://hanzo.ai/{path}")).expect("id");
@@ -130,13 +142,20 @@ mod tests {
         );
         assert_eq!(snapshot.mode_between(Some(&chat_id), None), Mode::Observe);
         assert_eq!(snapshot.mode_between(Some(&elsewhere), None), Mode::Observe);
-        snapshot.default_mode = Mode::Enforce;
+        snapshot.modes = Mode::Enforce.into();
         assert_eq!(snapshot.mode_between(Some(&elsewhere), None), Mode::Enforce);
         assert_eq!(
             snapshot.mode_between(Some(&chat_id), None),
             Mode::Observe,
             "its own mode beats the default"
         );
+        let rule = ModeRule {
+            spiffe: Pattern::parse("spiffe://hanzo.ai/elsewhere").expect("pattern"),
+            mode: Mode::Observe,
+        };
+        snapshot.modes = Modes::new(&[rule], Mode::Enforce);
+        assert_eq!(snapshot.mode_between(Some(&elsewhere), None), Mode::Observe);
+        assert_eq!(snapshot.mode_between(None, None), Mode::Enforce);
         snapshot.observe_all = true;
         assert_eq!(
             snapshot.mode_between(Some(&chat_id), Some(&iam_id)),

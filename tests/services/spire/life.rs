@@ -47,6 +47,8 @@ fn attested_enforced_rotated_and_withdrawn() -> Result<()> {
     world.client.send_text(held, "still here")?.ok()?;
     assert_eq!(world.client.receive(held)?.data.as_deref(), Some("still here"));
     assert_eq!(agent.metrics()?.sum("zt_spire_withdrawn_total", &[]), 0);
+    // They are short, and SPIRE's keys are of the kind that is wanted.
+    assert_eq!(agent.metrics()?.sum("zt_spire_svids_outside_total", &[]), 0);
 
     // The server's entry goes: whoever is connected to it is cut off, and it is nobody.
     world.spire.unregister(&server)?;

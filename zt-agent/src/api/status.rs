@@ -268,7 +268,7 @@ pub(super) async fn status(State(state): State<ApiState>, given: Given) -> Resul
         },
         modes: ModeStatus {
             observe_all: snapshot.observe_all,
-            default: snapshot.default_mode,
+            default: snapshot.modes.default_mode(),
             observe: declared - enforce,
             enforce,
         },

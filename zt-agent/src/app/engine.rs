@@ -298,7 +298,7 @@ impl Engine {
         let declared: HashSet<Arc<str>> = table.identities().iter().map(SpiffeId::text).collect();
         self.metrics.declare(declared);
         let records = self.records.iter().cloned().map(Arc::new).collect();
-        let places = Places::new(records, &BTreeMap::new(), self.config.mode);
+        let places = Places::new(records, &BTreeMap::new(), &self.config.modes());
         self.snapshots.send_replace(Arc::new(Snapshot {
             revision: self.revision,
             policies: Arc::clone(&self.loaded.policies),
@@ -306,7 +306,7 @@ impl Engine {
             workloads: Arc::clone(places.placed()),
             policy_error: self.loaded.error.clone(),
             observe_all: false,
-            default_mode: self.config.mode,
+            modes: self.config.modes(),
             settings: Arc::clone(&self.settings),
         }));
     }

@@ -14,7 +14,7 @@ use super::signals::Signals;
 use super::{AppError, notify};
 use crate::api::{self, ServeError};
 use crate::config::Config;
-use crate::kernel::{Claim, Holder, KernelError, Lock, Verified, check_privileges};
+use crate::kernel::{self, Claim, Holder, KernelError, Lock, Verified};
 
 /// How long the running agent may take to end when it is asked to: its API drains, its records are flushed.
 const HAND_OVER_TIME: Duration = Duration::from_secs(30);
@@ -38,7 +38,11 @@ pub(super) async fn wait(
     take_over: bool,
     signals: &mut Signals,
 ) -> Result<Option<Turn>, AppError> {
-    check_privileges()?;
+    kernel::check_privileges()?;
+    for absent in kernel::absent()? {
+        let without = absent.without.unwrap_or_default();
+        tracing::warn!("without {} ({}): {without}", absent.name, absent.purpose);
+    }
     let holder = match Lock::claim(&config.bpffs)? {
         Claim::Held(lock) => {
             return Ok(Some(Turn {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Every setting, once: its key in the file, its environment variable, its flag, and how its value is read.
 
-use super::{Config, apply, callers};
+use super::{Config, apply, callers, modes};
 use crate::yaml::{Node, Value};
 
 /// One setting.
@@ -127,6 +127,8 @@ settings! {
         "Policy engine to follow, with policySource engine [default: none]";
     "mode", "ZT_MODE", "mode", "MODE", apply::mode,
         "observe or enforce, for workloads that name no mode [default: observe]";
+    "modes", "ZT_MODES", "modes", "ID=MODE,…", modes::modes,
+        "Modes by SPIFFE ID or pattern, the first that matches; before mode [default: none]";
     "unknownWorkload", "ZT_UNKNOWN_WORKLOAD", "unknown-workload", "WHAT", apply::unknown_workload,
         "observe or deny managed processes without an identity [default: observe]";
     "allowHost", "ZT_ALLOW_HOST", "allow-host", "BOOL", apply::allow_host,

@@ -53,6 +53,8 @@ policyPath: /p
 policySource: engine
 engineUrl: https://engine.example.org:8054/
 mode: enforce
+modes:
+  - {spiffe: \"spiffe://example.org/c/kube-system/*\", mode: observe}
 unknownWorkload: deny
 allowHost: false
 allowSelf: false
@@ -103,6 +105,11 @@ fn every_key_is_read() {
         policy_source: PolicySource::Engine,
         engine_url: Some("https://engine.example.org:8054".into()),
         mode: Mode::Enforce,
+        modes: vec![ModeRule {
+            spiffe: crate::spiffe_id::Pattern::parse("spiffe://example.org/c/kube-system/*")
+                .expect("pattern"),
+            mode: Mode::Observe,
+        }],
         unknown_workload: UnknownWorkload::Deny,
         allow_host: false,
         allow_self: false,

@@ -14,6 +14,7 @@ mod bundle;
 mod doors;
 mod doubt;
 mod health;
+mod lifecycle;
 mod link;
 mod memory;
 pub mod own;

@@ -9,11 +9,13 @@ use std::path::PathBuf;
 pub enum KernelError {
     /// The process may not do what enforcement needs.
     #[error(
-        "missing privilege: {missing}; run as root, or grant the capabilities that deploy/zt-agent.service lists"
+        "missing privilege: {capability} ({purpose}); run as root, or grant the capabilities that deploy/zt-agent.service lists"
     )]
     Privilege {
-        /// What was refused.
-        missing: &'static str,
+        /// Which capability.
+        capability: &'static str,
+        /// What it is needed for.
+        purpose: &'static str,
     },
     /// The kernel lacks something.
     #[error(

@@ -7,8 +7,9 @@ use std::path::Path;
 use zt_common::control::{OBSERVE_ALL, UNRECORDED_OBSERVE, UNRECORDED_RESTORE};
 use zt_common::names;
 
+use super::capabilities::check_privileges;
 use super::error::KernelError;
-use super::host::{Pins, check_privileges};
+use super::host::Pins;
 use super::{sys, versions};
 
 /// Has nothing refused on this node (`true`), or has the workloads' own modes hold again. Every decision after this

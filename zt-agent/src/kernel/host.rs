@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What this host must offer before anything is loaded: privileges, a BPF file system, a place for pins.
+//! What this host must offer before anything is loaded: a BPF file system, a place for pins.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -59,6 +59,14 @@ impl Pins {
     }
 }
 
+/// Whether this process is in another mount namespace than the first process that it sees: what it mounts would vanish with
+/// it. Where that one may not be looked at, the first thread of the kernel stands for it; where neither may, it is not.
+fn elsewhere() -> bool {
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt"));
+    let first = namespace("1").or_else(|_| namespace("2"));
+    matches!((namespace("self"), first), (Ok(own), Ok(first)) if own != first)
+}
+
 /// Makes the directory `bpffs`, and mounts the BPF file system first if nobody has. Elsewhere nothing is made.
 pub(super) fn prepare(bpffs: &Path) -> Result<(), KernelError> {
     mount_bpffs()?;
@@ -82,6 +90,14 @@ fn mount_bpffs() -> Result<(), KernelError> {
     if statfs(path).is_ok_and(|kind| kind.filesystem_type() == BPF_FS_MAGIC) {
         return Ok(());
     }
+    if elsewhere() {
+        return Err(KernelError::Missing {
+            missing: format!("a BPF file system at {BPFFS} of the host"),
+            cause: "in a container only the host's lasts: mount it there (`mount -t bpf bpf /sys/fs/bpf`), and the \
+                    directory into this container"
+                .into(),
+        });
+    }
     mount(
         Some("bpf"),
         path,
@@ -95,29 +111,5 @@ fn mount_bpffs() -> Result<(), KernelError> {
         source: errno.into(),
     })?;
     tracing::info!(path = BPFFS, "mounted the BPF file system");
-    Ok(())
-}
-
-/// Refuses early, with one sentence, what would fail later with many.
-pub fn check_privileges() -> Result<(), KernelError> {
-    // Linux capabilities by number: include/uapi/linux/capability.h.
-    const NEEDED: [(u32, &str); 4] = [
-        (39, "CAP_BPF (load programs and maps)"),
-        (12, "CAP_NET_ADMIN (attach hooks, destroy sockets)"),
-        (21, "CAP_SYS_ADMIN (enter the network namespaces of workloads)"),
-        (19, "CAP_SYS_PTRACE (see the namespaces of workloads' processes)"),
-    ];
-    let status =
-        fs::read_to_string("/proc/self/status").map_err(KernelError::io("read", "/proc/self/status"))?;
-    let effective = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok())
-        .unwrap_or(0);
-    for (bit, missing) in NEEDED {
-        if effective & (1 << bit) == 0 {
-            return Err(KernelError::Privilege { missing });
-        }
-    }
     Ok(())
 }

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use zt_common::names;
 
+use super::capabilities::check_privileges;
 use super::error::KernelError;
-use super::host::{Pins, check_privileges};
+use super::host::Pins;
 use super::lock::{Claim, Lock};
 use super::sys;
 

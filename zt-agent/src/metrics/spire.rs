@@ -62,6 +62,14 @@ pub(super) fn spire(writer: &mut Writer<'_>, metrics: &Metrics) -> fmt::Result {
             .map(|(cause, count)| ([("cause", cause)], count)),
     )?;
     writer.counters(
+        "zt_spire_svids_outside",
+        "New SVIDs that are not as the specification wants them: by lifetime (more than an hour) or key (not P-256)",
+        status
+            .outside
+            .into_iter()
+            .map(|(cause, count)| ([("cause", cause)], count)),
+    )?;
+    writer.counters(
         "zt_spire_refused",
         "What the SPIRE agent said and was not believed, by cause",
         status

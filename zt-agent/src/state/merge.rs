@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Placed;
-use crate::identity::{Mode, WorkloadRecord};
+use crate::identity::{Modes, WorkloadRecord};
 
 /// The declared workloads and where each runs. Where one workload's cgroup lies below another's, the deeper one has
 /// what is below it.
@@ -21,15 +21,11 @@ impl Places {
     /// Places each declared workload on its cgroup and on those nested in it.
     ///
     /// `cgroups` are those present, by path below the cgroup2 mount.
-    pub fn new(
-        records: Vec<Arc<WorkloadRecord>>,
-        cgroups: &BTreeMap<PathBuf, u64>,
-        default_mode: Mode,
-    ) -> Self {
+    pub fn new(records: Vec<Arc<WorkloadRecord>>, cgroups: &BTreeMap<PathBuf, u64>, modes: &Modes) -> Self {
         let placed: Vec<Placed> = records
             .into_iter()
             .map(|record| Placed {
-                mode: record.mode.unwrap_or(default_mode),
+                mode: record.mode.unwrap_or_else(|| modes.of(&record.spiffe)),
                 record,
                 cgroup_ids: Vec::new(),
             })
@@ -119,6 +115,7 @@ impl Places {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::Mode;
     use crate::spiffe_id::SpiffeId;
 
     fn record(cgroup: &str) -> WorkloadRecord {
@@ -157,7 +154,7 @@ mod tests {
             ("root/ab", 6),
         ]
         .map(|(path, id)| (PathBuf::from(path), id));
-        let places = Places::new(shared(records), &BTreeMap::from(cgroups), Mode::Enforce);
+        let places = Places::new(shared(records), &BTreeMap::from(cgroups), &Mode::Enforce.into());
         assert_eq!(ids(&places), [vec![2, 5], vec![], vec![3, 4]]);
         assert!(places.placed().iter().all(|placed| placed.mode == Mode::Enforce));
     }
@@ -165,7 +162,7 @@ mod tests {
     #[test]
     fn only_the_declared_cgroup_itself_is_for_the_kernel_to_know() {
         let records = vec![record("root/a"), record("root/a/b")];
-        let mut places = Places::new(shared(records), &BTreeMap::new(), Mode::Observe);
+        let mut places = Places::new(shared(records), &BTreeMap::new(), &Mode::Observe.into());
         assert!(places.created(Path::new("root"), 1).is_none());
         assert!(places.created(Path::new("root/a"), 2).is_some());
         assert!(places.created(Path::new("root/a/x"), 3).is_none());
@@ -187,7 +184,11 @@ mod tests {
             ..record("root/a")
         };
         let cgroups = [("root/a", 2), ("root/a/b", 3)].map(|(path, id)| (PathBuf::from(path), id));
-        let mut places = Places::new(shared(vec![attested]), &BTreeMap::from(cgroups), Mode::Observe);
+        let mut places = Places::new(
+            shared(vec![attested]),
+            &BTreeMap::from(cgroups),
+            &Mode::Observe.into(),
+        );
         assert_eq!(ids(&places), [vec![2, 3]]);
         places.removed(Path::new("root/a/b"), 3);
         places.removed(Path::new("root/a"), 2);

@@ -97,6 +97,7 @@ impl Node {
     /// A cgroup that the sources disagree about is nobody, whatever is around it, and as strict as any of them would
     /// have it.
     fn name_the_disputed(&self, wanted: &mut HashMap<u64, Workload>) {
+        let modes = self.parts.config.modes();
         for dispute in &self.disputes {
             let here = self.cgroups.id(&dispute.cgroup);
             let Some(id) = here.filter(|id| dispute.cgroup_id.is_none_or(|meant| meant == *id)) else {
@@ -104,7 +105,11 @@ impl Node {
             };
             let before = self.parts.kernel.workloads().get(&id);
             let strict = before.is_some_and(|workload| workload.mode == MODE_ENFORCE)
-                || [dispute.mode, Some(self.parts.config.mode)].contains(&Some(Mode::Enforce));
+                || dispute.mode == Some(Mode::Enforce)
+                || [&dispute.file, &dispute.kubernetes, &dispute.spire]
+                    .into_iter()
+                    .flatten()
+                    .any(|id| modes.of(id) == Mode::Enforce);
             let nobody = Workload {
                 identity: identity::UNKNOWN,
                 mode: if strict { MODE_ENFORCE } else { MODE_OBSERVE },

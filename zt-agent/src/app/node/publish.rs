@@ -25,7 +25,7 @@ impl Node {
             workloads: Arc::clone(self.places.placed()),
             policy_error: self.loaded.error.clone(),
             observe_all: self.observe_all,
-            default_mode: self.parts.config.mode,
+            modes: self.parts.config.modes(),
             settings: Arc::clone(&self.settings),
         }));
     }

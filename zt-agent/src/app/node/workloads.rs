@@ -172,7 +172,7 @@ impl Node {
         }
         self.disputes = disputes;
         self.nobody = nobody;
-        self.places = Places::new(workloads, self.cgroups.by_path(), self.parts.config.mode);
+        self.places = Places::new(workloads, self.cgroups.by_path(), &self.parts.config.modes());
     }
 
     /// The identities that policy patterns are expanded for. They only grow, until a change of policy starts anew.

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How things stand with SPIRE, for metrics, `/v1/status` and `/readyz`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::lifecycle::Outside;
 
 /// Identities that have a counter of rotations of their own; the rest are `other`.
 const MOST_SERVICES: usize = 2000;
@@ -78,6 +80,8 @@ pub struct Status {
     pub refused: BTreeMap<&'static str, u64>,
     /// Identities that were taken back, by cause.
     pub withdrawn: BTreeMap<&'static str, u64>,
+    /// New SVIDs that live longer than they should, or have another kind of key, by cause.
+    pub outside: BTreeMap<&'static str, u64>,
     /// New SVIDs of the same identity.
     pub rotations: BTreeMap<Arc<str>, u64>,
     /// How often the connection to the SPIRE agent was lost, or not to be had.
@@ -88,6 +92,8 @@ pub struct Status {
 struct Inner {
     status: Status,
     standing: HashMap<u64, Standing>,
+    /// Whose SVIDs were said to be otherwise than they should be.
+    told: HashSet<(Outside, Arc<str>)>,
 }
 
 /// How things stand with SPIRE. Everybody may look at any time.
@@ -104,6 +110,8 @@ impl Health {
             status.error = Some(Arc::from("SPIRE has not answered yet"));
             status.refused = REFUSALS.into_iter().map(|cause| (cause, 0)).collect();
             let causes = Withdrawal::ALL.map(Withdrawal::cause);
+            let outside = Outside::ALL.map(Outside::cause);
+            status.outside = outside.into_iter().map(|cause| (cause, 0)).collect();
             status.withdrawn = causes.into_iter().map(|cause| (cause, 0)).collect();
         }
         Arc::new(health)
@@ -170,6 +178,13 @@ impl Health {
         *rotations.entry(label).or_default() += 1;
     }
 
+    /// A new SVID is not as it should be. Whether that is to be told: once for each identity.
+    pub(super) fn outside(&self, outside: Outside, service: &Arc<str>) -> bool {
+        let mut inner = self.lock();
+        *inner.status.outside.entry(outside.cause()).or_default() += 1;
+        inner.told.len() < MOST_SERVICES && inner.told.insert((outside, Arc::clone(service)))
+    }
+
     /// What has become of a cgroup; `None` where nobody runs in it.
     pub(super) fn stands(&self, cgroup: u64, standing: Option<Standing>) {
         let known = &mut self.lock().standing;
@@ -218,6 +233,17 @@ mod tests {
         health.stands(3, None);
         let status = health.status();
         assert_eq!((status.named, status.waiting, status.expired), (1, 0, 1));
+    }
+
+    #[test]
+    fn what_is_otherwise_is_counted_always_and_told_once() {
+        let health = Health::new();
+        let iam = Arc::from("spiffe://hanzo.ai/iam");
+        assert!(health.outside(Outside::Key, &iam));
+        assert!(!health.outside(Outside::Key, &iam));
+        assert!(health.outside(Outside::Lifetime, &iam));
+        let counted = health.status().outside;
+        assert_eq!((counted["key"], counted["lifetime"]), (2, 1));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use spire_api::pb::spire::api::types::X509svid;
 use x509_parser::parse_x509_certificate;
 
 use super::bundle::Bundle;
+use super::lifecycle::{self, Outside};
 use crate::spiffe_id::SpiffeId;
 use crate::tls::{self, IdentityError};
 
@@ -83,6 +84,8 @@ pub(super) struct Svid {
     pub(super) expires: i64,
     /// Tells one certificate from the next.
     pub(super) digest: [u8; 32],
+    /// In what it is not as the specification wants SVIDs to be.
+    pub(super) outside: Vec<Outside>,
 }
 
 /// The SVID that counts: the first one with the hint [`HINT`], else the first one. SPIRE sends them in the order of their
@@ -148,14 +151,18 @@ pub(super) fn verify(
         });
     }
     let mut expires = i64::MAX;
+    let mut outside = None;
     for certificate in &chain {
         let (_, parsed) = parse_x509_certificate(certificate).map_err(|_| Refusal::Unreadable)?;
+        // The first is the workload's own.
+        outside.get_or_insert_with(|| lifecycle::outside(&parsed));
         expires = expires.min(parsed.validity().not_after.timestamp());
     }
     Ok(Svid {
         id,
         expires,
         digest: Sha256::digest(leaf).into(),
+        outside: outside.unwrap_or_default(),
     })
 }
 

@@ -23,6 +23,13 @@ impl Follower {
             process: Some(subject.birth()),
         });
         self.stand();
+        if before.as_ref().and_then(|before| before.digest) != Some(svid.digest) {
+            for outside in svid.outside {
+                if self.shared.health.outside(outside, &identity.spiffe.text()) {
+                    tracing::warn!(spiffe = %identity.spiffe, "an SVID is not as it should be: {}", outside.remedy());
+                }
+            }
+        }
         let same = before
             .as_ref()
             .filter(|before| before.identity.spiffe == identity.spiffe);

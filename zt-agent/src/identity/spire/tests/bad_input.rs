@@ -181,3 +181,13 @@ async fn streams_that_end_or_never_end_change_nothing() {
     fake.answer(world.say(CHAT));
     assert_eq!(world.next_name().await, CHAT);
 }
+
+#[tokio::test]
+async fn an_svid_that_lives_too_long_is_believed_and_counted_once() {
+    let mut world = World::new(OnExpiry::Withdraw);
+    // The fake's are valid from an hour ago: two hours in all.
+    let _fake = world.fake(world.say(IAM));
+    assert_eq!(world.next_name().await, IAM);
+    let counted = world.health.status().outside;
+    assert_eq!((counted["lifetime"], counted["key"]), (1, 0));
+}
