@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 use crate::agent_files::{AgentFiles, Workload};
 use crate::cgroup::Cgroup;
 use crate::http::{self, Answer};
+pub use crate::metrics::Metrics;
 use crate::probe::built_binary;
 use crate::sandbox::Sandbox;
 use crate::wait::wait_for;
@@ -33,6 +34,7 @@ pub struct AgentBuilder {
     workloads: Vec<Workload>,
     environment: Vec<(String, String)>,
     arguments: Vec<String>,
+    through: Vec<String>,
     api: SocketAddr,
     health: SocketAddr,
 }
@@ -62,6 +64,7 @@ impl AgentBuilder {
             workloads: Vec::new(),
             environment: Vec::new(),
             arguments: Vec::new(),
+            through: Vec::new(),
             api,
             health,
         })
@@ -91,6 +94,13 @@ impl AgentBuilder {
     #[must_use]
     pub fn argument(mut self, argument: &str) -> Self {
         self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// Has it started by this command, which becomes it: the words that come before the program and its arguments.
+    #[must_use]
+    pub fn through(mut self, command: Vec<String>) -> Self {
+        self.through = command;
         self
     }
 
@@ -124,6 +134,7 @@ impl AgentBuilder {
             cgroup: self.cgroup,
             environment: self.environment,
             arguments: self.arguments,
+            through: self.through,
             api: self.api,
             health: self.health,
             child: None,
@@ -142,6 +153,7 @@ pub struct Agent {
     cgroup: Cgroup,
     environment: Vec<(String, String)>,
     arguments: Vec<String>,
+    through: Vec<String>,
     api: SocketAddr,
     health: SocketAddr,
     child: Option<Child>,
@@ -287,7 +299,10 @@ impl Agent {
 
     /// A `zt-agent` command that talks to this agent: `command(&["status", "-o", "json"])`.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.binary);
+        self.command_of(Command::new(&self.binary), arguments)
+    }
+
+    fn command_of(&self, mut command: Command, arguments: &[&str]) -> Command {
         // Settings of whoever runs the tests are not the test's.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ZT_")) {
             command.env_remove(name);
@@ -316,8 +331,16 @@ impl Agent {
             .create(true)
             .append(true)
             .open(self.files.log())?;
+        let command = match self.through.split_first() {
+            Some((program, words)) => {
+                let mut command = Command::new(program);
+                command.args(words).arg(&self.binary);
+                command
+            }
+            None => Command::new(&self.binary),
+        };
         let child = self
-            .command(&["run"])
+            .command_of(command, &["run"])
             .args(&self.arguments)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
@@ -340,34 +363,6 @@ impl Drop for Agent {
         if std::thread::panicking() {
             eprintln!("{}", self.log_tail());
         }
-    }
-}
-
-/// A scrape of `/metrics`.
-#[derive(Clone, Debug)]
-pub struct Metrics {
-    /// The text as it came.
-    pub text: String,
-}
-
-impl Metrics {
-    /// The sum of the series of this name that have all of these labels; 0 if there is none.
-    ///
-    /// A whole number: what is counted here has no fractions.
-    pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
-        let wanted: Vec<String> = labels
-            .iter()
-            .map(|(label, value)| format!("{label}=\"{value}\""))
-            .collect();
-        let series = self.text.lines().filter(|line| !line.starts_with('#'));
-        let values = series.filter_map(|line| {
-            let (series, value) = line.rsplit_once(' ')?;
-            let (found, labels) = series.split_once('{').unwrap_or((series, ""));
-            let matches = found == name && wanted.iter().all(|label| labels.contains(label.as_str()));
-            let whole = value.split('.').next()?;
-            matches.then(|| whole.parse::<u64>().ok())?
-        });
-        values.sum()
     }
 }
 

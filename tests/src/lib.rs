@@ -16,6 +16,7 @@ pub mod entries;
 pub mod hooks;
 pub mod http;
 pub mod kube_api;
+pub mod metrics;
 pub mod network;
 pub mod pair;
 pub mod postgres;

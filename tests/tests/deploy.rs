@@ -10,15 +10,20 @@ use zt_agent::cli::Cli;
 use zt_agent::config::{Config, PolicySource, SETTINGS, Sources};
 
 /// The samples of configuration.
-const SAMPLES: [&str; 4] = [
+const SAMPLES: [&str; 5] = [
     "deploy/agent.yaml",
     "deploy/engine.yaml",
     "deploy/cluster/agent.yaml",
     "deploy/cluster/engine.yaml",
+    "deploy/image/agent.yaml",
 ];
 /// Pages and files that tell people what to write and to run.
-const TEXTS: [&str; 9] = [
+const TEXTS: [&str; 13] = [
     "docs/engine.md",
+    "docs/quick-start.md",
+    "docs/threat-model.md",
+    "docs/troubleshooting.md",
+    "docs/upgrading.md",
     "deploy/agent.yaml",
     "deploy/engine.yaml",
     "deploy/cluster/agent.yaml",
@@ -195,5 +200,102 @@ fn the_configuration_in_the_page_about_engines_loads() {
         let file = directory.path().join(format!("{number}.yaml"));
         fs::write(&file, block).unwrap();
         load(&file);
+    }
+}
+
+/// The files of the Debian package are there, and so are its units.
+#[test]
+fn what_the_package_holds_exists() {
+    let manifest = fs::read_to_string(root().join("zt-agent/Cargo.toml")).unwrap();
+    let (_, package) = manifest.split_once("[package.metadata.deb]").unwrap();
+    let (_, assets) = package.split_once("assets = [").unwrap();
+    let (assets, units) = assets.split_once("\n]").unwrap();
+    let mut seen = 0;
+    for line in assets.lines().filter_map(|line| line.trim().strip_prefix("[\"")) {
+        let (source, _) = line.split_once('"').unwrap();
+        // What the build makes is not there yet.
+        let Some(source) = source.strip_prefix("../") else {
+            continue;
+        };
+        let found = match source.rsplit_once("/*.") {
+            Some((directory, extension)) => {
+                let mut entries = fs::read_dir(root().join(directory)).unwrap();
+                entries.any(|entry| {
+                    entry
+                        .unwrap()
+                        .path()
+                        .extension()
+                        .is_some_and(|found| found == extension)
+                })
+            }
+            None => root().join(source).is_file(),
+        };
+        assert!(found, "{source}");
+        seen += 1;
+    }
+    assert!(seen > 5, "{seen}");
+    for unit in ["zt-agent", "zt-engine"] {
+        assert!(units.contains(&format!("unit-name = \"{unit}\"")));
+        assert!(root().join(format!("deploy/{unit}.service")).is_file());
+    }
+    // What is a configuration file of the package is installed by it.
+    for file in package
+        .lines()
+        .find(|line| line.starts_with("conf-files"))
+        .unwrap()
+        .split('"')
+    {
+        if let Some(name) = file.rsplit_once('/').map(|(_, name)| name) {
+            assert!(assets.contains(name), "{file}");
+        }
+    }
+}
+
+/// What the command line says of the baseline alone.
+#[test]
+fn the_baseline_allows_names_and_the_api_server_and_no_credentials() {
+    let run = |arguments: &[&str]| {
+        let output = std::process::Command::new(zt_tests::agent::binary().unwrap())
+            .args(arguments)
+            .current_dir(root())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{arguments:?}: {said}");
+        said
+    };
+    run(&["policy", "check", "policies/baseline.yaml"]);
+    // Beside the others, too.
+    run(&["policy", "check", "policies"]);
+    let iam = "spiffe://hanzo.ai/hanzo-k8s/hanzo/iam";
+    let dns = "spiffe://hanzo.ai/hanzo-k8s/kube-system/coredns";
+    for (from, to, port, protocol, wanted) in [
+        (iam, dns, "53", "UDP", "ALLOW"),
+        (iam, "169.254.20.10", "53", "UDP", "ALLOW"),
+        (iam, "host", "53", "TCP", "ALLOW"),
+        (iam, "kube-apiserver", "6443", "TCP", "ALLOW"),
+        (dns, "world", "53", "UDP", "ALLOW"),
+        (iam, "world", "53", "UDP", "DENY"),
+        (iam, "host", "8054", "TCP", "DENY"),
+        (iam, "169.254.169.254", "80", "TCP", "DENY"),
+        (dns, "fd00:ec2::254", "80", "TCP", "DENY"),
+        ("unknown", "169.254.169.254", "80", "TCP", "DENY"),
+    ] {
+        let asked = [
+            "evaluate",
+            "--policy",
+            "policies/baseline.yaml",
+            "--from",
+            from,
+            "--to",
+            to,
+        ];
+        let rest = ["--port", port, "--protocol", protocol, "-o", "json"];
+        let said: serde_json::Value = serde_json::from_str(&run(&[&asked[..], &rest].concat())).unwrap();
+        assert_eq!(said["decision"], wanted, "{from} {to} {port}");
+        // The metadata service is closed by a rule, not by there being none.
+        if to.contains("254") && wanted == "DENY" {
+            assert_eq!(said["reason"], "deny_rule", "{to}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 
 mod bench;
 mod build_ebpf;
+mod chart;
 mod demo;
 mod ebpf_build;
 mod privilege;

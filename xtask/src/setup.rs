@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::ebpf_build::{Install, Tools};
-use crate::{privilege, spire};
+use crate::{chart, privilege, spire};
 
 /// A program that comes in a package of the distribution.
 struct Program {
@@ -118,6 +118,18 @@ pub(crate) fn run(check: bool) -> Result<()> {
             built
                 .err()
                 .map(|error| format!("SPIRE (tests of identities): {error:#}")),
+        );
+    }
+    if !note("what checks the Helm chart", chart::present().is_some()) {
+        let built = if check {
+            Err(anyhow::anyhow!("run `cargo xtask setup`, with Go installed"))
+        } else {
+            chart::obtain()
+        };
+        missing.extend(
+            built
+                .err()
+                .map(|error| format!("zt-chart (tests of the Helm chart): {error:#}")),
         );
     }
     missing.extend(kernel_lacks());

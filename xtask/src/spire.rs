@@ -15,15 +15,19 @@ const VERSION: &str = "1.13.3";
 const GO: &str = "1.25.3";
 const PROGRAMS: [&str; 2] = ["spire-server", "spire-agent"];
 
-/// Where they are, in the user's cache: they are the same for every checkout.
-fn directory() -> Result<PathBuf> {
+/// What is built once for every checkout of this user.
+pub(crate) fn cache() -> Result<PathBuf> {
     let cache = if let Some(cache) = env::var_os("XDG_CACHE_HOME") {
         PathBuf::from(cache)
     } else {
         let home = env::var_os("HOME").context("neither XDG_CACHE_HOME nor HOME is set")?;
         Path::new(&home).join(".cache")
     };
-    Ok(cache.join("zt").join(format!("spire-{VERSION}")))
+    Ok(cache.join("zt"))
+}
+
+fn directory() -> Result<PathBuf> {
+    Ok(cache()?.join(format!("spire-{VERSION}")))
 }
 
 /// The directory with both programs, if they are there.
@@ -85,7 +89,7 @@ fn build(work: &Path) -> Result<()> {
 }
 
 /// Go, with everything that it writes below `work`.
-fn go(work: &Path) -> Command {
+pub(crate) fn go(work: &Path) -> Command {
     let mut command = Command::new("go");
     let directories: [(&str, OsString); 2] = [
         ("GOCACHE", work.join("cache").into()),

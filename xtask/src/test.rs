@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 
 use crate::test_report::Report;
-use crate::{privilege, services, setup, spire, tidy, workspace};
+use crate::{chart, privilege, services, setup, spire, tidy, workspace};
 
 /// What to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -19,7 +19,7 @@ pub(crate) enum Tier {
     Unit,
     /// Tests over real cgroups and network namespaces; as root
     Kernel,
-    /// Tests against real programs of others (PostgreSQL, Prometheus, SPIRE, schemathesis), each started for itself; as root
+    /// Tests against real programs of others (PostgreSQL, Prometheus, SPIRE, Helm, schemathesis), each started for itself; as root
     Services,
     /// Everything, after setting the machine up
     All,
@@ -63,7 +63,8 @@ pub(crate) fn run(tiers: &[Tier], arguments: &[String]) -> bool {
 }
 
 /// Tests of `tests/tests` that need a program of somebody else.
-const SERVICE_TESTS: [&str; 6] = [
+const SERVICE_TESTS: [&str; 7] = [
+    "chart",
     "cluster",
     "kubernetes",
     "postgres",
@@ -83,6 +84,7 @@ fn is_service_test(binary: &Path) -> bool {
 fn services(report: &mut Report, arguments: &[String]) -> Result<()> {
     let schemathesis = services::schemathesis()?;
     let spire = spire::obtain()?;
+    let chart = chart::obtain()?;
     build_binaries()?;
     for binary in kernel_tests()?.iter().filter(|binary| is_service_test(binary)) {
         let why = "because an agent is started, which loads programs into the kernel, and servers run as users of their own";
@@ -91,6 +93,7 @@ fn services(report: &mut Report, arguments: &[String]) -> Result<()> {
         command
             .arg(format!("ZT_SCHEMATHESIS={}", schemathesis.display()))
             .arg(format!("ZT_SPIRE={}", spire.display()))
+            .arg(format!("ZT_CHART={}", chart.display()))
             .arg(binary)
             .args(arguments)
             .current_dir(workspace::root().join("tests"));

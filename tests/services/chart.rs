@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a cluster is given: the Helm chart, the manifests rendered from it, SPIRE's settings, and the image's engine.
+
+#[path = "chart/engine.rs"]
+mod engine;
+#[path = "chart/names.rs"]
+mod names;
+#[path = "chart/spire.rs"]
+mod spire;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use anyhow::{Context as _, Result, ensure};
+use zt_agent::config::{Config, Sources};
+
+/// How the kept manifests are rendered: they make their namespace themselves.
+const KEPT: [&str; 1] = ["createNamespace=true"];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn read(path: &str) -> Result<String> {
+    let path = root().join(path);
+    fs::read_to_string(&path).with_context(|| path.display().to_string())
+}
+
+/// Runs what `cargo xtask setup` has built of Helm, in the repository.
+fn helm(arguments: &[&str]) -> Result<Output> {
+    let program = std::env::var_os("ZT_CHART");
+    let program = program.context("ZT_CHART is not set: run `cargo xtask test services`")?;
+    let output = Command::new(program).args(arguments).current_dir(root()).output();
+    output.context("cannot run zt-chart")
+}
+
+/// The chart with these values: files and their text.
+fn rendered(values: &[&str]) -> Result<BTreeMap<String, String>> {
+    let output = helm(&[&["template", "deploy/helm/zt"], values].concat())?;
+    ensure!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// A block scalar of a manifest, such as the file in a `ConfigMap`, without its indentation.
+fn block(manifest: &str, key: &str) -> Result<String> {
+    let mut lines = manifest
+        .lines()
+        .skip_while(|line| line.trim() != format!("{key}: |"));
+    let head = lines.next().with_context(|| format!("no {key}"))?;
+    let indent = head.len() - head.trim_start().len();
+    let inside =
+        lines.take_while(|line| line.trim().is_empty() || line.len() - line.trim_start().len() > indent);
+    let text: Vec<&str> = inside.map(|line| line.get(indent + 2..).unwrap_or("")).collect();
+    Ok(text.join("\n") + "\n")
+}
+
+/// Loads a configuration as the container would, from its text.
+fn load(text: &str) -> Result<Config> {
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("agent.yaml");
+    fs::write(&file, text)?;
+    let sources = Sources {
+        file: Some(file),
+        ..Sources::default()
+    };
+    Config::load(&sources).with_context(|| text.to_owned())
+}
+
+/// Checks manifests against the types of the API server.
+fn check(files: &[&str]) -> Result<Output> {
+    helm(&[&["check"], files].concat())
+}
+
+#[test]
+fn the_chart_passes_the_linter() -> Result<()> {
+    let output = helm(&["lint", "deploy/helm/zt"])?;
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
+    // What the values' schema refuses is not rendered.
+    for wrong in [
+        "agent.config.mode=deny",
+        "engine.replicas=0",
+        "nod=x",
+        "agent.config.node=x",
+    ] {
+        let output = helm(&["template", "deploy/helm/zt", wrong])?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            !output.status.success() && said.contains("schema"),
+            "{wrong}: {said}"
+        );
+    }
+    Ok(())
+}
+
+/// Run with `ZT_BLESS=1` to write what the chart renders.
+#[test]
+fn the_manifests_are_what_the_chart_renders() -> Result<()> {
+    let directory = root().join("deploy/manifests");
+    let mut wanted = rendered(&KEPT)?;
+    // A note to people, and hooks, which mean something to `helm uninstall` only.
+    wanted.remove("NOTES.txt");
+    wanted.remove("detach.yaml");
+    let head = "# SPDX-License-Identifier: Apache-2.0\n# Rendered from deploy/helm/zt, and kept the same by a test. Change the chart.\n";
+    let wanted: BTreeMap<String, String> = wanted
+        .into_iter()
+        .map(|(name, text)| (name, format!("{head}{}\n", text.trim())))
+        .collect();
+    if std::env::var_os("ZT_BLESS").is_some() {
+        fs::create_dir_all(&directory)?;
+        for (name, text) in &wanted {
+            fs::write(directory.join(name), text)?;
+        }
+    }
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(&directory)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        found.insert(name, fs::read_to_string(entry.path())?);
+    }
+    assert_eq!(
+        found.keys().collect::<Vec<_>>(),
+        wanted.keys().collect::<Vec<_>>()
+    );
+    for (name, text) in found {
+        assert!(
+            text == wanted[&name],
+            "deploy/manifests/{name} is not what the chart renders: run this test with ZT_BLESS=1"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn every_manifest_is_of_its_type() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let everything = [
+        "createNamespace=true",
+        "metrics.serviceMonitor.enabled=true",
+        "metrics.rules.enabled=true",
+        "spire.clusterSPIFFEIDs.workloads=true",
+        "spire.clusterSPIFFEIDs.className=zt",
+        "agent.auditSecret.name=zt-secrets",
+        "image.pullSecrets[0].name=registry",
+        "networkPolicy.monitoringNamespaces.matchLabels.name=monitoring",
+        "agent.config.policySource=kubernetes",
+        "engine.config.policySource=kubernetes",
+        "agent.config.identity.source={spire,kubernetes}",
+    ];
+    let mut files = vec![
+        "deploy/spire/server.yaml".to_owned(),
+        "deploy/spire/agent.yaml".to_owned(),
+    ];
+    for (number, values) in [&KEPT[..], &everything[..]].into_iter().enumerate() {
+        for (name, text) in rendered(values)? {
+            if name != "NOTES.txt" {
+                let file = directory.path().join(format!("{number}-{name}"));
+                fs::write(&file, text)?;
+                files.push(file.display().to_string());
+            }
+        }
+    }
+    let names: Vec<&str> = files.iter().map(String::as_str).collect();
+    let output = check(&names)?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    for kind in [
+        "apps/v1 DaemonSet",
+        "apps/v1 Deployment",
+        "batch/v1 Job",
+        "rbac.authorization.k8s.io/v1 ClusterRole",
+    ] {
+        assert!(said.contains(kind), "{said}");
+    }
+    // A slip is found.
+    let slip = directory.path().join("slip.yaml");
+    let daemon_set = &rendered(&[])?["agent.yaml"];
+    fs::write(&slip, daemon_set.replace("hostPID:", "hostPid:"))?;
+    let output = check(&[slip.to_str().context("plain letters")?])?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("hostPid"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn rights_are_asked_for_where_they_are_used() -> Result<()> {
+    let agent = |values: &[&str]| -> Result<String> { Ok(rendered(values)?["agent.yaml"].clone()) };
+    let plain = agent(&[])?;
+    assert!(!plain.contains("ClusterRole") && plain.contains("automountServiceAccountToken: false"));
+    let pods = agent(&["agent.config.identity.source={spire,kubernetes}"])?;
+    assert!(pods.contains("resources: [pods, nodes, services]") && pods.contains("verbs: [list, watch]"));
+    assert!(!pods.contains("serviceaccesspolicies") && !pods.contains("secrets"));
+    assert!(pods.contains("automountServiceAccountToken: true"));
+    Ok(())
+}
+
+#[test]
+fn nobody_locks_himself_out() -> Result<()> {
+    let manifest = &rendered(&[
+        "agent.config.mode=enforce",
+        "modes[0].spiffe=spiffe://hanzo.ai/hanzo-k8s/kube-system/coredns",
+        "modes[0].mode=enforce",
+    ])?["agent.yaml"];
+    let config = load(&block(manifest, "agent.yaml")?)?;
+    let modes = config.modes();
+    let of = |path: &str| -> Result<&str> {
+        let id = zt_agent::spiffe_id::SpiffeId::parse(&format!("spiffe://hanzo.ai/{path}"))?;
+        Ok(modes.of(&id).name())
+    };
+    for path in [
+        "hanzo-k8s/kube-system/kube-proxy",
+        "ns/kube-system/sa/cilium",
+        "hanzo-k8s/zt-system/zt-agent",
+        "hanzo-k8s/spire/spire-agent",
+        "hanzo-k8s/calico-system/calico-node",
+    ] {
+        assert_eq!(of(path)?, "observe", "{path}");
+    }
+    assert_eq!(of("hanzo-k8s/kube-system/coredns")?, "enforce");
+    assert_eq!(of("hanzo-k8s/hanzo/iam")?, "enforce");
+    Ok(())
+}
