@@ -73,8 +73,10 @@ pub struct Parts {
     pub node: Arc<str>,
     /// What is in force.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
-    /// What changes policies on disk.
+    /// What changes policies where they are kept.
     pub editor: Editor,
+    /// Where that is.
+    pub kept: PolicyStore,
     /// Where records are.
     pub store: Arc<Archive>,
     /// Where records go.
@@ -99,6 +101,29 @@ pub struct Parts {
     pub configuration: watch::Receiver<Arc<Configured>>,
     /// How it stands with the Kubernetes API, if something comes from there.
     pub kubernetes: Option<Arc<crate::kubernetes::Health>>,
+}
+
+/// Where the policies in force are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PolicyStore {
+    /// In files of this machine.
+    #[default]
+    Directory,
+    /// At the policy engine that this node follows.
+    Engine,
+    /// As resources of the Kubernetes cluster.
+    Kubernetes,
+}
+
+impl PolicyStore {
+    /// Its name in answers.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Directory => "directory",
+            Self::Engine => "engine",
+            Self::Kubernetes => "kubernetes",
+        }
+    }
 }
 
 /// What kind of agent serves.
@@ -132,6 +157,11 @@ impl ApiState {
             changes,
             nodes,
         }))
+    }
+
+    /// The nodes that follow this agent, and how many of them have what is in force here.
+    pub fn nodes_in_force(&self) -> (usize, usize) {
+        self.nodes().counts(self.snapshot().policies.digest())
     }
 
     fn nodes(&self) -> &nodes::Nodes {

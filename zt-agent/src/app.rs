@@ -36,7 +36,6 @@ pub use crate::kernel::Removal;
 use crate::kubernetes;
 use crate::metrics::Metrics;
 use crate::policy::PolicySet;
-use crate::policy_dir;
 use crate::problem::Problem;
 use crate::state;
 use crate::watch::Follower;
@@ -117,6 +116,7 @@ pub async fn run(config: Config, sources: Sources, take_over: bool) -> Result<()
     let reader = Reader::new(ring, stored, intake.clone(), commands.clone(), stopping.clone());
     let reader = spawn_thread("zt-events", move || reader.run())?;
 
+    let (kept, editor) = input.policy_feed.editor(&config, input.kubernetes.as_ref());
     metrics.read_kernel(Box::new(counters));
     metrics.read_snapshots(snapshots.clone());
     let followed = snapshots.clone();
@@ -124,7 +124,8 @@ pub async fn run(config: Config, sources: Sources, take_over: bool) -> Result<()
         cluster: config.cluster.as_str().into(),
         node: config.node.as_str().into(),
         snapshots,
-        editor: policy_dir::Editor::new(config.policy_path.clone(), config.policy_settings()),
+        editor,
+        kept,
         store: Arc::clone(&trail.store),
         intake,
         source: input.policy_feed.status(&metrics),

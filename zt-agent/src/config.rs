@@ -84,6 +84,8 @@ pub enum PolicySource {
     Directory,
     /// A policy engine, over its API.
     Engine,
+    /// The resources of the Kubernetes cluster.
+    Kubernetes,
 }
 
 /// `identity`.

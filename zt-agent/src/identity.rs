@@ -5,6 +5,7 @@ pub mod file;
 pub mod kubernetes;
 pub mod merge;
 mod modes;
+pub mod services;
 pub mod spire;
 
 use std::fmt;

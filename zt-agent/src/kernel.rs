@@ -38,7 +38,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aya::maps::MapData;
-use zt_common::abi::{Peer, Workload};
+use zt_common::abi::{Peer, Service, ServiceKey, Workload};
 use zt_common::address::Address;
 use zt_common::control::{Control, MAX_ROOTS, Root};
 use zt_common::entry::{AllowEntry, AllowKey};
@@ -149,6 +149,11 @@ impl Kernel {
         self.tables.workloads()
     }
 
+    /// How many virtual places are in the map.
+    pub fn services(&self) -> usize {
+        self.tables.services()
+    }
+
     /// Puts a policy in force, whole. A table of the revision in force that only adds to it is added in place.
     ///
     /// Returns whether the table was swapped.
@@ -174,6 +179,13 @@ impl Kernel {
         // Also where it was carried out in part: the next try does not see what this one changed.
         self.directory_changed(directed.as_ref().map_or(true, |directed| directed.changed))?;
         directed
+    }
+
+    /// Says what stands behind virtual places, and nothing else.
+    pub fn direct_services(&mut self, services: &HashMap<ServiceKey, Service>) -> Result<bool, KernelError> {
+        let changed = self.tables.set_services(services);
+        self.directory_changed(changed.as_ref().map_or(true, |changed| *changed))?;
+        changed
     }
 
     /// Names one more cgroup at once.

@@ -9,6 +9,8 @@ pub mod freshness;
 pub mod health;
 mod memory;
 pub mod pods;
+pub mod policies;
+pub mod services;
 mod source;
 pub mod watch;
 

@@ -17,6 +17,7 @@ pub mod kubernetes;
 pub mod log;
 pub mod metrics;
 pub mod policy;
+pub mod policy_cluster;
 pub mod policy_dir;
 pub mod policy_follow;
 pub mod problem;

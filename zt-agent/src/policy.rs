@@ -15,12 +15,14 @@ mod document;
 mod endpoint;
 mod entity;
 mod envelope;
+mod group;
 mod hash;
 mod listing;
 mod network;
 mod operator;
 mod ports;
 mod problem;
+mod schema;
 mod set;
 mod table;
 mod walk;
@@ -29,18 +31,20 @@ use ipnet::IpNet;
 
 pub use action::{Action, Protocol};
 pub use any::AnyPolicy;
-pub use compile::{CompileError, compile};
+pub use compile::{CompileError, compile, compile_with};
 pub use diff::{DefaultActionChange, PolicyChange, PolicyDiff, Statement};
 pub use document::{KIND, Rule, ServiceAccessPolicy, Target};
 pub use endpoint::Endpoint;
 pub use entity::{ENTITIES, entity_name, entity_number};
 pub use envelope::{API_VERSION, Head, is_policy_name};
+pub use group::{Group, Groups, Member};
 pub use network::Networks;
 pub use operator::{
     OPERATOR_KIND, OperatorAccessPolicy, OperatorDecision, OperatorReason, OperatorRequest, OperatorRule,
 };
 pub use ports::PortRange;
 pub use problem::Problem;
+pub use schema::{GROUP, RESOURCES, collection_of, definitions, document_of, resource_of};
 pub use set::{PolicySet, parse, reparse};
 pub use table::{AllowTable, Decision, Party};
 

@@ -6,7 +6,7 @@
 //! came into force is kept on disk, for a start without the engine. A policy that the engine has not confirmed is called
 //! stale, and stays in force.
 
-mod copy;
+pub(crate) mod copy;
 mod fetch;
 mod pace;
 

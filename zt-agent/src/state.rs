@@ -6,6 +6,7 @@
 
 mod configured;
 pub mod merge;
+pub mod services;
 mod source;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use crate::policy::{AllowTable, PolicySet, Problem, Settings};
 use crate::spiffe_id::SpiffeId;
 
 pub use self::configured::Configured;
+pub use self::services::{Front, Fronts};
 pub use self::source::{SOURCE_REFUSALS, SourceStatus};
 
 /// Policy, identities and modes that belong together. Cheap to clone.
@@ -30,6 +32,8 @@ pub struct Snapshot {
     pub table: Arc<AllowTable>,
     /// The workloads of this node.
     pub workloads: Arc<Vec<Placed>>,
+    /// The virtual places that lead to workloads, here or elsewhere.
+    pub fronts: Arc<Fronts>,
     /// Why the documents on disk are not in force, if they are not.
     pub policy_error: Option<Arc<Vec<Problem>>>,
     /// Break-glass: nothing is refused on this node.
@@ -59,6 +63,7 @@ impl Default for Snapshot {
             policies: Arc::default(),
             table: Arc::default(),
             workloads: Arc::default(),
+            fronts: Arc::default(),
             policy_error: None,
             observe_all: false,
             modes: Mode::Observe.into(),

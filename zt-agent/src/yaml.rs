@@ -106,6 +106,11 @@ pub struct Malformed {
     pub message: String,
 }
 
+/// Writes a value as text, the keys of each mapping in order.
+pub fn write(value: &serde_json::Value) -> Result<String, serde_yaml::SerializeError> {
+    serde_yaml::to_string(value)
+}
+
 /// Reads the one document in `text`. An empty file is `Null`. `file` is only for messages.
 pub fn parse(file: &str, text: &str) -> Result<Node, Problem> {
     let problem = |line, column, message| Problem {

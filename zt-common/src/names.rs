@@ -72,5 +72,7 @@ pub const NETWORK_SLOTS: u32 = 2;
 pub const MAX_WORKLOADS: u32 = 65_536;
 /// Most known peer addresses.
 pub const MAX_PEERS: u32 = 262_144;
+/// Most virtual places: address, port and protocol of a service.
+pub const MAX_SERVICES: u32 = 65_536;
 /// Most addresses that all managed network namespaces of a node may have together.
 pub const MAX_LOCAL: u32 = 65_536;

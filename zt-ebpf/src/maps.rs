@@ -17,7 +17,7 @@ use zt_common::control::Control;
 use zt_common::counter::Counter;
 use zt_common::entry::{AllowEntry, AllowKey};
 use zt_common::event::DecisionEvent;
-use zt_common::names::{MAX_LOCAL, MAX_PEERS, MAX_WORKLOADS, NETWORK_SLOTS, RING_BYTES};
+use zt_common::names::{MAX_LOCAL, MAX_PEERS, MAX_SERVICES, MAX_WORKLOADS, NETWORK_SLOTS, RING_BYTES};
 
 const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
 
@@ -36,7 +36,7 @@ pub static zt_local: HashMap<LocalKey, u64, { MAX_LOCAL as usize }, SPARSE> = Ha
 #[btf_map]
 pub static zt_peers: HashMap<Address, Peer, { MAX_PEERS as usize }, SPARSE> = HashMap::new();
 #[btf_map]
-pub static zt_services: HashMap<ServiceKey, Service, 65_536, SPARSE> = HashMap::new();
+pub static zt_services: HashMap<ServiceKey, Service, { MAX_SERVICES as usize }, SPARSE> = HashMap::new();
 #[btf_map]
 pub static zt_networks: ArrayOfMaps<Networks, { NETWORK_SLOTS as usize }> = ArrayOfMaps::new();
 #[btf_map]

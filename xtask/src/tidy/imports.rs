@@ -63,7 +63,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         module: "kubernetes",
-        may_import: &["cgroup", "identity"],
+        may_import: &["cgroup", "identity", "policy"],
     },
     Rule {
         module: "config",
@@ -95,6 +95,18 @@ const RULES: &[Rule] = &[
         module: "policy_follow",
         // The client of the API is the command line's.
         may_import: &["audit", "cli", "policy", "state"],
+    },
+    Rule {
+        module: "policy_cluster",
+        // Its copy on disk is the one of a node that follows an engine.
+        may_import: &[
+            "audit",
+            "kubernetes",
+            "policy",
+            "policy_dir",
+            "policy_follow",
+            "state",
+        ],
     },
     // What people and programs ask.
     Rule {

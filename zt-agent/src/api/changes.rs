@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncGuard, watch};
 
-use super::ApiState;
 use super::recorded::{MAX_WAIT, Unrecorded, recorded};
+use super::{ApiState, PolicyStore};
 use crate::audit::archive::ArchiveError;
 use crate::audit::convert::PolicyChange;
 use crate::audit::pipeline::ApiEvent;
@@ -233,12 +233,10 @@ pub(super) async fn will_come(state: &ApiState, plan: &Plan) {
 
 /// Where policy comes from that nobody changed over this API.
 fn came_from(state: &ApiState) -> String {
-    if let Some(source) = &state.source {
-        return format!("engine {}", source.borrow().url);
+    match (&state.source, state.kept) {
+        (Some(source), PolicyStore::Engine) => format!("engine {}", source.borrow().url),
+        _ => state.editor.place(),
     }
-    let path = state.editor.path();
-    let kind = if path.is_dir() { "directory" } else { "file" };
-    format!("{kind} {}", path.display())
 }
 
 /// Records a change that a caller made, and waits until the record is stored.

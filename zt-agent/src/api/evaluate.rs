@@ -84,7 +84,7 @@ pub(super) async fn evaluate(
     }
     let snapshot = state.snapshot();
     let is_batch = body.is_batch();
-    let questions = body.questions(&snapshot.table)?;
+    let questions = body.questions(&snapshot)?;
     let mut answers = Vec::with_capacity(questions.len());
     let mut events = Vec::with_capacity(questions.len());
     for question in questions {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
@@ -14,13 +15,54 @@ use super::ApiState;
 use super::problem::{ApiProblem, Details};
 use super::query::{Given, Parameters};
 use crate::identity::Mode;
+use crate::identity::services::{Backend, Place};
+use crate::policy::{Protocol, entity_name};
 use crate::spiffe_id::SpiffeId;
-use crate::state::{Placed, Snapshot};
+use crate::state::{Front, Placed, Snapshot};
 
 /// Who is who on this node.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Identities {
     identities: Vec<Identity>,
+    /// Virtual addresses of Kubernetes Services, and who stands behind them.
+    services: Vec<ServiceFront>,
+}
+
+/// A virtual address and port.
+#[derive(Serialize, ToSchema)]
+struct ServiceFront {
+    /// Its Service, as `namespace/name`; several that claim the place are joined by `+`.
+    #[schema(value_type = String)]
+    service: Arc<str>,
+    #[schema(value_type = String)]
+    address: IpAddr,
+    port: u16,
+    /// `TCP` or `UDP`.
+    protocol: &'static str,
+    /// The port that policy speaks about, and that is recorded.
+    target_port: u16,
+    /// The kernel's number of whoever is behind it, in decimal: of an identity, or of a group.
+    number: String,
+    /// More than one, or whose name depends on the policy: a rule must let the source reach each of them.
+    group: bool,
+    /// Who is behind it.
+    backends: Vec<ServiceBackend>,
+}
+
+/// One of those behind a virtual address; one of the first three is given.
+#[derive(Serialize, ToSchema)]
+struct ServiceBackend {
+    /// A workload.
+    #[schema(value_type = Option<String>, required = true)]
+    spiffe_id: Option<SpiffeId>,
+    /// An entity; `unknown` where a pod has no identity, or nobody is there.
+    #[schema(required = true)]
+    entity: Option<&'static str>,
+    /// An address that no pod and no node has.
+    #[schema(value_type = Option<String>, required = true)]
+    address: Option<IpAddr>,
+    /// Where it listens.
+    port: u16,
 }
 
 /// One workload, or an identity that policy speaks about and that has none here.
@@ -73,7 +115,12 @@ pub(super) async fn list(State(state): State<ApiState>, given: Given) -> Result<
         .collect();
     identities.extend(known.difference(&here).map(|id| elsewhere(id)));
     identities.sort_by(|a, b| (&a.spiffe_id, &a.cgroup).cmp(&(&b.spiffe_id, &b.cgroup)));
-    Ok(Json(Identities { identities }).into_response())
+    let services = snapshot
+        .fronts
+        .iter()
+        .map(|(place, front)| service(place, front))
+        .collect();
+    Ok(Json(Identities { identities, services }).into_response())
 }
 
 fn placed_here(placed: &Placed, snapshot: &Snapshot) -> Identity {
@@ -89,6 +136,39 @@ fn placed_here(placed: &Placed, snapshot: &Snapshot) -> Identity {
         cgroups: placed.cgroup_ids.clone(),
         addresses: placed.record.addresses.clone(),
         pod: placed.record.pod.clone(),
+    }
+}
+
+fn service(place: &Place, front: &Front) -> ServiceFront {
+    ServiceFront {
+        service: Arc::clone(&front.service),
+        address: place.address,
+        port: place.port,
+        protocol: if place.protocol == Protocol::Udp.number() {
+            Protocol::Udp.name()
+        } else {
+            Protocol::Tcp.name()
+        },
+        target_port: front.target_port,
+        number: front.number.to_string(),
+        group: zt_common::identity::is_group(front.number),
+        backends: front
+            .backends
+            .iter()
+            .map(|(backend, port)| {
+                let (spiffe_id, entity, address) = match backend {
+                    Backend::Workload(id) => (Some(id.clone()), None, None),
+                    Backend::Entity(number) => (None, Some(entity_name(*number).unwrap_or("unknown")), None),
+                    Backend::Address(address) => (None, None, Some(*address)),
+                };
+                ServiceBackend {
+                    spiffe_id,
+                    entity,
+                    address,
+                    port: *port,
+                }
+            })
+            .collect(),
     }
 }
 

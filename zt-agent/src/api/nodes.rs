@@ -97,6 +97,12 @@ impl Nodes {
         });
         entries.collect()
     }
+
+    /// How many were heard of lately, and how many of them have what is in force here.
+    pub(super) fn counts(&self, digest: &str) -> (usize, usize) {
+        let nodes = self.list(digest);
+        (nodes.len(), nodes.iter().filter(|node| node.in_sync).count())
+    }
 }
 
 /// Whom to forget when there are too many.

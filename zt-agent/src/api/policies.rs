@@ -18,11 +18,6 @@ use super::problem::{ApiProblem, Details};
 use super::query::{Given, Parameters, PolicyName};
 use crate::policy::{AnyPolicy, Problem};
 
-/// Where policies of a policy directory are kept.
-const DIRECTORY: &str = "directory";
-/// Where policies of a node that follows an engine are kept.
-const ENGINE: &str = "engine";
-
 /// What is in force.
 #[derive(Serialize, ToSchema)]
 #[expect(clippy::struct_field_names, reason = "the names are those of the answer")]
@@ -87,7 +82,7 @@ pub(super) async fn list(
     if let Some(etag) = etag.as_ref().filter(|_| conditions.has(digest)) {
         return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response());
     }
-    let store = state.source.as_ref().map_or(DIRECTORY, |_| ENGINE);
+    let store = state.kept.name();
     let policies = Policies {
         revision: snapshot.revision,
         digest: snapshot.policies.digest().to_owned(),
@@ -123,7 +118,7 @@ pub(super) async fn show(
     Parameters::new(given.0, &[]).finish()?;
     let conditions = Conditions::of(&headers)?;
     let snapshot = state.snapshot();
-    let store = state.source.as_ref().map_or(DIRECTORY, |_| ENGINE);
+    let store = state.kept.name();
     let Some(policy) = snapshot.policies.get(&name) else {
         let shown: String = name.chars().take(80).collect();
         let detail = format!(

@@ -41,6 +41,7 @@ pub(super) struct Status {
     modes: ModeStatus,
     workloads: WorkloadStatus,
     configuration: ConfigurationStatus,
+    services: ServicesStatus,
     /// Null where identities do not come from SPIRE.
     #[schema(required = true)]
     spire: Option<SpireStatus>,
@@ -139,6 +140,16 @@ struct WorkloadStatus {
     /// With a cgroup that exists.
     present: usize,
     waiting: usize,
+}
+
+#[derive(Serialize, ToSchema)]
+struct ServicesStatus {
+    /// Virtual addresses and ports that lead to somebody.
+    places: usize,
+    /// Those behind which more than one identity is, at more than one port, or an address that no pod has.
+    groups: usize,
+    /// Those that there was no room for in the kernel's map.
+    left_out: usize,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -278,6 +289,11 @@ pub(super) async fn status(State(state): State<ApiState>, given: Given) -> Resul
             waiting: declared - present,
         },
         configuration: (&**state.configuration.borrow()).into(),
+        services: ServicesStatus {
+            places: snapshot.fronts.len(),
+            groups: snapshot.fronts.groups(),
+            left_out: snapshot.fronts.left_out(),
+        },
         spire: state.spire.as_ref().map(|health| health.status().into()),
         kubernetes: state.kubernetes.as_deref().map(Into::into),
         audit: AuditStatus {

@@ -213,6 +213,7 @@ async fn world() -> World {
         node: Arc::from("worker-3"),
         snapshots: receiver,
         editor: Editor::new(directory.path().join("policies"), Settings::default()),
+        kept: PolicyStore::Directory,
         store,
         intake: intake.clone(),
         metrics,

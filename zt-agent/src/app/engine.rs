@@ -12,16 +12,18 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::block_in_place;
 
 use super::callers::Callers;
+use super::feed::PolicyFeed;
 use super::serving::Endpoints;
 use super::signals::Signals;
 use super::trail::Trail;
-use super::{AppError, Loaded, descriptors, identities, node, notify};
+use super::{AppError, Loaded, descriptors, identities, input, node, notify};
 use crate::api::{self, ApiState, ControlError, NodeControl, NodeStatus, Readiness, Service};
 use crate::config::{Config, PolicySource, Sources};
 use crate::identity::{WorkloadRecord, file as identity_file};
 use crate::metrics::Metrics;
 use crate::policy::{self, PolicySet, compile};
-use crate::policy_dir::{self, Contents};
+use crate::policy_cluster::Reporter;
+use crate::policy_dir::Contents;
 use crate::problem::Problem;
 use crate::spiffe_id::SpiffeId;
 use crate::state::merge::Places;
@@ -44,11 +46,11 @@ pub async fn run_engine(mut config: Config, sources: Sources) -> Result<(), AppE
         return Err(bad(vec![problem(
             "configuration",
             "policySource",
-            "is `engine`: an engine has its policy from a directory; only nodes follow an engine",
+            "is `engine`: an engine has its policy from a directory or from a cluster; only nodes follow an engine",
         )]));
     }
-    let (policy_follower, documents) = policy_dir::follow(config.policy_path.clone());
-    let policies = policy::parse(&documents.0.map_err(bad)?, &config.policy_settings()).map_err(bad)?;
+    let kubernetes = input::kubernetes(&config).await?;
+    let (feed, policies) = PolicyFeed::open(&config, kubernetes.as_ref()).await?;
     let (workload_follower, contents) = identity_file::follow(config.identity.file.clone());
     let roots = config.managed_cgroup.roots();
     let records = workloads(&contents, &config, &roots).map_err(bad)?;
@@ -69,6 +71,8 @@ pub async fn run_engine(mut config: Config, sources: Sources) -> Result<(), AppE
     };
     engine.put_in_force(policies)?;
 
+    let source = feed.status(&metrics);
+    let (kept, editor) = feed.editor(&config, kubernetes.as_ref());
     let own = identities::own(&config).await;
     let endpoints = Endpoints::bind(&config, false, &metrics, &configured)
         .await?
@@ -79,8 +83,9 @@ pub async fn run_engine(mut config: Config, sources: Sources) -> Result<(), AppE
     let state = ApiState::new(api::Parts {
         cluster: config.cluster.as_str().into(),
         node: config.node.as_str().into(),
-        snapshots,
-        editor: policy_dir::Editor::new(config.policy_path.clone(), config.policy_settings()),
+        snapshots: snapshots.clone(),
+        editor,
+        kept,
         store: Arc::clone(&trail.store),
         intake: trail.intake.clone(),
         metrics,
@@ -89,18 +94,32 @@ pub async fn run_engine(mut config: Config, sources: Sources) -> Result<(), AppE
         stopping: stopping.clone(),
         started,
         service: Service::Engine,
-        source: None,
+        source,
         spire: None,
         configuration: configured,
         kubernetes: None,
     });
     let serving = endpoints.serve(&config, &state, &stopping);
-    let recording = tokio::spawn(api::record_changes(state));
+    let recording = tokio::spawn(api::record_changes(state.clone()));
+    let reporting = match (&feed, kubernetes) {
+        (PolicyFeed::Cluster(policies), Some(client)) => {
+            let reporter = Reporter {
+                client,
+                engine: config.node.clone(),
+                policy: config.policy_settings(),
+                known: policies.known(),
+                snapshots: snapshots.clone(),
+                nodes: Box::new(move || state.nodes_in_force()),
+            };
+            Some(tokio::spawn(reporter.run()))
+        }
+        _ => None,
+    };
 
     let (policy_sender, policy_changes) = mpsc::channel(1);
     let (workload_sender, workload_changes) = mpsc::channel(1);
     let following = [
-        tokio::spawn(policy_follower.run(policy_sender)),
+        tokio::spawn(feed.run(policy_sender, snapshots)),
         tokio::spawn(workload_follower.run(workload_sender)),
         callers.start(),
     ];
@@ -125,7 +144,7 @@ pub async fn run_engine(mut config: Config, sources: Sources) -> Result<(), AppE
         // A server that panicked has said so already.
         let _ = task.await;
     }
-    for task in following.into_iter().chain(own) {
+    for task in following.into_iter().chain(own).chain(reporting) {
         task.abort();
     }
     working.abort();
@@ -304,6 +323,7 @@ impl Engine {
             policies: Arc::clone(&self.loaded.policies),
             table: Arc::new(table),
             workloads: Arc::clone(places.placed()),
+            fronts: Arc::default(),
             policy_error: self.loaded.error.clone(),
             observe_all: false,
             modes: self.config.modes(),

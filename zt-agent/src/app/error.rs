@@ -10,6 +10,7 @@ use crate::identity::kubernetes::TemplateError;
 use crate::kernel::KernelError;
 use crate::kubernetes::ClientError;
 use crate::policy::CompileError;
+use crate::policy_cluster::ClusterError;
 use crate::problem::Problem;
 use crate::tls;
 
@@ -34,6 +35,9 @@ pub enum AppError {
     /// How pods are named.
     #[error("identity.template: {0}")]
     Template(#[from] TemplateError),
+    /// The policies of the cluster.
+    #[error(transparent)]
+    ClusterPolicies(#[from] ClusterError),
     /// The cgroup tree.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
@@ -83,6 +87,7 @@ impl AppError {
                 | Self::Tls(_)
                 | Self::Kubernetes(_)
                 | Self::Template(_)
+                | Self::ClusterPolicies(_)
                 | Self::Serve(api::ServeError::NotLoopback { .. })
                 | Self::Kernel(KernelError::TooLarge { .. })
         ) || matches!(self, Self::Store(error) if error.is_input())

@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where policy comes from: a directory, or an engine.
+//! Where policy comes from: a directory, an engine, or a Kubernetes cluster.
 
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
 use super::AppError;
+use crate::api::PolicyStore;
 use crate::config::{Config, PolicySource};
+use crate::kubernetes::{Client, Timing};
 use crate::metrics::Metrics;
 use crate::policy::{self, PolicySet};
-use crate::policy_dir::{self, Contents};
+use crate::policy_cluster::{self, ClusterPolicies, Kept};
+use crate::policy_dir::{self, Contents, Editor};
 use crate::policy_follow::{self, PolicyFollower};
 use crate::state::{Snapshot, SourceStatus};
 use crate::watch::Follower;
@@ -18,11 +21,26 @@ use crate::watch::Follower;
 pub(super) enum PolicyFeed {
     Directory(Box<Follower<Contents>>),
     Engine(Box<PolicyFollower>),
+    Cluster(Box<ClusterPolicies>),
 }
 
 impl PolicyFeed {
     /// Begins to follow the configured source; the policy to start with.
-    pub(super) async fn open(config: &Config) -> Result<(Self, PolicySet), AppError> {
+    pub(super) async fn open(
+        config: &Config,
+        kubernetes: Option<&Client>,
+    ) -> Result<(Self, PolicySet), AppError> {
+        let bad = |problems| AppError::Input { problems };
+        if let (PolicySource::Kubernetes, Some(client)) = (config.policy_source, kubernetes) {
+            let settings = policy_cluster::Settings {
+                client: client.clone(),
+                timing: Timing::default(),
+                policy: config.policy_settings(),
+                directory: config.state_directory(),
+            };
+            let start = ClusterPolicies::start(&settings).await?;
+            return Ok((Self::Cluster(Box::new(start.follower)), start.policies));
+        }
         if let (PolicySource::Engine, Some(url)) = (config.policy_source, &config.engine_url) {
             let tls = config.api.tls.all().map(|(cert, key, ca)| policy_follow::Tls {
                 cert: cert.clone(),
@@ -40,24 +58,45 @@ impl PolicyFeed {
             return Ok((Self::Engine(Box::new(start.follower)), start.policies));
         }
         let (follower, contents) = policy_dir::follow(config.policy_path.clone());
-        let bad = |problems| AppError::Input { problems };
         let policies = policy::parse(&contents.0.map_err(bad)?, &config.policy_settings()).map_err(bad)?;
         Ok((Self::Directory(Box::new(follower)), policies))
     }
 
     /// What is known of the engine, where there is one; the metrics tell it too.
     pub(super) fn status(&self, metrics: &Metrics) -> Option<watch::Receiver<SourceStatus>> {
-        let Self::Engine(follower) = self else {
-            return None;
+        let status = match self {
+            Self::Directory(_) => return None,
+            Self::Engine(follower) => follower.status(),
+            Self::Cluster(follower) => follower.status(),
         };
-        metrics.read_source(follower.status());
-        Some(follower.status())
+        metrics.read_source(status.clone());
+        Some(status)
+    }
+
+    /// Where policies are kept, and what changes them there.
+    pub(super) fn editor(&self, config: &Config, kubernetes: Option<&Client>) -> (PolicyStore, Editor) {
+        let settings = config.policy_settings();
+        match (self, kubernetes) {
+            (Self::Cluster(_), Some(client)) => {
+                let kept = Arc::new(Kept::new(client.clone()));
+                (PolicyStore::Kubernetes, Editor::of_store(kept, settings))
+            }
+            (Self::Engine(_), _) => (
+                PolicyStore::Engine,
+                Editor::new(config.policy_path.clone(), settings),
+            ),
+            _ => (
+                PolicyStore::Directory,
+                Editor::new(config.policy_path.clone(), settings),
+            ),
+        }
     }
 
     /// Sends new policy until nobody wants it any more.
     pub(super) async fn run(self, sink: mpsc::Sender<Contents>, snapshots: watch::Receiver<Arc<Snapshot>>) {
         let follower = match self {
             Self::Directory(follower) => return follower.run(sink).await,
+            Self::Cluster(follower) => return follower.run(sink, snapshots).await,
             Self::Engine(follower) => follower,
         };
         let (sender, mut documents) = mpsc::channel(1);

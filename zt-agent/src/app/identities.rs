@@ -35,6 +35,8 @@ pub(super) struct Followed {
     pub(super) pods: Option<kubernetes::Source>,
     /// What SPIRE is asked about pods.
     selectors: watch::Sender<spire::Pods>,
+    /// The way to where Services are told of, and where it is noted how that stands.
+    pub(super) services: Option<(kubernetes::Client, Arc<kubernetes::Freshness>)>,
 }
 
 /// What SPIRE can be asked about pods.
@@ -50,6 +52,7 @@ pub(super) async fn open(
     metrics: &Metrics,
 ) -> Result<(BTreeMap<PathBuf, u64>, Sources, Followed), AppError> {
     let cgroups = watcher.snapshot();
+    let services = config.identity.has(IdentitySource::Kubernetes);
     let mut pods = pods(config, input, &cgroups).await?;
     if let Some(source) = &pods {
         metrics.read_kubernetes(source.health());
@@ -82,11 +85,17 @@ pub(super) async fn open(
         declared: std::mem::take(&mut input.records),
         attested: known.unwrap_or_default(),
         pods: changes,
+        services: services.then(|| config.state_directory().join(crate::identity::services::FILE)),
     };
+    let services = pods.as_ref().and_then(|source| {
+        let freshness = Arc::clone(&source.health().freshness);
+        Some((input.kubernetes.clone()?, freshness))
+    });
     let followed = Followed {
         spire,
         pods,
         selectors,
+        services,
     };
     Ok((cgroups, sources, followed))
 }
@@ -182,6 +191,13 @@ pub(super) fn follow(
             }
             Command::Pods(changes)
         }));
+    }
+    if let Some((client, freshness)) = followed.services {
+        let (said_sender, said) = mpsc::channel(16);
+        let timing = kubernetes::Timing::default();
+        let following = kubernetes::services::follow_services(client, timing, freshness, said_sender);
+        tasks.push(tokio::spawn(following));
+        tasks.push(forward(said, commands.clone(), Command::Services));
     }
     tasks
 }

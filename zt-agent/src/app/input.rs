@@ -10,7 +10,7 @@ use super::AppError;
 use super::feed::PolicyFeed;
 use super::node;
 use crate::cgroup;
-use crate::config::{Config, IdentitySource};
+use crate::config::{Config, IdentitySource, PolicySource};
 use crate::identity::{WorkloadRecord, file as identity_file};
 use crate::kubernetes;
 use crate::policy::PolicySet;
@@ -33,10 +33,22 @@ pub(super) struct Input {
     pub(super) kubernetes: Option<kubernetes::Client>,
 }
 
+/// The way to the Kubernetes API, where something comes from there.
+pub(super) async fn kubernetes(config: &Config) -> Result<Option<kubernetes::Client>, AppError> {
+    let wanted =
+        config.policy_source == PolicySource::Kubernetes || config.identity.has(IdentitySource::Kubernetes);
+    if !wanted {
+        return Ok(None);
+    }
+    let client = kubernetes::Client::new(config.kubeconfig.as_deref(), PATIENCE).await?;
+    Ok(Some(client))
+}
+
 impl Input {
     pub(super) async fn read(config: &Config) -> Result<Self, AppError> {
         let bad = |problems| AppError::Input { problems };
-        let (policy_feed, policies) = PolicyFeed::open(config).await?;
+        let kubernetes = kubernetes(config).await?;
+        let (policy_feed, policies) = PolicyFeed::open(config, kubernetes.as_ref()).await?;
         let mount = cgroup::mount_point()?;
         let root_paths = config.managed_cgroup.roots();
         if root_paths.len() > MAX_ROOTS {
@@ -57,10 +69,6 @@ impl Input {
             records = node::read_workloads(&contents, config, &root_paths).map_err(bad)?;
             workload_follower = Some(follower);
         }
-        let mut client = None;
-        if config.identity.has(IdentitySource::Kubernetes) {
-            client = Some(kubernetes::Client::new(config.kubeconfig.as_deref(), PATIENCE).await?);
-        }
         Ok(Self {
             policies,
             policy_feed,
@@ -68,7 +76,7 @@ impl Input {
             workload_follower,
             mount,
             root_paths,
-            kubernetes: client,
+            kubernetes,
         })
     }
 }

@@ -14,6 +14,7 @@ mod publish;
 mod raw;
 mod recover;
 mod restraint;
+mod services;
 mod sweep;
 mod switches;
 mod wellbeing;
@@ -38,6 +39,7 @@ use crate::cgroup::{self, CgroupEvent};
 use crate::config::Config;
 use crate::identity::kubernetes::Changes;
 use crate::identity::merge::Dispute;
+use crate::identity::services::ServiceEvent;
 use crate::identity::spire::{Attestation, Known};
 use crate::identity::{WorkloadRecord, file as identity_file};
 use crate::kernel::netns::{self, Namespaces};
@@ -55,6 +57,7 @@ use self::guards::Receivers;
 use self::pending::Pending;
 use self::recover::Losses;
 use self::restraint::Restraint;
+use self::services::Fronting;
 pub(super) use self::workloads::{DEPTH, read as read_workloads, roots};
 
 /// Commands that may wait.
@@ -69,6 +72,8 @@ pub(super) enum Command {
     Attested(Attestation),
     /// What is new of the pods in Kubernetes.
     Pods(Changes),
+    /// What the Kubernetes API says of Services.
+    Services(Vec<ServiceEvent>),
     /// A managed cgroup came or went.
     Cgroup(CgroupEvent),
     /// A workload bound a UDP port.
@@ -133,6 +138,8 @@ pub(super) struct Sources {
     pub attested: Known,
     /// What Kubernetes says.
     pub pods: Changes,
+    /// Where it is kept what stands behind virtual addresses, if that is told of at all.
+    pub services: Option<PathBuf>,
 }
 
 /// The node thread's state.
@@ -153,6 +160,8 @@ pub(super) struct Node {
     /// Addresses of pods that have no identity.
     nobody: Vec<IpAddr>,
     places: Places,
+    /// What stands behind virtual addresses.
+    fronting: Fronting,
     cgroups: Cgroups,
     /// Identities that the table in force was compiled for: they only grow under one revision, so that a workload that
     /// goes does not cost a swap.
@@ -213,6 +222,7 @@ impl Node {
             disputes: Vec::new(),
             nobody: Vec::new(),
             places: Places::default(),
+            fronting: Fronting::new(sources.services, &parts.config.trust_domain),
             cgroups: Cgroups::new(cgroups),
             identities: BTreeSet::new(),
             receivers: Receivers::default(),

@@ -17,9 +17,11 @@ pub enum IdentityCommand {
     List(ListArgs),
     /// Show everything about one identity
     Show(ShowArgs),
+    /// List virtual addresses of Kubernetes Services and who stands behind them
+    Services(ListArgs),
 }
 
-/// Arguments of `identity list`.
+/// Arguments of `identity list` and `identity services`.
 #[derive(Debug, Args)]
 pub struct ListArgs {
     #[command(flatten)]
@@ -44,6 +46,7 @@ pub(super) async fn identity(command: &IdentityCommand) -> Result<Exit, Failure>
     match command {
         IdentityCommand::List(arguments) => list(arguments).await,
         IdentityCommand::Show(arguments) => show(arguments).await,
+        IdentityCommand::Services(arguments) => services(arguments).await,
     }
 }
 
@@ -75,7 +78,12 @@ async fn show(arguments: &ShowArgs) -> Result<Exit, Failure> {
         Value::String(found) => parse_number(found) == Some(number),
         _ => false,
     };
-    let found: Vec<_> = identities(&answer)?.iter().filter(is_it).collect();
+    let services = answer["services"].as_array().into_iter().flatten();
+    let found: Vec<_> = identities(&answer)?
+        .iter()
+        .chain(services)
+        .filter(is_it)
+        .collect();
     if found.is_empty() {
         let message = format!(
             "{} (number {number}) is not known on this node",
@@ -98,6 +106,50 @@ async fn show(arguments: &ShowArgs) -> Result<Exit, Failure> {
         pairs(&cells)?;
     }
     Ok(Exit::Done)
+}
+
+async fn services(arguments: &ListArgs) -> Result<Exit, Failure> {
+    let answer = Client::new(&arguments.api)?.get("/v1/identities", &[]).await?;
+    let services = answer["services"]
+        .as_array()
+        .ok_or(Failure::Answer { field: "services" })?;
+    if arguments.output.format == Format::Json {
+        json(&answer["services"])?;
+        return Ok(Exit::Done);
+    }
+    let mut table = Table::new(&["SERVICE", "ADDRESS", "PORT", "TARGET PORT", "NUMBER", "BACKENDS"]);
+    for service in services {
+        let port = format!("{}/{}", plain(&service["port"]), plain(&service["protocol"]));
+        table.row([
+            plain(&service["service"]).into(),
+            plain(&service["address"]).into(),
+            port.into(),
+            plain(&service["target_port"]).into(),
+            plain(&service["number"]).into(),
+            backends(service),
+        ]);
+    }
+    table.print("no virtual addresses: see identity.source of the configuration")?;
+    Ok(Exit::Done)
+}
+
+/// Who is behind a virtual address; several are what one looks for.
+fn backends(service: &Value) -> Cell {
+    let names: Vec<String> = service["backends"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|backend| {
+            let who = ["spiffe_id", "entity", "address"].map(|field| backend[field].as_str());
+            let who = who.into_iter().flatten().next().unwrap_or("-");
+            format!("{who}:{}", plain(&backend["port"]))
+        })
+        .collect();
+    let text = names.join(", ");
+    match service["group"].as_bool() {
+        Some(true) => Cell::toned(text, Tone::Caution),
+        _ => text.into(),
+    }
 }
 
 fn identities(answer: &Value) -> Result<&Vec<Value>, Failure> {

@@ -2,6 +2,7 @@
 //! `zt-agent policy`.
 
 mod change;
+mod crds;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -34,6 +35,8 @@ pub enum PolicyCommand {
     Diff(change::DiffArgs),
     /// Take one policy out of force
     Delete(change::DeleteArgs),
+    /// Print the CustomResourceDefinitions of policies in a Kubernetes cluster
+    Crds(crds::CrdsArgs),
 }
 
 /// Arguments of `policy check`.
@@ -64,6 +67,7 @@ pub(super) fn policy(command: &PolicyCommand) -> Result<Exit, Failure> {
         PolicyCommand::Apply(arguments) => super::block_on(change::apply(arguments)),
         PolicyCommand::Diff(arguments) => super::block_on(change::diff(arguments)),
         PolicyCommand::Delete(arguments) => super::block_on(change::delete(arguments)),
+        PolicyCommand::Crds(arguments) => crds::crds(arguments),
     }
 }
 

@@ -49,12 +49,12 @@ pub(super) fn policy_source(config: &mut Config, raw: Raw<'_>) -> Applied {
     config.policy_source = match raw.text()? {
         "directory" => PolicySource::Directory,
         "engine" => PolicySource::Engine,
-        "kubernetes" => {
-            return Err(
-                "`kubernetes` is not available in this version, only `directory` and `engine`".to_owned(),
-            );
+        "kubernetes" => PolicySource::Kubernetes,
+        other => {
+            return Err(format!(
+                "must be `directory`, `engine` or `kubernetes`, not `{other}`"
+            ));
         }
-        other => return Err(format!("must be `directory` or `engine`, not `{other}`")),
     };
     Ok(())
 }

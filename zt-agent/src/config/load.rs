@@ -90,7 +90,7 @@ fn engine(config: &Config) -> Option<Problem> {
         (PolicySource::Engine, Some(url)) if url.starts_with("https:") && config.api.tls.all().is_none() => {
             "is https: it needs `api.tls`, whose certificate this agent shows and whose clientCa it believes"
         }
-        (PolicySource::Directory, Some(_)) => {
+        (PolicySource::Directory | PolicySource::Kubernetes, Some(_)) => {
             "is used with `policySource: engine` only: set that, or remove it"
         }
         _ => return None,

@@ -122,7 +122,7 @@ settings! {
     "policyPath", "ZT_POLICY_PATH", "policy-path", "PATH", apply::policy_path,
         "Directory of policy files, or one file [default: /etc/zt/policies/]";
     "policySource", "ZT_POLICY_SOURCE", "policy-source", "SOURCE", apply::policy_source,
-        "Where policy comes from: directory or engine [default: directory]";
+        "Where policy comes from: directory, engine or kubernetes [default: directory]";
     "engineUrl", "ZT_ENGINE_URL", "engine-url", "URL", apply::engine_url,
         "Policy engine to follow, with policySource engine [default: none]";
     "mode", "ZT_MODE", "mode", "MODE", apply::mode,

@@ -246,7 +246,10 @@ fn bad_values_say_what_is_wrong() {
         ("managedCgroup: [a, a/b]", "covered by `a`"),
         ("policyPath: policies", "must be an absolute path"),
         ("policyPath: [a]", "must be text, not a list"),
-        ("policySource: git", "must be `directory` or `engine`, not `git`"),
+        (
+            "policySource: git",
+            "must be `directory`, `engine` or `kubernetes`, not `git`",
+        ),
         ("engineUrl: engine:8054", "is not the URL of a policy engine"),
         (
             "engineUrl: https://engine.example.org/v1",

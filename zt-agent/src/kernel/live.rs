@@ -73,6 +73,7 @@ impl Kernel {
         let judge = Judge {
             table,
             workloads: self.tables.workloads(),
+            service: &|address, port, protocol| self.tables.service(address, port, protocol),
             nearest,
             unknown_denied: self.flags()? & UNKNOWN_DENY != 0,
         };

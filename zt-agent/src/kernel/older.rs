@@ -272,7 +272,12 @@ fn connection(
         .workloads()
         .get(&workload)
         .map_or(identity::UNKNOWN, |own| own.identity);
-    let other = if local {
+    let front = (!inbound)
+        .then(|| tables.service(target.remote, target.remote_port, target.protocol))
+        .flatten();
+    let other = if let Some(front) = front {
+        front.identity
+    } else if local {
         let wildcards = [target.remote, Address::UNSPECIFIED_V4, Address::UNSPECIFIED_V6];
         let listener = wildcards.into_iter().find_map(|address| {
             let key = ListenerKey {
@@ -323,7 +328,7 @@ fn connection(
         target_port: if inbound {
             target.local_port
         } else {
-            target.remote_port
+            front.map_or(target.remote_port, |front| front.target_port)
         },
         protocol: target.protocol,
         flags,

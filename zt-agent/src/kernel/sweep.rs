@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use zt_common::abi::{
     CONNECTION_ENFORCED, CONNECTION_ESTABLISHED, CONNECTION_INBOUND, CONNECTION_LOCAL, Connection,
-    MODE_ENFORCE, Workload,
+    MODE_ENFORCE, Service, Workload,
 };
 use zt_common::address::Address;
 use zt_common::entry::Flow;
@@ -108,6 +108,8 @@ impl Sweep {
 pub(super) struct Judge<'a> {
     pub table: &'a AllowTable,
     pub workloads: &'a HashMap<u64, Workload>,
+    /// What stands behind a virtual place: address, port and protocol.
+    pub service: &'a dyn Fn(Address, u16, u8) -> Option<Service>,
     /// The workload around a cgroup that is none itself.
     pub nearest: &'a Owner<'a>,
     /// Whether who never had an identity is refused.
@@ -130,7 +132,7 @@ impl Judge<'_> {
         if !enforced {
             return None;
         }
-        rename(&mut connection, own, self.table);
+        rename(&mut connection, own, self.table, self.service);
         let flow = Flow {
             source: connection.source,
             destination: connection.destination,
@@ -148,12 +150,20 @@ impl Judge<'_> {
 }
 
 /// Gives both ends of a connection the names that they have now.
-fn rename(connection: &mut Connection, own: Option<&Workload>, table: &AllowTable) {
+fn rename(
+    connection: &mut Connection,
+    own: Option<&Workload>,
+    table: &AllowTable,
+    service: &dyn Fn(Address, u16, u8) -> Option<Service>,
+) {
+    let inbound = connection.flags & CONNECTION_INBOUND != 0;
     let local = connection.flags & CONNECTION_LOCAL != 0;
     let by_network = |number: u64| {
         // What the networks of a policy named is named by those of the next.
-        let depends =
-            number == identity::WORLD || number & identity::NETWORK_BIT != 0 || number == identity::UNKNOWN;
+        let depends = number == identity::WORLD
+            || number & identity::NETWORK_BIT != 0
+            || number == identity::UNKNOWN
+            || identity::is_group(number);
         if depends && number < identity::FIRST_WORKLOAD && !local {
             table.networks().number_at(IpAddr::from(connection.remote))
         } else {
@@ -161,11 +171,19 @@ fn rename(connection: &mut Connection, own: Option<&Workload>, table: &AllowTabl
         }
     };
     let own = own.map(|own| own.identity);
-    if connection.flags & CONNECTION_INBOUND != 0 {
+    if inbound {
         connection.source = by_network(connection.source);
         connection.destination = own.unwrap_or(connection.destination);
     } else {
-        connection.destination = by_network(connection.destination);
+        let (address, port) = (connection.remote, connection.remote_port);
+        // Which of those behind a virtual address it reached is not known here: it is judged as a new one would be.
+        match service(address, port, connection.protocol) {
+            Some(front) if !identity::is_workload(connection.destination) => {
+                connection.destination = front.identity;
+                connection.target_port = front.target_port;
+            }
+            _ => connection.destination = by_network(connection.destination),
+        }
         connection.source = own.unwrap_or(connection.source);
     }
 }
@@ -201,6 +219,35 @@ mod tests {
             }),
             fate,
         }
+    }
+
+    #[test]
+    fn what_led_to_a_service_is_judged_by_what_is_behind_it_now() {
+        let group = identity::GROUP_BIT | 7;
+        let front = Service {
+            identity: identity::GROUP_BIT | 8,
+            target_port: 8080,
+            reserved: [0; 6],
+        };
+        let table = AllowTable::default();
+        let now = |destination: u64, front: Option<Service>| {
+            let mut connection = Connection {
+                destination,
+                target_port: 9090,
+                ..revoked(1, 1, 2, Fate::Gone).connection
+            };
+            rename(&mut connection, None, &table, &|_, _, _| front);
+            (connection.destination, connection.target_port)
+        };
+        assert_eq!(now(group, Some(front)), (front.identity, 8080));
+        assert_eq!(now(identity::UNKNOWN, Some(front)), (front.identity, 8080));
+        assert_eq!(now(group, None), (identity::WORLD, 9090), "the service is gone");
+        let workload = identity::FIRST_WORKLOAD + 5;
+        assert_eq!(
+            now(workload, Some(front)),
+            (workload, 9090),
+            "it reached that one"
+        );
     }
 
     #[test]

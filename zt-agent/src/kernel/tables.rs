@@ -8,7 +8,7 @@ use std::os::fd::AsFd as _;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, ArrayOfMaps, HashMap as KernelMap, LpmTrie, Map, MapData, PerCpuArray};
 use ipnet::IpNet;
-use zt_common::abi::{Listener, ListenerKey, LocalKey, Peer, Workload};
+use zt_common::abi::{Listener, ListenerKey, LocalKey, Peer, Service, ServiceKey, Workload};
 use zt_common::address::Address;
 use zt_common::control::Control;
 use zt_common::counter::Counter;
@@ -38,6 +38,7 @@ pub(super) struct Tables {
     control: Array<MapData, Control>,
     workloads: Mirror<u64, Workload>,
     peers: Mirror<Address, Peer>,
+    services: Mirror<ServiceKey, Service>,
     local: Mirror<LocalKey, u64>,
     listeners: KernelMap<MapData, ListenerKey, Listener>,
     /// The inner map in force, what it has room for, and where its networks are.
@@ -68,6 +69,8 @@ pub struct Directory {
     pub workloads: HashMap<u64, Workload>,
     /// Address → identity.
     pub peers: HashMap<Address, Peer>,
+    /// Virtual place → identity and target port.
+    pub services: HashMap<ServiceKey, Service>,
 }
 
 /// What came of a new directory.
@@ -97,6 +100,11 @@ impl Tables {
                 names::MAX_WORKLOADS,
             )?,
             peers: Mirror::new(names::PEERS, typed(loaded, names::PEERS)?, names::MAX_PEERS)?,
+            services: Mirror::new(
+                names::SERVICES,
+                typed(loaded, names::SERVICES)?,
+                names::MAX_SERVICES,
+            )?,
             local: Mirror::new(names::LOCAL, typed(loaded, names::LOCAL)?, names::MAX_LOCAL)?,
             listeners: typed(loaded, names::LISTENERS)?,
             in_force: None,
@@ -219,14 +227,24 @@ impl Tables {
     }
 
     /// Says who is who. Addresses before cgroups: a new workload can be named by the others before it can speak.
+    /// (Groups are in the table by then, so that what a place leads to has its entries before the place does.)
     pub(super) fn set_directory(&mut self, directory: &Directory) -> Result<Directed, KernelError> {
         self.workloads.check(directory.workloads.len())?;
         let peers = self.peers.replace(&directory.peers)?;
+        let services = self.services.replace(&directory.services)?;
         let workloads = self.workloads.replace(&directory.workloads)?;
         Ok(Directed {
-            changed: peers.changed || workloads.changed,
+            changed: peers.changed || services.changed || workloads.changed,
             renamed: workloads.altered,
         })
+    }
+
+    /// Says what stands behind virtual places. Whether that is something else.
+    pub(super) fn set_services(
+        &mut self,
+        services: &HashMap<ServiceKey, Service>,
+    ) -> Result<bool, KernelError> {
+        Ok(self.services.replace(services)?.changed)
     }
 
     /// One more workload, at once. Whether it was not known as that.
@@ -266,6 +284,22 @@ impl Tables {
             changed |= self.peers.set(address, peer)?;
         }
         Ok(changed)
+    }
+
+    /// What stands behind a virtual place, by the map.
+    pub(super) fn service(&self, address: Address, port: u16, protocol: u8) -> Option<Service> {
+        let key = ServiceKey {
+            address,
+            port,
+            protocol,
+            reserved: 0,
+        };
+        self.services.content().get(&key).copied()
+    }
+
+    /// How many virtual places the map has.
+    pub(super) fn services(&self) -> usize {
+        self.services.content().len()
     }
 
     /// The namespaces' own addresses. Whether anything changed.

@@ -326,6 +326,16 @@ fn snapshot(writer: &mut Writer<'_>, metrics: &Metrics) -> fmt::Result {
             snapshot.workloads.len() as f64,
         ),
         (
+            "zt_service_places",
+            "Virtual addresses and ports that lead to somebody",
+            snapshot.fronts.len() as f64,
+        ),
+        (
+            "zt_service_groups",
+            "Virtual addresses and ports behind which more than one identity is",
+            snapshot.fronts.groups() as f64,
+        ),
+        (
             "zt_observe_all",
             "1 while break-glass keeps this node from refusing anything",
             flag(snapshot.observe_all),

@@ -26,11 +26,13 @@ pub enum NodeEvent {
     RawLeft,
     /// Two identity sources gave one cgroup different identities.
     IdentityDisputed,
+    /// A virtual address and port had no room in the kernel's map.
+    ServicesLeftOut,
 }
 
 impl NodeEvent {
     /// Each of them, in order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::SweepFailed,
         Self::RevokedGone,
         Self::DestroyFailed,
@@ -41,6 +43,7 @@ impl NodeEvent {
         Self::RawFenced,
         Self::RawLeft,
         Self::IdentityDisputed,
+        Self::ServicesLeftOut,
     ];
 
     /// Its label.
@@ -56,6 +59,7 @@ impl NodeEvent {
             Self::RawFenced => "raw_fenced",
             Self::RawLeft => "raw_left",
             Self::IdentityDisputed => "identity_disputed",
+            Self::ServicesLeftOut => "services_left_out",
         }
     }
 }

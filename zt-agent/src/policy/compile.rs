@@ -15,6 +15,7 @@ use super::Settings;
 use super::action::Action;
 use super::document::{Rule, Target};
 use super::endpoint::Endpoint;
+use super::group::{self, Groups};
 use super::hash::FastMap;
 use super::network::Networks;
 use super::ports::{self, Block};
@@ -59,7 +60,19 @@ pub fn compile(
     settings: &Settings,
     revision: u64,
 ) -> Result<AllowTable, CompileError> {
-    let universe = universe(set.identities(), identities)?;
+    compile_with(set, identities, &Groups::default(), settings, revision)
+}
+
+/// [`compile`], with entries for groups: who may reach every member may reach the group.
+pub fn compile_with(
+    set: &PolicySet,
+    identities: &BTreeSet<SpiffeId>,
+    groups: &Groups,
+    settings: &Settings,
+    revision: u64,
+) -> Result<AllowTable, CompileError> {
+    let members: BTreeSet<SpiffeId> = groups.workloads().cloned().collect();
+    let universe = universe([set.identities(), identities, &members])?;
     let networks = Networks::new(set.networks(), &settings.cluster_cidrs);
     let rules = set
         .policies()
@@ -91,13 +104,7 @@ pub fn compile(
         });
     }
     let mut entries = compiler.entries;
-    let mut header = Shapes::default();
-    for (key, entry) in &entries {
-        // The right to raw sockets is looked up by itself, never by shape.
-        if let Some(shape) = key.shape().filter(|_| key.protocol != PROTOCOL_RAW) {
-            header = header.with(shape, entry.bits);
-        }
-    }
+    let header = shapes(entries.iter().map(|(key, entry)| (*key, *entry)));
     let switches = [
         (set.default_action() == Action::Allow, Shapes::DEFAULT_ALLOW),
         (settings.allow_self, Shapes::SELF),
@@ -114,17 +121,46 @@ pub fn compile(
             bits,
         },
     );
+    let of_groups = group::entries(groups, &entries, &networks);
+    if entries.len() + of_groups.len() > MAX_ALLOW_ENTRIES as usize {
+        return Err(CompileError::TooLarge {
+            needed: (entries.len() + of_groups.len()) as u64,
+            limit: MAX_ALLOW_ENTRIES,
+        });
+    }
+    let bits = bits | shapes(of_groups.iter().copied()).0;
+    entries.insert(
+        AllowKey::HEADER,
+        AllowEntry {
+            number: revision,
+            bits,
+        },
+    );
+    entries.extend(of_groups);
     Ok(AllowTable::new(
         entries,
         Arc::clone(set.names_by_number()),
         networks,
         universe,
+        groups.clone(),
     ))
 }
 
+/// The shapes that occur among entries.
+fn shapes(entries: impl Iterator<Item = (AllowKey, AllowEntry)>) -> Shapes {
+    entries.fold(Shapes::default(), |shapes, (key, entry)| {
+        // The right to raw sockets is looked up by itself, never by shape.
+        match key.shape().filter(|_| key.protocol != PROTOCOL_RAW) {
+            Some(shape) => shapes.with(shape, entry.bits),
+            None => shapes,
+        }
+    })
+}
+
 /// All identities, sorted by text.
-fn universe(named: &BTreeSet<SpiffeId>, present: &BTreeSet<SpiffeId>) -> Result<Vec<SpiffeId>, CompileError> {
-    let universe: Vec<SpiffeId> = named.union(present).cloned().collect();
+fn universe(known: [&BTreeSet<SpiffeId>; 3]) -> Result<Vec<SpiffeId>, CompileError> {
+    let universe: BTreeSet<&SpiffeId> = known.into_iter().flatten().collect();
+    let universe: Vec<SpiffeId> = universe.into_iter().cloned().collect();
     let mut numbers: Vec<u64> = universe.iter().map(SpiffeId::number).collect();
     numbers.sort_unstable();
     let twice = numbers.windows(2).find_map(|pair| match pair {

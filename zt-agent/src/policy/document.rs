@@ -18,6 +18,13 @@ pub(super) use read::read;
 /// The `kind` of policies between workloads.
 pub const KIND: &str = "ServiceAccessPolicy";
 
+/// The fields of a `spec`.
+pub(super) const SPEC_FIELDS: [&str; 3] = ["rules", "defaultAction", "description"];
+/// The fields of a rule.
+pub(super) const RULE_FIELDS: [&str; 5] = ["from", "to", "action", "rawSockets", "description"];
+/// The fields of an item of a rule's `to`.
+pub(super) const TARGET_FIELDS: [&str; 5] = ["spiffe", "entity", "cidr", "ports", "protocol"];
+
 /// Which workload may reach which.
 #[derive(Clone, Debug)]
 pub struct ServiceAccessPolicy {

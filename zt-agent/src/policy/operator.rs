@@ -18,6 +18,17 @@ pub const OPERATOR_KIND: &str = "OperatorAccessPolicy";
 /// The `service` that stands for all.
 pub(super) const ANY_SERVICE: &str = "*";
 
+/// The fields of a `spec`.
+pub(super) const OPERATOR_SPEC_FIELDS: [&str; 2] = ["rules", "description"];
+/// The fields of a rule.
+pub(super) const OPERATOR_RULE_FIELDS: [&str; 4] = ["role", "targets", "conditions", "description"];
+/// The fields of an item of a rule's `targets`.
+pub(super) const OPERATOR_TARGET_FIELDS: [&str; 2] = ["service", "actions"];
+/// The fields of an item of a rule's `conditions`.
+pub(super) const CONDITION_FIELDS: [&str; 2] = ["requireMFA", "requireIncident"];
+/// The longest name of a role, a service or an action.
+pub(super) const MAX_WORD_CHARS: usize = 128;
+
 /// Which operator may do what.
 #[derive(Clone, Debug)]
 pub struct OperatorAccessPolicy {

@@ -10,6 +10,7 @@ use zt_common::verdict::{AllowLookup, Reason, Verdict, raw_socket_verdict, verdi
 
 use super::action::Protocol;
 use super::entity::ENTITIES;
+use super::group::Groups;
 use super::hash::FastMap;
 use super::network::Networks;
 use super::set::BUILTIN;
@@ -23,6 +24,7 @@ pub struct AllowTable {
     networks: Networks,
     /// Sorted by text.
     identities: Vec<SpiffeId>,
+    groups: Groups,
 }
 
 /// One end of a flow that is asked about.
@@ -62,12 +64,14 @@ impl AllowTable {
         rule_names: Arc<FastMap<u64, Arc<str>>>,
         networks: Networks,
         identities: Vec<SpiffeId>,
+        groups: Groups,
     ) -> Self {
         Self {
             entries,
             rule_names,
             networks,
             identities,
+            groups,
         }
     }
 
@@ -101,6 +105,11 @@ impl AllowTable {
     /// The identities that it was compiled for, sorted: a pattern stands for nobody else.
     pub fn identities(&self) -> &[SpiffeId] {
         &self.identities
+    }
+
+    /// The groups that it answers about.
+    pub fn groups(&self) -> &Groups {
+        &self.groups
     }
 
     /// Whether it was compiled for `id`. Patterns do not reach others; `*` alone does.
@@ -179,14 +188,23 @@ impl AllowTable {
         )
     }
 
-    /// Number and name of every party that it speaks about: entities, networks, identities, and `*` for any identity.
+    /// Number and name of every party that it speaks about: entities, networks, identities, groups, and `*` for any identity.
     pub fn party_names(&self) -> impl Iterator<Item = (u64, String)> {
         let entities = ENTITIES
             .iter()
             .map(|(name, number)| (*number, (*name).to_owned()));
         let any = std::iter::once((identity::ANY, "*".to_owned()));
         let identities = self.identities.iter().map(|id| (id.number(), id.to_string()));
-        entities.chain(any).chain(self.networks.names()).chain(identities)
+        let groups = self
+            .groups
+            .iter()
+            .map(|(number, group)| (number, group.name.to_string()));
+        let networks = self.networks.names();
+        entities
+            .chain(any)
+            .chain(networks)
+            .chain(identities)
+            .chain(groups)
     }
 
     /// Number and name of every rule, built-in ones left out, sharing the texts.
@@ -205,7 +223,15 @@ impl AllowTable {
             .names()
             .map(|(number, name)| (number, Arc::from(name)));
         let identities = self.identities.iter().map(|id| (id.number(), id.text()));
-        entities.chain(any).chain(networks).chain(identities)
+        let groups = self
+            .groups
+            .iter()
+            .map(|(number, group)| (number, Arc::clone(&group.name)));
+        entities
+            .chain(any)
+            .chain(networks)
+            .chain(identities)
+            .chain(groups)
     }
 
     /// What to write over `other`, which is in force, to have this table in force; `None` where writing entries one

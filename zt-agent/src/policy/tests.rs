@@ -8,6 +8,7 @@ mod operators;
 mod parsing;
 mod reference;
 mod scale;
+mod schema;
 mod together;
 
 use std::collections::BTreeSet;

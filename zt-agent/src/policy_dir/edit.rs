@@ -2,14 +2,20 @@
 //! Changes one policy of the directory: what would come of it is known before a file is touched, and a file is replaced
 //! whole or not at all.
 
+mod error;
 mod file;
 mod lock;
+mod store;
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+pub use self::error::EditError;
 pub use self::lock::Turn;
+use self::store::Slot;
+pub use self::store::{Held, Store};
 use super::{MAX_TOTAL_BYTES, read};
 use crate::policy::{self, AnyPolicy, Document, PolicySet, Problem, Settings, is_policy_name};
 
@@ -30,83 +36,15 @@ pub enum Edit {
     },
 }
 
-/// Why a change cannot be made. Nothing has been changed.
-#[derive(Debug, thiserror::Error)]
-pub enum EditError {
-    /// It cannot be the name of a policy.
-    #[error(
-        "a policy's name has 1 to 63 of a-z, 0-9 and `-`, neither first nor last a `-`, and is not `builtin`"
-    )]
-    Name,
-    /// The document is not valid; problems name the file [`BODY`].
-    #[error("the policy is not valid")]
-    Invalid(Vec<Problem>),
-    /// What is on disk is not valid, so that nothing could come into force.
-    #[error("the policies on disk are not valid: mend them first")]
-    DiskInvalid(Vec<Problem>),
-    /// There is no such policy.
-    #[error("there is no policy `{0}`")]
-    NotFound(String),
-    /// The precondition does not hold.
-    #[error("the policy is another by now: {0}")]
-    Precondition(String),
-    /// `policyPath` is a file.
-    #[error("policyPath is the file {}: policies can be added and removed by editing it, or in a directory", .0.display())]
-    NoDirectory(PathBuf),
-    /// The file is not one that may be replaced.
-    #[error("{} is a link: what it leads to is kept elsewhere, as with a ConfigMap; change it there", .0.display())]
-    Link(PathBuf),
-    /// The file holds more than that policy.
-    #[error(
-        "{file} holds {count} policies and was written by hand: edit it, or give each policy a file of its own"
-    )]
-    SharedFile {
-        /// The file.
-        file: String,
-        /// How many policies it holds.
-        count: usize,
-    },
-    /// The file that the policy would be in holds another one.
-    #[error("{0} exists and does not hold this policy: rename that file")]
-    FileTaken(String),
-    /// Without it the directory would be empty, which is not a policy.
-    #[error("this is the last policy: to allow nothing, write a policy without rules")]
-    LastPolicy,
-    /// The file was changed meanwhile.
-    #[error("{0} was changed by someone else at the same time: look at it and try again")]
-    Raced(String),
-    /// Another process is changing the directory, and does not come to an end.
-    #[error(
-        "{0} is held by another process that changes policies: try again; if it stays so, look for an agent that hangs"
-    )]
-    Busy(String),
-    /// The directory cannot be written to.
-    #[error(
-        "{file} cannot be written: {source}; policies of this node are changed where that directory comes from"
-    )]
-    ReadOnly {
-        /// The file.
-        file: String,
-        /// The system's answer.
-        source: io::Error,
-    },
-    /// Writing failed.
-    #[error("{file} cannot be written: {source}")]
-    Write {
-        /// The file.
-        file: String,
-        /// The system's answer.
-        source: io::Error,
-    },
-}
-
 /// What the document of a [`Edit::Put`] is called in problems.
 pub const BODY: &str = "body";
 
-/// Changes policies below one path. One change at a time: the caller holds a [`Turn`] from plan to commit.
+/// Changes policies where they are kept. One change at a time: the caller holds a [`Turn`] from plan to commit.
 #[derive(Clone, Debug)]
 pub struct Editor {
     path: PathBuf,
+    /// What keeps them, if it is not that path.
+    store: Option<Arc<dyn Store>>,
     settings: Settings,
 }
 
@@ -122,6 +60,8 @@ pub struct Plan {
     file: PathBuf,
     old_text: Option<String>,
     new_text: Option<String>,
+    /// What keeps it, if it is not that file.
+    slot: Option<Slot>,
 }
 
 impl Plan {
@@ -137,11 +77,17 @@ impl Plan {
 
     /// Makes the change. When this returns it is on disk.
     pub fn commit(&self) -> Result<(), EditError> {
+        if let Some(slot) = &self.slot {
+            return slot.commit(self.policy_after().map(AnyPolicy::document));
+        }
         self.replace(self.old_text.as_deref(), self.new_text.as_deref())
     }
 
     /// Takes a committed change back.
     pub fn undo(&self) -> Result<(), EditError> {
+        if let Some(slot) = &self.slot {
+            return slot.undo();
+        }
         self.replace(self.new_text.as_deref(), self.old_text.as_deref())
     }
 
@@ -164,24 +110,56 @@ impl Plan {
 impl Editor {
     /// An editor of what is at `path`, read with these settings.
     pub fn new(path: PathBuf, settings: Settings) -> Self {
-        Self { path, settings }
+        Self {
+            path,
+            store: None,
+            settings,
+        }
     }
 
-    /// The directory or file.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// An editor of what `store` keeps.
+    pub fn of_store(store: Arc<dyn Store>, settings: Settings) -> Self {
+        Self {
+            path: PathBuf::new(),
+            store: Some(store),
+            settings,
+        }
+    }
+
+    /// Where policies are, as records say.
+    pub fn place(&self) -> String {
+        if let Some(store) = &self.store {
+            return store.name().to_owned();
+        }
+        let kind = if self.path.is_dir() { "directory" } else { "file" };
+        format!("{kind} {}", self.path.display())
+    }
+
+    /// The documents that are kept now, and what they are kept in.
+    fn documents(&self) -> Result<(Vec<Document>, Vec<Held>), EditError> {
+        let Some(store) = &self.store else {
+            let documents = read(&self.path).0.map_err(EditError::DiskInvalid)?;
+            return Ok((documents, Vec::new()));
+        };
+        let held = store.read()?;
+        let documents = held.iter().map(|held| held.document.clone()).collect();
+        Ok((documents, held))
     }
 
     /// The digest of a policy as it is on disk now; `None` where it is not there. `known` spares reading anew what it
     /// was parsed from.
     pub fn on_disk(&self, name: &str, known: &PolicySet) -> Result<Option<String>, EditError> {
-        let documents = read(&self.path).0.map_err(EditError::DiskInvalid)?;
+        let (documents, _) = self.documents()?;
         let found = policy::reparse(&documents, &self.settings, known).map_err(EditError::DiskInvalid)?;
         Ok(found.get(name).map(|policy| policy.digest().to_owned()))
     }
 
     /// Waits until no other process changes policies here. Blocks, for seconds at most.
     pub fn turn(&self) -> Result<Turn, EditError> {
+        if self.store.is_some() {
+            // It tells by itself when two change one thing.
+            return Ok(Turn::none());
+        }
         Turn::wait(&self.path)
     }
 
@@ -205,14 +183,17 @@ impl Editor {
             }
             Edit::Delete { .. } => None,
         };
-        let mut documents = read(&self.path).0.map_err(EditError::DiskInvalid)?;
+        let (mut documents, held) = self.documents()?;
         let before = policy::reparse(&documents, &self.settings, known).map_err(EditError::DiskInvalid)?;
         let old = before.get(&name);
         precondition(old.map(AnyPolicy::digest)).map_err(EditError::Precondition)?;
         if old.is_none() && new_text.is_none() {
             return Err(EditError::NotFound(name));
         }
-        let file = self.file_of(&name, &before)?;
+        let file = match &self.store {
+            Some(_) => store::file_of(&name, new_text.as_deref(), old, &self.settings)?,
+            None => self.file_of(&name, &before)?,
+        };
         let shown = file.display().to_string();
         let at = documents.iter().position(|document| document.file == shown);
         let old_text = at.map(|at| documents.remove(at).text);
@@ -238,6 +219,10 @@ impl Editor {
                 EditError::Invalid(problems)
             }
         })?;
+        let slot = self.store.as_ref().map(|store| {
+            let held = held.into_iter().find(|held| held.document.file == shown);
+            Slot::new(Arc::clone(store), shown, held)
+        });
         Ok(Plan {
             before,
             after,
@@ -245,6 +230,7 @@ impl Editor {
             file,
             old_text,
             new_text,
+            slot,
         })
     }
 

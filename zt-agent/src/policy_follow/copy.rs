@@ -22,7 +22,7 @@ const MODE: u32 = 0o600;
 
 /// Why there is no copy that can be used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum CopyError {
+pub(crate) enum CopyError {
     /// It cannot be read or written.
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
@@ -33,7 +33,7 @@ pub(super) enum CopyError {
 
 /// The copy.
 #[derive(Debug)]
-pub(super) struct Copy {
+pub(crate) struct Copy {
     path: PathBuf,
     /// The digest that is on disk.
     written: Option<String>,
@@ -61,7 +61,7 @@ struct StoredPolicy {
 const FORMAT: u32 = 1;
 
 impl Copy {
-    pub(super) fn new(directory: &Path) -> Self {
+    pub(crate) fn new(directory: &Path) -> Self {
         Self {
             path: directory.join(COPY),
             written: None,
@@ -70,7 +70,7 @@ impl Copy {
     }
 
     /// Reads the copy, and believes it only if its digest is that of its documents.
-    pub(super) fn load(&self, settings: &policy::Settings) -> Result<PolicySet, CopyError> {
+    pub(crate) fn load(&self, settings: &policy::Settings) -> Result<PolicySet, CopyError> {
         let bytes = read(&self.path).map_err(|source| self.io(source))?;
         let damaged = |why: String| CopyError::Damaged {
             path: self.path.clone(),
@@ -100,7 +100,7 @@ impl Copy {
     }
 
     /// Writes the copy anew, whole or not at all.
-    pub(super) fn save(&mut self, engine: &str, policies: &PolicySet) -> Result<(), CopyError> {
+    pub(crate) fn save(&mut self, engine: &str, policies: &PolicySet) -> Result<(), CopyError> {
         if self.written.as_deref() == Some(policies.digest()) {
             return Ok(());
         }

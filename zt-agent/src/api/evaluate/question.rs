@@ -6,8 +6,10 @@ use utoipa::ToSchema;
 
 use crate::api::party::{Named, PartyFields, SourceFields, named};
 use crate::api::problem::{ApiProblem, field};
+use crate::identity::services::Backend;
 use crate::policy::{AllowTable, Protocol};
 use crate::problem::Problem;
+use crate::state::{Front, Snapshot};
 
 /// Most requests of one batch.
 pub(super) const MAX_BATCH: usize = 1000;
@@ -44,7 +46,7 @@ struct DestinationFields {
     spiffe_id: Option<String>,
     entity: Option<String>,
     address: Option<String>,
-    /// The port that the destination listens on.
+    /// The port that the destination listens on; with the `address` of a Kubernetes Service, the Service's port.
     #[schema(value_type = u16, minimum = 1, maximum = 65535)]
     port: Option<serde_json::Value>,
     /// `TCP` (the default) or `UDP`.
@@ -113,7 +115,7 @@ impl EvaluateBody {
     }
 
     /// The questions of a body; all that is wrong with it otherwise.
-    pub(super) fn questions(self, table: &AllowTable) -> Result<Vec<Question>, ApiProblem> {
+    pub(super) fn questions(self, snapshot: &Snapshot) -> Result<Vec<Question>, ApiProblem> {
         let single = Request {
             source: self.source,
             destination: self.destination,
@@ -122,7 +124,7 @@ impl EvaluateBody {
         };
         let mut errors = Vec::new();
         let Some(requests) = self.requests else {
-            let question = question(single, "", table, &mut errors);
+            let question = question(single, "", snapshot, &mut errors);
             return question
                 .map(|question| vec![question])
                 .ok_or_else(|| ApiProblem::fields("invalid_body", errors));
@@ -140,7 +142,7 @@ impl EvaluateBody {
         let mut questions = Vec::with_capacity(count);
         for (index, request) in requests.into_iter().enumerate() {
             let at = format!("requests[{index}].");
-            questions.extend(question(request, &at, table, &mut errors));
+            questions.extend(question(request, &at, snapshot, &mut errors));
         }
         if errors.is_empty() {
             Ok(questions)
@@ -160,10 +162,10 @@ impl Request {
 }
 
 /// One question; `None` where errors were added.
-fn question(request: Request, at: &str, table: &AllowTable, errors: &mut Vec<Problem>) -> Option<Question> {
+fn question(request: Request, at: &str, snapshot: &Snapshot, errors: &mut Vec<Problem>) -> Option<Question> {
     let between_workloads = request.source.is_some() || request.destination.is_some();
     if request.operator.is_none() && request.target.is_none() {
-        return connect(request, at, table, errors).map(Question::Connect);
+        return connect(request, at, snapshot, errors).map(Question::Connect);
     }
     if between_workloads {
         let message = "`operator` and `target` are one kind of request, `source` and `destination` another";
@@ -207,13 +209,15 @@ fn operate(request: Request, at: &str, errors: &mut Vec<Problem>) -> Option<Oper
     })
 }
 
-fn connect(request: Request, at: &str, table: &AllowTable, errors: &mut Vec<Problem>) -> Option<Connect> {
+fn connect(request: Request, at: &str, snapshot: &Snapshot, errors: &mut Vec<Problem>) -> Option<Connect> {
+    let table = &snapshot.table;
     let mut keep = |result: Result<Named, Problem>| result.map_err(|error| errors.push(error)).ok();
     let source = request
         .source
         .map_or_else(PartyFields::default, PartyFields::from);
     let source = keep(named(source, &format!("{at}source"), table));
     let fields = request.destination.unwrap_or_default();
+    let virtual_address = fields.address.as_deref().and_then(|text| text.parse().ok());
     let destination = PartyFields {
         spiffe_id: fields.spiffe_id,
         entity: fields.entity,
@@ -242,10 +246,30 @@ fn connect(request: Request, at: &str, table: &AllowTable, errors: &mut Vec<Prob
             format!("must be TCP or UDP, not `{found}`"),
         ));
     }
+    let (destination, port, protocol) = (destination?, port?, protocol?);
+    // As the kernel finds it: what a virtual address leads to comes first.
+    let front = virtual_address.and_then(|address| snapshot.fronts.at(address, port, protocol.number()));
+    let (destination, port) = match front {
+        Some(front) => (behind(front, table), front.target_port),
+        None => (destination, port),
+    };
     Some(Connect {
         source: source?,
-        destination: destination?,
-        port: port?,
-        protocol: protocol?,
+        destination,
+        port,
+        protocol,
     })
+}
+
+/// Whoever stands behind a virtual address.
+fn behind(front: &Front, table: &AllowTable) -> Named {
+    if let (1, Some((Backend::Workload(id), _))) = (front.backends.len(), front.backends.first()) {
+        return Named::Spiffe(id.clone());
+    }
+    let named = table.party_names().find(|(number, _)| *number == front.number);
+    match named {
+        Some((number, name)) => Named::Number(number, name.into()),
+        // No table answers about it yet, and the kernel leads nobody there.
+        None => Named::Number(zt_common::identity::UNKNOWN, "unknown".into()),
+    }
 }

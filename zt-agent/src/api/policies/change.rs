@@ -20,7 +20,7 @@ use crate::api::caller::Caller;
 use crate::api::problem::ApiProblem;
 use crate::api::query::{Given, Parameters, PolicyName, flag};
 use crate::api::recorded::Unrecorded;
-use crate::api::{ApiState, body, changes};
+use crate::api::{ApiState, PolicyStore, body, changes};
 use crate::policy::{self, AnyPolicy, PolicyDiff};
 use crate::policy_dir::{Edit, EditError, Plan, Turn};
 
@@ -117,7 +117,7 @@ async fn change(
     conditions: Conditions,
     dry_run: bool,
 ) -> Result<Response, ApiProblem> {
-    if let Some(source) = &state.source {
+    if let (Some(source), PolicyStore::Engine) = (&state.source, state.kept) {
         let detail = format!(
             "policy of this node comes from the policy engine at {}: change it there",
             source.borrow().url
@@ -321,6 +321,10 @@ fn refused(error: EditError) -> ApiProblem {
         EditError::FileTaken(_) => (Status::CONFLICT, "file_taken"),
         EditError::LastPolicy => (Status::CONFLICT, "last_policy"),
         EditError::Raced(_) => (Status::CONFLICT, "changed_meanwhile"),
+        EditError::Conflict(_) => (Status::PRECONDITION_FAILED, "changed_meanwhile"),
+        EditError::OtherKind { .. } => (Status::CONFLICT, "policy_of_another_kind"),
+        EditError::Refused(_) => (Status::CONFLICT, "store_refuses"),
+        EditError::Unreachable(_) => (Status::SERVICE_UNAVAILABLE, "store_unreachable"),
         EditError::Busy(_) => (Status::SERVICE_UNAVAILABLE, "directory_busy"),
         EditError::ReadOnly { .. } => (Status::CONFLICT, "read_only"),
         EditError::Write { .. } => {

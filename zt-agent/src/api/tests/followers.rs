@@ -115,7 +115,11 @@ async fn nodes_say_what_they_have() {
 async fn a_node_that_follows_takes_no_changes_and_an_engine_no_mode() {
     let world = world().await;
     let (_sender, source) = watch::channel(SourceStatus::new("https://engine.example.org:8054", 0));
-    let parts = |service, source| Parts {
+    let parts = |service, source: Option<_>| Parts {
+        kept: match source {
+            Some(_) => PolicyStore::Engine,
+            None => PolicyStore::Directory,
+        },
         cluster: Arc::clone(&world.state.cluster),
         node: Arc::clone(&world.state.node),
         snapshots: world.state.snapshots.clone(),

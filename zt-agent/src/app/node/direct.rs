@@ -68,6 +68,17 @@ impl Node {
         for (address, peer) in self.elsewhere.peers() {
             claim(&mut directory.peers, address, peer);
         }
+        for address in self.fronting.virtual_addresses() {
+            let nobody = Peer {
+                identity: identity::UNKNOWN,
+                flags: 0,
+                reserved: 0,
+            };
+            directory.peers.entry(Address::from(address)).or_insert(nobody);
+        }
+        directory.services = self
+            .fronting
+            .entries(self.parts.kernel.table().map(AsRef::as_ref));
         self.name_the_disputed(&mut directory.workloads);
         self.keep_the_lost(&mut directory.workloads);
         let before = self.parts.kernel.workloads();

@@ -51,6 +51,11 @@ impl Elsewhere {
         peers.map(|(address, whose)| (Address::from(*address), peer(whose)))
     }
 
+    /// Whose an address is.
+    pub(super) fn whose(&self, address: IpAddr) -> Option<&Whose> {
+        self.by_address.get(&address)
+    }
+
     fn peer(&self, address: IpAddr) -> Option<Peer> {
         self.by_address.get(&address).map(peer)
     }
@@ -73,6 +78,7 @@ impl Node {
     pub(super) fn pods_changed(&mut self, changes: Changes, moved: &mut Vec<IpAddr>) -> bool {
         for (address, whose) in changes.addresses {
             self.elsewhere.set(address, whose);
+            self.fronting.moved(address);
             moved.push(address);
         }
         match changes.workloads {
@@ -95,7 +101,8 @@ impl Node {
             let peer = self.parts.kernel.peers().get(&Address::from(*address));
             peer.is_some_and(|peer| peer.flags & PEER_HERE != 0)
         };
-        if unknown || addresses.iter().any(here) {
+        // Who stands behind a virtual address may be another by that.
+        if unknown || addresses.iter().any(here) || self.settle_services() {
             return self.merged();
         }
         let wanted = addresses
@@ -117,6 +124,7 @@ mod tests {
         let pod = Whose::Pod {
             spiffe: spiffe.clone(),
             pod: "n/a".into(),
+            uid: "u".into(),
         };
         let [one, two] = ["10.0.0.1", "10.0.0.2"].map(|text| text.parse::<IpAddr>().expect("literal"));
         let mut elsewhere = Elsewhere::default();

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::{AppError, Loaded, Node};
 use crate::kernel::KernelError;
 use crate::metrics::NodeEvent;
-use crate::policy::{self, PolicySet, compile};
+use crate::policy::{self, PolicySet, compile_with};
 use crate::policy_dir;
 use crate::problem::Problem;
 
@@ -62,6 +62,7 @@ impl Node {
     fn put_in_force(&mut self, policies: &Arc<PolicySet>) -> Result<(), AppError> {
         let started = Instant::now();
         let identities = std::mem::take(&mut self.identities);
+        self.fronting.forget_past_groups();
         self.gather_identities();
         let compiled = self.compile(policies, self.revision + 1);
         let compile_time = started.elapsed();
@@ -110,7 +111,14 @@ impl Node {
         policies: &PolicySet,
         revision: u64,
     ) -> Result<policy::AllowTable, AppError> {
-        Ok(compile(policies, &self.identities, &self.settings, revision)?)
+        let groups = self.fronting.groups();
+        Ok(compile_with(
+            policies,
+            &self.identities,
+            groups,
+            &self.settings,
+            revision,
+        )?)
     }
 
     /// Puts what was merged in force: rules for new identities first, then who is who.
@@ -127,13 +135,15 @@ impl Node {
     }
 
     fn merge(&mut self) -> Result<(), AppError> {
+        self.settle_services();
         // Patterns stand for the identities that there are: without a new one, the table is what it was.
         let new = self.gather_identities();
-        if !new.is_empty() {
+        if !new.is_empty() || !self.groups_in_force() {
             let compiled = self.compile(&self.loaded.policies, self.revision);
             let enforced = compiled.and_then(|table| Ok(self.parts.kernel.enforce(table)?));
             if let Err(error) = enforced {
                 self.identities.retain(|id| !new.contains(id));
+                self.direct_services()?;
                 return Err(error);
             }
             self.receivers_changed();

@@ -23,6 +23,7 @@ impl Node {
             policies: Arc::clone(&self.loaded.policies),
             table: Arc::clone(table),
             workloads: Arc::clone(self.places.placed()),
+            fronts: Arc::clone(self.fronting.fronts()),
             policy_error: self.loaded.error.clone(),
             observe_all: self.observe_all,
             modes: self.parts.config.modes(),

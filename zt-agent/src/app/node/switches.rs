@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use zt_common::control::{
-    DIAGNOSTICS, HAS_ENFORCED, OBSERVE_ALL, UNKNOWN_DENY, UNRECORDED_OBSERVE, UNRECORDED_RESTORE,
+    DIAGNOSTICS, HAS_ENFORCED, HAS_SERVICES, OBSERVE_ALL, UNKNOWN_DENY, UNRECORDED_OBSERVE,
+    UNRECORDED_RESTORE,
 };
 
 use super::{AppError, Node};
@@ -86,6 +87,7 @@ impl Node {
                 UNKNOWN_DENY,
             ),
             (self.any_enforced(), HAS_ENFORCED),
+            (self.parts.kernel.services() > 0, HAS_SERVICES),
             (self.diagnostics, DIAGNOSTICS),
             (unrecorded(true), UNRECORDED_OBSERVE),
             (unrecorded(false), UNRECORDED_RESTORE),

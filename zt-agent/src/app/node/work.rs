@@ -53,6 +53,7 @@ impl Node {
     /// Does a batch of commands; what they change together is merged once.
     fn work(&mut self, batch: Vec<Command>) -> Result<(), AppError> {
         let mut declared = false;
+        let mut fronted = false;
         let mut moved = false;
         let mut addresses = Vec::new();
         let mut refused = Vec::new();
@@ -73,6 +74,11 @@ impl Node {
                 }
                 Command::Pods(changes) => {
                     declared |= self.pods_changed(changes, &mut addresses);
+                    Ok(())
+                }
+                Command::Services(events) => {
+                    self.services_said(events);
+                    fronted = true;
                     Ok(())
                 }
                 Command::Cgroup(event) => {
@@ -126,6 +132,8 @@ impl Node {
         self.find_owners();
         if declared {
             self.put_together();
+            outcome = outcome.and(self.merged());
+        } else if fronted && self.settle_services() {
             outcome = outcome.and(self.merged());
         } else {
             if moved {
@@ -183,6 +191,7 @@ impl Node {
             self.direct()?;
         }
         self.check_losses();
+        self.remember_services();
         self.retry();
         self.check_hooks();
         Ok(())

@@ -180,7 +180,8 @@ impl Node {
     pub(super) fn gather_identities(&mut self) -> HashSet<SpiffeId> {
         let mut new = HashSet::new();
         let here = self.places.placed().iter().map(|placed| &placed.record.spiffe);
-        for id in here.chain(self.elsewhere.identities()) {
+        let elsewhere = self.elsewhere.identities().chain(self.fronting.workloads());
+        for id in here.chain(elsewhere) {
             if !self.identities.contains(id) {
                 self.identities.insert(id.clone());
                 new.insert(id.clone());

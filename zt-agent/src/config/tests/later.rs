@@ -9,16 +9,6 @@ fn what_comes_later_is_refused_by_name() {
         problem("handshake: auto\n"),
         "agent.yaml:1:1: handshake: is not available in this version; remove it"
     );
-    for (text, words) in [(
-        "policySource: kubernetes",
-        "`kubernetes` is not available in this version, only `directory` and `engine`",
-    )] {
-        let message = problem(text);
-        assert!(
-            message.contains(words) && !message.contains("secret"),
-            "{message}"
-        );
-    }
     let problems = load("", &[("ZT_HANDSHAKE", "auto")], &[]).expect_err("later");
     assert_eq!(
         problems,

@@ -17,6 +17,8 @@ pub enum Whose {
         spiffe: SpiffeId,
         /// Its namespace and name.
         pod: Arc<str>,
+        /// Which of those that had that name.
+        uid: Arc<str>,
     },
     /// Another node's.
     Node,
@@ -29,6 +31,7 @@ pub enum Whose {
 pub(super) struct Claim {
     pub(super) part: Part,
     pub(super) pod: Arc<str>,
+    pub(super) uid: Arc<str>,
     pub(super) spiffe: Option<SpiffeId>,
 }
 
@@ -134,6 +137,7 @@ impl Claims {
                 (Some(spiffe), Part::Elsewhere) => Resolved::Elsewhere(Whose::Pod {
                     spiffe: spiffe.clone(),
                     pod: Arc::clone(&one.pod),
+                    uid: Arc::clone(&one.uid),
                 }),
             },
             _ => Resolved::Disputed,

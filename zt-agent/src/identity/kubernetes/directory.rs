@@ -314,6 +314,7 @@ impl Directory {
             let claim = Claim {
                 part,
                 pod: Arc::clone(&name),
+                uid: known.uid.as_ref().into(),
                 spiffe: known.spiffe.clone(),
             };
             self.claims.claim(*address, claim);

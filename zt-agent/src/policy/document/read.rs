@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use zt_common::identity;
 
-use super::{KIND, Rule, ServiceAccessPolicy, Target};
+use super::{KIND, RULE_FIELDS, Rule, SPEC_FIELDS, ServiceAccessPolicy, TARGET_FIELDS, Target};
 use crate::policy::action::{Action, Protocol};
 use crate::policy::any::AnyPolicy;
 use crate::policy::endpoint::{self, Endpoint};
@@ -61,7 +61,7 @@ fn read_spec(
     policy: &str,
     trust_domain: &str,
 ) -> Option<Spec> {
-    let fields = walk.fields(node, path, &["rules", "defaultAction", "description"])?;
+    let fields = walk.fields(node, path, &SPEC_FIELDS)?;
     let description = read_description(walk, &fields, path);
     let default_action = fields
         .get("defaultAction")
@@ -85,7 +85,7 @@ fn read_rule(
     name: String,
     trust_domain: &str,
 ) -> Option<Rule> {
-    let fields = walk.fields(node, path, &["from", "to", "action", "rawSockets", "description"])?;
+    let fields = walk.fields(node, path, &RULE_FIELDS)?;
     let description = read_description(walk, &fields, path);
     let action = fields
         .get("action")
@@ -154,7 +154,7 @@ fn read_targets(walk: &mut Walk<'_>, node: &Node, path: &Path<'_>, trust_domain:
 }
 
 fn read_target(walk: &mut Walk<'_>, node: &Node, path: &Path<'_>, trust_domain: &str) -> Option<Target> {
-    let fields = walk.fields(node, path, &["spiffe", "entity", "cidr", "ports", "protocol"])?;
+    let fields = walk.fields(node, path, &TARGET_FIELDS)?;
     let endpoint = Endpoint::read(walk, node, &fields, path, trust_domain);
     let ports = fields
         .get("ports")

@@ -3,19 +3,19 @@
 
 use std::sync::Arc;
 
-use super::{ANY_SERVICE, OperatorAccessPolicy, OperatorRule, OperatorTarget};
+use super::{
+    ANY_SERVICE, CONDITION_FIELDS, MAX_WORD_CHARS, OPERATOR_RULE_FIELDS, OPERATOR_SPEC_FIELDS,
+    OPERATOR_TARGET_FIELDS, OperatorAccessPolicy, OperatorRule, OperatorTarget,
+};
 use crate::policy::envelope::{self, read_description};
 use crate::policy::walk::{Path, Walk};
 use crate::yaml::Node;
-
-/// The longest name of a role, a service or an action.
-const MAX_WORD_CHARS: usize = 128;
 
 /// Reads a document whose `apiVersion` and `kind` have been looked at. `None` if it has problems, which `walk` then
 /// holds.
 pub(in crate::policy) fn read(walk: &mut Walk<'_>, node: &Node) -> Option<OperatorAccessPolicy> {
     let (head, (spec_description, rules)) = envelope::read(walk, node, |walk, node, path, policy| {
-        let fields = walk.fields(node, path, &["rules", "description"])?;
+        let fields = walk.fields(node, path, &OPERATOR_SPEC_FIELDS)?;
         let description = read_description(walk, &fields, path);
         let rules = envelope::read_rules(walk, node, &fields, path, policy, |walk, node, path, name| {
             read_rule(walk, node, path, name).map(Arc::new)
@@ -32,7 +32,7 @@ pub(in crate::policy) fn read(walk: &mut Walk<'_>, node: &Node) -> Option<Operat
 }
 
 fn read_rule(walk: &mut Walk<'_>, node: &Node, path: &Path<'_>, name: String) -> Option<OperatorRule> {
-    let fields = walk.fields(node, path, &["role", "targets", "conditions", "description"])?;
+    let fields = walk.fields(node, path, &OPERATOR_RULE_FIELDS)?;
     let description = read_description(walk, &fields, path);
     let role = walk
         .required(&fields, node, path, "role")
@@ -57,7 +57,7 @@ fn read_targets(walk: &mut Walk<'_>, node: &Node, path: &Path<'_>) -> Vec<Operat
     let mut targets = Vec::new();
     for (index, node) in not_empty(walk, node, path).iter().enumerate() {
         let path = path.index(index);
-        let Some(fields) = walk.fields(node, &path, &["service", "actions"]) else {
+        let Some(fields) = walk.fields(node, &path, &OPERATOR_TARGET_FIELDS) else {
             continue;
         };
         let service = walk
@@ -93,7 +93,7 @@ fn read_conditions(walk: &mut Walk<'_>, node: &Node, path: &Path<'_>) -> (bool, 
     let (mut mfa, mut incident) = (false, false);
     for (index, node) in walk.list(node, path).unwrap_or_default().iter().enumerate() {
         let path = path.index(index);
-        let Some(fields) = walk.fields(node, &path, &["requireMFA", "requireIncident"]) else {
+        let Some(fields) = walk.fields(node, &path, &CONDITION_FIELDS) else {
             continue;
         };
         for (name, required) in [("requireMFA", &mut mfa), ("requireIncident", &mut incident)] {

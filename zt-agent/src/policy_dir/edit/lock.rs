@@ -26,6 +26,11 @@ pub struct Turn {
 }
 
 impl Turn {
+    /// Where nobody needs to wait.
+    pub(super) fn none() -> Self {
+        Self { _file: None }
+    }
+
     /// Waits for the turn to change `directory`; what is no directory that one can write to needs none.
     pub(super) fn wait(directory: &Path) -> Result<Self, EditError> {
         let path = directory.join(NAME);

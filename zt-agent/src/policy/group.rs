@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Groups: several parties behind one virtual address, of which the caller cannot know the one that it will reach.
+//!
+//! A group has a number of its own, which the kernel looks up like any other. What policy says to it is written into the
+//! allow table when that is compiled: a source may reach the group if it may reach every member, each at its own port,
+//! and a DENY of one member is a DENY of the group. So a decision about a group costs what any other costs. Wildcards,
+//! `builtin/self` and `builtin/host` are not for groups: they are about members, and are in what was written.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use zt_common::entry::{ACTION_ALLOW, ACTION_DENY, AllowEntry, AllowKey, Flow, PROTOCOL_RAW, Shapes};
+use zt_common::identity;
+use zt_common::verdict::{AllowLookup, Reason, verdict};
+
+use super::entity::entity_name;
+use super::hash::FastMap;
+use super::network::Networks;
+use crate::spiffe_id::{SpiffeId, number_of};
+
+/// One of those behind a virtual address.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Member {
+    /// A workload.
+    Workload(SpiffeId),
+    /// An entity, by its number.
+    Entity(u64),
+    /// An address that no workload has: the networks of the policy in force say who it is.
+    Address(IpAddr),
+}
+
+impl fmt::Display for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Workload(id) => f.write_str(id.as_str()),
+            Self::Entity(number) => f.write_str(entity_name(*number).unwrap_or("unknown")),
+            Self::Address(address) => write!(f, "address:{address}"),
+        }
+    }
+}
+
+/// Several parties behind one virtual address and port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Its name in records, such as `service:hanzo/web`. Groups of one name come one after the other, when what stands
+    /// behind the address changes.
+    pub name: Arc<str>,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// The port that is asked about and recorded: the lowest of the members'.
+    pub port: u16,
+    /// Who is behind it, and at which port each.
+    pub members: BTreeSet<(Member, u16)>,
+}
+
+impl Group {
+    /// Whom a rule would have to name: workloads, for the patterns of a policy to be expanded for them.
+    pub fn workloads(&self) -> impl Iterator<Item = &SpiffeId> {
+        self.members.iter().filter_map(|(member, _)| match member {
+            Member::Workload(id) => Some(id),
+            Member::Entity(_) | Member::Address(_) => None,
+        })
+    }
+
+    /// What its number is made from. `salt` tells apart two groups that would have the same.
+    fn number(&self, salt: u32) -> u64 {
+        let mut text = format!("{}|{}|{}", self.name, self.protocol, self.port);
+        for (member, port) in &self.members {
+            text.push_str(&format!("|{member}:{port}"));
+        }
+        if salt > 0 {
+            text.push_str(&format!("|{salt}"));
+        }
+        identity::GROUP_BIT | (number_of(&text) & (identity::GROUP_BIT - 1))
+    }
+}
+
+/// Groups by their numbers. A number stands for the same members as long as it is here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Groups(BTreeMap<u64, Arc<Group>>);
+
+impl Groups {
+    /// Adds a group, unless it is here already; its number.
+    pub fn add(&mut self, group: Group) -> u64 {
+        let mut salt = 0;
+        loop {
+            let number = group.number(salt);
+            match self.0.get(&number) {
+                Some(known) if **known == group => return number,
+                // Thirty bits are few enough to meet by chance: the later one takes the next number.
+                Some(_) => salt += 1,
+                None => {
+                    self.0.insert(number, Arc::new(group));
+                    return number;
+                }
+            }
+        }
+    }
+
+    /// The group with that number.
+    pub fn get(&self, number: u64) -> Option<&Arc<Group>> {
+        self.0.get(&number)
+    }
+
+    /// All, by number.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (u64, &Arc<Group>)> {
+        self.0.iter().map(|(number, group)| (*number, group))
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Keeps those that are `wanted`.
+    pub fn retain(&mut self, wanted: impl Fn(u64) -> bool) {
+        self.0.retain(|number, _| wanted(*number));
+    }
+
+    /// The workloads that are members of any.
+    pub fn workloads(&self) -> impl Iterator<Item = &SpiffeId> {
+        self.0.values().flat_map(|group| group.workloads())
+    }
+}
+
+/// The entries by which a table that is whole but for its groups answers about them.
+pub(super) fn entries(
+    groups: &Groups,
+    entries: &FastMap<AllowKey, AllowEntry>,
+    networks: &Networks,
+) -> Vec<(AllowKey, AllowEntry)> {
+    if groups.is_empty() {
+        return Vec::new();
+    }
+    let table = Table(entries);
+    let switches = Shapes(table.get(&AllowKey::HEADER).map_or(0, |header| header.bits));
+    let sources = Sources::of(groups, entries, networks);
+    let mut made = Vec::new();
+    for (number, group) in groups.iter() {
+        let members: Vec<(u64, u16)> = group
+            .members
+            .iter()
+            .map(|(member, port)| (number_at(member, networks), *port))
+            .collect();
+        let mut asking: BTreeSet<u64> = BTreeSet::new();
+        for destination in members.iter().map(|(number, _)| *number).chain([identity::ANY]) {
+            asking.extend(sources.by_destination.get(&destination).into_iter().flatten());
+        }
+        if switches.has(Shapes::SELF) {
+            asking.extend(
+                members
+                    .iter()
+                    .map(|(number, _)| *number)
+                    .filter(|n| identity::is_workload(*n)),
+            );
+        }
+        if switches.has(Shapes::HOST) {
+            asking.insert(identity::HOST);
+        }
+        asking.remove(&identity::ANY);
+        // Any workload that no rule names is as good as any other: one answer for all of them.
+        let everyone = std::iter::once((identity::ANY, sources.stranger));
+        for (key, source) in everyone.chain(asking.iter().map(|source| (*source, *source))) {
+            let Some(entry) = said_to(&table, source, &members, group.protocol) else {
+                continue;
+            };
+            let key = AllowKey {
+                source: key,
+                destination: number,
+                port: group.port,
+                protocol: group.protocol,
+                port_bits: 16,
+                reserved: 0,
+            };
+            made.push((key, entry));
+        }
+    }
+    made
+}
+
+/// What policy says to one source about all members together; `None` where the default decides.
+fn said_to(table: &Table<'_>, source: u64, members: &[(u64, u16)], protocol: u8) -> Option<AllowEntry> {
+    let mut allowing = None;
+    let mut all = true;
+    for &(destination, port) in members {
+        let flow = Flow {
+            source,
+            destination,
+            port,
+            protocol,
+        };
+        let verdict = verdict(table, &flow);
+        if verdict.reason == Reason::DenyRule {
+            return Some(AllowEntry {
+                number: verdict.rule,
+                bits: ACTION_DENY,
+            });
+        }
+        all &= verdict.allowed;
+        if verdict.reason == Reason::Rule {
+            allowing.get_or_insert(verdict.rule);
+        }
+    }
+    let number = allowing.filter(|_| all)?;
+    Some(AllowEntry {
+        number,
+        bits: ACTION_ALLOW,
+    })
+}
+
+/// The sources that rules name, by whom they are about.
+struct Sources {
+    by_destination: FastMap<u64, BTreeSet<u64>>,
+    /// A workload that no rule names.
+    stranger: u64,
+}
+
+impl Sources {
+    fn of(groups: &Groups, entries: &FastMap<AllowKey, AllowEntry>, networks: &Networks) -> Self {
+        let mut by_destination: FastMap<u64, BTreeSet<u64>> = FastMap::default();
+        by_destination.insert(identity::ANY, BTreeSet::new());
+        for (member, _) in groups.0.values().flat_map(|group| &group.members) {
+            by_destination.entry(number_at(member, networks)).or_default();
+        }
+        let mut named: BTreeSet<u64> = by_destination.keys().copied().collect();
+        for key in entries.keys().filter(|key| key.protocol != PROTOCOL_RAW) {
+            if let Some(sources) = by_destination.get_mut(&key.destination) {
+                sources.insert(key.source);
+                named.insert(key.source);
+            }
+        }
+        let mut free = (identity::FIRST_WORKLOAD..).filter(|number| !named.contains(number));
+        Self {
+            by_destination,
+            stranger: free.next().unwrap_or(u64::MAX),
+        }
+    }
+}
+
+fn number_at(member: &Member, networks: &Networks) -> u64 {
+    match member {
+        Member::Workload(id) => id.number(),
+        Member::Entity(number) => *number,
+        Member::Address(address) => networks.number_at(*address),
+    }
+}
+
+struct Table<'e>(&'e FastMap<AllowKey, AllowEntry>);
+
+impl AllowLookup for Table<'_> {
+    fn get(&self, key: &AllowKey) -> Option<AllowEntry> {
+        self.0.get(key).copied()
+    }
+}

@@ -1,0 +1,347 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the status of each resource says: whether it is accepted, whether it is in force, and why not. Policy engines
+//! write it; nodes do not.
+//!
+//! Several engines write the same, as it follows from the resources alone, so that whoever is first has written for all.
+//! One writes only when it has dealt with all that it knows, only what differs from what is there, and only over the
+//! version that it has seen. What an engine knows by itself, the nodes that follow it, is under its own name, and looked
+//! at twice a minute.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use super::known::Known;
+use crate::audit::clock;
+use crate::audit::record::Timestamp;
+use crate::kubernetes::policies::{ReadPolicy, replace_status};
+use crate::kubernetes::{Client, ClientError};
+use crate::policy::{self, PolicySet, Problem};
+use crate::state::Snapshot;
+
+/// How often the nodes are counted.
+const COUNT: Duration = Duration::from_secs(30);
+/// How long more changes are waited for; each engine waits another time.
+const GATHER: Duration = Duration::from_millis(100);
+const SPREAD: u64 = 400;
+/// Problems that a message spells out, and its longest text.
+const SHOWN: usize = 5;
+const LONGEST: usize = 4096;
+/// What an engine says of its nodes is renewed after an hour, and believed for two.
+const RENEW: i64 = 3_600_000_000_000;
+const BELIEVED: i64 = 2 * RENEW;
+
+/// The nodes that follow this engine: how many there are, and how many of them have that policy in force.
+pub type NodeCounts = dyn Fn() -> (usize, usize) + Send + Sync;
+
+/// Writes the status of resources.
+pub struct Reporter {
+    /// The API.
+    pub client: Client,
+    /// This engine, under whose name its nodes are counted.
+    pub engine: String,
+    /// What documents are validated with.
+    pub policy: policy::Settings,
+    /// What the cluster has.
+    pub known: watch::Receiver<Arc<Known>>,
+    /// What is in force here.
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// Counts the nodes.
+    pub nodes: Box<NodeCounts>,
+}
+
+impl std::fmt::Debug for Reporter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reporter")
+            .field("engine", &self.engine)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What there is to say of one resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Finding {
+    /// Its digest, or what is wrong with it.
+    accepted: Result<String, String>,
+    /// Whether it is in force, and in one word and a sentence why not.
+    in_force: Result<(), (&'static str, String)>,
+}
+
+/// What an engine says of its nodes.
+struct Nodes<'e> {
+    engine: &'e str,
+    all: usize,
+    in_force: usize,
+}
+
+impl Reporter {
+    /// Works until nobody tells of changes any more.
+    pub async fn run(mut self) {
+        let mut count = interval(COUNT);
+        count.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut set, mut said) = (PolicySet::default(), None);
+        let mut seed = clock::now().unsigned_abs();
+        loop {
+            let counted = tokio::select! {
+                changed = self.known.changed() => match changed { Ok(()) => false, Err(_) => return },
+                changed = self.snapshots.changed() => match changed { Ok(()) => false, Err(_) => return },
+                _ = count.tick() => true,
+            };
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            sleep(GATHER + Duration::from_millis((seed >> 33) % SPREAD)).await;
+            let known = Arc::clone(&self.known.borrow_and_update());
+            let snapshot = Arc::clone(&self.snapshots.borrow_and_update());
+            if !known.is_whole() {
+                continue;
+            }
+            let Some(findings) = findings(&known, &snapshot, &self.policy, &mut set) else {
+                continue;
+            };
+            if let Err(error) = self.write(&known, &findings, counted).await {
+                let text = error.to_string();
+                // Said once for each reason, not at each attempt.
+                if said.as_ref() != Some(&text) {
+                    tracing::warn!("the status of policies in the cluster is not up to date: {text}");
+                    said = Some(text);
+                }
+            } else {
+                said = None;
+            }
+        }
+    }
+
+    async fn write(
+        &self,
+        known: &Known,
+        findings: &BTreeMap<String, Finding>,
+        counted: bool,
+    ) -> Result<(), ClientError> {
+        let (all, in_force) = (self.nodes)();
+        let nodes = Nodes {
+            engine: &self.engine,
+            all,
+            in_force,
+        };
+        for (collection, file, policy) in known.iter() {
+            let Some(finding) = findings.get(&file) else {
+                continue;
+            };
+            let nodes = counted.then_some(&nodes);
+            let Some(resource) = updated(policy, finding, nodes, clock::now()) else {
+                continue;
+            };
+            match replace_status(&self.client, collection, &resource).await {
+                // Another version: there will be word of it. Gone: nobody wants its status.
+                Ok(_) | Err(ClientError::Failed { code: 404 | 409, .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What there is to say of each resource, by its file; `None` as long as this engine has not dealt with all of them.
+fn findings(
+    known: &Known,
+    snapshot: &Snapshot,
+    settings: &policy::Settings,
+    set: &mut PolicySet,
+) -> Option<BTreeMap<String, Finding>> {
+    let parsed = known
+        .contents()
+        .0
+        .and_then(|documents| policy::reparse(&documents, settings, set));
+    let (digests, problems) = match parsed {
+        Ok(parsed) => {
+            let settled = parsed.digest() == snapshot.policies.digest() || snapshot.policy_error.is_some();
+            if !settled {
+                return None;
+            }
+            *set = parsed;
+            (digests(set), Vec::new())
+        }
+        Err(problems) => {
+            snapshot.policy_error.as_ref()?;
+            let alone = known.iter().filter_map(|(_, file, policy)| {
+                let document = super::known::document(&policy.resource, file.clone());
+                let set = policy::parse(&[document], settings).ok()?;
+                Some((file, set.all().first()?.digest().to_owned()))
+            });
+            (alone.collect(), problems)
+        }
+    };
+    let bad: Vec<&str> = problems.iter().map(|problem| problem.file.as_str()).collect();
+    let finding = |file: &str, policy: &ReadPolicy| -> Finding {
+        let own: Vec<&Problem> = problems.iter().filter(|problem| problem.file == file).collect();
+        let accepted = match digests.get(file) {
+            Some(digest) if own.is_empty() => Ok(digest.clone()),
+            _ if own.is_empty() => Err("it cannot be read".to_owned()),
+            _ => Err(text_of(&own)),
+        };
+        let in_force_here = snapshot.policies.get(&policy.name).map(policy::AnyPolicy::digest);
+        let in_force = match &accepted {
+            Err(_) => Err((
+                "Invalid",
+                "the version before it stays in force, if there was one".to_owned(),
+            )),
+            Ok(digest) if in_force_here == Some(digest) => Ok(()),
+            Ok(_) if !bad.is_empty() => Err((
+                "OthersInvalid",
+                format!("not before these are mended: {}", names(&bad)),
+            )),
+            Ok(_) => {
+                let errors = snapshot.policy_error.iter().flat_map(|errors| errors.iter());
+                Err(("Refused", text_of(&errors.collect::<Vec<_>>())))
+            }
+        };
+        Finding { accepted, in_force }
+    };
+    let all = known
+        .iter()
+        .map(|(_, file, policy)| (file.clone(), finding(&file, policy)));
+    Some(all.collect())
+}
+
+fn digests(set: &PolicySet) -> BTreeMap<String, String> {
+    let all = set.all().iter();
+    all.map(|policy| (policy.file().to_owned(), policy.digest().to_owned()))
+        .collect()
+}
+
+fn names(files: &[&str]) -> String {
+    let mut files = files.to_vec();
+    files.sort_unstable();
+    files.dedup();
+    let mut text = files.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
+    if files.len() > SHOWN {
+        // Writing to a String cannot fail.
+        let _ = write!(text, " and {} more", files.len() - SHOWN);
+    }
+    text
+}
+
+/// Problems as a text. Files are left out: the resource is the file.
+fn text_of(problems: &[&Problem]) -> String {
+    let shown = problems.iter().take(SHOWN).map(|problem| {
+        if problem.field.is_empty() {
+            problem.message.clone()
+        } else {
+            format!("{}: {}", problem.field, problem.message)
+        }
+    });
+    let mut text = shown.collect::<Vec<_>>().join("; ");
+    if problems.len() > SHOWN {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "; and {} more", problems.len() - SHOWN);
+    }
+    text.chars().take(LONGEST).collect()
+}
+
+/// The resource with its status as it is to be; `None` where that is what is there. `now` is in Unix nanoseconds.
+fn updated(policy: &ReadPolicy, finding: &Finding, nodes: Option<&Nodes<'_>>, now: i64) -> Option<Value> {
+    let before = &policy.resource["status"];
+    let mut status = if before.is_object() {
+        before.clone()
+    } else {
+        json!({})
+    };
+    let (accepted, in_force) = (&finding.accepted, &finding.in_force);
+    let conditions = [
+        match accepted {
+            Ok(_) => ("Accepted", true, "Valid", String::new()),
+            Err(message) => ("Accepted", false, "Invalid", message.clone()),
+        },
+        match in_force {
+            Ok(()) => ("InForce", true, "InForce", String::new()),
+            Err((reason, message)) => ("InForce", false, *reason, message.clone()),
+        },
+    ];
+    let time = json!(Timestamp(now - now.rem_euclid(1_000_000_000)));
+    let mut all: Vec<Value> = status["conditions"].as_array().cloned().unwrap_or_default();
+    for (kind, holds, reason, message) in conditions {
+        let holds = if holds { "True" } else { "False" };
+        let known = all.iter_mut().find(|condition| condition["type"] == kind);
+        let since = known
+            .as_ref()
+            .filter(|condition| condition["status"] == holds)
+            .map_or_else(
+                || time.clone(),
+                |condition| condition["lastTransitionTime"].clone(),
+            );
+        let condition = json!({
+            "type": kind,
+            "status": holds,
+            "reason": reason,
+            "message": message,
+            "observedGeneration": policy.generation,
+            "lastTransitionTime": since,
+        });
+        match known {
+            Some(known) => *known = condition,
+            None => all.push(condition),
+        }
+    }
+    status["conditions"] = all.into();
+    match accepted {
+        Ok(digest) => status["digest"] = digest.as_str().into(),
+        Err(_) => {
+            status.as_object_mut()?.remove("digest");
+        }
+    }
+    if let Some(nodes) = nodes {
+        count(&mut status, nodes, now, &time);
+    }
+    if status == *before {
+        return None;
+    }
+    let metadata = &policy.resource["metadata"];
+    Some(json!({
+        "apiVersion": policy.resource["apiVersion"],
+        "kind": policy.resource["kind"],
+        "metadata": {
+            "name": policy.name, "uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"],
+        },
+        "status": status,
+    }))
+}
+
+/// Says how many nodes follow this engine, and forgets engines that have not said anything for long.
+fn count(status: &mut Value, nodes: &Nodes<'_>, now: i64, time: &Value) {
+    let engines = status["engines"].as_array().cloned().unwrap_or_default();
+    let age = |engine: &Value| {
+        let at: Option<Timestamp> = serde_json::from_value(engine["reported"].clone()).ok();
+        at.map_or(i64::MAX, |Timestamp(at)| now.saturating_sub(at))
+    };
+    let (own, mut others): (Vec<Value>, Vec<Value>) = engines
+        .into_iter()
+        .partition(|engine| engine["name"] == nodes.engine);
+    others.retain(|engine| age(engine) < BELIEVED);
+    if nodes.all > 0 {
+        let says = json!({"nodes": nodes.all, "nodesInForce": nodes.in_force});
+        let same = own.first().filter(|own| {
+            age(own) < RENEW && own["nodes"] == says["nodes"] && own["nodesInForce"] == says["nodesInForce"]
+        });
+        let entry = same.cloned().unwrap_or_else(|| {
+            json!({
+                "name": nodes.engine, "nodes": nodes.all, "nodesInForce": nodes.in_force, "reported": time,
+            })
+        });
+        others.push(entry);
+    }
+    others.sort_by_key(|engine| engine["name"].as_str().map(str::to_owned));
+    if others.is_empty() {
+        if let Some(fields) = status.as_object_mut() {
+            fields.remove("engines");
+        }
+    } else {
+        status["engines"] = others.into();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is written, and that nothing is written twice.
+
+use serde_json::Map;
+
+use super::*;
+use crate::kubernetes::Said;
+
+const HOUR: i64 = RENEW;
+const NOW: i64 = 1_790_000_000_000_000_000;
+
+fn resource(name: &str, rules: &Value) -> ReadPolicy {
+    let object = json!({
+        "apiVersion": "zt.hanzo.ai/v1", "kind": "ServiceAccessPolicy",
+        "metadata": {"name": name, "uid": "u", "resourceVersion": "3", "generation": 2},
+        "spec": {"rules": rules},
+    });
+    serde_json::from_value(object).expect("understood")
+}
+
+fn known(policies: &[ReadPolicy]) -> Known {
+    let mut known = Known::default();
+    known.take(0, Said::All(policies.to_vec()));
+    known.take(1, Said::All(vec![]));
+    known
+}
+
+fn in_force(known: &Known) -> Snapshot {
+    let documents = known.contents().0.expect("documents");
+    let policies = policy::parse(&documents, &policy::Settings::default()).expect("valid");
+    Snapshot {
+        revision: 1,
+        policies: Arc::new(policies),
+        ..Snapshot::default()
+    }
+}
+
+fn refused(before: &Snapshot, message: &str) -> Snapshot {
+    let problem = Problem {
+        file: String::new(),
+        line: 0,
+        column: 0,
+        field: String::new(),
+        message: message.to_owned(),
+    };
+    Snapshot {
+        policy_error: Some(Arc::new(vec![problem])),
+        ..before.clone()
+    }
+}
+
+fn found(known: &Known, snapshot: &Snapshot) -> Option<BTreeMap<String, Finding>> {
+    findings(
+        known,
+        snapshot,
+        &policy::Settings::default(),
+        &mut PolicySet::default(),
+    )
+}
+
+#[test]
+fn one_that_is_not_valid_holds_the_others_back_and_is_named() {
+    let good = known(&[resource("good", &json!([]))]);
+    let before = in_force(&good);
+    let all = found(&good, &before).expect("settled");
+    let finding = &all["serviceaccesspolicies/good"];
+    assert!(finding.accepted.is_ok() && finding.in_force.is_ok());
+
+    let both = known(&[
+        resource(
+            "good",
+            &json!([{"from": {"entity": "host"}, "to": [{"entity": "world"}]}]),
+        ),
+        resource(
+            "bad",
+            &json!([{"from": {"entity": "host"}, "to": [], "actoin": "DENY"}]),
+        ),
+    ]);
+    assert!(found(&both, &before).is_none(), "it has not been dealt with yet");
+    let all = found(&both, &refused(&before, "see the others")).expect("settled");
+    let bad = all["serviceaccesspolicies/bad"]
+        .accepted
+        .clone()
+        .expect_err("invalid");
+    assert!(
+        bad.contains("spec.rules[0].actoin: unknown field `actoin`: did you mean `action`?"),
+        "{bad}"
+    );
+    let good = &all["serviceaccesspolicies/good"];
+    assert!(good.accepted.is_ok());
+    let (reason, message) = good.in_force.clone().expect_err("held back");
+    assert_eq!(reason, "OthersInvalid");
+    assert!(message.contains("serviceaccesspolicies/bad"), "{message}");
+}
+
+#[test]
+fn what_the_kernel_does_not_take_is_said() {
+    let good = known(&[resource("good", &json!([]))]);
+    let before = in_force(&good);
+    let next = known(&[resource(
+        "good",
+        &json!([{"from": {"entity": "host"}, "to": [{"entity": "world"}]}]),
+    )]);
+    let all = found(&next, &refused(&before, "too large")).expect("settled");
+    let finding = &all["serviceaccesspolicies/good"];
+    assert_eq!(finding.in_force, Err(("Refused", "too large".to_owned())));
+}
+
+fn finding(valid: bool) -> Finding {
+    Finding {
+        accepted: if valid {
+            Ok("d".to_owned())
+        } else {
+            Err("no".to_owned())
+        },
+        in_force: if valid {
+            Ok(())
+        } else {
+            Err(("Invalid", "no".to_owned()))
+        },
+    }
+}
+
+/// Writes, and takes up what was written; whether anything was.
+fn write(policy: &mut ReadPolicy, finding: &Finding, nodes: Option<&Nodes<'_>>, now: i64) -> bool {
+    let Some(updated) = updated(policy, finding, nodes, now) else {
+        return false;
+    };
+    policy.resource["status"] = updated["status"].clone();
+    true
+}
+
+#[test]
+fn what_is_there_already_is_not_written_again() {
+    let mut policy = resource("p", &json!([]));
+    assert!(write(&mut policy, &finding(true), None, NOW));
+    assert!(!write(&mut policy, &finding(true), None, NOW + HOUR));
+    let since = policy.resource["status"]["conditions"][0]["lastTransitionTime"].clone();
+    assert!(write(&mut policy, &finding(false), None, NOW + HOUR));
+    assert_eq!(policy.resource["status"]["digest"], Value::Null);
+    let condition = policy.resource["status"]["conditions"][0].clone();
+    assert_eq!(
+        (&condition["status"], &condition["message"]),
+        (&json!("False"), &json!("no"))
+    );
+    assert_ne!(condition["lastTransitionTime"], since);
+    // Another generation with the same answer: that it was looked at is news, that it is so is not.
+    policy.generation += 1;
+    assert!(write(&mut policy, &finding(false), None, NOW + 2 * HOUR));
+    let later = &policy.resource["status"]["conditions"][0];
+    assert_eq!(later["lastTransitionTime"], condition["lastTransitionTime"]);
+    assert_eq!(later["observedGeneration"], 3);
+}
+
+#[test]
+fn conditions_of_others_stay() {
+    let mut policy = resource("p", &json!([]));
+    policy.resource["status"] = json!({"conditions": [{"type": "Theirs", "status": "True"}], "more": 1});
+    assert!(write(&mut policy, &finding(true), None, NOW));
+    let status = &policy.resource["status"];
+    assert_eq!(status["conditions"].as_array().map(Vec::len), Some(3));
+    assert_eq!(
+        (&status["conditions"][0]["type"], &status["more"]),
+        (&json!("Theirs"), &json!(1))
+    );
+}
+
+#[test]
+fn each_engine_counts_its_own_nodes_and_forgets_those_that_are_gone() {
+    let mut policy = resource("p", &json!([]));
+    let nodes = |engine, all, in_force| Nodes {
+        engine,
+        all,
+        in_force,
+    };
+    assert!(write(&mut policy, &finding(true), Some(&nodes("one", 3, 3)), NOW));
+    assert!(write(&mut policy, &finding(true), Some(&nodes("two", 2, 1)), NOW));
+    assert!(!write(
+        &mut policy,
+        &finding(true),
+        Some(&nodes("one", 3, 3)),
+        NOW + HOUR / 2
+    ));
+    assert!(
+        !write(&mut policy, &finding(true), None, NOW + HOUR * 9),
+        "not while nobody counts"
+    );
+    let counts = |policy: &ReadPolicy| -> Map<String, Value> {
+        let engines = policy.resource["status"]["engines"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        let pair = |engine: &Value| {
+            Some((
+                engine["name"].as_str()?.to_owned(),
+                engine["nodesInForce"].clone(),
+            ))
+        };
+        engines.iter().filter_map(pair).collect()
+    };
+    assert_eq!(Value::Object(counts(&policy)), json!({"one": 3, "two": 1}));
+    assert!(
+        write(
+            &mut policy,
+            &finding(true),
+            Some(&nodes("one", 3, 3)),
+            NOW + HOUR + 1
+        ),
+        "renewed"
+    );
+    assert!(write(
+        &mut policy,
+        &finding(true),
+        Some(&nodes("one", 3, 3)),
+        NOW + 2 * HOUR + 1
+    ));
+    assert_eq!(Value::Object(counts(&policy)), json!({"one": 3}));
+    assert!(write(
+        &mut policy,
+        &finding(true),
+        Some(&nodes("one", 0, 0)),
+        NOW + 2 * HOUR + 2
+    ));
+    assert!(policy.resource["status"].get("engines").is_none());
+}

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Changes of what somebody else keeps, who counts versions as the Kubernetes API does.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use super::*;
+use crate::policy::document_of;
+use crate::policy_dir::{Edit, Editor, Plan};
+
+#[derive(Debug, Default)]
+struct Keeper(Mutex<(u64, BTreeMap<String, Value>)>);
+
+impl Keeper {
+    fn with(names: &[&str]) -> Arc<Self> {
+        let keeper = Self::default();
+        for name in names {
+            let place = format!("serviceaccesspolicies/{name}");
+            keeper
+                .write(&place, None, Some(&resource(name, 80)))
+                .expect("kept");
+        }
+        Arc::new(keeper)
+    }
+
+    fn kept(&self, place: &str) -> Option<Value> {
+        self.0.lock().expect("whole").1.get(place).cloned()
+    }
+
+    /// Somebody else changes it.
+    fn touch(&self, place: &str) {
+        let mut all = self.0.lock().expect("whole");
+        all.0 += 1;
+        let version = all.0.to_string();
+        all.1.get_mut(place).expect("kept")["metadata"]["resourceVersion"] = version.into();
+    }
+}
+
+impl Store for Keeper {
+    fn name(&self) -> &'static str {
+        "keeper"
+    }
+
+    fn read(&self) -> Result<Vec<Held>, EditError> {
+        let all = self.0.lock().expect("whole");
+        let held = all.1.iter().map(|(place, resource)| Held {
+            document: Document {
+                file: place.clone(),
+                text: document_of(resource).to_string(),
+            },
+            resource: resource.clone(),
+        });
+        Ok(held.collect())
+    }
+
+    fn write(
+        &self,
+        place: &str,
+        from: Option<&Value>,
+        to: Option<&Value>,
+    ) -> Result<Option<Value>, EditError> {
+        let mut all = self.0.lock().expect("whole");
+        let version = |value: &Value| value["metadata"]["resourceVersion"].clone();
+        if all.1.get(place).map(version) != from.map(version) {
+            return Err(EditError::Conflict(place.to_owned()));
+        }
+        if let (Some(from), Some(to)) = (from, to) {
+            assert_eq!(version(from), version(to), "it says what it replaces");
+        }
+        all.0 += 1;
+        let Some(to) = to else {
+            all.1.remove(place);
+            return Ok(None);
+        };
+        let mut to = to.clone();
+        to["metadata"]["resourceVersion"] = all.0.to_string().into();
+        all.1.insert(place.to_owned(), to.clone());
+        Ok(Some(to))
+    }
+}
+
+fn resource(name: &str, port: u16) -> Value {
+    json!({
+        "apiVersion": "zt.hanzo.ai/v1", "kind": "ServiceAccessPolicy", "metadata": {"name": name},
+        "spec": {"rules": [{"from": {"entity": "host"}, "to": [{"entity": "world", "ports": [port]}]}]},
+    })
+}
+
+fn plan(keeper: &Arc<Keeper>, edit: Edit) -> Result<Plan, EditError> {
+    let editor = Editor::of_store(Arc::clone(keeper) as Arc<dyn Store>, Settings::default());
+    editor.plan(edit, &policy::PolicySet::default(), |_| Ok(()))
+}
+
+fn put(name: &str, port: u16) -> Edit {
+    Edit::Put {
+        name: name.to_owned(),
+        text: resource(name, port).to_string(),
+    }
+}
+
+fn delete(name: &str) -> Edit {
+    Edit::Delete {
+        name: name.to_owned(),
+    }
+}
+
+fn port(keeper: &Keeper, name: &str) -> Option<Value> {
+    let kept = keeper.kept(&format!("serviceaccesspolicies/{name}"))?;
+    Some(kept["spec"]["rules"][0]["to"][0]["ports"][0].clone())
+}
+
+#[test]
+fn a_change_is_made_and_taken_back() {
+    let keeper = Keeper::with(&["web"]);
+    let change = plan(&keeper, put("web", 81)).expect("planned");
+    assert_eq!(port(&keeper, "web"), Some(json!(80)), "a plan changes nothing");
+    change.commit().expect("made");
+    assert_eq!(port(&keeper, "web"), Some(json!(81)));
+    change.undo().expect("taken back");
+    assert_eq!(port(&keeper, "web"), Some(json!(80)));
+
+    let new = plan(&keeper, put("new", 82)).expect("planned");
+    new.commit().expect("made");
+    assert_eq!(port(&keeper, "new"), Some(json!(82)));
+    let gone = plan(&keeper, delete("new")).expect("planned");
+    gone.commit().expect("made");
+    assert_eq!(port(&keeper, "new"), None);
+    gone.undo().expect("taken back");
+    assert_eq!(port(&keeper, "new"), Some(json!(82)));
+    let again = plan(&keeper, put("newer", 83)).expect("planned");
+    again.commit().expect("made");
+    again.undo().expect("taken back");
+    assert_eq!(port(&keeper, "newer"), None);
+}
+
+#[test]
+fn what_somebody_changed_meanwhile_is_not_overwritten() {
+    let keeper = Keeper::with(&["web", "more"]);
+    for edit in [put("web", 81), delete("web")] {
+        let change = plan(&keeper, edit).expect("planned");
+        keeper.touch("serviceaccesspolicies/web");
+        assert!(matches!(change.commit(), Err(EditError::Conflict(_))));
+        assert_eq!(port(&keeper, "web"), Some(json!(80)));
+    }
+    let change = plan(&keeper, put("web", 81)).expect("planned");
+    change.commit().expect("made");
+    keeper.touch("serviceaccesspolicies/web");
+    assert!(
+        matches!(change.undo(), Err(EditError::Conflict(_))),
+        "nor by taking it back"
+    );
+    let new = plan(&keeper, put("new", 82)).expect("planned");
+    keeper
+        .write("serviceaccesspolicies/new", None, Some(&resource("new", 90)))
+        .expect("made by another");
+    assert!(matches!(new.commit(), Err(EditError::Conflict(_))));
+    assert_eq!(port(&keeper, "new"), Some(json!(90)));
+}
+
+#[test]
+fn a_name_is_of_one_kind_and_the_last_policy_stays() {
+    let keeper = Keeper::with(&["web"]);
+    let operator = json!({
+        "apiVersion": "zt.hanzo.ai/v1", "kind": "OperatorAccessPolicy", "metadata": {"name": "web"},
+        "spec": {"rules": [{"role": "sre", "targets": [{"service": "*", "actions": ["read"]}]}]},
+    });
+    let edit = Edit::Put {
+        name: "web".to_owned(),
+        text: operator.to_string(),
+    };
+    assert!(matches!(
+        plan(&keeper, edit),
+        Err(EditError::OtherKind {
+            kind: "ServiceAccessPolicy",
+            ..
+        })
+    ));
+    assert!(matches!(plan(&keeper, delete("web")), Err(EditError::LastPolicy)));
+    assert!(matches!(
+        plan(&keeper, delete("absent")),
+        Err(EditError::NotFound(_))
+    ));
+}
