@@ -238,6 +238,7 @@ fn without_the_api_the_last_good_policy_stays_also_for_the_next_agent() -> Resul
         Ok(agent.get("/v1/status")?["policy"]["source"]["stale"] == true)
     })?;
     ensure!(world.client.tcp(world.server.v4(80))? == "ok");
+    world.agent.kill()?;
     world.agent.restart()?;
     ensure!(world.client.tcp(world.server.v4(80))? == "ok");
     ensure!(world.client.tcp(world.server.v4(81))? == "EPERM");

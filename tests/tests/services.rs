@@ -224,6 +224,7 @@ fn without_the_api_what_was_known_holds_also_for_the_next_agent() -> Result<()> 
     world.api.stop();
     ensure!(world.client.tcp(at(WEB, 80))? == "ok");
     let revision = world.agent.revision()?;
+    world.agent.kill()?;
     world.agent.restart()?;
     // The same table: nothing was taken away and given back.
     ensure!(
