@@ -13,7 +13,7 @@ use zt_tests::pair::{any, pair, policy};
 use zt_tests::probe::TIMEOUT;
 use zt_tests::{Policy, eventually};
 
-/// The container of the DaemonSet, as far as the kernel has a part in it: namespaces of mounts and cgroups of its own, the
+/// The container of the `DaemonSet`, as far as the kernel has a part in it: namespaces of mounts and cgroups of its own, the
 /// node's cgroups and bpffs mounted into it, the capabilities in `$1` and no way to gain others.
 const CONTAINER: &str = r#"
 set -e
@@ -28,7 +28,7 @@ fn file(path: &str) -> Result<String> {
     fs::read_to_string(&path).with_context(|| path.display().to_string())
 }
 
-/// What the DaemonSet adds, in the words of the kernel: `CAP_…`.
+/// What the `DaemonSet` adds, in the words of the kernel: `CAP_…`.
 fn granted() -> Result<BTreeSet<String>> {
     let text = file("deploy/manifests/agent.yaml")?;
     let container = text

@@ -210,8 +210,8 @@ fn flags_beat_variables_beat_the_file() {
 #[test]
 fn unknown_keys_name_the_nearest() {
     assert_eq!(
-        problem("\nmodes: enforce\n"),
-        "agent.yaml:2:1: modes: unknown field; did you mean `mode`?"
+        problem("\nmoded: enforce\n"),
+        "agent.yaml:2:1: moded: unknown field; did you mean `mode`?"
     );
     assert_eq!(
         problem("audit:\n  retentiondays: 1\n"),
