@@ -202,7 +202,7 @@ fn a_change_over_the_api_is_a_change_of_the_resource() -> Result<()> {
     ensure!(world.api.get(POLICIES, "", "web").context("there")?["spec"] == policy("web", &[80])["spec"]);
     // Labels of the resource are not the document's, and stay.
     world.api.edit(POLICIES, "", "web", |object| {
-        object["metadata"]["labels"] = json!({"team": "web"})
+        object["metadata"]["labels"] = json!({"team": "web"});
     });
     put("web", "", &policy("web", &[81]))?.success()?;
     let object = world.api.get(POLICIES, "", "web").context("there")?;

@@ -79,7 +79,6 @@ pub async fn run(config: Config, sources: Sources, take_over: bool) -> Result<()
     let Turn { lock, verified, .. } = turn;
     let metrics = Metrics::new();
     let endpoints = Endpoints::bind(&config, turn.waited, &metrics, &configured).await?;
-
     let roots = node::roots(&config.managed_cgroup.present(&input.mount), &input.mount);
     let kernel = Kernel::load(&config.bpffs, verified)?;
     let trail = Trail::open(&config, &metrics).await?;
@@ -87,7 +86,6 @@ pub async fn run(config: Config, sources: Sources, take_over: bool) -> Result<()
     let (snapshot_sender, snapshots) = state::channel(state::Snapshot::default());
     let (ready_sender, readiness) = watch::channel(Readiness::default());
     let (commands, inbox) = mpsc::channel::<Command>(node::QUEUE);
-
     let (ring, counters) = (kernel.ring()?, kernel.counter_reader()?);
     let watcher = Watcher::new(input.mount.clone(), input.root_paths.clone())?;
     let (cgroups, sources, followers) = identities::open(&config, &mut input, &watcher, &metrics).await?;
@@ -159,10 +157,8 @@ pub async fn run(config: Config, sources: Sources, take_over: bool) -> Result<()
     tracing::info!("stopping: records are flushed, enforcement stays on");
     stop_sender.send_replace(true);
     following.into_iter().chain(own).for_each(|task| task.abort());
-    for task in serving {
-        // A server that panicked has said so already.
-        let _ = task.await;
-    }
+    // A server that panicked has said so already.
+    let _ = futures::future::join_all(serving).await;
     // The reader first: it takes what is still in the ring, and the node must hear of it.
     reader.join().await;
     node.join().await;

@@ -289,18 +289,13 @@ impl ClusterPolicies {
         let since = all.iter().map(|(_, status)| status.since).max();
         self.status.send_modify(|status| {
             status.failures = failures;
-            match worst {
-                Some(worst) => {
-                    status.stale = true;
-                    status.since = worst.since;
-                    status.error = worst.error.clone();
-                }
-                None => {
-                    status.stale = false;
-                    status.since = since.unwrap_or(status.since);
-                    status.error = None;
-                    status.confirmed = Some(clock::now());
-                }
+            status.stale = worst.is_some();
+            status.error = worst.and_then(|worst| worst.error.clone());
+            if let Some(worst) = worst {
+                status.since = worst.since;
+            } else {
+                status.since = since.unwrap_or(status.since);
+                status.confirmed = Some(clock::now());
             }
         });
     }

@@ -22,7 +22,7 @@ fn a_pod_is_somebody_before_its_first_process() -> Result<()> {
     // A name like a pod's in a container is the container's business.
     let imitation = world.put_client("other")?;
     world.api.edit(PODS, "shop", "other", |pod| {
-        pod["spec"]["serviceAccountName"] = json!("somebody")
+        pod["spec"]["serviceAccountName"] = json!("somebody");
     });
     wait_pod(&agent, "other", Some("spiffe://hanzo.ai/hanzo-k8s/shop/somebody"))?;
     let mut liar = world.start(&client, &format!("init/burstable/pod{imitation}"))?;
@@ -69,7 +69,7 @@ fn an_address_is_never_its_former_pods() -> Result<()> {
         world.connects(&mut client, "ok")?;
         // It has ended, and is still in the API.
         world.api.edit(PODS, "shop", &server, |pod| {
-            pod["status"]["phase"] = json!("Succeeded")
+            pod["status"]["phase"] = json!("Succeeded");
         });
         world.connects(&mut client, "EPERM")?;
         world.api.delete(PODS, "shop", &server);

@@ -47,12 +47,11 @@ pub(super) fn selected(target: &Target, parameters: &Parameters, object: &Value)
         .is_none_or(|wanted| object["metadata"]["namespace"] == wanted.as_str());
     let selector = parameters.get("fieldSelector").map_or("", String::as_str);
     let fields = selector.split(',').filter(|term| !term.is_empty()).all(|term| {
-        let (field, value, wanted) = match term.split_once("!=") {
-            Some((field, value)) => (field, value, false),
-            None => {
-                let (field, value) = term.split_once('=').unwrap_or((term, ""));
-                (field, value.trim_start_matches('='), true)
-            }
+        let (field, value, wanted) = if let Some((field, value)) = term.split_once("!=") {
+            (field, value, false)
+        } else {
+            let (field, value) = term.split_once('=').unwrap_or((term, ""));
+            (field, value.trim_start_matches('='), true)
         };
         let found = field.split('.').fold(object, |object, field| &object[field]);
         (found.as_str().unwrap_or_default() == value) == wanted

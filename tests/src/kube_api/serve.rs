@@ -82,7 +82,7 @@ async fn answer(
             Some(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
             None => list(&shared, &target, &parameters),
         },
-        (Method::POST, None) => write(&shared, &target, body.as_ref(), false),
+        (Method::POST, None) | (Method::PUT, Some(_)) => write(&shared, &target, body.as_ref(), false),
         (Method::GET, Some(name)) => {
             let namespace = target.namespace.as_deref().unwrap_or_default();
             match shared.store().get(&target.collection, namespace, name) {
@@ -90,7 +90,6 @@ async fn answer(
                 None => failed(404, "NotFound", "no such object"),
             }
         }
-        (Method::PUT, Some(_)) => write(&shared, &target, body.as_ref(), false),
         (Method::PATCH, Some(_)) => write(&shared, &target, body.as_ref(), true),
         (Method::DELETE, Some(name)) => {
             let namespace = target.namespace.as_deref().unwrap_or_default();
@@ -281,18 +280,15 @@ async fn tell(
             Vec::new()
         } else {
             let store = shared.store();
-            match store.since(told) {
-                Some(happened) => {
-                    told = store.version();
-                    let events = happened
-                        .iter()
-                        .filter_map(|happened| event(&target, &parameters, happened));
-                    events.map(|event| format!("{event}\n")).collect()
-                }
-                None => {
-                    let gone = status(410, "Expired", "too old resource version");
-                    vec![format!("{}\n", json!({ "type": "ERROR", "object": gone }))]
-                }
+            if let Some(happened) = store.since(told) {
+                told = store.version();
+                let events = happened
+                    .iter()
+                    .filter_map(|happened| event(&target, &parameters, happened));
+                events.map(|event| format!("{event}\n")).collect()
+            } else {
+                let gone = status(410, "Expired", "too old resource version");
+                vec![format!("{}\n", json!({ "type": "ERROR", "object": gone }))]
             }
         };
         for line in lines {

@@ -5,8 +5,9 @@ use super::{Finding, SourceFile, rust_paths};
 
 /// Where the paths start that every Linux machine has. A path in the text starts with one of these, or with a route
 /// of the API.
-const ROOTS: [&str; 23] = [
+const ROOTS: [&str; 24] = [
     "api",
+    "apis",
     "bin",
     "boot",
     "dev",

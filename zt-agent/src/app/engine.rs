@@ -9,7 +9,7 @@ use std::sync::Arc;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
-use tokio::task::block_in_place;
+use tokio::task::{JoinHandle, block_in_place};
 
 use super::callers::Callers;
 use super::feed::PolicyFeed;
@@ -20,6 +20,7 @@ use super::{AppError, Loaded, descriptors, identities, input, node, notify};
 use crate::api::{self, ApiState, ControlError, NodeControl, NodeStatus, Readiness, Service};
 use crate::config::{Config, PolicySource, Sources};
 use crate::identity::{WorkloadRecord, file as identity_file};
+use crate::kubernetes::Client;
 use crate::metrics::Metrics;
 use crate::policy::{self, PolicySet, compile};
 use crate::policy_cluster::Reporter;
@@ -42,13 +43,7 @@ pub async fn run_engine(mut config: Config, sources: Sources) -> Result<(), AppE
     // No kernel decides here: evaluations are what the trail is for.
     config.audit.api_share.get_or_insert(100);
     let bad = |problems| AppError::Input { problems };
-    if config.policy_source == PolicySource::Engine {
-        return Err(bad(vec![problem(
-            "configuration",
-            "policySource",
-            "is `engine`: an engine has its policy from a directory or from a cluster; only nodes follow an engine",
-        )]));
-    }
+    refuse_a_chain(&config).map_err(bad)?;
     let kubernetes = input::kubernetes(&config).await?;
     let (feed, policies) = PolicyFeed::open(&config, kubernetes.as_ref()).await?;
     let (workload_follower, contents) = identity_file::follow(config.identity.file.clone());
@@ -101,20 +96,7 @@ pub async fn run_engine(mut config: Config, sources: Sources) -> Result<(), AppE
     });
     let serving = endpoints.serve(&config, &state, &stopping);
     let recording = tokio::spawn(api::record_changes(state.clone()));
-    let reporting = match (&feed, kubernetes) {
-        (PolicyFeed::Cluster(policies), Some(client)) => {
-            let reporter = Reporter {
-                client,
-                engine: config.node.clone(),
-                policy: config.policy_settings(),
-                known: policies.known(),
-                snapshots: snapshots.clone(),
-                nodes: Box::new(move || state.nodes_in_force()),
-            };
-            Some(tokio::spawn(reporter.run()))
-        }
-        _ => None,
-    };
+    let reporting = report(&feed, kubernetes, &config, snapshots.clone(), state);
 
     let (policy_sender, policy_changes) = mpsc::channel(1);
     let (workload_sender, workload_changes) = mpsc::channel(1);
@@ -152,6 +134,40 @@ pub async fn run_engine(mut config: Config, sources: Sources) -> Result<(), AppE
     let _ = recording.await;
     trail.close().await?;
     outcome
+}
+
+/// An engine does not follow an engine.
+fn refuse_a_chain(config: &Config) -> Result<(), Vec<Problem>> {
+    if config.policy_source != PolicySource::Engine {
+        return Ok(());
+    }
+    Err(vec![problem(
+        "configuration",
+        "policySource",
+        "is `engine`: an engine has its policy from a directory or from a cluster; only nodes follow an engine",
+    )])
+}
+
+/// Where policy is of a cluster, its resources are told what became of them.
+fn report(
+    feed: &PolicyFeed,
+    kubernetes: Option<Client>,
+    config: &Config,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    state: ApiState,
+) -> Option<JoinHandle<()>> {
+    let (PolicyFeed::Cluster(policies), Some(client)) = (feed, kubernetes) else {
+        return None;
+    };
+    let reporter = Reporter {
+        client,
+        engine: config.node.clone(),
+        policy: config.policy_settings(),
+        known: policies.known(),
+        snapshots,
+        nodes: Box::new(move || state.nodes_in_force()),
+    };
+    Some(tokio::spawn(reporter.run()))
 }
 
 /// How many connections there is room for. The limit of descriptors is raised as far as it may be.

@@ -35,7 +35,7 @@ pub enum PolicyCommand {
     Diff(change::DiffArgs),
     /// Take one policy out of force
     Delete(change::DeleteArgs),
-    /// Print the CustomResourceDefinitions of policies in a Kubernetes cluster
+    /// Print the custom resource definitions of policies, for a Kubernetes cluster
     Crds(crds::CrdsArgs),
 }
 

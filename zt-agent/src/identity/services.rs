@@ -104,7 +104,7 @@ pub enum ServiceEvent {
 /// Everything known about Services, and what it comes to.
 #[derive(Debug, Default)]
 pub struct Services {
-    services: BTreeMap<ObjectName, ServiceRecord>,
+    known: BTreeMap<ObjectName, ServiceRecord>,
     slices: BTreeMap<ObjectName, SliceRecord>,
     /// The slices that speak of a Service, by its name.
     of_service: BTreeMap<ObjectName, BTreeSet<ObjectName>>,
@@ -128,8 +128,8 @@ impl Services {
         match event {
             ServiceEvent::Service(service) => self.service(*service),
             ServiceEvent::ServiceGone { name, uid } => {
-                if self.services.get(&name).is_some_and(|known| known.uid == uid) {
-                    self.services.remove(&name);
+                if self.known.get(&name).is_some_and(|service| service.uid == uid) {
+                    self.known.remove(&name);
                     self.stale.insert(name);
                 }
             }
@@ -141,9 +141,11 @@ impl Services {
             }
             ServiceEvent::Services(all) => {
                 let names: BTreeSet<ObjectName> = all.iter().map(|service| service.name.clone()).collect();
-                let gone = self.services.extract_if(.., |name, _| !names.contains(name));
+                let gone = self.known.extract_if(.., |name, _| !names.contains(name));
                 self.stale.extend(gone.map(|(name, _)| name));
-                all.into_iter().for_each(|service| self.service(service));
+                for service in all {
+                    self.service(service);
+                }
             }
             ServiceEvent::Slices(all) => {
                 let names: BTreeSet<ObjectName> = all.iter().map(|slice| slice.name.clone()).collect();
@@ -153,8 +155,12 @@ impl Services {
                     .filter(|name| !names.contains(*name))
                     .cloned()
                     .collect();
-                gone.iter().for_each(|name| self.forget_slice(name));
-                all.into_iter().for_each(|slice| self.slice(slice));
+                for name in &gone {
+                    self.forget_slice(name);
+                }
+                for slice in all {
+                    self.slice(slice);
+                }
             }
         }
     }
@@ -168,7 +174,7 @@ impl Services {
 
     /// Everybody may have moved.
     pub fn all_moved(&mut self) {
-        self.stale.extend(self.services.keys().cloned());
+        self.stale.extend(self.known.keys().cloned());
     }
 
     /// Whether there is anything to settle.
@@ -180,7 +186,7 @@ impl Services {
     pub fn settle(&mut self, occupants: &dyn Occupants) -> bool {
         let mut changed = false;
         for name in std::mem::take(&mut self.stale) {
-            let claimed = match self.services.get(&name) {
+            let claimed = match self.known.get(&name) {
                 Some(service) => {
                     let slices = self.of_service.get(&name).into_iter().flatten();
                     let slices = slices.filter_map(|slice| self.slices.get(slice));
@@ -204,23 +210,23 @@ impl Services {
 
     /// How many Services are known, and how many places they have.
     pub fn counts(&self) -> (usize, usize) {
-        (self.services.len(), self.claims.len())
+        (self.known.len(), self.claims.len())
     }
 
     /// The virtual addresses in the cluster.
     pub fn cluster_addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.services
+        self.known
             .values()
             .flat_map(|service| service.cluster_addresses.iter().copied())
     }
 
     fn service(&mut self, service: ServiceRecord) {
         let name = service.name.clone();
-        if self.services.get(&name) == Some(&service) {
+        if self.known.get(&name) == Some(&service) {
             return;
         }
         // One of the same name and another uid is another: the older one is gone, whether that was said or not.
-        self.services.insert(name.clone(), service);
+        self.known.insert(name.clone(), service);
         self.stale.insert(name);
     }
 

@@ -66,13 +66,14 @@ impl Group {
 
     /// What its number is made from. `salt` tells apart two groups that would have the same.
     fn number(&self, salt: u32) -> u64 {
-        let mut text = format!("{}|{}|{}", self.name, self.protocol, self.port);
-        for (member, port) in &self.members {
-            text.push_str(&format!("|{member}:{port}"));
-        }
-        if salt > 0 {
-            text.push_str(&format!("|{salt}"));
-        }
+        let members = self
+            .members
+            .iter()
+            .map(|(member, port)| format!("{member}:{port}"));
+        let mut parts = vec![format!("{}|{}|{}", self.name, self.protocol, self.port)];
+        parts.extend(members);
+        parts.extend((salt > 0).then(|| salt.to_string()));
+        let text = parts.join("|");
         identity::GROUP_BIT | (number_of(&text) & (identity::GROUP_BIT - 1))
     }
 }

@@ -31,8 +31,8 @@ const DESCRIPTION: &str = "zt.hanzo.ai/description";
 /// The definitions of all kinds, in the order of [`RESOURCES`].
 pub fn definitions() -> [Json; 2] {
     [
-        definition(KIND, "sap", service_spec()),
-        definition(OPERATOR_KIND, "oap", operator_spec()),
+        definition(KIND, "sap", &service_spec()),
+        definition(OPERATOR_KIND, "oap", &operator_spec()),
     ]
 }
 
@@ -84,7 +84,7 @@ pub fn resource_of(document: &Json, before: Option<&Json>) -> Json {
     resource
 }
 
-fn definition(kind: &str, short: &str, spec: Json) -> Json {
+fn definition(kind: &str, short: &str, spec: &Json) -> Json {
     let plural = collection_of(kind).unwrap_or_default();
     let singular = kind.to_lowercase();
     let (_, version) = API_VERSION.split_once('/').unwrap_or_default();
@@ -152,7 +152,7 @@ fn object(fields: &[&str], required: &[&str], schema: impl Fn(&str) -> Json) -> 
     object
 }
 
-fn list(least: usize, items: Json) -> Json {
+fn list(least: usize, items: &Json) -> Json {
     let mut list = json!({"type": "array", "items": items});
     if least > 0 {
         list["minItems"] = least.into();
@@ -178,7 +178,7 @@ fn note() -> Json {
 
 fn service_spec() -> Json {
     object(&SPEC_FIELDS, &["rules"], |field| match field {
-        "rules" => list(0, service_rule()),
+        "rules" => list(0, &service_rule()),
         "defaultAction" => one_of(
             &Action::NAMES,
             "What happens to what no rule is about. ALLOW holds only where every policy says so.",
@@ -190,7 +190,7 @@ fn service_spec() -> Json {
 fn service_rule() -> Json {
     object(&RULE_FIELDS, &["from"], |field| match field {
         "from" => parties(&endpoint::FIELDS),
-        "to" => list(1, parties(&TARGET_FIELDS)),
+        "to" => list(1, &parties(&TARGET_FIELDS)),
         "action" => one_of(&Action::NAMES, "DENY beats every ALLOW."),
         "rawSockets" => flag("The source may open raw sockets."),
         _ => note(),
@@ -206,7 +206,7 @@ fn parties(fields: &[&str]) -> Json {
         "cidr" => text("A network; the longest that policies name is who an address is."),
         "ports" => list(
             1,
-            json!({"x-kubernetes-int-or-string": true, "description": "A port, or a range such as 8000-8100."}),
+            &json!({"x-kubernetes-int-or-string": true, "description": "A port, or a range such as 8000-8100."}),
         ),
         "protocol" => one_of(&Protocol::NAMES, "TCP where nothing is said."),
         _ => note(),
@@ -221,7 +221,7 @@ fn parties(fields: &[&str]) -> Json {
 
 fn operator_spec() -> Json {
     object(&OPERATOR_SPEC_FIELDS, &["rules"], |field| match field {
-        "rules" => list(0, operator_rule()),
+        "rules" => list(0, &operator_rule()),
         _ => note(),
     })
 }
@@ -231,18 +231,18 @@ fn operator_rule() -> Json {
         "role" => word("Whom it is about."),
         "targets" => list(
             1,
-            object(
+            &object(
                 &OPERATOR_TARGET_FIELDS,
                 &OPERATOR_TARGET_FIELDS,
                 |field| match field {
-                    "actions" => list(1, word("What may be done.")),
+                    "actions" => list(1, &word("What may be done.")),
                     _ => word("What it may be done to; `*` for everything."),
                 },
             ),
         ),
         "conditions" => list(
             0,
-            object(&CONDITION_FIELDS, &[], |field| match field {
+            &object(&CONDITION_FIELDS, &[], |field| match field {
                 "requireMFA" => flag("Only with a second factor."),
                 _ => flag("Only for an incident, which is named."),
             }),

@@ -101,7 +101,9 @@ fn slice(service: &str, owner: Option<&str>, at: u16, endpoints: &[(&str, Option
 
 fn known(events: Vec<ServiceEvent>, pods: &Pods) -> Services {
     let mut services = Services::default();
-    events.into_iter().for_each(|event| services.apply(event));
+    for event in events {
+        services.apply(event);
+    }
     services.settle(pods);
     services
 }

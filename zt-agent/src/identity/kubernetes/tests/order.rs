@@ -64,7 +64,7 @@ fn play(history: &[Happens]) -> (Vec<Event>, Vec<Event>) {
                 };
                 match *happens {
                     Happens::Moved { address, .. } => {
-                        event.pod.addresses = vec![ip(&format!("10.0.0.{address}"))]
+                        event.pod.addresses = vec![ip(&format!("10.0.0.{address}"))];
                     }
                     Happens::Ended { .. } => event.pod.is_over = true,
                     _ => event.deleted = true,
