@@ -99,23 +99,21 @@ fn only_a() -> Policy {
 
 impl World {
     fn becomes(&mut self, to: SocketAddr, outcome: &str) -> Result<()> {
-        let client = &mut self.client;
+        let (client, agent) = (&mut self.client, &self.agent);
         eventually(&format!("{to} to become {outcome}"), PATIENCE, || {
             Ok(client.tcp(to)? == outcome)
         })?;
-        // What the API of the agent says is what the kernel does.
-        let answer = self.agent.post(
-            "/v1/evaluate",
-            &json!({
-                "source": {"spiffe_id": self.client.id},
-                "destination": {"address": to.ip().to_string(), "port": to.port()},
-            }),
-        )?;
-        let decision = answer.success()?.json()?["decision"].clone();
-        ensure!(
-            (decision == "DENY") == (outcome == "EPERM"),
-            "{to}: {outcome}, and evaluated {decision}"
-        );
+        // What the API of the agent says is what the kernel does, from the moment on in which the agent has told both.
+        let question = json!({
+            "source": {"spiffe_id": client.id},
+            "destination": {"address": to.ip().to_string(), "port": to.port()},
+        });
+        eventually(&format!("{to}: {outcome}, to be evaluated so"), PATIENCE, || {
+            let answer = agent.post("/v1/evaluate", &question)?;
+            let decision = answer.success()?.json()?["decision"].clone();
+            Ok((decision == "DENY") == (outcome == "EPERM"))
+        })?;
+        ensure!(client.tcp(to)? == outcome, "{to} did not stay {outcome}");
         Ok(())
     }
 }

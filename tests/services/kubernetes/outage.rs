@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The API away, forgetful, silent, talking nonsense, or refusing us.
 
+use zt_tests::eventually;
 use zt_tests::kube_api::Faults;
 
 use super::*;
@@ -13,7 +14,9 @@ fn what_is_known_holds_while_the_api_is_away_and_is_made_up_for_afterwards() -> 
     let mut agent = world.agent()?.start()?;
     let mut client = world.start(&uid, "app")?;
     world.connects(&mut client, "ok")?;
-    assert_eq!(ready(&agent)?, json!({ "status": "ready" }));
+    eventually("everything to have been listed", LATER, || {
+        Ok(ready(&agent)? == json!({ "status": "ready" }))
+    })?;
 
     world.api.stop();
     let stale = wait_status(&agent, "staleness to be told", |status| {

@@ -51,7 +51,7 @@ impl Freshness {
     }
 
     /// A collection is going to be followed: nothing is known yet.
-    pub(super) fn begin(&self, name: &'static str) {
+    pub(crate) fn begin(&self, name: &'static str) {
         self.with(name, |status| {
             status.stale = true;
             status.since = now();

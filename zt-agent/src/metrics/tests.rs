@@ -37,6 +37,11 @@ fn complete() -> Arc<Metrics> {
     let health = Health::new();
     health.rotated(&Arc::from("spiffe://hanzo.ai/hanzo-k8s/hanzo/gateway"));
     metrics.read_spire(health);
+    let freshness = Arc::new(kubernetes::Freshness::default());
+    for collection in ["node-pods", "pods", "services", "endpointslices"] {
+        freshness.begin(collection);
+    }
+    metrics.read_kubernetes(kubernetes::Health::new(freshness));
     metrics.read_configuration(watch::channel(Arc::default()).1);
     metrics
 }
