@@ -21,7 +21,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::spiffe_id::SpiffeId;
 
-pub use self::backends::MAX_BACKENDS;
+use self::backends::Remembered;
+pub use self::backends::{MAX_BACKENDS, MAX_PLACES_OF_ONE};
 pub use self::memory::{FILE, Recalled, recall, remember};
 pub use self::record::{Endpoint, Port, ServiceRecord, SlicePort, SliceRecord, TargetPort};
 
@@ -110,8 +111,10 @@ pub struct Services {
     of_service: BTreeMap<ObjectName, BTreeSet<ObjectName>>,
     /// The Services that have an endpoint at an address.
     at_address: HashMap<IpAddr, BTreeSet<ObjectName>>,
-    /// Who a pod was when it was last seen, by uid, as long as endpoints speak of it.
-    remembered: HashMap<Arc<str>, SpiffeId>,
+    /// The Services that say that an address outside is theirs.
+    outside: HashMap<IpAddr, BTreeSet<ObjectName>>,
+    /// Who a pod was when it was last seen, and where, as long as endpoints speak of it.
+    remembered: Remembered,
     /// How many endpoints speak of a pod.
     spoken_of: HashMap<Arc<str>, usize>,
     /// Who says what of a place.
@@ -129,8 +132,7 @@ impl Services {
             ServiceEvent::Service(service) => self.service(*service),
             ServiceEvent::ServiceGone { name, uid } => {
                 if self.known.get(&name).is_some_and(|service| service.uid == uid) {
-                    self.known.remove(&name);
-                    self.stale.insert(name);
+                    self.forget_service(&name);
                 }
             }
             ServiceEvent::Slice(slice) => self.slice(*slice),
@@ -141,8 +143,11 @@ impl Services {
             }
             ServiceEvent::Services(all) => {
                 let names: BTreeSet<ObjectName> = all.iter().map(|service| service.name.clone()).collect();
-                let gone = self.known.extract_if(.., |name, _| !names.contains(name));
-                self.stale.extend(gone.map(|(name, _)| name));
+                let known = self.known.keys();
+                let gone: Vec<ObjectName> = known.filter(|name| !names.contains(*name)).cloned().collect();
+                for name in &gone {
+                    self.forget_service(name);
+                }
                 for service in all {
                     self.service(service);
                 }
@@ -167,8 +172,8 @@ impl Services {
 
     /// Another pod, or none, has an address now: the Services that have endpoints there are looked at again.
     pub fn moved(&mut self, address: IpAddr) {
-        if let Some(names) = self.at_address.get(&address) {
-            self.stale.extend(names.iter().cloned());
+        for names in [self.at_address.get(&address), self.outside.get(&address)] {
+            self.stale.extend(names.into_iter().flatten().cloned());
         }
     }
 
@@ -200,9 +205,14 @@ impl Services {
     }
 
     /// What a place comes to, and the Services that say so. Where several claim one place, whoever connects may reach the
-    /// backends of any.
+    /// backends of any. The virtual addresses of the cluster come first: there may not be room for all.
     pub fn places(&self) -> impl Iterator<Item = (Place, Vec<&ObjectName>, Backends)> {
-        self.claims.iter().map(|(place, claims)| {
+        let inside: HashSet<IpAddr> = self.cluster_addresses().collect();
+        let (first, last): (Vec<_>, Vec<_>) = self
+            .claims
+            .iter()
+            .partition(|(place, _)| inside.contains(&place.address));
+        first.into_iter().chain(last).map(|(place, claims)| {
             let backends = claims.values().flatten().cloned().collect();
             (*place, claims.keys().collect(), backends)
         })
@@ -226,8 +236,26 @@ impl Services {
             return;
         }
         // One of the same name and another uid is another: the older one is gone, whether that was said or not.
-        self.known.insert(name.clone(), service);
-        self.stale.insert(name);
+        self.forget_service(&name);
+        for address in &service.external_addresses {
+            self.outside.entry(*address).or_default().insert(name.clone());
+        }
+        self.known.insert(name, service);
+    }
+
+    fn forget_service(&mut self, name: &ObjectName) {
+        self.stale.insert(name.clone());
+        let Some(service) = self.known.remove(name) else {
+            return;
+        };
+        for address in &service.external_addresses {
+            if let Some(names) = self.outside.get_mut(address) {
+                names.remove(name);
+                if names.is_empty() {
+                    self.outside.remove(address);
+                }
+            }
+        }
     }
 
     fn slice(&mut self, slice: SliceRecord) {

@@ -47,7 +47,7 @@ pub enum ClientError {
     Silent(Duration),
     /// It refuses us.
     #[error(
-        "the Kubernetes API server refuses {what} ({code}): {message}; the agent's ClusterRole must allow `list` and `watch` of it"
+        "the Kubernetes API server refuses {what} ({code}): {message}; what this role of ours may do in the cluster (its ClusterRole) does not include that: docs/kubernetes.md has what it needs"
     )]
     Refused {
         /// What was asked for.

@@ -13,6 +13,8 @@ use crate::identity::kubernetes::{Pod, Qos};
 
 /// The annotation by which the API's copy of a static pod bears the uid that the kubelet knows it by.
 const MIRROR: &str = "kubernetes.io/config.mirror";
+/// The namespace of static pods. Anybody who may make pods can write the annotation, in their own namespaces.
+const STATIC: &str = "kube-system";
 
 /// The pods of one node.
 pub fn of_node(node: &str) -> Collection {
@@ -116,6 +118,7 @@ impl From<ApiPod> for ReadPod {
         let addresses = parsed(status.pod_ips, status.pod_ip, &mut odd);
         let host_addresses = parsed(status.host_ips, status.host_ip, &mut odd);
         let mirror = metadata.annotations.get(MIRROR).and_then(Value::as_str);
+        let mirror = mirror.filter(|_| metadata.namespace == STATIC);
         Self(Pod {
             namespace: metadata.namespace,
             name: metadata.name,
@@ -166,7 +169,7 @@ mod tests {
     fn what_matters_of_a_pod_is_read() {
         let pod = read(json!({
             "metadata": {
-                "name": "iam-0", "namespace": "hanzo", "uid": "u-1", "resourceVersion": "17",
+                "name": "iam-0", "namespace": "kube-system", "uid": "u-1", "resourceVersion": "17",
                 "annotations": { "kubernetes.io/config.mirror": "abc", "other": 1 },
                 "managedFields": [{ "anything": {} }]
             },
@@ -180,7 +183,7 @@ mod tests {
         let ip = |text: &str| text.parse::<IpAddr>().expect("literal");
         assert_eq!(
             (pod.namespace.as_str(), pod.name.as_str(), pod.uid.as_str()),
-            ("hanzo", "iam-0", "u-1")
+            ("kube-system", "iam-0", "u-1")
         );
         assert_eq!(
             (pod.version, pod.node.as_str(), pod.service_account.as_str()),
@@ -193,6 +196,15 @@ mod tests {
             (pod.mirror.as_deref(), pod.qos),
             (Some("abc"), Some(Qos::BestEffort))
         );
+    }
+
+    #[test]
+    fn only_where_static_pods_are_the_annotation_makes_one() {
+        let pod = read(json!({"metadata": {
+            "name": "iam-0", "namespace": "hanzo", "uid": "u-1",
+            "annotations": { "kubernetes.io/config.mirror": "0123456789abcdef0123456789abcdef" },
+        }}));
+        assert_eq!(pod.mirror, None);
     }
 
     #[test]

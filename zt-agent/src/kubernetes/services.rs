@@ -15,6 +15,11 @@ use crate::identity::services::{
 
 /// The label by which a slice says whose it is.
 const OF_SERVICE: &str = "kubernetes.io/service-name";
+/// The labels of a Service that nodes do not translate.
+const ELSEWHERE: [&str; 2] = [
+    "service.kubernetes.io/service-proxy-name",
+    "service.kubernetes.io/headless",
+];
 /// What is sent in one piece at most.
 const BATCH: usize = 1024;
 
@@ -125,12 +130,18 @@ impl TryFrom<Value> for ReadService {
             several
         };
         // A headless one has backends of its own, at their own addresses.
-        let none: bool = is_external || cluster_addresses.is_empty();
+        let none = is_external || cluster_addresses.is_empty();
         let mut external_addresses = addresses(&spec["externalIPs"]);
         let ingress = list(&object["status"]["loadBalancer"]["ingress"]);
         // `Proxy`: what goes there leaves the node as it is.
         let translated = ingress.iter().filter(|ingress| ingress["ipMode"] != "Proxy");
         external_addresses.extend(translated.filter_map(|ingress| address(&ingress["ip"])));
+        let mut cluster_addresses = cluster_addresses;
+        // Those that nodes leave to somebody else's translator, of which nothing is known here.
+        let labels = &object["metadata"]["labels"];
+        if ELSEWHERE.iter().any(|label| !labels[label].is_null()) {
+            external_addresses.append(&mut cluster_addresses);
+        }
         external_addresses.retain(|external| !cluster_addresses.contains(external));
         let ports = list(&spec["ports"]).iter().filter_map(port).collect();
         Ok(Self(ServiceRecord {
@@ -233,12 +244,16 @@ fn slice_port(value: &Value) -> Option<SlicePort> {
 fn endpoint(value: &Value) -> Endpoint {
     let target = &value["targetRef"];
     let is_pod = target["kind"] == "Pod";
+    let read = addresses(&value["addresses"]);
+    let conditions = &value["conditions"];
+    // What is not said is so, except that it ends.
+    let says = |condition: &str, otherwise| conditions[condition].as_bool().unwrap_or(otherwise);
     Endpoint {
-        addresses: addresses(&value["addresses"]),
+        has_odd_address: list(&value["addresses"]).len() != read.len(),
+        addresses: read,
         // A pod without a uid is one that nobody is.
         pod: is_pod.then(|| target["uid"].as_str().unwrap_or_default().into()),
-        // Not known means that it is.
-        ready: value["conditions"]["ready"].as_bool().unwrap_or(true),
+        ready: says("ready", true) || (says("serving", true) && says("terminating", false)),
     }
 }
 
@@ -306,6 +321,35 @@ mod tests {
                 "{record:?}"
             );
         }
+    }
+
+    #[test]
+    fn what_nodes_do_not_translate_is_outside() {
+        for label in ELSEWHERE {
+            let record = service(json!({
+                "metadata": {"namespace": "hanzo", "name": "web", "uid": "u", "labels": {label: ""}},
+                "spec": {"clusterIP": "10.96.0.1", "ports": [{"port": 80}]},
+            }));
+            assert_eq!(
+                (record.cluster_addresses, record.external_addresses),
+                (vec![], vec![ip("10.96.0.1")])
+            );
+        }
+    }
+
+    #[test]
+    fn endpoints_that_may_be_given_connections_are_ready() {
+        let read = |object: Value| (endpoint(&object).ready, endpoint(&object).has_odd_address);
+        let at = |conditions: Value| read(json!({"addresses": ["10.0.0.1"], "conditions": conditions})).0;
+        assert!(at(json!(null)) && at(json!({"ready": true})));
+        assert!(!at(json!({"ready": false})) && !at(json!({"ready": false, "serving": true})));
+        assert!(!at(
+            json!({"ready": false, "serving": false, "terminating": true})
+        ));
+        assert!(at(json!({"ready": false, "terminating": true})));
+        assert!(at(json!({"ready": false, "serving": true, "terminating": true})));
+        assert!(!read(json!({"addresses": ["10.0.0.1"]})).1);
+        assert!(read(json!({"addresses": ["203.0.113.009"]})).1);
     }
 
     #[test]

@@ -226,14 +226,22 @@ impl<T: DeserializeOwned + Send + 'static> Follower<T> {
         let what = &self.collection.path;
         let mut objects = Vec::new();
         let mut next: Option<String> = None;
+        let mut limit = PAGE;
         for _ in 0..MOST_PAGES {
-            let mut parameters = format!("limit={PAGE}");
+            let mut parameters = format!("limit={limit}");
             if let Some(next) = &next {
                 parameters.push_str("&continue=");
                 parameters.push_str(&encoded(next));
             }
             let uri = self.collection.uri(&parameters);
-            let body = self.client.get(&uri, what, MAX_PAGE).await?;
+            let body = match self.client.get(&uri, what, MAX_PAGE).await {
+                // Of the largest objects that there may be, fewer fit: whoever may make some must not keep us from the rest.
+                Err(ClientError::TooLong { .. }) if limit > 1 => {
+                    limit /= 2;
+                    continue;
+                }
+                body => body?,
+            };
             let page: Page<'_> = serde_json::from_slice(&body).map_err(|error| ClientError::Garbled {
                 what: what.clone(),
                 message: error.to_string(),

@@ -78,9 +78,11 @@ pub struct SlicePort {
 pub struct Endpoint {
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+    /// It has one that cannot be read here, and may be read by whoever translates.
+    pub has_odd_address: bool,
     /// The uid of the pod that it says it is; empty where it names a pod without one.
     pub pod: Option<Arc<str>>,
-    /// Whether it takes new connections.
+    /// Whether it may be given new connections: also while it ends, since that is where they go when nobody else is there.
     pub ready: bool,
 }
 

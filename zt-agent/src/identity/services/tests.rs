@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Services in every order that the API may tell of them.
 
+mod hiding;
 mod orders;
 
 use std::collections::BTreeMap;
@@ -93,6 +94,7 @@ fn slice(service: &str, owner: Option<&str>, at: u16, endpoints: &[(&str, Option
             .map(|(address, pod)| Endpoint {
                 addresses: vec![ip(address)],
                 pod: pod.map(Arc::from),
+                has_odd_address: false,
                 ready: true,
             })
             .collect(),
@@ -234,7 +236,7 @@ fn the_api_server_is_named_at_its_service_and_where_it_listens() {
     api.name = rename(&api.name);
     api.has_selector = false;
     let mut slice = slice("kubernetes", None, 6443, &[("192.0.2.1", None)]);
-    slice.name = rename(&slice.name);
+    slice.name = rename(&api.name);
     let services = known(vec![add(api.clone()), ends(slice.clone())], &pods);
     let named = Some(vec![(Backend::Entity(identity::KUBE_APISERVER), 6443)]);
     assert_eq!(at(&services, "10.96.0.1", 80), named);
@@ -266,7 +268,11 @@ fn an_external_address_that_is_a_pods_names_that_pod_as_well() {
     );
     assert_eq!(
         at(&services, "198.51.100.1", 80),
-        Some(vec![workload("mine", 8080)])
+        Some(vec![
+            workload("mine", 8080),
+            (Backend::Address(ip("198.51.100.1")), 80)
+        ]),
+        "not every node translates it"
     );
     assert_eq!(
         at(&services, "10.0.0.2", 80),

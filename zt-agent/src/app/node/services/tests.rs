@@ -44,6 +44,7 @@ fn slice(addresses: &[&str]) -> SliceRecord {
             .map(|address| Endpoint {
                 addresses: vec![ip(address)],
                 pod: None,
+                has_odd_address: false,
                 ready: true,
             })
             .collect(),
