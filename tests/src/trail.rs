@@ -10,7 +10,7 @@ use crate::agent::Agent;
 use crate::wait::wait_for;
 
 /// How long a record may take from the decision to the trail.
-pub const RECORDED: Duration = Duration::from_secs(10);
+pub const RECORDED: Duration = Duration::from_secs(60);
 /// The most that one answer of the API holds.
 const PAGE: usize = 1000;
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! An agent's own life: how it starts, refuses to start, accounts for what it saw, and ends.
 
+use std::fs;
 use std::io::Read as _;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
@@ -175,10 +176,18 @@ fn a_missing_bpf_file_system_is_mounted_and_another_one_is_refused() -> Result<(
     agent.terminate()?;
     assert!(agent.command(&["detach", "--yes"]).status()?.success());
     assert_eq!(client.tcp(server.v4(81))?, "ok");
-    // In a mount namespace of its own, so that the machine keeps its mount.
+    // In a mount namespace of its own, so that the machine keeps its mount; and with processes of its own, of which it is the
+    // first: so it takes that namespace for the machine's.
     let mut child = Command::new("unshare")
-        .args(["--mount", "--propagation", "private", "sh", "-c"])
-        .args(["umount /sys/fs/bpf && exec \"$@\"", "sh"])
+        .args([
+            "--mount",
+            "--propagation",
+            "private",
+            "--pid",
+            "--fork",
+            "--mount-proc",
+        ])
+        .args(["sh", "-c", "umount /sys/fs/bpf && exec \"$@\"", "sh"])
         .arg(binary()?)
         .args(["run", "--config"])
         .arg(agent.files.config())
@@ -189,7 +198,10 @@ fn a_missing_bpf_file_system_is_mounted_and_another_one_is_refused() -> Result<(
         Ok(http::get(agent.health(), "/readyz").is_ok_and(|answer| answer.status == 200))
     });
     let refused = client.tcp(server.v4(81));
-    kill(Pid::from_raw(child.id().try_into()?), Signal::SIGTERM)?;
+    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id()))?;
+    for pid in children.split_whitespace() {
+        kill(Pid::from_raw(pid.parse()?), Signal::SIGTERM)?;
+    }
     let mut said = String::new();
     child.stderr.take().context("piped")?.read_to_string(&mut said)?;
     assert!(child.wait()?.success(), "{said}");
