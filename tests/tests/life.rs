@@ -248,7 +248,7 @@ fn bad_input_at_the_start_starts_nothing() -> Result<()> {
     let said = refused(agent()?.policy("policy.yaml", &misspelt)?)?;
     assert!(said.contains("policy.yaml") && said.contains("prots"), "{said}");
     let agent_without = sandbox.agent()?;
-    std::fs::remove_file(sandbox.directory().join("policies/policy.yaml"))?;
+    fs::remove_file(sandbox.directory().join("policies/policy.yaml"))?;
     let said = refused(agent_without)?;
     assert!(said.contains("no *.yaml"), "{said}");
 

@@ -2,6 +2,7 @@
 //! Who a workload is: the sources of "this cgroup, reached at these addresses, is this SPIFFE ID".
 
 pub mod file;
+pub mod kept;
 pub mod kubernetes;
 pub mod merge;
 mod modes;

@@ -4,9 +4,8 @@
 //! A pod of this node is known by the uid in its cgroup's name, and stays true. Where pods of other nodes are reached is
 //! not believed for longer than [`MOST_AGE`], as their addresses may be other pods' by then.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -83,23 +82,10 @@ pub(super) fn text(node: &str, directory: &Directory) -> io::Result<Vec<u8>> {
     })?)
 }
 
-/// Replaces what `path` says. Only root may read it.
-pub(super) fn remember(path: &Path, text: &[u8]) -> io::Result<()> {
-    let beside = path.with_extension("json.new");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&beside)?;
-    file.write_all(text)?;
-    file.sync_all()?;
-    fs::rename(&beside, path)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::kept;
     use crate::identity::kubernetes::{Pod, Template};
 
     fn directory(node: &str) -> Directory {
@@ -127,7 +113,7 @@ mod tests {
         before.applied(Part::Here, &pod("a", "one", "10.0.0.1"));
         before.applied(Part::Elsewhere, &pod("b", "two", "10.0.0.2"));
         let known = before.changes();
-        remember(&path, &text("one", &before).expect("JSON")).expect("written");
+        kept::replace_synced(&path, &text("one", &before).expect("JSON")).expect("written");
 
         let mut after = directory("one");
         assert_eq!(recall(&path, "one", &mut after), 2);

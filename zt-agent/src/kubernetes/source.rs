@@ -14,6 +14,7 @@ use super::pods::{ReadPod, of_node, of_others};
 use super::watch::{Said, Timing, follow};
 use super::{Client, Freshness, Health, memory};
 use crate::cgroup::CgroupEvent;
+use crate::identity::kept;
 use crate::identity::kubernetes::{Changes, Directory, Naming, Part, Pod};
 
 /// Things said that may wait.
@@ -205,7 +206,7 @@ impl Source {
         self.save_at = None;
         let path = self.memory.clone();
         let written = match memory::text(&self.node, &self.directory) {
-            Ok(text) => tokio::task::spawn_blocking(move || memory::remember(&path, &text)).await,
+            Ok(text) => tokio::task::spawn_blocking(move || kept::replace_synced(&path, &text)).await,
             Err(error) => Ok(Err(error)),
         };
         if let Ok(Err(error)) = written {

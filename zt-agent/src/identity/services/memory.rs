@@ -2,15 +2,15 @@
 //! Who stood behind which virtual address, on disk: an agent that starts again goes on with it until the API has been
 //! heard, so that nothing is refused in between, and nothing is named otherwise than the kernel names it meanwhile.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Backend, Backends, Place};
+use crate::identity::kept;
 
 /// The file in the directory of the agent's state.
 pub const FILE: &str = "services.json";
@@ -52,7 +52,7 @@ pub fn recall(path: &Path, trust_domain: &str) -> Vec<Recalled> {
             Backend::Entity(_) | Backend::Address(_) => true,
         })
     };
-    if boot().is_none_or(|boot| boot != remembered.boot) || remembered.trust_domain != trust_domain {
+    if kept::boot().is_none_or(|boot| boot != remembered.boot) || remembered.trust_domain != trust_domain {
         return Vec::new();
     }
     remembered.places.into_iter().filter(ours).collect()
@@ -61,26 +61,13 @@ pub fn recall(path: &Path, trust_domain: &str) -> Vec<Recalled> {
 /// Replaces what `path` says. Only root may read it.
 pub fn remember(path: &Path, trust_domain: &str, places: Vec<Recalled>) -> io::Result<()> {
     let remembered = Remembered {
-        boot: boot().unwrap_or_default(),
+        boot: kept::boot().unwrap_or_default(),
         trust_domain: trust_domain.to_owned(),
         places,
     };
     let text = serde_json::to_vec(&remembered)?;
-    let new = path.with_extension("new");
     // Not synced: after a crash of the machine nothing in it would be true.
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&new)?;
-    file.write_all(&text)?;
-    fs::rename(&new, path)
-}
-
-fn boot() -> Option<String> {
-    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    Some(text.trim().to_owned())
+    kept::replace(path, &text)
 }
 
 #[cfg(test)]

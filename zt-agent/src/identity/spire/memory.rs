@@ -6,15 +6,15 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
+use std::fs;
+use std::io;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Attested, Known};
+use crate::identity::kept;
 
 /// The file in the directory of the agent's state.
 pub const FILE: &str = "identities.json";
@@ -78,7 +78,7 @@ pub(super) fn recall(path: &Path, trust_domain: &str, present: &BTreeMap<PathBuf
             return Known::new();
         }
     };
-    if boot().is_none_or(|boot| boot != remembered.boot) || remembered.trust_domain != trust_domain {
+    if kept::boot().is_none_or(|boot| boot != remembered.boot) || remembered.trust_domain != trust_domain {
         return Known::new();
     }
     remembered
@@ -107,7 +107,7 @@ pub(super) fn remember(path: &Path, trust_domain: &str, known: &Known) -> io::Re
 
 fn write(path: &Path, trust_domain: &str, known: &Known) -> io::Result<()> {
     let remembered = Remembered {
-        boot: boot().unwrap_or_default(),
+        boot: kept::boot().unwrap_or_default(),
         trust_domain: trust_domain.to_owned(),
         workloads: known
             .iter()
@@ -119,21 +119,8 @@ fn write(path: &Path, trust_domain: &str, known: &Known) -> io::Result<()> {
             .collect(),
     };
     let text = serde_json::to_vec(&remembered)?;
-    let new = path.with_extension("new");
     // Not synced: after a crash of the machine nothing in it would be true.
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&new)?;
-    file.write_all(&text)?;
-    fs::rename(&new, path)
-}
-
-fn boot() -> Option<String> {
-    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    Some(text.trim().to_owned())
+    kept::replace(path, &text)
 }
 
 #[cfg(test)]
@@ -166,7 +153,7 @@ mod tests {
         assert!(recall(&path, "other.example", &present).is_empty());
 
         let text = fs::read_to_string(&path).expect("read");
-        let boot = boot().expect("boot id");
+        let boot = kept::boot().expect("boot id");
         fs::write(&path, text.replace(&boot, "another-boot")).expect("written");
         assert!(recall(&path, DOMAIN, &present).is_empty());
         fs::write(&path, "{ not json").expect("written");

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Files in which an agent leaves what it knows to the next one. Only root may read them.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+/// Replaces what `path` says, whole or not at all as long as the machine runs.
+pub fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
+    write(path, text, false)
+}
+
+/// The same, also across a crash of the machine.
+pub fn replace_synced(path: &Path, text: &[u8]) -> io::Result<()> {
+    write(path, text, true)
+}
+
+/// Which start of the machine this is; `None` where the kernel does not say.
+pub fn boot() -> Option<String> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(text.trim().to_owned())
+}
+
+fn write(path: &Path, text: &[u8], synced: bool) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&new)?;
+    file.write_all(text)?;
+    if synced {
+        file.sync_all()?;
+    }
+    fs::rename(&new, path)
+}
