@@ -39,11 +39,12 @@ fn an_agent_ships_answers_from_the_server_and_waits_for_it() -> Result<()> {
 
     assert_eq!(ask(&agent, 5432)?["decision"], "ALLOW");
     assert_eq!(ask(&agent, 5433)?["decision"], "DENY");
-    let found = agent.records("type=decision&decision=DENY", 1, |_| true)?;
-    assert_eq!(found[0]["destination"]["port"], 5433);
     eventually("both decisions to be shipped", LATER, || {
         Ok(agent.metrics()?.sum("zt_audit_shipped_total", &[]) >= 2)
     })?;
+    // Not before: the agent makes the tables after it is ready.
+    let found = agent.records("type=decision&decision=DENY", 1, |_| true)?;
+    assert_eq!(found[0]["destination"]["port"], 5433);
     assert_eq!(
         server.number("SELECT count(*) FROM zt_audit.trail WHERE type = 'decision'")?,
         2
