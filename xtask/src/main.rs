@@ -6,6 +6,8 @@ mod build_ebpf;
 mod chart;
 mod demo;
 mod ebpf_build;
+mod golang;
+mod kubernetes;
 mod privilege;
 mod services;
 mod setup;

@@ -72,8 +72,29 @@ const WRK: Program = Program {
     required: false,
 };
 
+/// What the tests against a real API server need besides that; not needed for anything else.
+const FOR_APISERVER: [Program; 2] = [
+    Program {
+        name: "etcd",
+        package: "etcd-server",
+        purpose: "where the API server of Kubernetes keeps its objects",
+        required: true,
+    },
+    Program {
+        name: "curl",
+        package: "curl",
+        purpose: "the tests' requests to it over TLS",
+        required: true,
+    },
+];
+
 /// Services that these packages would start and enable; nobody asked for them.
-const SERVICES: [&str; 3] = ["redis-server.service", "postgresql.service", "prometheus.service"];
+const SERVICES: [&str; 4] = [
+    "etcd.service",
+    "redis-server.service",
+    "postgresql.service",
+    "prometheus.service",
+];
 
 /// Installs what is missing, or with `check` only reports it, and fails if something that is required is missing.
 pub(crate) fn run(check: bool) -> Result<()> {
@@ -147,6 +168,23 @@ pub(crate) fn for_bench() -> Result<()> {
         install_packages(&[&WRK])?;
     }
     Ok(())
+}
+
+/// Installs what only the tests against a real API server need. No service is left running.
+pub(crate) fn for_apiserver() -> Result<()> {
+    let absent = || FOR_APISERVER.iter().filter(|program| find(program).is_none());
+    if absent().next().is_some() {
+        install_packages(&absent().collect::<Vec<_>>())?;
+    }
+    match absent().next() {
+        Some(program) => bail!(
+            "{} ({}): run `{}`",
+            program.name,
+            program.purpose,
+            by_hand(program)
+        ),
+        None => Ok(()),
+    }
 }
 
 fn note(name: &str, present: bool) -> bool {

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Real SPIRE for the tests: its server and its agent, built from their Go module.
 
-use std::env;
-use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,21 +8,12 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::golang::{cache, go};
+
 /// The version that the tests were written with, and the Go that it asks for.
 const VERSION: &str = "1.13.3";
 const GO: &str = "1.25.3";
 const PROGRAMS: [&str; 2] = ["spire-server", "spire-agent"];
-
-/// What is built once for every checkout of this user.
-pub(crate) fn cache() -> Result<PathBuf> {
-    let cache = if let Some(cache) = env::var_os("XDG_CACHE_HOME") {
-        PathBuf::from(cache)
-    } else {
-        let home = env::var_os("HOME").context("neither XDG_CACHE_HOME nor HOME is set")?;
-        Path::new(&home).join(".cache")
-    };
-    Ok(cache.join("zt"))
-}
 
 fn directory() -> Result<PathBuf> {
     Ok(cache()?.join(format!("spire-{VERSION}")))
@@ -86,22 +75,6 @@ fn build(work: &Path) -> Result<()> {
         "SPIRE does not build; Go's messages are above. It needs Go {GO} or later, a C compiler and the Go module proxy"
     );
     Ok(())
-}
-
-/// Go, with everything that it writes below `work`.
-pub(crate) fn go(work: &Path) -> Command {
-    let mut command = Command::new("go");
-    let directories: [(&str, OsString); 2] = [
-        ("GOCACHE", work.join("cache").into()),
-        ("GOMODCACHE", work.join("modules").into()),
-    ];
-    command
-        .envs(directories)
-        // A workspace or flags of whoever calls are not meant for this.
-        .env("GOWORK", "off")
-        .env("GOFLAGS", "-mod=mod -buildvcs=false")
-        .current_dir(work);
-    command
 }
 
 fn works(program: &Path) -> bool {

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 
 use crate::test_report::Report;
-use crate::{chart, privilege, services, setup, spire, tidy, workspace};
+use crate::{chart, kubernetes, privilege, services, setup, spire, tidy, workspace};
 
 /// What to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -21,7 +21,10 @@ pub(crate) enum Tier {
     Kernel,
     /// Tests against real programs of others (PostgreSQL, Prometheus, SPIRE, Helm, schemathesis), each started for itself; as root
     Services,
-    /// Everything, after setting the machine up
+    /// Tests against a real API server of Kubernetes and etcd; as root. Not part of `all`: building the API server, once, takes
+    /// ten minutes of two cores
+    Apiserver,
+    /// Everything else, after setting the machine up
     All,
 }
 
@@ -59,6 +62,9 @@ pub(crate) fn run(tiers: &[Tier], arguments: &[String]) -> bool {
     if wanted(Tier::Services) {
         report.step("services", |report| services(report, arguments));
     }
+    if tiers.contains(&Tier::Apiserver) {
+        report.step("apiserver", |report| apiserver(report, arguments));
+    }
     report.finish()
 }
 
@@ -73,11 +79,23 @@ const SERVICE_TESTS: [&str; 7] = [
     "spire",
 ];
 
-/// Whether a test binary, such as `schemathesis-0123abc`, is of the services tier.
-fn is_service_test(binary: &Path) -> bool {
+/// The test of `tests/tests` that needs a real API server.
+const APISERVER_TEST: &str = "apiserver";
+
+/// The name of the test in a binary such as `schemathesis-0123abc`.
+fn test_name(binary: &Path) -> String {
     let name = binary.file_name().unwrap_or_default().to_string_lossy();
-    let name = name.rsplit_once('-').map_or(&*name, |(name, _)| name);
-    SERVICE_TESTS.contains(&name)
+    name.rsplit_once('-').map_or(&*name, |(name, _)| name).to_owned()
+}
+
+/// Whether a test binary is of the services tier.
+fn is_service_test(binary: &Path) -> bool {
+    SERVICE_TESTS.contains(&&*test_name(binary))
+}
+
+/// Whether a test binary is of the kernel tier: it needs no program of somebody else.
+fn is_kernel_test(binary: &Path) -> bool {
+    !is_service_test(binary) && test_name(binary) != APISERVER_TEST
 }
 
 /// The tests against programs of others: what is missing is installed first.
@@ -93,6 +111,29 @@ fn services(report: &mut Report, arguments: &[String]) -> Result<()> {
         command
             .arg(format!("ZT_SCHEMATHESIS={}", schemathesis.display()))
             .arg(format!("ZT_SPIRE={}", spire.display()))
+            .arg(format!("ZT_CHART={}", chart.display()))
+            .arg(binary)
+            .args(arguments)
+            .current_dir(workspace::root().join("tests"));
+        report.tests(command, &binary.display().to_string())?;
+    }
+    Ok(())
+}
+
+/// The tests against a real API server: what is missing is installed and built first.
+fn apiserver(report: &mut Report, arguments: &[String]) -> Result<()> {
+    setup::for_apiserver()?;
+    let apiserver = kubernetes::obtain()?;
+    let chart = chart::obtain()?;
+    build_binaries()?;
+    for binary in kernel_tests()?
+        .iter()
+        .filter(|binary| test_name(binary) == APISERVER_TEST)
+    {
+        let why = "because an agent is started, which loads programs into the kernel";
+        let mut command = privilege::as_root("env", why)?;
+        command
+            .arg(format!("ZT_KUBE_APISERVER={}", apiserver.display()))
             .arg(format!("ZT_CHART={}", chart.display()))
             .arg(binary)
             .args(arguments)
@@ -150,7 +191,7 @@ fn unit(report: &mut Report, arguments: &[String]) -> Result<()> {
 fn kernel(report: &mut Report, arguments: &[String]) -> Result<()> {
     build_binaries()?;
     let binaries = kernel_tests()?;
-    for binary in binaries.iter().filter(|binary| !is_service_test(binary)) {
+    for binary in binaries.iter().filter(|binary| is_kernel_test(binary)) {
         let name = binary
             .file_name()
             .unwrap_or_default()

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Programs of others that are built with Go, once for every checkout of this user.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::workspace;
+
+/// What is built once for every checkout of this user.
+pub(crate) fn cache() -> Result<PathBuf> {
+    let cache = if let Some(cache) = env::var_os("XDG_CACHE_HOME") {
+        PathBuf::from(cache)
+    } else {
+        let home = env::var_os("HOME").context("neither XDG_CACHE_HOME nor HOME is set")?;
+        Path::new(&home).join(".cache")
+    };
+    Ok(cache.join("zt"))
+}
+
+/// Go, with everything that it writes below `work`.
+pub(crate) fn go(work: &Path) -> Command {
+    let mut command = Command::new("go");
+    let directories: [(&str, OsString); 2] = [
+        ("GOCACHE", work.join("cache").into()),
+        ("GOMODCACHE", work.join("modules").into()),
+    ];
+    command
+        .envs(directories)
+        // A workspace or flags of whoever calls are not meant for this.
+        .env("GOWORK", "off")
+        .env("GOFLAGS", "-mod=mod -buildvcs=false")
+        .current_dir(work);
+    command
+}
+
+/// A module of this repository, with what its `go.sum` says and nothing else, of which one program is built.
+pub(crate) struct Module {
+    /// Where it is, below the root of the repository.
+    pub(crate) directory: &'static str,
+    /// Its files.
+    pub(crate) sources: &'static [&'static str],
+    /// What to build: a package of it, or of what it requires.
+    pub(crate) package: &'static str,
+    /// What it is called in messages.
+    pub(crate) name: &'static str,
+    /// How long that takes, for whoever waits.
+    pub(crate) takes: &'static str,
+}
+
+impl Module {
+    /// The path of one of its files.
+    pub(crate) fn source(&self, file: &str) -> PathBuf {
+        workspace::root().join(self.directory).join(file)
+    }
+
+    /// Builds `program`, if it is not there.
+    pub(crate) fn obtain(&self, program: &Path) -> Result<()> {
+        if program.is_file() {
+            return Ok(());
+        }
+        let directory = program.parent().context("it is in a directory")?;
+        let work = directory.join("build");
+        fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
+        println!(
+            "  building: {}, into {} ({}, once)",
+            self.name,
+            directory.display(),
+            self.takes
+        );
+        let started = Instant::now();
+        for source in self.sources {
+            fs::copy(self.source(source), work.join(source))?;
+        }
+        let built = go(&work)
+            .args([
+                "build",
+                "-trimpath",
+                "-ldflags=-s -w",
+                "-o",
+                "program",
+                self.package,
+            ])
+            .env("GOFLAGS", "-mod=readonly -buildvcs=false")
+            .status();
+        // Gigabytes, and read-only: Go's own command removes them.
+        let cleaned = go(&work).args(["clean", "-cache", "-modcache"]).status();
+        let built = built.context("cannot run go")?;
+        ensure!(
+            built.success(),
+            "{} does not build; Go's messages are above. It needs the Go of SPIRE and the Go module proxy",
+            self.directory
+        );
+        cleaned.context("cannot run go")?;
+        // Whole, or not there.
+        fs::rename(work.join("program"), program)?;
+        fs::remove_dir_all(&work)?;
+        println!("  built:    in {} s", started.elapsed().as_secs());
+        Ok(())
+    }
+}
