@@ -35,7 +35,7 @@ const OTHER: &str = "other-node";
 const OPEN: u16 = 8000;
 /// One more at which the server listens.
 const MORE: u16 = 8001;
-/// The ClusterIP of a Service. The far server has it besides its own address: nobody translates here.
+/// The virtual address of a Service. The far server has it besides its own address: nobody translates here.
 const WEB: Ipv4Addr = Ipv4Addr::new(10, 96, 7, 1);
 const CLIENT: &str = "spiffe://hanzo.ai/hanzo-k8s/shop/client";
 const SERVER: &str = "spiffe://hanzo.ai/hanzo-k8s/shop/server";

@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use zt_tests::postgres::Server;
-use zt_tests::{Engine, Policy, Scene, TCP, eventually, http, spiffe, wait_for};
+use zt_tests::{Engine, KubeApi, Policy, Scene, TCP, eventually, http, spiffe, wait_for};
 
 /// Longer than a scrape takes on a busy machine.
 const LATER: Duration = Duration::from_secs(150);
@@ -170,8 +170,12 @@ fn a_real_prometheus_reads_every_metric_of_a_node_and_of_an_engine() -> Result<(
     fs::write(policies.join("base.yaml"), policy.text())?;
     let mut engine = Engine::new(scene.sandbox(), "engine", &policies)?.on_server(&server.dsn("engine"), 365);
     engine.start()?;
+    let kubernetes = KubeApi::start()?;
+    let kubeconfig = kubernetes.kubeconfig(&home)?;
     let node = scene
         .agent(&Policy::new("unused"))?
+        .env("ZT_IDENTITY_SOURCE", "file,kubernetes")
+        .env("ZT_KUBECONFIG", &kubeconfig.display().to_string())
         .config("policySource", json!("engine"))
         .config("policyPath", json!("/nonexistent"))
         .config("engineUrl", json!(engine.url()))

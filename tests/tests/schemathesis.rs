@@ -11,6 +11,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
 use zt_tests::postgres::Server;
 use zt_tests::{Engine, Policy, Sandbox, Scene, TCP, eventually, http};
 
@@ -76,7 +77,12 @@ fn no_request_breaks_an_engine_on_postgresql() -> Result<()> {
         engine.get("/v1/policies")?["errors"].as_array().map(Vec::len),
         Some(0)
     );
-    // What was asked was recorded, and has arrived.
+    // What was asked was recorded, and has arrived; of what it makes up nothing may be a question that makes sense.
+    let question = json!({
+        "source": {"spiffe_id": "spiffe://hanzo.ai/hanzo-k8s/test/client"},
+        "destination": {"spiffe_id": "spiffe://hanzo.ai/hanzo-k8s/test/server", "port": 80},
+    });
+    http::post(engine.api(), "/v1/evaluate", &question)?.success()?;
     eventually("records to be shipped", Duration::from_secs(60), || {
         Ok(engine.metrics()?.sum("zt_audit_spool_records", &[]) == 0)
     })?;

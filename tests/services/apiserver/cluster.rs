@@ -18,7 +18,7 @@ use super::LATER;
 
 /// Who may do everything.
 const ADMIN: &str = "admin-of-this-test";
-/// What ClusterIPs are taken from.
+/// What virtual addresses are taken from.
 const SERVICE_NETWORK: &str = "10.96.0.0/16";
 /// Where the API server says that it is; the test asks it on loopback.
 const ADVERTISED: &str = "192.0.2.250";

@@ -75,8 +75,8 @@ fn without_the_server_identities_end_with_their_svids() -> Result<()> {
     world.spire.stop_server()?;
     wait_metric(&agent, "zt_spire_withdrawn_total", &[("cause", "expired")], 2)?;
     // Enforced once, enforced still.
-    world.connects(OPEN, "EPERM")?;
     wait_identity(&agent, &world.cgroup("client")?, None)?;
+    world.connects(OPEN, "EPERM")?;
     agent.wait_audit("decision=DENY&source=unknown", LATER, |records| {
         records
             .iter()
