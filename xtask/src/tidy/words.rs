@@ -33,7 +33,7 @@ const ROOTS: [&str; 24] = [
 ];
 
 /// Hosts that a text may send its reader to. Anything else may be a mirror or a name of one site's network.
-const HOSTS: [&str; 29] = [
+const HOSTS: [&str; 30] = [
     "127.0.0.1",
     "0.0.0.0",
     "localhost",
@@ -54,6 +54,7 @@ const HOSTS: [&str; 29] = [
     "www.rfc-editor.org",
     "datatracker.ietf.org",
     "spiffe.io",
+    "kubernetes.default.svc",
     "kubernetes.io",
     "cilium.io",
     "istio.io",
