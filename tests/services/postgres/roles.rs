@@ -199,6 +199,18 @@ async fn without_the_roles_the_advice_is_to_make_them() {
     assert!(error.contains("roles.sql"), "{error}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn before_the_tables_are_made_an_answer_says_who_makes_them() {
+    let server = server();
+    let reader = Reader::new(target(&server, "engine"));
+    let asked = reader.query(&Filter::default(), None, 1).await;
+    let error = asked.expect_err("refused").to_string();
+    assert!(error.contains("zt_audit_maintainer"), "{error}");
+    let shipped = Writer::new(target(&server, "node")).seal(&[], &[], &[]).await;
+    // Nothing to keep is nothing to refuse.
+    assert!(shipped.is_ok(), "{shipped:?}");
+}
+
 #[test]
 fn the_roles_can_be_made_again() {
     let server = server();

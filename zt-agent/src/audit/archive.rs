@@ -17,8 +17,10 @@ use super::spool::{Account, Shipper, Spool, SpoolError, WhenFull};
 use super::sqlite::{self, Store, StoreError};
 use super::store::{Pruned, RingMark, Sink, SinkError};
 
-/// How often the tables are looked after, and how soon again where that failed.
+/// How often the tables are looked after.
 const UPKEEP: Duration = Duration::from_secs(3600);
+/// How soon again where that failed; doubled each time up to the last. Without tables nothing can be shipped.
+const UPKEEP_SOON: Duration = Duration::from_secs(1);
 const UPKEEP_AGAIN: Duration = Duration::from_secs(60);
 
 /// What the configuration says of the trail.
@@ -315,6 +317,7 @@ impl Sink for Archive {
 /// Makes and drops partitions, until the agent stops: one agent at a time, of all that may. A login that may not does
 /// nothing: another one's work.
 async fn look_after(target: Target, retention_days: u32, keys: PathBuf, mut stopping: watch::Receiver<bool>) {
+    let mut again = UPKEEP_SOON;
     while !*stopping.borrow_and_update() {
         let wait = match keep(&target, retention_days, &keys).await {
             Ok(None) => {
@@ -330,6 +333,7 @@ async fn look_after(target: Target, retention_days: u32, keys: PathBuf, mut stop
                         "looked after the partitions of the audit trail"
                     );
                 }
+                again = UPKEEP_SOON;
                 UPKEEP
             }
             Err(ArchiveError::Postgres(error)) if error.cause() == "permission" => {
@@ -339,8 +343,10 @@ async fn look_after(target: Target, retention_days: u32, keys: PathBuf, mut stop
                 UPKEEP
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot look after the partitions of the audit trail");
-                UPKEEP_AGAIN
+                let wait = again;
+                again = (again * 2).min(UPKEEP_AGAIN);
+                tracing::warn!(%error, seconds = wait.as_secs(), "cannot look after the partitions of the audit trail: tried again");
+                wait
             }
         };
         tokio::select! {

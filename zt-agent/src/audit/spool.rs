@@ -145,7 +145,6 @@ impl Spool {
             if noted.planned <= noted.shipped {
                 if noted.shipped >= head.seq {
                     self.moved(&state).await?;
-                    self.account.waiting_since(None);
                     return Ok(None);
                 }
                 let end_of_segment =
@@ -160,8 +159,9 @@ impl Spool {
             let records = self.store.range(first, noted.planned).await?;
             if records.len() as u64 == noted.planned - noted.shipped {
                 self.moved(&state).await?;
-                self.account
-                    .waiting_since(records.first().map(|(_, kept)| kept.entry.timestamp().0));
+                if let Some((_, oldest)) = records.first() {
+                    self.account.waiting_since(oldest.entry.timestamp().0);
+                }
                 let records: Vec<Kept> = records.into_iter().map(|(_, kept)| kept).collect();
                 return Ok(Some(Batch {
                     writer: head.writer,
@@ -341,7 +341,10 @@ impl Sink for Spool {
         }
         // Nothing may be waited for behind this: it is kept, and who gives up waiting would have it kept again.
         let head = self.store.keep(entries, mark).await?;
-        self.account.stored(head);
+        if let Some(first) = entries.first() {
+            self.account
+                .stored(head, entries.len() as u64, first.timestamp().0);
+        }
         self.more.notify_one();
         Ok(())
     }

@@ -32,8 +32,12 @@ pub enum PgError {
         source: sqlx::migrate::MigrateError,
     },
     /// A statement failed.
-    #[error("PostgreSQL: {0}")]
-    Database(#[from] sqlx::Error),
+    #[error("PostgreSQL: {source}{}", advice(source))]
+    Database {
+        /// Why.
+        #[from]
+        source: sqlx::Error,
+    },
     /// The server did not answer in time.
     #[error("PostgreSQL did not answer within {seconds} s")]
     Slow {
@@ -90,7 +94,7 @@ impl PgError {
             Self::Ahead { .. } => "rejected",
             Self::Clocks { .. } => "clock",
             Self::Dsn { .. } | Self::Migrate { .. } | Self::Damaged { .. } | Self::TooMuch(_) => "other",
-            Self::Connect { source, .. } | Self::Database(source) => match source {
+            Self::Connect { source, .. } | Self::Database { source } => match source {
                 sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut => "unreachable",
                 sqlx::Error::Encode(_) => "rejected",
                 sqlx::Error::Database(error) => of_code(
@@ -139,6 +143,10 @@ fn advice(source: &sqlx::Error) -> &'static str {
     match code.as_deref() {
         Some("42501") => "; GRANT that role to the login of audit.dsn, see deploy/postgres/roles.sql",
         Some("22023" | "42704" | "42883") => "; run deploy/postgres/roles.sql in that database",
+        Some("42P01") => {
+            "; the tables are made by the first agent whose login is a member of zt_audit_maintainer, \
+             or by `zt-agent audit prune`: wait for it, or see its log"
+        }
         _ => "",
     }
 }

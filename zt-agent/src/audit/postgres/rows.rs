@@ -52,7 +52,9 @@ pub(super) fn unreadable(row: &PgRow, error: PgError) -> Result<Unreadable, PgEr
             let found: String = found.chars().take(MOST).collect();
             format!("{column} is {found}")
         }
-        PgError::Database(sqlx::Error::ColumnDecode { index, source }) => {
+        PgError::Database {
+            source: sqlx::Error::ColumnDecode { index, source },
+        } => {
             let source = source.to_string();
             format!("{index}: {}", source.chars().take(MOST).collect::<String>())
         }

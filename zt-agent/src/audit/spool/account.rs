@@ -24,7 +24,7 @@ pub struct Account {
     dropped_newest: AtomicU64,
     refused: AtomicU64,
     failures: [AtomicU64; CAUSES.len()],
-    /// Time of the oldest record that waits; 0 where none does.
+    /// Time of the oldest record that waits; of no meaning where none does.
     oldest: AtomicI64,
     reachable: AtomicBool,
     /// What of the counters on disk was there when the agent started.
@@ -71,10 +71,11 @@ impl Account {
 
     /// How old the oldest record is that waits; zero where none does.
     pub fn lag(&self) -> Duration {
-        match self.oldest.load(Ordering::Relaxed) {
-            0 => Duration::ZERO,
-            oldest => Duration::from_nanos(clock::now().saturating_sub(oldest).max(0).unsigned_abs()),
+        if self.waiting() == 0 {
+            return Duration::ZERO;
         }
+        let oldest = self.oldest.load(Ordering::Relaxed);
+        Duration::from_nanos(clock::now().saturating_sub(oldest).max(0).unsigned_abs())
     }
 
     /// Whether the last attempt succeeded.
@@ -92,9 +93,19 @@ impl Account {
         self.position.subscribe()
     }
 
-    /// Records up to this one are stored. A place and no difference: the one who stores and the one who ships see the same
-    /// records, and either may be the first to say so.
-    pub(super) fn stored(&self, head: u64) {
+    /// Records up to this one are stored, of which the last `count` are new and the first of these is of this time (Unix
+    /// nanoseconds).
+    pub(super) fn stored(&self, head: u64, count: u64, first: i64) {
+        // Before the place: whoever sees that something waits knows since when.
+        if self.gone.load(Ordering::Relaxed) >= head.saturating_sub(count) {
+            self.oldest.store(first, Ordering::Relaxed);
+        }
+        self.is_at(head);
+    }
+
+    /// A place and no difference: the one who stores and the one who ships see the same records, and either may be the
+    /// first to say so.
+    fn is_at(&self, head: u64) {
         self.head.fetch_max(head, Ordering::Relaxed);
     }
 
@@ -112,13 +123,18 @@ impl Account {
         self.used.store(bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn waiting_since(&self, oldest: Option<i64>) {
-        self.oldest.store(oldest.unwrap_or(0), Ordering::Relaxed);
+    /// The oldest record that waits is of this time, in Unix nanoseconds.
+    pub(super) fn waiting_since(&self, oldest: i64) {
+        self.oldest.store(oldest, Ordering::Relaxed);
     }
 
     /// Takes over what is noted on disk. Of what is not shipped, `lost` records are not there any more.
     pub(super) fn moved(&self, noted: &Shipping, head: u64, lost: u64) {
-        self.stored(head);
+        if self.waiting() == 0 && head > self.head.load(Ordering::Relaxed) {
+            // Until somebody has read them: they are older, but how much nobody knows.
+            self.oldest.store(clock::now(), Ordering::Relaxed);
+        }
+        self.is_at(head);
         self.gone.store(noted.shipped + lost, Ordering::Relaxed);
         self.position.send_replace(noted.shipped);
         let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
@@ -149,10 +165,10 @@ mod tests {
     #[test]
     fn what_waits_is_counted_once_whoever_sees_it_first() {
         let account = Account::default();
-        account.stored(2000);
+        account.stored(2000, 2000, 1);
         // The shipper looks between the commit of the second batch and its being told.
         account.moved(&Shipping::default(), 4000, 0);
-        account.stored(4000);
+        account.stored(4000, 2000, 2);
         assert_eq!(account.waiting(), 4000);
         let shipped = Shipping {
             shipped: 3000,
@@ -160,5 +176,24 @@ mod tests {
         };
         account.moved(&shipped, 4000, 100);
         assert_eq!(account.waiting(), 900);
+    }
+    #[test]
+    fn what_waits_says_since_when_before_anybody_ships() {
+        let account = Account::default();
+        assert_eq!(account.lag(), Duration::ZERO);
+        account.stored(10, 10, 1);
+        let lag = account.lag();
+        assert!(lag > Duration::from_secs(1_700_000_000), "{lag:?}");
+        // Newer ones do not make it shorter.
+        account.stored(20, 10, clock::now());
+        assert!(account.lag() >= lag);
+        let all = Shipping {
+            shipped: 20,
+            ..Shipping::default()
+        };
+        account.moved(&all, 20, 0);
+        assert_eq!(account.lag(), Duration::ZERO);
+        account.stored(30, 10, clock::now());
+        assert!(account.lag() < lag && account.waiting() == 10);
     }
 }
