@@ -9,7 +9,7 @@ use zt_tests::postgres::Server;
 use zt_tests::wait::eventually;
 use zt_tests::{Policy, Sandbox, TCP, spiffe};
 
-const LATER: Duration = Duration::from_secs(60);
+const LATER: Duration = Duration::from_secs(120);
 
 fn ask(agent: &zt_tests::Agent, port: u16) -> Result<Value> {
     let request = json!({
