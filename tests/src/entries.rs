@@ -60,10 +60,10 @@ impl Maker {
                 number,
                 serde_json::json!({"to": "b", "from": "a", "diff": ["é", 1.50, {"z": null, "a": true}]}),
             );
-            return if (random / 5000).is_multiple_of(2) {
-                Entry::PolicyChange(change)
-            } else {
-                Entry::ModeChange(change)
+            return match (random / 5000) % 3 {
+                0 => Entry::PolicyChange(change),
+                1 => Entry::ModeChange(change),
+                _ => Entry::IdentityChange(change),
             };
         }
         Entry::Decision(self.decision(number, random, node))

@@ -82,7 +82,7 @@ CREATE TABLE zt_audit.shape (
     CONSTRAINT shape_whole CHECK (CASE
         WHEN type = 'decision' THEN num_nulls(source, destination, protocol, port, decision, enforced, mode, observer,
             hook, reason, proof) = 0 AND decision IN ('ALLOW', 'DENY')
-        WHEN type IN ('policy_change', 'mode_change') THEN part = 2 AND source_node IS NOT NULL
+        WHEN type IN ('policy_change', 'mode_change', 'identity_change') THEN part = 2 AND source_node IS NOT NULL
         ELSE part = 2
     END)
 );

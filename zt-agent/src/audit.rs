@@ -28,7 +28,8 @@ pub mod store;
 pub mod verify;
 
 pub use convert::{
-    Context, Evaluation, PolicyChange, from_decision, from_evaluation, from_mode_change, from_policy_change,
+    Context, Evaluation, IdentityChange, PolicyChange, from_decision, from_evaluation, from_identity_change,
+    from_mode_change, from_policy_change,
 };
 pub use decode::{Decision, DecodeError, Event, Notice, decode};
 pub use names::{Directory, NameBook, NameResolver};

@@ -35,10 +35,10 @@ fn entry(number: u64, of: &Entry) -> Entry {
             number,
             serde_json::json!({ "mode": "observe" }),
         );
-        return if number.is_multiple_of(20) {
-            Entry::PolicyChange(change)
-        } else {
-            Entry::ModeChange(change)
+        return match (number / 10) % 3 {
+            0 => Entry::PolicyChange(change),
+            1 => Entry::ModeChange(change),
+            _ => Entry::IdentityChange(change),
         };
     }
     let mut record = of.decision().expect("a decision").clone();

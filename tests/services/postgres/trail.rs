@@ -190,9 +190,14 @@ fn filter(number: u64, maker: &Maker, count: u64) -> Filter {
         )),
         _ => None,
     };
-    let kinds = [Kind::PolicyChange, Kind::Decision, Kind::ModeChange];
+    let kinds = [
+        Kind::PolicyChange,
+        Kind::Decision,
+        Kind::ModeChange,
+        Kind::IdentityChange,
+    ];
     Filter {
-        kind: one_in(0, 8).then(|| kinds[((random >> 3) % 3) as usize]),
+        kind: one_in(0, 8).then(|| kinds[((random >> 3) % 4) as usize]),
         since: one_in(5, 4).then(|| time(1)),
         until: one_in(7, 4).then(|| time(2)),
         decision: one_in(9, 3).then_some(if one_in(11, 2) {

@@ -61,6 +61,16 @@ fn attested_enforced_rotated_and_withdrawn() -> Result<()> {
     })?;
     assert_eq!(world.client.receive(held)?.errno.as_deref(), Some("ECONNRESET"));
     wait_metric(&agent, "zt_spire_withdrawn_total", &[("cause", "no_entry")], 1)?;
+    let lost = agent.records("type=identity_change", 1, |_| true)?;
+    assert_eq!(
+        (&lost[0]["caller"], &lost[0]["change"]),
+        (
+            &json!("spire"),
+            &json!({
+                "cgroup": world.cgroup("server")?.relative(), "from": SERVER, "to": null, "cause": "no_entry",
+            })
+        )
+    );
 
     // So does the client's: it stays enforced, and the record says that nobody knows it.
     world.spire.unregister(&client)?;

@@ -42,6 +42,12 @@ fn a_cgroup_that_file_and_spire_name_differently_is_nobody() -> Result<()> {
         1,
     )?;
 
+    let disputed = agent.records("type=identity_change", 1, |record| {
+        record["change"]["cause"] == "disputed"
+    })?;
+    let says = json!({ "file": SERVER, "kubernetes": null, "spire": CLIENT });
+    assert_eq!(disputed[0]["change"]["says"], says);
+
     // Agreed: the name is SPIRE's, the mode the file's.
     agent.files.write_workloads(&[
         Workload::new(CLIENT, &client).mode("observe"),

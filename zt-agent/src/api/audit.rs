@@ -54,7 +54,7 @@ pub(super) struct Records {
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "describes what `records` reads")]
 struct RecordsQuery {
-    /// `decision`, `policy_change` or `mode_change`
+    /// `decision`, `policy_change`, `mode_change` or `identity_change`
     r#type: Option<String>,
     /// RFC 3339; not before
     since: Option<String>,

@@ -49,13 +49,13 @@ pub(super) async fn show(Extension(Served(bytes)): Extension<Served>) -> Respons
 
 /// Describes what `audit::Kept` serializes to.
 ///
-/// An entry of the trail: the record of the specification and the fields that are added to it. A change of policy or mode
-/// has `change`, and null where a decision has something.
+/// An entry of the trail: the record of the specification and the fields that are added to it. A change of policy, mode
+/// or identity has `change`, and null where a decision has something.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Record {
     /// `UUIDv7`.
     id: String,
-    /// `decision`, `policy_change` or `mode_change`.
+    /// `decision`, `policy_change`, `mode_change` or `identity_change`.
     r#type: String,
     /// RFC 3339 in UTC.
     timestamp: String,

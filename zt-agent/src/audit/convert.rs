@@ -75,6 +75,25 @@ pub struct PolicyChange {
     pub in_force: bool,
 }
 
+/// A workload that runs has lost its identity, or has another.
+#[derive(Clone, Debug)]
+pub struct IdentityChange {
+    /// Whose word it was: `spire`, or `sources` where several disagree.
+    pub caller: &'static str,
+    /// The cgroup of the workload, below the cgroup2 mount.
+    pub cgroup: String,
+    /// Who it was; `None` where that is for the sources to say.
+    pub from: Option<Arc<str>>,
+    /// Who it is now; `None`: nobody.
+    pub to: Option<Arc<str>>,
+    /// Why, in one word.
+    pub cause: &'static str,
+    /// What each source says, where they disagree.
+    pub says: Option<serde_json::Value>,
+    /// Revision of the policy in force.
+    pub revision: u64,
+}
+
 /// The record of a decision of the kernel, or of the sweep through its sockets.
 pub fn from_decision(
     decision: &Decision,
@@ -225,6 +244,23 @@ pub fn from_policy_change(change: PolicyChange, context: &Context, time: Timesta
         (id, time),
         (Arc::clone(&context.cluster), Arc::clone(&context.node)),
         change.caller,
+        change.revision,
+        what,
+    ))
+}
+
+/// The record of an identity that a workload has no longer.
+pub fn from_identity_change(change: IdentityChange, context: &Context, time: Timestamp, id: Uuid) -> Entry {
+    let mut what = serde_json::json!({
+        "cgroup": change.cgroup, "from": change.from, "to": change.to, "cause": change.cause,
+    });
+    if let (Some(says), Some(fields)) = (change.says, what.as_object_mut()) {
+        fields.insert("says".to_owned(), says);
+    }
+    Entry::IdentityChange(Change::new(
+        (id, time),
+        (Arc::clone(&context.cluster), Arc::clone(&context.node)),
+        Arc::from(change.caller),
         change.revision,
         what,
     ))

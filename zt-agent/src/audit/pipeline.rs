@@ -35,7 +35,7 @@ use tokio::time::Instant;
 pub use self::error::{Closed, NotRecorded};
 pub use self::recorder::Recorder;
 pub use self::stats::{Losses, Stats};
-use super::convert::{Evaluation, PolicyChange};
+use super::convert::{Evaluation, IdentityChange, PolicyChange};
 use super::decode::Decision;
 use super::names::NameBook;
 use super::record::{AuditRecord, Entry};
@@ -102,7 +102,7 @@ impl Settings {
     }
 }
 
-/// What an operator or a client did.
+/// What an operator, a client or an identity source did.
 #[derive(Clone, Debug)]
 pub enum ApiEvent {
     /// Asked for a decision.
@@ -118,6 +118,8 @@ pub enum ApiEvent {
     },
     /// Put another policy in force.
     PolicyChanged(PolicyChange),
+    /// An identity source took an identity back.
+    IdentityChanged(IdentityChange),
 }
 
 /// One message to the recorder. Its permit is its place in the queue.

@@ -70,7 +70,7 @@ impl Filter {
             && asked(self.until.as_ref(), |until| time < *until);
         let decision = match entry {
             Entry::Decision(record) => record,
-            Entry::PolicyChange(change) | Entry::ModeChange(change) => {
+            Entry::PolicyChange(change) | Entry::ModeChange(change) | Entry::IdentityChange(change) => {
                 let of_a_decision = self.decision.is_some()
                     || self.enforced.is_some()
                     || self.source.is_some()

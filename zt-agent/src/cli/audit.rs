@@ -49,6 +49,8 @@ pub(super) enum Type {
     PolicyChange,
     /// An operator changed the mode of the node
     ModeChange,
+    /// A workload has lost its identity, or has another
+    IdentityChange,
 }
 
 /// Which records.
@@ -251,6 +253,7 @@ impl Type {
             Self::Decision => Kind::Decision,
             Self::PolicyChange => Kind::PolicyChange,
             Self::ModeChange => Kind::ModeChange,
+            Self::IdentityChange => Kind::IdentityChange,
         }
     }
 }

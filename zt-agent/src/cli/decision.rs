@@ -90,12 +90,22 @@ fn changed(record: &Value, kind: &str, colour: bool) -> String {
     )
 }
 
-/// What a change made of what: the mode, or the revision.
+/// What a change made of what: the mode, who a cgroup is, or the revision.
 pub(super) fn what_changed(record: &Value) -> String {
-    match record["change"]["mode"].as_str() {
-        Some(mode) => printable(mode),
-        None => format!("revision {}", plain(&record["revision"])),
+    let change = &record["change"];
+    if let Some(mode) = change["mode"].as_str() {
+        return printable(mode);
     }
+    if !change["cgroup"].is_null() {
+        let who = |name: &Value| name.as_str().map_or_else(|| "nobody".to_owned(), printable);
+        let (cgroup, cause) = (plain(&change["cgroup"]), plain(&change["cause"]));
+        return format!(
+            "{cgroup}: {} → {} ({cause})",
+            who(&change["from"]),
+            who(&change["to"])
+        );
+    }
+    format!("revision {}", plain(&record["revision"]))
 }
 
 #[cfg(test)]
@@ -113,6 +123,15 @@ mod tests {
         assert_eq!(
             line(&record, false),
             "12:00:00.123  mode_change  127.0.0.1:9 on n: observe"
+        );
+        let record = json!({
+            "type": "identity_change", "timestamp": "2026-01-31T12:00:00.123456Z", "decision": null, "node": "n",
+            "caller": "spire", "revision": 3,
+            "change": { "cgroup": "pods/a", "from": "spiffe://x/a", "to": null, "cause": "no_entry" },
+        });
+        assert_eq!(
+            line(&record, false),
+            "12:00:00.123  identity_change  spire on n: pods/a: spiffe://x/a → nobody (no_entry)"
         );
     }
 

@@ -32,7 +32,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use self::bundle::BundleError;
-pub use self::health::{Health, Status};
+pub use self::health::{Health, Status, Withdrawal};
 pub use self::memory::FILE;
 pub use self::source::Source;
 pub use self::subject::Pods;
@@ -100,8 +100,8 @@ pub struct Attestation {
     pub cgroup: PathBuf,
     /// Its id: another cgroup at the same path is not meant.
     pub cgroup_id: u64,
-    /// Who it is; `None`: nobody that SPIRE knows.
-    pub identity: Option<Attested>,
+    /// Who it is; or why it is nobody that SPIRE knows.
+    pub identity: Result<Attested, Withdrawal>,
 }
 
 #[cfg(test)]

@@ -89,6 +89,7 @@ async fn what_a_row_says_is_checked() {
         ("port", "NULL", "shape_whole"),
         ("proof", "NULL", "shape_whole"),
         ("type", "'mode_change'", "shape_whole"),
+        ("type", "'identity_change'", "shape_whole"),
         ("type", "'of_later'", "shape_whole"),
     ] {
         refused(&server, &Row::shape().with(column, sql).sql(), why);

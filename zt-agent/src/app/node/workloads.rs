@@ -9,10 +9,12 @@ use zt_common::abi::{MODE_ENFORCE, MODE_OBSERVE, Workload};
 use zt_common::names::{MAX_PEERS, MAX_WORKLOADS};
 
 use super::{Node, level};
+use crate::audit::convert::IdentityChange;
+use crate::audit::pipeline::ApiEvent;
 use crate::cgroup::{self, CgroupEvent};
 use crate::config::{Config, IdentitySource};
 use crate::identity::merge::{Merged, Said, merge};
-use crate::identity::spire::{Attestation, Attested};
+use crate::identity::spire::Attestation;
 use crate::identity::{Mode, WorkloadRecord, file as identity_file};
 use crate::kernel::ManagedRoot;
 use crate::metrics::NodeEvent;
@@ -130,13 +132,40 @@ impl Node {
             // It has gone meanwhile; at its path there may be another one.
             return false;
         }
-        let name = |(id, identity): (u64, Attested)| (id, identity.spiffe);
-        let now = said.identity.map(|identity| (said.cgroup_id, identity));
-        let before = match now.clone() {
-            Some(now) => self.attested.insert(said.cgroup, now),
-            None => self.attested.remove(&said.cgroup),
+        let before = match said.identity.clone() {
+            Ok(identity) => self
+                .attested
+                .insert(said.cgroup.clone(), (said.cgroup_id, identity)),
+            Err(_) => self.attested.remove(&said.cgroup),
         };
-        now.map(name) != before.map(name)
+        let before = before
+            .filter(|(id, _)| *id == said.cgroup_id)
+            .map(|(_, identity)| identity.spiffe);
+        let (now, cause) = match said.identity {
+            Ok(identity) => (Some(identity.spiffe), "renamed"),
+            Err(withdrawal) => (None, withdrawal.cause()),
+        };
+        if now == before {
+            return false;
+        }
+        // Who was nobody before is no news to an auditor: every workload begins so.
+        if let Some(from) = before {
+            self.record_identity(IdentityChange {
+                caller: "spire",
+                cgroup: said.cgroup.display().to_string(),
+                from: Some(from.text()),
+                to: now.map(|to| to.text()),
+                cause,
+                says: None,
+                revision: self.revision,
+            });
+        }
+        true
+    }
+
+    /// Has it recorded that a workload is no longer who it was. Where there is no room for it, it is counted as lost.
+    fn record_identity(&self, change: IdentityChange) {
+        self.parts.intake.note(ApiEvent::IdentityChanged(change));
     }
 
     /// A cgroup has gone, and with it what SPIRE said of it. Whether it had said something.
@@ -169,6 +198,19 @@ impl Node {
                 spire = dispute.spire.as_ref().map(SpiffeId::as_str),
                 "the identity sources disagree: nobody is named by either until they agree"
             );
+            self.record_identity(IdentityChange {
+                caller: "sources",
+                cgroup: dispute.cgroup.display().to_string(),
+                from: None,
+                to: None,
+                cause: "disputed",
+                says: Some(serde_json::json!({
+                    "file": dispute.file.as_ref().map(SpiffeId::as_str),
+                    "kubernetes": dispute.kubernetes.as_ref().map(SpiffeId::as_str),
+                    "spire": dispute.spire.as_ref().map(SpiffeId::as_str),
+                })),
+                revision: self.revision,
+            });
         }
         self.disputes = disputes;
         self.nobody = nobody;

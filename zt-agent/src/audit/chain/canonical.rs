@@ -17,7 +17,9 @@ pub fn write(entry: &Entry, to: &mut Vec<u8>) {
     fields.bytes(1, entry.kind().name().as_bytes());
     match entry {
         Entry::Decision(record) => decision(record, &mut fields),
-        Entry::PolicyChange(record) | Entry::ModeChange(record) => change(record, &mut fields),
+        Entry::PolicyChange(record) | Entry::ModeChange(record) | Entry::IdentityChange(record) => {
+            change(record, &mut fields);
+        }
     }
 }
 

@@ -181,7 +181,7 @@ impl<'a> Columns<'a> {
                 let detail = record.operator_detail();
                 self.detail.push(detail.map(|detail| detail.to_string()));
             }
-            Entry::PolicyChange(change) | Entry::ModeChange(change) => {
+            Entry::PolicyChange(change) | Entry::ModeChange(change) | Entry::IdentityChange(change) => {
                 self.revision.push(change.revision.cast_signed());
                 self.latency.push(0);
                 self.count.push(1);

@@ -52,7 +52,7 @@ impl<'a> Shape<'a> {
                 proof: Some(record.proof.name()),
                 part: part_number(record.part()),
             },
-            Entry::PolicyChange(change) | Entry::ModeChange(change) => Self {
+            Entry::PolicyChange(change) | Entry::ModeChange(change) | Entry::IdentityChange(change) => Self {
                 kind,
                 source: None,
                 destination: None,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Records of what people changed: the policy, the mode of a node.
+//! Records of what decides: a policy or a mode that people changed, an identity that was withdrawn.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::Timestamp;
 
-/// Somebody changed what is decided, or whether it happens. The fields of a decision are there and null.
+/// What is decided, or whether it happens, is another from now on. The fields of a decision are there and null.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     /// `UUIDv7`.
@@ -21,7 +21,8 @@ pub struct Change {
     pub cluster: Arc<str>,
     /// The node that this was done on.
     pub node: Arc<str>,
-    /// Who: the caller of the API, or where the policy came from (`directory …`, `file …`, `engine …`).
+    /// Who: the caller of the API, or where the policy came from (`directory …`, `file …`, `engine …`), or whose
+    /// word on identities it was (`spire`, `sources`).
     pub caller: Arc<str>,
     /// Revision in force afterwards.
     pub revision: u64,

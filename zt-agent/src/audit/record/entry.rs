@@ -21,6 +21,9 @@ pub enum Entry {
     PolicyChange(Change),
     /// An operator changed the mode of a node: `change` has `mode` (`observe` or `restore`).
     ModeChange(Change),
+    /// A workload that runs has lost its identity, or has another: `change` has its `cgroup`, the identities `from` and `to`,
+    /// the `cause`, and what each source `says` where they disagree.
+    IdentityChange(Change),
 }
 
 impl Entry {
@@ -30,6 +33,7 @@ impl Entry {
             Self::Decision(_) => Kind::Decision,
             Self::PolicyChange(_) => Kind::PolicyChange,
             Self::ModeChange(_) => Kind::ModeChange,
+            Self::IdentityChange(_) => Kind::IdentityChange,
         }
     }
 
@@ -39,6 +43,7 @@ impl Entry {
             Kind::Decision => None,
             Kind::PolicyChange => Some(Self::PolicyChange(change)),
             Kind::ModeChange => Some(Self::ModeChange(change)),
+            Kind::IdentityChange => Some(Self::IdentityChange(change)),
         }
     }
 
@@ -46,7 +51,7 @@ impl Entry {
     pub const fn id(&self) -> Uuid {
         match self {
             Self::Decision(record) => record.id,
-            Self::PolicyChange(change) | Self::ModeChange(change) => change.id,
+            Self::PolicyChange(change) | Self::ModeChange(change) | Self::IdentityChange(change) => change.id,
         }
     }
 
@@ -54,7 +59,9 @@ impl Entry {
     pub const fn timestamp(&self) -> Timestamp {
         match self {
             Self::Decision(record) => record.timestamp,
-            Self::PolicyChange(change) | Self::ModeChange(change) => change.timestamp,
+            Self::PolicyChange(change) | Self::ModeChange(change) | Self::IdentityChange(change) => {
+                change.timestamp
+            }
         }
     }
 
@@ -62,7 +69,7 @@ impl Entry {
     pub const fn decision(&self) -> Option<&AuditRecord> {
         match self {
             Self::Decision(record) => Some(record),
-            Self::PolicyChange(_) | Self::ModeChange(_) => None,
+            Self::PolicyChange(_) | Self::ModeChange(_) | Self::IdentityChange(_) => None,
         }
     }
 
@@ -70,7 +77,9 @@ impl Entry {
     pub const fn change(&self) -> Option<&Change> {
         match self {
             Self::Decision(_) => None,
-            Self::PolicyChange(change) | Self::ModeChange(change) => Some(change),
+            Self::PolicyChange(change) | Self::ModeChange(change) | Self::IdentityChange(change) => {
+                Some(change)
+            }
         }
     }
 }

@@ -84,13 +84,15 @@ vocabulary!(
 
 vocabulary!(
     /// What an entry of the trail is.
-    Kind, "type (decision, policy_change or mode_change)" {
+    Kind, "type (decision, policy_change, mode_change or identity_change)" {
         /// Something was decided.
         Decision = "decision",
         /// Another policy is in force.
         PolicyChange = "policy_change",
         /// An operator changed the mode of a node.
         ModeChange = "mode_change",
+        /// A workload has lost its identity, or has another.
+        IdentityChange = "identity_change",
     }
 );
 

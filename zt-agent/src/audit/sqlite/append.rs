@@ -209,7 +209,7 @@ pub(super) fn names_of(entry: &Entry) -> impl Iterator<Item = &Arc<str>> {
                 destination.pod.as_ref(),
             ]
         }
-        Entry::PolicyChange(change) | Entry::ModeChange(change) => {
+        Entry::PolicyChange(change) | Entry::ModeChange(change) | Entry::IdentityChange(change) => {
             let (node, cluster) = (Some(&change.node), Some(&change.cluster));
             [node, cluster, None, None, None, None, None, None]
         }
@@ -311,7 +311,7 @@ fn bind_record(
             values.push(record.count.cast_signed())?;
             values.push(record.operator_detail().map(|detail| detail.to_string()))?;
         }
-        Entry::PolicyChange(change) | Entry::ModeChange(change) => {
+        Entry::PolicyChange(change) | Entry::ModeChange(change) | Entry::IdentityChange(change) => {
             values.push(change.revision.cast_signed())?;
             values.push(0_i64)?;
             for _ in 0..7 {

@@ -77,7 +77,7 @@ impl ShapeKey {
                     part: record.part(),
                 }
             }
-            Entry::PolicyChange(change) | Entry::ModeChange(change) => Self {
+            Entry::PolicyChange(change) | Entry::ModeChange(change) | Entry::IdentityChange(change) => Self {
                 source: 0,
                 destination: 0,
                 protocol: 0,

@@ -37,24 +37,27 @@ pub(super) enum Standing {
 
 /// Why an identity was taken back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Withdrawal {
+pub enum Withdrawal {
     /// SPIRE no longer has an entry for it.
     NoEntry,
     /// Its SVID expired.
     Expired,
     /// Nobody is in the cgroup any more who could be attested.
     NoProcess,
+    /// Who asked SPIRE about it has failed: it is nobody until it is asked again.
+    Failed,
 }
 
 impl Withdrawal {
-    const ALL: [Self; 3] = [Self::NoEntry, Self::Expired, Self::NoProcess];
+    const ALL: [Self; 4] = [Self::NoEntry, Self::Expired, Self::NoProcess, Self::Failed];
 
-    /// The label in metrics.
-    pub(super) const fn cause(self) -> &'static str {
+    /// The label in metrics, and the cause in records.
+    pub const fn cause(self) -> &'static str {
         match self {
             Self::NoEntry => "no_entry",
             Self::Expired => "expired",
             Self::NoProcess => "no_process",
+            Self::Failed => "failed",
         }
     }
 }

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::attest::{Follower, Shared};
 use super::doors::Doors;
-use super::health::Health;
+use super::health::{Health, Withdrawal};
 use super::memory;
 use super::room::Room;
 use super::{Attestation, Known, OnExpiry, Pods, Settings, link};
@@ -231,12 +231,13 @@ impl Work {
             return None;
         };
         tracing::error!(%error, cgroup = %path.display(), "following a cgroup failed: it is nobody until it is followed again");
+        self.shared.health.withdrawn(Withdrawal::Failed);
         self.failed.push((path.clone(), id));
         self.again_at.get_or_insert_with(|| Instant::now() + FOLLOW_AGAIN);
         Some(Attestation {
             cgroup: path,
             cgroup_id: id,
-            identity: None,
+            identity: Err(Withdrawal::Failed),
         })
     }
 
@@ -274,7 +275,7 @@ impl Work {
         batch.retain(|attestation| self.followers.contains_key(&attestation.cgroup_id));
         // Nor does a name from one that has failed.
         let failed = |cgroup| self.failed.iter().any(|(_, failed)| *failed == cgroup);
-        batch.retain(|attestation| attestation.identity.is_none() || !failed(attestation.cgroup_id));
+        batch.retain(|attestation| attestation.identity.is_err() || !failed(attestation.cgroup_id));
         for attestation in &batch {
             self.memory.note(attestation);
         }
@@ -321,12 +322,12 @@ struct Memory {
 impl Memory {
     fn note(&mut self, attestation: &Attestation) {
         match &attestation.identity {
-            Some(identity) => {
+            Ok(identity) => {
                 let known = (attestation.cgroup_id, identity.clone());
                 self.known.insert(attestation.cgroup.clone(), known);
                 self.changed();
             }
-            None => self.forget(&attestation.cgroup, attestation.cgroup_id),
+            Err(_) => self.forget(&attestation.cgroup, attestation.cgroup_id),
         }
     }
 

@@ -143,12 +143,17 @@ impl World {
     }
 
     /// What the source says next of `root/web`.
-    async fn next(&mut self) -> Option<Attested> {
+    async fn next(&mut self) -> Result<Attested, Withdrawal> {
         let said = tokio::time::timeout(DEADLINE, self.said.recv());
         let said = said.await.expect("something is said").expect("it runs");
         assert_eq!(said.cgroup, PathBuf::from("root/web"));
         assert_eq!(said.cgroup_id, self.id("web"));
         said.identity
+    }
+
+    async fn next_is_nobody(&mut self) {
+        let said = self.next().await;
+        assert!(said.is_err(), "{said:?}");
     }
 
     async fn next_name(&mut self) -> String {
@@ -208,7 +213,7 @@ async fn an_identity_comes_rotates_changes_and_goes() {
 
     // The entry is deleted, and made again.
     fake.answer(Answer::Say(answer([])));
-    assert_eq!(world.next().await, None);
+    world.next_is_nobody().await;
     let status = world.until("nobody", |status| status.waiting == 1).await;
     assert_eq!(status.withdrawn.get("no_entry"), Some(&1));
     fake.answer(world.say(IAM));
@@ -246,7 +251,7 @@ async fn the_next_process_is_attested_when_one_ends_and_an_empty_cgroup_is_nobod
     assert_eq!(world.next_name().await, CHAT);
 
     world.end_first("web");
-    assert_eq!(world.next().await, None);
+    world.next_is_nobody().await;
     assert_eq!(world.health.status().withdrawn.get("no_process"), Some(&1));
     // Somebody new: noticed by the cgroup's own file.
     world.process("web");
@@ -309,7 +314,7 @@ async fn identities_outlive_the_spire_agent_until_their_svid_expires() {
     let status = world.until("no connection", |status| !status.connected).await;
     assert_eq!(status.named, 1, "it holds");
     assert!(status.error.is_some() && status.failures > 0);
-    assert_eq!(world.next().await, None);
+    world.next_is_nobody().await;
     assert_eq!(world.health.status().withdrawn.get("expired"), Some(&1));
 
     let _fake = world.fake(world.say(IAM));
@@ -332,7 +337,7 @@ async fn an_expired_identity_is_held_where_that_is_wanted() {
     world.nothing_said();
     // What SPIRE says counts all the same.
     let _fake = world.fake(Answer::Say(answer([])));
-    assert_eq!(world.next().await, None);
+    world.next_is_nobody().await;
 }
 
 #[tokio::test]
@@ -351,7 +356,7 @@ async fn the_next_start_goes_on_with_what_was_known() {
     world.until("it stands", |status| status.named == 1).await;
     // SPIRE is back, and says the same: nothing to pass on, and no rotation.
     let fake = world.fake(Answer::Say(answer([])));
-    assert_eq!(world.next().await, None);
+    world.next_is_nobody().await;
     drop(fake);
     world.stop().await;
     assert!(world.start().is_empty());

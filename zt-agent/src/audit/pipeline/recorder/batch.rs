@@ -91,6 +91,9 @@ impl<S: Sink> Recorder<S> {
                         ApiEvent::PolicyChanged(change) => {
                             convert::from_policy_change(change, &context, time, id)
                         }
+                        ApiEvent::IdentityChanged(change) => {
+                            convert::from_identity_change(change, &context, time, id)
+                        }
                     };
                     self.show(&record);
                     batch.records.push(record);

@@ -45,7 +45,7 @@ impl Follower {
         } else {
             tracing::info!(cgroup = %self.path.display(), spiffe = %identity.spiffe, "attested by SPIRE");
         }
-        self.say(Some(identity)).await;
+        self.say(Ok(identity)).await;
     }
 
     /// The cgroup is nobody.
@@ -60,10 +60,10 @@ impl Follower {
             why = why.cause(),
             "identity withdrawn"
         );
-        self.say(None).await;
+        self.say(Err(why)).await;
     }
 
-    async fn say(&self, identity: Option<Attested>) {
+    async fn say(&self, identity: Result<Attested, Withdrawal>) {
         let attestation = Attestation {
             cgroup: self.path.clone(),
             cgroup_id: self.cgroup,

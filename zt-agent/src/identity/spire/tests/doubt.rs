@@ -22,7 +22,7 @@ async fn a_new_subscription_that_contradicts_twice_takes_no_name_away() {
     assert_eq!(world.next_name().await, CHAT);
     // On a stream that is open SPIRE knows what it says.
     fake.answer(Answer::Say(answer([])));
-    assert_eq!(world.next().await, None);
+    world.next_is_nobody().await;
 }
 
 #[tokio::test]
@@ -36,6 +36,6 @@ async fn after_an_svid_has_expired_it_is_asked_again() {
         script.answer = next;
         false
     });
-    assert_eq!(world.next().await, None);
+    world.next_is_nobody().await;
     assert_eq!(world.next_name().await, IAM);
 }
