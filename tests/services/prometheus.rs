@@ -45,7 +45,7 @@ fn the_alerts_are_valid_and_fire_when_they_should() -> Result<()> {
     promtool(&["test", "rules", "zt.rules.test.yaml"])
 }
 
-/// A Prometheus that scrapes these once a second; it ends with the test.
+/// A Prometheus that scrapes these every few seconds; it ends with the test.
 struct Prometheus {
     child: Child,
     address: SocketAddr,
@@ -65,7 +65,8 @@ impl Prometheus {
             .map(|(job, target)| json!({"job_name": job, "static_configs": [{"targets": [target]}]}))
             .collect();
         let config = json!({
-            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            // A scrape may take as long as the interval, and on a busy machine it takes more than a second.
+            "global": {"scrape_interval": "10s", "scrape_timeout": "10s", "evaluation_interval": "1s"},
             "rule_files": [rules().join("zt.rules.yaml")],
             "scrape_configs": jobs,
         });
@@ -93,18 +94,17 @@ impl Prometheus {
         Ok(http::get(self.address, path)?.success()?.json()?["data"].clone())
     }
 
-    /// The targets that are up, once each was scraped; an error says what Prometheus has against one.
+    /// Waits until every target has been scraped; an error says what Prometheus has against one.
     fn scraped(&self, count: usize) -> Result<()> {
-        wait_for("every target to be scraped", LATER, || {
+        let mut against = Value::Null;
+        let scraped = wait_for("every target to be scraped", LATER, || {
             let targets = self.get("/api/v1/targets")?;
-            let active = targets["activeTargets"].as_array().context("targets")?.clone();
-            for target in &active {
-                let error = target["lastError"].as_str().unwrap_or_default();
-                ensure!(error.is_empty(), "{}: {error}", target["scrapeUrl"]);
-            }
+            let active = targets["activeTargets"].as_array().context("targets")?;
+            against = active.iter().map(|target| target["lastError"].clone()).collect();
             let up = active.iter().filter(|target| target["health"] == "up").count();
             Ok((up == count).then_some(()))
-        })
+        });
+        scraped.with_context(|| format!("Prometheus says {against}"))
     }
 
     /// The types of a job's metrics, by name.
@@ -248,6 +248,11 @@ fn a_real_prometheus_reads_every_metric_of_a_node_and_of_an_engine() -> Result<(
     })?;
     ensure!(groups.len() >= 4, "{groups:?}");
     let alerts = prometheus.get("/api/v1/alerts")?;
-    ensure!(alerts["alerts"] == json!([]), "{alerts}");
+    let alerts = alerts["alerts"].as_array().context("alerts")?;
+    // One that is pending may be of the moment in which all of this was started.
+    ensure!(
+        alerts.iter().all(|alert| alert["state"] != "firing"),
+        "{alerts:?}"
+    );
     Ok(())
 }

@@ -21,7 +21,7 @@ use crate::sandbox::Sandbox;
 use crate::wait::wait_for;
 
 /// How long an agent may take to be ready, and to end.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub const DEADLINE: Duration = Duration::from_secs(60);
 /// How much of its output a failure shows.
 const LOG_LINES: usize = 60;
 

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use crate::wait::eventually;
 
 /// How long killed processes may take to leave their cgroup.
-const KILL_DEADLINE: Duration = Duration::from_secs(10);
+const KILL_DEADLINE: Duration = Duration::from_secs(60);
 
 /// A directory of the cgroup2 hierarchy. The [`Sandbox`](crate::Sandbox) above it removes it; the handle does not.
 #[derive(Clone, Debug, PartialEq, Eq)]

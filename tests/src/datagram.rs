@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::hooks::has_packet_hook;
-use crate::probe::{Handle, Operation, Reply, TIMEOUT};
+use crate::probe::{Handle, Operation, Reply};
 use crate::scene::Party;
 use crate::wait::eventually;
 
@@ -22,9 +22,12 @@ pub fn take(party: &mut Party, socket: Handle, timeout: Duration) -> Result<Repl
     party.call(Operation::UdpRecvFrom { socket, timeout })
 }
 
+/// How long the guard may take to be there on a busy machine.
+const GUARDED: Duration = Duration::from_secs(30);
+
 /// Waits for the guard of a workload that has bound a port.
 pub fn guarded(party: &Party) -> Result<()> {
-    eventually("the guard of the workload", TIMEOUT, || {
+    eventually("the guard of the workload", GUARDED, || {
         has_packet_hook(&party.cgroup)
     })
 }

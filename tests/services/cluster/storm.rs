@@ -155,14 +155,10 @@ fn evaluations_are_on_record(server: &Server, asked: &[Asked; 3]) -> Result<()> 
             asked.answered.load(Ordering::Relaxed),
         );
         ensure!(answered > 0, "engine {number} answered nothing");
-        ensure!(
-            number == 0 || tried == answered,
-            "{answered} of {tried} were answered"
-        );
         eventually("every evaluation to be on record", LATER, || {
             Ok(evaluations(1001 + number)? >= answered)
         })?;
-        // One that was recorded just before a kill may not have been answered.
+        // One that was recorded just before a kill, or too late for who asked, was not answered.
         let recorded = evaluations(1001 + number)?;
         ensure!(
             recorded >= answered && recorded <= tried,
@@ -271,9 +267,14 @@ fn nothing_is_lost_or_doubled_when_an_engine_and_the_database_are_killed() -> Re
     ensure!(engines.all[0].terminate()?.success());
     let (writer, last) = stored(&engines.all[0])?;
     let there = format!("SELECT count(*) FROM zt_audit.record WHERE writer = '{writer}'");
+    // What it had not shipped when it ended it ships at its next start.
+    engines.all[0].start()?;
     eventually("the rest of the killed engine's records", LATER, || {
         Ok(server.number(&there)? >= last)
     })?;
+    ensure!(engines.all[0].terminate()?.success());
+    let (_, last) = stored(&engines.all[0])?;
+    eventually("its last records", LATER, || Ok(server.number(&there)? >= last))?;
     assert_eq!(server.number(&there)?, last);
     let kept = stormed.kept;
     ensure!(
