@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The usual cast of a kernel test: named workloads in cgroups and namespaces of their own, and whoever is not managed.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
@@ -41,6 +41,18 @@ impl Scene {
             sandbox: Sandbox::new(label)?,
             workloads: Vec::new(),
         })
+    }
+
+    /// One with a `server`, which serves these ports, and a `client`.
+    pub fn served(label: &str, ports: &[u16]) -> Result<(Self, Party, Party)> {
+        let mut scene = Self::new(label)?;
+        let (mut server, client) = (scene.workload("server")?, scene.workload("client")?);
+        for port in ports {
+            server
+                .serve(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), *port))?
+                .local()?;
+        }
+        Ok((scene, server, client))
     }
 
     /// The sandbox below it.

@@ -2,12 +2,11 @@
 //! Policies that a Kubernetes cluster keeps: engine and agent follow its resources, and their status says what came of
 //! them.
 
-use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use zt_tests::{Agent, Engine, KubeApi, Party, Scene, eventually, http, spiffe, wait_for};
+use zt_tests::{Agent, Engine, KubeApi, Party, Sandbox, Scene, eventually, http, spiffe, wait_for};
 
 const POLICIES: &str = "/apis/zt.hanzo.ai/v1/serviceaccesspolicies";
 const OPERATORS: &str = "/apis/zt.hanzo.ai/v1/operatoraccesspolicies";
@@ -41,13 +40,7 @@ struct World {
 }
 
 fn world(label: &str) -> Result<World> {
-    let mut scene = Scene::new(label)?;
-    let (mut server, client) = (scene.workload("server")?, scene.workload("client")?);
-    for port in [80, 81] {
-        server
-            .serve(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port))?
-            .local()?;
-    }
+    let (scene, server, client) = Scene::served(label, &[80, 81])?;
     let api = KubeApi::start()?;
     api.put(POLICIES, policy("web", &[80]));
     api.put(OPERATORS, on_call());
@@ -223,6 +216,69 @@ fn a_change_over_the_api_is_a_change_of_the_resource() -> Result<()> {
     http::request(engine.api(), "DELETE", "/v1/policies/new", None)?.success()?;
     ensure!(world.api.get(POLICIES, "", "new").is_none());
     world.becomes(80, "EPERM")?;
+    Ok(())
+}
+
+#[test]
+fn the_first_policy_of_a_cluster_is_made_over_the_api_and_one_that_is_not_valid_blocks_no_other() -> Result<()>
+{
+    let sandbox = Sandbox::new("crd-first")?;
+    let api = KubeApi::start()?;
+    api.kubeconfig(sandbox.directory())?;
+    let kubeconfig = sandbox.directory().join("kubeconfig");
+    let mut engine = Engine::new(&sandbox, "engine", sandbox.directory())?
+        .config("policySource", json!("kubernetes"))
+        .config("kubernetes", json!({"kubeconfig": kubeconfig}));
+    engine.start()?;
+    let ask = |method: &str, name: &str, document: Option<&Value>| {
+        let path = format!("/v1/policies/{name}");
+        let document = document.map(ToString::to_string);
+        http::request(engine.api(), method, &path, document.as_deref())
+    };
+    let errors = || Ok::<_, anyhow::Error>(engine.get("/v1/policies")?["errors"].to_string());
+    eventually("the engine to say that there is none", PATIENCE, || {
+        Ok(errors()?.contains("the cluster has no policy"))
+    })?;
+    let first = ask("PUT", "web", Some(&policy("web", &[80])))?
+        .success()?
+        .json()?;
+    ensure!(first["created"] == true && first["in_force"] == true, "{first}");
+    ensure!(api.get(POLICIES, "", "web").is_some() && errors()? == "[]");
+
+    let mut bad = policy("bad", &[80]);
+    bad["spec"]["rules"][0]["actoin"] = json!("DENY");
+    api.put(POLICIES, bad);
+    eventually("the engine to see it", PATIENCE, || {
+        Ok(errors()?.contains("actoin"))
+    })?;
+    let held = ask("PUT", "web", Some(&policy("web", &[81])))?;
+    ensure!(held.status == 202, "{}", held.status);
+    let held = held.json()?;
+    ensure!(
+        held["in_force"] == false && held["errors"].to_string().contains("actoin"),
+        "{held}"
+    );
+    let object = api.get(POLICIES, "", "web").context("there")?;
+    ensure!(object["spec"] == policy("web", &[81])["spec"], "{object}");
+    ensure!(ask("PUT", "more", Some(&policy("more", &[])))?.status == 202);
+    ensure!(ask("DELETE", "more", None)?.status == 202);
+    // Mended in its place, all of it comes into force.
+    let mended = ask("PUT", "bad", Some(&policy("bad", &[82])))?
+        .success()?
+        .json()?;
+    ensure!(
+        mended["created"] == false && mended["in_force"] == true,
+        "{mended}"
+    );
+    let all = engine.get("/v1/policies")?;
+    ensure!(
+        all["errors"] == json!([]) && all["policies"].as_array().map(Vec::len) == Some(2),
+        "{all}"
+    );
+    ensure!(
+        all.to_string().contains("81") && all.to_string().contains("82"),
+        "{all}"
+    );
     Ok(())
 }
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Break-glass when no agent answers.
 
-use std::net::{Ipv6Addr, SocketAddr};
 use std::process::Output;
 
 use anyhow::Result;
@@ -10,14 +9,7 @@ use zt_tests::agent::DEADLINE;
 use zt_tests::{Agent, Party, Policy, Scene, TCP, eventually};
 
 fn two(label: &str) -> Result<(Scene, Party, Party)> {
-    let mut scene = Scene::new(label)?;
-    let (mut server, client) = (scene.workload("server")?, scene.workload("client")?);
-    for port in [80, 81] {
-        server
-            .serve(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port))?
-            .local()?;
-    }
-    Ok((scene, server, client))
+    Scene::served(label, &[80, 81])
 }
 
 fn policy() -> Policy {

@@ -155,7 +155,10 @@ fn a_virtual_address_is_decided_by_who_is_behind_it() -> Result<()> {
     let web = web.cloned().unwrap_or_default();
     ensure!(web["group"] == true && web["service"] == "hanzo/web", "{shown}");
     ensure!(web["backends"].as_array().map(Vec::len) == Some(2), "{web}");
-    ensure!(world.agent.get("/v1/status")?["services"] == json!({"places": 3, "groups": 3, "left_out": 0}));
+    ensure!(
+        world.agent.get("/v1/status")?["services"]
+            == json!({"places": 3, "groups": 3, "left_out": 0, "groups_left_out": 0})
+    );
     // A rule for each of them is a rule for both.
     let both = Policy::new("only-a")
         .allow("client", "a", TCP, "80")

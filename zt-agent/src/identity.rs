@@ -7,6 +7,7 @@ pub mod kubernetes;
 pub mod merge;
 mod modes;
 pub mod services;
+pub mod since;
 pub mod spire;
 
 use std::fmt;

@@ -157,19 +157,19 @@ impl Kernel {
     /// Puts a policy in force, whole. A table of the revision in force that only adds to it is added in place.
     ///
     /// Returns whether the table was swapped.
-    pub fn enforce(&mut self, table: AllowTable) -> Result<bool, KernelError> {
+    pub fn enforce(&mut self, table: Arc<AllowTable>) -> Result<bool, KernelError> {
         if let Some(additions) = self
             .table
             .as_ref()
             .and_then(|in_force| table.additions_over(in_force))
             && self.tables.add(&additions, table.len())?
         {
-            self.table = Some(Arc::new(table));
+            self.table = Some(table);
             return Ok(false);
         }
         let _urgent = Urgent::begin();
         self.tables.swap(&table)?;
-        self.table = Some(Arc::new(table));
+        self.table = Some(table);
         Ok(true)
     }
 

@@ -13,6 +13,7 @@ pub mod policies;
 pub mod services;
 mod source;
 pub mod watch;
+pub mod watches;
 
 pub use self::client::{Client, ClientError};
 pub use self::freshness::{Freshness, Status};
@@ -20,3 +21,4 @@ pub use self::health::Health;
 pub use self::memory::FILE;
 pub use self::source::{Settings, Source};
 pub use self::watch::{Collection, Said, Timing, follow};
+pub use self::watches::Watches;

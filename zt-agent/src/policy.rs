@@ -8,6 +8,7 @@
 //! call, over the table that they are given.
 
 mod action;
+mod alike;
 mod any;
 mod compile;
 mod diff;
@@ -30,13 +31,14 @@ mod walk;
 use ipnet::IpNet;
 
 pub use action::{Action, Protocol};
+pub use alike::Alike;
 pub use any::AnyPolicy;
 pub use compile::{CompileError, compile, compile_with};
 pub use diff::{DefaultActionChange, PolicyChange, PolicyDiff, Statement};
 pub use document::{KIND, Rule, ServiceAccessPolicy, Target};
 pub use endpoint::Endpoint;
 pub use entity::{ENTITIES, entity_name, entity_number};
-pub use envelope::{API_VERSION, Head, is_policy_name};
+pub use envelope::{API_VERSION, Head, is_policy_name, text_digest};
 pub use group::{Group, Groups, Member};
 pub use network::Networks;
 pub use operator::{
@@ -45,7 +47,7 @@ pub use operator::{
 pub use ports::PortRange;
 pub use problem::Problem;
 pub use schema::{GROUP, RESOURCES, collection_of, definitions, document_of, resource_of};
-pub use set::{PolicySet, parse, reparse};
+pub use set::{PolicySet, Standing, parse, reparse, standing};
 pub use table::{AllowTable, Decision, Party};
 
 /// A policy file that someone else has read.

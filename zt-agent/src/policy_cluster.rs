@@ -15,12 +15,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::audit::clock;
 use crate::kubernetes::policies::{ReadPolicy, collections};
-use crate::kubernetes::{Client, Freshness, Said, Timing, follow};
+use crate::kubernetes::{Client, Freshness, Said, Timing, Watches};
 use crate::policy::{self, PolicySet, Problem};
 use crate::policy_dir::Contents;
 use crate::policy_follow::copy::Copy;
@@ -72,9 +71,7 @@ pub enum ClusterError {
 #[derive(Debug)]
 pub struct ClusterPolicies {
     said: [mpsc::Receiver<Said<ReadPolicy>>; 2],
-    /// Aborted when this is dropped.
-    _watches: JoinSet<()>,
-    freshness: Arc<Freshness>,
+    watches: Watches,
     known: Known,
     told: watch::Sender<Arc<Known>>,
     /// What was sent last, or is in force from the start.
@@ -100,23 +97,11 @@ impl ClusterPolicies {
     /// Asks the API for all policies; takes the last good ones from disk where it does not answer, or what it has is not
     /// valid.
     pub async fn start(settings: &Settings) -> Result<Start, ClusterError> {
-        let freshness = Arc::new(Freshness::default());
-        let mut watches = JoinSet::new();
-        let said = collections().map(|collection| {
-            let (sender, receiver) = mpsc::channel(QUEUE);
-            watches.spawn(follow(
-                settings.client.clone(),
-                collection,
-                settings.timing,
-                Arc::clone(&freshness),
-                sender,
-            ));
-            receiver
-        });
+        let mut watches = Watches::new(settings.client.clone(), settings.timing);
+        let said = collections().map(|collection| watches.follow(collection, QUEUE));
         let mut follower = Self {
             said,
-            _watches: watches,
-            freshness,
+            watches,
             known: Known::default(),
             told: watch::channel(Arc::default()).0,
             sent: None,
@@ -156,6 +141,13 @@ impl ClusterPolicies {
                 );
                 policies
             }
+            // Nobody has made one yet: the first can be made over this agent's own API.
+            (Err(copy), Err(_)) if copy.is_missing() && follower.known.is_empty() => {
+                tracing::warn!(
+                    "the cluster has no policy yet: nothing is allowed to whoever is enforced upon"
+                );
+                PolicySet::default()
+            }
             (Err(_), Err(problems)) => return Err(ClusterError::Invalid(problems)),
             (Err(copy), Ok(why)) => {
                 let copy = copy.to_string();
@@ -172,7 +164,7 @@ impl ClusterPolicies {
 
     /// How following each collection stands.
     pub fn freshness(&self) -> Arc<Freshness> {
-        Arc::clone(&self.freshness)
+        Arc::clone(self.watches.freshness())
     }
 
     /// What the cluster has, as that changes.
@@ -262,6 +254,9 @@ impl ClusterPolicies {
 
     /// Keeps what is in force for a start without the API.
     fn keep(&mut self, policies: &PolicySet) {
+        if policies.all().is_empty() {
+            return;
+        }
         let text = match self.copy.save(NAME, policies) {
             Ok(()) => {
                 self.not_kept = None;
@@ -282,7 +277,7 @@ impl ClusterPolicies {
 
     /// Looks whether the API is heard.
     fn look(&self) {
-        let all = self.freshness.all();
+        let all = self.watches.freshness().all();
         let worst = all.iter().map(|(_, status)| status).filter(|status| status.stale);
         let worst = worst.min_by_key(|status| status.since);
         let failures = all.iter().map(|(_, status)| status.failures).sum();

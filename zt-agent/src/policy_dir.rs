@@ -51,6 +51,20 @@ pub fn follow(path: PathBuf) -> (Follower<Contents>, Contents) {
 }
 
 fn documents(path: &Path) -> Result<Vec<Document>, Vec<Problem>> {
+    let (documents, problems) = read_each(path)?;
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    if documents.is_empty() {
+        let message =
+            "has no *.yaml or *.yml file; to allow nothing, write a policy without rules".to_owned();
+        return Err(vec![problem(path, message)]);
+    }
+    Ok(documents)
+}
+
+/// [`read`], with what can be read beside what cannot; an error where nothing can. A directory may be empty.
+fn read_each(path: &Path) -> Result<(Vec<Document>, Vec<Problem>), Vec<Problem>> {
     let metadata = fs::metadata(path).map_err(|error| vec![unreadable(path, &error)])?;
     let files = if metadata.is_dir() {
         files_in(path)?
@@ -79,11 +93,7 @@ fn documents(path: &Path) -> Result<Vec<Document>, Vec<Problem>> {
             break;
         }
     }
-    if problems.is_empty() {
-        Ok(documents)
-    } else {
-        Err(problems)
-    }
+    Ok((documents, problems))
 }
 
 fn files_in(directory: &Path) -> Result<Vec<PathBuf>, Vec<Problem>> {
@@ -102,11 +112,6 @@ fn files_in(directory: &Path) -> Result<Vec<PathBuf>, Vec<Problem>> {
         if yaml && !hidden && !directory {
             files.push(path);
         }
-    }
-    if files.is_empty() {
-        let message =
-            "has no *.yaml or *.yml file; to allow nothing, write a policy without rules".to_owned();
-        return Err(vec![problem(directory, message)]);
     }
     files.sort();
     Ok(files)

@@ -16,7 +16,7 @@ use super::problem::{ApiProblem, Details};
 use super::query::{Given, Parameters};
 use crate::identity::Mode;
 use crate::identity::services::{Backend, Place};
-use crate::policy::{Protocol, entity_name};
+use crate::policy::{AllowTable, Party, Protocol, entity_name};
 use crate::spiffe_id::SpiffeId;
 use crate::state::{Front, Placed, Snapshot};
 
@@ -118,7 +118,7 @@ pub(super) async fn list(State(state): State<ApiState>, given: Given) -> Result<
     let services = snapshot
         .fronts
         .iter()
-        .map(|(place, front)| service(place, front))
+        .map(|(place, front)| service(place, front, &snapshot.table))
         .collect();
     Ok(Json(Identities { identities, services }).into_response())
 }
@@ -126,7 +126,10 @@ pub(super) async fn list(State(state): State<ApiState>, given: Given) -> Result<
 fn placed_here(placed: &Placed, snapshot: &Snapshot) -> Identity {
     Identity {
         spiffe_id: placed.record.spiffe.clone(),
-        number: placed.record.spiffe.number().to_string(),
+        number: snapshot
+            .table
+            .number(Party::Spiffe(&placed.record.spiffe))
+            .to_string(),
         mode: Some(if snapshot.observe_all {
             Mode::Observe
         } else {
@@ -139,7 +142,8 @@ fn placed_here(placed: &Placed, snapshot: &Snapshot) -> Identity {
     }
 }
 
-fn service(place: &Place, front: &Front) -> ServiceFront {
+fn service(place: &Place, front: &Front, table: &AllowTable) -> ServiceFront {
+    let number = front.number_in(table);
     ServiceFront {
         service: Arc::clone(&front.service),
         address: place.address,
@@ -150,8 +154,8 @@ fn service(place: &Place, front: &Front) -> ServiceFront {
             Protocol::Tcp.name()
         },
         target_port: front.target_port,
-        number: front.number.to_string(),
-        group: zt_common::identity::is_group(front.number),
+        number: number.to_string(),
+        group: zt_common::identity::is_group(number),
         backends: front
             .backends
             .iter()

@@ -150,6 +150,8 @@ struct ServicesStatus {
     groups: usize,
     /// Those that there was no room for in the kernel's map.
     left_out: usize,
+    /// Groups that there was no room for in the allow table: whoever connects there connects to `unknown`.
+    groups_left_out: usize,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -293,6 +295,7 @@ pub(super) async fn status(State(state): State<ApiState>, given: Given) -> Resul
             places: snapshot.fronts.len(),
             groups: snapshot.fronts.groups(),
             left_out: snapshot.fronts.left_out(),
+            groups_left_out: snapshot.table.undecided().len(),
         },
         spire: state.spire.as_ref().map(|health| health.status().into()),
         kubernetes: state.kubernetes.as_deref().map(Into::into),

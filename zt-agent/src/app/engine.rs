@@ -330,6 +330,14 @@ impl Engine {
     }
 
     fn publish(&self, table: policy::AllowTable) {
+        let told = Arc::clone(&self.snapshots.borrow().table);
+        for (id, other) in table.alike() {
+            if !told.alike().contains_key(id) {
+                tracing::error!(
+                    "two names have the same kernel number: `{id}` is nobody, as it could not be told from `{other}`; rename it"
+                );
+            }
+        }
         let declared: HashSet<Arc<str>> = table.identities().iter().map(SpiffeId::text).collect();
         self.metrics.declare(declared);
         let records = self.records.iter().cloned().map(Arc::new).collect();

@@ -9,6 +9,7 @@ mod force;
 mod guards;
 mod memory;
 mod namespaces;
+mod numbers;
 mod pending;
 mod publish;
 mod raw;
@@ -45,8 +46,9 @@ use crate::identity::{WorkloadRecord, file as identity_file};
 use crate::kernel::netns::{self, Namespaces};
 use crate::kernel::{CounterReader, Kernel, KernelError, KernelLog, ManagedRoot, RefusedSocket, Search};
 use crate::metrics::Metrics;
-use crate::policy::{self, PolicySet};
+use crate::policy::{self, Alike, PolicySet};
 use crate::policy_dir;
+use crate::problem::Problem;
 use crate::spiffe_id::SpiffeId;
 use crate::state::Snapshot;
 use crate::state::merge::Places;
@@ -159,6 +161,10 @@ pub(super) struct Node {
     disputes: Vec<Dispute>,
     /// Addresses of pods that have no identity.
     nobody: Vec<IpAddr>,
+    /// Names that are nobody as another has their number, as was told of last.
+    alike: Alike,
+    /// How many groups the table had no room for, as was told of last.
+    undecided: usize,
     places: Places,
     /// What stands behind virtual addresses.
     fronting: Fronting,
@@ -221,6 +227,8 @@ impl Node {
             elsewhere: Elsewhere::default(),
             disputes: Vec::new(),
             nobody: Vec::new(),
+            alike: Alike::new(),
+            undecided: 0,
             places: Places::default(),
             fronting: Fronting::new(sources.services, &parts.config.trust_domain),
             cgroups: Cgroups::new(cgroups),
@@ -254,6 +262,17 @@ impl Node {
         node.gather_identities();
         let left = node.parts.kernel.left_in_force()?;
         let before = left.get(&AllowKey::HEADER).map_or(0, |header| header.number);
+        if node.loaded.policies.all().is_empty() && left.len() > 1 {
+            return Err(AppError::Input {
+                problems: vec![Problem {
+                    file: String::new(),
+                    line: 0,
+                    column: 0,
+                    field: String::new(),
+                    message: "there is no policy, and the kernel has the one of before, which stays in force: make a policy, or run `zt-agent detach`".to_owned(),
+                }],
+            });
+        }
         node.revision = before.max(1);
         let mut table = node.compile(&node.loaded.policies, node.revision)?;
         let same = before != 0
@@ -263,7 +282,7 @@ impl Node {
             node.revision = before + 1;
             table = node.compile(&node.loaded.policies, node.revision)?;
         }
-        node.parts.kernel.enforce(table)?;
+        node.enforce(table)?;
         node.direct()?;
         node.write_control()?;
         if before == 0 {

@@ -6,6 +6,8 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
+
 /// Replaces what `path` says, whole or not at all as long as the machine runs.
 pub fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     write(path, text, false)
@@ -14,6 +16,26 @@ pub fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
 /// The same, also across a crash of the machine.
 pub fn replace_synced(path: &Path, text: &[u8]) -> io::Result<()> {
     write(path, text, true)
+}
+
+/// What `path` says; `None` where it cannot be read, or there is none: that costs the next agent what it could have known.
+/// `what` is called so in the log.
+pub fn read<T: DeserializeOwned>(path: &Path, max_bytes: u64, what: &str) -> Option<T> {
+    let read = || -> io::Result<T> {
+        if fs::metadata(path)?.len() > max_bytes {
+            return Err(io::Error::other("it is too large"));
+        }
+        Ok(serde_json::from_slice(&fs::read(path)?)?)
+    };
+    match read() {
+        Ok(read) => Some(read),
+        Err(error) => {
+            if error.kind() != io::ErrorKind::NotFound {
+                tracing::warn!(file = %path.display(), %error, "{what} that were known before cannot be read");
+            }
+            None
+        }
+    }
 }
 
 /// Which start of the machine this is; `None` where the kernel does not say.

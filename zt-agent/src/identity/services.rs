@@ -10,6 +10,7 @@
 mod backends;
 mod memory;
 mod record;
+mod room;
 #[cfg(test)]
 mod tests;
 
@@ -18,13 +19,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use zt_common::identity;
 
 use crate::spiffe_id::SpiffeId;
 
 use self::backends::Remembered;
 pub use self::backends::{MAX_BACKENDS, MAX_PLACES_OF_ONE};
 pub use self::memory::{FILE, Recalled, recall, remember};
-pub use self::record::{Endpoint, Port, ServiceRecord, SlicePort, SliceRecord, TargetPort};
+pub use self::record::{Endpoint, Port, ServiceEvent, ServiceRecord, SlicePort, SliceRecord, TargetPort};
+pub use self::room::Amount;
+use self::room::Room;
 
 /// Namespace and name of an object.
 pub type ObjectName = (Arc<str>, Arc<str>);
@@ -75,33 +79,6 @@ pub trait Occupants {
     fn at(&self, address: IpAddr) -> Option<Occupant<'_>>;
 }
 
-/// Something that the API said.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ServiceEvent {
-    /// A Service as it is now.
-    Service(Box<ServiceRecord>),
-    /// A Service is gone: that one, not another of its name.
-    ServiceGone {
-        /// Which.
-        name: ObjectName,
-        /// Its uid.
-        uid: Arc<str>,
-    },
-    /// An `EndpointSlice` as it is now.
-    Slice(Box<SliceRecord>),
-    /// An `EndpointSlice` is gone.
-    SliceGone {
-        /// Which.
-        name: ObjectName,
-        /// Its uid.
-        uid: Arc<str>,
-    },
-    /// All Services there are: others are gone.
-    Services(Vec<ServiceRecord>),
-    /// All `EndpointSlice`s there are: others are gone.
-    Slices(Vec<SliceRecord>),
-}
-
 /// Everything known about Services, and what it comes to.
 #[derive(Debug, Default)]
 pub struct Services {
@@ -123,9 +100,24 @@ pub struct Services {
     places: BTreeMap<ObjectName, BTreeSet<Place>>,
     /// Services to look at again.
     stale: BTreeSet<ObjectName>,
+    /// What may be kept.
+    room: Room,
 }
 
 impl Services {
+    /// Knows nothing, and keeps so much at most.
+    pub fn with_room(most: Amount) -> Self {
+        Self {
+            room: Room::of(most),
+            ..Self::default()
+        }
+    }
+
+    /// How often there was no room for a Service or an `EndpointSlice`, so far.
+    pub fn refused(&self) -> u64 {
+        self.room.refused()
+    }
+
     /// Takes note of what the API said. What it comes to is found out by [`Self::settle`].
     pub fn apply(&mut self, event: ServiceEvent) {
         match event {
@@ -139,6 +131,8 @@ impl Services {
             ServiceEvent::SliceGone { name, uid } => {
                 if self.slices.get(&name).is_some_and(|known| known.uid == uid) {
                     self.forget_slice(&name);
+                } else if self.room.is_within(&name) {
+                    self.look_at_all_of(&name.0);
                 }
             }
             ServiceEvent::Services(all) => {
@@ -162,6 +156,9 @@ impl Services {
                     .collect();
                 for name in &gone {
                     self.forget_slice(name);
+                }
+                for namespace in self.room.listed_anew() {
+                    self.look_at_all_of(&namespace);
                 }
                 for slice in all {
                     self.slice(slice);
@@ -195,7 +192,14 @@ impl Services {
                 Some(service) => {
                     let slices = self.of_service.get(&name).into_iter().flatten();
                     let slices = slices.filter_map(|slice| self.slices.get(slice));
-                    backends::claimed(service, slices, occupants, &mut self.remembered)
+                    let mut claimed = backends::claimed(service, slices, occupants, &mut self.remembered);
+                    if self.room.lacks(&name.0) {
+                        for (place, backends) in &mut claimed {
+                            let port = backends.first().map_or(place.port, |(_, port)| *port);
+                            backends.insert((Backend::Entity(identity::UNKNOWN), port));
+                        }
+                    }
+                    claimed
                 }
                 None => BTreeMap::new(),
             };
@@ -237,6 +241,9 @@ impl Services {
         }
         // One of the same name and another uid is another: the older one is gone, whether that was said or not.
         self.forget_service(&name);
+        if !self.room.take_service(&name.0) {
+            return;
+        }
         for address in &service.external_addresses {
             self.outside.entry(*address).or_default().insert(name.clone());
         }
@@ -248,6 +255,7 @@ impl Services {
         let Some(service) = self.known.remove(name) else {
             return;
         };
+        self.room.give_service(&name.0);
         for address in &service.external_addresses {
             if let Some(names) = self.outside.get_mut(address) {
                 names.remove(name);
@@ -267,6 +275,19 @@ impl Services {
             *self.spoken_of.entry(Arc::clone(pod)).or_default() += 1;
         }
         self.forget_slice(&slice.name.clone());
+        if !self.room.take_slice(&slice.name.0, slice.endpoints.len()) {
+            for pod in slice.pods() {
+                self.speaks_no_more_of(pod);
+            }
+            // Whoever is in it, a connection may be led there.
+            if self.room.is_without(&slice.name) {
+                self.look_at_all_of(&slice.name.0);
+            }
+            return;
+        }
+        if self.room.is_within(&slice.name) {
+            self.look_at_all_of(&slice.name.0);
+        }
         let service = slice.service_name();
         for address in slice.addresses() {
             self.at_address
@@ -286,6 +307,7 @@ impl Services {
         let Some(slice) = self.slices.remove(name) else {
             return;
         };
+        self.room.give_slice(&name.0, slice.endpoints.len());
         let service = slice.service_name();
         if let Some(slices) = self.of_service.get_mut(&service) {
             slices.remove(name);
@@ -305,16 +327,26 @@ impl Services {
             }
         }
         for pod in slice.pods() {
-            let left = self.spoken_of.get_mut(pod).map_or(0, |count| {
-                *count = count.saturating_sub(1);
-                *count
-            });
-            if left == 0 {
-                self.spoken_of.remove(pod);
-                self.remembered.remove(pod);
-            }
+            self.speaks_no_more_of(pod);
         }
         self.stale.insert(service);
+    }
+
+    /// One endpoint fewer speaks of a pod.
+    fn speaks_no_more_of(&mut self, pod: &Arc<str>) {
+        let left = self.spoken_of.get_mut(pod).map_or(0, |count| {
+            *count = count.saturating_sub(1);
+            *count
+        });
+        if left == 0 {
+            self.spoken_of.remove(pod);
+            self.remembered.remove(pod);
+        }
+    }
+
+    fn look_at_all_of(&mut self, namespace: &Arc<str>) {
+        let names = self.known.keys().filter(|(of, _)| of == namespace);
+        self.stale.extend(names.cloned());
     }
 
     /// Puts what a Service claims in the place of what it claimed. Whether that is something else.

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::identity::since::now;
 
 /// What is known about following one collection, as a copy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,6 +50,22 @@ impl Freshness {
         let mut stale: Vec<_> = self.all();
         stale.retain(|(_, status)| status.stale);
         stale.into_iter().min_by_key(|(_, status)| status.since)
+    }
+
+    /// When all of these collections were last known to be so: now, where they are. `before` is what it is where one was
+    /// never listed.
+    pub(super) fn heard(&self, names: &[&str], before: Option<SystemTime>) -> Option<SystemTime> {
+        let all = self.lock();
+        let of_these = || all.iter().filter(|(name, _)| names.contains(*name));
+        let stale = || of_these().map(|(_, status)| status).filter(|status| status.stale);
+        if stale().any(|status| !status.listed) {
+            return before;
+        }
+        let since = stale().map(|status| status.since).min();
+        since.map_or_else(
+            || Some(SystemTime::now()),
+            |since| UNIX_EPOCH.checked_add(Duration::from_nanos(since.try_into().ok()?)),
+        )
     }
 
     /// A collection is going to be followed: nothing is known yet.
@@ -97,12 +115,6 @@ impl Freshness {
     }
 }
 
-/// Unix nanoseconds.
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,5 +133,32 @@ mod tests {
         let (_, status) = freshness.stale().expect("stale");
         assert_eq!((status.since, status.failures), (since, 2));
         assert_eq!(status.error.as_deref(), Some("still gone"));
+    }
+
+    #[test]
+    fn what_was_heard_was_heard_until_it_was_stale() {
+        let freshness = Freshness::default();
+        let long_ago = Some(UNIX_EPOCH + Duration::from_secs(7));
+        freshness.begin("pods");
+        freshness.begin("services");
+        assert_eq!(
+            freshness.heard(&["pods"], long_ago),
+            long_ago,
+            "nothing was heard yet"
+        );
+        freshness.with("pods", |status| status.listed = true);
+        freshness.fresh("pods");
+        assert!(
+            freshness
+                .heard(&["pods"], None)
+                .is_some_and(|heard| Some(heard) > long_ago)
+        );
+        freshness.with("pods", |status| {
+            (status.stale, status.since) = (true, 9_000_000_000)
+        });
+        assert_eq!(
+            freshness.heard(&["pods"], long_ago),
+            Some(UNIX_EPOCH + Duration::from_secs(9))
+        );
     }
 }

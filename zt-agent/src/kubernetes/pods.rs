@@ -16,10 +16,13 @@ const MIRROR: &str = "kubernetes.io/config.mirror";
 /// The namespace of static pods. Anybody who may make pods can write the annotation, in their own namespaces.
 const STATIC: &str = "kube-system";
 
+/// The collections of pods.
+pub(super) const COLLECTIONS: [&str; 2] = ["node-pods", "pods"];
+
 /// The pods of one node.
 pub fn of_node(node: &str) -> Collection {
     Collection {
-        name: "node-pods",
+        name: COLLECTIONS[0],
         path: "/api/v1/pods".to_owned(),
         field_selector: Some(format!("spec.nodeName={node}")),
     }
@@ -28,7 +31,7 @@ pub fn of_node(node: &str) -> Collection {
 /// The pods of all other nodes.
 pub fn of_others(node: &str) -> Collection {
     Collection {
-        name: "pods",
+        name: COLLECTIONS[1],
         path: "/api/v1/pods".to_owned(),
         field_selector: Some(format!("spec.nodeName!={node}")),
     }

@@ -4,15 +4,15 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::pods::{ReadPod, of_node, of_others};
-use super::watch::{Said, Timing, follow};
-use super::{Client, Freshness, Health, memory};
+use super::pods::{COLLECTIONS, ReadPod, of_node, of_others};
+use super::watch::{Said, Timing};
+use super::watches::Watches;
+use super::{Client, Health, memory};
 use crate::cgroup::CgroupEvent;
 use crate::identity::kept;
 use crate::identity::kubernetes::{Changes, Directory, Naming, Part, Pod};
@@ -23,6 +23,8 @@ const QUEUE: usize = 4096;
 const BATCH: usize = 1024;
 /// How long after something has changed it is remembered on disk.
 const SAVE: Duration = Duration::from_secs(5);
+/// How long after that it is written again.
+const REFRESH: Duration = Duration::from_secs(memory::MOST_AGE.as_secs() / 2);
 
 /// What the source goes by.
 #[derive(Debug)]
@@ -50,9 +52,10 @@ pub struct Source {
     health: Arc<Health>,
     here: mpsc::Receiver<Said<ReadPod>>,
     elsewhere: mpsc::Receiver<Said<ReadPod>>,
-    /// Aborted when this is dropped.
-    watches: JoinSet<()>,
+    watches: Watches,
     save_at: Option<Instant>,
+    /// When the API last said that what is known is so, as far as earlier agents knew.
+    heard: Option<SystemTime>,
 }
 
 impl Source {
@@ -60,40 +63,29 @@ impl Source {
     /// started again takes nobody's name away before it has asked. Where the API does not answer, what was known before
     /// holds. `present` are the cgroups that there are.
     pub async fn start(settings: Settings, present: &BTreeMap<PathBuf, u64>, patience: Duration) -> Self {
-        let freshness = Arc::new(Freshness::default());
         let mut directory = Directory::new(settings.naming, settings.node.clone(), settings.roots);
         for path in present.keys() {
             directory.cgroup_created(path);
         }
         let recalled = memory::recall(&settings.memory, &settings.node, &mut directory);
-        let mut watches = JoinSet::new();
-        let (here_sender, here) = mpsc::channel(QUEUE);
-        let (elsewhere_sender, elsewhere) = mpsc::channel(QUEUE);
-        for (collection, sender) in [
-            (of_node(&settings.node), here_sender),
-            (of_others(&settings.node), elsewhere_sender),
-        ] {
-            watches.spawn(follow(
-                settings.client.clone(),
-                collection,
-                settings.timing,
-                Arc::clone(&freshness),
-                sender,
-            ));
-        }
+        let mut watches = Watches::new(settings.client, settings.timing);
+        let here = watches.follow(of_node(&settings.node), QUEUE);
+        let elsewhere = watches.follow(of_others(&settings.node), QUEUE);
         let mut source = Self {
             node: settings.node,
             memory: settings.memory,
             directory,
-            health: Health::new(freshness),
+            health: Health::new(Arc::clone(watches.freshness())),
             here,
             elsewhere,
             watches,
             save_at: None,
+            heard: recalled.heard,
         };
         if timeout(patience, source.listed()).await.is_err() {
             tracing::warn!(
-                pods = recalled,
+                pods = recalled.pods,
+                addresses = recalled.addresses,
                 "the Kubernetes API does not answer: going on with the pods that were known before"
             );
         }
@@ -153,7 +145,7 @@ impl Source {
                     self.save().await;
                     continue;
                 }
-                Some(ended) = self.watches.join_next() => {
+                Some(ended) = self.watches.ended() => {
                     if let Err(error) = ended {
                         tracing::error!(%error, "a watch of the Kubernetes API failed: what is known of it stays as it is; restart the agent");
                     }
@@ -176,7 +168,8 @@ impl Source {
             if changes.is_empty() {
                 continue;
             }
-            self.save_at.get_or_insert_with(|| Instant::now() + SAVE);
+            let soon = Instant::now() + SAVE;
+            self.save_at = Some(self.save_at.map_or(soon, |at| at.min(soon)));
             if out.send(changes).await.is_err() {
                 break;
             }
@@ -203,9 +196,11 @@ impl Source {
     }
 
     async fn save(&mut self) {
-        self.save_at = None;
+        // Also where nothing changes: what was heard long ago is not believed.
+        self.save_at = Some(Instant::now() + REFRESH);
+        self.heard = self.health.freshness.heard(&COLLECTIONS, self.heard);
         let path = self.memory.clone();
-        let written = match memory::text(&self.node, &self.directory) {
+        let written = match memory::text(&self.node, &self.directory, self.heard) {
             Ok(text) => tokio::task::spawn_blocking(move || kept::replace_synced(&path, &text)).await,
             Err(error) => Ok(Err(error)),
         };

@@ -28,11 +28,17 @@ pub enum NodeEvent {
     IdentityDisputed,
     /// A virtual address and port had no room in the kernel's map.
     ServicesLeftOut,
+    /// A group of those behind a virtual address had no room in the allow table.
+    GroupsLeftOut,
+    /// The API told of a Service or an `EndpointSlice` that there was no room for.
+    ServicesTooMany,
+    /// A name became nobody, as another one has its number.
+    IdentityAlike,
 }
 
 impl NodeEvent {
     /// Each of them, in order.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::SweepFailed,
         Self::RevokedGone,
         Self::DestroyFailed,
@@ -44,6 +50,9 @@ impl NodeEvent {
         Self::RawLeft,
         Self::IdentityDisputed,
         Self::ServicesLeftOut,
+        Self::GroupsLeftOut,
+        Self::ServicesTooMany,
+        Self::IdentityAlike,
     ];
 
     /// Its label.
@@ -60,6 +69,9 @@ impl NodeEvent {
             Self::RawLeft => "raw_left",
             Self::IdentityDisputed => "identity_disputed",
             Self::ServicesLeftOut => "services_left_out",
+            Self::GroupsLeftOut => "service_groups_left_out",
+            Self::ServicesTooMany => "services_too_many",
+            Self::IdentityAlike => "identity_alike",
         }
     }
 }

@@ -13,9 +13,10 @@ use zt_common::names::MAX_ALLOW_ENTRIES;
 
 use super::Settings;
 use super::action::Action;
+use super::alike::told_apart;
 use super::document::{Rule, Target};
 use super::endpoint::Endpoint;
-use super::group::{self, Groups};
+use super::group::{self, Groups, Parties};
 use super::hash::FastMap;
 use super::network::Networks;
 use super::ports::{self, Block};
@@ -36,16 +37,6 @@ pub enum CompileError {
         /// Entries that fit: [`MAX_ALLOW_ENTRIES`].
         limit: u32,
     },
-    /// Two identities have the same number, so the kernel could not tell them apart.
-    #[error("`{one}` and `{other}` have the same kernel number {number}: rename one of the workloads")]
-    IdentityCollision {
-        /// One of them.
-        one: SpiffeId,
-        /// The other.
-        other: SpiffeId,
-        /// Their number.
-        number: u64,
-    },
 }
 
 /// How often more entries than fit may be tried before it is clear that it is not for many of them being equal.
@@ -63,7 +54,8 @@ pub fn compile(
     compile_with(set, identities, &Groups::default(), settings, revision)
 }
 
-/// [`compile`], with entries for groups: who may reach every member may reach the group.
+/// [`compile`], with entries for groups: who may reach every member may reach the group. The largest groups that the
+/// table has no room for are left out of it.
 pub fn compile_with(
     set: &PolicySet,
     identities: &BTreeSet<SpiffeId>,
@@ -72,7 +64,7 @@ pub fn compile_with(
     revision: u64,
 ) -> Result<AllowTable, CompileError> {
     let members: BTreeSet<SpiffeId> = groups.workloads().cloned().collect();
-    let universe = universe([set.identities(), identities, &members])?;
+    let (universe, alike) = told_apart(set.identities(), [identities, &members]);
     let networks = Networks::new(set.networks(), &settings.cluster_cidrs);
     let rules = set
         .policies()
@@ -121,14 +113,13 @@ pub fn compile_with(
             bits,
         },
     );
-    let of_groups = group::entries(groups, &entries, &networks);
-    if entries.len() + of_groups.len() > MAX_ALLOW_ENTRIES as usize {
-        return Err(CompileError::TooLarge {
-            needed: (entries.len() + of_groups.len()) as u64,
-            limit: MAX_ALLOW_ENTRIES,
-        });
-    }
-    let bits = bits | shapes(of_groups.iter().copied()).0;
+    let parties = Parties {
+        networks: &networks,
+        alike: &alike,
+    };
+    let room = (MAX_ALLOW_ENTRIES as usize).saturating_sub(entries.len());
+    let of_groups = group::entries(groups, &entries, &parties, room);
+    let bits = bits | shapes(of_groups.entries.iter().copied()).0;
     entries.insert(
         AllowKey::HEADER,
         AllowEntry {
@@ -136,14 +127,16 @@ pub fn compile_with(
             bits,
         },
     );
-    entries.extend(of_groups);
-    Ok(AllowTable::new(
+    entries.extend(of_groups.entries);
+    Ok(AllowTable {
         entries,
-        Arc::clone(set.names_by_number()),
+        rule_names: Arc::clone(set.names_by_number()),
         networks,
-        universe,
-        groups.clone(),
-    ))
+        identities: universe,
+        alike,
+        groups: groups.clone(),
+        undecided: of_groups.undecided,
+    })
 }
 
 /// The shapes that occur among entries.
@@ -155,28 +148,6 @@ fn shapes(entries: impl Iterator<Item = (AllowKey, AllowEntry)>) -> Shapes {
             None => shapes,
         }
     })
-}
-
-/// All identities, sorted by text.
-fn universe(known: [&BTreeSet<SpiffeId>; 3]) -> Result<Vec<SpiffeId>, CompileError> {
-    let universe: BTreeSet<&SpiffeId> = known.into_iter().flatten().collect();
-    let universe: Vec<SpiffeId> = universe.into_iter().cloned().collect();
-    let mut numbers: Vec<u64> = universe.iter().map(SpiffeId::number).collect();
-    numbers.sort_unstable();
-    let twice = numbers.windows(2).find_map(|pair| match pair {
-        [one, other] if one == other => Some(*one),
-        _ => None,
-    });
-    let Some(number) = twice else { return Ok(universe) };
-    let mut same = universe.iter().filter(|id| id.number() == number);
-    match (same.next(), same.next()) {
-        (Some(one), Some(other)) => Err(CompileError::IdentityCollision {
-            one: one.clone(),
-            other: other.clone(),
-            number,
-        }),
-        _ => Ok(universe),
-    }
 }
 
 struct Compiler<'a> {

@@ -201,6 +201,11 @@ impl<'a, R: Serialize> Canonical<'a, R> {
 }
 
 /// SHA-256 in hexadecimal.
+/// SHA-256 of a text, in hexadecimal: what tells one document that is not valid from another.
+pub fn text_digest(text: &str) -> String {
+    hex_digest(text)
+}
+
 pub(super) fn hex_digest(text: &str) -> String {
     Sha256::digest(text.as_bytes())
         .iter()

@@ -15,6 +15,7 @@ use zt_common::entry::{ACTION_ALLOW, ACTION_DENY, AllowEntry, AllowKey, Flow, PR
 use zt_common::identity;
 use zt_common::verdict::{AllowLookup, Reason, verdict};
 
+use super::alike::Alike;
 use super::entity::entity_name;
 use super::hash::FastMap;
 use super::network::Networks;
@@ -131,59 +132,98 @@ impl Groups {
     }
 }
 
-/// The entries by which a table that is whole but for its groups answers about them.
+/// What a table says of groups.
+#[derive(Debug, Default)]
+pub(super) struct OfGroups {
+    /// The entries by which it answers.
+    pub(super) entries: Vec<(AllowKey, AllowEntry)>,
+    /// Groups that it had no room for.
+    pub(super) undecided: BTreeSet<u64>,
+}
+
+/// The entries by which a table that is whole but for its groups answers about them: `room` at most. Where there are more,
+/// the group with the most goes first, so that one that asks for a lot costs the others nothing.
 pub(super) fn entries(
     groups: &Groups,
     entries: &FastMap<AllowKey, AllowEntry>,
-    networks: &Networks,
-) -> Vec<(AllowKey, AllowEntry)> {
+    parties: &Parties<'_>,
+    room: usize,
+) -> OfGroups {
     if groups.is_empty() {
-        return Vec::new();
+        return OfGroups::default();
     }
     let table = Table(entries);
-    let switches = Shapes(table.get(&AllowKey::HEADER).map_or(0, |header| header.bits));
-    let sources = Sources::of(groups, entries, networks);
-    let mut made = Vec::new();
+    let sources = Sources::of(groups, entries, parties);
+    let mut made: BTreeMap<u64, Vec<(AllowKey, AllowEntry)>> = BTreeMap::new();
+    let mut sizes: BTreeSet<(usize, u64)> = BTreeSet::new();
+    let mut undecided = BTreeSet::new();
+    let mut total = 0;
     for (number, group) in groups.iter() {
-        let members: Vec<(u64, u16)> = group
-            .members
-            .iter()
-            .map(|(member, port)| (number_at(member, networks), *port))
-            .collect();
-        let mut asking: BTreeSet<u64> = BTreeSet::new();
-        for destination in members.iter().map(|(number, _)| *number).chain([identity::ANY]) {
-            asking.extend(sources.by_destination.get(&destination).into_iter().flatten());
-        }
-        if switches.has(Shapes::SELF) {
-            asking.extend(
-                members
-                    .iter()
-                    .map(|(number, _)| *number)
-                    .filter(|n| identity::is_workload(*n)),
-            );
-        }
-        if switches.has(Shapes::HOST) {
-            asking.insert(identity::HOST);
-        }
-        asking.remove(&identity::ANY);
-        // Any workload that no rule names is as good as any other: one answer for all of them.
-        let everyone = std::iter::once((identity::ANY, sources.stranger));
-        for (key, source) in everyone.chain(asking.iter().map(|source| (*source, *source))) {
-            let Some(entry) = said_to(&table, source, &members, group.protocol) else {
-                continue;
+        let of_group = about(number, group, &table, &sources, parties);
+        total += of_group.len();
+        sizes.insert((of_group.len(), number));
+        made.insert(number, of_group);
+        while total > room {
+            let Some((size, largest)) = sizes.pop_last() else {
+                break;
             };
-            let key = AllowKey {
-                source: key,
-                destination: number,
-                port: group.port,
-                protocol: group.protocol,
-                port_bits: 16,
-                reserved: 0,
-            };
-            made.push((key, entry));
+            made.remove(&largest);
+            undecided.insert(largest);
+            total -= size;
         }
     }
-    made
+    OfGroups {
+        entries: made.into_values().flatten().collect(),
+        undecided,
+    }
+}
+
+/// The entries about one group.
+fn about(
+    number: u64,
+    group: &Group,
+    table: &Table<'_>,
+    sources: &Sources,
+    parties: &Parties<'_>,
+) -> Vec<(AllowKey, AllowEntry)> {
+    let switches = Shapes(table.get(&AllowKey::HEADER).map_or(0, |header| header.bits));
+    let members: Vec<(u64, u16)> = group
+        .members
+        .iter()
+        .map(|(member, port)| (parties.number(member), *port))
+        .collect();
+    let mut asking: BTreeSet<u64> = BTreeSet::new();
+    for destination in members.iter().map(|(number, _)| *number).chain([identity::ANY]) {
+        asking.extend(sources.by_destination.get(&destination).into_iter().flatten());
+    }
+    if switches.has(Shapes::SELF) {
+        asking.extend(
+            members
+                .iter()
+                .map(|(number, _)| *number)
+                .filter(|n| identity::is_workload(*n)),
+        );
+    }
+    if switches.has(Shapes::HOST) {
+        asking.insert(identity::HOST);
+    }
+    asking.remove(&identity::ANY);
+    // Any workload that no rule names is as good as any other: one answer for all of them.
+    let everyone = std::iter::once((identity::ANY, sources.stranger));
+    let all = everyone.chain(asking.iter().map(|source| (*source, *source)));
+    all.filter_map(|(key, source)| {
+        let entry = said_to(table, source, &members, group.protocol)?;
+        let key = AllowKey {
+            source: key,
+            destination: number,
+            port: group.port,
+            protocol: group.protocol,
+            port_bits: 16,
+            reserved: 0,
+        };
+        Some((key, entry))
+    })
+    .collect()
 }
 
 /// What policy says to one source about all members together; `None` where the default decides.
@@ -224,11 +264,11 @@ struct Sources {
 }
 
 impl Sources {
-    fn of(groups: &Groups, entries: &FastMap<AllowKey, AllowEntry>, networks: &Networks) -> Self {
+    fn of(groups: &Groups, entries: &FastMap<AllowKey, AllowEntry>, parties: &Parties<'_>) -> Self {
         let mut by_destination: FastMap<u64, BTreeSet<u64>> = FastMap::default();
         by_destination.insert(identity::ANY, BTreeSet::new());
         for (member, _) in groups.0.values().flat_map(|group| &group.members) {
-            by_destination.entry(number_at(member, networks)).or_default();
+            by_destination.entry(parties.number(member)).or_default();
         }
         let mut named: BTreeSet<u64> = by_destination.keys().copied().collect();
         for key in entries.keys().filter(|key| key.protocol != PROTOCOL_RAW) {
@@ -245,11 +285,20 @@ impl Sources {
     }
 }
 
-fn number_at(member: &Member, networks: &Networks) -> u64 {
-    match member {
-        Member::Workload(id) => id.number(),
-        Member::Entity(number) => *number,
-        Member::Address(address) => networks.number_at(*address),
+/// By which numbers members are known.
+pub(super) struct Parties<'a> {
+    pub(super) networks: &'a Networks,
+    pub(super) alike: &'a Alike,
+}
+
+impl Parties<'_> {
+    fn number(&self, member: &Member) -> u64 {
+        match member {
+            Member::Workload(id) if self.alike.contains_key(id) => identity::UNKNOWN,
+            Member::Workload(id) => id.number(),
+            Member::Entity(number) => *number,
+            Member::Address(address) => self.networks.number_at(*address),
+        }
     }
 }
 
@@ -258,5 +307,74 @@ struct Table<'e>(&'e FastMap<AllowKey, AllowEntry>);
 impl AllowLookup for Table<'_> {
     fn get(&self, key: &AllowKey) -> Option<AllowEntry> {
         self.0.get(key).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn workload(name: &str) -> SpiffeId {
+        SpiffeId::parse(&format!("spiffe://hanzo.ai/{name}")).expect("literal")
+    }
+
+    #[test]
+    fn the_largest_groups_go_where_there_is_no_room() {
+        let (web, small) = (workload("web"), workload("small"));
+        let mut groups = Groups::default();
+        let mut group = |name: &str, member: &SpiffeId| {
+            let members = [8080, 9090].map(|port| (Member::Workload(member.clone()), port));
+            groups.add(Group {
+                name: name.into(),
+                protocol: 6,
+                port: 8080,
+                members: members.into_iter().collect(),
+            })
+        };
+        let (large, one) = (group("large", &web), group("small", &small));
+        // Three sources may reach the one, and one the other.
+        let mut table = FastMap::default();
+        let mut shapes = Shapes::default();
+        for (source, destination) in [("a", &web), ("b", &web), ("c", &web), ("a", &small)] {
+            for port in [8080, 9090] {
+                let key = AllowKey {
+                    source: workload(source).number(),
+                    destination: destination.number(),
+                    port,
+                    protocol: 6,
+                    port_bits: 16,
+                    reserved: 0,
+                };
+                shapes = key
+                    .shape()
+                    .map_or(shapes, |shape| shapes.with(shape, ACTION_ALLOW));
+                let entry = AllowEntry {
+                    number: 7,
+                    bits: ACTION_ALLOW,
+                };
+                table.insert(key, entry);
+            }
+        }
+        table.insert(
+            AllowKey::HEADER,
+            AllowEntry {
+                number: 1,
+                bits: shapes.0,
+            },
+        );
+        let (networks, alike) = (Networks::default(), Alike::new());
+        let parties = Parties {
+            networks: &networks,
+            alike: &alike,
+        };
+        let with_room = |room: usize| {
+            let made = entries(&groups, &table, &parties, room);
+            let about: BTreeSet<u64> = made.entries.iter().map(|(key, _)| key.destination).collect();
+            (made.entries.len(), about, made.undecided)
+        };
+        let both = BTreeSet::from([large, one]);
+        assert_eq!(with_room(4), (4, both.clone(), BTreeSet::new()));
+        assert_eq!(with_room(3), (1, BTreeSet::from([one]), BTreeSet::from([large])));
+        assert_eq!(with_room(0), (0, BTreeSet::new(), both));
     }
 }

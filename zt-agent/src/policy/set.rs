@@ -140,9 +140,7 @@ impl PolicySet {
         let mut rule_names: FastMap<u64, Arc<str>> =
             FastMap::with_capacity_and_hasher(rules, BuildHasherDefault::default());
         let mut networks: BTreeMap<u64, IpNet> = BTreeMap::new();
-        // Most repeat: by number first, of which there may be two for different texts in theory only.
         let mut identities: FastMap<u64, SpiffeId> = FastMap::default();
-        let mut alike = Vec::new();
         for policy in &policies {
             for rule in &policy.rules {
                 if let Some(other) = rule_names.insert(rule.number, Arc::clone(&rule.name)) {
@@ -155,7 +153,7 @@ impl PolicySet {
                         Endpoint::Spiffe(Pattern::Exact(id)) => {
                             let known = identities.entry(id.number()).or_insert_with(|| id.clone());
                             if known != id {
-                                alike.push(id.clone());
+                                problems.push(collision(policy, id.as_str(), known.as_str(), id.number()));
                             }
                         }
                         Endpoint::Cidr(net) => {
@@ -184,7 +182,7 @@ impl PolicySet {
         let digests: String = all.iter().flat_map(|policy| [policy.digest(), "\n"]).collect();
         let digest = hex_digest(&digests);
         let trust_domain = trust_domain.to_owned();
-        let identities = identities.into_values().chain(alike).collect();
+        let identities = identities.into_values().collect();
         Ok(Self {
             policies,
             all,
@@ -298,6 +296,43 @@ pub fn reparse(
     } else {
         Err(problems)
     }
+}
+
+/// What stands of documents of which some may not be valid.
+#[derive(Clone, Debug, Default)]
+pub struct Standing {
+    /// The policies of the others; none where there are no others.
+    pub set: PolicySet,
+    /// What is wrong with them.
+    pub problems: Vec<Problem>,
+    /// The files that are not part of it for that.
+    pub invalid: BTreeSet<String>,
+}
+
+/// [`reparse`], leaving out what is not valid.
+pub fn standing(docs: &[Document], settings: &Settings, previous: &PolicySet) -> Standing {
+    let mut standing = Standing::default();
+    let mut rest = docs.to_vec();
+    while !rest.is_empty() {
+        let problems = match reparse(&rest, settings, previous) {
+            Ok(set) => {
+                standing.set = set;
+                break;
+            }
+            Err(problems) => problems,
+        };
+        let before = rest.len();
+        standing
+            .invalid
+            .extend(problems.iter().map(|problem| problem.file.clone()));
+        rest.retain(|document| !standing.invalid.contains(&document.file));
+        if rest.len() == before {
+            // There is nothing in them.
+            break;
+        }
+        standing.problems.extend(problems);
+    }
+    standing
 }
 
 fn duplicate_names<'p>(policies: impl Iterator<Item = &'p AnyPolicy>) -> Vec<Problem> {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The compiled allow table: what the kernel is given, and what user space decides by.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use zt_common::identity;
 use zt_common::verdict::{AllowLookup, Reason, Verdict, raw_socket_verdict, verdict};
 
 use super::action::Protocol;
+use super::alike::Alike;
 use super::entity::ENTITIES;
 use super::group::Groups;
 use super::hash::FastMap;
@@ -19,12 +21,16 @@ use crate::spiffe_id::SpiffeId;
 /// An allow table, immutable. The default has no header: no policy has ever been loaded, and it allows nothing.
 #[derive(Clone, Debug, Default)]
 pub struct AllowTable {
-    entries: FastMap<AllowKey, AllowEntry>,
-    rule_names: Arc<FastMap<u64, Arc<str>>>,
-    networks: Networks,
+    pub(super) entries: FastMap<AllowKey, AllowEntry>,
+    pub(super) rule_names: Arc<FastMap<u64, Arc<str>>>,
+    pub(super) networks: Networks,
     /// Sorted by text.
-    identities: Vec<SpiffeId>,
-    groups: Groups,
+    pub(super) identities: Vec<SpiffeId>,
+    /// Names that it takes for nobody.
+    pub(super) alike: Alike,
+    pub(super) groups: Groups,
+    /// Groups that it had no room for.
+    pub(super) undecided: BTreeSet<u64>,
 }
 
 /// One end of a flow that is asked about.
@@ -59,22 +65,6 @@ impl AllowLookup for AllowTable {
 }
 
 impl AllowTable {
-    pub(super) fn new(
-        entries: FastMap<AllowKey, AllowEntry>,
-        rule_names: Arc<FastMap<u64, Arc<str>>>,
-        networks: Networks,
-        identities: Vec<SpiffeId>,
-        groups: Groups,
-    ) -> Self {
-        Self {
-            entries,
-            rule_names,
-            networks,
-            identities,
-            groups,
-        }
-    }
-
     /// Every entry, the header's with them, in no order.
     pub fn entries(&self) -> impl ExactSizeIterator<Item = (AllowKey, AllowEntry)> + '_ {
         self.entries.iter().map(|(key, entry)| (*key, *entry))
@@ -107,9 +97,24 @@ impl AllowTable {
         &self.identities
     }
 
-    /// The groups that it answers about.
+    /// Names that are nobody, because the kernel could not tell them from another one.
+    pub fn alike(&self) -> &Alike {
+        &self.alike
+    }
+
+    /// The groups that it was compiled for.
     pub fn groups(&self) -> &Groups {
         &self.groups
+    }
+
+    /// Those of them that it had no room for: it says nothing about them.
+    pub fn undecided(&self) -> &BTreeSet<u64> {
+        &self.undecided
+    }
+
+    /// Whether it answers about a group.
+    pub fn answers_about(&self, group: u64) -> bool {
+        self.groups.get(group).is_some() && !self.undecided.contains(&group)
     }
 
     /// Whether it was compiled for `id`. Patterns do not reach others; `*` alone does.
@@ -154,6 +159,7 @@ impl AllowTable {
     /// The number under which the table knows a party.
     pub fn number(&self, party: Party<'_>) -> u64 {
         match party {
+            Party::Spiffe(id) if self.alike.contains_key(id) => identity::UNKNOWN,
             Party::Spiffe(id) => id.number(),
             Party::Address(address) => self.networks.number_at(address),
             Party::Number(number) => number,

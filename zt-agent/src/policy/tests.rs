@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Tests of the whole way from text to decision.
 
+mod alike;
 mod compiling;
 mod difference;
 mod examples;

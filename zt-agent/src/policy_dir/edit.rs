@@ -4,6 +4,7 @@
 
 mod error;
 mod file;
+mod found;
 mod lock;
 mod store;
 
@@ -13,10 +14,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use self::error::EditError;
+use self::found::{Found, held_by};
 pub use self::lock::Turn;
 use self::store::Slot;
 pub use self::store::{Held, Store};
-use super::{MAX_TOTAL_BYTES, read};
+use super::MAX_TOTAL_BYTES;
 use crate::policy::{self, AnyPolicy, Document, PolicySet, Problem, Settings, is_policy_name};
 
 /// What is to be changed.
@@ -51,12 +53,17 @@ pub struct Editor {
 /// A change that can be made.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// What is on disk.
+    /// What is on disk; where that is mended by the change, what is in force.
     pub before: PolicySet,
     /// What will be.
     pub after: PolicySet,
     /// The policy's name.
     pub name: String,
+    /// There is something in its place now, be it valid or not.
+    pub existed: bool,
+    /// What is wrong with others and stays so: until that is mended, nothing comes into force. Neither of the two sets
+    /// has them.
+    pub waits_for: Vec<Problem>,
     file: PathBuf,
     old_text: Option<String>,
     new_text: Option<String>,
@@ -135,23 +142,10 @@ impl Editor {
         format!("{kind} {}", self.path.display())
     }
 
-    /// The documents that are kept now, and what they are kept in.
-    fn documents(&self) -> Result<(Vec<Document>, Vec<Held>), EditError> {
-        let Some(store) = &self.store else {
-            let documents = read(&self.path).0.map_err(EditError::DiskInvalid)?;
-            return Ok((documents, Vec::new()));
-        };
-        let held = store.read()?;
-        let documents = held.iter().map(|held| held.document.clone()).collect();
-        Ok((documents, held))
-    }
-
-    /// The digest of a policy as it is on disk now; `None` where it is not there. `known` spares reading anew what it
-    /// was parsed from.
+    /// The digest of a policy as it is on disk now, or of what is in its place and not valid; `None` where there is nothing.
+    /// `known` spares reading anew what it was parsed from.
     pub fn on_disk(&self, name: &str, known: &PolicySet) -> Result<Option<String>, EditError> {
-        let (documents, _) = self.documents()?;
-        let found = policy::reparse(&documents, &self.settings, known).map_err(EditError::DiskInvalid)?;
-        Ok(found.get(name).map(|policy| policy.digest().to_owned()))
+        Ok(Found::of(self, known)?.digest(name, known))
     }
 
     /// Waits until no other process changes policies here. Blocks, for seconds at most.
@@ -183,18 +177,29 @@ impl Editor {
             }
             Edit::Delete { .. } => None,
         };
-        let (mut documents, held) = self.documents()?;
-        let before = policy::reparse(&documents, &self.settings, known).map_err(EditError::DiskInvalid)?;
-        let old = before.get(&name);
-        precondition(old.map(AnyPolicy::digest)).map_err(EditError::Precondition)?;
-        if old.is_none() && new_text.is_none() {
+        let mut found = Found::of(self, known)?;
+        let digest = found.digest(&name, known);
+        precondition(digest.as_deref()).map_err(EditError::Precondition)?;
+        let existed = digest.is_some();
+        if !existed && new_text.is_none() {
             return Err(EditError::NotFound(name));
         }
-        let file = match &self.store {
-            Some(_) => store::file_of(&name, new_text.as_deref(), old, &self.settings)?,
-            None => self.file_of(&name, &before)?,
+        let old = found.standing.set.get(&name);
+        let broken = if old.is_none() {
+            found.broken(&name, known)
+        } else {
+            None
+        };
+        let file = match (&self.store, broken) {
+            (Some(_), None) => store::file_of(&name, new_text.as_deref(), old, &self.settings)?,
+            (Some(_), Some(broken)) => {
+                store::in_place_of(broken, &name, new_text.as_deref(), &self.settings)?
+            }
+            (None, None) => self.file_of(&name, &found.standing.set)?,
+            (None, Some(broken)) => own_file(broken, held_by(broken, known))?,
         };
         let shown = file.display().to_string();
+        let mut documents = std::mem::take(&mut found.documents);
         let at = documents.iter().position(|document| document.file == shown);
         let old_text = at.map(|at| documents.remove(at).text);
         if let Some(text) = &new_text {
@@ -206,27 +211,32 @@ impl Editor {
             documents.sort_by(|a, b| a.file.cmp(&b.file));
             small_enough(&documents)?;
         }
-        if documents.is_empty() {
-            return Err(EditError::LastPolicy);
-        }
-        let after = policy::reparse(&documents, &self.settings, &before).map_err(|mut problems| {
+        let after = policy::standing(&documents, &self.settings, &found.standing.set);
+        // What was wrong before is not for this change to answer for.
+        let before = &found.standing.invalid;
+        let of_this = |problem: &Problem| problem.file == shown || !before.contains(&problem.file);
+        let mut problems: Vec<Problem> = after.problems.iter().filter(|p| of_this(p)).cloned().collect();
+        if !problems.is_empty() {
             for problem in problems.iter_mut().filter(|problem| problem.file == shown) {
                 BODY.clone_into(&mut problem.file);
             }
-            if before.all().len() == 1 && new_text.is_none() {
-                EditError::LastPolicy
-            } else {
-                EditError::Invalid(problems)
-            }
-        })?;
+            return Err(EditError::Invalid(problems));
+        }
+        let waits_for: Vec<Problem> = found.unreadable.iter().chain(&after.problems).cloned().collect();
+        if after.set.all().is_empty() && waits_for.is_empty() {
+            return Err(EditError::LastPolicy);
+        }
+        let mended = waits_for.is_empty() && !found.problems().is_empty();
         let slot = self.store.as_ref().map(|store| {
-            let held = held.into_iter().find(|held| held.document.file == shown);
+            let held = found.held.into_iter().find(|held| held.document.file == shown);
             Slot::new(Arc::clone(store), shown, held)
         });
         Ok(Plan {
-            before,
-            after,
+            before: if mended { known.clone() } else { found.standing.set },
+            after: after.set,
             name,
+            existed,
+            waits_for,
             file,
             old_text,
             new_text,
@@ -297,12 +307,25 @@ impl Editor {
             .iter()
             .filter(|policy| policy.file() == old.file())
             .count();
-        if count > 1 {
-            let file = old.file().to_owned();
-            return Err(EditError::SharedFile { file, count });
-        }
-        Ok(file)
+        not_shared(file, count)
     }
+}
+
+/// The file of a document that is not valid, if it may be replaced.
+fn own_file(broken: &Document, held: usize) -> Result<PathBuf, EditError> {
+    let file = PathBuf::from(&broken.file);
+    if is_link(&file) {
+        return Err(EditError::Link(file));
+    }
+    not_shared(file, held)
+}
+
+fn not_shared(file: PathBuf, count: usize) -> Result<PathBuf, EditError> {
+    if count > 1 {
+        let file = file.display().to_string();
+        return Err(EditError::SharedFile { file, count });
+    }
+    Ok(file)
 }
 
 /// What is written must be read again: all files together are limited.

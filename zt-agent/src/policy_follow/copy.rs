@@ -31,6 +31,13 @@ pub(crate) enum CopyError {
     Damaged { path: PathBuf, why: String },
 }
 
+impl CopyError {
+    /// Whether there has never been one.
+    pub(crate) fn is_missing(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
 /// The copy.
 #[derive(Debug)]
 pub(crate) struct Copy {

@@ -9,7 +9,7 @@ use zt_common::identity;
 use zt_common::names::MAX_SERVICES;
 
 use crate::identity::services::{Backend, Backends, Place};
-use crate::policy::{Group, Groups, Member};
+use crate::policy::{AllowTable, Group, Groups, Member, Party};
 use crate::spiffe_id::SpiffeId;
 
 /// What stands behind a virtual place.
@@ -23,6 +23,24 @@ pub struct Front {
     pub target_port: u16,
     /// Who is behind it.
     pub backends: Arc<Backends>,
+}
+
+impl Front {
+    /// The number that a table answers about: `unknown` for a group that it says nothing about, and for a name that is
+    /// nobody by it.
+    pub fn number_in(&self, table: &AllowTable) -> u64 {
+        if identity::is_group(self.number) {
+            return if table.answers_about(self.number) {
+                self.number
+            } else {
+                identity::UNKNOWN
+            };
+        }
+        match self.backends.first() {
+            Some((Backend::Workload(id), _)) => table.number(Party::Spiffe(id)),
+            _ => self.number,
+        }
+    }
 }
 
 /// All virtual places.
@@ -136,6 +154,7 @@ fn member(backend: &Backend) -> Member {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::{PolicySet, Settings, compile_with};
 
     fn place(last: u8) -> Place {
         Place {
@@ -198,5 +217,33 @@ mod tests {
         );
         assert!(fronts.at(IpAddr::from([10, 96, 0, 1]), 80, 17).is_none());
         assert_eq!((fronts.len(), fronts.left_out(), groups.len()), (5, 0, 3));
+    }
+
+    #[test]
+    fn what_a_table_does_not_answer_about_leads_to_nobody() {
+        let twins = ["a", "b"].map(|name| SpiffeId::numbered(&format!("spiffe://hanzo.ai/{name}"), 1 << 40));
+        let [one, other] = twins.clone().map(Backend::Workload);
+        let mut groups = Groups::default();
+        let places = [
+            (place(1), Backends::from([(one.clone(), 80)])),
+            (place(2), Backends::from([(one, 80), (other, 80)])),
+        ];
+        let places = places
+            .into_iter()
+            .map(|(place, backends)| (place, Arc::from("hanzo/web"), backends));
+        let fronts = Fronts::new(places, &mut groups);
+        let numbers = |table: &AllowTable| -> Vec<u64> {
+            fronts.iter().map(|(_, front)| front.number_in(table)).collect()
+        };
+        let group = groups.iter().next().expect("one").0;
+        let compiled = |groups: &Groups, ids: &[SpiffeId]| {
+            let ids = ids.iter().cloned().collect();
+            compile_with(&PolicySet::default(), &ids, groups, &Settings::default(), 1).expect("it fits")
+        };
+        assert_eq!(
+            numbers(&compiled(&Groups::default(), &twins[..1])),
+            [1 << 40, identity::UNKNOWN]
+        );
+        assert_eq!(numbers(&compiled(&groups, &[])), [identity::UNKNOWN, group]);
     }
 }

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use crate::api::party::{Named, PartyFields, SourceFields, named};
 use crate::api::problem::{ApiProblem, field};
 use crate::identity::services::Backend;
-use crate::policy::{AllowTable, Protocol};
+use crate::policy::{AllowTable, Protocol, entity_name};
 use crate::problem::Problem;
 use crate::state::{Front, Snapshot};
 
@@ -266,10 +266,11 @@ fn behind(front: &Front, table: &AllowTable) -> Named {
     if let (1, Some((Backend::Workload(id), _))) = (front.backends.len(), front.backends.first()) {
         return Named::Spiffe(id.clone());
     }
-    let named = table.party_names().find(|(number, _)| *number == front.number);
-    match named {
-        Some((number, name)) => Named::Number(number, name.into()),
-        // No table answers about it yet, and the kernel leads nobody there.
-        None => Named::Number(zt_common::identity::UNKNOWN, "unknown".into()),
-    }
+    // Where the table does not answer about it, the kernel leads nobody there either.
+    let number = front.number_in(table);
+    let name = match table.groups().get(number) {
+        Some(group) => group.name.as_ref(),
+        None => entity_name(number).unwrap_or("unknown"),
+    };
+    Named::Number(number, name.into())
 }

@@ -23,6 +23,7 @@ use crate::api::recorded::Unrecorded;
 use crate::api::{ApiState, PolicyStore, body, changes};
 use crate::policy::{self, AnyPolicy, PolicyDiff};
 use crate::policy_dir::{Edit, EditError, Plan, Turn};
+use crate::problem::Problem;
 
 /// What a change did, or would do.
 #[derive(Serialize, ToSchema)]
@@ -38,6 +39,11 @@ pub(in crate::api) struct Changed {
     created: bool,
     /// Revision in force on this node.
     revision: u64,
+    /// It is in force on this node, or would be. Where it is not, other documents are not valid: it comes into force with all
+    /// others when those are mended or removed.
+    in_force: bool,
+    /// What is wrong with those.
+    errors: Vec<Problem>,
     /// Digest of all policies, as it is now or would be.
     digest: String,
     /// What the change means.
@@ -54,6 +60,7 @@ pub(in crate::api) struct Changed {
     ),
     responses(
         (status = 200, description = "Committed, in force on this node, and its record stored; with dry_run, what would change", body = Changed, headers(("ETag" = String))),
+        (status = 202, description = "Committed, and its record stored, and not in force, because other documents are not valid: see `errors`", body = Changed, headers(("ETag" = String))),
         (status = "4XX", description = "Nothing was changed", body = crate::api::problem::Details, content_type = "application/problem+json"),
         (status = "5XX", description = "It could not be written, or not brought into force, or has no record that is known to be stored: `detail` says whether it is on disk and in force", body = crate::api::problem::Details, content_type = "application/problem+json"),
     ),
@@ -78,6 +85,7 @@ pub(in crate::api) async fn put(
     params(PolicyName, DryRun, ("If-Match" = Option<String>, Header, description = "The policy is removed only if it has this ETag")),
     responses(
         (status = 200, description = "Removed, no longer in force on this node, and the record of that stored; with dry_run, what would change", body = Changed),
+        (status = 202, description = "Removed, and the record of that stored, and still in force, because other documents are not valid: see `errors`", body = Changed),
         (status = "4XX", description = "Nothing was changed", body = crate::api::problem::Details, content_type = "application/problem+json"),
         (status = "5XX", description = "It could not be removed, or not taken out of force, or has no record that is known to be stored: `detail` says which", body = crate::api::problem::Details, content_type = "application/problem+json"),
     ),
@@ -213,6 +221,14 @@ async fn carry_out(
             Ok(())
         }
     };
+    if !plan.waits_for.is_empty() {
+        if let Some(announced) = announced {
+            announced.leave();
+        }
+        let what = "the change is made, and comes into force when the other documents are valid";
+        recorded(what, record(start.revision, false).await)?;
+        return Ok(start.revision);
+    }
     match settle(state, plan, snapshots, &start).await {
         Settled::InForce(snapshot) => {
             if let Some(announced) = announced {
@@ -288,12 +304,19 @@ fn answer(plan: &Plan, revision: u64, dry_run: bool) -> Response {
         name: plan.name.clone(),
         etag,
         dry_run,
-        created: plan.policy_before().is_none(),
+        created: !plan.existed,
         revision,
+        in_force: plan.waits_for.is_empty(),
+        errors: plan.waits_for.clone(),
         digest: plan.after.digest().to_owned(),
         diff: plan.after.diff_from(&plan.before),
     };
-    let mut response = Json(changed).into_response();
+    let status = if dry_run || changed.in_force {
+        StatusCode::OK
+    } else {
+        StatusCode::ACCEPTED
+    };
+    let mut response = (status, Json(changed)).into_response();
     // The ETag is that of what is there: after a dry run that is still what was there before.
     let value = quoted.and_then(|etag| HeaderValue::from_str(&etag).ok());
     if let Some(value) = value.filter(|_| !dry_run) {

@@ -256,10 +256,27 @@ async fn what_cannot_be_is_refused_and_changes_nothing() {
         "policy_shares_file"
     );
     std::fs::write(world.policies().join("both.yaml"), "broken: [").expect("write");
-    let refused = put(&world, "p", "", &good).await;
-    assert_eq!((refused.status, refused.code().as_str()), (409, "disk_invalid"));
-    assert!(refused.body.contains("both.yaml"), "{}", refused.body);
-    std::fs::remove_file(world.policies().join("both.yaml")).expect("removed");
+    // What is not valid holds everything back, and keeps nobody from a change.
+    let made = put(&world, "p", "", &good).await;
+    assert_eq!(made.status, 202, "{}", made.body);
+    let told = made.json();
+    assert_eq!(
+        (&told["in_force"], &told["created"]),
+        (&json!(false), &json!(true))
+    );
+    assert!(told["errors"].to_string().contains("both.yaml"), "{told}");
+    let stale = put(&world, "both", "If-Match: \"0123\"\n", &policy("both", 1)).await;
+    assert_eq!(stale.code(), "precondition_failed");
+    let gone = delete(&world, "p", "").await;
+    assert_eq!((gone.status, &gone.json()["in_force"]), (202, &json!(false)));
+    let mended = put(&world, "both", "If-Match: *\n", &policy("both", 1)).await;
+    assert_eq!(
+        (mended.status, &mended.json()["in_force"]),
+        (200, &json!(true)),
+        "{}",
+        mended.body
+    );
+    assert_eq!(delete(&world, "both", "").await.status, 200);
     let raw_bytes = [
         b"PUT /v1/policies/p HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/yaml\r\nContent-Length: 6\r\n\r\n".as_slice(),
         b"a: 1\n\xff",

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use zt_common::abi::Workload;
 
+use super::numbers::Numbers;
 use super::workloads::entry;
 use super::{AppError, Node};
 use crate::cgroup::CgroupEvent;
@@ -92,7 +93,9 @@ impl Node {
                     // At once: whoever is started in it must find the hooks.
                     self.check_roots()?;
                 }
-                let workload = self.places.created(&path, id).map(entry);
+                let workload = self.places.created(&path, id);
+                let numbers = Numbers::of(self.parts.kernel.table());
+                let workload = workload.map(|placed| entry(placed, &numbers));
                 let directory = self.parts.mount.join(&path);
                 self.cgroups.insert(path, id);
                 if let Some(workload) = workload {

@@ -8,6 +8,7 @@ use zt_common::address::Address;
 use zt_common::identity;
 
 use super::cgroups::Cgroups;
+use super::numbers::Numbers;
 use super::workloads::entry;
 use super::{AppError, Node};
 use crate::identity::Mode;
@@ -23,8 +24,13 @@ pub(super) struct Changes {
 }
 
 impl Node {
-    /// Writes who is who into the kernel.
+    /// Writes who is who into the kernel, by the numbers of the table in force.
     pub(super) fn direct(&mut self) -> Result<Changes, AppError> {
+        self.direct_by(&Numbers::of(self.parts.kernel.table()))
+    }
+
+    /// Writes who is who into the kernel.
+    pub(super) fn direct_by(&mut self, numbers: &Numbers) -> Result<Changes, AppError> {
         let mut directory = Directory::default();
         for address in netns::addresses().unwrap_or_default() {
             let host = Peer {
@@ -35,7 +41,7 @@ impl Node {
             directory.peers.insert(address, host);
         }
         for placed in self.places.placed().iter() {
-            let entry = entry(placed);
+            let entry = entry(placed, numbers);
             // What is nested in it is found by it: it takes no room of its own.
             let here = self.cgroups.id(&placed.record.cgroup);
             let meant = |id: &u64| placed.record.cgroup_id.is_none_or(|meant| meant == *id);
@@ -65,7 +71,7 @@ impl Node {
             };
             claim(&mut directory.peers, Address::from(*address), nobody);
         }
-        for (address, peer) in self.elsewhere.peers() {
+        for (address, peer) in self.elsewhere.peers(numbers) {
             claim(&mut directory.peers, address, peer);
         }
         for address in self.fronting.virtual_addresses() {
@@ -76,9 +82,7 @@ impl Node {
             };
             directory.peers.entry(Address::from(address)).or_insert(nobody);
         }
-        directory.services = self
-            .fronting
-            .entries(self.parts.kernel.table().map(AsRef::as_ref));
+        directory.services = self.fronting.entries(numbers);
         self.name_the_disputed(&mut directory.workloads);
         self.keep_the_lost(&mut directory.workloads);
         let before = self.parts.kernel.workloads();

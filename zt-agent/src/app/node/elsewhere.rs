@@ -9,6 +9,7 @@ use zt_common::abi::{PEER_HERE, Peer};
 use zt_common::address::Address;
 use zt_common::identity;
 
+use super::numbers::Numbers;
 use super::{AppError, Node};
 use crate::identity::kubernetes::{Changes, Whose};
 use crate::spiffe_id::SpiffeId;
@@ -46,9 +47,9 @@ impl Elsewhere {
     }
 
     /// What the kernel is told.
-    pub(super) fn peers(&self) -> impl Iterator<Item = (Address, Peer)> {
+    pub(super) fn peers(&self, numbers: &Numbers) -> impl Iterator<Item = (Address, Peer)> {
         let peers = self.by_address.iter();
-        peers.map(|(address, whose)| (Address::from(*address), peer(whose)))
+        peers.map(|(address, whose)| (Address::from(*address), peer(whose, numbers)))
     }
 
     /// Whose an address is.
@@ -56,15 +57,15 @@ impl Elsewhere {
         self.by_address.get(&address)
     }
 
-    fn peer(&self, address: IpAddr) -> Option<Peer> {
-        self.by_address.get(&address).map(peer)
+    fn peer(&self, address: IpAddr, numbers: &Numbers) -> Option<Peer> {
+        self.by_address.get(&address).map(|whose| peer(whose, numbers))
     }
 }
 
-fn peer(whose: &Whose) -> Peer {
+fn peer(whose: &Whose, numbers: &Numbers) -> Peer {
     Peer {
         identity: match whose {
-            Whose::Pod { spiffe, .. } => spiffe.number(),
+            Whose::Pod { spiffe, .. } => numbers.workload(spiffe),
             Whose::Node => identity::REMOTE_NODE,
             Whose::Nobody => identity::UNKNOWN,
         },
@@ -105,9 +106,10 @@ impl Node {
         if unknown || addresses.iter().any(here) || self.settle_services() {
             return self.merged();
         }
+        let numbers = Numbers::of(self.parts.kernel.table());
         let wanted = addresses
             .iter()
-            .map(|address| (Address::from(*address), self.elsewhere.peer(*address)));
+            .map(|address| (Address::from(*address), self.elsewhere.peer(*address, &numbers)));
         let moved = self.parts.kernel.set_peers(wanted);
         self.pending.merge |= moved.is_err();
         Ok(moved.map(drop)?)
@@ -134,12 +136,12 @@ mod tests {
         elsewhere.set(one, Some(Whose::Node));
         assert_eq!(elsewhere.identities().count(), 1);
         assert_eq!(
-            elsewhere.peer(one).map(|peer| peer.identity),
+            elsewhere.peer(one, &Numbers::default()).map(|peer| peer.identity),
             Some(identity::REMOTE_NODE)
         );
         elsewhere.set(two, None);
         assert_eq!(elsewhere.identities().count(), 0);
         elsewhere.set(two, None);
-        assert_eq!(elsewhere.peers().count(), 1);
+        assert_eq!(elsewhere.peers(&Numbers::default()).count(), 1);
     }
 }

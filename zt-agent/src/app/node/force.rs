@@ -4,10 +4,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::numbers::Numbers;
 use super::{AppError, Loaded, Node};
 use crate::kernel::KernelError;
 use crate::metrics::NodeEvent;
-use crate::policy::{self, PolicySet, compile_with};
+use crate::policy::{self, AllowTable, PolicySet, compile_with};
 use crate::policy_dir;
 use crate::problem::Problem;
 
@@ -68,16 +69,20 @@ impl Node {
         let compile_time = started.elapsed();
         let enforced = compiled.and_then(|table| {
             let entries = table.len();
-            self.parts.kernel.enforce(table)?;
-            Ok(entries)
+            Ok((entries, self.enforce(table)?))
         });
-        let entries = match enforced {
-            Ok(entries) => entries,
+        let (entries, renumbered) = match enforced {
+            Ok(enforced) => enforced,
             Err(error) => {
                 self.identities = identities;
                 return Err(error);
             }
         };
+        if renumbered && let Err(error) = self.direct() {
+            // Until it succeeds they are nobody.
+            tracing::warn!(%error, "who is who could not be written; trying again");
+            self.pending.merge = true;
+        }
         self.revision += 1;
         self.loaded = Loaded {
             policies: Arc::clone(policies),
@@ -106,11 +111,7 @@ impl Node {
         Ok(())
     }
 
-    pub(super) fn compile(
-        &self,
-        policies: &PolicySet,
-        revision: u64,
-    ) -> Result<policy::AllowTable, AppError> {
+    pub(super) fn compile(&self, policies: &PolicySet, revision: u64) -> Result<AllowTable, AppError> {
         let groups = self.fronting.groups();
         Ok(compile_with(
             policies,
@@ -119,6 +120,59 @@ impl Node {
             &self.settings,
             revision,
         )?)
+    }
+
+    /// Puts a table in force. Who is nobody by it is so before, and who was nobody before stays so until after: nobody is
+    /// taken for another in between. Whether there is anybody like that, and numbers are to be written anew.
+    pub(super) fn enforce(&mut self, table: AllowTable) -> Result<bool, AppError> {
+        let table = Arc::new(table);
+        let between = self
+            .parts
+            .kernel
+            .table()
+            .and_then(|now| Numbers::between(now, &table));
+        if let Some(between) = &between {
+            self.direct_by(between)?;
+        }
+        let enforced = self.parts.kernel.enforce(table);
+        if enforced.is_err() && between.is_some() {
+            // Until it succeeds they are nobody.
+            self.pending.merge |= self.direct().is_err();
+        }
+        enforced?;
+        self.tell_of_nobodies();
+        Ok(between.is_some())
+    }
+
+    /// Says and counts whom the table in force takes for nobody although there is a name, once each.
+    fn tell_of_nobodies(&mut self) {
+        let Some(table) = self.parts.kernel.table() else {
+            return;
+        };
+        let new = table
+            .alike()
+            .iter()
+            .filter(|(id, _)| !self.alike.contains_key(*id));
+        for (id, other) in new {
+            self.parts.metrics.node_event(NodeEvent::IdentityAlike, 1);
+            tracing::error!(
+                name = id.as_str(),
+                other = other.as_str(),
+                number = id.number(),
+                "two names have the same kernel number: `{id}` is nobody on this node, as it could not be told from `{other}`; rename it, and look at who made it"
+            );
+        }
+        self.alike.clone_from(table.alike());
+        let undecided = table.undecided().len();
+        if undecided > self.undecided {
+            let more = (undecided - self.undecided) as u64;
+            self.parts.metrics.node_event(NodeEvent::GroupsLeftOut, more);
+            tracing::error!(
+                groups = undecided,
+                "the allow table has no room for what policy says to these groups of Services: whoever connects there connects to nobody; narrow the patterns of the policy, or look for Services with very many backends"
+            );
+        }
+        self.undecided = undecided;
     }
 
     /// Puts what was merged in force: rules for new identities first, then who is who.
@@ -140,7 +194,7 @@ impl Node {
         let new = self.gather_identities();
         if !new.is_empty() || !self.groups_in_force() {
             let compiled = self.compile(&self.loaded.policies, self.revision);
-            let enforced = compiled.and_then(|table| Ok(self.parts.kernel.enforce(table)?));
+            let enforced = compiled.and_then(|table| self.enforce(table));
             if let Err(error) = enforced {
                 self.identities.retain(|id| !new.contains(id));
                 self.direct_services()?;

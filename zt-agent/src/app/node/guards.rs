@@ -8,6 +8,7 @@ use zt_common::entry::ACTION_ALLOW;
 use zt_common::identity;
 
 use super::Node;
+use super::numbers::Numbers;
 use crate::metrics::NodeEvent;
 use crate::policy::AllowTable;
 
@@ -45,11 +46,12 @@ impl Node {
         if self.receivers.0.is_empty() {
             return;
         }
+        let numbers = Numbers::of(self.parts.kernel.table());
         let own: Vec<u64> = self
             .places
             .placed()
             .iter()
-            .filter(|placed| self.receivers.takes(placed.record.spiffe.number()))
+            .filter(|placed| self.receivers.takes(numbers.workload(&placed.record.spiffe)))
             .filter_map(|placed| self.cgroups.id(&placed.record.cgroup))
             .collect();
         for id in own {

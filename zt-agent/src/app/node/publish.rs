@@ -7,6 +7,7 @@ use std::sync::Arc;
 use zt_common::counter::Counter;
 
 use super::Node;
+use super::numbers::Numbers;
 use crate::api::{DisputeStatus, HookStatus, NodeStatus, RootStatus};
 use crate::audit::names::{Directory, Placement};
 use crate::spiffe_id::SpiffeId;
@@ -54,12 +55,13 @@ impl Node {
     }
 
     fn placements(&self, wanted: impl Fn(&Placed) -> bool) -> Vec<Placement> {
+        let numbers = Numbers::of(self.parts.kernel.table());
         self.places
             .placed()
             .iter()
             .filter(|placed| wanted(placed))
             .map(|placed| Placement {
-                identity: placed.record.spiffe.number(),
+                identity: numbers.workload(&placed.record.spiffe),
                 cgroups: placed.cgroup_ids.clone(),
                 addresses: placed.record.addresses.clone(),
                 pod: placed.record.pod.as_deref().map(Arc::from),

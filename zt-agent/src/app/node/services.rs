@@ -12,12 +12,13 @@ use zt_common::address::Address;
 use zt_common::identity;
 
 use super::elsewhere::Elsewhere;
+use super::numbers::Numbers;
 use super::{AppError, Node};
 use crate::identity::kubernetes::{Whose, pod_of};
 use crate::identity::services::{self, Occupant, Occupants, Recalled, ServiceEvent, Services};
 use crate::kernel::netns;
 use crate::metrics::NodeEvent;
-use crate::policy::{AllowTable, Groups};
+use crate::policy::Groups;
 use crate::spiffe_id::SpiffeId;
 use crate::state::Fronts;
 
@@ -96,6 +97,8 @@ pub(super) struct Fronting {
     groups: Groups,
     /// What is on disk is not what is known.
     unsaved: bool,
+    /// How often there was no room for what the API said, as was told of last.
+    refused: u64,
 }
 
 impl Fronting {
@@ -178,8 +181,7 @@ impl Fronting {
     }
 
     /// What the kernel is to be told. A group that the table in force does not answer about is nobody.
-    pub(super) fn entries(&self, table: Option<&AllowTable>) -> HashMap<ServiceKey, Service> {
-        let answered = |number: u64| table.is_some_and(|table| table.groups().get(number).is_some());
+    pub(super) fn entries(&self, numbers: &Numbers) -> HashMap<ServiceKey, Service> {
         self.fronts
             .iter()
             .map(|(place, front)| {
@@ -189,9 +191,8 @@ impl Fronting {
                     protocol: place.protocol,
                     reserved: 0,
                 };
-                let known = !identity::is_group(front.number) || answered(front.number);
                 let service = Service {
-                    identity: if known { front.number } else { identity::UNKNOWN },
+                    identity: numbers.behind(front),
                     target_port: front.target_port,
                     reserved: [0; 6],
                 };
@@ -244,6 +245,15 @@ impl Node {
         }
         let here = self.here();
         let left_out = self.fronting.fronts.left_out();
+        let refused = self.fronting.services.refused();
+        let new = refused - std::mem::replace(&mut self.fronting.refused, refused);
+        if new > 0 {
+            self.parts.metrics.node_event(NodeEvent::ServicesTooMany, new);
+            tracing::error!(
+                new,
+                "there are more Services or EndpointSlices than a node keeps, in one namespace or altogether: Services whose endpoints are not all known lead to nobody"
+            );
+        }
         let changed = self.fronting.settle(here, &self.elsewhere);
         let now = self.fronting.fronts.left_out();
         if now > left_out {
@@ -302,9 +312,7 @@ impl Node {
 
     /// Where the rest cannot be put in force: virtual addresses at least lead to nobody by an old name.
     pub(super) fn direct_services(&mut self) -> Result<(), AppError> {
-        let entries = self
-            .fronting
-            .entries(self.parts.kernel.table().map(AsRef::as_ref));
+        let entries = self.fronting.entries(&Numbers::of(self.parts.kernel.table()));
         self.parts.kernel.direct_services(&entries)?;
         Ok(())
     }

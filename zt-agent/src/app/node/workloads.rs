@@ -8,6 +8,7 @@ use std::sync::Arc;
 use zt_common::abi::{MODE_ENFORCE, MODE_OBSERVE, Workload};
 use zt_common::names::{MAX_PEERS, MAX_WORKLOADS};
 
+use super::numbers::Numbers;
 use super::{Node, level};
 use crate::audit::convert::IdentityChange;
 use crate::audit::pipeline::ApiEvent;
@@ -97,9 +98,9 @@ pub(in crate::app) fn roots(present: &[PathBuf], mount: &Path) -> Vec<ManagedRoo
 }
 
 /// What the kernel is told of a workload.
-pub(super) fn entry(placed: &Placed) -> Workload {
+pub(super) fn entry(placed: &Placed, numbers: &Numbers) -> Workload {
     Workload {
-        identity: placed.record.spiffe.number(),
+        identity: numbers.workload(&placed.record.spiffe),
         mode: match placed.mode {
             Mode::Enforce => MODE_ENFORCE,
             Mode::Observe => MODE_OBSERVE,

@@ -13,6 +13,7 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Format, Output, line};
 use crate::cli::table::plain;
 use crate::policy::Statement;
+use crate::problem::Problem;
 
 /// Most bytes of a policy that are read.
 const MAX_BYTES: u64 = 1 << 20;
@@ -82,7 +83,7 @@ pub(super) async fn apply(arguments: &ApplyArgs) -> Result<Exit, Failure> {
     let answer = Client::new(&arguments.api)?.send_document(sent).await;
     let answer = answer.map_err(|error| place(error, &arguments.file))?;
     print(&answer, arguments.output.format)?;
-    Ok(Exit::Done)
+    Ok(done(&answer))
 }
 
 pub(super) async fn diff(arguments: &DiffArgs) -> Result<Exit, Failure> {
@@ -119,7 +120,16 @@ pub(super) async fn delete(arguments: &DeleteArgs) -> Result<Exit, Failure> {
     };
     let answer = Client::new(&arguments.api)?.send_document(sent).await?;
     print(&answer, arguments.output.format)?;
-    Ok(Exit::Done)
+    Ok(done(&answer))
+}
+
+/// A change that is made and not in force has not done what was asked for.
+fn done(answer: &Value) -> Exit {
+    if answer["in_force"] == json!(false) {
+        Exit::Failed
+    } else {
+        Exit::Done
+    }
 }
 
 fn put(name: &str, text: &str, dry_run: bool, if_match: Option<&str>) -> Sent {
@@ -222,8 +232,17 @@ fn print(answer: &Value, format: Format) -> Result<(), Failure> {
     ) {
         (_, true) => format!("{name}: nothing changes"),
         (true, false) => format!("{name}: this would change; nothing was changed"),
+        (false, false) if answer["in_force"] == json!(false) => format!("{name}: changed, and not in force"),
         (false, false) => format!("{name}: in force at revision {}", plain(&answer["revision"])),
     };
     line(&said)?;
+    let errors = answer["errors"].as_array().map_or(&[][..], Vec::as_slice);
+    if !errors.is_empty() {
+        line("nothing comes into force until these are mended or removed:")?;
+    }
+    for error in errors {
+        let problem = serde_json::from_value::<Problem>(error.clone());
+        line(&problem.map_or_else(|_| error.to_string(), |problem| problem.to_string()))?;
+    }
     Ok(())
 }

@@ -55,6 +55,18 @@ pub struct Known {
     pub(super) qos: Qos,
 }
 
+impl Known {
+    /// The same pod, wherever it is.
+    #[must_use]
+    pub fn without_addresses(self) -> Self {
+        Self {
+            addresses: Box::default(),
+            host_addresses: Box::default(),
+            ..self
+        }
+    }
+}
+
 /// How many there are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {

@@ -2,7 +2,6 @@
 //! Who stood behind which virtual address, on disk: an agent that starts again goes on with it until the API has been
 //! heard, so that nothing is refused in between, and nothing is named otherwise than the kernel names it meanwhile.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -31,20 +30,8 @@ struct Remembered {
 /// What was known when `path` was written. Nothing where it cannot be read: that costs the names of virtual addresses
 /// until the API has been heard.
 pub fn recall(path: &Path, trust_domain: &str) -> Vec<Recalled> {
-    let read = || -> io::Result<Remembered> {
-        if fs::metadata(path)?.len() > MAX_BYTES {
-            return Err(io::Error::other("it is too large"));
-        }
-        Ok(serde_json::from_slice(&fs::read(path)?)?)
-    };
-    let remembered = match read() {
-        Ok(remembered) => remembered,
-        Err(error) => {
-            if error.kind() != io::ErrorKind::NotFound {
-                tracing::warn!(file = %path.display(), %error, "services that were known before cannot be read");
-            }
-            return Vec::new();
-        }
+    let Some(remembered) = kept::read::<Remembered>(path, MAX_BYTES, "services") else {
+        return Vec::new();
     };
     let ours = |recalled: &Recalled| {
         recalled.2.iter().all(|(backend, _)| match backend {
@@ -72,6 +59,7 @@ pub fn remember(path: &Path, trust_domain: &str, places: Vec<Recalled>) -> io::R
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::net::IpAddr;
 
     use super::*;

@@ -102,3 +102,30 @@ impl SliceRecord {
         self.endpoints.iter().filter_map(|endpoint| endpoint.pod.as_ref())
     }
 }
+
+/// Something that the API said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServiceEvent {
+    /// A Service as it is now.
+    Service(Box<ServiceRecord>),
+    /// A Service is gone: that one, not another of its name.
+    ServiceGone {
+        /// Which.
+        name: ObjectName,
+        /// Its uid.
+        uid: Arc<str>,
+    },
+    /// An `EndpointSlice` as it is now.
+    Slice(Box<SliceRecord>),
+    /// An `EndpointSlice` is gone.
+    SliceGone {
+        /// Which.
+        name: ObjectName,
+        /// Its uid.
+        uid: Arc<str>,
+    },
+    /// All Services there are: others are gone.
+    Services(Vec<ServiceRecord>),
+    /// All `EndpointSlice`s there are: others are gone.
+    Slices(Vec<SliceRecord>),
+}

@@ -3,6 +3,7 @@
 
 mod hiding;
 mod orders;
+mod room;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -63,20 +63,8 @@ impl Name {
 /// What was known when `path` was written, of the cgroups that exist still. Nothing where it cannot be read: that costs
 /// the names until SPIRE has answered.
 pub(super) fn recall(path: &Path, trust_domain: &str, present: &BTreeMap<PathBuf, u64>) -> Known {
-    let read = || -> io::Result<Remembered> {
-        if fs::metadata(path)?.len() > MAX_BYTES {
-            return Err(io::Error::other("it is too large"));
-        }
-        Ok(serde_json::from_slice(&fs::read(path)?)?)
-    };
-    let remembered = match read() {
-        Ok(remembered) => remembered,
-        Err(error) => {
-            if error.kind() != io::ErrorKind::NotFound {
-                tracing::warn!(file = %path.display(), %error, "identities that were known before cannot be read");
-            }
-            return Known::new();
-        }
+    let Some(remembered) = kept::read::<Remembered>(path, MAX_BYTES, "identities") else {
+        return Known::new();
     };
     if kept::boot().is_none_or(|boot| boot != remembered.boot) || remembered.trust_domain != trust_domain {
         return Known::new();

@@ -17,8 +17,8 @@ pub enum EditError {
     /// The document is not valid; problems name the file [`BODY`](super::BODY).
     #[error("the policy is not valid")]
     Invalid(Vec<Problem>),
-    /// What is on disk is not valid, so that nothing could come into force.
-    #[error("the policies on disk are not valid: mend them first")]
+    /// What is on disk cannot be read at all.
+    #[error("the policies on disk cannot be read: mend that first")]
     DiskInvalid(Vec<Problem>),
     /// There is no such policy.
     #[error("there is no policy `{0}`")]

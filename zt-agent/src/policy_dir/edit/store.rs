@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::Value;
 
 use super::{BODY, EditError};
-use crate::policy::{self, AnyPolicy, Document, Settings, collection_of, resource_of};
+use crate::policy::{self, AnyPolicy, Document, RESOURCES, Settings, collection_of, resource_of};
 
 /// A policy as it is kept.
 #[derive(Clone, Debug)]
@@ -106,12 +106,7 @@ pub(super) fn file_of(
 ) -> Result<PathBuf, EditError> {
     let kind = match text {
         Some(text) => {
-            let document = Document {
-                file: BODY.to_owned(),
-                text: text.to_owned(),
-            };
-            let set = policy::parse(&[document], settings).map_err(EditError::Invalid)?;
-            let kind = set.all().first().map(AnyPolicy::kind);
+            let kind = kind_of(text, settings)?;
             if let Some(old) = old.filter(|old| kind.is_some_and(|kind| kind != old.kind())) {
                 return Err(EditError::OtherKind {
                     name: name.to_owned(),
@@ -125,6 +120,35 @@ pub(super) fn file_of(
     let collection = kind.and_then(collection_of);
     let collection = collection.ok_or_else(|| EditError::NotFound(name.to_owned()))?;
     Ok(PathBuf::from(format!("{collection}/{name}")))
+}
+
+/// Where what is not valid is kept, if it can be replaced by that policy.
+pub(super) fn in_place_of(
+    broken: &Document,
+    name: &str,
+    text: Option<&str>,
+    settings: &Settings,
+) -> Result<PathBuf, EditError> {
+    let collection = broken.file.split('/').next();
+    if let Some(text) = text
+        && kind_of(text, settings)?.and_then(collection_of) != collection
+    {
+        let kinds = RESOURCES.iter().find(|(_, of)| Some(*of) == collection);
+        return Err(EditError::OtherKind {
+            name: name.to_owned(),
+            kind: kinds.map_or("unknown", |(kind, _)| kind),
+        });
+    }
+    Ok(PathBuf::from(&broken.file))
+}
+
+fn kind_of(text: &str, settings: &Settings) -> Result<Option<&'static str>, EditError> {
+    let document = Document {
+        file: BODY.to_owned(),
+        text: text.to_owned(),
+    };
+    let set = policy::parse(&[document], settings).map_err(EditError::Invalid)?;
+    Ok(set.all().first().map(AnyPolicy::kind))
 }
 
 #[cfg(test)]

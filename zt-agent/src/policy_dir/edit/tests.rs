@@ -185,11 +185,100 @@ fn problems_have_the_same_places_as_in_a_file() {
     assert!(problems("p", &two).contains("is one of 2 policies"));
     assert!(problems("p", "# nothing\n").contains("no policy documents"));
     assert!(problems("p", "a: [").contains("malformed YAML"));
-    fs::write(world.directory.path().join("bad.yaml"), "x: 1\n").expect("write");
+}
+
+#[test]
+fn what_is_not_valid_keeps_nobody_from_the_rest_nor_from_mending_it() {
+    let world = World::new(&[("core.yaml", &policy("core", 1)), ("bad.yaml", "x: 1\n")]);
+    fs::write(world.directory.path().join("odd.yml"), b"\xff").expect("write");
+    let plan = world.put("p", &policy("p", 1)).expect("it is valid itself");
+    let files = |plan: &Plan| -> Vec<String> {
+        let name = |problem: &Problem| {
+            Path::new(&problem.file)
+                .file_name()
+                .map(|n| n.to_string_lossy().into_owned())
+        };
+        let mut files: Vec<String> = plan.waits_for.iter().filter_map(name).collect();
+        files.dedup();
+        files
+    };
+    assert_eq!(
+        files(&plan),
+        ["odd.yml", "bad.yaml"],
+        "and they stay what they are"
+    );
+    assert!(plan.policy_before().is_none() && plan.policy_after().is_some() && !plan.existed);
+    plan.commit().expect("committed");
+    assert_eq!(world.files(), ["bad.yaml", "core.yaml", "odd.yml", "p.yaml"]);
+    world
+        .delete("core")
+        .and_then(|plan| plan.commit())
+        .expect("deleted");
+    // A change that is not valid itself is not taken.
+    assert!(matches!(world.put("q", "x: 1"), Err(EditError::Invalid(_))));
+
+    // What is in the place of the policy is what a precondition is about.
+    let mut seen = None;
+    let edit = Edit::Delete {
+        name: "bad".to_owned(),
+    };
+    let planned = world.editor.plan(edit, &PolicySet::default(), |digest| {
+        seen = digest.map(str::to_owned);
+        Ok(())
+    });
+    assert_eq!(seen, Some(policy::text_digest("x: 1\n")));
+    fs::remove_file(world.directory.path().join("odd.yml")).expect("removed");
+    let mend = world.put("bad", &policy("bad", 1)).expect("it mends");
+    assert!(mend.waits_for.is_empty() && mend.existed);
+    planned
+        .expect("it can be deleted, too")
+        .commit()
+        .expect("deleted");
+    assert!(
+        matches!(mend.commit(), Err(EditError::Raced(_))),
+        "by now it is gone"
+    );
+    assert_eq!(world.files(), ["p.yaml"]);
+
+    // A policy that was valid is where it was.
+    fs::write(world.directory.path().join("p.yaml"), policy("other", 1)).expect("write");
+    let known = world.put("other", &policy("other", 2)).expect("valid").after;
+    fs::write(world.directory.path().join("p.yaml"), "broken: [").expect("write");
+    let edit = Edit::Put {
+        name: "other".to_owned(),
+        text: policy("other", 3),
+    };
+    let mend = world.editor.plan(edit, &known, |_| Ok(())).expect("it mends");
+    assert_eq!(
+        mend.before.digest(),
+        known.digest(),
+        "the difference is to what is in force"
+    );
+    mend.commit().expect("committed");
+    assert_eq!(world.text("p.yaml"), policy("other", 3));
+    // What may be several is not for one of them to replace.
+    fs::write(world.directory.path().join("p.yaml"), "a: [\n---\nb: 1\n").expect("write");
     assert!(matches!(
         world.put("p", &policy("p", 1)),
-        Err(EditError::DiskInvalid(_))
+        Err(EditError::SharedFile { count: 2, .. })
     ));
+}
+
+#[test]
+fn the_first_policy_of_an_empty_directory_is_made() {
+    let world = World::new(&[]);
+    assert!(matches!(world.delete("p"), Err(EditError::NotFound(_))));
+    let plan = world.put("p", &policy("p", 1)).expect("valid");
+    assert!(plan.waits_for.is_empty());
+    plan.commit().expect("committed");
+    assert_eq!(world.files(), ["p.yaml"]);
+    let nowhere = Editor::new(world.directory.path().join("absent"), Settings::default());
+    let edit = Edit::Put {
+        name: "p".to_owned(),
+        text: policy("p", 1),
+    };
+    let planned = nowhere.plan(edit, &PolicySet::default(), |_| Ok(()));
+    assert!(matches!(planned, Err(EditError::DiskInvalid(_))));
 }
 
 #[test]

@@ -68,7 +68,7 @@ fn settle(fronting: &mut Fronting, here: Here) -> bool {
 }
 
 fn led_to(fronting: &Fronting) -> Vec<u64> {
-    let entries = fronting.entries(None);
+    let entries = fronting.entries(&Numbers::of(Some(&Arc::default())));
     entries.values().map(|service| service.identity).collect()
 }
 

@@ -182,3 +182,53 @@ fn a_name_is_of_one_kind_and_the_last_policy_stays() {
         Err(EditError::NotFound(_))
     ));
 }
+
+#[test]
+fn the_first_policy_is_made_and_what_is_not_valid_keeps_nobody_from_the_rest() {
+    let keeper = Keeper::with(&[]);
+    plan(&keeper, put("web", 80))
+        .and_then(|plan| plan.commit())
+        .expect("the first one");
+    let mut bad = resource("bad", 80);
+    bad["spec"]["rulez"] = json!([]);
+    let place = "serviceaccesspolicies/bad";
+    keeper.write(place, None, Some(&bad)).expect("written elsewhere");
+    let change = plan(&keeper, put("web", 81)).expect("planned");
+    assert_eq!(change.waits_for[0].file, place);
+    change.commit().expect("made");
+    assert_eq!(port(&keeper, "web"), Some(json!(81)));
+    plan(&keeper, delete("web"))
+        .and_then(|plan| plan.commit())
+        .expect("deleted");
+    let other_kind = Edit::Put {
+        name: "bad".to_owned(),
+        text: json!({
+            "apiVersion": "zt.hanzo.ai/v1", "kind": "OperatorAccessPolicy", "metadata": {"name": "bad"},
+            "spec": {"rules": [{"role": "sre", "targets": [{"service": "*", "actions": ["read"]}]}]},
+        })
+        .to_string(),
+    };
+    assert!(matches!(
+        plan(&keeper, other_kind),
+        Err(EditError::OtherKind {
+            kind: "ServiceAccessPolicy",
+            ..
+        })
+    ));
+    let mend = plan(&keeper, put("bad", 82)).expect("planned");
+    assert!(mend.waits_for.is_empty() && mend.existed);
+    mend.commit().expect("mended");
+    assert_eq!(port(&keeper, "bad"), Some(json!(82)));
+    mend.undo().expect("taken back");
+    assert_eq!(keeper.kept(place).expect("kept")["spec"]["rulez"], json!([]));
+    keeper.touch(place);
+    assert!(matches!(mend.undo(), Err(EditError::Conflict(_))));
+    // Beside another one it can be deleted.
+    plan(&keeper, put("web", 80))
+        .and_then(|plan| plan.commit())
+        .expect("made");
+    plan(&keeper, delete("bad"))
+        .and_then(|plan| plan.commit())
+        .expect("deleted");
+    assert!(keeper.kept(place).is_none());
+}

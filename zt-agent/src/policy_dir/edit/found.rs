@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is kept now, and what of it is valid: a document that is not must not keep anybody from changing another, nor from
+//! mending or removing it.
+
+use std::path::Path;
+
+use super::{EditError, Editor, Held};
+use crate::policy::{self, Document, PolicySet, Problem, Standing, text_digest};
+use crate::policy_dir::read_each;
+
+/// What is kept now.
+pub(super) struct Found {
+    /// All documents that can be read.
+    pub(super) documents: Vec<Document>,
+    /// Files that cannot.
+    pub(super) unreadable: Vec<Problem>,
+    /// Where the documents come from, if that is not files.
+    pub(super) held: Vec<Held>,
+    /// Which of them are valid.
+    pub(super) standing: Standing,
+}
+
+impl Found {
+    /// The documents of an editor. Those that `known` was parsed from are not read anew.
+    pub(super) fn of(editor: &Editor, known: &PolicySet) -> Result<Self, EditError> {
+        let (documents, unreadable, held) = match &editor.store {
+            Some(store) => {
+                let held = store.read()?;
+                let documents = held.iter().map(|held| held.document.clone()).collect();
+                (documents, Vec::new(), held)
+            }
+            None => {
+                let (documents, unreadable) = read_each(&editor.path).map_err(EditError::DiskInvalid)?;
+                (documents, unreadable, Vec::new())
+            }
+        };
+        let standing = policy::standing(&documents, &editor.settings, known);
+        Ok(Self {
+            documents,
+            unreadable,
+            held,
+            standing,
+        })
+    }
+
+    /// Everything that is wrong with it.
+    pub(super) fn problems(&self) -> Vec<Problem> {
+        self.unreadable
+            .iter()
+            .chain(&self.standing.problems)
+            .cloned()
+            .collect()
+    }
+
+    /// The digest of a policy, or of the text of the document that is not valid and in its place.
+    pub(super) fn digest(&self, name: &str, known: &PolicySet) -> Option<String> {
+        let valid = self.standing.set.get(name);
+        let valid = valid.map(|policy| policy.digest().to_owned());
+        valid.or_else(|| {
+            self.broken(name, known)
+                .map(|document| text_digest(&document.text))
+        })
+    }
+
+    /// The document that is not valid and is in the place of the policy of that name: where it was when it was valid, or in
+    /// the file that is called so.
+    pub(super) fn broken(&self, name: &str, known: &PolicySet) -> Option<&Document> {
+        let before = known.get(name).map(policy::AnyPolicy::file);
+        let is_called_so = |document: &Document| {
+            let stem = Path::new(&document.file).file_stem();
+            stem.is_some_and(|stem| stem.as_encoded_bytes() == name.as_bytes())
+        };
+        let broken = || {
+            self.documents
+                .iter()
+                .filter(|document| self.standing.invalid.contains(&document.file))
+        };
+        broken()
+            .find(|document| before == Some(document.file.as_str()))
+            .or_else(|| broken().find(|document| is_called_so(document)))
+    }
+}
+
+/// How many policies a document that is not valid may hold, as far as that can be told.
+pub(super) fn held_by(document: &Document, known: &PolicySet) -> usize {
+    let before = known.all().iter().filter(|policy| policy.file() == document.file);
+    let parts = document.text.split("\n---").filter(|part| {
+        let mut lines = part.lines().map(str::trim);
+        lines.any(|line| !line.is_empty() && !line.starts_with('#') && line != "---")
+    });
+    before.count().max(parts.count())
+}
