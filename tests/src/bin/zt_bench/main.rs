@@ -10,6 +10,8 @@ mod change;
 mod crew;
 mod decision;
 mod evaluate;
+mod fleet;
+mod fronts;
 mod http;
 mod load;
 mod machine;
@@ -101,7 +103,7 @@ enum Bench {
     Birth,
     /// Memory of the agent and of its maps
     Memory,
-    /// A cluster of 5,500 pods: listed, churned, and what that takes
+    /// A cluster of 5,500 pods and 1,000 Services: listed, churned, and what that takes
     Kubernetes,
     /// Decisions in user space by a call, beside other engines on the same rules
     Evaluate,

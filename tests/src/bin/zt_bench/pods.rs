@@ -14,22 +14,22 @@ use zt_common::address::Address;
 use zt_common::names;
 use zt_tests::KubeApi;
 
-use crate::Plan;
 use crate::memory::resident;
 use crate::report::{Metric, Target};
 use crate::samples::Summary;
 use crate::world::World;
+use crate::{Plan, fleet, fronts};
 
-const PODS: &str = "/api/v1/pods";
+pub(crate) const PODS: &str = "/api/v1/pods";
 const NODES: usize = 500;
 /// Pods of other nodes.
-const ELSEWHERE: usize = 5000;
+pub(crate) const ELSEWHERE: usize = 5000;
 /// Pods of this node.
 const HERE: usize = 500;
-const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// The pod of a number on a node, at an address of its own.
-fn pod(name: &str, uid: &str, node: usize, address: [u8; 4]) -> Value {
+pub(crate) fn pod(name: &str, uid: &str, node: usize, address: [u8; 4]) -> Value {
     let [a, b, c, d] = address;
     let ip = format!("{a}.{b}.{c}.{d}");
     let node_name = if node == 0 {
@@ -58,11 +58,11 @@ fn pod(name: &str, uid: &str, node: usize, address: [u8; 4]) -> Value {
     })
 }
 
-fn address(base: u8, number: usize) -> [u8; 4] {
+pub(crate) fn address(base: u8, number: usize) -> [u8; 4] {
     [10, base, (number / 250) as u8, (number % 250 + 1) as u8]
 }
 
-fn uid(number: usize) -> String {
+pub(crate) fn uid(number: usize) -> String {
     format!("00000000-0000-4000-8000-{number:012}")
 }
 
@@ -91,6 +91,7 @@ pub(crate) fn cluster(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
             ),
         );
     }
+    fronts::put(&api);
     let begun = Instant::now();
     let world = World::start("kubernetes", |sandbox, builder| {
         let kubeconfig = api.kubeconfig(sandbox.directory())?;
@@ -104,8 +105,9 @@ pub(crate) fn cluster(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
     ensure!(known >= ELSEWHERE + NODES + HERE, "{known} addresses are known");
     metrics.push(Metric::value(
         format!(
-            "start until ready, {} pods on {NODES} nodes listed",
-            ELSEWHERE + HERE
+            "start until ready, {} pods on {NODES} nodes and {} Services listed",
+            ELSEWHERE + HERE,
+            fronts::COUNT
         ),
         "ms",
         ready,
@@ -145,12 +147,31 @@ pub(crate) fn cluster(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
         Summary::of(&samples),
     ));
 
+    let services = fronts::map(&world)?;
+    while services.keys().count() < fronts::COUNT {
+        ensure!(
+            begun.elapsed() < LIMIT,
+            "not all Services are known after {LIMIT:?}"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
     births(plan, &api, &world, metrics)?;
+    fronts::churn(plan, &api, &world, metrics)?;
+    for number in 0..HERE {
+        world
+            .sandbox
+            .cgroup(&format!("burstable/pod{}", uid(100_000 + number)))?;
+    }
     churn(plan, &api, &world, metrics)?;
+    fleet::at_once(&api, &world, metrics)?;
     let pid = world.agent.pid().context("the agent is running")?;
     metrics.push(
         Metric::value(
-            format!("agent memory, {} pods", ELSEWHERE + HERE),
+            format!(
+                "agent memory, {} pods and {} Services",
+                ELSEWHERE + HERE + 1000,
+                fronts::COUNT
+            ),
             "MiB",
             resident(pid)?,
         )
@@ -194,7 +215,7 @@ fn births(plan: &Plan, api: &KubeApi, world: &World, metrics: &mut Vec<Metric>) 
 fn churn(plan: &Plan, api: &KubeApi, world: &World, metrics: &mut Vec<Metric>) -> Result<()> {
     let pid = world.agent.pid().context("the agent is running")?;
     let idle = cpu(pid)?;
-    let period = Duration::from_secs(if plan.quick { 5 } else { 20 });
+    let period = Duration::from_secs(if plan.quick { 5 } else { 30 });
     std::thread::sleep(period);
     let share = |ticks: u64, over: Duration| ticks as f64 / 100.0 / over.as_secs_f64() * 100.0;
     metrics.push(
