@@ -154,7 +154,7 @@ mod tests {
                 .is_some_and(|heard| Some(heard) > long_ago)
         );
         freshness.with("pods", |status| {
-            (status.stale, status.since) = (true, 9_000_000_000)
+            (status.stale, status.since) = (true, 9_000_000_000);
         });
         assert_eq!(
             freshness.heard(&["pods"], long_ago),

@@ -162,7 +162,7 @@ pub(crate) fn cluster(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
             .sandbox
             .cgroup(&format!("burstable/pod{}", uid(100_000 + number)))?;
     }
-    churn(plan, &api, &world, metrics)?;
+    churn(&api, &world, metrics)?;
     fleet::at_once(&api, &world, metrics)?;
     let pid = world.agent.pid().context("the agent is running")?;
     metrics.push(
@@ -212,10 +212,10 @@ fn births(plan: &Plan, api: &KubeApi, world: &World, metrics: &mut Vec<Metric>) 
 }
 
 /// Heartbeats and changes all over the cluster, a hundred a second.
-fn churn(plan: &Plan, api: &KubeApi, world: &World, metrics: &mut Vec<Metric>) -> Result<()> {
+fn churn(api: &KubeApi, world: &World, metrics: &mut Vec<Metric>) -> Result<()> {
     let pid = world.agent.pid().context("the agent is running")?;
     let idle = cpu(pid)?;
-    let period = Duration::from_secs(if plan.quick { 5 } else { 30 });
+    let period = Duration::from_secs(30);
     std::thread::sleep(period);
     let share = |ticks: u64, over: Duration| ticks as f64 / 100.0 / over.as_secs_f64() * 100.0;
     metrics.push(

@@ -255,8 +255,24 @@ async fn what_cannot_be_is_refused_and_changes_nothing() {
         put(&world, "one", "", &policy("one", 3)).await.code(),
         "policy_shares_file"
     );
+    std::fs::remove_file(world.policies().join("both.yaml")).expect("removed");
+    let raw_bytes = [
+        b"PUT /v1/policies/p HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/yaml\r\nContent-Length: 6\r\n\r\n".as_slice(),
+        b"a: 1\n\xff",
+    ]
+    .concat();
+    assert_eq!(raw(world.api, &raw_bytes).await.code(), "invalid_body");
+    let after = get(world.api, "/v1/policies").await.json();
+    assert_eq!(files(&world), ["core.yaml"]);
+    assert!(after["digest"] == digest || after["policies"].as_array().is_some_and(|all| all.len() > 1));
+}
+
+#[tokio::test]
+async fn what_is_not_valid_holds_everything_back_and_blocks_no_change() {
+    let world = world().await;
+    world.start_node();
+    let good = policy("p", 1);
     std::fs::write(world.policies().join("both.yaml"), "broken: [").expect("write");
-    // What is not valid holds everything back, and keeps nobody from a change.
     let made = put(&world, "p", "", &good).await;
     assert_eq!(made.status, 202, "{}", made.body);
     let told = made.json();
@@ -277,15 +293,6 @@ async fn what_cannot_be_is_refused_and_changes_nothing() {
         mended.body
     );
     assert_eq!(delete(&world, "both", "").await.status, 200);
-    let raw_bytes = [
-        b"PUT /v1/policies/p HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/yaml\r\nContent-Length: 6\r\n\r\n".as_slice(),
-        b"a: 1\n\xff",
-    ]
-    .concat();
-    assert_eq!(raw(world.api, &raw_bytes).await.code(), "invalid_body");
-    let after = get(world.api, "/v1/policies").await.json();
-    assert_eq!(files(&world), ["core.yaml"]);
-    assert!(after["digest"] == digest || after["policies"].as_array().is_some_and(|all| all.len() > 1));
 }
 
 #[tokio::test]

@@ -23,16 +23,13 @@ pub(super) struct Found {
 impl Found {
     /// The documents of an editor. Those that `known` was parsed from are not read anew.
     pub(super) fn of(editor: &Editor, known: &PolicySet) -> Result<Self, EditError> {
-        let (documents, unreadable, held) = match &editor.store {
-            Some(store) => {
-                let held = store.read()?;
-                let documents = held.iter().map(|held| held.document.clone()).collect();
-                (documents, Vec::new(), held)
-            }
-            None => {
-                let (documents, unreadable) = read_each(&editor.path).map_err(EditError::DiskInvalid)?;
-                (documents, unreadable, Vec::new())
-            }
+        let (documents, unreadable, held) = if let Some(store) = &editor.store {
+            let held = store.read()?;
+            let documents = held.iter().map(|held| held.document.clone()).collect();
+            (documents, Vec::new(), held)
+        } else {
+            let (documents, unreadable) = read_each(&editor.path).map_err(EditError::DiskInvalid)?;
+            (documents, unreadable, Vec::new())
         };
         let standing = policy::standing(&documents, &editor.settings, known);
         Ok(Self {
