@@ -66,21 +66,30 @@ pub async fn list(client: &Client, collection: &str) -> Result<Vec<ReadPolicy>, 
         what: path.clone(),
         message,
     };
-    let mut answer: Value = serde_json::from_slice(&body).map_err(|error| garbled(error.to_string()))?;
-    let Value::Array(items) = answer["items"].take() else {
-        return Err(garbled("it has no items".to_owned()));
+    let answer = serde_json::from_slice(&body).map_err(|error| garbled(error.to_string()))?;
+    read(answer, collection).map_err(garbled)
+}
+
+/// Reads a list, or says why it is none.
+fn read(mut answer: Value, collection: &str) -> Result<Vec<ReadPolicy>, String> {
+    let items = answer.get_mut("items").map(Value::take);
+    let Some(Value::Array(items)) = items else {
+        return Err("it has no items".to_owned());
     };
     let kind = RESOURCES
         .iter()
         .find(|(_, of)| *of == collection)
         .map(|(kind, _)| *kind);
-    let read = items.into_iter().map(|mut item| {
+    let read = items.into_iter().map(|item| {
+        let Value::Object(mut item) = item else {
+            return Err("one of its items is no object".to_owned());
+        };
         // Items of a list do not say what they are.
-        item["apiVersion"] = API_VERSION.into();
-        item["kind"] = kind.into();
-        ReadPolicy::try_from(item)
+        item.insert("apiVersion".to_owned(), API_VERSION.into());
+        item.insert("kind".to_owned(), kind.into());
+        ReadPolicy::try_from(Value::Object(item))
     });
-    read.collect::<Result<_, _>>().map_err(garbled)
+    read.collect()
 }
 
 /// Makes a new one.
@@ -132,4 +141,36 @@ async fn send(
         what: path.to_owned(),
         message: error.to_string(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_list_is_read_and_what_is_none_is_an_error() {
+        let (kind, collection) = RESOURCES[0];
+        let list = json!({ "items": [{ "metadata": { "name": "a", "generation": 3 } }] });
+        let policies = read(list, collection).expect("a list");
+        assert_eq!((policies[0].name.as_str(), policies[0].generation), ("a", 3));
+        assert_eq!(policies[0].resource["kind"], kind);
+        for odd in [
+            json!(null),
+            json!([]),
+            json!("text"),
+            json!(7),
+            json!({}),
+            json!({ "items": {} }),
+            json!({ "items": [7] }),
+            json!({ "items": ["a"] }),
+            json!({ "items": [[]] }),
+            json!({ "items": [null] }),
+            json!({ "items": [{}] }),
+            json!({ "items": [{ "metadata": 7 }] }),
+        ] {
+            assert!(read(odd.clone(), collection).is_err(), "{odd}");
+        }
+    }
 }
