@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 use super::backoff::Backoff;
 use super::doubt::{self, Doubt};
 use super::health::{Health, Withdrawal};
-use super::link::Link;
+use super::link::{Link, news};
 use super::process::Process;
 use super::subject::{Pod, Pods, Subject, told_of};
 use super::wall::passed;
@@ -212,7 +212,7 @@ impl Follower {
                 break link;
             }
             tokio::select! {
-                _ = links.changed() => {}
+                () = news(&mut links) => {}
                 interrupt = self.interrupt(subject) => {
                     if let Some(end) = self.interrupted(subject, interrupt).await {
                         return end;
@@ -235,7 +235,7 @@ impl Follower {
                     Ok(stream) => break stream,
                     Err(why) => return self.failed(&why),
                 },
-                _ = links.changed() => {
+                () = news(&mut links) => {
                     if links.borrow_and_update().as_ref().is_none_or(|now| now.number != link.number) {
                         return End::Again;
                     }

@@ -83,6 +83,13 @@ impl Link {
     }
 }
 
+/// Waits until something about the connection is new; for ever where nobody keeps it any more: what is known then stays as it is.
+pub(super) async fn news(links: &mut watch::Receiver<Option<Link>>) {
+    if links.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
 /// Keeps the connection, for ever. `None` is sent while there is none.
 pub(super) async fn keep(settings: Arc<Settings>, health: Arc<Health>, link: watch::Sender<Option<Link>>) {
     let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE, u64::from(std::process::id()));
@@ -229,4 +236,27 @@ fn whole(error: &dyn Error) -> String {
         cause = next.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_nobody_keeps_has_no_news() {
+        let (keeper, mut links) = watch::channel(None);
+        keeper.send_replace(None);
+        news(&mut links).await;
+        keeper.send_replace(None);
+        drop(keeper);
+        news(&mut links).await;
+        for _ in 0..3 {
+            assert!(
+                news(&mut links).now_or_never().is_none(),
+                "whoever waits for it waits"
+            );
+        }
+    }
 }

@@ -13,7 +13,7 @@ use tonic::Streaming;
 use super::{End, Follower, Interrupt};
 use crate::identity::spire::bundle::Bundle;
 use crate::identity::spire::health::Withdrawal;
-use crate::identity::spire::link::{Link, words};
+use crate::identity::spire::link::{Link, news, words};
 use crate::identity::spire::subject::Subject;
 use crate::identity::spire::svid;
 use crate::spiffe_id::SpiffeId;
@@ -62,7 +62,7 @@ impl Follower {
                     };
                     again.as_mut().reset((Instant::now() + next).min(latest));
                 }
-                _ = links.changed() => {
+                () = news(&mut links) => {
                     match links.borrow_and_update().clone() {
                         Some(now) if now.number == link.number => link = now,
                         _ => return End::Again,
