@@ -52,7 +52,8 @@ pub struct Timing {
     pub first_pause: Duration,
     /// The longest pause.
     pub longest_pause: Duration,
-    /// All of a cluster's nodes list again at the same moment when the server forgets: each waits up to this long first.
+    /// All of a cluster's nodes list again at the same moment when the server forgets: each waits up to this long first, and
+    /// longer where there is much to list.
     pub spread: Duration,
     /// How long a watch may say nothing, bookmarks included, until it is opened again.
     pub silence: Duration,
@@ -105,6 +106,7 @@ pub async fn follow<T: DeserializeOwned + Send + 'static>(
         version: None,
         pace: Pace::new(timing),
         listed: Instant::now(),
+        objects: 0,
         doubted: false,
         refusals: 0,
     };
@@ -127,6 +129,8 @@ struct Follower<T> {
     pace: Pace,
     /// When everything was listed last.
     listed: Instant,
+    /// How many objects there were then.
+    objects: usize,
     /// Something was not understood since.
     doubted: bool,
     /// How often in a row the server answered an attempt at a watch with an error of its own.
@@ -163,7 +167,7 @@ impl<T: DeserializeOwned + Send + 'static> Follower<T> {
                 self.version = None;
                 tracing::debug!(collection = name, %error, "listing again");
                 self.freshness.stale_since_now(name, &error.to_string());
-                self.pace.spread().max(self.pace.pause() / 2)
+                self.pace.spread_of(self.objects).max(self.pace.pause() / 2)
             } else {
                 let message = error.to_string();
                 if self.freshness.stale_since_now(name, &message) || self.pace.is_calm() {
@@ -197,6 +201,7 @@ impl<T: DeserializeOwned + Send + 'static> Follower<T> {
                         status.objects = objects.len() as u64;
                     });
                     self.version = Some(version);
+                    self.objects = objects.len();
                     self.listed = Instant::now();
                     self.doubted = false;
                     return Ok(self.out.send(Said::All(objects)).await.map_err(|_| Unheard));

@@ -5,6 +5,11 @@ use std::time::Duration;
 
 use super::Timing;
 
+/// Each further so many objects put a list off by as much again: all of a cluster's nodes read all of them.
+const STEP: usize = 500;
+/// A list is put off no longer, however many objects there are: meanwhile nothing is heard.
+const LONGEST_SPREAD: Duration = Duration::from_secs(30);
+
 /// The pauses between attempts.
 #[derive(Debug)]
 pub(super) struct Pace {
@@ -50,6 +55,14 @@ impl Pace {
         self.timing.spread.mul_f64(self.random())
     }
 
+    /// The same for a list of so many objects, of which every node reads all.
+    pub(super) fn spread_of(&mut self, objects: usize) -> Duration {
+        let steps = u32::try_from(objects / STEP).unwrap_or(u32::MAX);
+        let whole = self.timing.spread.saturating_mul(steps.saturating_add(1));
+        let longest = LONGEST_SPREAD.max(self.timing.spread);
+        whole.min(longest).mul_f64(self.random())
+    }
+
     /// From 0 to 1: `splitmix64`.
     fn random(&mut self) -> f64 {
         self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -78,5 +91,21 @@ mod tests {
         pace.calm();
         assert!(pace.pause() <= timing.first_pause.mul_f64(1.5));
         assert!(pace.spread() <= timing.spread);
+    }
+
+    #[test]
+    fn the_more_is_listed_the_longer_the_nodes_are_spread() {
+        let mut pace = Pace::new(Timing::default());
+        let mut longest = |objects: usize| {
+            let pauses = (0..200).map(|_| pace.spread_of(objects));
+            pauses.max().unwrap_or_default()
+        };
+        assert!(longest(499) <= Duration::from_millis(500));
+        let many = longest(15_000);
+        assert!(
+            many > Duration::from_secs(5) && many <= Duration::from_millis(15_500),
+            "{many:?}"
+        );
+        assert!(longest(usize::MAX) <= LONGEST_SPREAD);
     }
 }
