@@ -10,12 +10,16 @@ use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use spiffe::{TrustDomain, X509Source};
+use spiffe::x509_source::SvidPicker;
+use spiffe::{TrustDomain, X509Source, X509Svid};
 use tokio::time::sleep;
+
+use super::svid::HINT;
 
 /// The certificate and what leads up to the root.
 pub const CERT: &str = "cert.pem";
@@ -63,6 +67,7 @@ async fn follow(socket: &Path, trust_domain: &str, directory: &Path) -> Result<N
     tracing::info!(socket = %socket.display(), "asking SPIRE for the certificate of this agent");
     let source = X509Source::builder()
         .endpoint(format!("unix://{}", socket.display()))
+        .picker(Hinted)
         .reconnect_backoff(FIRST_PAUSE, LONGEST_PAUSE)
         .build()
         .await?;
@@ -97,6 +102,17 @@ async fn follow(socket: &Path, trust_domain: &str, directory: &Path) -> Result<N
                 }
             }
         }
+    }
+}
+
+/// The SVID that counts: the first one with the hint, else the first one, as with those of workloads. Another one that this
+/// process has may bear no names of hosts, or be nobody's who may come to where it is shown.
+struct Hinted;
+
+impl SvidPicker for Hinted {
+    fn pick_svid(&self, svids: &[Arc<X509Svid>]) -> Option<usize> {
+        let hinted = svids.iter().position(|svid| svid.hint() == Some(HINT));
+        hinted.or((!svids.is_empty()).then_some(0))
     }
 }
 
