@@ -121,7 +121,17 @@ fn a_watch_that_breaks_misses_nothing_and_says_nothing_twice() -> Result<()> {
     }
     assert_eq!(following.api.counts(THINGS).lists, 1);
     // Bookmarks alone keep it from being too old.
-    following.wait("a bookmark", |status| !status.stale)?;
+    following.wait("the watch", |status| !status.stale)?;
+    following.api.put("/apis/test.example/v1/others", thing("other"));
+    let bookmarks = following.api.counts(THINGS).bookmarks;
+    wait_for("two bookmarks", LATER, || {
+        Ok((following.api.counts(THINGS).bookmarks >= bookmarks + 2).then_some(()))
+    })?;
+    following.api.compact();
+    following.api.hang_up(false);
+    following.api.put(THINGS, thing("last"));
+    assert_eq!(following.next()?, ["+last"]);
+    assert_eq!(following.api.counts(THINGS).lists, 1);
     Ok(())
 }
 

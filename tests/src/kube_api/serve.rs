@@ -308,6 +308,7 @@ async fn tell(
                     let mark = json!({ "type": "BOOKMARK", "object": { "kind": "Bookmark", "metadata": metadata } });
                     // Whether it is gone is noticed above.
                     let _ = out.send(Ok(format!("{mark}\n").into())).await;
+                    shared.store().count(&target.collection, |counts| counts.bookmarks += 1);
                 }
             }
             saying = sayings.recv() => match saying {

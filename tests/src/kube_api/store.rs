@@ -15,6 +15,8 @@ pub struct Counts {
     pub lists: u64,
     /// Watches that were opened, those that were refused among them.
     pub watches: u64,
+    /// Bookmarks that were sent.
+    pub bookmarks: u64,
 }
 
 /// Something that happened to an object.

@@ -308,7 +308,7 @@ async fn the_hint_and_then_the_order_says_which_of_several_svids_counts() {
 #[tokio::test]
 async fn identities_outlive_the_spire_agent_until_their_svid_expires() {
     let mut world = World::new(OnExpiry::Withdraw);
-    let fake = world.fake(Answer::Say(answer([world.authority.svid(&[IAM], 6)])));
+    let fake = world.fake(Answer::Say(answer([world.authority.svid(&[IAM], 15)])));
     assert_eq!(world.next_name().await, IAM);
     fake.stop().await;
     let status = world.until("no connection", |status| !status.connected).await;
@@ -329,7 +329,7 @@ async fn identities_outlive_the_spire_agent_until_their_svid_expires() {
 #[tokio::test]
 async fn an_expired_identity_is_held_where_that_is_wanted() {
     let mut world = World::new(OnExpiry::Hold);
-    let fake = world.fake(Answer::Say(answer([world.authority.svid(&[IAM], 3)])));
+    let fake = world.fake(Answer::Say(answer([world.authority.svid(&[IAM], 15)])));
     assert_eq!(world.next_name().await, IAM);
     fake.stop().await;
     let status = world.until("held", |status| status.expired == 1).await;

@@ -28,7 +28,7 @@ async fn a_new_subscription_that_contradicts_twice_takes_no_name_away() {
 #[tokio::test]
 async fn after_an_svid_has_expired_it_is_asked_again() {
     let mut world = World::new(OnExpiry::Withdraw);
-    let fake = world.fake(Answer::Say(answer([world.authority.svid(&[IAM], 3)])));
+    let fake = world.fake(Answer::Say(answer([world.authority.svid(&[IAM], 15)])));
     assert_eq!(world.next_name().await, IAM);
     // Not on the open stream: as far as SPIRE is concerned, nothing has expired.
     let next = world.say(IAM);

@@ -56,6 +56,7 @@ pub(super) struct Script {
 /// A running fake. It ends when it is dropped, and its streams with it.
 pub(super) struct Fake {
     pub(super) script: watch::Sender<Script>,
+    asked: watch::Receiver<usize>,
     task: JoinHandle<()>,
 }
 
@@ -69,17 +70,37 @@ impl Fake {
             let accepted = listener.accept().await.map(|(stream, _)| stream);
             Some((accepted, listener))
         });
-        let serving = Server::builder().add_service(Api { script: receiver });
+        let (count, asked) = watch::channel(0);
+        let count = Arc::new(count);
+        let serving = Server::builder().add_service(Api {
+            script: receiver,
+            asked: count,
+        });
         let task = tokio::spawn(async move {
             // Aborted in the end.
             let _ = serving.serve_with_incoming(incoming).await;
         });
-        Self { script: sender, task }
+        Self {
+            script: sender,
+            asked,
+            task,
+        }
     }
 
     /// From now on it answers this, on streams that are open as well.
     pub(super) fn answer(&self, answer: Answer) {
         self.script.send_modify(|script| script.answer = answer);
+    }
+
+    /// Waits until it has been asked about workloads so many times more.
+    pub(super) async fn asked_again(&self, times: usize) {
+        let mut asked = self.asked.clone();
+        let wanted = *asked.borrow() + times;
+        let waiting = asked.wait_for(|asked| *asked >= wanted);
+        tokio::time::timeout(super::DEADLINE, waiting)
+            .await
+            .expect("it is asked")
+            .expect("it runs");
     }
 
     /// Ends, and waits until it has.
@@ -100,6 +121,8 @@ impl Drop for Fake {
 #[derive(Clone)]
 struct Api {
     script: watch::Receiver<Script>,
+    /// How often it was asked about workloads.
+    asked: Arc<watch::Sender<usize>>,
 }
 
 impl NamedService for Api {
@@ -118,6 +141,9 @@ impl Service<http::Request<Body>> for Api {
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let script = self.script.clone();
         let about_workloads = request.uri().path().ends_with("/SubscribeToX509SVIDs");
+        if about_workloads {
+            self.asked.send_modify(|asked| *asked += 1);
+        }
         Box::pin(async move {
             Ok(if about_workloads {
                 let mut grpc = Grpc::new(ProstCodec::default());
