@@ -94,6 +94,31 @@ fn an_address_is_never_its_former_pods() -> Result<()> {
 }
 
 #[test]
+fn an_address_of_this_node_is_nobodys_as_soon_as_its_pods_cgroup_is_gone() -> Result<()> {
+    let world = World::new("kube-local")?;
+    let address = world.far().to_string();
+    let server = uid(&world.api.put(PODS, pod("server", "server", NODE, &address)))?;
+    let agent = world.agent()?.start()?;
+    let client = world.put_client("client")?;
+    wait_pod(&agent, "client", Some(CLIENT))?;
+    let mut client = world.start(&client, "app")?;
+    let cgroup = world.pod_cgroup(&server)?;
+    wait_cgroup(&agent, &cgroup)?;
+    world.connects(&mut client, "ok")?;
+    // The kubelet is done with it, and its address is free: the API says so later.
+    cgroup.remove()?;
+    world.connects(&mut client, "EPERM")?;
+    let known = wait_pod(&agent, "server", Some(SERVER))?;
+    assert_eq!(known["addresses"], json!([]));
+    // The next one has it as soon as the API knows that it is not the last one's.
+    let next = uid(&world.api.put(PODS, pod("next", "server", NODE, &address)))?;
+    wait_cgroup(&agent, &world.pod_cgroup(&next)?)?;
+    assert_eq!(world.connect(&mut client)?, "EPERM");
+    world.api.delete(PODS, "shop", "server");
+    world.connects(&mut client, "ok")
+}
+
+#[test]
 fn a_deleted_pod_is_nobody_and_its_name_is_the_next_ones() -> Result<()> {
     let world = World::new("kube-name")?;
     world.put_far("server", "server")?;

@@ -14,16 +14,25 @@ struct Both {
 
 impl Both {
     fn new(label: &str) -> Result<Self> {
+        Self::with(label, Duration::from_secs(3600), json!([]))
+    }
+
+    /// With SVIDs that are valid for so long, and `modes`.
+    fn with(label: &str, ttl: Duration, modes: Value) -> Result<Self> {
         let world = World::new(label)?;
-        let spire = Spire::start(Duration::from_secs(3600))?;
+        let spire = Spire::start(ttl)?;
         let path = format!("unix:path:{}", zt_tests::agent::binary()?.display());
-        spire.register(&Spire::delegate(), &[&path], &[])?;
+        spire.register(&Spire::delegate(), &[&path], &["-x509SVIDTTL", "3600"])?;
         let identity = json!({
             "source": ["spire", "kubernetes"],
             "spireAdminSocket": spire.admin_socket(),
             "spireSocket": spire.socket(),
         });
-        let agent = world.agent()?.config("identity", identity).start()?;
+        let agent = world
+            .agent()?
+            .config("identity", identity)
+            .config("modes", modes)
+            .start()?;
         Ok(Self { agent, spire, world })
     }
 }
@@ -81,5 +90,52 @@ fn what_the_two_disagree_about_is_nobody() -> Result<()> {
             .sum("zt_node_events_total", &[("event", "identity_disputed")])
             >= 1
     );
+    Ok(())
+}
+
+#[test]
+fn who_is_to_be_observed_is_left_alone_before_it_has_a_name_and_after() -> Result<()> {
+    let modes = json!([{ "spiffe": CLIENT, "mode": "observe" }]);
+    let mut both = Both::with("kube-alone", Duration::from_secs(20), modes)?;
+    let world = &both.world;
+    world.put_far("server", "other")?;
+    // Told of before its cgroup is there, and after.
+    let first = world.put_client("client")?;
+    let told = |least: u64| {
+        wait_status(&both.agent, "the pods to be told of", |status| {
+            status["pods_here"].as_u64() >= Some(least)
+        })
+    };
+    told(1)?;
+    let mut client = world.start(&first, "app")?;
+    world.connects(&mut client, "ok")?;
+    let second = "00000000-0000-4000-8000-000000000007";
+    let mut late = world.start(second, "app")?;
+    world.connects(&mut late, "EPERM")?;
+    let address = world.client.addresses()[0].to_string();
+    let mut of = pod("late", "client", NODE, &address);
+    of["metadata"]["uid"] = json!(second);
+    world.api.put(PODS, of);
+    world.connects(&mut late, "ok")?;
+    // Who is to be enforced upon is not: nobody may do so much.
+    let strict = uid(&world.api.put(PODS, pod("strict", "strict", NODE, "10.9.9.9")))?;
+    told(3)?;
+    let mut strict = world.start(&strict, "app")?;
+    assert_eq!(world.connect(&mut strict)?, "EPERM");
+
+    // It has a name, and then no more: its SVID ends, as nobody is there who would renew it.
+    both.spire
+        .register(CLIENT, &[&format!("k8s:pod-uid:{first}")], &[])?;
+    wait_pod(&both.agent, "client", Some(CLIENT))?;
+    assert_eq!(world.connect(&mut client)?, "ok");
+    both.spire.stop_server()?;
+    wait_pod(&both.agent, "client", None)?;
+    for _ in 0..10 {
+        assert_eq!(both.world.connect(&mut client)?, "ok");
+    }
+    both.agent
+        .wait_audit("decision=DENY&source=unknown&port=8000", LATER, |records| {
+            records.iter().any(|record| record["enforced"] == false)
+        })?;
     Ok(())
 }

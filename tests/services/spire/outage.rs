@@ -109,3 +109,29 @@ fn held_identities_outlive_their_svids() -> Result<()> {
     assert_eq!(agent.metrics()?.sum("zt_spire_workloads_expired", &[]), 2);
     Ok(())
 }
+
+#[test]
+fn who_was_observed_is_not_denied_when_its_svid_ends() -> Result<()> {
+    let mut world = World::new("spire-observed", Duration::from_secs(20), true)?;
+    world.register(CLIENT, "client")?;
+    world.register(SERVER, "server")?;
+    let agent = world
+        .agent()?
+        .mode("observe")
+        .config("unknownWorkload", json!("deny"))
+        .start()?;
+    wait_identity(&agent, &world.cgroup("client")?, Some(CLIENT))?;
+    wait_identity(&agent, &world.cgroup("server")?, Some(SERVER))?;
+    world.connects(SHUT, "ok")?;
+    world.spire.stop_server()?;
+    wait_metric(&agent, "zt_spire_withdrawn_total", &[("cause", "expired")], 2)?;
+    wait_identity(&agent, &world.cgroup("client")?, None)?;
+    for _ in 0..10 {
+        assert_eq!(world.connect(SHUT)?, "ok");
+    }
+    // Whoever never had a name is denied.
+    let mut stranger = start(&world.sandbox, &world.host, "stranger")?;
+    let reply = stranger.connect(SocketAddr::from((Ipv4Addr::LOCALHOST, SHUT)))?;
+    assert_eq!(reply.outcome(), "EPERM");
+    Ok(())
+}

@@ -18,6 +18,7 @@ mod restraint;
 mod services;
 mod sweep;
 mod switches;
+mod unnamed;
 mod wellbeing;
 mod work;
 mod workloads;
@@ -60,6 +61,7 @@ use self::pending::Pending;
 use self::recover::Losses;
 use self::restraint::Restraint;
 use self::services::Fronting;
+use self::unnamed::Unnamed;
 pub(super) use self::workloads::{DEPTH, read as read_workloads, roots};
 
 /// Commands that may wait.
@@ -165,6 +167,8 @@ pub(super) struct Node {
     alike: Alike,
     /// How many groups the table had no room for, as was told of last.
     undecided: usize,
+    /// What holds of pods that have no identity yet.
+    unnamed: Unnamed,
     places: Places,
     /// What stands behind virtual addresses.
     fronting: Fronting,
@@ -215,6 +219,8 @@ impl Node {
             what: "cannot read the cookie of the host's network namespace (SO_NETNS_COOKIE)",
             source,
         })?;
+        let cgroups = Cgroups::new(cgroups);
+        let unnamed = Unnamed::new(&parts.config, &parts.mount, &parts.root_paths, &cgroups);
         let mut node = Self {
             settings,
             loaded: Loaded {
@@ -229,9 +235,10 @@ impl Node {
             nobody: Vec::new(),
             alike: Alike::new(),
             undecided: 0,
+            unnamed,
             places: Places::default(),
             fronting: Fronting::new(sources.services, &parts.config.trust_domain),
-            cgroups: Cgroups::new(cgroups),
+            cgroups,
             identities: BTreeSet::new(),
             receivers: Receivers::default(),
             revision: 0,

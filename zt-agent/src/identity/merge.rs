@@ -35,6 +35,9 @@ pub struct Merged {
     pub disputes: Vec<Dispute>,
     /// Addresses of pods that have no identity.
     pub nobody: Vec<IpAddr>,
+    /// Pods of whose own cgroup SPIRE says nothing. They have no identity: what Kubernetes calls them is only whom SPIRE could
+    /// name there.
+    pub unnamed: Vec<Arc<WorkloadRecord>>,
 }
 
 /// Sources give one cgroup different identities.
@@ -118,6 +121,9 @@ pub fn merge(said: &Said<'_>) -> Merged {
                     ..Dispute::default()
                 });
             }
+        }
+        if !attested.contains_key(&pod.cgroup) {
+            merged.unnamed.push(Arc::clone(pod));
         }
         let agreed = merged.disputes.len() == disputes_before;
         match named.first_mut().filter(|_| agreed) {
@@ -287,6 +293,7 @@ mod tests {
         let alone = merged(&Known::new());
         assert!(alone.workloads.is_empty() && alone.disputes.is_empty());
         assert_eq!(alone.nobody, pods[0].addresses);
+        assert_eq!(alone.unnamed, pods, "it may be left alone all the same");
 
         // Of the containers in the pod, not of a pod whose name begins alike.
         let said = merged(&attested(&[
@@ -307,6 +314,11 @@ mod tests {
         assert_eq!(of(1), ("r/pod1/b".to_owned(), 0, Some("n/iam".to_owned())));
         assert_eq!(of(2), ("r/pod11".to_owned(), 0, None));
         assert!(said.disputes.is_empty() && said.nobody.is_empty());
+        assert_eq!(
+            said.unnamed, pods,
+            "its containers have names, its own cgroup has none"
+        );
+        assert!(merged(&attested(&[("r/pod1", 5, "iam")])).unnamed.is_empty());
     }
 
     #[test]

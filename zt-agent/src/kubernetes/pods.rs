@@ -9,12 +9,10 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::Collection;
-use crate::identity::kubernetes::{Pod, Qos};
+use crate::identity::kubernetes::{Pod, Qos, STATIC_NAMESPACE};
 
 /// The annotation by which the API's copy of a static pod bears the uid that the kubelet knows it by.
 const MIRROR: &str = "kubernetes.io/config.mirror";
-/// The namespace of static pods. Anybody who may make pods can write the annotation, in their own namespaces.
-const STATIC: &str = "kube-system";
 
 /// The collections of pods.
 pub(super) const COLLECTIONS: [&str; 2] = ["node-pods", "pods"];
@@ -121,7 +119,8 @@ impl From<ApiPod> for ReadPod {
         let addresses = parsed(status.pod_ips, status.pod_ip, &mut odd);
         let host_addresses = parsed(status.host_ips, status.host_ip, &mut odd);
         let mirror = metadata.annotations.get(MIRROR).and_then(Value::as_str);
-        let mirror = mirror.filter(|_| metadata.namespace == STATIC);
+        // Anybody who may make pods can write the annotation, in their own namespaces.
+        let mirror = mirror.filter(|_| metadata.namespace == STATIC_NAMESPACE);
         Self(Pod {
             namespace: metadata.namespace,
             name: metadata.name,

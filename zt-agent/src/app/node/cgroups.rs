@@ -96,6 +96,7 @@ impl Node {
                 let workload = self.places.created(&path, id);
                 let numbers = Numbers::of(self.parts.kernel.table());
                 let workload = workload.map(|placed| entry(placed, &numbers));
+                let workload = workload.or_else(|| self.unnamed.entry(&path));
                 let directory = self.parts.mount.join(&path);
                 self.cgroups.insert(path, id);
                 if let Some(workload) = workload {

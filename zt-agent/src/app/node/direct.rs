@@ -9,6 +9,7 @@ use zt_common::identity;
 
 use super::cgroups::Cgroups;
 use super::numbers::Numbers;
+use super::unnamed::Unnamed;
 use super::workloads::entry;
 use super::{AppError, Node};
 use crate::identity::Mode;
@@ -84,6 +85,7 @@ impl Node {
         }
         directory.services = self.fronting.entries(numbers);
         self.name_the_disputed(&mut directory.workloads);
+        self.unnamed.leave_alone(&self.cgroups, &mut directory.workloads);
         self.keep_the_lost(&mut directory.workloads);
         let before = self.parts.kernel.workloads();
         let new: Vec<u64> = directory
@@ -135,7 +137,8 @@ impl Node {
     }
 
     fn keep_the_lost(&self, wanted: &mut HashMap<u64, Workload>) {
-        let lost = lost(self.parts.kernel.workloads(), &self.cgroups, wanted);
+        let before = self.parts.kernel.workloads();
+        let lost = lost(before, &self.cgroups, &self.unnamed, wanted);
         wanted.extend(lost);
     }
 }
@@ -152,32 +155,39 @@ fn claim(peers: &mut HashMap<Address, Peer>, address: Address, peer: Peer) {
         .or_insert(peer);
 }
 
-/// A workload that was enforced upon stays so when its identity is lost: as long as its cgroup exists it is nobody, and
-/// refused what nobody may do. Inside the cgroup of another one that is enforced upon it is that one.
+/// A workload stays as strict as it was when its identity is lost: as long as its cgroup exists it is nobody, and refused what
+/// nobody may do if it was enforced upon, and nothing if it was not, whatever holds of those who never had a name. Inside the
+/// cgroup of another one it is that one, unless that one is less strict.
 fn lost(
     before: &HashMap<u64, Workload>,
     cgroups: &Cgroups,
+    unnamed: &Unnamed,
     wanted: &HashMap<u64, Workload>,
 ) -> Vec<(u64, Workload)> {
-    let is_lost = |id: u64| match cgroups.nearest(id, wanted) {
+    let is_lost = |id: u64, strict: bool| match cgroups.nearest(id, wanted) {
         Some(nearest) if nearest == id => false,
-        Some(around) => wanted
-            .get(&around)
-            .is_some_and(|around| around.mode != MODE_ENFORCE),
+        Some(around) => {
+            strict
+                && wanted
+                    .get(&around)
+                    .is_some_and(|around| around.mode != MODE_ENFORCE)
+        }
         None => true,
     };
-    before
-        .iter()
-        .filter(|(id, workload)| workload.mode == MODE_ENFORCE && cgroups.path(**id).is_some())
-        .filter(|(id, _)| is_lost(**id))
-        .map(|(id, workload)| {
+    let mut lost = Vec::new();
+    for (id, workload) in before {
+        let Some(path) = cgroups.path(*id) else { continue };
+        let strict = workload.mode == MODE_ENFORCE;
+        // A configuration that is stricter by now holds.
+        if is_lost(*id, strict) && (strict || !unnamed.is_strict(path)) {
             let nobody = Workload {
                 identity: identity::UNKNOWN,
                 ..*workload
             };
-            (*id, nobody)
-        })
-        .collect()
+            lost.push((*id, nobody));
+        }
+    }
+    lost
 }
 
 #[cfg(test)]
@@ -199,7 +209,9 @@ mod tests {
         let (named, strict) = (identity::UNKNOWN + 7, MODE_ENFORCE);
         let before = HashMap::from([(2, workload(named, strict)), (3, workload(named, strict))]);
         let lost = |wanted: &HashMap<u64, Workload>| -> HashMap<u64, Workload> {
-            lost(&before, &cgroups, wanted).into_iter().collect()
+            lost(&before, &cgroups, &Unnamed::default(), wanted)
+                .into_iter()
+                .collect()
         };
         let nobody = workload(identity::UNKNOWN, strict);
         let around = HashMap::from([(1, workload(named, MODE_OBSERVE))]);
@@ -210,6 +222,29 @@ mod tests {
         let itself = HashMap::from([(2, workload(named, MODE_OBSERVE)), (3, workload(named, strict))]);
         assert!(lost(&itself).is_empty());
     }
+
+    #[test]
+    fn what_was_observed_stays_so_unless_what_is_around_it_is_somebody_or_the_configuration_is_stricter() {
+        let paths = [("r/pod", 1), ("r/pod/web", 2), ("r/job", 3), ("r/new", 4)];
+        let cgroups = Cgroups::new(paths.into_iter().map(|(path, id)| (path.into(), id)).collect());
+        let named = identity::UNKNOWN + 7;
+        let before = HashMap::from([2, 3].map(|id| (id, workload(named, MODE_OBSERVE))));
+        let lost = |unnamed: &Unnamed, wanted: &HashMap<u64, Workload>| -> HashMap<u64, Workload> {
+            lost(&before, &cgroups, unnamed, wanted).into_iter().collect()
+        };
+        let nobody = workload(identity::UNKNOWN, MODE_OBSERVE);
+        let none = HashMap::new();
+        let expected = HashMap::from([(2, nobody), (3, nobody)]);
+        let anybody = Unnamed::default();
+        assert_eq!(lost(&anybody, &none), expected, "the new one never had a name");
+        for mode in [MODE_OBSERVE, MODE_ENFORCE] {
+            let around = HashMap::from([(1, workload(named, mode))]);
+            assert_eq!(lost(&anybody, &around), HashMap::from([(3, nobody)]));
+        }
+        let strict = Unnamed::strict_in("r/pod");
+        assert_eq!(lost(&strict, &none), HashMap::from([(3, nobody)]));
+    }
+
     #[test]
     fn an_address_that_two_take_is_nobodys_and_the_hosts_own_stays_its_own() {
         let peer = |identity: u64, flags: u32| Peer {

@@ -185,6 +185,7 @@ impl Node {
             workloads,
             disputes,
             nobody,
+            unnamed,
         } = merge(&Said {
             file: &self.declared,
             pods: &self.pods,
@@ -215,6 +216,7 @@ impl Node {
         }
         self.disputes = disputes;
         self.nobody = nobody;
+        self.unnamed.set(&unnamed, &self.parts.config);
         self.places = Places::new(workloads, self.cgroups.by_path(), &self.parts.config.modes());
     }
 

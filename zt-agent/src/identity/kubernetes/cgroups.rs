@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The pods' cgroups that there are, and where those will be that there are not yet.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::{Qos, pod_of, predicted};
@@ -12,6 +12,8 @@ pub(super) struct PodCgroups {
     roots: Vec<PathBuf>,
     present: BTreeSet<PathBuf>,
     by_uid: HashMap<String, BTreeSet<PathBuf>>,
+    /// Of pods whose cgroup was there and is not any more: the kubelet is done with them.
+    gone: HashSet<String>,
 }
 
 impl PodCgroups {
@@ -20,6 +22,7 @@ impl PodCgroups {
             roots,
             present: BTreeSet::new(),
             by_uid: HashMap::new(),
+            gone: HashSet::new(),
         }
     }
 
@@ -30,6 +33,7 @@ impl PodCgroups {
             return None;
         }
         let uid = pod_of(path, &self.roots)?;
+        self.gone.remove(&uid);
         self.by_uid
             .entry(uid.clone())
             .or_default()
@@ -45,8 +49,25 @@ impl PodCgroups {
         paths.remove(path);
         if paths.is_empty() {
             self.by_uid.remove(&uid);
+            self.gone.insert(uid.clone());
         }
         Some(uid)
+    }
+
+    /// Whether the pod with this uid had a cgroup and has none any more. Its address may be another pod's by now: the kubelet
+    /// gives it back before it tells the API that the pod is gone.
+    pub(super) fn has_gone(&self, uid: &str) -> bool {
+        self.gone.contains(uid)
+    }
+
+    /// How many are remembered as gone.
+    pub(super) fn gone(&self) -> usize {
+        self.gone.len()
+    }
+
+    /// Forgets of those that are gone whom `known` does not hold of.
+    pub(super) fn forget_gone(&mut self, known: impl Fn(&str) -> bool) {
+        self.gone.retain(|uid| known(uid));
     }
 
     /// Where the pod with this uid is, or else will be.

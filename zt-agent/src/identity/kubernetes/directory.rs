@@ -12,11 +12,11 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::address::{Claim, Claims, Resolved, Whose, is_reachable};
+use super::address::{Claims, Resolved, Whose, is_reachable};
 use super::cgroups::PodCgroups;
 use super::known::{Changes, Counts, Known, Part, REFUSALS};
 use super::naming::{Naming, is_name};
-use super::paths::is_uid;
+use super::paths::{is_static, is_uid};
 use super::{Pod, Qos};
 use crate::identity::WorkloadRecord;
 
@@ -147,12 +147,16 @@ impl Directory {
 
     /// A managed cgroup is there.
     pub fn cgroup_created(&mut self, path: &Path) {
-        self.here_changed |= self.cgroups.created(path).is_some();
+        if let Some(uid) = self.cgroups.created(path) {
+            self.cgroup_changed(&uid);
+        }
     }
 
     /// A managed cgroup is gone.
     pub fn cgroup_removed(&mut self, path: &Path) {
-        self.here_changed |= self.cgroups.removed(path).is_some();
+        if let Some(uid) = self.cgroups.removed(path) {
+            self.cgroup_changed(&uid);
+        }
     }
 
     /// What is new since this was asked last.
@@ -259,10 +263,9 @@ impl Directory {
         for _ in 0..pod.odd_addresses {
             self.refuse("address");
         }
-        // A static pod's cgroup is called after a hash: nobody else's uid looks like one.
-        let hash =
-            |mirror: &&String| mirror.len() == 32 && mirror.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let cgroup_uid = pod.mirror.as_ref().filter(hash).unwrap_or(&pod.uid);
+        // A static pod's cgroup is called after a hash.
+        let hash = pod.mirror.as_ref().filter(|mirror| is_static(mirror));
+        let cgroup_uid = hash.unwrap_or(&pod.uid);
         let own = if pod.host_network || pod.is_over {
             &[][..]
         } else {
@@ -310,15 +313,7 @@ impl Directory {
             }
         }
         self.forget(part, &name);
-        for address in &known.addresses {
-            let claim = Claim {
-                part,
-                pod: Arc::clone(&name),
-                uid: known.uid.as_ref().into(),
-                spiffe: known.spiffe.clone(),
-            };
-            self.claims.claim(*address, claim);
-        }
+        self.claim(part, &name, &known);
         for address in &known.host_addresses {
             self.claims.node(*address, part);
         }

@@ -142,6 +142,17 @@ impl Naming {
         Some(id)
     }
 
+    /// A static pod of which nothing is known but that it is one.
+    pub fn some_static_pod(&mut self) -> Option<SpiffeId> {
+        self.name(&Pod {
+            namespace: super::STATIC_NAMESPACE.to_owned(),
+            name: "unknown-node".to_owned(),
+            node: "node".to_owned(),
+            mirror: Some(String::new()),
+            ..Pod::default()
+        })
+    }
+
     /// Its text, with what is the same for all filled in.
     pub(super) fn text(&self) -> &str {
         &self.text
@@ -246,6 +257,11 @@ mod tests {
         );
         pod.mirror = None;
         assert_eq!(naming.name(&pod), None, "others have a service account");
+        let some = naming.some_static_pod().expect("a name");
+        assert_eq!(
+            some.as_str(),
+            "spiffe://hanzo.ai/hanzo-k8s/kube-system/_static.unknown"
+        );
     }
 
     #[test]

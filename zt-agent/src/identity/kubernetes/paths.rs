@@ -26,6 +26,11 @@ pub(super) fn is_uid(text: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
+/// Whether a uid is that of a static pod: a hash. The API gives nobody one that looks like it.
+pub fn is_static(uid: &str) -> bool {
+    uid.len() == 32 && uid.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 /// The uid of the pod whose own cgroup is at `path`, which like the managed `roots` is below the cgroup2 mount.
 pub fn pod_of(path: &Path, roots: &[PathBuf]) -> Option<String> {
     let root = roots.iter().find(|root| path.starts_with(root))?;
@@ -154,6 +159,7 @@ mod tests {
         let hash = "d1f2a3b4c5d6e7f80910111213141516";
         let path = predicted(&roots()[0], hash, Qos::Burstable);
         assert_eq!(pod_of(&path, &roots()).as_deref(), Some(hash));
+        assert!(is_static(hash) && !is_static(UID) && !is_static("u-1"));
     }
 
     #[test]

@@ -8,10 +8,45 @@ use std::sync::Arc;
 
 use super::Directory;
 use crate::identity::WorkloadRecord;
-use crate::identity::kubernetes::address::Resolved;
-use crate::identity::kubernetes::known::Known;
+use crate::identity::kubernetes::address::{Claim, Resolved};
+use crate::identity::kubernetes::known::{Known, Part};
+
+/// Of so many pods it is remembered that their cgroups are gone without a look at which of them are still known.
+const MOST_GONE: usize = 1024;
 
 impl Directory {
+    /// Where a pod is reached. One of this node whose cgroup is gone is nobody there, until the API says whose that address is.
+    pub(super) fn claim(&mut self, part: Part, pod: &Arc<str>, known: &Known) {
+        let is_gone = part == Part::Here && self.cgroups.has_gone(&known.cgroup_uid);
+        for address in &known.addresses {
+            let claim = Claim {
+                part,
+                pod: Arc::clone(pod),
+                uid: known.uid.as_ref().into(),
+                spiffe: known.spiffe.clone().filter(|_| !is_gone),
+            };
+            self.claims.claim(*address, claim);
+        }
+    }
+
+    /// The cgroup of the pod with this uid came or went.
+    pub(super) fn cgroup_changed(&mut self, uid: &str) {
+        self.here_changed = true;
+        let is_its = |known: &&Known| *known.cgroup_uid == *uid;
+        let all = self.here.iter().filter(|(_, known)| is_its(known));
+        let its: Vec<(Arc<str>, Known)> = all.map(|(pod, known)| (Arc::clone(pod), known.clone())).collect();
+        for (pod, known) in its {
+            for address in &known.addresses {
+                self.claims.release(*address, Part::Here, &pod);
+            }
+            self.claim(Part::Here, &pod, &known);
+        }
+        if self.cgroups.gone() > MOST_GONE {
+            let known: HashSet<&str> = self.here.values().map(|known| &*known.cgroup_uid).collect();
+            self.cgroups.forget_gone(|uid| known.contains(uid));
+        }
+    }
+
     /// The workloads of this node and where they are. A cgroup that two pods lay claim to is nobody's.
     pub(super) fn place(&mut self) -> Vec<Arc<WorkloadRecord>> {
         let mut by_cgroup: BTreeMap<&str, Vec<(&Arc<str>, &Known)>> = BTreeMap::new();

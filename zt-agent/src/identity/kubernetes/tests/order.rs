@@ -154,7 +154,67 @@ fn nobody_is_who_it_is_not(directory: &mut Directory, heard: &[Event]) {
     }
 }
 
+/// What happens to a pod of this node, of which three share one address: the API has it, or no more; its cgroup comes or goes.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Applied(u8),
+    Deleted(u8),
+    Made(u8),
+    Removed(u8),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    (0..4_u8, 0..3_u8).prop_map(|(what, pod)| match what {
+        0 => Step::Applied(pod),
+        1 => Step::Deleted(pod),
+        2 => Step::Made(pod),
+        _ => Step::Removed(pod),
+    })
+}
+
 proptest! {
+    #[test]
+    fn a_pod_whose_cgroup_is_gone_is_nobody_at_its_address_until_it_is_back(steps in prop::collection::vec(step(), 1..40)) {
+        let of = |number: u8| pod(&format!("p{number}"), &format!("u{number}"), NODE, "10.0.0.1");
+        let cgroup = |number: u8| PathBuf::from(format!("kubepods/burstable/podu{number}"));
+        let mut directory = directory();
+        let (mut told, mut over, mut there, mut gone) = ([false; 3], [false; 3], [false; 3], [false; 3]);
+        for step in steps {
+            match step {
+                Step::Applied(number) => {
+                    directory.applied(Part::Here, &of(number));
+                    let at = usize::from(number);
+                    told[at] = !over[at];
+                }
+                Step::Deleted(number) => {
+                    directory.deleted(Part::Here, &of(number));
+                    (told[usize::from(number)], over[usize::from(number)]) = (false, true);
+                }
+                Step::Made(number) => {
+                    directory.cgroup_created(&cgroup(number));
+                    (there[usize::from(number)], gone[usize::from(number)]) = (true, false);
+                }
+                Step::Removed(number) => {
+                    directory.cgroup_removed(&cgroup(number));
+                    let at = usize::from(number);
+                    gone[at] |= there[at];
+                    there[at] = false;
+                }
+            }
+            directory.changes();
+            let claimants: Vec<usize> = (0..3).filter(|at| told[*at]).collect();
+            let sole = match *claimants {
+                [one] if !gone[one] => Some(format!("n/p{one}")),
+                _ => None,
+            };
+            let named = directory.workloads().iter().find(|record| !record.addresses.is_empty());
+            prop_assert_eq!(named.and_then(|record| record.pod.clone()), sole.clone());
+            let whose = directory.told(ip("10.0.0.1"));
+            let is_nobodys = sole.is_none() && !claimants.is_empty();
+            prop_assert_eq!(whose, is_nobodys.then_some(&Whose::Nobody));
+        }
+    }
+
     #[test]
     fn any_order_comes_to_what_a_list_says(
         (history, seed) in (prop::collection::vec(happens(), 1..24), any::<u64>()),
