@@ -165,6 +165,7 @@ fn every_manifest_is_of_its_type() -> Result<()> {
         "agent.config.policySource=kubernetes",
         "engine.config.policySource=kubernetes",
         "agent.config.identity.source={spire,kubernetes}",
+        "agent.config.identity.nri.socket=/var/run/nri/nri.sock",
     ];
     let mut files = vec![
         "deploy/spire/server.yaml".to_owned(),
@@ -226,6 +227,21 @@ fn rights_are_asked_for_where_they_are_used() -> Result<()> {
     let engine = rendered(&["engine.config.policySource=kubernetes"])?["engine.yaml"].clone();
     assert!(engine.contains("verbs: [list, watch, create, update, delete]"));
     assert!(engine.contains("serviceaccesspolicies/status") && engine.contains("verbs: [update]"));
+    Ok(())
+}
+
+#[test]
+fn the_container_runtime_is_reached_where_that_is_asked_for() -> Result<()> {
+    let agent = |values: &[&str]| -> Result<String> { Ok(rendered(values)?["agent.yaml"].clone()) };
+    assert!(!agent(&[])?.contains("nri"));
+    let manifest = agent(&["agent.config.identity.nri.socket=/var/run/nri/nri.sock"])?;
+    assert!(manifest.contains("{name: nri, mountPath: /var/run/nri, readOnly: true}"));
+    assert!(manifest.contains("hostPath: {path: /var/run/nri, type: DirectoryOrCreate}"));
+    let config = load(&block(&manifest, "agent.yaml")?)?;
+    assert_eq!(
+        config.identity.nri_socket.as_deref(),
+        Some(Path::new("/var/run/nri/nri.sock"))
+    );
     Ok(())
 }
 

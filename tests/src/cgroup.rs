@@ -106,6 +106,14 @@ fn cgroup2_mount(mountinfo: &str) -> Option<PathBuf> {
     })
 }
 
+/// Where the hierarchies of version 1 are mounted, where there are any. Container runtimes make cgroups there as well.
+pub(crate) fn older_mounts() -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let is_older = |line: &&str| line.contains(" - cgroup ");
+    let place = |line: &str| line.split(' ').nth(4).map(PathBuf::from);
+    mounts.lines().filter(is_older).filter_map(place).collect()
+}
+
 /// Kills every process in a cgroup directory and below, and waits until they are gone.
 pub(crate) fn kill_tree(path: &Path) -> Result<()> {
     fs::write(path.join("cgroup.kill"), "1").with_context(|| format!("cannot kill {}", path.display()))?;
@@ -125,7 +133,8 @@ pub(crate) fn remove_tree(path: &Path) -> Result<()> {
     remove_directories(path)
 }
 
-fn remove_directories(path: &Path) -> Result<()> {
+/// Removes a cgroup directory in which nobody runs, with all that is below.
+pub(crate) fn remove_directories(path: &Path) -> Result<()> {
     for entry in fs::read_dir(path)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {

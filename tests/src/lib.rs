@@ -10,6 +10,7 @@ pub mod agent;
 pub mod agent_files;
 pub mod btf;
 pub mod cgroup;
+pub mod containerd;
 pub mod datagram;
 pub mod engine;
 pub mod entries;
@@ -31,6 +32,7 @@ pub mod wait;
 
 pub use agent::{Agent, AgentBuilder};
 pub use cgroup::Cgroup;
+pub use containerd::Containerd;
 pub use engine::Engine;
 pub use kube_api::KubeApi;
 pub use network::Host;

@@ -49,6 +49,9 @@ fn remove_if(ours: impl Fn(&str) -> bool) -> Result<()> {
         }
     };
     each(&cgroup::mount_point()?, &|path, _| cgroup::remove_tree(path));
+    for mount in cgroup::older_mounts() {
+        each(&mount, &|path, _| cgroup::remove_directories(path));
+    }
     each(Path::new(network::NAMESPACES), &|_, name| {
         network::remove_namespace(name)
     });

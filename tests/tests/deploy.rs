@@ -18,11 +18,12 @@ const SAMPLES: [&str; 5] = [
     "deploy/image/agent.yaml",
 ];
 /// Pages and files that tell people what to write and to run.
-const TEXTS: [&str; 17] = [
+const TEXTS: [&str; 18] = [
     "docs/engine.md",
     "docs/kubernetes-policies.md",
     "docs/kubernetes-services.md",
     "docs/kubernetes.md",
+    "docs/nri.md",
     "docs/quick-start.md",
     "docs/spire.md",
     "docs/threat-model.md",

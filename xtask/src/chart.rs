@@ -13,12 +13,12 @@ use crate::golang::{self, Module};
 const MODULE: Module = Module {
     directory: "xtask/chart",
     sources: &["go.mod", "go.sum", "main.go"],
-    package: ".",
+    programs: &[("zt-chart", ".")],
     name: "what checks the Helm chart",
     takes: "a minute or two",
 };
 
-/// Where the program is: another one for other sources.
+/// In which directory the program is: another one for other sources.
 fn place() -> Result<PathBuf> {
     let mut hasher = DefaultHasher::new();
     for source in MODULE.sources {
@@ -26,18 +26,18 @@ fn place() -> Result<PathBuf> {
         let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         text.hash(&mut hasher);
     }
-    let directory = golang::cache()?.join(format!("chart-{:016x}", hasher.finish()));
-    Ok(directory.join("zt-chart"))
+    Ok(golang::cache()?.join(format!("chart-{:016x}", hasher.finish())))
 }
 
 /// The program, if it is there.
 pub(crate) fn present() -> Option<PathBuf> {
-    place().ok().filter(|program| program.is_file())
+    let directory = place().ok().filter(|directory| MODULE.is_built(directory))?;
+    Some(directory.join("zt-chart"))
 }
 
 /// The program, which is built if it is not there.
 pub(crate) fn obtain() -> Result<PathBuf> {
-    let program = place()?;
-    MODULE.obtain(&program)?;
-    Ok(program)
+    let directory = place()?;
+    MODULE.obtain(&directory)?;
+    Ok(directory.join("zt-chart"))
 }

@@ -39,14 +39,14 @@ pub(crate) fn go(work: &Path) -> Command {
     command
 }
 
-/// A module of this repository, with what its `go.sum` says and nothing else, of which one program is built.
+/// A module of this repository, with what its `go.sum` says and nothing else, of which programs are built.
 pub(crate) struct Module {
     /// Where it is, below the root of the repository.
     pub(crate) directory: &'static str,
     /// Its files.
     pub(crate) sources: &'static [&'static str],
-    /// What to build: a package of it, or of what it requires.
-    pub(crate) package: &'static str,
+    /// What to build: the name of each program, and its package, which is one of this module or of what it requires.
+    pub(crate) programs: &'static [(&'static str, &'static str)],
     /// What it is called in messages.
     pub(crate) name: &'static str,
     /// How long that takes, for whoever waits.
@@ -59,14 +59,21 @@ impl Module {
         workspace::root().join(self.directory).join(file)
     }
 
-    /// Builds `program`, if it is not there.
-    pub(crate) fn obtain(&self, program: &Path) -> Result<()> {
-        if program.is_file() {
+    /// Whether all its programs are in a directory.
+    pub(crate) fn is_built(&self, directory: &Path) -> bool {
+        self.programs
+            .iter()
+            .all(|(program, _)| directory.join(program).is_file())
+    }
+
+    /// Builds its programs into a directory, if they are not there.
+    pub(crate) fn obtain(&self, directory: &Path) -> Result<()> {
+        if self.is_built(directory) {
             return Ok(());
         }
-        let directory = program.parent().context("it is in a directory")?;
         let work = directory.join("build");
-        fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
+        let programs = work.join("bin");
+        fs::create_dir_all(&programs).with_context(|| format!("cannot make {}", work.display()))?;
         println!(
             "  building: {}, into {} ({}, once)",
             self.name,
@@ -75,32 +82,42 @@ impl Module {
         );
         let started = Instant::now();
         for source in self.sources {
-            fs::copy(self.source(source), work.join(source))?;
+            let copy = work.join(source);
+            fs::create_dir_all(copy.parent().context("it is in a directory")?)?;
+            fs::copy(self.source(source), copy)?;
         }
-        let built = go(&work)
-            .args([
-                "build",
-                "-trimpath",
-                "-ldflags=-s -w",
-                "-o",
-                "program",
-                self.package,
-            ])
-            .env("GOFLAGS", "-mod=readonly -buildvcs=false")
-            .status();
+        let built = self
+            .programs
+            .iter()
+            .try_for_each(|(program, package)| self.build(&work, program, package));
         // Gigabytes, and read-only: Go's own command removes them.
         let cleaned = go(&work).args(["clean", "-cache", "-modcache"]).status();
-        let built = built.context("cannot run go")?;
+        built?;
+        cleaned.context("cannot run go")?;
+        for (program, _) in self.programs {
+            // Whole, or not there.
+            fs::rename(programs.join(program), directory.join(program))?;
+        }
+        fs::remove_dir_all(&work)?;
+        println!("  built:    in {} s", started.elapsed().as_secs());
+        Ok(())
+    }
+
+    fn build(&self, work: &Path, program: &str, package: &str) -> Result<()> {
+        let status = go(work)
+            .args(["build", "-trimpath", "-ldflags=-s -w", "-o"])
+            .arg(Path::new("bin").join(program))
+            .arg(package)
+            .env("GOFLAGS", "-mod=readonly -buildvcs=false")
+            // They run anywhere, also in an image that has nothing else.
+            .env("CGO_ENABLED", "0")
+            .status()
+            .context("cannot run go")?;
         ensure!(
-            built.success(),
+            status.success(),
             "{} does not build; Go's messages are above. It needs the Go of SPIRE and the Go module proxy",
             self.directory
         );
-        cleaned.context("cannot run go")?;
-        // Whole, or not there.
-        fs::rename(work.join("program"), program)?;
-        fs::remove_dir_all(&work)?;
-        println!("  built:    in {} s", started.elapsed().as_secs());
         Ok(())
     }
 }

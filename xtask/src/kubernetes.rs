@@ -13,7 +13,7 @@ const VERSION: &str = "1.34.4";
 const MODULE: Module = Module {
     directory: "xtask/kubernetes",
     sources: &["go.mod", "go.sum", "tools.go"],
-    package: "k8s.io/kubernetes/cmd/kube-apiserver",
+    programs: &[("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver")],
     name: "kube-apiserver of Kubernetes",
     takes: "ten minutes of two cores",
 };
@@ -21,7 +21,6 @@ const MODULE: Module = Module {
 /// The program `kube-apiserver`, which is built if it is not there.
 pub(crate) fn obtain() -> Result<PathBuf> {
     let directory = golang::cache()?.join(format!("kubernetes-{VERSION}"));
-    let program = directory.join("kube-apiserver");
-    MODULE.obtain(&program)?;
-    Ok(program)
+    MODULE.obtain(&directory)?;
+    Ok(directory.join("kube-apiserver"))
 }

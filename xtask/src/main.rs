@@ -4,6 +4,7 @@
 mod bench;
 mod build_ebpf;
 mod chart;
+mod containerd;
 mod demo;
 mod ebpf_build;
 mod golang;

@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::ebpf_build::{Install, Tools};
-use crate::{chart, privilege, spire};
+use crate::{chart, containerd, privilege, spire};
 
 /// A program that comes in a package of the distribution.
 struct Program {
@@ -19,7 +19,7 @@ struct Program {
     required: bool,
 }
 
-const PROGRAMS: [Program; 7] = [
+const PROGRAMS: [Program; 8] = [
     Program {
         name: "ip",
         package: "iproute2",
@@ -54,6 +54,12 @@ const PROGRAMS: [Program; 7] = [
         name: "prometheus",
         package: "prometheus",
         purpose: "tests of the metrics, scraped by a real Prometheus",
+        required: true,
+    },
+    Program {
+        name: "runc",
+        package: "runc",
+        purpose: "tests of containers that wait for their identity, under a real containerd",
         required: true,
     },
     Program {
@@ -151,6 +157,18 @@ pub(crate) fn run(check: bool) -> Result<()> {
             built
                 .err()
                 .map(|error| format!("zt-chart (tests of the Helm chart): {error:#}")),
+        );
+    }
+    if !note("containerd", containerd::present().is_some()) {
+        let built = if check {
+            Err(anyhow::anyhow!("run `cargo xtask setup`, with Go installed"))
+        } else {
+            containerd::obtain()
+        };
+        missing.extend(
+            built
+                .err()
+                .map(|error| format!("containerd (tests of containers): {error:#}")),
         );
     }
     missing.extend(kernel_lacks());

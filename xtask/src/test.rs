@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 
 use crate::test_report::Report;
-use crate::{chart, kubernetes, privilege, services, setup, spire, tidy, workspace};
+use crate::{chart, containerd, kubernetes, privilege, services, setup, spire, tidy, workspace};
 
 /// What to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -19,7 +19,7 @@ pub(crate) enum Tier {
     Unit,
     /// Tests over real cgroups and network namespaces; as root
     Kernel,
-    /// Tests against real programs of others (PostgreSQL, Prometheus, SPIRE, Helm, schemathesis), each started for itself; as root
+    /// Tests against real programs of others (PostgreSQL, Prometheus, SPIRE, containerd, Helm, schemathesis), each started for itself; as root
     Services,
     /// Tests against a real API server of Kubernetes and etcd; as root. Not part of `all`: building the API server, once, takes
     /// ten minutes of two cores
@@ -69,10 +69,11 @@ pub(crate) fn run(tiers: &[Tier], arguments: &[String]) -> bool {
 }
 
 /// Tests of `tests/tests` that need a program of somebody else.
-const SERVICE_TESTS: [&str; 7] = [
+const SERVICE_TESTS: [&str; 8] = [
     "chart",
     "cluster",
     "kubernetes",
+    "nri",
     "postgres",
     "prometheus",
     "schemathesis",
@@ -103,6 +104,7 @@ fn services(report: &mut Report, arguments: &[String]) -> Result<()> {
     let schemathesis = services::schemathesis()?;
     let spire = spire::obtain()?;
     let chart = chart::obtain()?;
+    let containerd = containerd::obtain()?;
     build_binaries()?;
     for binary in kernel_tests()?.iter().filter(|binary| is_service_test(binary)) {
         let why = "because an agent is started, which loads programs into the kernel, and servers run as users of their own";
@@ -111,6 +113,7 @@ fn services(report: &mut Report, arguments: &[String]) -> Result<()> {
         command
             .arg(format!("ZT_SCHEMATHESIS={}", schemathesis.display()))
             .arg(format!("ZT_SPIRE={}", spire.display()))
+            .arg(format!("ZT_CONTAINERD={}", containerd.display()))
             .arg(format!("ZT_CHART={}", chart.display()))
             .arg(binary)
             .args(arguments)

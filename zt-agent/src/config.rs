@@ -8,12 +8,14 @@ mod apply;
 mod callers;
 mod load;
 mod modes;
+mod nri;
 mod setting;
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -103,6 +105,10 @@ pub struct Identity {
     pub template: Template,
     /// `identity.onExpiry`: what happens to an identity whose SVID could not be renewed.
     pub on_expiry: OnExpiry,
+    /// `identity.nri.socket`: where the container runtime takes plugins; `None`: containers do not wait for identities.
+    pub nri_socket: Option<PathBuf>,
+    /// `identity.nri.wait`: how long one waits at the most.
+    pub nri_wait: Duration,
 }
 
 impl Identity {
@@ -225,6 +231,8 @@ impl Default for Config {
                 spire_admin_socket: PathBuf::from("/run/spire/admin/admin.sock"),
                 template: Template::default(),
                 on_expiry: OnExpiry::Withdraw,
+                nri_socket: None,
+                nri_wait: nri::WAIT,
             },
             audit: Audit {
                 dsn: "sqlite:///var/lib/zt/audit.db".to_owned(),

@@ -16,6 +16,7 @@ pub mod kernel;
 pub mod kubernetes;
 pub mod log;
 pub mod metrics;
+pub mod nri;
 pub mod policy;
 pub mod policy_cluster;
 pub mod policy_dir;

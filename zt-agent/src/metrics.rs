@@ -5,6 +5,7 @@ mod decisions;
 mod exposition;
 mod latency;
 mod node;
+mod nri;
 mod pods;
 mod spire;
 mod spool;
@@ -27,6 +28,7 @@ use crate::audit::pipeline::{Stats, Tally};
 use crate::audit::spool::Account;
 use crate::identity::spire::Health;
 use crate::kubernetes;
+use crate::nri::Health as NriHealth;
 use crate::state::{Configured, Snapshot, SourceStatus};
 
 /// Pairs of source and destination that have labels of their own; the rest are `other`.
@@ -73,6 +75,7 @@ pub struct Metrics {
     spire: OnceLock<Arc<Health>>,
     configuration: OnceLock<watch::Receiver<Arc<Configured>>>,
     kubernetes: OnceLock<Arc<kubernetes::Health>>,
+    nri: OnceLock<Arc<NriHealth>>,
 }
 
 impl Metrics {
@@ -129,6 +132,11 @@ impl Metrics {
     /// Where what is known of Kubernetes is. The first one stays.
     pub fn read_kubernetes(&self, health: Arc<kubernetes::Health>) {
         self.kubernetes.get_or_init(|| health);
+    }
+
+    /// Where what is known of the container runtime is. The first one stays.
+    pub fn read_nri(&self, health: Arc<NriHealth>) {
+        self.nri.get_or_init(|| health);
     }
 
     /// The SPIFFE IDs that may be labels: those declared by policy and identity sources. Others count as `other`, so

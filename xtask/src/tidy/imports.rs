@@ -42,7 +42,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         module: "metrics",
-        may_import: &["audit", "identity", "kubernetes", "state"],
+        may_import: &["audit", "identity", "kubernetes", "nri", "state"],
     },
     Rule {
         module: "yaml",
@@ -64,6 +64,10 @@ const RULES: &[Rule] = &[
     Rule {
         module: "kubernetes",
         may_import: &["cgroup", "identity", "policy"],
+    },
+    Rule {
+        module: "nri",
+        may_import: &["identity", "state"],
     },
     Rule {
         module: "config",

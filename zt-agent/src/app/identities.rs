@@ -19,6 +19,8 @@ use crate::identity::kubernetes::Changes;
 use crate::identity::spire::{self, Source, own};
 use crate::kubernetes;
 use crate::metrics::Metrics;
+use crate::nri;
+use crate::state::Snapshot;
 
 /// How long the SPIRE agent may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -147,6 +149,23 @@ pub(super) async fn own(config: &Config) -> Option<JoinHandle<()>> {
         tracing::warn!(socket = %config.identity.spire_socket.display(), "SPIRE has given this agent no certificate yet; going on without");
     }
     Some(kept)
+}
+
+/// Has containers wait until they have an identity, where the container runtime is to be told so.
+pub(super) fn hold(
+    config: &Config,
+    roots: &[PathBuf],
+    snapshots: &watch::Receiver<Arc<Snapshot>>,
+    metrics: &Metrics,
+) -> Option<JoinHandle<()>> {
+    let socket = config.identity.nri_socket.clone()?;
+    let settings = nri::Settings::new(socket, config.identity.nri_wait, roots.to_vec());
+    let health = Arc::new(nri::Health::default());
+    metrics.read_nri(Arc::clone(&health));
+    let following = nri::follow(settings, snapshots.clone(), health);
+    Some(tokio::spawn(async move {
+        following.await;
+    }))
 }
 
 /// Has the node told of cgroups, and of who SPIRE says they are: of a cgroup always first that it exists.

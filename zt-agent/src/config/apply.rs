@@ -350,7 +350,7 @@ fn absolute(raw: Raw<'_>) -> Result<PathBuf, String> {
 }
 
 /// The path of a Unix socket, also as SPIFFE writes it: `unix:///run/…`.
-fn socket(raw: Raw<'_>) -> Result<PathBuf, String> {
+pub(super) fn socket(raw: Raw<'_>) -> Result<PathBuf, String> {
     let text = raw.text()?;
     let path = text
         .strip_prefix("unix://")

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Every setting, once: its key in the file, its environment variable, its flag, and how its value is read.
 
-use super::{Config, apply, callers, modes};
+use super::{Config, apply, callers, modes, nri};
 use crate::yaml::{Node, Value};
 
 /// One setting.
@@ -153,6 +153,10 @@ settings! {
         "SPIFFE IDs of pods [default: spiffe://{trustDomain}/{cluster}/{namespace}/{serviceAccount}]";
     "identity.onExpiry", "ZT_IDENTITY_ON_EXPIRY", "identity-on-expiry", "WHAT", apply::on_expiry,
         "withdraw or hold identities whose SVID was not renewed [default: withdraw]";
+    "identity.nri.socket", "ZT_NRI_SOCKET", "nri-socket", "PATH", nri::socket,
+        "NRI socket of the container runtime: containers wait for their identity [default: none]";
+    "identity.nri.wait", "ZT_NRI_WAIT", "nri-wait", "TIME", nri::wait,
+        "How long one waits at the most, such as 800ms [default: 1500ms]";
     "audit.dsn", "ZT_AUDIT_DSN", "audit-dsn", "DSN", apply::audit_dsn,
         "Database of records, sqlite:// or postgres:// [default: sqlite:///var/lib/zt/audit.db]";
     "audit.keys", "ZT_AUDIT_KEYS", "audit-keys", "DIR", apply::audit_keys,

@@ -2,6 +2,7 @@
 //! What may be configured, which source wins, and the precise words for everything else.
 
 mod later;
+mod nri;
 mod spire;
 
 use std::fs;
@@ -68,6 +69,7 @@ identity:
   spireAdminSocket: /b.sock
   template: spiffe://{trustDomain}/ns/{namespace}/sa/{serviceAccount}
   onExpiry: hold
+  nri: {socket: /n.sock, wait: 2s}
 audit:
   dsn: sqlite:///a.db
   spool: /s.db
@@ -127,6 +129,8 @@ fn every_key_is_read() {
             template: Template::parse("spiffe://{trustDomain}/ns/{namespace}/sa/{serviceAccount}")
                 .expect("template"),
             on_expiry: OnExpiry::Hold,
+            nri_socket: Some("/n.sock".into()),
+            nri_wait: Duration::from_secs(2),
         },
         audit: Audit {
             dsn: "sqlite:///a.db".into(),
@@ -219,7 +223,7 @@ fn unknown_keys_name_the_nearest() {
     );
     assert_eq!(
         problem("identity:\n  x: 1\n"),
-        "agent.yaml:2:3: identity.x: unknown field; known here: source, file, spireSocket, spireAdminSocket, template, onExpiry"
+        "agent.yaml:2:3: identity.x: unknown field; known here: source, file, spireSocket, spireAdminSocket, template, onExpiry, nri"
     );
     assert_eq!(
         problem("Audit: {}\n"),

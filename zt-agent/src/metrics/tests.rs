@@ -42,6 +42,7 @@ fn complete() -> Arc<Metrics> {
         freshness.begin(collection);
     }
     metrics.read_kubernetes(kubernetes::Health::new(freshness));
+    metrics.read_nri(Arc::default());
     metrics.read_configuration(watch::channel(Arc::default()).1);
     metrics
 }
