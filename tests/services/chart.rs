@@ -3,6 +3,8 @@
 
 #[path = "chart/engine.rs"]
 mod engine;
+#[path = "chart/layout.rs"]
+mod layout;
 #[path = "chart/names.rs"]
 mod names;
 #[path = "chart/spire.rs"]
@@ -14,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use anyhow::{Context as _, Result, ensure};
-use zt_agent::config::{Config, Sources};
+use zt_agent::config::{Config, IdentitySource, Sources};
 
 /// How the kept manifests are rendered: they make their namespace themselves.
 const KEPT: [&str; 1] = ["createNamespace=true"];
@@ -97,6 +99,11 @@ fn the_chart_passes_the_linter() -> Result<()> {
         "engine.replicas=0",
         "nod=x",
         "agent.config.node=x",
+        // There is one place for it, which feeds all others.
+        "agent.config.identity.template=spiffe://{trustDomain}/{namespace}/{serviceAccount}",
+        "spiffeIDTemplate=spiffe://{trustDomain}/{namespace}",
+        "spiffeIDTemplate=spiffe://hanzo.ai/{namespace}/{serviceAccount}",
+        "operators={operator}",
     ] {
         let output = helm(&["template", "deploy/helm/zt", wrong])?;
         let said = String::from_utf8_lossy(&output.stderr);
@@ -159,6 +166,7 @@ fn every_manifest_is_of_its_type() -> Result<()> {
         "metrics.rules.enabled=true",
         "spire.clusterSPIFFEIDs.workloads=true",
         "spire.clusterSPIFFEIDs.className=zt",
+        "agent.priorityQuota=true",
         "agent.auditSecret.name=zt-secrets",
         "image.pullSecrets[0].name=registry",
         "networkPolicy.monitoringNamespaces.matchLabels.name=monitoring",
@@ -167,10 +175,10 @@ fn every_manifest_is_of_its_type() -> Result<()> {
         "agent.config.identity.source={spire,kubernetes}",
         "agent.config.identity.nri.socket=/var/run/nri/nri.sock",
     ];
-    let mut files = vec![
-        "deploy/spire/server.yaml".to_owned(),
-        "deploy/spire/agent.yaml".to_owned(),
-    ];
+    let mut files: Vec<String> = ["agent", "controller-manager", "crds", "server"]
+        .iter()
+        .map(|name| format!("deploy/spire/{name}.yaml"))
+        .collect();
     for (number, values) in [&KEPT[..], &everything[..]].into_iter().enumerate() {
         for (name, text) in rendered(values)? {
             if name != "NOTES.txt" {
@@ -230,6 +238,51 @@ fn rights_are_asked_for_where_they_are_used() -> Result<()> {
     Ok(())
 }
 
+/// The values of the quick start for a cluster without SPIRE.
+#[test]
+fn without_spire_nothing_of_it_is_asked_for() -> Result<()> {
+    let values = [
+        "agent.config.identity.source={kubernetes}",
+        "agent.config.api.tls=null",
+        "engine.enabled=false",
+        "spire.clusterSPIFFEIDs.own=false",
+    ];
+    let page = read("docs/quick-start.md")?;
+    for value in values {
+        assert!(
+            page.contains(&format!("`{value}`")),
+            "docs/quick-start.md: {value}"
+        );
+    }
+    let files = rendered(&values)?;
+    let agent = &files["agent.yaml"];
+    let config = load(&block(agent, "agent.yaml")?)?;
+    assert!(!config.api.tls.spire && !config.identity.has(IdentitySource::Spire));
+    // Neither directories of its sockets nor resources of its controller manager.
+    assert!(
+        !agent.contains("spire-socket") && !agent.contains("spire-admin"),
+        "{agent}"
+    );
+    assert!(files.values().all(|text| !text.contains("spire.spiffe.io")));
+    assert!(!files.contains_key("engine.yaml"));
+    Ok(())
+}
+
+/// Nodes and pods that have no IPv4 address.
+#[test]
+fn with_ipv6_alone_it_listens_there() -> Result<()> {
+    let files = rendered(&[
+        "agent.config.api.health=[::]:8055",
+        "engine.config.api.health=[::]:8055",
+        "engine.config.api.listen=[::]:8054",
+    ])?;
+    for file in ["agent.yaml", "engine.yaml"] {
+        let config = load(&block(&files[file], file)?)?;
+        assert_eq!(config.api.health.to_string(), "[::]:8055", "{file}");
+    }
+    Ok(())
+}
+
 #[test]
 fn the_container_runtime_is_reached_where_that_is_asked_for() -> Result<()> {
     let agent = |values: &[&str]| -> Result<String> { Ok(rendered(values)?["agent.yaml"].clone()) };
@@ -264,6 +317,8 @@ fn nobody_locks_himself_out() -> Result<()> {
         "hanzo-k8s/zt-system/zt-agent",
         "hanzo-k8s/spire/spire-agent",
         "hanzo-k8s/calico-system/calico-node",
+        "hanzo-k8s/istio-system/ztunnel",
+        "ns/linkerd/sa/linkerd-destination",
     ] {
         assert_eq!(of(path)?, "observe", "{path}");
     }

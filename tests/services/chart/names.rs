@@ -3,7 +3,7 @@
 
 use clap::Parser as _;
 use zt_agent::cli::Cli;
-use zt_agent::config::{IdentitySource, SETTINGS};
+use zt_agent::config::SETTINGS;
 use zt_agent::policy::{self, Document};
 
 use super::*;

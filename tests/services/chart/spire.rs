@@ -46,6 +46,47 @@ fn spire_takes_the_settings() -> Result<()> {
         let (taken, said) = valid(program, &text.replace("trust_domain", "trust_domian"))?;
         assert!(!taken, "{program}: {said}");
     }
+    // What is there to be switched on, for kubelets whose certificates the cluster's authority did not issue.
+    let agent = settings("deploy/spire/agent.yaml", "agent.conf")?;
+    for line in ["kubelet_ca_path = \"", "skip_kubelet_verification = true"] {
+        let off = format!("# {line}");
+        assert!(agent.contains(&off), "{line}");
+        let (taken, said) = valid("spire-agent", &agent.replace(&off, line))?;
+        assert!(taken, "{line}: {said}");
+    }
+    Ok(())
+}
+
+/// The values of a key in one of the settings of SPIRE, or of its controller manager.
+fn values<'a>(text: &'a str, key: &str) -> Vec<&'a str> {
+    let lines = text.lines().filter_map(|line| line.split_once(['=', ':']));
+    lines
+        .filter(|(name, _)| name.trim() == key)
+        .map(|(_, value)| value.trim().trim_matches('"'))
+        .collect()
+}
+
+#[test]
+fn the_three_parts_of_spire_speak_of_one_cluster() -> Result<()> {
+    let server = settings("deploy/spire/server.yaml", "server.conf")?;
+    let agent = settings("deploy/spire/agent.yaml", "agent.conf")?;
+    let manager = settings("deploy/spire/controller-manager.yaml", "config.yaml")?;
+    for (text, key) in [
+        (&server, "trust_domain"),
+        (&agent, "trust_domain"),
+        (&manager, "trustDomain"),
+    ] {
+        assert_eq!(values(text, key), ["hanzo.ai"], "{key}");
+    }
+    // The node's name in SPIRE, which entries are made for, is made of it.
+    let cluster = values(&manager, "clusterName");
+    assert_eq!(cluster, ["hanzo-k8s"]);
+    assert!(agent.contains(&format!("{{ cluster = \"{}\" }}", cluster[0])));
+    assert!(server.contains(&format!("\"{}\" = {{", cluster[0])));
+    assert_eq!(
+        values(&manager, "spireServerSocketPath"),
+        values(&server, "socket_path")
+    );
     Ok(())
 }
 
@@ -78,6 +119,8 @@ fn certificates_live_as_the_specification_says() -> Result<()> {
     }
     let delegate = "spiffe://hanzo.ai/hanzo-k8s/zt-system/zt-agent";
     assert!(agent.contains(&format!("authorized_delegates = [\"{delegate}\"]")));
-    assert!(read("deploy/manifests/spire-ids.yaml")?.contains(&format!("spiffeIDTemplate: {delegate}\n")));
+    assert!(
+        read("deploy/manifests/spire-ids.yaml")?.contains(&format!("spiffeIDTemplate: \"{delegate}\"\n"))
+    );
     Ok(())
 }
