@@ -209,7 +209,7 @@ pub fn binary() -> Result<PathBuf> {
 }
 
 /// A binary of this workspace, in the profile of the running test.
-pub(crate) fn built_binary(name: &str, command: &str) -> Result<PathBuf> {
+pub fn built_binary(name: &str, command: &str) -> Result<PathBuf> {
     let test = std::env::current_exe()?;
     // Tests are in target/<profile>/deps, and so may be the caller.
     let directories = test.ancestors().skip(1).take(2).map(Path::to_owned);

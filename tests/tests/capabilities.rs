@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The capabilities that the manifests grant are all that the agent needs, in a container as on a host.
+//! The capabilities that the manifests grant are all that the agent needs, in a container as on a host, and the default
+//! seccomp profile of runtimes refuses nothing of it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,17 +11,18 @@ use zt_agent::kernel::CAPABILITIES;
 use zt_tests::agent::AgentBuilder;
 use zt_tests::hooks::attached;
 use zt_tests::pair::{any, pair, policy};
-use zt_tests::probe::TIMEOUT;
+use zt_tests::probe::{Operation, TIMEOUT, built_binary};
 use zt_tests::{Policy, eventually};
 
 /// The container of the `DaemonSet`, as far as the kernel has a part in it: namespaces of mounts and cgroups of its own, the
-/// node's cgroups and bpffs mounted into it, the capabilities in `$1` and no way to gain others.
+/// node's cgroups and bpffs mounted into it, the capabilities in `$1` and no way to gain others, and the filter of system
+/// calls that `$3` installs.
 const CONTAINER: &str = r#"
 set -e
-capabilities=$1 cgroups=$2; shift 2
+capabilities=$1 cgroups=$2 sealed=$3; shift 3
 mount --bind "$cgroups" "$cgroups"
 mount -o remount,bind,ro "$cgroups"
-exec setpriv --bounding-set "-all,$capabilities" --inh-caps=-all --ambient-caps=-all --no-new-privs "$@"
+exec setpriv --bounding-set "-all,$capabilities" --inh-caps=-all --ambient-caps=-all --no-new-privs "$sealed" "$@"
 "#;
 
 fn file(path: &str) -> Result<String> {
@@ -65,7 +67,9 @@ fn contained(agent: AgentBuilder, capabilities: &BTreeSet<String>) -> Result<Age
     let cgroups = cgroups.to_str().context("plain letters")?.to_owned();
     let words = ["unshare", "--mount", "--cgroup", "sh", "-c", CONTAINER, "sh"];
     let mut through: Vec<String> = words.map(str::to_owned).into();
-    through.extend([only(capabilities), cgroups]);
+    let sealed = built_binary("zt-sealed", "cargo build -p zt-tests")?;
+    let sealed = sealed.to_str().context("plain letters")?.to_owned();
+    through.extend([only(capabilities), cgroups, sealed]);
     Ok(agent.through(through))
 }
 
@@ -88,6 +92,13 @@ fn what_is_granted_is_enough() -> Result<()> {
     let (scene, mut server, mut client) = pair("capabilities")?;
     server.udp_bind(any(80))?.handle()?;
     let old = client.connect(server.v4(81))?.handle()?;
+    // The agent reaches for it in the other process (`pidfd_getfd`).
+    let raw = Operation::Socket {
+        family: libc::AF_INET,
+        kind: libc::SOCK_RAW,
+        protocol: libc::IPPROTO_ICMP,
+    };
+    client.call(raw)?.handle()?;
     let capabilities = granted()?;
     let mut agent = contained(scene.agent(&policy())?, &capabilities)?.start()?;
 
@@ -105,11 +116,19 @@ fn what_is_granted_is_enough() -> Result<()> {
     );
     assert_eq!(field("CapBnd:"), field("CapEff:"));
     assert_eq!(field("NoNewPrivs:"), Some("1"));
+    assert_eq!(field("Seccomp:"), Some("2"), "a filter");
     let log = agent.log()?;
     assert!(!log.contains("without CAP_"), "{log}");
 
     // What was open before, what is tried now, and what a change of policy takes back.
     client.dies(old)?;
+    let fenced = |event: &str| -> Result<u64> {
+        Ok(agent.metrics()?.sum("zt_node_events_total", &[("event", event)]))
+    };
+    eventually("the raw socket to be cut off", TIMEOUT, || {
+        Ok(fenced("raw_fenced")? == 1)
+    })?;
+    assert_eq!(fenced("raw_left")?, 0);
     for to in server.everywhere(80) {
         assert_eq!(client.tcp(to)?, "ok");
     }
