@@ -4,6 +4,8 @@
 
 #[path = "apiserver/cluster.rs"]
 mod cluster;
+#[path = "apiserver/manifests.rs"]
+mod manifests;
 #[path = "apiserver/pods.rs"]
 mod pods;
 #[path = "apiserver/policies.rs"]

@@ -219,13 +219,15 @@ impl Cluster {
         self.directory.join("certs/apiserver.crt")
     }
 
-    fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
+    /// Writes a file beside those of the two.
+    pub(crate) fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
         let path = self.directory.join(name);
         fs::write(&path, text).with_context(|| path.display().to_string())?;
         Ok(path)
     }
 
-    fn launch(&self, mut command: Command, who: &str) -> Result<Child> {
+    /// Starts one more program beside them, whose words are in the log of that name.
+    pub(crate) fn launch(&self, mut command: Command, who: &str) -> Result<Child> {
         let log: File = OpenOptions::new().create(true).append(true).open(self.log(who))?;
         let child = command
             .current_dir(&self.directory)
@@ -238,7 +240,8 @@ impl Cluster {
         Ok(child)
     }
 
-    fn log(&self, who: &str) -> PathBuf {
+    /// Where one of them writes what it has to say.
+    pub(crate) fn log(&self, who: &str) -> PathBuf {
         self.directory.join(format!("{who}.log"))
     }
 
@@ -268,7 +271,8 @@ impl Drop for Cluster {
     }
 }
 
-fn end(mut child: Child) -> Result<()> {
+/// Ends a program, as a crash would.
+pub(crate) fn end(mut child: Child) -> Result<()> {
     child.kill()?;
     child.wait()?;
     Ok(())

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the manifests let zt do in a cluster is enough, and no more than it needs.
 
-use std::process::Command;
-
 use anyhow::ensure;
 
 use super::*;
@@ -10,36 +8,18 @@ use super::*;
 const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
 const OURS: &str = "/api/v1/namespaces/zt-system/serviceaccounts";
 
-/// The manifests for identities and policies from the cluster, rendered from the chart.
-fn manifests() -> Result<Vec<String>> {
-    let program = std::env::var_os("ZT_CHART");
-    let program = program.context("ZT_CHART is not set: run `cargo xtask test apiserver`")?;
-    let output = Command::new(program)
-        .args([
-            "template",
-            "deploy/helm/zt",
-            "agent.config.identity.source={kubernetes}",
-            "agent.config.policySource=kubernetes",
-            "engine.config.policySource=kubernetes",
-        ])
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
-        .output()
-        .context("cannot run zt-chart")?;
-    ensure!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let files: std::collections::BTreeMap<String, String> = serde_json::from_slice(&output.stdout)?;
-    let documents = files.values().flat_map(|text| text.split("\n---\n"));
-    Ok(documents.map(str::to_owned).collect())
-}
+/// The chart for identities and policies from the cluster.
+const VALUES: [&str; 3] = [
+    "agent.config.identity.source={kubernetes}",
+    "agent.config.policySource=kubernetes",
+    "engine.config.policySource=kubernetes",
+];
 
 /// Makes the service accounts, the roles and who has them. How many there were.
 fn install(cluster: &Cluster) -> Result<usize> {
     cluster.create(NAMESPACES, &json!({ "metadata": { "name": "zt-system" } }))?;
     let mut made = 0;
-    for manifest in manifests()? {
+    for manifest in manifests::rendered(&VALUES)? {
         let collection = match manifest.lines().find_map(|line| line.strip_prefix("kind: ")) {
             Some("ServiceAccount") => OURS.to_owned(),
             Some("ClusterRole") => format!("{RBAC}/clusterroles"),
