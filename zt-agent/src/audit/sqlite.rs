@@ -72,7 +72,10 @@ pub struct Store {
     path: PathBuf,
     settings: Settings,
     writer: Mutex<Writer>,
+    /// For questions, each of which holds one connection and never a second.
     readers: SqlitePool,
+    /// For what the agent itself looks up: shipping and housekeeping wait for no question.
+    house: SqlitePool,
     share: Arc<share::Share>,
 }
 
@@ -84,8 +87,9 @@ struct Writer {
     share: Arc<share::Share>,
 }
 
-/// Readers at a time. Each holds a connection with its cache.
+/// Questions at a time, and looks of the agent itself. Each holds a connection with its cache.
 const READERS: u32 = 4;
+const HOUSE: u32 = 2;
 /// Pages of write-ahead log after which it is written back: 16 MiB.
 const CHECKPOINT_PAGES: &str = "4000";
 
@@ -105,11 +109,14 @@ impl Store {
             .await
             .map_err(failed)?;
         schema::migrate(&mut connection, &path).await?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS)
-            .min_connections(0)
-            .acquire_timeout(Duration::from_secs(5))
-            .connect_lazy_with(reading(&path));
+        let pool = |connections| {
+            SqlitePoolOptions::new()
+                .max_connections(connections)
+                .min_connections(0)
+                .acquire_timeout(Duration::from_secs(5))
+                .connect_lazy_with(reading(&path))
+        };
+        let (readers, house) = (pool(READERS), pool(HOUSE));
         share::prepare(&mut connection).await?;
         told::prepare(&mut connection).await?;
         let share = Arc::new(share::Share::default());
@@ -124,6 +131,7 @@ impl Store {
             settings,
             writer,
             readers,
+            house,
             share,
         })
     }
@@ -182,19 +190,19 @@ impl Store {
 
     /// Where the chain of this store's writer ends.
     pub async fn head(&self) -> Result<Head, StoreError> {
-        append::head(&mut *self.readers.acquire().await?).await
+        append::head(&mut *self.house.acquire().await?).await
     }
 
     /// The last checkpoint that was signed, in whatever run.
     pub async fn last_checkpoint(&self) -> Result<Option<Checkpoint>, StoreError> {
-        seal::last(&mut *self.readers.acquire().await?).await
+        seal::last(&mut *self.house.acquire().await?).await
     }
 
     /// Up to where the ring buffer is accounted for, as the last batch said that had an opinion.
     pub async fn ring_mark(&self) -> Result<Option<RingMark>, StoreError> {
         let (ring, position): (Option<Vec<u8>>, Option<i64>) =
             sqlx::query_as("SELECT ring, ring_position FROM trail")
-                .fetch_one(&self.readers)
+                .fetch_one(&self.house)
                 .await?;
         let ring = ring.and_then(|ring| uuid::Uuid::from_slice(&ring).ok());
         Ok(ring.zip(position).map(|(ring, position)| RingMark {
@@ -206,7 +214,7 @@ impl Store {
     /// What went through this store since it was made.
     pub async fn totals(&self) -> Result<Totals, StoreError> {
         let (stored, pruned): (i64, i64) = sqlx::query_as("SELECT stored, pruned FROM trail")
-            .fetch_one(&self.readers)
+            .fetch_one(&self.house)
             .await?;
         Ok(Totals {
             stored: stored.cast_unsigned(),
@@ -230,6 +238,7 @@ impl Store {
     /// Writes the log back and closes the file.
     pub async fn close(self) -> Result<(), StoreError> {
         self.readers.close().await;
+        self.house.close().await;
         self.writer.into_inner().connection.close().await?;
         Ok(())
     }

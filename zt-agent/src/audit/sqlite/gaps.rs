@@ -120,7 +120,7 @@ impl Store {
     pub async fn gap_at(&self, first: u64) -> Result<Option<u64>, StoreError> {
         let last: Option<i64> = sqlx::query_scalar("SELECT last FROM gap WHERE first = ?")
             .bind(first.cast_signed())
-            .fetch_optional(&self.readers)
+            .fetch_optional(&self.house)
             .await?;
         Ok(last.map(i64::cast_unsigned))
     }
@@ -129,7 +129,7 @@ impl Store {
     pub async fn next_gap(&self, from: u64) -> Result<Option<u64>, StoreError> {
         let first: Option<i64> = sqlx::query_scalar("SELECT min(first) FROM gap WHERE first >= ?")
             .bind(from.cast_signed())
-            .fetch_one(&self.readers)
+            .fetch_one(&self.house)
             .await?;
         Ok(first.map(i64::cast_unsigned))
     }
@@ -140,7 +140,7 @@ impl Store {
             "SELECT coalesce(sum(last - max(first, ?1 + 1) + 1), 0) FROM gap WHERE last > ?1",
         )
         .bind(seq.cast_signed())
-        .fetch_one(&self.readers)
+        .fetch_one(&self.house)
         .await?;
         Ok(lost.cast_unsigned())
     }
@@ -150,7 +150,7 @@ impl Store {
         let before = i64::try_from(before).unwrap_or(i64::MAX);
         let waiting: i64 = sqlx::query_scalar("SELECT count(*) FROM gap WHERE shipped = 0 AND first < ?")
             .bind(before)
-            .fetch_one(&self.readers)
+            .fetch_one(&self.house)
             .await?;
         let Some(keys) = self.settings.keys.as_deref().filter(|_| waiting > 0) else {
             return Ok(Vec::new());

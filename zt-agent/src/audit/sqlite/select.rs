@@ -6,8 +6,7 @@
 //! asked of parties, ports and verdicts is asked of the shapes, once, and the segments say which of those they hold: a
 //! segment is read only for the sake of a record in it, so that hardly more of them are read than a page has records.
 
-use futures::TryStreamExt as _;
-use sqlx::sqlite::{SqliteConnection, SqlitePool};
+use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
 use sqlx::{Row, query::Query};
 use uuid::Uuid;
 
@@ -29,14 +28,19 @@ WHERE (?1 IS NULL OR decision = ?1) AND (?2 IS NULL OR (decision <> '' AND enfor
   AND (?7 IS NULL OR source_node = ?7 OR destination_node = ?7)
   AND (?8 IS NULL OR CASE WHEN decision = '' THEN hook ELSE 'decision' END = ?8)";
 
-/// The segments that can hold an answer, from the latest on. The index gives the order: nothing is sorted, and a
+/// The next segments that can hold an answer, from the latest on. The index gives the order: nothing is sorted, and a
 /// segment is looked at only when the search has come to it. Parameters: 1 and 2 the times, 3 the shapes or none, 4 the
-/// cursor's time.
+/// cursor's time, 5 and 6 the latest time and the number of the segment before, 7 how many.
 const SEGMENTS: &str = "
 SELECT g.segment, g.max_time FROM segment g
 WHERE (?1 IS NULL OR g.max_time >= ?1) AND (?2 IS NULL OR g.min_time < ?2) AND g.min_time <= ?4
   AND (?3 IS NULL OR EXISTS (SELECT 1 FROM json_each(?3) s CROSS JOIN span p ON p.segment = g.segment AND p.shape = s.value))
-ORDER BY g.max_time DESC";
+  AND g.max_time <= ?5 AND (g.max_time < ?5 OR g.segment < ?6)
+ORDER BY g.max_time DESC, g.segment DESC LIMIT ?7";
+
+/// Segments asked for at a time: first as many as most pages need, then more.
+const FIRST_SEGMENTS: i64 = 2;
+const MOST_SEGMENTS: i64 = 64;
 
 /// The latest answers of one segment. Parameters: as above, 5 the cursor's id, 6 how many, 7 and 8 the rows.
 pub(super) const IN_SEGMENT: &str = "
@@ -124,7 +128,8 @@ pub(super) async fn page(
     limit: u32,
 ) -> Result<Page, StoreError> {
     let limit = limit.clamp(1, MAX_LIMIT) as usize;
-    // One snapshot for the names and the records; the second connection only walks through the segments.
+    // One connection for all of a question, and so one snapshot: with a second one, as many questions as there are
+    // connections would wait for each other.
     let mut transaction = readers.begin().await?;
     let Some(parameters) = parameters(&mut transaction, filter).await? else {
         return Ok(Page::default());
@@ -143,7 +148,7 @@ pub(super) async fn page(
     let mut found = match shapes {
         // No record has such a shape.
         Some(shapes) if shapes.is_empty() => Vec::new(),
-        _ => search(readers, &mut transaction, &wanted, limit + 1).await?,
+        _ => search(&mut transaction, &wanted, limit + 1).await?,
     };
     let more = found.len() > limit;
     found.truncate(limit);
@@ -160,40 +165,65 @@ pub(super) async fn page(
 
 /// The first `most` of what is wanted, in order.
 async fn search(
-    readers: &SqlitePool,
     connection: &mut SqliteConnection,
     wanted: &Wanted,
     most: usize,
 ) -> Result<Vec<Found>, StoreError> {
     let mut found: Vec<Found> = Vec::new();
-    let mut segments = wanted.bind(sqlx::query(SEGMENTS)).fetch(readers);
-    while let Some(row) = segments.try_next().await? {
-        let (segment, max_time): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
-        let last = found.get(most - 1).map(|(place, _)| place.time);
-        if last.is_some_and(|last| max_time < last) {
-            break;
-        }
-        let statement = wanted.bind(sqlx::query(IN_SEGMENT));
-        let rows = statement
-            .bind(wanted.cursor.id.as_bytes().to_vec())
-            .bind(most as i64)
-            .bind(segment * SEGMENT_ROWS)
-            .bind((segment + 1) * SEGMENT_ROWS)
+    let (mut before, mut at_a_time) = ((i64::MAX, i64::MAX), FIRST_SEGMENTS);
+    loop {
+        let segments: Vec<(i64, i64)> = wanted
+            .bind(sqlx::query(SEGMENTS))
+            .bind(before.0)
+            .bind(before.1)
+            .bind(at_a_time)
+            .try_map(|row: SqliteRow| Ok((row.try_get(0)?, row.try_get(1)?)))
             .fetch_all(&mut *connection)
             .await?;
-        for row in rows {
-            let (time, id, row): (i64, &[u8], i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-            let id = Uuid::from_slice(id).map_err(|_| StoreError::Damaged {
-                row,
-                column: "id",
-                found: format!("{id:?}"),
-            })?;
-            found.push((Cursor { time, id }, row));
+        for (segment, max_time) in &segments {
+            let last = found.get(most - 1).map(|(place, _)| place.time);
+            if last.is_some_and(|last| *max_time < last) {
+                return Ok(found);
+            }
+            found.extend(in_segment(connection, wanted, most, *segment).await?);
+            found.sort_unstable_by(|a, b| b.cmp(a));
+            found.truncate(most);
         }
-        found.sort_unstable_by(|a, b| b.cmp(a));
-        found.truncate(most);
+        match segments.last() {
+            Some((segment, max_time)) if segments.len() as i64 == at_a_time => {
+                before = (*max_time, *segment);
+                at_a_time = (at_a_time * 2).min(MOST_SEGMENTS);
+            }
+            _ => return Ok(found),
+        }
     }
-    Ok(found)
+}
+
+/// The first `most` of what is wanted in a segment, in order.
+async fn in_segment(
+    connection: &mut SqliteConnection,
+    wanted: &Wanted,
+    most: usize,
+    segment: i64,
+) -> Result<Vec<Found>, StoreError> {
+    let rows = wanted
+        .bind(sqlx::query(IN_SEGMENT))
+        .bind(wanted.cursor.id.as_bytes().to_vec())
+        .bind(most as i64)
+        .bind(segment * SEGMENT_ROWS)
+        .bind((segment + 1) * SEGMENT_ROWS)
+        .fetch_all(connection)
+        .await?;
+    let place = |row: &SqliteRow| {
+        let (time, id, row): (i64, &[u8], i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        let id = Uuid::from_slice(id).map_err(|_| StoreError::Damaged {
+            row,
+            column: "id",
+            found: format!("{id:?}"),
+        })?;
+        Ok((Cursor { time, id }, row))
+    };
+    rows.iter().map(place).collect()
 }
 
 /// `None` where a name is asked for that no record has.

@@ -87,7 +87,7 @@ impl Store {
         let found = sqlx::query(rows::FROM)
             .bind(first.cast_signed())
             .bind((last + 1).saturating_sub(first).cast_signed())
-            .fetch_all(&self.readers)
+            .fetch_all(&self.house)
             .await?;
         let numbered =
             |row: &SqliteRow| Ok((row.try_get::<i64, _>("row")?.cast_unsigned(), rows::kept(row)?));
@@ -107,7 +107,7 @@ impl Store {
         )
         .bind(row)
         .bind(i64::try_from(seq).unwrap_or(i64::MAX))
-        .fetch_all(&self.readers)
+        .fetch_all(&self.house)
         .await?;
         let parsed = texts.into_iter().map(|(row, text)| Ok((row, parse(row, &text)?)));
         parsed.collect()
@@ -126,7 +126,7 @@ impl Store {
     /// Every key that has signed a checkpoint, oldest first.
     pub async fn signing_keys(&self) -> Result<Vec<KeyRecord>, StoreError> {
         let texts: Vec<(i64, String)> = sqlx::query_as("SELECT row, text FROM signing_key ORDER BY row")
-            .fetch_all(&self.readers)
+            .fetch_all(&self.house)
             .await?;
         texts.iter().map(|(row, text)| parse(*row, text)).collect()
     }
@@ -136,7 +136,7 @@ impl Store {
         Ok(
             sqlx::query_scalar("SELECT time FROM record WHERE row >= ? ORDER BY row LIMIT 1")
                 .bind(first.cast_signed())
-                .fetch_optional(&self.readers)
+                .fetch_optional(&self.house)
                 .await?,
         )
     }
@@ -147,7 +147,7 @@ impl Store {
             "SELECT page_count, freelist_count, page_size
              FROM pragma_page_count, pragma_freelist_count, pragma_page_size",
         )
-        .fetch_one(&self.readers)
+        .fetch_one(&self.house)
         .await?;
         Ok(((pages - free) * size).cast_unsigned())
     }
@@ -155,7 +155,7 @@ impl Store {
     /// The last record of the oldest segment; `None` where that is the one being written.
     pub async fn end_of_oldest_segment(&self) -> Result<Option<u64>, StoreError> {
         let segments: Vec<i64> = sqlx::query_scalar("SELECT segment FROM segment ORDER BY segment LIMIT 2")
-            .fetch_all(&self.readers)
+            .fetch_all(&self.house)
             .await?;
         Ok(segments
             .get(1)

@@ -22,7 +22,7 @@ impl Store {
     /// Digest of the policy in force that was recorded, or noted, last; `None` in a new trail.
     pub async fn policy_told(&self) -> Result<Option<String>, StoreError> {
         Ok(sqlx::query_scalar("SELECT digest FROM policy_told")
-            .fetch_optional(&self.readers)
+            .fetch_optional(&self.house)
             .await?)
     }
 
@@ -35,7 +35,7 @@ impl Store {
     /// or another one has come into force since.
     pub async fn policy_late(&self) -> Result<Option<String>, StoreError> {
         Ok(sqlx::query_scalar("SELECT digest FROM policy_late")
-            .fetch_optional(&self.readers)
+            .fetch_optional(&self.house)
             .await?)
     }
 

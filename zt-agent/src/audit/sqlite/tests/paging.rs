@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Whatever comes in between, whatever the size of the pages: who reads on from page to page has had each record that was
-//! there at the start, once, the newest first.
+//! there at the start, once, the newest first. And whoever asks at the same time is answered, too.
 
 use uuid::Uuid;
 
@@ -83,4 +83,41 @@ proptest! {
         }
         prop_assert!(found.iter().all(|record| filter.takes(&Entry::Decision(record.clone()))));
     }
+}
+
+#[tokio::test]
+async fn more_questions_at_once_than_there_are_connections_are_all_answered() {
+    let (_directory, store) = store().await;
+    let stored = records(0..40);
+    keep(&store, &stored).await;
+    let filter = Filter {
+        decision: Some(Outcome::Allow),
+        ..Filter::default()
+    };
+    let questions = (0..4 * READERS).map(|_| store.query(&filter, None, 100));
+    let expected: Vec<AuditRecord> = stored
+        .into_iter()
+        .rev()
+        .filter(|record| record.decision == Outcome::Allow)
+        .collect();
+    for page in futures::future::join_all(questions).await {
+        assert_eq!(decided(page.expect("answers").records), expected);
+    }
+}
+
+#[tokio::test]
+async fn shipping_and_housekeeping_wait_for_no_question() {
+    let (_directory, store) = store().await;
+    keep(&store, &records(0..3)).await;
+    store.shipping().await.expect("is a spool");
+    let mut questions = Vec::new();
+    for _ in 0..READERS {
+        questions.push(store.readers.acquire().await.expect("a connection"));
+    }
+    assert_eq!(store.head().await.expect("head").seq, 3);
+    assert_eq!(store.range(1, 3).await.expect("records").len(), 3);
+    assert_eq!(store.gap_at(1).await.expect("gaps"), None);
+    assert!(store.used_bytes().await.expect("size") > 0);
+    assert_eq!(store.totals().await.expect("totals").stored, 3);
+    assert_eq!(store.policy_told().await.expect("policy"), None);
 }
