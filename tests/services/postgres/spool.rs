@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Nothing is lost and nothing comes twice, whatever dies.
 
+#[path = "spool/damage.rs"]
+mod damage;
+
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -316,51 +319,4 @@ async fn a_record_that_the_server_refuses_does_not_hold_up_the_others() {
     assert_eq!(world.number("SELECT count(*) FROM zt_audit.record"), COUNT - 3);
     // The last one has no batch behind it yet that could tell.
     assert_eq!(world.number("SELECT sum(dropped) FROM zt_audit.batch"), 2);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_changed_record_on_the_server_is_found() {
-    let world = World::new().await;
-    let spool = world.open(1 << 30, WhenFull::Oldest).await;
-    append(&spool, &maker(today(), 1_000_000, 20), 0..3000).await;
-    spool.seal().await.expect("sealed");
-    let shipping = world.ship(&spool);
-    until_shipped(&spool, 3000).await;
-    until("a checkpoint", async || {
-        world.number("SELECT count(*) FROM zt_audit.checkpoint") > 0
-    })
-    .await;
-    shipping.end().await;
-    assert!(world.report().await.is_clean());
-    for change in [
-        "UPDATE zt_audit.record SET revision = revision + 1 WHERE seq = 1500",
-        "UPDATE zt_audit.record SET comm = 'init' WHERE seq = 1500",
-        "UPDATE zt_audit.record SET time = time + 1 WHERE seq = 1500",
-        "ALTER TABLE zt_audit.shape DROP CONSTRAINT shape_id;
-         UPDATE zt_audit.shape SET port = 1 WHERE id = (SELECT shape FROM zt_audit.record WHERE seq = 1500)",
-        "DELETE FROM zt_audit.shape WHERE id = (SELECT shape FROM zt_audit.record WHERE seq = 1500)",
-        "DELETE FROM zt_audit.record WHERE seq = 1500",
-        "DELETE FROM zt_audit.record WHERE seq > 2900",
-        "UPDATE zt_audit.record SET seq = 3001 - seq WHERE seq IN (1500, 1501)",
-        "INSERT INTO zt_audit.record SELECT (r).* FROM (SELECT jsonb_populate_record(r, jsonb_build_object('id',
-            gen_random_uuid())) AS r FROM zt_audit.record r WHERE seq = 1500) x",
-        "DELETE FROM zt_audit.checkpoint",
-    ] {
-        world
-            .server
-            .sql("CREATE TABLE r AS TABLE zt_audit.record; CREATE TABLE s AS TABLE zt_audit.shape;
-                  CREATE TABLE c AS TABLE zt_audit.checkpoint; CREATE TABLE b AS TABLE zt_audit.bucket")
-            .expect("copies");
-        world.server.sql(change).expect(change);
-        assert!(!world.report().await.is_clean(), "not found: {change}");
-        world
-            .server
-            .sql("TRUNCATE zt_audit.record, zt_audit.shape, zt_audit.checkpoint;
-                  INSERT INTO zt_audit.shape SELECT * FROM s; INSERT INTO zt_audit.record SELECT * FROM r;
-                  INSERT INTO zt_audit.checkpoint (writer, seq, time, text, login)
-                  SELECT writer, seq, time, text, login FROM c; TRUNCATE zt_audit.bucket;
-                  INSERT INTO zt_audit.bucket SELECT * FROM b; DROP TABLE r, s, c, b")
-            .expect("as before");
-        assert!(world.report().await.is_clean(), "after {change}");
-    }
 }

@@ -105,8 +105,8 @@ pub(super) struct Unreadable {
     writer: String,
     /// Where in that chain.
     seq: u64,
-    /// The login that inserted it.
-    login: String,
+    /// The login that inserted it; null where there are no logins, in a file.
+    login: Option<String>,
     /// What is wrong with it.
     cause: String,
 }

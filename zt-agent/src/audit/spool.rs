@@ -11,6 +11,7 @@
 //! in the chain, and a signed statement takes it on the server: see [`Gap`].
 
 mod account;
+mod lost;
 mod shipper;
 mod when_full;
 
@@ -156,13 +157,14 @@ impl Spool {
                 self.store.plan_shipping(&noted).await?;
                 state.noted = noted;
             }
-            let records = self.store.range(first, noted.planned).await?;
-            if records.len() as u64 == noted.planned - noted.shipped {
+            let found = self.store.range(first, noted.planned).await?;
+            let there = lost::readable_from(first, &found);
+            if there == noted.planned - noted.shipped {
                 self.moved(&state).await?;
-                if let Some((_, oldest)) = records.first() {
+                let records: Vec<Kept> = found.into_iter().filter_map(|(_, kept)| kept.ok()).collect();
+                if let Some(oldest) = records.first() {
                     self.account.waiting_since(oldest.entry.timestamp().0);
                 }
-                let records: Vec<Kept> = records.into_iter().map(|(_, kept)| kept).collect();
                 return Ok(Some(Batch {
                     writer: head.writer,
                     first_seq: first,
@@ -170,32 +172,15 @@ impl Spool {
                     records,
                 }));
             }
-            // Room was made for others before the agent was killed: what was under way then is gone, unless it had
-            // arrived, which nobody can say any more.
-            let there = (first..)
-                .zip(&records)
-                .take_while(|(wanted, (number, _))| wanted == number);
-            let there = there.count() as u64;
+            // Room was made for others before the agent was killed, or what follows cannot be read: what was under way
+            // then is lost, unless it had arrived, which nobody can say any more.
             if there > 0 {
                 noted.planned = noted.shipped + there;
                 self.store.plan_shipping(&noted).await?;
                 state.noted = noted;
-                continue;
+            } else {
+                self.lose_first(&mut state, &found).await?;
             }
-            let last = records.first().map_or(noted.planned, |(number, _)| number - 1);
-            let lost = last - noted.shipped;
-            noted.dropped += lost;
-            noted.gap += lost;
-            noted.shipped = last;
-            noted.planned = last;
-            tracing::error!(
-                records = lost,
-                "records that waited in the spool are gone: they are lost and counted"
-            );
-            self.store
-                .lose((first, last), None, Cause::SpoolOldest, &noted)
-                .await?;
-            state.noted = noted;
         }
     }
 

@@ -51,7 +51,7 @@ async fn an_unreadable_row_is_told_among_the_others() {
         assert!(
             unreadable
                 .iter()
-                .all(|unreadable| &*unreadable.login == "mallory")
+                .all(|unreadable| unreadable.login.as_deref() == Some("mallory"))
         );
         let causes: Vec<&str> = unreadable.iter().map(|unreadable| &*unreadable.cause).collect();
         assert_eq!(causes[0], "type is of_later");

@@ -67,7 +67,7 @@ pub(super) fn unreadable(row: &PgRow, error: PgError) -> Result<Unreadable, PgEr
     Ok(Unreadable::new(
         place(row)?,
         link,
-        Arc::from(row.try_get::<&str, _>("login")?),
+        Some(Arc::from(row.try_get::<&str, _>("login")?)),
         cause,
     ))
 }

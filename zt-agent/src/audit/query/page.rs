@@ -125,15 +125,15 @@ pub struct Unreadable {
     pub writer: Uuid,
     /// Where in that chain.
     pub seq: u64,
-    /// The login that inserted it.
-    pub login: Arc<str>,
+    /// The login that inserted it, where there are logins.
+    pub login: Option<Arc<str>>,
     /// What is wrong with it.
     pub cause: String,
 }
 
 impl Unreadable {
     /// The record at `place`, number `seq` of `writer`, which `login` inserted.
-    pub fn new(place: Cursor, (writer, seq): (Uuid, u64), login: Arc<str>, cause: String) -> Self {
+    pub fn new(place: Cursor, (writer, seq): (Uuid, u64), login: Option<Arc<str>>, cause: String) -> Self {
         Self {
             id: place.id,
             timestamp: Timestamp(place.time),
@@ -172,7 +172,8 @@ mod tests {
         };
         let unreadable = |time| {
             let of = (Uuid::from_u128(7), 3);
-            Unreadable::new(at(time), of, Arc::from("zt_node"), "source is missing".to_owned())
+            let login = Some(Arc::from("zt_node"));
+            Unreadable::new(at(time), of, login, "source is missing".to_owned())
         };
         let page = Page {
             records: vec![record.clone()],

@@ -21,6 +21,8 @@ pub enum Cause {
     SpoolOldest,
     /// The spool was full when they came.
     SpoolNewest,
+    /// The spool had them and could not read them: damaged, or written by a later version.
+    SpoolUnreadable,
     /// The server refused what they say.
     ServerRefused,
     /// They were too old.
@@ -29,9 +31,10 @@ pub enum Cause {
 
 impl Cause {
     /// Every one.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::SpoolOldest,
         Self::SpoolNewest,
+        Self::SpoolUnreadable,
         Self::ServerRefused,
         Self::Pruned,
     ];
@@ -41,6 +44,7 @@ impl Cause {
         match self {
             Self::SpoolOldest => "spool_oldest",
             Self::SpoolNewest => "spool_newest",
+            Self::SpoolUnreadable => "spool_unreadable",
             Self::ServerRefused => "server_refused",
             Self::Pruned => "pruned",
         }

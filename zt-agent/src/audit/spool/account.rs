@@ -23,12 +23,13 @@ pub struct Account {
     dropped_oldest: AtomicU64,
     dropped_newest: AtomicU64,
     refused: AtomicU64,
+    unreadable: AtomicU64,
     failures: [AtomicU64; CAUSES.len()],
     /// Time of the oldest record that waits; of no meaning where none does.
     oldest: AtomicI64,
     reachable: AtomicBool,
     /// What of the counters on disk was there when the agent started.
-    before: Mutex<Option<(u64, u64)>>,
+    before: Mutex<Option<[u64; 3]>>,
     error: Mutex<Option<String>>,
     position: watch::Sender<u64>,
 }
@@ -50,13 +51,15 @@ impl Account {
         self.shipped.load(Ordering::Relaxed)
     }
 
-    /// Records that are lost, by why: the oldest and the newest for want of room, those that the server refuses.
-    pub fn losses(&self) -> [(&'static str, u64); 3] {
+    /// Records that are lost, by why: the oldest and the newest for want of room, those that the server refuses, those that
+    /// could not be read.
+    pub fn losses(&self) -> [(&'static str, u64); 4] {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         [
             ("spool_oldest", load(&self.dropped_oldest)),
             ("spool_newest", load(&self.dropped_newest)),
             ("server_refused", load(&self.refused)),
+            ("spool_unreadable", load(&self.unreadable)),
         ]
     }
 
@@ -138,11 +141,12 @@ impl Account {
         self.gone.store(noted.shipped + lost, Ordering::Relaxed);
         self.position.send_replace(noted.shipped);
         let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
-        let (dropped, refused) = *before.get_or_insert((noted.dropped, noted.refused));
-        self.dropped_oldest
-            .store(noted.dropped.saturating_sub(dropped), Ordering::Relaxed);
-        self.refused
-            .store(noted.refused.saturating_sub(refused), Ordering::Relaxed);
+        let noted = [noted.dropped, noted.refused, noted.unreadable];
+        let before = *before.get_or_insert(noted);
+        let counters = [&self.dropped_oldest, &self.refused, &self.unreadable];
+        for ((counter, now), before) in counters.into_iter().zip(noted).zip(before) {
+            counter.store(now.saturating_sub(before), Ordering::Relaxed);
+        }
     }
 
     pub(super) fn failed(&self, error: &PgError) {

@@ -3,8 +3,9 @@
 
 use std::path::Path;
 
-use sqlx::sqlite::SqliteConnection;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{Connection as _, Row as _};
+use uuid::Uuid;
 
 use super::ship::{note, parse};
 use super::{Shipping, Store, StoreError, append, seal};
@@ -32,6 +33,9 @@ CREATE TABLE IF NOT EXISTS discarded (
     hash BLOB
 ) STRICT;
 ";
+
+/// Statements that could not be read, and were laid aside as `shipped = 2`, are tried again: this version may be another.
+pub(super) const READ_AGAIN: &str = "UPDATE gap SET shipped = 0 WHERE shipped = 2";
 
 /// Statements told at a time.
 const MOST: i64 = 1000;
@@ -146,6 +150,7 @@ impl Store {
     }
 
     /// The signed statements of gaps that begin before an entry and were not shipped, with their row; at most a thousand.
+    /// Those that cannot be read are laid aside: a later version may have made them, and the others do not wait for it.
     pub async fn stated_gaps(&self, before: u64) -> Result<Vec<(i64, Gap)>, StoreError> {
         let before = i64::try_from(before).unwrap_or(i64::MAX);
         let waiting: i64 = sqlx::query_scalar("SELECT count(*) FROM gap WHERE shipped = 0 AND first < ?")
@@ -161,10 +166,14 @@ impl Store {
         seal::sync_commits(connection).await?;
         let stated = state(connection, keys, before).await;
         seal::spare_commits(connection).await?;
-        let parsed = stated?
-            .into_iter()
-            .map(|(row, text)| Ok((row, parse(row, &text)?)));
-        parsed.collect()
+        let mut parsed = Vec::new();
+        for (row, text) in stated? {
+            match parse(row, &text) {
+                Ok(gap) => parsed.push((row, gap)),
+                Err(error) => lay_aside(connection, row, &error).await?,
+            }
+        }
+        Ok(parsed)
     }
 
     /// Notes statements of gaps as shipped. Those that lie behind are forgotten.
@@ -182,6 +191,20 @@ impl Store {
         transaction.commit().await?;
         Ok(())
     }
+}
+
+/// Leaves out a statement that cannot be made or read, until the next start.
+async fn lay_aside(
+    connection: &mut SqliteConnection,
+    row: i64,
+    error: &StoreError,
+) -> Result<(), StoreError> {
+    tracing::error!(%error, row, "a statement of what is lost cannot be shipped: `audit verify` will find that it is not there");
+    sqlx::query("UPDATE gap SET shipped = 2 WHERE row = ?")
+        .bind(row)
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 /// Signs what is not signed yet, and gives the texts that were not shipped.
@@ -206,7 +229,8 @@ async fn state(
 /// Signs what is not signed yet.
 async fn sign(connection: &mut SqliteConnection, directory: &Path, before: i64) -> Result<(), StoreError> {
     let rows = sqlx::query(
-        "SELECT row, first, last, before, after, cause FROM gap WHERE text IS NULL AND first < ? ORDER BY first",
+        "SELECT row, first, last, before, after, cause FROM gap
+         WHERE text IS NULL AND shipped = 0 AND first < ? ORDER BY first",
     )
     .bind(before)
     .fetch_all(&mut *connection)
@@ -219,31 +243,35 @@ async fn sign(connection: &mut SqliteConnection, directory: &Path, before: i64) 
     seal::keep_keys(connection, &keys).await?;
     for found in rows {
         let row: i64 = found.try_get("row")?;
-        let damaged = |column, found: String| StoreError::Damaged { row, column, found };
-        let (first, last): (i64, i64) = (found.try_get("first")?, found.try_get("last")?);
-        let before: Option<&[u8]> = found.try_get("before")?;
-        let after: &[u8] = found.try_get("after")?;
-        let cause: &str = found.try_get("cause")?;
-        let gap = Gap::sign(
-            id,
-            (first.cast_unsigned(), last.cast_unsigned()),
-            (
-                before
-                    .map(hash)
-                    .transpose()
-                    .map_err(|found| damaged("before", found))?,
-                hash(after).map_err(|found| damaged("after", found))?,
-            ),
-            Cause::from_name(cause).ok_or_else(|| damaged("cause", cause.to_owned()))?,
-            &keys,
-        );
-        sqlx::query("UPDATE gap SET text = ? WHERE row = ?")
-            .bind(seal::text(&gap))
-            .bind(row)
-            .execute(&mut *connection)
-            .await?;
+        match stated(&found, row, id, &keys) {
+            Ok(gap) => {
+                sqlx::query("UPDATE gap SET text = ? WHERE row = ?")
+                    .bind(seal::text(&gap))
+                    .bind(row)
+                    .execute(&mut *connection)
+                    .await?;
+            }
+            Err(error) => lay_aside(connection, row, &error).await?,
+        }
     }
     Ok(())
+}
+
+/// The statement of a row.
+fn stated(found: &SqliteRow, row: i64, writer: Uuid, keys: &Keys) -> Result<Gap, StoreError> {
+    let damaged = |column, found: String| StoreError::Damaged { row, column, found };
+    let (first, last): (i64, i64) = (found.try_get("first")?, found.try_get("last")?);
+    let before: Option<&[u8]> = found.try_get("before")?;
+    let before = before.map(hash).transpose();
+    let after: &[u8] = found.try_get("after")?;
+    let cause: &str = found.try_get("cause")?;
+    let hashes = (
+        before.map_err(|found| damaged("before", found))?,
+        hash(after).map_err(|found| damaged("after", found))?,
+    );
+    let cause = Cause::from_name(cause).ok_or_else(|| damaged("cause", cause.to_owned()))?;
+    let place = (first.cast_unsigned(), last.cast_unsigned());
+    Ok(Gap::sign(writer, place, hashes, cause, keys))
 }
 
 /// Notes a gap: the one before it grows, if that is not signed yet and has the same cause.
@@ -256,14 +284,15 @@ async fn grow(
     if last < first {
         return Ok(());
     }
-    let grown =
-        sqlx::query("UPDATE gap SET last = ?, after = ? WHERE last = ? AND cause = ? AND text IS NULL")
-            .bind(last.cast_signed())
-            .bind(after.0.as_slice())
-            .bind(first.cast_signed() - 1)
-            .bind(cause.name())
-            .execute(&mut *connection)
-            .await?;
+    let grown = sqlx::query(
+        "UPDATE gap SET last = ?, after = ? WHERE last = ? AND cause = ? AND text IS NULL AND shipped = 0",
+    )
+    .bind(last.cast_signed())
+    .bind(after.0.as_slice())
+    .bind(first.cast_signed() - 1)
+    .bind(cause.name())
+    .execute(&mut *connection)
+    .await?;
     if grown.rows_affected() == 0 {
         sqlx::query("INSERT INTO gap (first, last, before, after, cause) VALUES (?, ?, ?, ?, ?)")
             .bind(first.cast_signed())
@@ -277,16 +306,16 @@ async fn grow(
     Ok(())
 }
 
-/// The hash of an entry that may have gone, as far as that is known.
+/// The hash of an entry that may have gone, as far as that is known: one that is damaged is not.
 async fn hash_of(connection: &mut SqliteConnection, row: u64) -> Result<Option<Hash>, StoreError> {
     if row == 0 {
         return Ok(Some(START));
     }
     let found: Option<Vec<u8>> = sqlx::query_scalar(
-        "SELECT hash FROM record WHERE row = ?1 AND hash IS NOT NULL
-         UNION ALL SELECT hash FROM discarded WHERE row = ?1 AND hash IS NOT NULL
-         UNION ALL SELECT after FROM gap WHERE last = ?1
-         UNION ALL SELECT before FROM gap WHERE first = ?1 + 1 AND before IS NOT NULL",
+        "SELECT hash FROM record WHERE row = ?1 AND length(hash) = 32
+         UNION ALL SELECT hash FROM discarded WHERE row = ?1 AND length(hash) = 32
+         UNION ALL SELECT after FROM gap WHERE last = ?1 AND length(after) = 32
+         UNION ALL SELECT before FROM gap WHERE first = ?1 + 1 AND length(before) = 32",
     )
     .bind(row.cast_signed())
     .fetch_optional(connection)

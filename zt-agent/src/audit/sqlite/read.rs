@@ -173,7 +173,7 @@ impl Trail for Reader {
     }
 
     async fn more(&mut self) -> Result<Vec<Found>, StoreError> {
-        let rows = sqlx::query(rows::ALL_FROM)
+        let rows = sqlx::query(rows::FROM)
             .bind(self.next)
             .bind(ROWS)
             .fetch_all(&mut self.connection)

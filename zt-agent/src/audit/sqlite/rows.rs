@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Rows of the tables → entries.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -11,14 +12,15 @@ use uuid::Uuid;
 use super::StoreError;
 use super::shapes::kind_of;
 use crate::audit::chain::{Hash, Link};
+use crate::audit::query::{Cursor, Unreadable};
 use crate::audit::record::{
     AuditRecord, Change, Destination, Entry, Hook, Kept, Kind, Latency, Mode, Observer, Outcome, Proof,
     Protocol, Reason, Source, Timestamp, UnknownTerm, party,
 };
 
-/// All of an entry: what [`kept`] reads.
+/// All of an entry: what [`kept`] reads. One that lacks its shape is unreadable, not gone.
 macro_rules! entries {
-    ($join:literal, $tail:literal) => {
+    ($tail:literal) => {
         concat!(
             "SELECT r.row, r.id, r.time, r.shape, r.revision, r.latency, r.source_address, r.source_port,
                     r.destination_address, r.pid, r.comm, r.caller, r.count, r.change, r.hash,
@@ -32,26 +34,63 @@ macro_rules! entries {
                     (SELECT text FROM name WHERE id = r.source_pod) AS source_pod,
                     (SELECT text FROM name WHERE id = r.destination_pod) AS destination_pod,
                     (SELECT writer FROM trail) AS writer
-             FROM record r ",
-            $join,
-            " shape s ON s.id = r.shape ",
+             FROM record r LEFT JOIN shape s ON s.id = r.shape ",
             $tail
         )
     };
 }
 
-const THESE: &str = entries!("JOIN", "WHERE r.row IN (SELECT value FROM json_each(?1))");
+const THESE: &str = entries!("WHERE r.row IN (SELECT value FROM json_each(?1))");
 
 /// The next entries from a row on, in order.
-pub(super) const FROM: &str = entries!("JOIN", "WHERE r.row >= ?1 ORDER BY r.row LIMIT ?2");
+pub(super) const FROM: &str = entries!("WHERE r.row >= ?1 ORDER BY r.row LIMIT ?2");
 
-/// The same, with those that lack their shape: they are unreadable, not gone.
-pub(super) const ALL_FROM: &str = entries!("LEFT JOIN", "WHERE r.row >= ?1 ORDER BY r.row LIMIT ?2");
+/// Characters of what is wrong with a row that are repeated.
+const MOST: usize = 200;
 
-/// The entries of these rows, in any order.
-pub(super) async fn these(connection: &mut SqliteConnection, rows: &[i64]) -> Result<Vec<Kept>, StoreError> {
-    let found = sqlx::query(THESE).bind(json(rows)).fetch_all(connection).await?;
-    found.iter().map(kept).collect()
+/// The entries of these rows, each with its place, in any order; and what stands for those that cannot be read.
+pub(super) async fn these(
+    connection: &mut SqliteConnection,
+    rows: &[(Cursor, i64)],
+) -> Result<(Vec<Kept>, Vec<Unreadable>), StoreError> {
+    let places: HashMap<i64, Cursor> = rows.iter().map(|(place, row)| (*row, *place)).collect();
+    let rows: Vec<i64> = rows.iter().map(|(_, row)| *row).collect();
+    let found = sqlx::query(THESE).bind(json(&rows)).fetch_all(connection).await?;
+    let (mut readable, mut unreadable) = (Vec::with_capacity(found.len()), Vec::new());
+    for row in &found {
+        let number: i64 = row.try_get("row")?;
+        match (readable_or_why(row)?, places.get(&number)) {
+            (Ok(kept), _) => readable.push(kept),
+            (Err(cause), Some(place)) => {
+                let writer: &[u8] = row.try_get("writer")?;
+                let writer = Uuid::from_slice(writer).unwrap_or_default();
+                unreadable.push(Unreadable::new(
+                    *place,
+                    (writer, number.cast_unsigned()),
+                    None,
+                    cause,
+                ));
+            }
+            // Only what was asked for is found.
+            (Err(_), None) => {}
+        }
+    }
+    Ok((readable, unreadable))
+}
+
+/// The entry of a row, or what is wrong with it; an error where that is not the row's fault.
+pub(super) fn readable_or_why(row: &SqliteRow) -> Result<Result<Kept, String>, StoreError> {
+    let beginning = |text: &str| text.chars().take(MOST).collect::<String>();
+    match kept(row) {
+        Ok(kept) => Ok(Ok(kept)),
+        Err(StoreError::Damaged { column, found, .. }) => {
+            Ok(Err(format!("{column} is {}", beginning(&found))))
+        }
+        Err(StoreError::Database(sqlx::Error::ColumnDecode { index, source })) => {
+            Ok(Err(format!("{index}: {}", beginning(&source.to_string()))))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// A list of numbers for `json_each`.
@@ -78,13 +117,14 @@ pub(super) fn kept(row: &SqliteRow) -> Result<Kept, StoreError> {
         }),
         None => None,
     };
-    // A change is one by its hook; what a decision has in that column is what an operator brought forward.
-    let (hook, detail): (&str, Option<&str>) = (row.try_get("hook")?, row.try_get("change")?);
     let damaged = |column, found: &str| StoreError::Damaged {
         row: number,
         column,
         found: found.to_owned(),
     };
+    // A change is one by its hook; what a decision has in that column is what an operator brought forward.
+    let (hook, detail): (Option<&str>, Option<&str>) = (row.try_get("hook")?, row.try_get("change")?);
+    let hook = hook.ok_or_else(|| damaged("shape", "missing"))?;
     let entry = match (kind_of(hook), detail) {
         (Kind::Decision, None) => Entry::Decision(decision(row, number)?),
         (Kind::Decision, Some(text)) => {

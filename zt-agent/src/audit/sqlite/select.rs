@@ -5,6 +5,9 @@
 //! latest record on, and the search ends when no segment that is left can hold a record as late as those found. What is
 //! asked of parties, ports and verdicts is asked of the shapes, once, and the segments say which of those they hold: a
 //! segment is read only for the sake of a record in it, so that hardly more of them are read than a page has records.
+//! What cannot be read is on the page, as such.
+
+use std::cmp::Reverse;
 
 use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
 use sqlx::{Row, query::Query};
@@ -42,13 +45,25 @@ ORDER BY g.max_time DESC, g.segment DESC LIMIT ?7";
 const FIRST_SEGMENTS: i64 = 2;
 const MOST_SEGMENTS: i64 = 64;
 
-/// The latest answers of one segment. Parameters: as above, 5 the cursor's id, 6 how many, 7 and 8 the rows.
-pub(super) const IN_SEGMENT: &str = "
-SELECT time, id, row FROM record
-WHERE row >= ?7 AND row < ?8 AND (?1 IS NULL OR time >= ?1) AND (?2 IS NULL OR time < ?2)
-  AND (?3 IS NULL OR shape IN (SELECT value FROM json_each(?3)))
-  AND (time < ?4 OR (time = ?4 AND id < ?5))
-ORDER BY time DESC, id DESC LIMIT ?6";
+/// An id by which a record has its place in the order: its own, or its row where that is damaged.
+macro_rules! id {
+    () => {
+        "iif(length(id) = 16, id, CAST(printf('%016d', row) AS BLOB))"
+    };
+}
+
+/// The latest answers of one segment. Parameters: 1 to 4 as above, 5 the cursor's id, 6 how many, 7 and 8 the rows.
+pub(super) const IN_SEGMENT: &str = concat!(
+    "SELECT time, ",
+    id!(),
+    " AS place, row FROM record
+      WHERE row >= ?7 AND row < ?8 AND (?1 IS NULL OR time >= ?1) AND (?2 IS NULL OR time < ?2)
+        AND (?3 IS NULL OR shape IN (SELECT value FROM json_each(?3)))
+        AND (time < ?4 OR (time = ?4 AND ",
+    id!(),
+    " < ?5))
+      ORDER BY time DESC, place DESC LIMIT ?6"
+);
 
 /// The parameters of a filter, names turned into ids.
 #[derive(Default)]
@@ -153,12 +168,12 @@ pub(super) async fn page(
     let more = found.len() > limit;
     found.truncate(limit);
     let next = found.last().filter(|_| more).map(|(place, _)| *place);
-    let found: Vec<i64> = found.iter().map(|(_, row)| *row).collect();
-    let mut records = rows::these(&mut transaction, &found).await?;
-    records.sort_by_key(|kept| std::cmp::Reverse((kept.entry.timestamp(), kept.entry.id())));
+    let (mut records, mut unreadable) = rows::these(&mut transaction, &found).await?;
+    records.sort_by_key(|kept| Reverse(Cursor::at(kept)));
+    unreadable.sort_by_key(|unreadable| Reverse(unreadable.place()));
     Ok(Page {
         records,
-        unreadable: Vec::new(),
+        unreadable,
         next,
     })
 }
@@ -216,11 +231,8 @@ async fn in_segment(
         .await?;
     let place = |row: &SqliteRow| {
         let (time, id, row): (i64, &[u8], i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-        let id = Uuid::from_slice(id).map_err(|_| StoreError::Damaged {
-            row,
-            column: "id",
-            found: format!("{id:?}"),
-        })?;
+        // The statement gives sixteen bytes, but for rows of more digits than there will be.
+        let id = Uuid::from_slice(id).unwrap_or_default();
         Ok((Cursor { time, id }, row))
     };
     rows.iter().map(place).collect()

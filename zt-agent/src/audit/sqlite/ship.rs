@@ -21,10 +21,11 @@ CREATE TABLE IF NOT EXISTS shipping (
     gap INTEGER NOT NULL,
     dropped INTEGER NOT NULL,
     refused INTEGER NOT NULL,
+    unreadable INTEGER NOT NULL,
     checkpoint INTEGER NOT NULL
 ) STRICT;
 INSERT OR IGNORE INTO shipping SELECT 1, coalesce((SELECT min(row) FROM record), next_row) - 1,
-    coalesce((SELECT min(row) FROM record), next_row) - 1, 0, 0, 0, 0 FROM trail;
+    coalesce((SELECT min(row) FROM record), next_row) - 1, 0, 0, 0, 0, 0 FROM trail;
 ";
 
 /// How far shipping is. Records are numbered as in the chain.
@@ -40,6 +41,8 @@ pub struct Shipping {
     pub dropped: u64,
     /// Records that the other side will never take, in all.
     pub refused: u64,
+    /// Records that could not be read when their turn came, in all.
+    pub unreadable: u64,
     /// Up to this row of the table of checkpoints all were shipped.
     pub checkpoint: i64,
 }
@@ -48,20 +51,22 @@ impl Store {
     /// How far shipping is.
     pub async fn shipping(&self) -> Result<Shipping, StoreError> {
         let mut writer = self.writer.lock().await;
-        for tables in [TABLE, gaps::TABLES] {
+        for tables in [TABLE, gaps::TABLES, gaps::READ_AGAIN] {
             sqlx::raw_sql(tables).execute(&mut writer.connection).await?;
         }
-        let numbers: (i64, i64, i64, i64, i64, i64) =
-            sqlx::query_as("SELECT shipped, planned, gap, dropped, refused, checkpoint FROM shipping")
-                .fetch_one(&mut writer.connection)
-                .await?;
+        let numbers: (i64, i64, i64, i64, i64, i64, i64) = sqlx::query_as(
+            "SELECT shipped, planned, gap, dropped, refused, unreadable, checkpoint FROM shipping",
+        )
+        .fetch_one(&mut writer.connection)
+        .await?;
         Ok(Shipping {
             shipped: numbers.0.cast_unsigned(),
             planned: numbers.1.cast_unsigned(),
             gap: numbers.2.cast_unsigned(),
             dropped: numbers.3.cast_unsigned(),
             refused: numbers.4.cast_unsigned(),
-            checkpoint: numbers.5,
+            unreadable: numbers.5.cast_unsigned(),
+            checkpoint: numbers.6,
         })
     }
 
@@ -82,15 +87,17 @@ impl Store {
         noted
     }
 
-    /// Records from `first` to `last`, in order; those that are there.
-    pub async fn range(&self, first: u64, last: u64) -> Result<Vec<(u64, Kept)>, StoreError> {
+    /// Records from `first` to `last`, in order, those that are there; what is wrong, of one that cannot be read.
+    pub async fn range(&self, first: u64, last: u64) -> Result<Vec<(u64, Result<Kept, String>)>, StoreError> {
         let found = sqlx::query(rows::FROM)
             .bind(first.cast_signed())
             .bind((last + 1).saturating_sub(first).cast_signed())
             .fetch_all(&self.house)
             .await?;
-        let numbered =
-            |row: &SqliteRow| Ok((row.try_get::<i64, _>("row")?.cast_unsigned(), rows::kept(row)?));
+        let numbered = |row: &SqliteRow| {
+            let number = row.try_get::<i64, _>("row")?.cast_unsigned();
+            Ok((number, rows::readable_or_why(row)?))
+        };
         let mut records = found
             .iter()
             .map(numbered)
@@ -100,7 +107,7 @@ impl Store {
     }
 
     /// Checkpoints behind a row of their table that speak of no entry behind `seq`, oldest first, with their row; at most a
-    /// thousand.
+    /// thousand. One that cannot be read is left out: it proves nothing.
     pub async fn checkpoints_after(&self, row: i64, seq: u64) -> Result<Vec<(i64, Checkpoint)>, StoreError> {
         let texts: Vec<(i64, String)> = sqlx::query_as(
             "SELECT row, text FROM checkpoint WHERE row > ? AND seq <= ? ORDER BY row LIMIT 1000",
@@ -109,8 +116,10 @@ impl Store {
         .bind(i64::try_from(seq).unwrap_or(i64::MAX))
         .fetch_all(&self.house)
         .await?;
-        let parsed = texts.into_iter().map(|(row, text)| Ok((row, parse(row, &text)?)));
-        parsed.collect()
+        let parsed = texts
+            .iter()
+            .filter_map(|(row, text)| Some((*row, readable(*row, text)?)));
+        Ok(parsed.collect())
     }
 
     /// Removes checkpoints before a row of their table.
@@ -123,12 +132,15 @@ impl Store {
         Ok(())
     }
 
-    /// Every key that has signed a checkpoint, oldest first.
+    /// Every key that has signed a checkpoint, oldest first, but those that cannot be read.
     pub async fn signing_keys(&self) -> Result<Vec<KeyRecord>, StoreError> {
         let texts: Vec<(i64, String)> = sqlx::query_as("SELECT row, text FROM signing_key ORDER BY row")
             .fetch_all(&self.house)
             .await?;
-        texts.iter().map(|(row, text)| parse(*row, text)).collect()
+        Ok(texts
+            .iter()
+            .filter_map(|(row, text)| readable(*row, text))
+            .collect())
     }
 
     /// When the first record from `first` on was made, Unix nanoseconds.
@@ -241,15 +253,24 @@ pub(super) fn parse<T: serde::de::DeserializeOwned>(row: i64, text: &str) -> Res
     })
 }
 
+/// What a row says that may be left out, where it cannot be read.
+fn readable<T: serde::de::DeserializeOwned>(row: i64, text: &str) -> Option<T> {
+    let parsed = parse(row, text);
+    let told = parsed.inspect_err(|error| tracing::error!(%error, "what was signed is not shipped"));
+    told.ok()
+}
+
 pub(super) async fn note(connection: &mut SqliteConnection, shipping: &Shipping) -> Result<(), StoreError> {
     sqlx::query(
-        "UPDATE shipping SET shipped = ?, planned = ?, gap = ?, dropped = ?, refused = ?, checkpoint = ?",
+        "UPDATE shipping SET shipped = ?, planned = ?, gap = ?, dropped = ?, refused = ?, unreadable = ?,
+                checkpoint = ?",
     )
     .bind(shipping.shipped.cast_signed())
     .bind(shipping.planned.cast_signed())
     .bind(shipping.gap.cast_signed())
     .bind(shipping.dropped.cast_signed())
     .bind(shipping.refused.cast_signed())
+    .bind(shipping.unreadable.cast_signed())
     .bind(shipping.checkpoint)
     .execute(connection)
     .await?;

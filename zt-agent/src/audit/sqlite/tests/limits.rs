@@ -2,6 +2,7 @@
 //! The limits on space and age.
 
 use super::*;
+use crate::audit::seal::{Cause, Gap};
 
 #[tokio::test]
 async fn the_oldest_make_room_and_are_counted() {
@@ -156,4 +157,44 @@ async fn evaluations_have_a_share_and_push_nothing_recent_out() {
     let pruned = store.prune().await.expect("prunes");
     assert!(pruned.for_space > 0 && pruned.more, "{pruned:?}");
     assert!(store.takes_evaluations());
+}
+
+#[tokio::test]
+async fn what_was_signed_and_cannot_be_read_holds_nothing_up() {
+    let directory = tempfile::tempdir().expect("directory");
+    let store = Store::open(Settings {
+        keys: Some(directory.path().join("keys")),
+        ..settings(&directory)
+    })
+    .await
+    .expect("opens");
+    keep(&store, &records(0..5)).await;
+    store.seal().await.expect("signs");
+    let shipping = store.shipping().await.expect("is a spool");
+    for lost in [1, 4] {
+        store
+            .lose((lost, lost), None, Cause::SpoolUnreadable, &shipping)
+            .await
+            .expect("noted");
+    }
+    let meddling = "
+        INSERT INTO gap (first, last, after, cause) VALUES (2, 2, zeroblob(32), 'of_a_later_version');
+        INSERT INTO gap (first, last, after, cause, text) VALUES (3, 3, zeroblob(32), 'spool_oldest', 'no JSON');
+        INSERT INTO checkpoint (seq, pruned, text) VALUES (3, 0, 'no JSON');
+        INSERT INTO signing_key (key, text) VALUES ('one more', 'no JSON')";
+    store.meddle(meddling).await;
+    let firsts = |gaps: Vec<(i64, Gap)>| gaps.iter().map(|(_, gap)| gap.first).collect::<Vec<_>>();
+    let stated = store.stated_gaps(u64::MAX).await.expect("states");
+    let rows: Vec<i64> = stated.iter().map(|(row, _)| *row).collect();
+    assert_eq!(firsts(stated), [1, 4]);
+    store.gaps_shipped(&rows, 1).await.expect("noted");
+    assert_eq!(store.stated_gaps(u64::MAX).await.expect("states"), []);
+    assert_eq!(store.checkpoints_after(0, 5).await.expect("reads").len(), 1);
+    assert_eq!(store.signing_keys().await.expect("reads").len(), 1);
+    // The version that is started next may know them.
+    store.shipping().await.expect("is a spool");
+    store
+        .meddle("UPDATE gap SET cause = 'spool_oldest' WHERE first = 2")
+        .await;
+    assert_eq!(firsts(store.stated_gaps(u64::MAX).await.expect("states")), [2]);
 }

@@ -121,3 +121,46 @@ async fn shipping_and_housekeeping_wait_for_no_question() {
     assert_eq!(store.totals().await.expect("totals").stored, 3);
     assert_eq!(store.policy_told().await.expect("policy"), None);
 }
+
+#[tokio::test]
+async fn what_cannot_be_read_is_on_the_page_and_hides_nothing() {
+    let (_directory, store) = store().await;
+    keep(&store, &records(0..20)).await;
+    let meddling = "
+        UPDATE record SET shape = 999 WHERE row = 20;
+        UPDATE record SET id = x'00ff' WHERE row = 15;
+        UPDATE record SET hash = x'00' WHERE row = 10;
+        UPDATE record SET change = 'no JSON' WHERE row = 5";
+    store.meddle(meddling).await;
+    let wrong = [
+        (20, "shape is missing"),
+        (15, "id is [0, 255]"),
+        (10, "hash is [00]"),
+        (5, "change is no JSON"),
+    ];
+    for size in [1, 3, 100] {
+        let (mut seen, mut unreadable, mut cursor) = (Vec::new(), Vec::new(), None);
+        loop {
+            let page = store
+                .query(&Filter::default(), cursor, size)
+                .await
+                .expect("answers");
+            assert!(page.records.len() + page.unreadable.len() <= size as usize);
+            cursor = page.next;
+            unreadable.extend(
+                page.unreadable
+                    .iter()
+                    .map(|wrong| (wrong.seq, wrong.cause.clone())),
+            );
+            for shown in page.into_shown() {
+                let shown = serde_json::to_value(shown).expect("JSON");
+                seen.push(shown["seq"].as_u64().expect("a number"));
+            }
+            if cursor.is_none() {
+                break;
+            }
+        }
+        assert_eq!(seen, (1..=20).rev().collect::<Vec<u64>>(), "pages of {size}");
+        assert_eq!(unreadable, wrong.map(|(seq, cause)| (seq, cause.to_owned())));
+    }
+}
