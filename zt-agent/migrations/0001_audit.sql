@@ -11,7 +11,8 @@
 -- * Counts are made from the rows that were inserted, by a trigger.
 -- * What a row says is checked. A check that could fail because of the server's clock has a name that ends in
 --   `_not_ahead`: such a record is sent again later. Every other one fails for what the record says, and forever. No check
---   lists words that a later version may add to.
+--   lists words that a later version may add to. (A day that is about to be dropped has one more, `record_closed`, which
+--   nothing passes: such a record is sent again later, too.)
 
 -- The id of a shape, as `Shape::id` in `zt-agent/src/audit/postgres/shape.rs`: a UUIDv8 of a SHA-256 of all that it says. A
 -- length before each text keeps `a`, `bc` and `ab`, `c` apart.

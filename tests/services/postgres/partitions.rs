@@ -4,9 +4,10 @@
 use uuid::Uuid;
 use zt_agent::audit::chain::Head;
 use zt_agent::audit::clock;
-use zt_agent::audit::postgres::{Maintainer, Reader, Writer};
+use zt_agent::audit::postgres::{Batch, Maintainer, Reader, Writer};
 use zt_agent::audit::query::{Filter, GraphFilter};
 
+use super::cluster::until;
 use super::{batches, maker, server, ship, target, today, with_tables};
 
 const DAY: i64 = 86_400_000_000_000;
@@ -174,4 +175,106 @@ async fn a_server_whose_clock_is_wrong_takes_the_records_later() {
     );
     tomorrow("now()");
     assert!(writer.ship(&batch).await.expect("shipped"));
+}
+
+/// Ten records of a writer of its own, from a time on.
+fn ten(writer: u128, start: i64) -> Batch {
+    let writer = Uuid::from_u128(writer);
+    let records = maker(start, 1000, 5).kept(0..10, &mut Head::new(writer));
+    batches(writer, &records, 10).remove(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_for_the_count_of_a_day_that_is_dropped() {
+    let server = with_tables().await;
+    let oldest = today() - 10 * DAY;
+    ship(&server, &maker(oldest, DAY / 100, 5), 1000).await;
+    let mut maintainer = Maintainer::open(&target(&server, "keeper"))
+        .await
+        .expect("tables");
+    assert_eq!(maintainer.keep(None).await.expect("kept").made, 9);
+    // Who counts the oldest day waits for as long as the test likes, and may not have the whole trail locked.
+    server
+        .sql(
+            "CREATE FUNCTION zt_audit.counting() RETURNS boolean LANGUAGE plpgsql AS $$
+             BEGIN
+                 IF EXISTS (SELECT FROM pg_locks WHERE pid = pg_backend_pid() AND granted
+                            AND relation = 'zt_audit.record'::regclass AND mode = 'AccessExclusiveLock') THEN
+                     RAISE 'the whole trail is locked while a day is counted';
+                 END IF;
+                 PERFORM pg_advisory_lock_shared(7), pg_advisory_unlock_shared(7);
+                 RETURN true;
+             END $$;
+             DO $$
+             DECLARE
+                 oldest text := (SELECT min(relname) FROM pg_class WHERE relname ~ '^record_[0-9]{8}$');
+             BEGIN
+                 EXECUTE format('ALTER TABLE zt_audit.%I ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY', oldest);
+                 EXECUTE format('CREATE POLICY counting ON zt_audit.%I USING (zt_audit.counting())', oldest);
+             END $$",
+        )
+        .expect("set up");
+    let mut gate = server.session("postgres", "postgres").expect("a session");
+    gate.run("SELECT pg_advisory_lock(7)").expect("locked");
+    let counting = tokio::spawn(async move { (maintainer.keep(Some(9)).await, maintainer) });
+    until("the day to be counted", async || {
+        let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+        server.number(waiting).expect("a count") == 1
+    })
+    .await;
+    let mut writer = Writer::new(target(&server, "node"));
+    assert!(writer.ship(&ten(1, today())).await.expect("of today"));
+    let late = ten(2, oldest + 1);
+    let error = writer.ship(&late).await.expect_err("the day is closed");
+    assert!(error.to_string().contains("record_closed"), "{error}");
+    assert!(!error.is_of_the_batch(), "it is sent again: {error}");
+    let reader = Reader::new(target(&server, "engine"));
+    let page = reader.query(&Filter::default(), None, 1000).await.expect("page");
+    assert_eq!(page.records.len(), 1000, "nothing is gone yet");
+    gate.run("SELECT pg_advisory_unlock(7)").expect("unlocked");
+    let (kept, mut maintainer) = counting.await.expect("no panic");
+    let kept = kept.expect("kept");
+    assert_eq!((kept.dropped, kept.records), (1, 100));
+    // What comes too late goes with the next look.
+    assert!(writer.ship(&late).await.expect("shipped"));
+    let kept = maintainer.keep(Some(9)).await.expect("kept");
+    assert_eq!((kept.dropped, kept.records), (0, 10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_day_that_cannot_be_dropped_or_is_to_stay_after_all_takes_records_again() {
+    let server = with_tables().await;
+    let oldest = today() - 10 * DAY;
+    ship(&server, &maker(oldest, DAY / 100, 5), 1000).await;
+    let mut maintainer = Maintainer::open(&target(&server, "keeper"))
+        .await
+        .expect("tables");
+    maintainer.keep(None).await.expect("kept");
+    let mut writer = Writer::new(target(&server, "node"));
+    let mut reading = server.session("engine", "zt_audit_reader").expect("a session");
+    reading
+        .run("BEGIN; LOCK TABLE ONLY zt_audit.record IN ACCESS SHARE MODE")
+        .expect("reads");
+    maintainer
+        .keep(Some(9))
+        .await
+        .expect_err("somebody reads for longer than it waits");
+    assert!(writer.ship(&ten(1, oldest + 1)).await.expect("the day is open"));
+    reading.run("COMMIT").expect("ends");
+    // A maintainer that ended between closing a day and dropping it.
+    server
+        .sql(
+            "DO $$ BEGIN EXECUTE (SELECT format('ALTER TABLE zt_audit.%I ADD CONSTRAINT record_closed CHECK (false) NOT VALID',
+                 min(relname)) FROM pg_class WHERE relname ~ '^record_[0-9]{8}$'); END $$",
+        )
+        .expect("closed");
+    writer
+        .ship(&ten(2, oldest + 2))
+        .await
+        .expect_err("the day is closed");
+    let kept = maintainer.keep(Some(365)).await.expect("kept");
+    assert_eq!((kept.dropped, kept.records), (0, 0));
+    assert!(writer.ship(&ten(2, oldest + 2)).await.expect("the day is open"));
+    let kept = maintainer.keep(Some(9)).await.expect("kept");
+    assert_eq!((kept.dropped, kept.records), (1, 120));
 }

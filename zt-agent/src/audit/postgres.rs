@@ -12,6 +12,7 @@
 //! login may do: the [`Writer`] may `INSERT`, the [`Reader`] may `SELECT`, the [`Maintainer`] owns the tables.
 
 mod batch;
+mod closing;
 mod connect;
 mod counts;
 mod error;

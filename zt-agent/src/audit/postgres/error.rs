@@ -128,6 +128,8 @@ fn of_code(code: &str, constraint: &str) -> &'static str {
         _ if code.starts_with("08") => "unreachable",
         // Too far ahead of the server's clock: the record will do when that has come so far, or is set right.
         "23514" if constraint.ends_with("_not_ahead") => "clock",
+        // The day is about to be dropped: the record will do when it is gone.
+        "23514" if constraint == super::closing::CLOSED => "other",
         // Characters that no text may have, text that is not JSON, a value that is missing or breaks a check, a value too
         // large for an index.
         "22021" | "22P05" | "22P02" | "23502" | "23514" | "54000" => "rejected",
@@ -169,6 +171,7 @@ mod tests {
             ("23514", "record_numbers", "rejected"),
             // What the clock, a sum, another's row or the state of the tables is to blame for.
             ("23514", "record_not_ahead", "clock"),
+            ("23514", "record_closed", "other"),
             ("22003", "", "other"),
             ("22012", "", "other"),
             ("23503", "", "other"),

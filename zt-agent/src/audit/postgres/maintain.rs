@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, Connection as _};
 use time::OffsetDateTime;
 
 use super::connect::{Role, Target};
-use super::{DAY, PgError, pruning};
+use super::{DAY, PgError, closing, pruning};
 use crate::audit::clock;
 use crate::audit::seal::Keys;
 
@@ -19,8 +19,6 @@ const MAX_APART: u64 = 5 * 60;
 const OLD_TRANSACTION: &str = "5 minutes";
 /// Most days whose strays get a partition of their own at a time: a writer with a broken clock must not make thousands.
 const MAX_STRAY_DAYS: i64 = 31;
-/// How often a day is looked at again that records still came to, before it is locked for as long as that takes.
-const LOOKS: usize = 3;
 /// Every partition but the default one.
 const PARTITIONS: &str = "
 SELECT c.relname::text FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
@@ -100,9 +98,11 @@ impl Maintainer {
         let today = day_of(server);
         let oldest = retention_days.map(|days| today.saturating_sub(i32::try_from(days).unwrap_or(i32::MAX)));
         let mut kept = Kept::default();
-        if let Some(oldest) = oldest.filter(|_| apart <= MAX_APART) {
+        let dropped = oldest.filter(|_| apart <= MAX_APART);
+        if let Some(oldest) = dropped {
             self.drop_before(oldest, &mut kept).await?;
         }
+        self.open_from(dropped).await?;
         self.make_missing(today, oldest, &mut kept).await?;
         if oldest.is_some() && apart > MAX_APART {
             return Err(PgError::Clocks { seconds: apart });
@@ -183,8 +183,10 @@ impl Maintainer {
     async fn drop_before(&mut self, oldest: i32, kept: &mut Kept) -> Result<(), PgError> {
         let days = self.days().await?;
         for day in days.into_iter().take_while(|day| *day < oldest) {
-            kept.records += self.drop_day(&name_of(day)).await?;
-            kept.dropped += 1;
+            if let Some(records) = self.drop_day(&name_of(day)).await? {
+                kept.records += records;
+                kept.dropped += 1;
+            }
         }
         let start = start_of(oldest);
         let mut transaction = self.connection.begin().await?;
@@ -204,43 +206,59 @@ impl Maintainer {
         Ok(())
     }
 
-    /// Drops a partition, and states in the same transaction what was in it. Returns how many records that were.
-    async fn drop_day(&mut self, name: &str) -> Result<u64, PgError> {
-        // Names are made of digits.
-        let count = || AssertSqlSafe(format!("SELECT count(*) FROM zt_audit.{name}"));
-        let mut looks = 0;
-        loop {
-            // Writers and readers of the trail wait while the tables are locked: what takes long comes before, and holds
-            // if nothing has come to that day since.
-            let before: i64 = sqlx::query_scalar(count())
-                .fetch_one(&mut self.connection)
-                .await?;
-            let mut spans = match &self.keys {
-                Some(_) => pruning::spans(&mut self.connection, name).await?,
-                None => Vec::new(),
-            };
-            let mut transaction = self.connection.begin().await?;
-            let lock = format!("LOCK TABLE ONLY zt_audit.record, zt_audit.{name} IN ACCESS EXCLUSIVE MODE");
-            sqlx::raw_sql(AssertSqlSafe(lock))
-                .execute(&mut *transaction)
-                .await?;
-            let records: i64 = sqlx::query_scalar(count()).fetch_one(&mut *transaction).await?;
-            looks += 1;
-            if records != before && looks < LOOKS {
-                continue;
-            }
-            if let Some(keys) = &self.keys {
-                if records != before {
-                    spans = pruning::spans(&mut transaction, name).await?;
-                }
-                pruning::state(&mut transaction, keys, &spans).await?;
-            }
-            sqlx::raw_sql(AssertSqlSafe(format!("DROP TABLE zt_audit.{name}")))
-                .execute(&mut *transaction)
-                .await?;
-            transaction.commit().await?;
-            return Ok(records.cast_unsigned());
+    /// Drops a partition, and states in the same transaction what was in it. Returns how many records that were; `None`
+    /// where another maintainer wants to keep it.
+    async fn drop_day(&mut self, name: &str) -> Result<Option<u64>, PgError> {
+        let Some(closing) = closing::close(&mut self.connection, name).await? else {
+            return Ok(None);
+        };
+        let dropped = self.drop_closed(name, closing).await;
+        if dropped.is_err()
+            && let Err(error) = closing::open(&mut self.connection, name).await
+        {
+            tracing::warn!(%error, name, "records of a day that could not be dropped wait in the spools");
         }
+        dropped
+    }
+
+    async fn drop_closed(&mut self, name: &str, closing: closing::Closing) -> Result<Option<u64>, PgError> {
+        // What takes long comes first, for writers and readers of the whole trail wait while it is locked. Nothing comes to
+        // a closed day.
+        let count = AssertSqlSafe(format!("SELECT count(*) FROM zt_audit.{name}"));
+        let records: i64 = sqlx::query_scalar(count).fetch_one(&mut self.connection).await?;
+        let spans = match &self.keys {
+            Some(_) => pruning::spans(&mut self.connection, name).await?,
+            None => Vec::new(),
+        };
+        let mut transaction = self.connection.begin().await?;
+        if let Some(keys) = &self.keys {
+            pruning::state(&mut transaction, keys, &spans).await?;
+        }
+        // Names are made of digits.
+        let lock = format!("LOCK TABLE ONLY zt_audit.record, zt_audit.{name} IN ACCESS EXCLUSIVE MODE");
+        sqlx::raw_sql(AssertSqlSafe(lock))
+            .execute(&mut *transaction)
+            .await?;
+        // Another one that keeps records for longer may have opened it.
+        if closing::closing_of(&mut transaction, name).await? != Some(closing) {
+            return Ok(None);
+        }
+        sqlx::raw_sql(AssertSqlSafe(format!("DROP TABLE zt_audit.{name}")))
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok(Some(records.cast_unsigned()))
+    }
+
+    /// Opens the days from one on, or all, that are closed: a maintainer that was to drop them ended before it had.
+    async fn open_from(&mut self, first: Option<i32>) -> Result<(), PgError> {
+        for name in closing::closed(&mut self.connection).await? {
+            let stays = |day: i32| first.is_none_or(|first| day >= first);
+            if day_named(&name).is_some_and(stays) {
+                closing::open(&mut self.connection, &name).await?;
+            }
+        }
+        Ok(())
     }
 }
 
