@@ -6,8 +6,8 @@ use std::collections::HashMap;
 
 use uuid::Uuid;
 use zt_agent::audit::chain::Head;
-use zt_agent::audit::postgres::{Batch, PgError, Reader, Writer};
-use zt_agent::audit::query::{Cursor, Filter, HOUR, MAX_PLACES, TooMuch};
+use zt_agent::audit::postgres::{Batch, Reader, Writer};
+use zt_agent::audit::query::{Cursor, Filter, HOUR};
 use zt_agent::audit::record::{Kept, Outcome};
 use zt_tests::entries::spread;
 
@@ -95,39 +95,86 @@ async fn each_record_once_and_the_newest_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_that_begins_in_an_hour_of_too_many_kinds_of_connection_is_refused() {
+async fn an_hour_of_many_kinds_of_connection_is_read_page_by_page() {
+    // More than are looked up one by one, and before them what nobody asks for.
+    const KINDS: u64 = 20_000;
+    const OTHERS: u64 = 6000;
     let server = with_tables().await;
     let start = today();
-    // One more than is looked through. No record is needed for that.
-    let kinds = format!(
-        "INSERT INTO zt_audit.shape (day, id, type, source, destination, protocol, port, cluster, decision, enforced, mode,
-             observer, hook, reason, proof, part, login)
-         SELECT {day}, zt_audit.shape_id('decision', 'a', 'b', NULL, NULL, NULL, 'c', 'ALLOW', 'observe', 'source',
-                'connect', 'rule', 'none', 6::smallint, port, false, 0::smallint),
-                'decision', 'a', 'b', 6, port, 'c', 'ALLOW', false, 'observe', 'source', 'connect', 'rule', 'none', 0, 'node'
-         FROM generate_series(0, {MAX_PLACES}) port;
-         INSERT INTO zt_audit.bucket SELECT id, {hour}, login, 1, 1, {start}, {start} FROM zt_audit.shape",
-        day = start / (24 * HOUR),
-        hour = start / HOUR,
+    let shape = |decision: &str, ports: &str| {
+        format!(
+            "INSERT INTO zt_audit.shape (day, id, type, source, destination, protocol, port, cluster, decision, enforced,
+                 mode, observer, hook, reason, proof, part, login)
+             SELECT {day}, zt_audit.shape_id('decision', 'a', 'b', NULL, NULL, NULL, 'c', '{decision}', 'observe', 'source',
+                    'connect', 'rule', 'none', 6::smallint, port, false, 0::smallint),
+                    'decision', 'a', 'b', 6, port, 'c', '{decision}', false, 'observe', 'source', 'connect', 'rule', 'none',
+                    0, 'node'
+             FROM {ports} port;",
+            day = start / (24 * HOUR),
+        )
+    };
+    let kinds =
+        shape("ALLOW", &format!("generate_series(1, {KINDS})")) + &shape("DENY", "generate_series(1, 1)");
+    // In the first half of the hour one of each kind, in the second the others.
+    let records = format!(
+        "INSERT INTO zt_audit.record (time, id, shape, writer, seq, revision, latency, count, login)
+         SELECT {start} + (port::bigint * 7919 % 20011) * 1000, gen_random_uuid(), id, '{writer}', port, 1, 1, 1, login
+         FROM zt_audit.shape WHERE decision = 'ALLOW';
+         INSERT INTO zt_audit.record (time, id, shape, writer, seq, revision, latency, count, login)
+         SELECT {start} + {half} + number * 1000, gen_random_uuid(), id, '{writer}', {KINDS} + number, 1, 1, 1, login
+         FROM zt_audit.shape, generate_series(1::bigint, {OTHERS}) number WHERE decision = 'DENY'",
+        half = HOUR / 2,
+        writer = Uuid::from_u128(7),
     );
     server.sql(&kinds).expect("inserted");
-    let reader = Reader::new(target(&server, "engine"));
-    let within = Some(Cursor {
-        time: start + HOUR / 2,
+    server.sql(&records).expect("inserted");
+    let end = Some(Cursor {
+        time: start + HOUR - 1,
         id: Uuid::max(),
     });
-    let filter = Filter {
-        decision: Some(Outcome::Allow),
+    let of = |decision, port| Filter {
+        decision,
+        port,
         ..Filter::default()
     };
-    let refused = reader.query(&filter, within, 10).await.expect_err("too much");
-    assert!(matches!(refused, PgError::TooMuch(TooMuch::Places)), "{refused}");
-    // Who asks for less is answered.
-    let narrow = Filter {
-        port: Some(80),
-        ..filter
-    };
-    let page = reader.query(&narrow, within, 10).await.expect("answered");
-    assert!(page.records.is_empty());
-    reader.close().await;
+    let (allow, deny) = (Some(Outcome::Allow), Some(Outcome::Deny));
+    let patient = Reader::new(target(&server, "engine"));
+    let hasty = patient.clone().looking_at_most(2000);
+    for (filter, number) in [
+        (of(allow, None), KINDS),
+        (of(deny, None), OTHERS),
+        (of(allow, Some(80)), 1),
+        (of(None, Some(1)), OTHERS + 1),
+        (of(deny, Some(80)), 0),
+    ] {
+        for (reader, may_end_early) in [(&patient, false), (&hasty, true)] {
+            let (mut found, mut cursor, mut early) = (Vec::new(), end, 0);
+            loop {
+                let page = reader.query(&filter, cursor, 1000).await.expect("page");
+                early += u64::from(page.next.is_some() && page.records.len() < 1000);
+                assert!(
+                    page.next
+                        .is_none_or(|next| cursor.is_none_or(|cursor| next < cursor))
+                );
+                found.extend(page.records.iter().map(Cursor::at));
+                cursor = page.next;
+                if cursor.is_none() {
+                    break;
+                }
+            }
+            assert_eq!(found.len() as u64, number, "{filter:?}");
+            assert!(
+                found.windows(2).all(|pair| pair[0] > pair[1]),
+                "newest first, none twice"
+            );
+            assert!(
+                may_end_early || early == 0,
+                "{early} pages of {filter:?} end early"
+            );
+            if number == KINDS {
+                assert_eq!(early > 0, may_end_early, "the first pages are short of others");
+            }
+        }
+    }
+    patient.close().await;
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
 use zt_agent::audit::chain::Head;
 use zt_agent::audit::postgres::{Batch, Reader, Writer};
-use zt_agent::audit::query::{Cursor, Filter, GraphFilter, PartyFilter};
+use zt_agent::audit::query::{Cursor, Edge, Filter, GraphFilter, PartyFilter};
 use zt_agent::audit::record::{Entry, Kept, Kind, Outcome, Timestamp};
 use zt_agent::spiffe_id::{Pattern, SpiffeId};
 use zt_tests::entries::{Maker, spread};
@@ -330,5 +330,26 @@ async fn the_graph_counts_what_was_recorded() {
         ] {
             assert_eq!(counted, counts.get(what).copied().unwrap_or(0), "{edge:?}");
         }
+    }
+    let of_party = |edge: &Edge| {
+        NAMESPACES.map(|namespace| in_namespace(namespace).takes(&edge.source, &edge.destination))
+    };
+    let known: Vec<[bool; 4]> = graph.edges.iter().map(of_party).collect();
+    for (at, namespace) in NAMESPACES.into_iter().enumerate() {
+        let found = reader.graph(&in_namespace(namespace)).await.expect("graph");
+        let edges = graph.edges.iter().zip(&known).filter(|(_, of)| of[at]);
+        let edges: Vec<&Edge> = edges.map(|(edge, _)| edge).collect();
+        assert_eq!(found.edges.iter().collect::<Vec<_>>(), edges, "{namespace}");
+    }
+    // Some and not all are of one.
+    assert!((1..known.len()).contains(&known.iter().filter(|of| of[0]).count()));
+}
+
+const NAMESPACES: [&str; 4] = ["monitoring", "nowhere", "\0", ""];
+
+fn in_namespace(namespace: &str) -> GraphFilter {
+    GraphFilter {
+        namespace: Some(namespace.to_owned()),
+        ..GraphFilter::default()
     }
 }

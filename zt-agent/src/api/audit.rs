@@ -83,8 +83,8 @@ struct RecordsQuery {
 
 /// Searches the trail.
 #[utoipa::path(get, path = "/v1/audit", tag = "audit", params(RecordsQuery), responses(
-    (status = 200, description = "A page, the newest first", body = Records),
-    (status = "4XX", description = "The request is not valid, or asks for too much (`too_much`): narrow it", body = Details, content_type = "application/problem+json"),
+    (status = 200, description = "A page, the newest first. It may have fewer records than `limit`, or none, and go on all the same: where `next_cursor` is not null there may be more", body = Records),
+    (status = "4XX", description = "The request is not valid", body = Details, content_type = "application/problem+json"),
     (status = 503, description = "The store does not answer", body = Details, content_type = "application/problem+json"),
 ))]
 pub(super) async fn records(State(state): State<ApiState>, given: Given) -> Result<Response, ApiProblem> {

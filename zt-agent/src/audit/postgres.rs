@@ -15,6 +15,7 @@ mod batch;
 mod closing;
 mod connect;
 mod counts;
+mod cut;
 mod error;
 mod graph;
 mod guide;

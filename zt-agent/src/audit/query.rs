@@ -16,21 +16,12 @@ pub const DEFAULT_LIMIT: u32 = 100;
 /// Most records on one page.
 pub const MAX_LIMIT: u32 = 1000;
 
-/// Most kinds of connection in the hour that a page begins in, where the question has filters.
-pub const MAX_PLACES: usize = 50_000;
-
 /// A question that a store does not answer, for what its answer would take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TooMuch {
     /// Of the graph.
     #[error("the graph has more than {MAX_EDGES} edges: narrow it by time or namespace")]
     Edges,
-    /// Of a page.
-    #[error(
-        "more than {MAX_PLACES} kinds of connection that were asked for are in the hour that this page begins in: \
-         narrow the question by party, port, policy or node, or begin it at another hour"
-    )]
-    Places,
 }
 
 /// Which records to find. Every `None` finds all.

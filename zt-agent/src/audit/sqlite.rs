@@ -35,11 +35,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::Connection;
 use sqlx::sqlite::{
     SqliteAutoVacuum, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool,
     SqlitePoolOptions, SqliteSynchronous,
 };
+use sqlx::{Connection, Executor as _};
 use tokio::sync::Mutex;
 
 pub use self::error::StoreError;
@@ -114,9 +114,13 @@ impl Store {
                 .max_connections(connections)
                 .min_connections(0)
                 .acquire_timeout(Duration::from_secs(5))
-                .connect_lazy_with(reading(&path))
         };
-        let (readers, house) = (pool(READERS), pool(HOUSE));
+        let readers = pool(READERS)
+            .after_connect(|connection, _| {
+                Box::pin(async move { connection.execute(select::WANTED).await.map(|_| ()) })
+            })
+            .connect_lazy_with(reading(&path));
+        let house = pool(HOUSE).connect_lazy_with(reading(&path));
         share::prepare(&mut connection).await?;
         told::prepare(&mut connection).await?;
         let share = Arc::new(share::Share::default());

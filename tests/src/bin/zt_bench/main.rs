@@ -62,6 +62,9 @@ struct Arguments {
     /// Records in each store for `query`; 10,000,000, or 200,000 with --quick
     #[arg(long, value_parser = clap::value_parser!(u64).range(1000..))]
     rows: Option<u64>,
+    /// Workloads in these records, each of which talks to few of the others
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(10..))]
+    parties: u64,
     /// Where `query` writes how PostgreSQL found its answers
     #[arg(long, default_value = "bench-plans.json")]
     plans: PathBuf,
@@ -141,6 +144,8 @@ pub(crate) struct Plan {
     pub(crate) quick: bool,
     /// Records in a full store.
     pub(crate) rows: u64,
+    /// Workloads in them.
+    pub(crate) parties: u64,
     /// Where the plans of the database go.
     pub(crate) plans: PathBuf,
     cpus: (usize, usize),
@@ -184,6 +189,7 @@ fn measure(arguments: &Arguments) -> Result<()> {
         rows: arguments
             .rows
             .unwrap_or(if arguments.quick { 200_000 } else { 10_000_000 }),
+        parties: arguments.parties,
         plans: arguments.plans.clone(),
         cpus: machine.places(),
     };

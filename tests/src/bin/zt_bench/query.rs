@@ -64,7 +64,7 @@ pub(crate) fn trails(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
     let maker = Maker {
         start,
         step: DAYS * DAY / plan.rows.cast_signed(),
-        parties: 100,
+        parties: plan.parties,
     };
     runtime.block_on(async {
         let (directory, store) = fill::sqlite(plan, &maker, metrics).await?;

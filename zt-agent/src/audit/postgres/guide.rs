@@ -15,26 +15,37 @@ use crate::spiffe_id::SpiffeId;
 const NEWEST: &str =
     "SELECT hour FROM zt_audit.bucket WHERE hour <= $1 AND hour >= $2 ORDER BY hour DESC LIMIT 1";
 
+/// Whether a shape is asked for. Parameters 1 to 9 are the filter.
+macro_rules! asked {
+    () => {
+        "($1::text IS NULL OR type = $1) AND ($2::text IS NULL OR decision = $2)
+         AND ($3::boolean IS NULL OR enforced = $3)
+         AND ($4::text[] IS NULL OR source = ANY ($4)) AND ($5::text[] IS NULL OR destination = ANY ($5))
+         AND ($6::integer IS NULL OR port = $6)
+         AND ($7::text IS NULL OR rule = $7 OR rule LIKE $8)
+         AND ($9::text IS NULL OR source_node = $9 OR destination_node = $9)"
+    };
+}
+pub(super) use asked;
+
 /// Shapes that are asked for, by the hour, with their first and last record in it; the latest first. Parameters 1 to 9 are
 /// the filter, 10 and 11 the hours, 12 and 13 the times, 14 how many; more where the last of them are of one moment. A shape
 /// that several logins have is one place.
-const GUIDE: &str = "
+const GUIDE: &str = concat!(
+    "
 WITH s AS MATERIALIZED (
     SELECT day, id, login FROM zt_audit.shape
-    WHERE day BETWEEN $10::bigint / 24 AND $11::bigint / 24
-      AND ($1::text IS NULL OR type = $1) AND ($2::text IS NULL OR decision = $2)
-      AND ($3::boolean IS NULL OR enforced = $3)
-      AND ($4::text[] IS NULL OR source = ANY ($4)) AND ($5::text[] IS NULL OR destination = ANY ($5))
-      AND ($6::integer IS NULL OR port = $6)
-      AND ($7::text IS NULL OR rule = $7 OR rule LIKE $8)
-      AND ($9::text IS NULL OR source_node = $9 OR destination_node = $9)
+    WHERE day BETWEEN $10::bigint / 24 AND $11::bigint / 24 AND ",
+    asked!(),
+    "
 )
 SELECT b.shape, min(b.first_seen), max(b.last_seen)
 FROM s JOIN zt_audit.bucket b ON b.shape = s.id AND b.login = s.login
                              AND b.hour BETWEEN s.day::bigint * 24 AND s.day::bigint * 24 + 23
 WHERE b.hour BETWEEN $10 AND $11 AND b.last_seen >= $12 AND b.first_seen <= $13
 GROUP BY b.shape, b.hour
-ORDER BY 3 DESC FETCH FIRST ($14::bigint) ROWS WITH TIES";
+ORDER BY 3 DESC FETCH FIRST ($14::bigint) ROWS WITH TIES"
+);
 
 /// Names of parties, each once: from one to the next through the index.
 macro_rules! names {
@@ -127,7 +138,8 @@ impl Parameters {
             && self.node.is_none()
     }
 
-    fn bind(&self, sql: &'static str) -> Query<'_, Postgres, PgArguments> {
+    /// Parameters 1 to 9.
+    pub(super) fn bind(&self, sql: &'static str) -> Query<'_, Postgres, PgArguments> {
         sqlx::query(sql)
             .bind(self.kind)
             .bind(self.decision)

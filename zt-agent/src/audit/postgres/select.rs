@@ -4,7 +4,8 @@
 //! The counts by the hour (see [`super::guide`]) say where answers are, and of hours that are asked for as a whole even
 //! when the latest is. So the search goes back through windows of hours that grow, takes as many shapes as there are
 //! records on a page (each has at least one that is as late as the latest of any left out), and reads of each no more
-//! than the page can hold. Whatever the filter, it reads hundreds of records and not the trail.
+//! than the page can hold. Whatever the filter, it reads hundreds of records and not the trail. The hour within which a
+//! page begins is searched otherwise: see [`super::cut`].
 //!
 //! Two logins may have inserted records of one time and id. A cursor cannot lie between them: a page ends behind all of
 //! them, and is longer than it should be by as many. What cannot be read is on the page, as such.
@@ -17,8 +18,8 @@ use uuid::Uuid;
 use super::connect::{Role, Target};
 use super::guide::{self, Parameters, Place};
 use super::rows::{self, columns};
-use super::{DAY, PgError, graph};
-use crate::audit::query::{Cursor, Filter, Graph, GraphFilter, HOUR, MAX_LIMIT, MAX_PLACES, Page, TooMuch};
+use super::{DAY, PgError, cut, graph};
+use crate::audit::query::{Cursor, Filter, Graph, GraphFilter, HOUR, MAX_LIMIT, Page};
 
 /// Questions at a time.
 const READERS: u32 = 4;
@@ -38,6 +39,7 @@ macro_rules! bounded {
         )
     };
 }
+pub(super) use bounded;
 
 /// One window without a filter. Parameters: 1 and 2 the times, 3 and 4 the place before which, 5 how many.
 const ALL: &str = concat!(
@@ -78,6 +80,7 @@ const OF_PLACES: &str = concat!(
 pub struct Reader {
     target: Target,
     pool: PgPool,
+    most_rows: i64,
 }
 
 impl Reader {
@@ -88,19 +91,32 @@ impl Reader {
             .min_connections(0)
             .acquire_timeout(Duration::from_secs(5))
             .connect_lazy_with(target.options(Role::Reader));
-        Self { target, pool }
+        Self {
+            target,
+            pool,
+            most_rows: cut::PAGE_ROWS,
+        }
+    }
+
+    /// Bounds how many records are looked at for one page whose question does not ask for them; then the page ends early,
+    /// and the next one goes on. Without this it is two million.
+    #[must_use]
+    pub fn looking_at_most(self, records: u32) -> Self {
+        Self {
+            most_rows: records.into(),
+            ..self
+        }
     }
 
     /// One page of records, newest first. `cursor` is the `next` of the page before; `limit` is at most [`MAX_LIMIT`].
     pub async fn query(&self, filter: &Filter, cursor: Option<Cursor>, limit: u32) -> Result<Page, PgError> {
         let limit = limit.clamp(1, MAX_LIMIT) as usize;
         let mut transaction = self.begin().await?;
-        let mut search = Search::new(filter, cursor, limit + 1);
+        let mut search = Search::new(filter, cursor, limit + 1, self.most_rows);
         if let Some(parameters) = Parameters::of(&mut transaction, filter).await? {
             search.run(&mut transaction, &parameters).await?;
         }
-        let Found { page, full, .. } = search.found;
-        Ok(page.cut(limit, full))
+        Ok(search.found.page(limit))
     }
 
     /// Who talks to whom.
@@ -126,7 +142,7 @@ impl Reader {
 
 /// What was found so far, in order.
 #[derive(Default)]
-struct Found {
+pub(super) struct Found {
     page: Page,
     /// The place of each, readable or not.
     places: Vec<Cursor>,
@@ -134,10 +150,34 @@ struct Found {
     bytes: i64,
     /// There was more than a page has room for.
     full: bool,
+    /// Behind this place nothing was looked for.
+    end: Option<Cursor>,
 }
 
 impl Found {
-    fn take(&mut self, rows: &[PgRow]) -> Result<(), PgError> {
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Leaves what is behind a place to the next page.
+    pub(super) const fn end_at(&mut self, place: Cursor) {
+        self.end = Some(place);
+        self.full = true;
+    }
+
+    /// The page of them.
+    fn page(self, limit: usize) -> Page {
+        let fits = self.count() <= limit;
+        let mut page = self.page.cut(limit, self.full);
+        // From where it was ended on, and not from the last record before: so each page gets further.
+        if let Some(end) = self.end.filter(|_| fits) {
+            page.next = Some(end);
+        }
+        page
+    }
+
+    pub(super) fn take(&mut self, rows: &[PgRow]) -> Result<(), PgError> {
         for row in rows {
             let place = rows::place(row)?;
             let bytes = row
@@ -159,15 +199,17 @@ impl Found {
     }
 }
 
-struct Search {
-    since: i64,
-    before: Cursor,
+pub(super) struct Search {
+    pub(super) since: i64,
+    pub(super) before: Cursor,
+    pub(super) found: Found,
     wanted: usize,
-    found: Found,
+    /// Most records that are looked at without being asked for.
+    pub(super) most_rows: i64,
 }
 
 impl Search {
-    fn new(filter: &Filter, cursor: Option<Cursor>, wanted: usize) -> Self {
+    fn new(filter: &Filter, cursor: Option<Cursor>, wanted: usize, most_rows: i64) -> Self {
         let end = Cursor {
             time: filter.until.map_or(i64::MAX, |until| until.0),
             // No record is before the end with the end's own time.
@@ -182,6 +224,7 @@ impl Search {
             before: cursor.map_or(end, |cursor| cursor.min(end)),
             wanted,
             found: Found::default(),
+            most_rows,
         }
     }
 
@@ -192,12 +235,15 @@ impl Search {
         let oldest = self.since / HOUR;
         let mut high = newest;
         for back in WINDOWS.map(Some).into_iter().chain([None]) {
-            if high < oldest || self.found.full || self.left() == 0 {
+            if high < oldest || self.is_done() {
                 return Ok(());
             }
             let low = back.map_or(oldest, |back| (newest - back).max(oldest));
             if parameters.is_all() {
                 self.all(connection, low, high).await?;
+            } else if self.before.time / HOUR == high {
+                // The first window is one hour.
+                self.cut_hour(connection, parameters, high).await?;
             } else {
                 self.places(connection, parameters, low, high).await?;
             }
@@ -206,8 +252,13 @@ impl Search {
         Ok(())
     }
 
+    /// Whether the page has all that it can have.
+    pub(super) fn is_done(&self) -> bool {
+        self.found.full || self.left() == 0
+    }
+
     /// The times of a window: its first nanosecond and its last.
-    fn times(&self, low: i64, high: i64) -> (i64, i64) {
+    pub(super) fn times(&self, low: i64, high: i64) -> (i64, i64) {
         let last = high.saturating_mul(HOUR).saturating_add(HOUR - 1);
         (
             low.saturating_mul(HOUR).max(self.since),
@@ -215,7 +266,7 @@ impl Search {
         )
     }
 
-    fn left(&self) -> usize {
+    pub(super) fn left(&self) -> usize {
         self.wanted.saturating_sub(self.found.places.len())
     }
 
@@ -239,18 +290,19 @@ impl Search {
         low: i64,
         high: i64,
     ) -> Result<(), PgError> {
-        // Of an hour that the cursor cuts it is not known which records are behind it.
-        let cut = self.before.time / HOUR == high;
-        let most = if cut { MAX_PLACES + 1 } else { self.left() };
-        let mut places = parameters
-            .places(connection, (low, high), self.since, self.before, most as i64)
+        let most = self.left() as i64;
+        let places = parameters
+            .places(connection, (low, high), self.since, self.before, most)
             .await?;
-        if cut && places.len() > MAX_PLACES {
-            return Err(TooMuch::Places.into());
-        }
-        if cut {
-            places = self.latest(connection, places).await?;
-        }
+        self.take_places(connection, places).await
+    }
+
+    /// Takes the latest records of these places.
+    pub(super) async fn take_places(
+        &mut self,
+        connection: &mut PgConnection,
+        mut places: Vec<Place>,
+    ) -> Result<(), PgError> {
         if places.is_empty() {
             return Ok(());
         }
@@ -271,7 +323,11 @@ impl Search {
     }
 
     /// The places with the time of their latest record before the cursor; without those that have none.
-    async fn latest(&self, connection: &mut PgConnection, places: Vec<Place>) -> Result<Vec<Place>, PgError> {
+    pub(super) async fn latest(
+        &self,
+        connection: &mut PgConnection,
+        places: Vec<Place>,
+    ) -> Result<Vec<Place>, PgError> {
         let (known, unknown): (Vec<Place>, Vec<Place>) = places
             .into_iter()
             .partition(|place| place.last < self.before.time);

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{Cursor, MAX_LIMIT};
 use crate::audit::record::{Kept, NoDecision, Timestamp};
 
-/// One page of records, newest first.
+/// One page of records, newest first. It may have fewer than were asked for, or none, and others behind it all the same.
 #[derive(Clone, Debug, Default)]
 pub struct Page {
     /// The records.
@@ -49,7 +49,13 @@ impl Page {
         self.records.sort_by_key(|kept| Reverse(Cursor::at(kept)));
         self.unreadable
             .sort_by_key(|unreadable| Reverse(unreadable.place()));
-        self.cut(limit, end.is_some())
+        let fits = self.records.len() + self.unreadable.len() <= limit;
+        let mut page = self.cut(limit, end.is_some());
+        if fits {
+            // One of the two may have ended where it has no record.
+            page.next = end;
+        }
+        page
     }
 
     /// The first `limit` entries of the page and those of the last one's place: no cursor lies between these. `more` says
@@ -236,10 +242,21 @@ mod tests {
         };
         for joined in [
             short.clone().joined(other.clone(), 100),
-            other.joined(short.clone(), 100),
+            other.clone().joined(short.clone(), 100),
         ] {
             assert_eq!(joined.records, short.records);
             assert_eq!(joined.next, short.next);
+        }
+        // One that looked as far as that and found nothing.
+        let none = Page {
+            next: Some(Cursor::at(&kept(8))),
+            ..Page::default()
+        };
+        for joined in [
+            none.clone().joined(other.clone(), 100),
+            other.joined(none.clone(), 100),
+        ] {
+            assert_eq!((&joined.records[..], joined.next), (&[][..], none.next));
         }
     }
 }

@@ -20,9 +20,12 @@ use crate::audit::query::{Cursor, Filter, MAX_LIMIT, Page, PartyFilter};
 use crate::audit::record::{Kind, Outcome};
 use crate::spiffe_id::SpiffeId;
 
+/// The shapes that are asked for: a table of each connection that answers, full as long as a question takes.
+pub(super) const WANTED: &str = "CREATE TEMP TABLE wanted (shape INTEGER PRIMARY KEY) STRICT";
+
 /// Which shapes are asked for.
 const SHAPES: &str = "
-SELECT id FROM shape
+INSERT INTO temp.wanted SELECT id FROM shape
 WHERE (?1 IS NULL OR decision = ?1) AND (?2 IS NULL OR (decision <> '' AND enforced = ?2))
   AND (?3 IS NULL OR source IN (SELECT value FROM json_each(?3)))
   AND (?4 IS NULL OR destination IN (SELECT value FROM json_each(?4)))
@@ -32,14 +35,29 @@ WHERE (?1 IS NULL OR decision = ?1) AND (?2 IS NULL OR (decision <> '' AND enfor
   AND (?8 IS NULL OR CASE WHEN decision = '' THEN hook ELSE 'decision' END = ?8)";
 
 /// The next segments that can hold an answer, from the latest on. The index gives the order: nothing is sorted, and a
-/// segment is looked at only when the search has come to it. Parameters: 1 and 2 the times, 3 the shapes or none, 4 the
-/// cursor's time, 5 and 6 the latest time and the number of the segment before, 7 how many.
-const SEGMENTS: &str = "
-SELECT g.segment, g.max_time FROM segment g
-WHERE (?1 IS NULL OR g.max_time >= ?1) AND (?2 IS NULL OR g.min_time < ?2) AND g.min_time <= ?4
-  AND (?3 IS NULL OR EXISTS (SELECT 1 FROM json_each(?3) s CROSS JOIN span p ON p.segment = g.segment AND p.shape = s.value))
-  AND g.max_time <= ?5 AND (g.max_time < ?5 OR g.segment < ?6)
-ORDER BY g.max_time DESC, g.segment DESC LIMIT ?7";
+/// segment is looked at only when the search has come to it. Parameters: 1 and 2 the times, 3 whether shapes are asked for,
+/// 4 the cursor's time, 5 and 6 the latest time and the number of the segment before, 7 how many.
+macro_rules! segments {
+    ($spans:literal) => {
+        concat!(
+            "SELECT g.segment, g.max_time FROM segment g
+             WHERE (?1 IS NULL OR g.max_time >= ?1) AND (?2 IS NULL OR g.min_time < ?2) AND g.min_time <= ?4
+               AND (NOT ?3 OR EXISTS (SELECT 1 FROM ",
+            $spans,
+            "))
+               AND g.max_time <= ?5 AND (g.max_time < ?5 OR g.segment < ?6)
+             ORDER BY g.max_time DESC, g.segment DESC LIMIT ?7"
+        )
+    };
+}
+
+/// Each shape is looked for in the segment, where there are few, or each of the segment among those that are wanted.
+const SEGMENTS_OF_FEW: &str =
+    segments!("temp.wanted w CROSS JOIN span p ON p.segment = g.segment AND p.shape = w.shape");
+const SEGMENTS: &str =
+    segments!("span p CROSS JOIN temp.wanted w ON w.shape = p.shape WHERE p.segment = g.segment");
+/// How many are few.
+const FEW: u64 = 64;
 
 /// Segments asked for at a time: first as many as most pages need, then more.
 const FIRST_SEGMENTS: i64 = 2;
@@ -58,7 +76,7 @@ pub(super) const IN_SEGMENT: &str = concat!(
     id!(),
     " AS place, row FROM record
       WHERE row >= ?7 AND row < ?8 AND (?1 IS NULL OR time >= ?1) AND (?2 IS NULL OR time < ?2)
-        AND (?3 IS NULL OR shape IN (SELECT value FROM json_each(?3)))
+        AND (NOT ?3 OR shape IN (SELECT shape FROM temp.wanted))
         AND (time < ?4 OR (time = ?4 AND ",
     id!(),
     " < ?5))
@@ -93,12 +111,12 @@ impl Parameters {
             || self.kind.is_some()
     }
 
-    /// The shapes that are asked for; none where nothing is said of shapes.
-    async fn shapes(&self, connection: &mut SqliteConnection) -> Result<Option<Vec<i64>>, StoreError> {
+    /// Puts the shapes that are asked for into their table, and says how many that are; none where nothing is said of shapes.
+    async fn want_shapes(&self, connection: &mut SqliteConnection) -> Result<Option<u64>, StoreError> {
         if !self.by_shape() {
             return Ok(None);
         }
-        let shapes = sqlx::query_scalar(SHAPES)
+        let wanted = sqlx::query(SHAPES)
             .bind(self.decision)
             .bind(self.enforced)
             .bind(self.source.as_deref())
@@ -107,8 +125,8 @@ impl Parameters {
             .bind(self.rule.as_deref())
             .bind(self.node)
             .bind(self.kind)
-            .fetch_all(connection);
-        Ok(Some(shapes.await?))
+            .execute(connection);
+        Ok(Some(wanted.await?.rows_affected()))
     }
 }
 
@@ -116,8 +134,8 @@ impl Parameters {
 struct Wanted {
     since: Option<i64>,
     until: Option<i64>,
-    /// Of these shapes, as JSON; of any where there are none.
-    shapes: Option<String>,
+    /// Of so many shapes, which are in their table; of any where nothing is said of shapes.
+    shapes: Option<u64>,
     /// Behind this place.
     cursor: Cursor,
 }
@@ -128,8 +146,17 @@ impl Wanted {
         statement
             .bind(self.since)
             .bind(self.until)
-            .bind(self.shapes.as_deref())
+            .bind(self.shapes.is_some())
             .bind(self.cursor.time)
+    }
+
+    /// The statement that finds segments.
+    fn segments(&self) -> &'static str {
+        if self.shapes.is_some_and(|shapes| shapes <= FEW) {
+            SEGMENTS_OF_FEW
+        } else {
+            SEGMENTS
+        }
     }
 }
 
@@ -153,16 +180,17 @@ pub(super) async fn page(
         time: i64::MAX,
         id: Uuid::max(),
     });
-    let shapes = parameters.shapes(&mut transaction).await?;
+    // Rolled back with the transaction: the table is empty again for the next question.
+    let shapes = parameters.want_shapes(&mut transaction).await?;
     let wanted = Wanted {
         since: filter.since.map(|time| time.0),
         until: filter.until.map(|time| time.0),
-        shapes: shapes.as_deref().map(rows::json),
+        shapes,
         cursor,
     };
     let mut found = match shapes {
         // No record has such a shape.
-        Some(shapes) if shapes.is_empty() => Vec::new(),
+        Some(0) => Vec::new(),
         _ => search(&mut transaction, &wanted, limit + 1).await?,
     };
     let more = found.len() > limit;
@@ -188,7 +216,7 @@ async fn search(
     let (mut before, mut at_a_time) = ((i64::MAX, i64::MAX), FIRST_SEGMENTS);
     loop {
         let segments: Vec<(i64, i64)> = wanted
-            .bind(sqlx::query(SEGMENTS))
+            .bind(sqlx::query(wanted.segments()))
             .bind(before.0)
             .bind(before.1)
             .bind(at_a_time)

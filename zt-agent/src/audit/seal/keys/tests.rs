@@ -86,6 +86,11 @@ fn a_key_that_is_not_there_is_said_at_once() {
     let directory = tempfile::tempdir().expect("directory");
     let keys = Keys::open(directory.path()).expect("makes one");
     fs::remove_file(directory.path().join(format!("{}.key", keys.current().key))).expect("removes");
-    let error = Keys::open(directory.path()).expect_err("is not there").to_string();
-    assert!(error.contains("cannot read") && error.contains(&keys.current().key), "{error}");
+    let error = Keys::open(directory.path())
+        .expect_err("is not there")
+        .to_string();
+    assert!(
+        error.contains("cannot read") && error.contains(&keys.current().key),
+        "{error}"
+    );
 }
