@@ -8,7 +8,6 @@ use anyhow::{Context as _, Result, ensure};
 use aya::maps::{HashMap, Map, MapData};
 use serde_json::Value;
 use zt_common::abi::Connection;
-use zt_common::address::Address;
 
 use crate::cgroup::Cgroup;
 
@@ -87,19 +86,8 @@ pub fn fill_connections(maps: &Path) -> Result<u64> {
     let mut map: HashMap<_, u64, Connection> = HashMap::try_from(Map::HashMap(map))?;
     // In its handshake for ever.
     let connection = Connection {
-        netns: 0,
-        workload: 0,
-        source: 0,
-        destination: 0,
-        rule: 0,
-        revision: 0,
-        local: Address::UNSPECIFIED_V6,
-        remote: Address::UNSPECIFIED_V6,
-        local_port: 0,
-        remote_port: 0,
-        target_port: 0,
         protocol: 6,
-        flags: 0,
+        ..Connection::BLANK
     };
     // Cookies that no socket will have.
     let mut filled = 0;

@@ -29,6 +29,7 @@ pub mod spire;
 pub mod sweep;
 pub mod trail;
 pub mod wait;
+pub mod wire;
 
 pub use agent::{Agent, AgentBuilder};
 pub use cgroup::Cgroup;

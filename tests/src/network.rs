@@ -118,6 +118,33 @@ impl Host {
         Ok(())
     }
 
+    /// The hardware address of `eth0`.
+    pub fn hardware(&self) -> Result<[u8; 6]> {
+        let output = Command::new("ip")
+            .args(["-n", &self.namespace, "-o", "link", "show", "eth0"])
+            .output()
+            .context("cannot run `ip`: run `apt-get install iproute2`")?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let place = words.iter().position(|word| *word == "link/ether");
+        let address = place.and_then(|place| words.get(place + 1));
+        let address = address.with_context(|| format!("no hardware address in {text:?}"))?;
+        let bytes: Vec<u8> = address
+            .split(':')
+            .map(|byte| u8::from_str_radix(byte, 16))
+            .collect::<Result<_, _>>()?;
+        <[u8; 6]>::try_from(bytes).map_err(|bytes| anyhow::anyhow!("{bytes:?} is no hardware address"))
+    }
+
+    /// Says at which hardware address a neighbour is, whoever else claims to have his address.
+    pub fn neighbour(&self, address: IpAddr, hardware: [u8; 6]) -> Result<()> {
+        let hardware: Vec<String> = hardware.iter().map(|byte| format!("{byte:02x}")).collect();
+        ip(
+            Some(&self.namespace),
+            &format!("neigh replace {address} lladdr {} dev eth0\n", hardware.join(":")),
+        )
+    }
+
     /// Takes an address of `eth0` away.
     pub fn remove_address(&self, address: &str) -> Result<()> {
         ip(Some(&self.namespace), &format!("addr del {address} dev eth0\n"))

@@ -4,7 +4,9 @@
 use std::net::{Ipv6Addr, SocketAddr};
 
 use anyhow::Result;
+use serde_json::json;
 
+use crate::agent::{Agent, AgentBuilder};
 use crate::rules::{Policy, TCP, UDP};
 use crate::scene::{Party, Scene};
 
@@ -18,6 +20,22 @@ pub fn policy() -> Policy {
     Policy::new("policy")
         .allow("client", "server", TCP, "80")
         .allow("client", "server", UDP, "80")
+}
+
+/// The same cast, of which `server` begins to serve when the agent is there; handshakes bear identities.
+pub fn pair_after_agent(
+    label: &str,
+    policy: &Policy,
+    change: impl FnOnce(AgentBuilder) -> AgentBuilder,
+) -> Result<(Scene, Party, Party, Agent)> {
+    let mut scene = Scene::new(label)?;
+    let (mut server, client) = (scene.workload("server")?, scene.workload("client")?);
+    let agent = scene.agent(policy)?.config("handshake", json!("auto"));
+    let agent = change(agent).start()?;
+    for port in [80, 81] {
+        server.serve(any(port))?.local()?;
+    }
+    Ok((scene, server, client, agent))
 }
 
 /// `server`, which serves at a port that policy allows (80) and at one that it does not (81), and `client`.

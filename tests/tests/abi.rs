@@ -6,8 +6,8 @@ use std::mem::offset_of;
 
 use anyhow::{Result, ensure};
 use zt_common::abi::{
-    Connection, Flood, FlowKey, FlowState, Listener, ListenerKey, LocalKey, Peer, Service, ServiceKey,
-    Socket, Source, SourceKey, Workload,
+    Connection, Flood, FlowKey, FlowState, KeyId, Listener, ListenerKey, LocalKey, NodeKey, Peer, Service,
+    ServiceKey, Socket, Source, SourceKey, Workload,
 };
 use zt_common::control::{Control, Root};
 use zt_common::entry::{AllowEntry, AllowKey};
@@ -80,13 +80,19 @@ fn of_this_build() -> Vec<Layout> {
             destination,
             rule,
             revision,
+            started,
             local,
             remote,
             local_port,
             remote_port,
             target_port,
             protocol,
+            reason,
             flags,
+            latency,
+            pid,
+            reserved,
+            comm,
         }),
         layout!(SourceKey {
             netns,
@@ -103,6 +109,8 @@ fn of_this_build() -> Vec<Layout> {
             sequence,
             reserved,
         }),
+        layout!(KeyId { peer, epoch }),
+        layout!(NodeKey { k0, k1, made }),
         layout!(FlowKey {
             workload,
             remote,
@@ -127,6 +135,7 @@ fn of_this_build() -> Vec<Layout> {
             flags,
             directory,
             host_netns,
+            epoch,
             roots
         }),
         layout!(Root { id, level, reserved }),
@@ -166,6 +175,7 @@ fn of_this_build() -> Vec<Layout> {
             latency,
             reason,
             flags,
+            proof,
             reserved,
             comm,
         }),

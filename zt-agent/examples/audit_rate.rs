@@ -42,6 +42,7 @@ fn decision(number: u64, identities: u64, time: u64) -> Decision {
         pid: 4000 + source as u32,
         latency: 400 + (random % 300) as u32,
         reason: if allowed { Reason::Rule } else { Reason::NoRule },
+        proof: zt_common::proof::Proof::None,
         allowed,
         enforced: true,
         inbound: false,

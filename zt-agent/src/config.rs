@@ -58,6 +58,8 @@ pub struct Config {
     pub modes: Vec<ModeRule>,
     /// `unknownWorkload`: what happens to a managed process that never had an identity.
     pub unknown_workload: UnknownWorkload,
+    /// `handshake`: whether TCP handshakes within the node bear identities.
+    pub handshake: Handshake,
     /// `allowHost`: whether this node may always reach its workloads (`builtin/host`).
     pub allow_host: bool,
     /// `allowSelf`: whether a workload may always reach itself (`builtin/self`).
@@ -207,6 +209,26 @@ impl UnknownWorkload {
     }
 }
 
+/// Whether TCP handshakes bear identities, which each end's kernel checks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Handshake {
+    /// Within the node.
+    Auto,
+    /// Nowhere: identities come from the node's own sockets and the directory alone.
+    #[default]
+    Off,
+}
+
+impl Handshake {
+    /// Its name in files and answers.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Off => "off",
+        }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -219,6 +241,7 @@ impl Default for Config {
             mode: Mode::Observe,
             modes: Vec::new(),
             unknown_workload: UnknownWorkload::Observe,
+            handshake: Handshake::Off,
             allow_host: true,
             allow_self: true,
             cluster_cidrs: Vec::new(),

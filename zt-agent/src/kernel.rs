@@ -14,6 +14,7 @@ mod glass;
 mod guard;
 mod hooks;
 mod host;
+mod keys;
 mod live;
 mod load;
 mod lock;
@@ -63,6 +64,7 @@ pub use self::versions::{Removal, detach};
 
 use self::attach::Attached;
 use self::host::Pins;
+use self::keys::Keys;
 use self::load::Loaded;
 use self::netns::Namespaces;
 use self::tables::Tables;
@@ -100,6 +102,7 @@ pub struct Kernel {
     pins: Pins,
     loaded: Loaded,
     tables: Tables,
+    keys: Keys,
     connections: MapData,
     attached: Vec<Attached>,
     guards: Guards,
@@ -126,12 +129,14 @@ impl Kernel {
             None => Loaded::load(&pins)?,
         };
         let tables = Tables::new(&mut loaded)?;
+        let keys = Keys::open(&pins)?;
         let connections = load::open(&pins, names::CONNECTIONS)?;
         let guards = Guards::new(&pins)?;
         Ok(Self {
             pins,
             loaded,
             tables,
+            keys,
             connections,
             attached: Vec::new(),
             guards,

@@ -118,7 +118,7 @@ pub struct Socket {
     pub port: u16,
     /// See `address`.
     pub protocol: u8,
-    /// Or of [`SOCKET_NOTED`], [`SOCKET_HERE`], [`SOCKET_LOCAL`].
+    /// Or of [`SOCKET_NOTED`], [`SOCKET_HERE`], [`SOCKET_LOCAL`], [`SOCKET_WRITES`].
     pub flags: u8,
     /// Always zero.
     pub reserved: u32,
@@ -130,6 +130,8 @@ pub const SOCKET_NOTED: u8 = 1;
 pub const SOCKET_HERE: u8 = 2;
 /// As [`SOCKET_HERE`], and the peer is in the same network namespace.
 pub const SOCKET_LOCAL: u8 = 4;
+/// It was us who asked for the callbacks that write the identity option into a listener's answers.
+pub const SOCKET_WRITES: u8 = 8;
 
 /// Value of `zt_connections`, keyed by socket cookie (`u64`): a live admitted connection, TCP or connected UDP.
 #[repr(C)]
@@ -147,6 +149,9 @@ pub struct Connection {
     pub rule: u64,
     /// Revision under which it was last judged.
     pub revision: u64,
+    /// When `connect` decided, `CLOCK_MONOTONIC` nanoseconds, as long as that decision has no record: it is made when the
+    /// handshake has shown who answered, or has failed. 0 where there is one. What follows `flags` is for that record.
+    pub started: u64,
     /// This socket's address.
     pub local: Address,
     /// The other end's address, as this socket sees it.
@@ -159,26 +164,67 @@ pub struct Connection {
     pub target_port: u16,
     /// IP protocol number.
     pub protocol: u8,
+    /// Number of the [`crate::verdict::Reason`] of `connect`.
+    pub reason: u8,
     /// Or of the `CONNECTION_` constants.
-    pub flags: u8,
+    pub flags: u32,
+    /// Time that the decision of `connect` took, nanoseconds.
+    pub latency: u32,
+    /// Thread group of the task that called `connect`.
+    pub pid: u32,
+    /// Always zero.
+    pub reserved: u32,
+    /// Name of that task.
+    pub comm: [u8; 16],
+}
+
+impl Connection {
+    /// What is zero where nothing else is known.
+    pub const BLANK: Self = Self {
+        netns: 0,
+        workload: 0,
+        source: 0,
+        destination: 0,
+        rule: 0,
+        revision: 0,
+        started: 0,
+        local: Address::UNSPECIFIED_V6,
+        remote: Address::UNSPECIFIED_V6,
+        local_port: 0,
+        remote_port: 0,
+        target_port: 0,
+        protocol: 0,
+        reason: 0,
+        flags: 0,
+        latency: 0,
+        pid: 0,
+        reserved: 0,
+        comm: [0; 16],
+    };
 }
 
 /// The handshake is complete.
-pub const CONNECTION_ESTABLISHED: u8 = 1;
+pub const CONNECTION_ESTABLISHED: u32 = 1;
 /// This socket is the destination's end.
-pub const CONNECTION_INBOUND: u8 = 2;
+pub const CONNECTION_INBOUND: u32 = 2;
 /// The source is a managed workload of this node, and records at its own end.
-pub const CONNECTION_SOURCE_MANAGED: u8 = 4;
+pub const CONNECTION_SOURCE_MANAGED: u32 = 4;
 /// The socket is of the IPv6 family, whatever form its addresses have.
-pub const CONNECTION_IPV6: u8 = 8;
+pub const CONNECTION_IPV6: u32 = 8;
 /// The other end is on this node, and looks the source up in `zt_sources`.
-pub const CONNECTION_HERE: u8 = 16;
+pub const CONNECTION_HERE: u32 = 16;
 /// The other end is in the same network namespace.
-pub const CONNECTION_LOCAL: u8 = 32;
+pub const CONNECTION_LOCAL: u32 = 32;
 /// This end enforced when it was last judged.
-pub const CONNECTION_ENFORCED: u8 = 64;
+pub const CONNECTION_ENFORCED: u32 = 64;
 /// Policy denied it when it was last judged, and the end observed: judged again when its handshake completes.
-pub const CONNECTION_DENIED: u8 = 128;
+pub const CONNECTION_DENIED: u32 = 128;
+/// The SYN bears the identity option.
+pub const CONNECTION_OFFERS: u32 = 256;
+/// It was us who asked for the callbacks that write options.
+pub const CONNECTION_WRITES: u32 = 512;
+/// The SYN was answered by a SYN cookie: the next segment bears the option once more.
+pub const CONNECTION_RESENDS: u32 = 1024;
 
 /// Key of `zt_sources` (LRU): a TCP connection that a managed socket of this node began, so that the receiving end
 /// knows whose it is. Written before the first SYN leaves, and left to be displaced by newer ones.
@@ -263,6 +309,31 @@ pub struct FlowState {
 /// How long a UDP flow admits replies after its last datagram, nanoseconds.
 pub const FLOW_IDLE: u64 = 120_000_000_000;
 
+/// Key of `zt_keys`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct KeyId {
+    /// With whom the key is shared: [`WITHIN`]. Other numbers are left for pairs of nodes.
+    pub peer: u64,
+    /// Its epoch. The one in use is [`crate::control::Control::epoch`]; the one before is still accepted.
+    pub epoch: u64,
+}
+
+/// The key of connections that stay on this node.
+pub const WITHIN: u64 = 0;
+
+/// Value of `zt_keys`. Written once: no program ever sees half of one. It cannot be printed.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct NodeKey {
+    /// See [`crate::siphash::Key`].
+    pub k0: u64,
+    /// See [`crate::siphash::Key`].
+    pub k1: u64,
+    /// When it was made, `CLOCK_BOOTTIME` nanoseconds.
+    pub made: u64,
+}
+
 /// Value of `zt_floods` (LRU), keyed by workload: what it has put into the ring buffer in one window of time. Looked at
 /// only while the ring is filling up.
 #[repr(C)]
@@ -292,6 +363,8 @@ pub const fn flood_share(eighths: u64) -> u64 {
 }
 
 const _: () = assert!(size_of::<Flood>() == 16);
+const _: () = assert!(size_of::<KeyId>() == 16);
+const _: () = assert!(size_of::<NodeKey>() == 24);
 const _: () = assert!(size_of::<Workload>() == 16);
 const _: () = assert!(size_of::<ListenerKey>() == 32);
 const _: () = assert!(size_of::<Listener>() == 24);
@@ -300,7 +373,7 @@ const _: () = assert!(size_of::<Peer>() == 16);
 const _: () = assert!(size_of::<ServiceKey>() == 20);
 const _: () = assert!(size_of::<Service>() == 16);
 const _: () = assert!(size_of::<Socket>() == 48);
-const _: () = assert!(size_of::<Connection>() == 88);
+const _: () = assert!(size_of::<Connection>() == 128);
 const _: () = assert!(size_of::<SourceKey>() == 48);
 const _: () = assert!(size_of::<Source>() == 24);
 const _: () = assert!(size_of::<FlowKey>() == 32);

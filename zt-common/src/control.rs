@@ -27,6 +27,8 @@ pub struct Control {
     pub directory: u64,
     /// Cookie of the host's network namespace.
     pub host_netns: u64,
+    /// Epoch of the key that tags are made with; 0 before there is one.
+    pub epoch: u64,
     /// The managed roots.
     pub roots: [Root; MAX_ROOTS],
 }
@@ -43,9 +45,11 @@ pub const HAS_ENFORCED: u64 = 16;
 pub const UNRECORDED_OBSERVE: u64 = 32;
 /// Break-glass was taken off by hand, without the agent, and has no record yet. The programs do not look at this.
 pub const UNRECORDED_RESTORE: u64 = 64;
+/// Handshakes within the node bear identities.
+pub const HANDSHAKE: u64 = 128;
 /// Rare kernel-side diagnostics are written to the log ring.
 pub const DIAGNOSTICS: u64 = 8;
 
 const _: () = assert!(core::mem::offset_of!(Control, flags) == 0 && OBSERVE_ALL == 1);
 const _: () = assert!(size_of::<Root>() == 16);
-const _: () = assert!(size_of::<Control>() == 24 + 16 * MAX_ROOTS);
+const _: () = assert!(size_of::<Control>() == 32 + 16 * MAX_ROOTS);

@@ -36,11 +36,23 @@ pub enum Counter {
     OwnerMissing = 12,
     /// Notices that found the ring buffer full.
     NoticesLost = 13,
+    /// Identity options whose tag did not verify, or that were malformed.
+    TagsInvalid = 14,
+    /// SYNs without an identity option that came from the address of a workload of this node.
+    OptionsMissing = 15,
+    /// SYNs that were repeated without their identity option, because nobody answered those with it.
+    OptionsOmitted = 16,
+    /// Segments in which there was no room for the identity option.
+    OptionsNoRoom = 17,
+    /// SYN cookies: the identity option was asked for once more.
+    OptionCookies = 18,
+    /// Connections that were answered by somebody else than the one who had been taken for the destination.
+    IdentityMismatches = 19,
 }
 
 impl Counter {
     /// Slots of the map.
-    pub const COUNT: u32 = 14;
+    pub const COUNT: u32 = 20;
 
     /// All counters, by slot.
     pub const ALL: [Self; Self::COUNT as usize] = [
@@ -58,6 +70,12 @@ impl Counter {
         Self::ListenersFull,
         Self::OwnerMissing,
         Self::NoticesLost,
+        Self::TagsInvalid,
+        Self::OptionsMissing,
+        Self::OptionsOmitted,
+        Self::OptionsNoRoom,
+        Self::OptionCookies,
+        Self::IdentityMismatches,
     ];
 
     /// The name in `status` and in metrics.
@@ -77,6 +95,12 @@ impl Counter {
             Self::ListenersFull => "listeners_full",
             Self::OwnerMissing => "owner_missing",
             Self::NoticesLost => "notices_lost",
+            Self::TagsInvalid => "tags_invalid",
+            Self::OptionsMissing => "options_missing",
+            Self::OptionsOmitted => "options_omitted",
+            Self::OptionsNoRoom => "options_no_room",
+            Self::OptionCookies => "option_cookies",
+            Self::IdentityMismatches => "identity_mismatches",
         }
     }
 }

@@ -69,8 +69,10 @@ pub struct DecisionEvent {
     pub reason: u8,
     /// Or of [`ALLOWED`], [`ENFORCED`], [`INBOUND`], [`REFUSED_SOCKET`], [`IPV6`].
     pub flags: u8,
+    /// Number of a [`crate::proof::Proof`].
+    pub proof: u8,
     /// Always zero.
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 5],
     /// Name of the task, NUL-padded, or zeros.
     pub comm: [u8; 16],
 }

@@ -12,8 +12,11 @@ pub mod control;
 pub mod counter;
 pub mod entry;
 pub mod event;
+pub mod handshake;
 pub mod identity;
 pub mod names;
+pub mod proof;
+pub mod siphash;
 pub mod verdict;
 
 #[cfg(feature = "user")]
@@ -21,4 +24,4 @@ mod pod;
 
 /// Version of the map and event layout. Pins live in a directory named after it, so that two versions of the agent
 /// never read each other's bytes.
-pub const ABI_VERSION: u16 = 2;
+pub const ABI_VERSION: u16 = 3;

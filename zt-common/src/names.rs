@@ -23,6 +23,8 @@ pub const SOCKETS: &str = "zt_sockets";
 pub const CONNECTIONS: &str = "zt_connections";
 /// Flows begun by managed sockets of this node.
 pub const SOURCES: &str = "zt_sources";
+/// Keys of the tags that prove identities.
+pub const KEYS: &str = "zt_keys";
 /// UDP flows that policy allows.
 pub const FLOWS: &str = "zt_flows";
 /// UDP flows that policy denies.
@@ -37,7 +39,7 @@ pub const EVENTS: &str = "zt_events";
 pub const COUNTERS: &str = "zt_counters";
 
 /// Every pinned map.
-pub const MAPS: [&str; 17] = [
+pub const MAPS: [&str; 18] = [
     WORKLOADS,
     LISTENERS,
     LOCAL,
@@ -49,6 +51,7 @@ pub const MAPS: [&str; 17] = [
     SOCKETS,
     CONNECTIONS,
     SOURCES,
+    KEYS,
     FLOWS,
     DENIED_FLOWS,
     FLOODS,
@@ -68,6 +71,8 @@ pub const MAX_ALLOW_ENTRIES: u32 = 2_097_152;
 /// Slots of [`NETWORKS`]: the networks of a policy are part of it, and while one revision is replaced by the next the
 /// two must not see each other's.
 pub const NETWORK_SLOTS: u32 = 2;
+/// Most keys: of this node, and of as many pairs of nodes as a cluster may need.
+pub const MAX_KEYS: u32 = 16_384;
 /// Most workloads (cgroups) on one node.
 pub const MAX_WORKLOADS: u32 = 65_536;
 /// Most known peer addresses.

@@ -6,8 +6,8 @@
 )]
 
 use crate::abi::{
-    Connection, FlowKey, FlowState, Listener, ListenerKey, LocalKey, Peer, Service, ServiceKey, Socket,
-    Source, SourceKey, Workload,
+    Connection, FlowKey, FlowState, KeyId, Listener, ListenerKey, LocalKey, NodeKey, Peer, Service,
+    ServiceKey, Socket, Source, SourceKey, Workload,
 };
 use crate::address::Address;
 use crate::control::Control;
@@ -28,9 +28,11 @@ pod!(
     Control,
     FlowKey,
     FlowState,
+    KeyId,
     Listener,
     ListenerKey,
     LocalKey,
+    NodeKey,
     Peer,
     Service,
     ServiceKey,

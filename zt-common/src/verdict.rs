@@ -46,11 +46,17 @@ pub enum Reason {
     Revoked = 11,
     /// A refused socket that no fence would hold; it is being destroyed.
     Unfenced = 12,
+    /// Somebody else answered than the one who had been taken for the destination.
+    IdentityMismatch = 13,
+    /// The source has the address of a workload of this node, and did not prove to be one.
+    ProofMissing = 14,
+    /// The other end bears an identity option whose tag does not verify.
+    TagInvalid = 15,
 }
 
 impl Reason {
     /// All reasons, by number.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::Rule,
         Self::DenyRule,
         Self::NoRule,
@@ -64,6 +70,9 @@ impl Reason {
         Self::Protocol,
         Self::Revoked,
         Self::Unfenced,
+        Self::IdentityMismatch,
+        Self::ProofMissing,
+        Self::TagInvalid,
     ];
 
     /// The name in records and answers.
@@ -82,6 +91,9 @@ impl Reason {
             Self::Protocol => "protocol",
             Self::Revoked => "revoked",
             Self::Unfenced => "unfenced",
+            Self::IdentityMismatch => "identity_mismatch",
+            Self::ProofMissing => "proof_missing",
+            Self::TagInvalid => "tag_invalid",
         }
     }
 

@@ -5,8 +5,11 @@ use aya_ebpf::bindings::{BPF_ANY, bpf_sock};
 use zt_common::abi::{Connection, Socket, Source, SourceKey};
 use zt_common::address::Address;
 use zt_common::counter::Counter;
+use zt_common::event::Hook;
+use zt_common::proof::Proof;
 
 use crate::call::TCP;
+use crate::emit::Told;
 use crate::{context, emit, maps};
 
 /// Files a connection under its socket's cookie; whether there was room for it.
@@ -41,6 +44,34 @@ pub fn unfiled(sock: *mut bpf_sock, workload: u64, netns: u64, flags: u8) {
     };
     socket.flags |= flags;
     context::store(sock, &socket);
+}
+
+/// Makes the record of a connection that has none yet.
+#[inline(never)]
+pub fn tell(cookie: u64, proof: Proof) {
+    let Some(place) = maps::zt_connections.get_ptr_mut(cookie) else {
+        return;
+    };
+    // SAFETY: a live entry, which is removed by who closes its socket. That may be at the same time as the handshake
+    // ends: one of the two makes the record.
+    unsafe {
+        let started = context::take(&raw mut (*place).started);
+        if started != 0 {
+            let told = Told {
+                hook: Hook::Connect,
+                flags: 0,
+                proof,
+            };
+            emit::told(cookie, started, &*place, told);
+        }
+    }
+}
+
+/// A connection is over; if it has no record yet, nobody answered.
+#[inline(always)]
+pub fn closed(cookie: u64) {
+    tell(cookie, Proof::Unanswered);
+    gone(cookie);
 }
 
 /// Forgets a connection.

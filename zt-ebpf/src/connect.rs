@@ -6,18 +6,19 @@ use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use zt_common::abi::{
     CONNECTION_DENIED, CONNECTION_ENFORCED, CONNECTION_ESTABLISHED, CONNECTION_HERE, CONNECTION_INBOUND,
-    CONNECTION_IPV6, CONNECTION_LOCAL, Connection, FlowKey, SOCKET_HERE, SOCKET_LOCAL,
+    CONNECTION_IPV6, CONNECTION_LOCAL, Connection, SOCKET_HERE, SOCKET_LOCAL,
 };
 use zt_common::address::Address;
 use zt_common::entry::Flow;
 use zt_common::event::{Hook, IPV6};
+use zt_common::proof::Proof;
 use zt_common::verdict::{Reason, Verdict};
 
 use crate::call::{ALLOW, REFUSE, TCP, UDP, destination_v6, local_port, port_and_protocol, socket_of};
-use crate::emit::Decision;
+use crate::emit::Told;
 use crate::lookup::{self, Target};
 use crate::own::Own;
-use crate::{admit, context, emit, flow, judge, maps};
+use crate::{admit, context, emit, flow, judge, maps, option};
 
 #[cgroup_sock_addr(connect4)]
 pub fn zt_connect4(ctx: SockAddrContext) -> i32 {
@@ -29,36 +30,6 @@ pub fn zt_connect4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(connect6)]
 pub fn zt_connect6(ctx: SockAddrContext) -> i32 {
     connect(&ctx, &destination_v6(ctx.sock_addr), IPV6)
-}
-
-/// Files a connected UDP socket that answers: the destination's end of the flow that its remote party began.
-#[inline(always)]
-fn answers(own: &Own, begun: &Flow, verdict: &Verdict, netns: u64, key: &FlowKey, cookie: u64, family: u8) {
-    let mut flags = CONNECTION_INBOUND | CONNECTION_ESTABLISHED;
-    if family == IPV6 {
-        flags |= CONNECTION_IPV6;
-    }
-    if own.enforced() {
-        flags |= CONNECTION_ENFORCED;
-    }
-    admit::connection(
-        cookie,
-        &Connection {
-            netns,
-            workload: own.workload,
-            source: begun.source,
-            destination: begun.destination,
-            rule: verdict.rule,
-            revision: verdict.revision,
-            local: Address::UNSPECIFIED_V6,
-            remote: key.remote,
-            local_port: key.local_port,
-            remote_port: key.remote_port,
-            target_port: begun.port,
-            protocol: UDP,
-            flags,
-        },
-    );
 }
 
 #[inline(always)]
@@ -81,14 +52,37 @@ fn connect(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
         port,
         protocol,
     };
+    // One for all that may be filed here: there is no room for two on the stack.
+    let mut entry = Connection {
+        netns,
+        workload: own.workload,
+        remote: *address,
+        remote_port: port,
+        protocol,
+        ..Connection::BLANK
+    };
+    if family == IPV6 {
+        entry.flags |= CONNECTION_IPV6;
+    }
+    if own.enforced() {
+        entry.flags |= CONNECTION_ENFORCED;
+    }
     if protocol == UDP {
         let key = flow::flow_key(own.workload, address, port, local_port(ctx.sock_addr));
-        // A server that answers each client on a socket of its own.
+        // A server that answers each client on a socket of its own: the destination's end of the flow that its remote
+        // party began.
         let begun = flow::answered(&key, control.directory);
         if begun.port != 0 {
             let verdict = judge::judge(&begun);
+            entry.flags |= CONNECTION_INBOUND | CONNECTION_ESTABLISHED;
+            entry.source = begun.source;
+            entry.destination = begun.destination;
+            entry.rule = verdict.rule;
+            entry.revision = verdict.revision;
+            entry.local_port = key.local_port;
+            entry.target_port = begun.port;
             // Filed before the swap of a policy returns, it is judged again by the sweep that follows the swap.
-            answers(&own, &begun, &verdict, netns, &key, cookie, family);
+            admit::connection(cookie, &entry);
             return ALLOW;
         }
     }
@@ -109,63 +103,48 @@ fn connect(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
     if own.alien {
         verdict = Verdict::refusal(Reason::AlienTask, verdict.revision);
     }
-    let refused = !verdict.allowed && own.enforced();
-    if !refused {
-        let mut flags = if family == IPV6 { CONNECTION_IPV6 } else { 0 };
-        if party.here {
-            flags |= CONNECTION_HERE;
-        }
-        if party.local {
-            flags |= CONNECTION_LOCAL;
-        }
-        if own.enforced() {
-            flags |= CONNECTION_ENFORCED;
-        }
-        if !verdict.allowed {
-            flags |= CONNECTION_DENIED;
-        }
-        let filed = admit::connection(
-            cookie,
-            &Connection {
-                netns,
-                workload: own.workload,
-                source: flow.source,
-                destination: flow.destination,
-                rule: verdict.rule,
-                revision: verdict.revision,
-                local: Address::UNSPECIFIED_V6,
-                remote: *address,
-                local_port: 0,
-                remote_port: port,
-                target_port: party.port,
-                protocol,
-                flags,
-            },
-        );
-        if !filed && party.here && protocol == TCP {
-            let local = if party.local { SOCKET_LOCAL } else { 0 };
-            admit::unfiled(socket_of(ctx.sock_addr), own.workload, netns, SOCKET_HERE | local);
-        }
+    entry.source = flow.source;
+    entry.destination = flow.destination;
+    entry.target_port = flow.port;
+    entry.rule = verdict.rule;
+    entry.revision = verdict.revision;
+    entry.reason = verdict.reason as u8;
+    if party.here {
+        entry.flags |= CONNECTION_HERE;
     }
-    emit::decision(
-        &Decision {
-            hook: Hook::Connect,
-            started,
-            own: &own,
-            netns,
-            cookie,
-            source: flow.source,
-            destination: flow.destination,
-            source_address: &Address::UNSPECIFIED_V6,
-            destination_address: address,
-            source_port: 0,
-            destination_port: port,
-            target_port: party.port,
-            protocol,
-            flags: family,
-            in_task: true,
-        },
-        &verdict,
-    );
-    if refused { REFUSE } else { ALLOW }
+    if party.local {
+        entry.flags |= CONNECTION_LOCAL;
+    }
+    if !verdict.allowed {
+        entry.flags |= CONNECTION_DENIED;
+    }
+    entry.pid = context::current_process();
+    context::current_name(&mut entry.comm);
+    entry.latency = (context::now() - started) as u32;
+    if !verdict.allowed && own.enforced() {
+        emit::told(cookie, started, &entry, NOW);
+        return REFUSE;
+    }
+    // Within the node the handshake shows a moment later who answers.
+    if party.here && protocol == TCP && option::is_on(control) {
+        // What an earlier call on this socket left, which failed before it sent anything.
+        admit::tell(cookie, Proof::Unanswered);
+        entry.started = started;
+    }
+    let filed = admit::connection(cookie, &entry);
+    if !filed && party.here && protocol == TCP {
+        let local = if party.local { SOCKET_LOCAL } else { 0 };
+        admit::unfiled(socket_of(ctx.sock_addr), own.workload, netns, SOCKET_HERE | local);
+    }
+    if !filed || entry.started == 0 {
+        emit::told(cookie, started, &entry, NOW);
+    }
+    ALLOW
 }
+
+/// The record of what no handshake will prove.
+const NOW: Told = Told {
+    hook: Hook::Connect,
+    flags: 0,
+    proof: Proof::None,
+};

@@ -43,6 +43,18 @@ pub unsafe fn fetch_add(place: *mut u64, addend: u64) -> u64 {
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(place, addend) }
 }
 
+/// Takes what a value of a map holds and leaves 0: of two who do so at a time, one has it.
+///
+/// # Safety
+///
+/// `place` must point into a live map value.
+#[inline(always)]
+pub unsafe fn take(place: *mut u64) -> u64 {
+    use core::intrinsics::{AtomicOrdering, atomic_xchg};
+    // SAFETY: the caller's; the kernel's map values are aligned to eight bytes.
+    unsafe { atomic_xchg::<u64, { AtomicOrdering::SeqCst }>(place, 0) }
+}
+
 /// Cgroup id of the running task.
 #[inline(always)]
 pub fn current_cgroup() -> u64 {
@@ -55,6 +67,19 @@ pub fn current_cgroup() -> u64 {
 pub fn current_ancestor(level: u32) -> u64 {
     // SAFETY: the helper checks the level.
     unsafe { helper::bpf_get_current_ancestor_cgroup_id(level as i32) }
+}
+
+/// Thread group of the running task.
+#[inline(always)]
+pub fn current_process() -> u32 {
+    (aya_ebpf::helpers::bpf_get_current_pid_tgid() >> 32) as u32
+}
+
+/// Name of the running task.
+#[inline(always)]
+pub fn current_name(name: &mut [u8; 16]) {
+    // SAFETY: the buffer has the length given.
+    unsafe { helper::bpf_get_current_comm(name.as_mut_ptr().cast(), 16) };
 }
 
 /// Cookie of the network namespace of a context's socket.

@@ -5,15 +5,19 @@ use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated as helper;
 use zt_common::ABI_VERSION;
-use zt_common::abi::{FLOOD_WINDOW, Flood, flood_share};
+use zt_common::abi::{
+    CONNECTION_DENIED, CONNECTION_ENFORCED, CONNECTION_INBOUND, CONNECTION_IPV6, Connection, FLOOD_WINDOW,
+    Flood, flood_share,
+};
 use zt_common::address::Address;
 use zt_common::control::DIAGNOSTICS;
 use zt_common::counter::Counter;
 use zt_common::event::{
-    ALLOWED, DecisionEvent, ENFORCED, EventHeader, Hook, KIND_DECISION, KIND_NOTICE, NoticeEvent,
-    REFUSED_SOCKET,
+    ALLOWED, DecisionEvent, ENFORCED, EventHeader, Hook, INBOUND, IPV6, KIND_DECISION, KIND_NOTICE,
+    NoticeEvent, REFUSED_SOCKET,
 };
 use zt_common::names::RING_BYTES;
+use zt_common::proof::Proof;
 use zt_common::verdict::Verdict;
 
 use crate::own::Own;
@@ -41,6 +45,8 @@ pub struct Decision<'a> {
     pub flags: u8,
     /// Whether the running task is the one that acts.
     pub in_task: bool,
+    /// How the other end proved who it is.
+    pub proof: Proof,
 }
 
 /// Adds to a counter of this CPU.
@@ -69,12 +75,7 @@ pub fn diagnostics() -> bool {
 /// A function of its own in the object: one copy for every place that decides.
 #[inline(never)]
 pub fn decision(decision: &Decision<'_>, verdict: &Verdict) {
-    count(match (verdict.allowed, decision.own.enforced()) {
-        (true, false) => Counter::AllowedObserved,
-        (true, true) => Counter::AllowedEnforced,
-        (false, false) => Counter::DeniedObserved,
-        (false, true) => Counter::DeniedEnforced,
-    });
+    count_decision(verdict.allowed, decision.own.enforced());
     if floods(decision.own.workload, decision.started) {
         count(Counter::EventsLost);
         return;
@@ -117,7 +118,8 @@ pub fn decision(decision: &Decision<'_>, verdict: &Verdict) {
         (*event).hook = decision.hook as u8;
         (*event).reason = verdict.reason as u8;
         (*event).flags = flags;
-        (*event).reserved = [0; 6];
+        (*event).proof = decision.proof as u8;
+        (*event).reserved = [0; 5];
         (*event).comm = [0; 16];
         if decision.in_task {
             (*event).pid = (bpf_get_current_pid_tgid() >> 32) as u32;
@@ -128,6 +130,100 @@ pub fn decision(decision: &Decision<'_>, verdict: &Verdict) {
         (*event).latency = (context::now() - decision.started) as u32;
     }
     slot.submit(if flags & REFUSED_SOCKET != 0 {
+        FORCE_WAKEUP
+    } else {
+        NO_WAKEUP
+    });
+}
+
+#[inline(always)]
+fn count_decision(allowed: bool, enforced: bool) {
+    count(match (allowed, enforced) {
+        (true, false) => Counter::AllowedObserved,
+        (true, true) => Counter::AllowedEnforced,
+        (false, false) => Counter::DeniedObserved,
+        (false, true) => Counter::DeniedEnforced,
+    });
+}
+
+/// What the record of a [`Connection`] says beside what that says itself.
+#[derive(Clone, Copy)]
+pub struct Told {
+    pub hook: Hook,
+    /// [`REFUSED_SOCKET`], or nothing.
+    pub flags: u8,
+    /// How the other end proved who it is.
+    pub proof: Proof,
+}
+
+/// Counts what was decided of a connection, and hands it to the agent.
+#[inline(never)]
+pub fn told(cookie: u64, started: u64, connection: &Connection, told: Told) {
+    let allowed = connection.flags & CONNECTION_DENIED == 0;
+    let enforced = connection.flags & CONNECTION_ENFORCED != 0;
+    let inbound = connection.flags & CONNECTION_INBOUND != 0;
+    count_decision(allowed, enforced);
+    if floods(connection.workload, context::now()) {
+        count(Counter::EventsLost);
+        return;
+    }
+    let Some(mut slot) = maps::zt_events.reserve(0) else {
+        count(Counter::EventsLost);
+        return;
+    };
+    let mut flags = told.flags;
+    if allowed {
+        flags |= ALLOWED;
+    }
+    if enforced {
+        flags |= ENFORCED;
+    }
+    if inbound {
+        flags |= INBOUND;
+    }
+    if connection.flags & CONNECTION_IPV6 != 0 {
+        flags |= IPV6;
+    }
+    let event = slot.as_mut_ptr();
+    // SAFETY: reserved memory of the event's size; every field is written before it is submitted.
+    unsafe {
+        (*event).header = EventHeader {
+            version: ABI_VERSION,
+            size: size_of::<DecisionEvent>() as u16,
+            kind: KIND_DECISION,
+            reserved: 0,
+        };
+        (*event).time = started;
+        (*event).source = connection.source;
+        (*event).destination = connection.destination;
+        (*event).rule = connection.rule;
+        (*event).revision = connection.revision;
+        (*event).workload = connection.workload;
+        (*event).cookie = cookie;
+        (*event).netns = connection.netns;
+        if inbound {
+            (*event).source_address = connection.remote;
+            (*event).destination_address = connection.local;
+            (*event).source_port = connection.remote_port;
+            (*event).destination_port = connection.local_port;
+        } else {
+            (*event).source_address = connection.local;
+            (*event).destination_address = connection.remote;
+            (*event).source_port = connection.local_port;
+            (*event).destination_port = connection.remote_port;
+        }
+        (*event).target_port = connection.target_port;
+        (*event).protocol = connection.protocol;
+        (*event).hook = told.hook as u8;
+        (*event).pid = connection.pid;
+        (*event).latency = connection.latency;
+        (*event).reason = connection.reason;
+        (*event).flags = flags;
+        (*event).proof = told.proof as u8;
+        (*event).reserved = [0; 5];
+        (*event).comm = connection.comm;
+    }
+    slot.submit(if told.flags & REFUSED_SOCKET != 0 {
         FORCE_WAKEUP
     } else {
         NO_WAKEUP

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a `sock_ops` context says of its socket: the two ends, and the one callback that we ask for.
+//! What a `sock_ops` context says of its socket: the two ends, the segment at hand, and the callbacks that we ask for.
 
 use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::programs::SockOpsContext;
 use zt_common::address::Address;
 
-/// Our one callback: state changes. Other programs' bits are left alone.
+/// State changes. Other programs' bits are left alone.
 const STATE_CALLBACK: u32 = 1 << 2;
+/// The options of each segment that is sent. Asked for during handshakes only.
+const OPTION_CALLBACK: u32 = 1 << 6;
 const AF_INET: u32 = 2;
 
 /// Asks to be told when the connection closes.
@@ -14,6 +16,70 @@ const AF_INET: u32 = 2;
 pub fn watch_close(ctx: &SockOpsContext) {
     // Failing leaves an entry behind when the connection closes; the cookie is never used again.
     let _ = ctx.set_cb_flags((ctx.cb_flags() | STATE_CALLBACK) as i32);
+}
+
+/// Asks to write options, and to be told when the handshake fails; whether nobody else had asked to write.
+#[inline(always)]
+pub fn watch_handshake(ctx: &SockOpsContext) -> bool {
+    ask(ctx, STATE_CALLBACK | OPTION_CALLBACK)
+}
+
+/// Asks to write options; whether nobody else had.
+#[inline(always)]
+pub fn write_options(ctx: &SockOpsContext) -> bool {
+    ask(ctx, OPTION_CALLBACK)
+}
+
+#[inline(always)]
+fn ask(ctx: &SockOpsContext, wanted: u32) -> bool {
+    let before = ctx.cb_flags();
+    ctx.set_cb_flags((before | wanted) as i32).is_ok() && before & OPTION_CALLBACK == 0
+}
+
+/// Takes back what [`watch_handshake`] or [`write_options`] asked for: nothing of ours runs for a data segment.
+#[inline(always)]
+pub fn write_no_options(ctx: &SockOpsContext) {
+    let _ = ctx.set_cb_flags((ctx.cb_flags() & !OPTION_CALLBACK) as i32);
+}
+
+/// Whether the context has a socket, and not just a listener's request for one.
+#[inline(always)]
+pub fn is_whole(ctx: &SockOpsContext) -> bool {
+    // SAFETY: a field of the context.
+    unsafe { read(&raw const (*ctx.ops).is_fullsock) != 0 }
+}
+
+/// The flags of the segment at hand.
+#[inline(always)]
+pub fn segment(ctx: &SockOpsContext) -> u32 {
+    // SAFETY: a field of the context.
+    unsafe { read(&raw const (*ctx.ops).skb_tcp_flags) }
+}
+
+/// How many segments were sent again.
+#[inline(always)]
+pub fn retransmissions(ctx: &SockOpsContext) -> u32 {
+    // SAFETY: a field of the context.
+    unsafe { read(&raw const (*ctx.ops).total_retrans) }
+}
+
+/// Sequence and acknowledgement number of the segment that is being written.
+#[inline(always)]
+pub fn numbers(ctx: &SockOpsContext) -> Option<(u32, u32)> {
+    const SEQUENCE: usize = 4;
+    const ACKNOWLEDGED: usize = 8;
+    const END: usize = 12;
+    // SAFETY: fields of the context; the verifier sees that no more is read than was checked for.
+    unsafe {
+        let data = (*ctx.ops).__bindgen_anon_3.skb_data as usize;
+        let end = (*ctx.ops).__bindgen_anon_4.skb_data_end as usize;
+        if data + END > end {
+            return None;
+        }
+        let sequence = ((data + SEQUENCE) as *const u32).read_volatile();
+        let acknowledged = ((data + ACKNOWLEDGED) as *const u32).read_volatile();
+        Some((u32::from_be(sequence), u32::from_be(acknowledged)))
+    }
 }
 
 /// The socket of a context.

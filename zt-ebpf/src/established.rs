@@ -1,29 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The completed handshake: the destination's decision at its end, the second look at the source's.
 //!
-//! The option that carries identity in the SYN will be read here: what it proves replaces what `lookup::origin`
-//! concludes from sockets and addresses, and what `connect` took from the directory.
+//! What the identity option proves replaces what `lookup::origin` concludes from sockets and addresses, and what `connect`
+//! took from the directory.
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::programs::SockOpsContext;
 use zt_common::abi::{
     CONNECTION_DENIED, CONNECTION_ENFORCED, CONNECTION_ESTABLISHED, CONNECTION_HERE, CONNECTION_INBOUND,
-    CONNECTION_IPV6, CONNECTION_LOCAL, CONNECTION_SOURCE_MANAGED, Connection, MODE_ENFORCE, SOCKET_HERE,
-    SOCKET_LOCAL, SOCKET_NOTED,
+    CONNECTION_IPV6, CONNECTION_LOCAL, CONNECTION_OFFERS, CONNECTION_RESENDS, CONNECTION_SOURCE_MANAGED,
+    Connection, MODE_ENFORCE, SOCKET_HERE, SOCKET_LOCAL, SOCKET_NOTED, SOCKET_WRITES,
 };
 use zt_common::counter::Counter;
 use zt_common::entry::Flow;
-use zt_common::event::{Hook, INBOUND, IPV6, REFUSED_SOCKET};
+use zt_common::event::{Hook, IPV6, REFUSED_SOCKET};
 use zt_common::identity;
+use zt_common::proof::Proof;
 use zt_common::verdict::{Reason, Verdict};
 
 use crate::admit::Begun;
 use crate::call::TCP;
-use crate::emit::Decision;
-use crate::ends::{ends, next_received, opens, socket_of, unacknowledged, watch_close};
-use crate::lookup::{self, Arrival, Target};
+use crate::emit::{Decision, Told};
+use crate::ends::{ends, opens, socket_of, unacknowledged, watch_close, write_no_options};
+use crate::lookup::{self, Origin, Target};
 use crate::own::Own;
-use crate::{admit, context, emit, fence, judge, maps};
+use crate::proof::Claim;
+use crate::{admit, context, emit, fence, judge, maps, option, proof};
 
 /// Before the SYN leaves: tells the other end, where it is on this node, whose connection this is.
 ///
@@ -33,16 +35,19 @@ pub fn begun(ctx: &SockOpsContext) {
     if !opens(ctx) {
         return;
     }
-    // SAFETY: read once, copied at once; the entry belongs to this socket.
-    let filed = unsafe { maps::zt_connections.get(context::socket_cookie(ctx.as_ptr())) };
-    let (here, local, netns, workload, source) = match filed {
-        Some(connection) => (
-            connection.flags & CONNECTION_HERE != 0,
-            connection.flags & CONNECTION_LOCAL != 0,
-            connection.netns,
-            connection.workload,
-            connection.source,
-        ),
+    let filed = maps::zt_connections.get_ptr_mut(context::socket_cookie(ctx.as_ptr()));
+    // SAFETY: the entry belongs to this socket.
+    let (here, local, netns, workload, source) = match filed.map(|place| unsafe { &mut *place }) {
+        Some(connection) => {
+            option::offer(ctx, connection);
+            (
+                connection.flags & CONNECTION_HERE != 0,
+                connection.flags & CONNECTION_LOCAL != 0,
+                connection.netns,
+                connection.workload,
+                connection.source,
+            )
+        }
         // There was no room for it, or nobody of ours called.
         None => match context::stored(socket_of(ctx)) {
             Some(socket) => (
@@ -76,22 +81,39 @@ pub fn begun(ctx: &SockOpsContext) {
 ///
 /// Whether to decide `again`: for the caller to do, because the two together need more stack than a program has.
 #[inline(never)]
-pub fn active(ctx: &SockOpsContext) -> bool {
+pub fn active(ctx: &SockOpsContext, passive: bool, claim: &mut Claim) -> bool {
     let cookie = context::socket_cookie(ctx.as_ptr());
     let Some(place) = maps::zt_connections.get_ptr_mut(cookie) else {
         return false;
     };
     let ends = ends(ctx);
     // SAFETY: the entry belongs to this socket, whose handshake this is; the only other writer is its close.
-    let (flags, decided) = unsafe {
-        (*place).local = ends.local;
-        (*place).local_port = ends.local_port;
-        (*place).flags |= CONNECTION_ESTABLISHED;
-        ((*place).flags, (*place).revision)
-    };
+    let connection = unsafe { &mut *place };
+    connection.local = ends.local;
+    connection.local_port = ends.local_port;
+    connection.flags |= CONNECTION_ESTABLISHED;
+    let decided = connection.revision;
     watch_close(ctx);
-    // Another policy; or a refusal that only the mode of that moment held back.
-    decided != judge::revision() || flags & CONNECTION_DENIED != 0
+    let mut other = false;
+    if connection.flags & CONNECTION_OFFERS != 0 {
+        if passive {
+            // Two that opened toward each other: neither answers the other's SYN with an option.
+            claim.proof = Proof::Absent as u32;
+        } else {
+            proof::of_destination(ctx, connection.source, claim);
+        }
+        if claim.resend != 0 {
+            connection.flags |= CONNECTION_RESENDS;
+        } else {
+            option::complete(ctx, connection);
+        }
+        other = claim.is_proven() && claim.identity != connection.destination;
+    }
+    if connection.started != 0 {
+        admit::tell(cookie, claim.at_source(other));
+    }
+    // Another policy; a refusal that only the mode of that moment held back; somebody else than was thought.
+    decided != judge::revision() || connection.flags & CONNECTION_DENIED != 0 || other || claim.is_invalid()
 }
 
 /// Whether this socket called `connect` itself: two that opened toward each other both complete as the passive end,
@@ -104,7 +126,7 @@ pub fn connected_itself(ctx: &SockOpsContext) -> bool {
 
 /// Decides again under the policy now in force.
 #[inline(never)]
-pub fn again(ctx: &SockOpsContext) {
+pub fn again(ctx: &SockOpsContext, claim: &Claim) {
     let started = context::now();
     let cookie = context::socket_cookie(ctx.as_ptr());
     let Some(place) = maps::zt_connections.get_ptr_mut(cookie) else {
@@ -127,28 +149,46 @@ pub fn again(ctx: &SockOpsContext) {
         port: connection.remote_port,
         protocol: TCP,
     };
-    // A swap that falls into this one too is the business of the sweep after it, which sees this socket by now.
-    let party = lookup::destination(control, &target);
-    let flow = Flow {
+    let mut flow = Flow {
         source,
-        destination: party.identity,
-        port: party.port,
+        destination: identity::UNKNOWN,
+        port: connection.target_port,
         protocol: TCP,
     };
+    let other = claim.is_proven() && claim.identity != connection.destination;
+    if claim.is_proven() {
+        flow.destination = claim.identity;
+    } else if !claim.is_invalid() {
+        // A swap that falls into this one too is the business of the sweep after it, which sees this socket by now.
+        let party = lookup::destination(control, &target);
+        flow.destination = party.identity;
+        flow.port = party.port;
+    }
     let verdict = judge::judge(&flow);
+    if other {
+        emit::count(Counter::IdentityMismatches);
+    }
     connection.destination = flow.destination;
     connection.revision = verdict.revision;
     connection.rule = verdict.rule;
-    if verdict.allowed || !own.enforced() {
+    let refused = !verdict.allowed && own.enforced();
+    let mut reason = Reason::Revoked;
+    if other {
+        reason = Reason::IdentityMismatch;
+    } else if claim.is_invalid() {
+        reason = Reason::TagInvalid;
+    } else if !refused {
         return;
     }
-    let ends = ends(ctx);
-    let fenced = fence::raise(ctx, cookie);
-    if !fenced {
-        emit::count(Counter::Unfenced);
+    let mut flags = 0;
+    if refused {
+        flags = REFUSED_SOCKET;
+        if !fence::raise(ctx, cookie) {
+            emit::count(Counter::Unfenced);
+            reason = Reason::Unfenced;
+        }
     }
-    let reason = if fenced { Reason::Revoked } else { Reason::Unfenced };
-    let mut flags = REFUSED_SOCKET;
+    let ends = ends(ctx);
     if ends.ipv6 {
         flags |= IPV6;
     }
@@ -169,121 +209,114 @@ pub fn again(ctx: &SockOpsContext) {
             protocol: TCP,
             flags,
             in_task: false,
+            proof: claim.at_source(other),
         },
         &Verdict { reason, ..verdict },
     );
 }
 
-/// The destination's end.
+/// The destination's end, before it decides: who it is, and what the SYN proves.
 #[inline(never)]
-pub fn passive(ctx: &SockOpsContext) {
-    let cookie = context::socket_cookie(ctx.as_ptr());
-    let started = context::now();
+pub fn accepted(ctx: &SockOpsContext, own: &mut Own, claim: &mut Claim) {
     let Some(control) = maps::zt_control.get(0) else {
         return;
     };
-    let netns = context::netns_cookie(ctx.as_ptr());
-    let own = match context::stored(socket_of(ctx)) {
+    match context::stored(socket_of(ctx)) {
         Some(mut socket) => {
+            if socket.flags & SOCKET_WRITES != 0 {
+                // Inherited from the listener: nothing of ours runs for a data segment.
+                write_no_options(ctx);
+            }
             if socket.flags & SOCKET_NOTED != 0 {
                 // Cloned from the listener, whose place this is not: closing a child must not forget the listener.
                 socket.flags &= !SOCKET_NOTED;
                 context::store(socket_of(ctx), &socket);
             }
-            Own::of_socket(control, &socket)
+            *own = Own::of_socket(control, &socket);
         }
         None => {
             emit::count(Counter::OwnerMissing);
-            Own::missing(control)
+            *own = Own::missing(control);
         }
-    };
+    }
+    proof::of_source(ctx, own.identity, claim);
+}
+
+/// The destination's end. False where the source was named under another policy than the one that judged it: then nothing is
+/// done, unless it is the `last` try.
+#[inline(never)]
+pub fn passive(ctx: &SockOpsContext, own: &Own, claim: &Claim, origin: &Origin, last: bool) -> bool {
+    let cookie = context::socket_cookie(ctx.as_ptr());
+    let started = context::now();
     let ends = ends(ctx);
-    let arrival = Arrival {
+    let netns = context::netns_cookie(ctx.as_ptr());
+    let mut entry = Connection {
         netns,
-        remote: ends.remote,
+        workload: own.workload,
+        destination: own.identity,
         local: ends.local,
-        remote_port: ends.remote_port,
+        remote: ends.remote,
         local_port: ends.local_port,
+        remote_port: ends.remote_port,
+        target_port: ends.local_port,
         protocol: TCP,
-        // The one before the next: nothing but the SYN has been received.
-        sequence: next_received(ctx).wrapping_sub(1),
+        flags: CONNECTION_ESTABLISHED | CONNECTION_INBOUND,
+        ..Connection::BLANK
     };
-    let mut origin = lookup::origin(&arrival);
-    let mut flow = Flow {
+    if ends.ipv6 {
+        entry.flags |= CONNECTION_IPV6;
+    }
+    if own.enforced() {
+        entry.flags |= CONNECTION_ENFORCED;
+    }
+    entry.source = origin.identity;
+    let flow = Flow {
         source: origin.identity,
         destination: own.identity,
-        port: ends.local_port,
+        port: entry.local_port,
         protocol: TCP,
     };
     let mut verdict = judge::judge(&flow);
-    if origin.outdated(&verdict) {
-        origin = lookup::origin(&arrival);
-        flow.source = origin.identity;
-        verdict = judge::judge(&flow);
+    if origin.outdated(&verdict) && !last {
+        return false;
     }
-    let refused = !verdict.allowed && own.enforced();
-    let mut event_flags = INBOUND;
-    let mut flags = CONNECTION_ESTABLISHED | CONNECTION_INBOUND;
-    if ends.ipv6 {
-        event_flags |= IPV6;
-        flags |= CONNECTION_IPV6;
+    if !verdict.allowed && verdict.reason as u8 == Reason::UnknownSource as u8 {
+        if claim.is_invalid() {
+            verdict.reason = Reason::TagInvalid;
+        } else if origin.unproven {
+            verdict.reason = Reason::ProofMissing;
+        }
     }
-    if refused {
-        event_flags |= REFUSED_SOCKET;
+    entry.rule = verdict.rule;
+    entry.revision = verdict.revision;
+    let mut told = Told {
+        hook: Hook::Established,
+        flags: 0,
+        proof: claim.at_destination(),
+    };
+    if !verdict.allowed && own.enforced() {
+        told.flags = REFUSED_SOCKET;
         if !fence::raise(ctx, cookie) {
             emit::count(Counter::Unfenced);
             verdict.reason = Reason::Unfenced;
         }
     } else {
         if origin.managed {
-            flags |= CONNECTION_SOURCE_MANAGED;
+            entry.flags |= CONNECTION_SOURCE_MANAGED;
         }
-        if own.enforced() {
-            flags |= CONNECTION_ENFORCED;
-        }
-        admit::connection(
-            cookie,
-            &Connection {
-                netns,
-                workload: own.workload,
-                source: flow.source,
-                destination: flow.destination,
-                rule: verdict.rule,
-                revision: verdict.revision,
-                local: ends.local,
-                remote: ends.remote,
-                local_port: ends.local_port,
-                remote_port: ends.remote_port,
-                target_port: ends.local_port,
-                protocol: TCP,
-                flags,
-            },
-        );
+        admit::connection(cookie, &entry);
         watch_close(ctx);
         if origin.managed {
             // The source recorded this connection at its own end.
             emit::count(Counter::Agreed);
-            return;
+            return true;
         }
     }
-    emit::decision(
-        &Decision {
-            hook: Hook::Established,
-            started,
-            own: &own,
-            netns,
-            cookie,
-            source: flow.source,
-            destination: flow.destination,
-            source_address: &ends.remote,
-            destination_address: &ends.local,
-            source_port: ends.remote_port,
-            destination_port: ends.local_port,
-            target_port: ends.local_port,
-            protocol: TCP,
-            flags: event_flags,
-            in_task: false,
-        },
-        &verdict,
-    );
+    entry.reason = verdict.reason as u8;
+    if !verdict.allowed {
+        entry.flags |= CONNECTION_DENIED;
+    }
+    entry.latency = (context::now() - started) as u32;
+    emit::told(cookie, started, &entry, told);
+    true
 }

@@ -1,16 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Who is who: the identity behind an address, as the sending and as the receiving end can know it.
 
+use aya_ebpf::EbpfContext as _;
 use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::programs::SockOpsContext;
 use zt_common::abi::{Listener, ListenerKey, LocalKey, PEER_HERE, ServiceKey, Source, SourceKey};
 use zt_common::address::Address;
 use zt_common::control::{Control, HAS_SERVICES};
+use zt_common::counter::Counter;
 use zt_common::entry::{AllowKey, Shapes};
 use zt_common::identity;
 use zt_common::verdict::{AllowLookup, Verdict};
 
+use crate::call::TCP;
+use crate::ends::{ends, next_received};
 use crate::judge::Table;
-use crate::maps;
+use crate::proof::Claim;
+use crate::{context, emit, maps};
 
 /// The other party of a decision.
 #[derive(Clone, Copy)]
@@ -173,6 +179,12 @@ fn local_owner(netns: u64, address: &Address, port: u16, protocol: u8) -> u64 {
     }
 }
 
+/// The workload that accepts connections at a place of its namespace, if it is one.
+#[inline(never)]
+pub fn listening(netns: u64, address: &Address, port: u16) -> u64 {
+    local_owner(netns, address, port, TCP)
+}
+
 #[inline(always)]
 fn listener_at(key: &ListenerKey) -> Option<&'static Listener> {
     // SAFETY: read before the program returns; an entry reused meanwhile is another listener of the same map.
@@ -200,24 +212,6 @@ fn network(address: &Address) -> (u64, u64) {
     (number, revision)
 }
 
-/// What this end sees of a flow that reached it.
-pub struct Arrival {
-    /// Namespace of this end, or 0 where the context cannot tell.
-    pub netns: u64,
-    /// The other end's address.
-    pub remote: Address,
-    /// This end's address.
-    pub local: Address,
-    /// The other end's port.
-    pub remote_port: u16,
-    /// This end's port.
-    pub local_port: u16,
-    /// IP protocol number.
-    pub protocol: u8,
-    /// Sequence number of the SYN that began it.
-    pub sequence: u32,
-}
-
 /// Who a flow comes from, as the receiving end can know it.
 #[derive(Clone, Copy)]
 pub struct Origin {
@@ -225,11 +219,21 @@ pub struct Origin {
     pub identity: u64,
     /// It is a managed workload of this node, and records at its own end.
     pub managed: bool,
+    /// Its address would be a name, and it did not prove to be the one.
+    pub unproven: bool,
     /// See [`Party`].
     pub revision: u64,
 }
 
 impl Origin {
+    /// Nobody is known to be it.
+    pub const NOBODY: Self = Self {
+        identity: identity::UNKNOWN,
+        managed: false,
+        unproven: false,
+        revision: 0,
+    };
+
     /// See [`Party::outdated`].
     #[inline(always)]
     pub fn outdated(&self, verdict: &Verdict) -> bool {
@@ -237,30 +241,64 @@ impl Origin {
     }
 }
 
-/// The source of a connection: by this node's own sockets, as an entity, by address.
+/// The source of a connection: by what its SYN proves, by this node's own sockets, as an entity, by address.
+///
+/// A tag that does not verify names nobody, and no address does in its stead; what this kernel itself knows of the very
+/// SYN stands. Nor does the address of a workload of this node name who proves nothing: its sockets do.
 #[inline(never)]
-pub fn origin(arrival: &Arrival) -> Origin {
-    let local = is_local(arrival.netns, &arrival.remote);
+pub fn origin(ctx: &SockOpsContext, claim: &Claim) -> Origin {
+    if claim.is_proven() {
+        return Origin {
+            identity: claim.identity,
+            managed: true,
+            unproven: false,
+            revision: 0,
+        };
+    }
+    let arrival = ends(ctx);
+    let netns = context::netns_cookie(ctx.as_ptr());
+    let local = is_local(netns, &arrival.remote);
+    // The one before the next: nothing but the SYN has been received.
+    let sequence = next_received(ctx).wrapping_sub(1);
     let key = SourceKey {
-        netns: if local { arrival.netns } else { 0 },
+        netns: if local { netns } else { 0 },
         source: arrival.remote,
         destination: arrival.local,
         source_port: arrival.remote_port,
         destination_port: arrival.local_port,
-        protocol: arrival.protocol,
+        protocol: TCP,
         reserved: [0; 3],
     };
-    if let Some(origin) = begun_here(&key, arrival.sequence) {
+    if let Some(origin) = begun_here(&key, sequence) {
         return origin;
+    }
+    let unproven = claim.is_absent() && is_workload_here(&arrival.remote);
+    if claim.is_invalid() || unproven {
+        if unproven {
+            emit::count(Counter::OptionsMissing);
+        }
+        return Origin {
+            unproven,
+            ..Origin::NOBODY
+        };
     }
     if local {
         return Origin {
             identity: identity::HOST,
             managed: false,
+            unproven: false,
             revision: 0,
         };
     }
     by_address(&arrival.remote)
+}
+
+/// Whether the directory has a workload of this node at an address.
+#[inline(always)]
+fn is_workload_here(address: &Address) -> bool {
+    // SAFETY: read once, copied at once.
+    let peer = unsafe { maps::zt_peers.get(*address) };
+    matches!(peer, Some(peer) if peer.flags & PEER_HERE != 0 && identity::is_workload(peer.identity))
 }
 
 /// Who is behind an address that is not the namespace's own.
@@ -271,6 +309,7 @@ pub fn by_address(address: &Address) -> Origin {
         return Origin {
             identity: peer.identity,
             managed: false,
+            unproven: false,
             revision: 0,
         };
     }
@@ -278,6 +317,7 @@ pub fn by_address(address: &Address) -> Origin {
     Origin {
         identity,
         managed: false,
+        unproven: false,
         revision,
     }
 }
@@ -299,6 +339,7 @@ fn begun_here(key: &SourceKey, sequence: u32) -> Option<Origin> {
     Some(Origin {
         identity,
         managed: true,
+        unproven: false,
         revision: 0,
     })
 }

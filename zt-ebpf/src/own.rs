@@ -27,6 +27,14 @@ pub struct Own {
 }
 
 impl Own {
+    /// Before it is known.
+    pub const NOBODY: Self = Self {
+        workload: 0,
+        identity: identity::UNKNOWN,
+        enforced: 0,
+        alien: false,
+    };
+
     /// Whether policy's verdict happens.
     #[inline(always)]
     pub fn enforced(&self) -> bool {

@@ -10,6 +10,7 @@ use zt_common::address::Address;
 use zt_common::counter::Counter;
 use zt_common::entry::Flow;
 use zt_common::event::{Hook, IPV6};
+use zt_common::proof::Proof;
 use zt_common::verdict::{Reason, Verdict};
 
 use crate::call::{ALLOW, REFUSE, UDP, destination_v6, local_port, port_and_protocol};
@@ -146,6 +147,7 @@ fn report(
             protocol: UDP,
             flags,
             in_task: true,
+            proof: Proof::None,
         },
         verdict,
     );

@@ -12,7 +12,9 @@ use zt_common::event::NOTICE_UNOWNED_LISTENER;
 
 use crate::call::TCP;
 use crate::ends::{ends, socket_of};
-use crate::{admit, context, emit, established, socket};
+use crate::own::Own;
+use crate::proof::Claim;
+use crate::{admit, context, emit, established, lookup, option, socket};
 
 /// The socket is about to send its first SYN, and knows the SYN's sequence number: the first callback that does.
 const TIMEOUT_INIT: u32 = 1;
@@ -20,6 +22,8 @@ const ACTIVE_ESTABLISHED: u32 = 4;
 const PASSIVE_ESTABLISHED: u32 = 5;
 const STATE_CHANGED: u32 = 10;
 const LISTEN: u32 = 11;
+const OPTION_LENGTH: u32 = 14;
+const OPTION_WRITE: u32 = 15;
 
 const STATE_CLOSED: u32 = 7;
 
@@ -27,24 +31,38 @@ const STATE_CLOSED: u32 = 7;
 pub fn zt_sock_ops(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
         TIMEOUT_INIT => established::begun(&ctx),
-        ACTIVE_ESTABLISHED => source_end(&ctx),
-        PASSIVE_ESTABLISHED if established::connected_itself(&ctx) => source_end(&ctx),
-        PASSIVE_ESTABLISHED => established::passive(&ctx),
+        ACTIVE_ESTABLISHED => source_end(&ctx, false),
+        PASSIVE_ESTABLISHED if established::connected_itself(&ctx) => source_end(&ctx, true),
+        PASSIVE_ESTABLISHED => destination_end(&ctx),
         STATE_CHANGED => {
             if ctx.arg(1) == STATE_CLOSED {
-                admit::gone(context::socket_cookie(ctx.as_ptr()));
+                admit::closed(context::socket_cookie(ctx.as_ptr()));
             }
         }
         LISTEN => listening(&ctx),
+        OPTION_LENGTH => option::reserve(&ctx),
+        OPTION_WRITE => option::write(&ctx),
         _ => {}
     }
     1
 }
 
 #[inline(always)]
-fn source_end(ctx: &SockOpsContext) {
-    if established::active(ctx) {
-        established::again(ctx);
+fn source_end(ctx: &SockOpsContext, passive: bool) {
+    let mut claim = Claim::NONE;
+    if established::active(ctx, passive, &mut claim) {
+        established::again(ctx, &claim);
+    }
+}
+
+#[inline(always)]
+fn destination_end(ctx: &SockOpsContext) {
+    let (mut own, mut claim) = (Own::NOBODY, Claim::NONE);
+    established::accepted(ctx, &mut own, &mut claim);
+    let mut origin = lookup::origin(ctx, &claim);
+    if !established::passive(ctx, &own, &claim, &origin, false) {
+        origin = lookup::origin(ctx, &claim);
+        established::passive(ctx, &own, &claim, &origin, true);
     }
 }
 
@@ -72,6 +90,7 @@ fn listening(ctx: &SockOpsContext) {
         owner.port = ends.local_port;
         owner.protocol = TCP;
         socket::note(&mut owner);
+        option::listen(ctx, &mut owner);
         context::store(sock, &owner);
     }
 }

@@ -12,6 +12,7 @@ use zt_common::address::Address;
 use zt_common::counter::Counter;
 use zt_common::event::{Hook, IPV6, NOTICE_UDP_BOUND};
 use zt_common::identity;
+use zt_common::proof::Proof;
 use zt_common::verdict::{Reason, Verdict, raw_socket_verdict};
 
 use crate::call::{ALLOW, REFUSE, TCP, UDP};
@@ -65,6 +66,7 @@ pub fn zt_sock_create(ctx: SockContext) -> i32 {
             protocol: if protocol > 255 { 255 } else { protocol as u8 },
             flags: if family == AF_INET6 { IPV6 } else { 0 },
             in_task: true,
+            proof: Proof::None,
         },
         &verdict,
     );
@@ -182,7 +184,7 @@ pub fn zt_sock_release(ctx: SockContext) -> i32 {
     if let Some(connection) = unsafe { maps::zt_connections.get(cookie) } {
         // An established TCP connection may outlive its last descriptor; it is forgotten when TCP closes it.
         if connection.protocol == UDP || connection.flags & CONNECTION_ESTABLISHED == 0 {
-            admit::gone(cookie);
+            admit::closed(cookie);
         }
     }
     ALLOW

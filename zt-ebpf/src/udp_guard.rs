@@ -14,6 +14,7 @@ use zt_common::counter::Counter;
 use zt_common::entry::Flow;
 use zt_common::event::{Hook, INBOUND, IPV6};
 use zt_common::identity;
+use zt_common::proof::Proof;
 use zt_common::verdict::{Reason, Verdict};
 
 use crate::call::UDP;
@@ -210,6 +211,7 @@ fn report(ctx: &SkBuffContext, sock: *mut bpf_sock, own: &Own, packet: &Packet, 
             protocol: UDP,
             flags,
             in_task: false,
+            proof: Proof::None,
         },
         &Verdict {
             allowed: outcome.allowed != 0,
@@ -237,6 +239,7 @@ fn origin(ctx: &SkBuffContext, netns: u64, packet: &Packet) -> Origin {
         return Origin {
             identity: identity::UNKNOWN,
             managed: false,
+            unproven: false,
             revision: 0,
         };
     };
@@ -266,6 +269,7 @@ fn origin(ctx: &SkBuffContext, netns: u64, packet: &Packet) -> Origin {
             return Origin {
                 identity: identity::UNKNOWN,
                 managed: false,
+                unproven: false,
                 revision: 0,
             };
         }
@@ -275,12 +279,14 @@ fn origin(ctx: &SkBuffContext, netns: u64, packet: &Packet) -> Origin {
             Origin {
                 identity: identity::HOST,
                 managed: false,
+                unproven: false,
                 revision: 0,
             }
         } else {
             Origin {
                 identity: found.identity,
                 managed: true,
+                unproven: false,
                 revision: 0,
             }
         }

@@ -291,6 +291,7 @@ impl Node {
         }
         node.enforce(table)?;
         node.direct()?;
+        node.renew_key()?;
         node.write_control()?;
         if before == 0 {
             // Nothing of this version was here: whoever listens already has an owner before the first hook asks for it.

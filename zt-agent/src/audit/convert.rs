@@ -164,7 +164,7 @@ pub fn from_decision(
         enforced: decision.enforced,
         revision: decision.revision,
         reason: Reason::Verdict(decision.reason),
-        proof: Proof::None,
+        proof: decision.proof.into(),
         count: 1,
         caller: None,
         mfa: None,

@@ -10,6 +10,7 @@ use zt_common::event::{
     ALLOWED, DecisionEvent, ENFORCED, Hook, INBOUND, IPV6, KIND_DECISION, KIND_NOTICE, NOTICE_UDP_BOUND,
     NOTICE_UNOWNED_LISTENER, NoticeEvent, REFUSED_SOCKET,
 };
+use zt_common::proof::Proof;
 use zt_common::verdict::Reason;
 
 /// One event of `zt_events`.
@@ -74,6 +75,8 @@ pub struct Decision {
     pub refused_socket: bool,
     /// The socket is of the IPv6 family.
     pub ipv6: bool,
+    /// How the other end proved who it is.
+    pub proof: Proof,
     /// Name of the task, NUL-padded, or zeros.
     pub comm: [u8; 16],
 }
@@ -144,6 +147,12 @@ pub enum DecodeError {
     /// No such reason.
     #[error("decision names the unknown reason {found}")]
     Reason {
+        /// The number found.
+        found: u8,
+    },
+    /// No such proof.
+    #[error("decision names the unknown proof {found}")]
+    Proof {
         /// The number found.
         found: u8,
     },
@@ -231,7 +240,8 @@ fn decision(cursor: &mut Cursor<'_>) -> Result<Decision, DecodeError> {
     let latency = u32::from_ne_bytes(cursor.take()?);
     let [reason] = cursor.take()?;
     let [flags] = cursor.take()?;
-    let _reserved: [u8; 6] = cursor.take()?;
+    let [proof] = cursor.take()?;
+    let _reserved: [u8; 5] = cursor.take()?;
     let comm = cursor.take()?;
     if flags & !KNOWN_FLAGS != 0 {
         return Err(DecodeError::Flags { found: flags });
@@ -260,6 +270,7 @@ fn decision(cursor: &mut Cursor<'_>) -> Result<Decision, DecodeError> {
         inbound: flags & INBOUND != 0,
         refused_socket: flags & REFUSED_SOCKET != 0,
         ipv6: flags & IPV6 != 0,
+        proof: Proof::from_number(proof).ok_or(DecodeError::Proof { found: proof })?,
         comm,
     })
 }

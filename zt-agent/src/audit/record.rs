@@ -177,7 +177,9 @@ impl AuditRecord {
             Hook::Api | Hook::Kernel(event::Hook::Socket) => false,
             Hook::Kernel(_) => self.reason != Reason::Verdict(verdict::Reason::Revoked),
         };
-        if !connects {
+        // What the source's end says when the handshake is complete comes after what `connect` said.
+        let again = self.hook == Hook::Kernel(event::Hook::Established) && self.observer == Observer::Source;
+        if !connects || again {
             return Part::Aside;
         }
         let source_records = self.source.spiffe_id.is_some()

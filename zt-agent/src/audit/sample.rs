@@ -85,6 +85,7 @@ pub(crate) fn decision() -> Decision {
         inbound: false,
         refused_socket: false,
         ipv6: false,
+        proof: zt_common::proof::Proof::None,
         comm: *b"gateway\0\0\0\0\0\0\0\0\0",
     }
 }

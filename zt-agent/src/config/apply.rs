@@ -8,7 +8,7 @@ use hyper::Uri;
 use ipnet::IpNet;
 
 use super::setting::Raw;
-use super::{Config, IdentitySource, OnExpiry, PolicySource, UnknownWorkload};
+use super::{Config, Handshake, IdentitySource, OnExpiry, PolicySource, UnknownWorkload};
 use crate::audit::archive;
 use crate::audit::postgres::Target;
 use crate::audit::spool::WhenFull;
@@ -107,6 +107,15 @@ pub(super) fn unknown_workload(config: &mut Config, raw: Raw<'_>) -> Applied {
         "observe" => UnknownWorkload::Observe,
         "deny" => UnknownWorkload::Deny,
         other => return Err(format!("must be `observe` or `deny`, not `{other}`")),
+    };
+    Ok(())
+}
+
+pub(super) fn handshake(config: &mut Config, raw: Raw<'_>) -> Applied {
+    config.handshake = match raw.text()? {
+        "auto" => Handshake::Auto,
+        "off" => Handshake::Off,
+        other => return Err(format!("must be `auto` or `off`, not `{other}`")),
     };
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::setting::{NOT_YET, Raw, SETTINGS};
+use super::setting::{Raw, SETTINGS};
 use super::{Config, DEFAULT_FILE, IdentitySource, PolicySource};
 use crate::identity::spire::own;
 use crate::problem::{Problem, nearest};
@@ -240,15 +240,6 @@ fn setting(section: &str, entry: &Entry<'_>, config: &mut Config, report: &mut R
         }
         return;
     }
-    if NOT_YET.iter().any(|(later, _)| *later == key) {
-        report.add_at(
-            entry.line,
-            entry.column,
-            key,
-            "is not available in this version; remove it",
-        );
-        return;
-    }
     let all = SETTINGS.iter().map(|setting| setting.key);
     let all = all.chain(SECTIONS);
     let here = all.filter_map(|known| match known.rsplit_once('.') {
@@ -279,12 +270,6 @@ fn environment(sources: &Sources, config: &mut Config, problems: &mut Vec<Proble
                 None => Err("is not UTF-8 text".to_owned()),
             };
             problems.extend(applied.err().map(|message| plain(PLACE, name, message)));
-        } else if NOT_YET.iter().any(|(_, later)| *later == name) {
-            problems.push(plain(
-                PLACE,
-                name,
-                "is not available in this version; unset it".to_owned(),
-            ));
         } else if !OTHER_VARIABLES.contains(&name) {
             // Kubernetes sets variables named after services (ZT_PORT …): only what looks like a slip is refused.
             let known = SETTINGS.iter().map(|setting| setting.variable);

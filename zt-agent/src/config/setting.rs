@@ -131,6 +131,8 @@ settings! {
         "Modes by SPIFFE ID or pattern, the first that matches; before mode [default: none]";
     "unknownWorkload", "ZT_UNKNOWN_WORKLOAD", "unknown-workload", "WHAT", apply::unknown_workload,
         "observe or deny managed processes without an identity [default: observe]";
+    "handshake", "ZT_HANDSHAKE", "handshake", "WHAT", apply::handshake,
+        "auto or off: whether TCP handshakes within the node prove identities [default: off]";
     "allowHost", "ZT_ALLOW_HOST", "allow-host", "BOOL", apply::allow_host,
         "Whether this node may reach its workloads [default: true]";
     "allowSelf", "ZT_ALLOW_SELF", "allow-self", "BOOL", apply::allow_self,
@@ -192,6 +194,3 @@ settings! {
     "kubernetes.kubeconfig", "ZT_KUBECONFIG", "kubeconfig", "FILE", apply::kubeconfig,
         "How the Kubernetes API is reached [default: the pod's service account, or KUBECONFIG]";
 }
-
-/// Keys that the documentation of later versions knows and this version does not, with their variables.
-pub(super) const NOT_YET: [(&str, &str); 1] = [("handshake", "ZT_HANDSHAKE")];

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What may be configured, which source wins, and the precise words for everything else.
 
-mod later;
 mod nri;
 mod spire;
 
@@ -57,6 +56,7 @@ mode: enforce
 modes:
   - {spiffe: \"spiffe://example.org/c/kube-system/*\", mode: observe}
 unknownWorkload: deny
+handshake: auto
 allowHost: false
 allowSelf: false
 clusterCIDRs: [10.0.0.0/8, \"fd00::/8\"]
@@ -113,6 +113,7 @@ fn every_key_is_read() {
             mode: Mode::Observe,
         }],
         unknown_workload: UnknownWorkload::Deny,
+        handshake: Handshake::Auto,
         allow_host: false,
         allow_self: false,
         cluster_cidrs: vec![

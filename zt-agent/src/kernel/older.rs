@@ -319,8 +319,6 @@ fn connection(
         workload,
         source,
         destination,
-        rule: 0,
-        revision: 0,
         local: target.local,
         remote: target.remote,
         local_port: target.local_port,
@@ -332,6 +330,7 @@ fn connection(
         },
         protocol: target.protocol,
         flags,
+        ..Connection::BLANK
     }
 }
 

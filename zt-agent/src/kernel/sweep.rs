@@ -195,18 +195,13 @@ mod tests {
     fn revoked(cookie: u64, local: u8, remote: u8, fate: Fate) -> Revoked {
         let connection = Connection {
             netns: u64::from(local),
-            workload: 0,
-            source: 0,
-            destination: 0,
-            rule: 0,
-            revision: 0,
             local: Address::from_v4([10, 0, 0, local]),
             remote: Address::from_v4([10, 0, 0, remote]),
             local_port: u16::from(local),
             remote_port: u16::from(remote),
-            target_port: 0,
             protocol: TCP,
             flags: CONNECTION_ESTABLISHED,
+            ..Connection::BLANK
         };
         Revoked {
             cookie,

@@ -45,6 +45,19 @@ fn bpf<T>(command: u32, attributes: &mut T) -> io::Result<i64> {
     }
 }
 
+/// A number that nobody can guess, from the kernel's random source.
+pub(super) fn random() -> io::Result<u64> {
+    let mut bytes = [0_u8; 8];
+    // SAFETY: the kernel writes at most the size given.
+    let read = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    // Up to 256 bytes come whole or not at all.
+    if read == bytes.len() as isize {
+        Ok(u64::from_ne_bytes(bytes))
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 fn owned(result: i64) -> OwnedFd {
     // SAFETY: the kernel has just given this descriptor to us alone.
     unsafe { OwnedFd::from_raw_fd(result as i32) }

@@ -109,6 +109,7 @@ fn decision(workload: u64, source: u64, verdict: &Verdict, socket: &RawSocket) -
         inbound: false,
         refused_socket: false,
         ipv6: socket.ipv6,
+        proof: zt_common::proof::Proof::None,
         comm: socket.comm,
     }
 }

@@ -147,6 +147,7 @@ fn decision(revoked: &Revoked) -> Decision {
         inbound,
         refused_socket: false,
         ipv6: connection.flags & CONNECTION_IPV6 != 0,
+        proof: zt_common::proof::Proof::None,
         comm: [0; 16],
     }
 }

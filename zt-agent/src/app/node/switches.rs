@@ -5,13 +5,13 @@
 use std::sync::Arc;
 
 use zt_common::control::{
-    DIAGNOSTICS, HAS_ENFORCED, HAS_SERVICES, OBSERVE_ALL, UNKNOWN_DENY, UNRECORDED_OBSERVE,
+    DIAGNOSTICS, HANDSHAKE, HAS_ENFORCED, HAS_SERVICES, OBSERVE_ALL, UNKNOWN_DENY, UNRECORDED_OBSERVE,
     UNRECORDED_RESTORE,
 };
 
 use super::{AppError, Node};
 use crate::audit::pipeline::ApiEvent;
-use crate::config::UnknownWorkload;
+use crate::config::{Handshake, UnknownWorkload};
 
 impl Node {
     /// Reads what a predecessor, of whatever version, or somebody's hand has left.
@@ -39,6 +39,14 @@ impl Node {
     pub(super) fn write_control(&mut self) -> Result<(), AppError> {
         self.adopt_switches()?;
         self.write_switches()
+    }
+
+    /// Renews the key of the tags that prove identities, when it is time.
+    pub(super) fn renew_key(&mut self) -> Result<(), AppError> {
+        if self.parts.config.handshake == Handshake::Auto && self.parts.kernel.renew_key()? {
+            tracing::info!("a new key proves identities in handshakes; the one before is still accepted");
+        }
+        Ok(())
     }
 
     /// Makes a change of break-glass that somebody else wrote into the kernel this agent's own.
@@ -89,6 +97,7 @@ impl Node {
             (self.any_enforced(), HAS_ENFORCED),
             (self.parts.kernel.services() > 0, HAS_SERVICES),
             (self.diagnostics, DIAGNOSTICS),
+            (self.parts.config.handshake == Handshake::Auto, HANDSHAKE),
             (unrecorded(true), UNRECORDED_OBSERVE),
             (unrecorded(false), UNRECORDED_RESTORE),
         ];

@@ -29,7 +29,8 @@ fn encode(event: &Decision, hook: u8, reason: u8, flags: u8) -> Vec<u8> {
     bytes.extend(event.pid.to_ne_bytes());
     bytes.extend(event.latency.to_ne_bytes());
     bytes.extend([reason, flags]);
-    bytes.extend([0; 6]);
+    bytes.push(event.proof as u8);
+    bytes.extend([0; 5]);
     bytes.extend(event.comm);
     bytes
 }
@@ -62,7 +63,8 @@ prop_compose! {
         protocol in any::<u8>(),
         hook in 1_u8..=6,
         numbers in any::<(u32, u32)>(),
-        reason in 0_u8..=12,
+        reason in 0_u8..=15,
+        proof in 0_u8..=7,
         flags in 0_u8..32,
         comm in any::<[u8; 16]>(),
     ) -> Decision {
@@ -82,6 +84,7 @@ prop_compose! {
             inbound: flags & INBOUND != 0,
             refused_socket: flags & REFUSED_SOCKET != 0,
             ipv6: flags & IPV6 != 0,
+            proof: Proof::from_number(proof).expect("in range"),
             comm,
         }
     }

@@ -2,7 +2,7 @@
 //! The closed vocabularies of a record: each is an enum here and one of a few words outside.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use zt_common::{event, verdict};
+use zt_common::{event, proof, verdict};
 
 /// A word that is not one of a vocabulary.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -117,12 +117,42 @@ vocabulary!(
 );
 
 vocabulary!(
-    /// How the other end's identity was proven.
+    /// How the other end's identity was proven. Where it was not, the node's own sockets or the address directory named it,
+    /// and why follows.
     Proof, "kind of proof" {
-        /// It was not: the node's own sockets or the address directory named it.
+        /// No handshake bore identities.
         None = "none",
+        /// Both ends proved theirs.
+        Mutual = "mutual",
+        /// The source did.
+        Source = "source",
+        /// The destination did, and was not the one that the source had taken it for.
+        Destination = "destination",
+        /// Nobody answered.
+        Unanswered = "none:unanswered",
+        /// The other end's segment bore no option.
+        Absent = "none:absent",
+        /// The listener keeps nothing of a SYN.
+        Unsaved = "none:unsaved",
+        /// There was an option, and its tag did not verify.
+        TagInvalid = "none:tag_invalid",
     }
 );
+
+impl From<proof::Proof> for Proof {
+    fn from(proof: proof::Proof) -> Self {
+        match proof {
+            proof::Proof::None => Self::None,
+            proof::Proof::Mutual => Self::Mutual,
+            proof::Proof::Source => Self::Source,
+            proof::Proof::Destination => Self::Destination,
+            proof::Proof::Unanswered => Self::Unanswered,
+            proof::Proof::Absent => Self::Absent,
+            proof::Proof::Unsaved => Self::Unsaved,
+            proof::Proof::TagInvalid => Self::TagInvalid,
+        }
+    }
+}
 
 /// Where a decision was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -256,6 +286,10 @@ mod tests {
         }
         for reason in [Reason::MfaRequired, Reason::IncidentRequired] {
             assert_eq!(Reason::from_name(reason.name()), Some(reason));
+        }
+        for proof in proof::Proof::ALL {
+            assert_eq!(Proof::from(proof).name(), proof.name());
+            assert_eq!(Proof::from_name(proof.name()), Some(proof.into()));
         }
         for number in 0..=u8::MAX {
             assert_eq!(Protocol(number).to_string().parse(), Ok(Protocol(number)));

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The keys of the tags that prove identities in handshakes (`docs/handshake.md`).
+//!
+//! They are in the pinned map and nowhere else: neither on a disk nor in a log nor in an answer. A successor goes on with
+//! what it finds there.
+
+use std::time::Duration;
+
+use aya::maps::{HashMap as KernelMap, Map, MapData, MapError};
+use nix::time::{ClockId, clock_gettime};
+use zt_common::abi::{KeyId, NodeKey, WITHIN};
+use zt_common::names;
+
+use super::error::KernelError;
+use super::host::Pins;
+use super::{Kernel, load, sys};
+
+/// How long a key is used before the next one is made. It is accepted for as long again.
+const PERIOD: Duration = Duration::from_mins(10);
+
+/// The map of keys. Cannot be printed.
+pub(super) struct Keys(KernelMap<MapData, KeyId, NodeKey>);
+
+impl Keys {
+    pub(super) fn open(pins: &Pins) -> Result<Self, KernelError> {
+        let map = Map::HashMap(load::open(pins, names::KEYS)?);
+        map.try_into().map(Self).map_err(KernelError::map(names::KEYS))
+    }
+
+    /// Whether the key of an epoch is there, and has not been used for longer than it shall.
+    fn is_fresh(&self, epoch: u64, now: Duration) -> Result<bool, KernelError> {
+        match self.0.get(&KeyId { peer: WITHIN, epoch }, 0) {
+            Ok(key) => Ok(now.saturating_sub(Duration::from_nanos(key.made)) < PERIOD),
+            Err(MapError::KeyNotFound) => Ok(false),
+            Err(error) => Err(KernelError::map(names::KEYS)(error)),
+        }
+    }
+
+    /// Makes the key of an epoch. An epoch that has one keeps it: another agent's SYN may bear its tag already.
+    fn make(&mut self, epoch: u64, now: Duration) -> Result<(), KernelError> {
+        const NO_EXIST: u64 = 1;
+        let random = |source| KernelError::Missing {
+            missing: "random numbers (getrandom)".into(),
+            cause: std::io::Error::to_string(&source),
+        };
+        let key = NodeKey {
+            k0: sys::random().map_err(random)?,
+            k1: sys::random().map_err(random)?,
+            made: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
+        };
+        match self.0.insert(KeyId { peer: WITHIN, epoch }, key, NO_EXIST) {
+            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::EEXIST) => {
+                Ok(())
+            }
+            done => done.map_err(KernelError::map(names::KEYS)),
+        }
+    }
+
+    /// Removes what is neither the key in use nor the one before.
+    fn retire(&mut self, epoch: u64) -> Result<(), KernelError> {
+        let ids: Vec<KeyId> = self
+            .0
+            .keys()
+            .collect::<Result<_, _>>()
+            .map_err(KernelError::map(names::KEYS))?;
+        for id in ids {
+            if id.peer == WITHIN && id.epoch != epoch && id.epoch + 1 != epoch {
+                self.0.remove(&id).map_err(KernelError::map(names::KEYS))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Kernel {
+    /// Makes a new key for handshakes within the node, if the one in use is missing or old. Whether one was made.
+    ///
+    /// The key is there before its epoch is in use, and the one before goes only when the next one comes: a handshake that
+    /// is under way is refused by neither.
+    pub fn renew_key(&mut self) -> Result<bool, KernelError> {
+        let now = clock_gettime(ClockId::CLOCK_BOOTTIME)
+            .map(Duration::from)
+            .map_err(|error| KernelError::Missing {
+                missing: "the clock CLOCK_BOOTTIME".into(),
+                cause: error.to_string(),
+            })?;
+        let mut control = self.tables.control()?;
+        if control.epoch != 0 && self.keys.is_fresh(control.epoch, now)? {
+            return Ok(false);
+        }
+        control.epoch += 1;
+        self.keys.make(control.epoch, now)?;
+        self.tables.set_control(control)?;
+        self.keys.retire(control.epoch)?;
+        Ok(true)
+    }
+}

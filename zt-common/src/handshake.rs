@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The identity option of a TCP handshake: what a SYN and a SYN-ACK say of who sends them, and the tags that prove it.
+//! `docs/handshake.md` is its specification.
+
+use crate::address::Address;
+use crate::siphash::{Key, siphash_2_4};
+
+/// Version of the protocol, the first field under every tag.
+pub const VERSION: u8 = 1;
+
+/// Bytes of the option: with everything else that a SYN of Linux has, exactly these are left.
+pub const OPTION_BYTES: u32 = 20;
+
+/// An epoch's number in a tag word has two bits.
+pub const EPOCH_MASK: u64 = 3;
+
+/// How often a SYN may be repeated with the option. What drops unknown options costs time, not the connection.
+pub const RETRANSMISSIONS: u32 = 3;
+
+/// What the four highest bits of the tag word say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bits(u8);
+
+impl Bits {
+    const RESEND: u8 = 0b0010;
+    const RESERVED: u8 = 0b0001;
+
+    /// Those of an option that is sent now.
+    #[inline(always)]
+    pub const fn new(epoch: u64, resend: bool) -> Self {
+        let epoch = ((epoch & EPOCH_MASK) as u8) << 2;
+        Self(if resend { epoch | Self::RESEND } else { epoch })
+    }
+
+    /// The epoch of the key, modulo four.
+    #[inline(always)]
+    pub const fn epoch(self) -> u64 {
+        (self.0 >> 2) as u64
+    }
+
+    /// In a SYN-ACK: the listener keeps nothing of the SYN, and asks for its option once more. In the client's answer:
+    /// this is it.
+    #[inline(always)]
+    pub const fn resend(self) -> bool {
+        self.0 & Self::RESEND != 0
+    }
+}
+
+/// The option as it is on the wire.
+///
+/// In words, each of whose bytes are in network order: byte by byte, the kernel programs run out of stack.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct IdentityOption([u32; 5]);
+
+impl IdentityOption {
+    /// Kind 253 (RFC 4727), the length, and the experiment's identifier "ZT" (RFC 6994).
+    const HEADER: u32 = u32::from_ne_bytes([253, OPTION_BYTES as u8, b'Z', b'T']);
+    const MAC_MASK: u64 = u64::MAX >> 4;
+
+    /// What `bpf_load_hdr_opt` searches by: kind, the length of the search key, identifier.
+    pub const SEARCH: Self = Self([u32::from_ne_bytes([253, 4, b'Z', b'T']), 0, 0, 0, 0]);
+
+    /// An option with its tag.
+    #[inline(always)]
+    const fn new(identity: u64, bits: Bits, mac: u64) -> Self {
+        let word = (bits.0 as u64) << 60 | mac & Self::MAC_MASK;
+        Self([
+            Self::HEADER,
+            ((identity >> 32) as u32).to_be(),
+            (identity as u32).to_be(),
+            ((word >> 32) as u32).to_be(),
+            (word as u32).to_be(),
+        ])
+    }
+
+    /// Whether this is an option of the one length that there is.
+    #[inline(always)]
+    pub const fn is_whole(&self) -> bool {
+        self.0[0] == Self::HEADER
+    }
+
+    /// Who it claims to come from.
+    #[inline(always)]
+    pub const fn identity(&self) -> u64 {
+        (u32::from_be(self.0[1]) as u64) << 32 | u32::from_be(self.0[2]) as u64
+    }
+
+    /// What the tag word says beside the tag.
+    #[inline(always)]
+    pub const fn bits(&self) -> Bits {
+        Bits((u32::from_be(self.0[3]) >> 28) as u8)
+    }
+
+    #[inline(always)]
+    const fn mac(&self) -> u64 {
+        let word = (u32::from_be(self.0[3]) as u64) << 32 | u32::from_be(self.0[4]) as u64;
+        word & Self::MAC_MASK
+    }
+
+    /// For helpers that read or fill it.
+    #[inline(always)]
+    pub const fn as_mut_ptr(&mut self) -> *mut u32 {
+        self.0.as_mut_ptr()
+    }
+
+    /// The bytes on the wire.
+    #[cfg(feature = "user")]
+    pub fn to_bytes(&self) -> [u8; 20] {
+        let mut bytes = [0; 20];
+        for (to, word) in bytes.chunks_exact_mut(4).zip(self.0) {
+            to.copy_from_slice(&word.to_ne_bytes());
+        }
+        bytes
+    }
+
+    /// From the bytes on the wire, whatever they say.
+    #[cfg(feature = "user")]
+    pub fn from_bytes(bytes: &[u8; 20]) -> Self {
+        let mut words = [0; 5];
+        for (word, from) in words.iter_mut().zip(bytes.chunks_exact(4)) {
+            *word = u32::from_ne_bytes([from[0], from[1], from[2], from[3]]);
+        }
+        Self(words)
+    }
+}
+
+/// The first word under every tag. What comes first on the wire is lowest: SipHash reads little-endian words.
+#[inline(always)]
+const fn head(direction: u8, bits: Bits, sequence: u32) -> u64 {
+    VERSION as u64 | (direction as u64) << 8 | (bits.0 as u64) << 16 | (sequence.swap_bytes() as u64) << 32
+}
+
+/// What the tag of a SYN's option covers, beside the source's identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Syn {
+    /// The identity that the source takes the destination for; 0 where it takes it for nobody.
+    pub audience: u64,
+    /// The SYN's sequence number.
+    pub sequence: u32,
+    /// Source address, as the source's socket has it.
+    pub address: Address,
+    /// Source port, as the source's socket has it.
+    pub port: u16,
+}
+
+impl Syn {
+    const DIRECTION: u8 = 1;
+
+    #[inline(always)]
+    const fn mac(&self, key: &Key, identity: u64, bits: Bits) -> u64 {
+        let [a, b, c, d] = self.address.words();
+        siphash_2_4(
+            key,
+            &[
+                head(Self::DIRECTION, bits, self.sequence),
+                identity.swap_bytes(),
+                self.audience.swap_bytes(),
+                u32::from_le(a) as u64 | (u32::from_le(b) as u64) << 32,
+                u32::from_le(c) as u64 | (u32::from_le(d) as u64) << 32,
+                self.port.swap_bytes() as u64,
+            ],
+        )
+    }
+
+    /// The option that says that `identity` sent this.
+    #[inline(always)]
+    pub const fn option(&self, key: &Key, identity: u64, bits: Bits) -> IdentityOption {
+        IdentityOption::new(identity, bits, self.mac(key, identity, bits))
+    }
+
+    /// Whether whoever sent the option has the key, and meant all of this.
+    #[inline(always)]
+    pub const fn verifies(&self, key: &Key, option: &IdentityOption) -> bool {
+        let bits = option.bits();
+        bits.0 & Bits::RESERVED == 0
+            && self.mac(key, option.identity(), bits) & IdentityOption::MAC_MASK == option.mac()
+    }
+}
+
+/// What the tag of a SYN-ACK's option covers, beside the destination's identity. No addresses: they may be translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SynAck {
+    /// The identity that the SYN's option claims.
+    pub source: u64,
+    /// The SYN's sequence number.
+    pub syn: u32,
+    /// The SYN-ACK's own.
+    pub sequence: u32,
+}
+
+impl SynAck {
+    const DIRECTION: u8 = 2;
+
+    #[inline(always)]
+    const fn mac(&self, key: &Key, identity: u64, bits: Bits) -> u64 {
+        siphash_2_4(
+            key,
+            &[
+                head(Self::DIRECTION, bits, self.syn),
+                identity.swap_bytes(),
+                self.source.swap_bytes(),
+                self.sequence.swap_bytes() as u64,
+            ],
+        )
+    }
+
+    /// The option that says that `identity` answers.
+    #[inline(always)]
+    pub const fn option(&self, key: &Key, identity: u64, bits: Bits) -> IdentityOption {
+        IdentityOption::new(identity, bits, self.mac(key, identity, bits))
+    }
+
+    /// Whether whoever sent the option has the key, and meant all of this.
+    #[inline(always)]
+    pub const fn verifies(&self, key: &Key, option: &IdentityOption) -> bool {
+        let bits = option.bits();
+        bits.0 & Bits::RESERVED == 0
+            && self.mac(key, option.identity(), bits) & IdentityOption::MAC_MASK == option.mac()
+    }
+}
+
+const _: () = assert!(size_of::<IdentityOption>() == OPTION_BYTES as usize);
+
+#[cfg(all(test, feature = "user"))]
+mod tests;
