@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The API away, forgetful, silent, talking nonsense, or refusing us.
 
+use std::collections::BTreeMap;
+
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use zt_agent::identity::kubernetes::{Changes, Template, Whose};
+use zt_agent::kubernetes::{Client, Settings, Source, Timing};
 use zt_tests::eventually;
 use zt_tests::kube_api::Faults;
 
@@ -179,4 +185,55 @@ fn a_kubeconfig_that_is_none_starts_nothing() -> Result<()> {
         assert!(log.contains(words), "{log}");
     }
     Ok(())
+}
+
+#[test]
+fn where_pods_of_other_nodes_are_is_not_believed_for_ever() -> Result<()> {
+    let mut api = KubeApi::start()?;
+    let address: IpAddr = "10.1.1.1".parse()?;
+    api.put(PODS, pod("server", "server", OTHER, &address.to_string()));
+    let directory = tempfile::tempdir()?;
+    let kubeconfig = api.kubeconfig(directory.path())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?;
+    let settings = Settings {
+        client: runtime.block_on(Client::new(Some(&kubeconfig), Duration::from_secs(30)))?,
+        naming: Template::default().fixed("hanzo.ai", "hanzo-k8s")?,
+        node: NODE.to_owned(),
+        roots: vec!["kubepods".into()],
+        memory: directory.path().join("pods.json"),
+        timing: Timing {
+            longest_pause: Duration::from_millis(200),
+            believed: Duration::from_secs(1),
+            ..Timing::default()
+        },
+    };
+    let mut source = runtime.block_on(Source::start(settings, &BTreeMap::new(), LATER));
+    let known = source.changes();
+    let named = |changes: &Changes| {
+        let of = changes.addresses.iter().rfind(|(at, _)| *at == address);
+        of.and_then(|(_, whose)| whose.clone())
+    };
+    assert!(matches!(named(&known), Some(Whose::Pod { .. })), "{known:?}");
+    let (sender, mut told) = mpsc::channel(16);
+    let (_cgroups, events) = mpsc::unbounded_channel();
+    runtime.spawn(source.run(events, sender));
+    let mut until = |what: &str, holds: fn(&Whose) -> bool| -> Result<()> {
+        let waiting = async {
+            while let Some(changes) = told.recv().await {
+                if named(&changes).as_ref().is_some_and(holds) {
+                    return;
+                }
+            }
+        };
+        runtime
+            .block_on(async { timeout(LATER, waiting).await })
+            .with_context(|| format!("the address was not {what}"))
+    };
+    api.stop();
+    until("nobody's", |whose| *whose == Whose::Nobody)?;
+    api.listen()?;
+    until("the pod's again", |whose| matches!(whose, Whose::Pod { .. }))
 }

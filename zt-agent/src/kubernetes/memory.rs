@@ -17,8 +17,9 @@ use crate::identity::kubernetes::{Directory, Known, Part};
 
 /// The file in the directory of the agent's state.
 pub const FILE: &str = "pods.json";
-/// How long ago the API may have been heard for addresses to be believed.
-pub(super) const MOST_AGE: Duration = Duration::from_secs(600);
+/// How long ago the API may have been heard for addresses to be believed: as long as SPIRE's word lasts without SPIRE, by the
+/// specification.
+pub(super) const MOST_AGE: Duration = Duration::from_secs(3600);
 /// Most bytes that are read.
 const MAX_BYTES: u64 = 256 << 20;
 

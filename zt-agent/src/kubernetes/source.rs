@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::pods::{COLLECTIONS, ReadPod, of_node, of_others};
 use super::watch::{Said, Timing};
@@ -21,10 +21,14 @@ use crate::identity::kubernetes::{Changes, Directory, Naming, Part, Pod};
 const QUEUE: usize = 4096;
 /// Things said that are put together at a time.
 const BATCH: usize = 1024;
-/// How long after something has changed it is remembered on disk.
+/// How long after something of this node has changed it is remembered on disk. Everything is written.
 const SAVE: Duration = Duration::from_secs(5);
+/// The same where only something of other nodes has: in a large cluster something always has.
+const SAVE_ELSEWHERE: Duration = Duration::from_secs(60);
 /// How long after that it is written again.
 const REFRESH: Duration = Duration::from_secs(memory::MOST_AGE.as_secs() / 2);
+/// How often it is looked whether what is known is too old, should nothing be said.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// What the source goes by.
 #[derive(Debug)]
@@ -56,6 +60,8 @@ pub struct Source {
     save_at: Option<Instant>,
     /// When the API last said that what is known is so, as far as earlier agents knew.
     heard: Option<SystemTime>,
+    /// How long what it says of other nodes is believed while it is not heard.
+    believed: Duration,
 }
 
 impl Source {
@@ -81,6 +87,7 @@ impl Source {
             watches,
             save_at: None,
             heard: recalled.heard,
+            believed: settings.timing.believed,
         };
         if timeout(patience, source.listed()).await.is_err() {
             tracing::warn!(
@@ -128,6 +135,8 @@ impl Source {
     ) {
         let mut told = true;
         self.save_at = Some(Instant::now());
+        let mut look = interval(LOOK.min(self.believed));
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 event = cgroups.recv(), if told => match event {
@@ -151,6 +160,7 @@ impl Source {
                     }
                     continue;
                 }
+                _ = look.tick() => {}
                 () = out.closed() => break,
             }
             // What has come meanwhile is put in force with it.
@@ -163,13 +173,14 @@ impl Source {
                 };
                 self.take(part, said);
             }
+            self.doubt();
             let changes = self.directory.changes();
             self.health.note(&self.directory);
             if changes.is_empty() {
                 continue;
             }
-            let soon = Instant::now() + SAVE;
-            self.save_at = Some(self.save_at.map_or(soon, |at| at.min(soon)));
+            let at = Instant::now() + save_after(&changes);
+            self.save_at = Some(self.save_at.map_or(at, |before| before.min(at)));
             if out.send(changes).await.is_err() {
                 break;
             }
@@ -195,6 +206,23 @@ impl Source {
         }
     }
 
+    /// Names that may have become others' are not believed for ever.
+    fn doubt(&mut self) {
+        let heard = self.health.freshness.heard(&COLLECTIONS[1..], self.heard);
+        let unheard = heard.and_then(|heard| SystemTime::now().duration_since(heard).ok());
+        let believed = unheard.is_none_or(|unheard| unheard < self.believed);
+        if self.directory.believe(believed) {
+            if believed {
+                tracing::info!("other nodes' pods have their names again");
+            } else {
+                tracing::error!(
+                    ?unheard,
+                    "the Kubernetes API has not been heard for so long that the addresses of other nodes' pods may be others' by now: whoever is there is unknown"
+                );
+            }
+        }
+    }
+
     async fn save(&mut self) {
         // Also where nothing changes: what was heard long ago is not believed.
         self.save_at = Some(Instant::now() + REFRESH);
@@ -210,9 +238,36 @@ impl Source {
     }
 }
 
+/// When to remember what has changed.
+const fn save_after(changes: &Changes) -> Duration {
+    if changes.workloads.is_some() {
+        SAVE
+    } else {
+        SAVE_ELSEWHERE
+    }
+}
+
 async fn due(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use super::*;
+
+    #[test]
+    fn what_happens_elsewhere_all_the_time_is_written_less_often() {
+        let mut changes = Changes {
+            addresses: vec![(IpAddr::V4(Ipv4Addr::LOCALHOST), None)],
+            ..Changes::default()
+        };
+        assert_eq!(save_after(&changes), SAVE_ELSEWHERE);
+        changes.workloads = Some(Vec::new());
+        assert_eq!(save_after(&changes), SAVE);
     }
 }

@@ -59,6 +59,8 @@ pub struct Timing {
     pub silence: Duration,
     /// How long the server keeps a watch open.
     pub lifetime: Duration,
+    /// How long the names of other nodes' pods are believed while nothing is heard of them.
+    pub believed: Duration,
     /// What was not understood may have been of importance: so long after the last list everything is listed again.
     pub doubt: Duration,
 }
@@ -72,6 +74,7 @@ impl Default for Timing {
             // Bookmarks come about once a minute.
             silence: Duration::from_secs(90),
             lifetime: Duration::from_secs(300),
+            believed: super::memory::MOST_AGE,
             doubt: Duration::from_secs(30),
         }
     }

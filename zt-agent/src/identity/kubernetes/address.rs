@@ -104,6 +104,11 @@ impl Claims {
         }
     }
 
+    /// What follows for all addresses of pods is to be found out anew.
+    pub(super) fn all_changed(&mut self) {
+        self.changed.extend(self.pods.keys());
+    }
+
     pub(super) fn changed(&mut self) -> HashSet<IpAddr> {
         std::mem::take(&mut self.changed)
     }

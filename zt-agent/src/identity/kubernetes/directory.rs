@@ -42,6 +42,8 @@ pub struct Directory {
     gone: HashSet<(Part, Box<str>)>,
     gone_order: VecDeque<(Part, Box<str>)>,
     here_changed: bool,
+    /// Where pods of other nodes are is not known any more.
+    doubted: bool,
     /// What was told of the workloads here, and of addresses elsewhere.
     workloads: Vec<Arc<WorkloadRecord>>,
     told: HashMap<IpAddr, Whose>,
@@ -63,6 +65,7 @@ impl Directory {
             gone: HashSet::new(),
             gone_order: VecDeque::new(),
             here_changed: true,
+            doubted: false,
             workloads: Vec::new(),
             told: HashMap::new(),
             disputed: HashSet::new(),
@@ -159,6 +162,17 @@ impl Directory {
         }
     }
 
+    /// Whether what was heard of other nodes' pods is new enough to be believed. Where it is not, whoever is at their addresses is
+    /// nobody. Whether that is new.
+    pub fn believe(&mut self, believed: bool) -> bool {
+        let is_new = self.doubted == believed;
+        if is_new {
+            self.doubted = !believed;
+            self.claims.all_changed();
+        }
+        is_new
+    }
+
     /// What is new since this was asked last.
     pub fn changes(&mut self) -> Changes {
         let mut changes = Changes::default();
@@ -173,6 +187,7 @@ impl Directory {
             }
             let whose = match resolved {
                 Resolved::Free | Resolved::Own | Resolved::Here(_) => None,
+                Resolved::Elsewhere(Whose::Pod { .. }) if self.doubted => Some(Whose::Nobody),
                 Resolved::Elsewhere(whose) => Some(whose),
                 Resolved::Disputed => Some(Whose::Nobody),
             };

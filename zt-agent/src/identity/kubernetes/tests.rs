@@ -327,3 +327,25 @@ fn a_known_pod_whose_object_turns_absurd_is_forgotten() {
     directory.applied(Part::Elsewhere, &pod("a", "", "two", "10.0.0.1"));
     assert_eq!(at(&mut directory, "10.0.0.1"), None);
 }
+
+#[test]
+fn what_is_too_old_to_be_believed_names_nobody_elsewhere() {
+    let mut directory = directory();
+    directory.applied(Part::Elsewhere, &pod("iam", "u-1", "two", "10.0.0.1"));
+    directory.applied(Part::Here, &pod("web", "u-2", NODE, "10.0.0.2"));
+    assert_eq!(at(&mut directory, "10.0.0.1").as_deref(), Some("iam"));
+    assert!(!directory.believe(true) && directory.believe(false) && !directory.believe(false));
+    assert_eq!(at(&mut directory, "10.0.0.1").as_deref(), Some("nobody"));
+    assert_eq!(at(&mut directory, "192.168.0.2").as_deref(), Some("node"));
+    assert_eq!(
+        workloads(&mut directory)[0].1,
+        [ip("10.0.0.2")],
+        "of this node more is known"
+    );
+    // What is said meanwhile is as old.
+    directory.applied(Part::Elsewhere, &pod("chat", "u-3", "two", "10.0.0.3"));
+    assert_eq!(at(&mut directory, "10.0.0.3").as_deref(), Some("nobody"));
+    assert!(directory.believe(true));
+    assert_eq!(at(&mut directory, "10.0.0.1").as_deref(), Some("iam"));
+    assert_eq!(at(&mut directory, "10.0.0.3").as_deref(), Some("chat"));
+}
