@@ -34,6 +34,8 @@ pub struct Spire {
     directory: PathBuf,
     programs: PathBuf,
     port: u16,
+    /// The read-only port of the kubelet that its `k8s` attestor asks, if it has one.
+    kubelet: Option<u16>,
     server: Option<Child>,
     agent: Option<Child>,
     watch: Child,
@@ -44,6 +46,11 @@ pub struct Spire {
 impl Spire {
     /// Starts both, joined with a token. SVIDs are valid for `ttl` unless an entry says otherwise.
     pub fn start(ttl: Duration) -> Result<Self> {
+        Self::beside(ttl, None)
+    }
+
+    /// The same, on a node of Kubernetes: its agent asks the kubelet on this read-only port about pods.
+    pub fn beside(ttl: Duration, kubelet: Option<u16>) -> Result<Self> {
         let programs = programs()?;
         let directory = tempfile::Builder::new()
             .prefix("zt-spire-")
@@ -64,6 +71,7 @@ impl Spire {
             directory,
             programs,
             port,
+            kubelet,
             server: None,
             agent: None,
             watch,
@@ -300,6 +308,11 @@ plugins {{
 
     fn agent_settings(&self) -> String {
         let directory = self.directory.display();
+        let kubernetes = self.kubelet.map_or(String::new(), |port| {
+            format!(
+                "WorkloadAttestor \"k8s\" {{\n    plugin_data {{ kubelet_read_only_port = {port} }}\n  }}"
+            )
+        });
         format!(
             r#"agent {{
   data_dir = "{directory}/agent"
@@ -329,6 +342,7 @@ plugins {{
       workload_size_limit = -1
     }}
   }}
+  {kubernetes}
 }}
 "#,
             port = self.port,

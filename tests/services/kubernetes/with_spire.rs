@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! SPIRE says who, Kubernetes says where.
 
+use zt_tests::Kubelet;
 use zt_tests::spire::Spire;
 
 use super::*;
@@ -14,13 +15,13 @@ struct Both {
 
 impl Both {
     fn new(label: &str) -> Result<Self> {
-        Self::with(label, Duration::from_secs(3600), json!([]))
+        Self::with(label, Duration::from_secs(3600), json!([]), None)
     }
 
-    /// With SVIDs that are valid for so long, and `modes`.
-    fn with(label: &str, ttl: Duration, modes: Value) -> Result<Self> {
+    /// With SVIDs that are valid for so long, `modes`, and a kubelet that SPIRE asks.
+    fn with(label: &str, ttl: Duration, modes: Value, kubelet: Option<&Kubelet>) -> Result<Self> {
         let world = World::new(label)?;
-        let spire = Spire::start(ttl)?;
+        let spire = Spire::beside(ttl, kubelet.map(Kubelet::port))?;
         let path = format!("unix:path:{}", zt_tests::agent::binary()?.display());
         spire.register(&Spire::delegate(), &[&path], &["-x509SVIDTTL", "3600"])?;
         let identity = json!({
@@ -96,7 +97,7 @@ fn what_the_two_disagree_about_is_nobody() -> Result<()> {
 #[test]
 fn who_is_to_be_observed_is_left_alone_before_it_has_a_name_and_after() -> Result<()> {
     let modes = json!([{ "spiffe": CLIENT, "mode": "observe" }]);
-    let mut both = Both::with("kube-alone", Duration::from_secs(20), modes)?;
+    let mut both = Both::with("kube-alone", Duration::from_secs(20), modes, None)?;
     let world = &both.world;
     world.put_far("server", "other")?;
     // Told of before its cgroup is there, and after.
@@ -138,4 +139,47 @@ fn who_is_to_be_observed_is_left_alone_before_it_has_a_name_and_after() -> Resul
             records.iter().any(|record| record["enforced"] == false)
         })?;
     Ok(())
+}
+
+#[test]
+fn a_process_in_a_container_is_attested_by_what_the_kubelet_says_of_it() -> Result<()> {
+    let kubelet = Kubelet::start()?;
+    let both = Both::with(
+        "kube-attestor",
+        Duration::from_secs(3600),
+        json!([]),
+        Some(&kubelet),
+    )?;
+    let world = &both.world;
+    world.put_far("server", "server")?;
+    let uid = world.put_client("client")?;
+    let [container, other] = ["c", "d"].map(|digit| digit.repeat(64));
+    let mut of = world.api.get(PODS, "shop", "client").context("the pod")?;
+    of["status"]["containerStatuses"] = json!([{
+        "name": "app",
+        "image": "app:1",
+        "imageID": "app:1",
+        "containerID": format!("containerd://{container}"),
+        "ready": true,
+        "restartCount": 0,
+        "state": { "running": {} },
+    }]);
+    kubelet.put(of);
+    // Kubernetes told the agent nothing of containers: only the process can be known by one.
+    let selectors = ["k8s:ns:shop", "k8s:sa:client", "k8s:container-name:app"];
+    both.spire.register(CLIENT, &selectors, &[])?;
+    let mut client = world.start(&uid, &container)?;
+    let known = wait_pod(&both.agent, "client", Some(CLIENT))?;
+    let cgroup = world.pod_cgroup(&uid)?.child(&container)?;
+    assert_eq!(known["cgroup"], json!(cgroup.relative()));
+    assert_eq!(known["addresses"], json!([world.client.addresses()[0]]));
+    world.connects(&mut client, "ok")?;
+    // One that the kubelet knows nothing of is nobody, in the same pod.
+    let mut other = world.start(&uid, &other)?;
+    assert_eq!(world.connect(&mut other)?, "EPERM");
+    // The last process ends, and with it the name.
+    drop(client);
+    wait_pod(&both.agent, "client", None)?;
+    let mut next = world.start(&uid, &container)?;
+    world.connects(&mut next, "ok")
 }

@@ -28,7 +28,7 @@ fn the_api_shows_the_agents_svid_and_goes_on_with_the_next() -> Result<()> {
     // Its name in the certificate is for clients that go by names.
     world
         .spire
-        .register(&Spire::delegate(), &[&binary], &["-dns", "localhost"])?;
+        .register(&delegate, &[&binary], &["-dns", "localhost"])?;
     let operator = world.sandbox.directory().join("operator");
     fs::create_dir(&operator)?;
     let fetcher = format!("unix:path:{}", world.spire.program("spire-agent").display());
@@ -78,4 +78,37 @@ fn the_api_shows_the_agents_svid_and_goes_on_with_the_next() -> Result<()> {
     let nobody = ask(&format!("https://localhost:{}", agent.api().port()))?.output()?;
     assert!(!nobody.status.success());
     Ok(())
+}
+
+#[test]
+fn of_several_svids_the_agent_shows_the_one_with_the_hint() -> Result<()> {
+    let world = World::new("spire-hint", Duration::from_secs(3600), false)?;
+    let binary = format!("unix:path:{}", zt_tests::agent::binary()?.display());
+    // SPIRE sends them in the order of their entries' ids. Only one has the name that clients look for.
+    let (other, delegate) = ("spiffe://hanzo.ai/hanzo-k8s/test/other", Spire::delegate());
+    let entries: [(&str, &[&str]); 3] = [
+        (other, &["-entryID", "a", "-hint", "internal"]),
+        (&delegate, &["-entryID", "b", "-hint", "zt", "-dns", "localhost"]),
+        ("spiffe://hanzo.ai/hanzo-k8s/test/third", &["-entryID", "c"]),
+    ];
+    for (id, more) in entries {
+        world.spire.register(id, &[&binary], more)?;
+    }
+    let operator = world.sandbox.directory().join("operator");
+    fs::create_dir(&operator)?;
+    let fetcher = format!("unix:path:{}", world.spire.program("spire-agent").display());
+    world.spire.register(OPERATOR, &[&fetcher], &[])?;
+    world.spire.fetch(&operator)?;
+    let agent = world
+        .agent()?
+        .env("ZT_API_TLS", "spire")
+        .env("ZT_API_CALLERS", "spiffe://hanzo.ai/ops/*=read")
+        .start()?;
+    let mut last = String::new();
+    let served = wait_for("the operator to be served", LATER, || {
+        let output = status(&agent, &operator)?;
+        last = String::from_utf8_lossy(&output.stderr).into_owned();
+        Ok(output.status.success().then_some(()))
+    });
+    served.with_context(|| last.clone())
 }
