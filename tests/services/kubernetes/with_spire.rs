@@ -110,7 +110,7 @@ fn who_is_to_be_observed_is_left_alone_before_it_has_a_name_and_after() -> Resul
     told(1)?;
     let mut client = world.start(&first, "app")?;
     world.connects(&mut client, "ok")?;
-    let second = "00000000-0000-4000-8000-000000000007";
+    let second = "f0000000-0000-4000-8000-000000000007";
     let mut late = world.start(second, "app")?;
     world.connects(&mut late, "EPERM")?;
     let address = world.client.addresses()[0].to_string();
