@@ -270,7 +270,7 @@ impl Wire {
         if !poll(&self.socket, timeout)? {
             return Ok(None);
         }
-        let mut packet = [0_u8; 65_536];
+        let mut packet = vec![0_u8; 65_536];
         let length = nix::unistd::read(&self.socket, &mut packet)?;
         Ok(Segment::parse(&packet[..length]))
     }

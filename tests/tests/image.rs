@@ -51,7 +51,7 @@ fn sources(directory: &str, found: &mut Vec<(PathBuf, String)>) {
         let path = format!("{directory}/{name}");
         if entry.path().is_dir() && !["target", "tests"].contains(&name.as_str()) {
             sources(&path, found);
-        } else if name.ends_with(".rs") && name != "tests.rs" {
+        } else if entry.path().extension().is_some_and(|kind| kind == "rs") && name != "tests.rs" {
             let text = fs::read_to_string(entry.path()).unwrap();
             found.push((PathBuf::from(path), text));
         }

@@ -54,6 +54,15 @@ use self::signals::Signals;
 use self::trail::Trail;
 use self::turn::Turn;
 
+/// Starts the node, which takes a while, where nobody waits for it.
+async fn off_the_runtime(
+    start: impl FnOnce() -> Result<Node, AppError> + Send + 'static,
+) -> Result<Node, AppError> {
+    let part = "the start of the node";
+    let started = tokio::task::spawn_blocking(start).await;
+    started.map_err(|_| AppError::Ended { part })?
+}
+
 /// Runs the node agent until a signal asks it to stop. Enforcement stays on afterwards.
 ///
 /// Where another agent works on the same pins, this one waits for its turn; with `take_over` it asks the other to end.
@@ -105,12 +114,7 @@ pub async fn run(config: Config, sources: Sources, take_over: bool) -> Result<()
         snapshots: snapshot_sender,
         ready: ready_sender,
     };
-    let start = move || Node::start(parts, input.policies, sources, cgroups);
-    let node = tokio::task::spawn_blocking(start)
-        .await
-        .map_err(|_| AppError::Ended {
-            part: "the start of the node",
-        })??;
+    let node = off_the_runtime(move || Node::start(parts, input.policies, sources, cgroups)).await?;
     let node = spawn_thread("zt-node", move || node.run(inbox))?;
     let reader = Reader::new(ring, stored, intake.clone(), commands.clone(), stopping.clone());
     let reader = spawn_thread("zt-events", move || reader.run())?;

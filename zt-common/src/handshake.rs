@@ -125,7 +125,7 @@ impl IdentityOption {
     }
 }
 
-/// The first word under every tag. What comes first on the wire is lowest: SipHash reads little-endian words.
+/// The first word under every tag. What comes first on the wire is lowest: `SipHash` reads little-endian words.
 #[inline(always)]
 const fn head(direction: u8, bits: Bits, sequence: u32) -> u64 {
     VERSION as u64 | (direction as u64) << 8 | (bits.0 as u64) << 16 | (sequence.swap_bytes() as u64) << 32

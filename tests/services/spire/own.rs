@@ -28,7 +28,7 @@ fn the_api_shows_the_agents_svid_and_goes_on_with_the_next() -> Result<()> {
     // Its name in the certificate is for clients that go by names.
     world
         .spire
-        .register(&delegate, &[&binary], &["-dns", "localhost"])?;
+        .register(&Spire::delegate(), &[&binary], &["-dns", "localhost"])?;
     let operator = world.sandbox.directory().join("operator");
     fs::create_dir(&operator)?;
     let fetcher = format!("unix:path:{}", world.spire.program("spire-agent").display());

@@ -42,7 +42,9 @@ fn syn_ack_message(identity: u64, bits: u8, answer: &SynAck) -> Vec<u8> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes
+        .iter()
+        .fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 fn v4(text: &str) -> Address {

@@ -113,7 +113,43 @@ pub(crate) fn cluster(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
         ready,
     ));
 
-    // An address goes from one pod to another: delete, and at once the next.
+    recycled(plan, &api, &world, metrics)?;
+    let services = fronts::map(&world)?;
+    while services.keys().count() < fronts::COUNT {
+        ensure!(
+            begun.elapsed() < LIMIT,
+            "not all Services are known after {LIMIT:?}"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    births(plan, &api, &world, metrics)?;
+    fronts::churn(plan, &api, &world, metrics)?;
+    for number in 0..HERE {
+        world
+            .sandbox
+            .cgroup(&format!("burstable/pod{}", uid(100_000 + number)))?;
+    }
+    churn(&api, &world, metrics)?;
+    fleet::at_once(&api, &world, metrics)?;
+    let pid = world.agent.pid().context("the agent is running")?;
+    metrics.push(
+        Metric::value(
+            format!(
+                "agent memory, {} pods and {} Services",
+                ELSEWHERE + HERE + 1000,
+                fronts::COUNT
+            ),
+            "MiB",
+            resident(pid)?,
+        )
+        .target(Target::AtMost(64.0)),
+    );
+    Ok(())
+}
+
+/// An address goes from one pod to another: delete, and at once the next.
+fn recycled(plan: &Plan, api: &KubeApi, world: &World, metrics: &mut Vec<Metric>) -> Result<()> {
+    let peers = peers(&world.maps()?.join(names::PEERS))?;
     let mut samples = Vec::new();
     for round in 0..plan.rounds(20, 200) {
         let number = round * 7 % ELSEWHERE;
@@ -146,37 +182,6 @@ pub(crate) fn cluster(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
         "ms",
         Summary::of(&samples),
     ));
-
-    let services = fronts::map(&world)?;
-    while services.keys().count() < fronts::COUNT {
-        ensure!(
-            begun.elapsed() < LIMIT,
-            "not all Services are known after {LIMIT:?}"
-        );
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    births(plan, &api, &world, metrics)?;
-    fronts::churn(plan, &api, &world, metrics)?;
-    for number in 0..HERE {
-        world
-            .sandbox
-            .cgroup(&format!("burstable/pod{}", uid(100_000 + number)))?;
-    }
-    churn(&api, &world, metrics)?;
-    fleet::at_once(&api, &world, metrics)?;
-    let pid = world.agent.pid().context("the agent is running")?;
-    metrics.push(
-        Metric::value(
-            format!(
-                "agent memory, {} pods and {} Services",
-                ELSEWHERE + HERE + 1000,
-                fronts::COUNT
-            ),
-            "MiB",
-            resident(pid)?,
-        )
-        .target(Target::AtMost(64.0)),
-    );
     Ok(())
 }
 

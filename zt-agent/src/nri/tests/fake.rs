@@ -220,7 +220,7 @@ impl Runtime {
     }
 
     /// Waits until the plugin has hung up.
-    pub(super) async fn is_left(mut self) {
+    pub(super) async fn until_left(mut self) {
         let mut rest = Vec::new();
         // A reset is an end as well: what was sent may be unread.
         let _ = timeout(LATER, self.stream.read_to_end(&mut rest))

@@ -41,7 +41,7 @@ async fn a_runtime_that_hangs_up_or_refuses_is_tried_again() {
         message: "not you".into(),
     };
     refusing.register(Some(reason)).await;
-    refusing.is_left().await;
+    refusing.until_left().await;
     let mut silent = world.accept().await;
     silent.register(None).await;
     drop(silent);
@@ -81,7 +81,7 @@ async fn nonsense_ends_the_connection_and_nothing_else() {
             world.runtime(0).await
         };
         runtime.send(bytes).await;
-        runtime.is_left().await;
+        runtime.until_left().await;
     }
     works(&world, nonsense.len() as u64).await;
 }
@@ -113,9 +113,9 @@ async fn a_runtime_that_never_configures_is_left() {
     let world = World::with(NEVER, Duration::from_millis(100));
     let mut runtime = world.accept().await;
     runtime.register(None).await;
-    runtime.is_left().await;
+    runtime.until_left().await;
     // One that says nothing at all.
-    world.accept().await.is_left().await;
+    world.accept().await.until_left().await;
     let status = world.wait("two failures", |status| status.failures >= 2).await;
     assert!(!status.connected);
 }
