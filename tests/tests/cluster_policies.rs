@@ -259,7 +259,10 @@ fn the_first_policy_of_a_cluster_is_made_over_the_api_and_one_that_is_not_valid_
         "{held}"
     );
     let object = api.get(POLICIES, "", "web").context("there")?;
-    ensure!(object["spec"] == policy("web", &[81])["spec"], "{object}");
+    ensure!(
+        object["spec"]["rules"][0]["to"][0]["ports"] == json!([81]),
+        "{object}"
+    );
     ensure!(ask("PUT", "more", Some(&policy("more", &[])))?.status == 202);
     ensure!(ask("DELETE", "more", None)?.status == 202);
     // Mended in its place, all of it comes into force.

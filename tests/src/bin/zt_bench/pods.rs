@@ -17,7 +17,7 @@ use zt_tests::KubeApi;
 use crate::memory::resident;
 use crate::report::{Metric, Target};
 use crate::samples::Summary;
-use crate::world::World;
+use crate::world::{World, filled};
 use crate::{Plan, fleet, fronts};
 
 pub(crate) const PODS: &str = "/api/v1/pods";
@@ -95,6 +95,7 @@ pub(crate) fn cluster(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
     let begun = Instant::now();
     let world = World::start("kubernetes", |sandbox, builder| {
         let kubeconfig = api.kubeconfig(sandbox.directory())?;
+        let builder = filled(builder, 1000)?;
         Ok(builder
             .config("identity", json!({ "source": "kubernetes" }))
             .config("kubernetes", json!({ "kubeconfig": kubeconfig })))
