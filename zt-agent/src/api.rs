@@ -47,7 +47,7 @@ pub use self::guard::Guard;
 pub use self::health::standby_router;
 pub use self::node::{ControlError, DisputeStatus, HookStatus, NodeControl, NodeStatus, RootStatus};
 pub use self::problem::ApiProblem;
-pub use self::server::{Endpoint, Limits, ServeError, Tls, bind_api, bind_health, bind_socket};
+pub use self::server::{Endpoint, Limits, Routes, ServeError, Tls, bind_api, bind_health, bind_socket};
 use crate::audit::archive::Archive;
 use crate::audit::pipeline::Intake;
 use crate::identity::spire::Health;
@@ -186,13 +186,14 @@ impl std::ops::Deref for ApiState {
 }
 
 /// The API.
-pub fn router(state: ApiState) -> Router {
+pub fn router(state: ApiState) -> Routes {
     let (router, document) = routes().split_for_parts();
-    router
+    let router = router
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(Extension(openapi::Served::of(&document)))
-        .with_state(state)
+        .with_state(state.clone());
+    Routes::with_evaluations(router, state)
 }
 
 /// Every route with its description: one that has none cannot be added here.

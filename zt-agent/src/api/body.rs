@@ -3,10 +3,10 @@
 
 use std::error::Error;
 
-use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, StatusCode, header};
-use bytes::Bytes;
-use http_body_util::LengthLimitError;
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::body::Body;
 use serde::de::DeserializeOwned;
 
 use super::problem::{ApiProblem, field};
@@ -17,7 +17,10 @@ use crate::problem::Problem;
 pub(super) const MAX_BYTES: usize = 1 << 20;
 
 /// Reads a body as JSON.
-pub(super) async fn json<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Result<T, ApiProblem> {
+pub(super) async fn json<T: DeserializeOwned, B>(headers: &HeaderMap, body: B) -> Result<T, ApiProblem>
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>>,
+{
     if media_type(headers) != Some(MediaType::Json) {
         return Err(unsupported("send the body as `Content-Type: application/json`"));
     }
@@ -27,7 +30,7 @@ pub(super) async fn json<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -
 }
 
 /// Reads a body as the text of a policy document: YAML, or JSON, which is YAML too.
-pub(super) async fn document(headers: &HeaderMap, body: Body) -> Result<String, ApiProblem> {
+pub(super) async fn document(headers: &HeaderMap, body: axum::body::Body) -> Result<String, ApiProblem> {
     let Some(media_type) = media_type(headers) else {
         let detail = "send the policy as `Content-Type: application/yaml` or `application/json`";
         return Err(unsupported(detail));
@@ -63,10 +66,13 @@ fn unsupported(detail: &str) -> ApiProblem {
 }
 
 /// Reads a body of a bounded size.
-async fn read(body: Body) -> Result<Bytes, ApiProblem> {
-    match to_bytes(body, MAX_BYTES).await {
+async fn read<B>(body: B) -> Result<Bytes, ApiProblem>
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>>,
+{
+    match whole(body).await {
         Ok(bytes) => Ok(bytes),
-        Err(error) if contains::<LengthLimitError>(&error) => {
+        Err(error) if contains::<LengthLimitError>(&*error) => {
             let detail = format!("a body has at most {MAX_BYTES} bytes");
             Err(ApiProblem::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
@@ -74,13 +80,37 @@ async fn read(body: Body) -> Result<Bytes, ApiProblem> {
                 detail,
             ))
         }
-        Err(error) if contains::<SlowBody>(&error) => Err(ApiProblem::new(
+        Err(error) if contains::<SlowBody>(&*error) => Err(ApiProblem::new(
             StatusCode::REQUEST_TIMEOUT,
             "body_timeout",
             "the body did not come in time",
         )),
         Err(error) => Err(ApiProblem::bad_request("body_unreadable", error.to_string())),
     }
+}
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+async fn whole<B>(body: B) -> Result<Bytes, BoxError>
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>>,
+{
+    let mut body = std::pin::pin!(Limited::new(body, MAX_BYTES));
+    // Nearly every body comes in one piece, which is not copied.
+    let mut first = Bytes::new();
+    let mut all = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        if first.is_empty() && all.is_empty() {
+            first = data;
+            continue;
+        }
+        if all.is_empty() {
+            all.extend_from_slice(&first);
+        }
+        all.extend_from_slice(&data);
+    }
+    Ok(if all.is_empty() { first } else { all.freeze() })
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

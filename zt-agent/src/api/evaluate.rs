@@ -8,8 +8,10 @@ use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::{Extension, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, Method, Request, StatusCode};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use hyper::body::Body as HttpBody;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -77,8 +79,28 @@ pub(super) async fn evaluate(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiProblem> {
-    let body: EvaluateBody = body::json(&headers, body).await?;
-    if let Some(Extension(allowance)) = allowance {
+    let allowance = allowance.as_ref().map(|Extension(allowance)| allowance);
+    answer(&state, &caller, allowance, &headers, body).await
+}
+
+/// Whether a request is for [`answer`].
+pub(super) fn is_asked<B>(request: &Request<B>) -> bool {
+    request.method() == Method::POST && request.uri().path() == "/v1/evaluate"
+}
+
+/// The answer to a body.
+pub(super) async fn answer<B>(
+    state: &ApiState,
+    caller: &Caller,
+    allowance: Option<&Allowance>,
+    headers: &HeaderMap,
+    body: B,
+) -> Result<Response, ApiProblem>
+where
+    B: HttpBody<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+{
+    let body: EvaluateBody = body::json(headers, body).await?;
+    if let Some(allowance) = allowance {
         // The request itself is counted.
         allowance.take(body.len().saturating_sub(1))?;
     }
@@ -96,7 +118,7 @@ pub(super) async fn evaluate(
         events.push(ApiEvent::Evaluated(evaluation));
     }
     // What is not recorded has not been decided.
-    recorded(&state, events, MAX_WAIT)
+    recorded(state, events, MAX_WAIT)
         .await
         .map_err(|unrecorded| unrecorded.problem("audit_unavailable", "the decision is not given"))?;
     if is_batch {

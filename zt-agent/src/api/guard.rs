@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, Method, Request, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use governor::clock::{Clock, DefaultClock};
 use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
@@ -163,6 +163,14 @@ const fn roles_for(act: Act) -> &'static str {
 /// A page in a browser on this machine can have its own name resolve to 127.0.0.1 (DNS rebinding); its requests then
 /// come from here, but still bear that name.
 fn names_loopback(headers: &HeaderMap) -> bool {
+    let host = headers.get(header::HOST).map(HeaderValue::as_bytes);
+    // What nearly everybody writes needs no parsing.
+    if host
+        .and_then(|host| host.strip_prefix(b"127.0.0.1:"))
+        .is_some_and(is_port)
+    {
+        return true;
+    }
     let authority = headers
         .get(header::HOST)
         .and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
@@ -177,6 +185,11 @@ fn names_loopback(headers: &HeaderMap) -> bool {
                 .parse::<IpAddr>()
                 .is_ok_and(|ip| ip.to_canonical().is_loopback())
     })
+}
+
+/// Whether it is a port and nothing else.
+fn is_port(text: &[u8]) -> bool {
+    (1..=5).contains(&text.len()) && text.iter().all(u8::is_ascii_digit)
 }
 
 #[cfg(test)]

@@ -63,7 +63,7 @@ impl Named {
 
     pub(super) fn name(&self) -> Arc<str> {
         match self {
-            Self::Spiffe(id) => Arc::from(id.as_str()),
+            Self::Spiffe(id) => id.text(),
             Self::Number(_, name) => Arc::clone(name),
         }
     }
@@ -72,9 +72,13 @@ impl Named {
 /// Who is meant; `at` is the path of the party in the request.
 pub(super) fn named(fields: PartyFields, at: &str, table: &AllowTable) -> Result<Named, Problem> {
     match (fields.spiffe_id, fields.entity, fields.address) {
-        (Some(id), None, None) => SpiffeId::parse(&id)
-            .map(Named::Spiffe)
-            .map_err(|error| field(format!("{at}.spiffe_id"), error.to_string())),
+        (Some(id), None, None) => match table.identity(&id) {
+            // Parsed once already, and its text is shared.
+            Some(id) => Ok(Named::Spiffe(id.clone())),
+            None => SpiffeId::parse(&id)
+                .map(Named::Spiffe)
+                .map_err(|error| field(format!("{at}.spiffe_id"), error.to_string())),
+        },
         (None, Some(entity), None) => {
             by_entity(&entity, table).map_err(|message| field(format!("{at}.entity"), message))
         }

@@ -23,6 +23,11 @@ use super::record::Entry;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Hash(pub [u8; 32]);
 
+/// What the hash of an entry begins with.
+const FORMAT: &[u8; 10] = b"zt-audit-1";
+/// What it covers: the format, writer and number, and two hashes.
+const PLACE_BYTES: usize = FORMAT.len() + 16 + 8 + 2 * 32;
+
 /// The hash before the first entry.
 pub const START: Hash = Hash([0; 32]);
 
@@ -63,17 +68,34 @@ impl Head {
         self.link_digest(digest(entry))
     }
 
+    /// Appends entries; the hash of each.
+    pub fn link_all(&mut self, entries: &[Entry]) -> Vec<Hash> {
+        let mut bytes = Vec::with_capacity(512);
+        let link = |entry| {
+            bytes.clear();
+            canonical::write(entry, &mut bytes);
+            self.link_digest(sha256(&bytes)).hash
+        };
+        entries.iter().map(link).collect()
+    }
+
     /// Appends an entry of which only the digest is known.
     pub fn link_digest(&mut self, digest: Hash) -> Link {
         self.seq += 1;
-        let place = [
-            b"zt-audit-1".as_slice(),
+        let mut place = [0; PLACE_BYTES];
+        let mut rest = place.as_mut_slice();
+        for part in [
+            FORMAT.as_slice(),
             self.writer.as_bytes(),
             &self.seq.to_be_bytes(),
             &self.hash.0,
             &digest.0,
-        ];
-        self.hash = sha256(&place.concat());
+        ] {
+            let (to, behind) = rest.split_at_mut(part.len());
+            to.copy_from_slice(part);
+            rest = behind;
+        }
+        self.hash = sha256(&place);
         Link {
             writer: self.writer,
             seq: self.seq,

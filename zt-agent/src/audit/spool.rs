@@ -2,6 +2,8 @@
 //! The durable spool before `PostgreSQL`: every record is in a local `SQLite` store, with its place in the chain, before it
 //! counts as stored; from there the [`Shipper`] takes it to the server, and it goes when the server has it.
 //!
+//! What was stored last is also in memory, up to a bound: as long as the server keeps up, nothing is read back.
+//!
 //! Exactly once: a batch is planned on disk before it is sent, so that after a crash on either side the very same batch
 //! is sent again, and the server notes each with its records in one transaction. A batch never crosses a segment of the
 //! store, and room is made by segments: a batch is there as a whole or gone as a whole.
@@ -11,16 +13,20 @@
 //! in the chain, and a signed statement takes it on the server: see [`Gap`].
 
 mod account;
+mod error;
 mod lost;
+mod recent;
 mod shipper;
 mod when_full;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use tokio::sync::{Mutex, Notify};
 
 pub use self::account::Account;
+pub use self::error::SpoolError;
+use self::recent::Recent;
 pub use self::shipper::Shipper;
 pub use self::when_full::WhenFull;
 use super::chain::Head;
@@ -29,32 +35,7 @@ use super::postgres::Batch;
 use super::record::{Entry, Kept};
 use super::seal::{Cause, Checkpoint, Gap};
 use super::sqlite::{self, SEGMENT_ROWS, Shipping, Store, StoreError};
-use super::store::{Pruned, RingMark, Sink, SinkError};
-
-/// Why the spool did not keep a batch.
-#[derive(Debug, thiserror::Error)]
-pub enum SpoolError {
-    /// The file.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// There is no room, and the newest records are what is given up.
-    #[error(
-        "the spool is full (audit.maxDiskBytes) and audit.whenFull is newest: {records} records are lost and counted"
-    )]
-    Full {
-        /// How many.
-        records: usize,
-    },
-}
-
-impl SinkError for SpoolError {
-    fn is_transient(&self) -> bool {
-        match self {
-            Self::Store(error) => error.is_transient(),
-            Self::Full { .. } => false,
-        }
-    }
-}
+use super::store::{Pruned, RingMark, Sink};
 
 /// An open spool.
 #[derive(Debug)]
@@ -64,6 +45,7 @@ pub struct Spool {
     when_full: WhenFull,
     full: AtomicBool,
     state: Mutex<State>,
+    recent: std::sync::Mutex<Recent>,
     account: Arc<Account>,
     more: Notify,
 }
@@ -101,6 +83,7 @@ impl Spool {
             limit,
             when_full,
             full: AtomicBool::new(false),
+            recent: std::sync::Mutex::default(),
             account: Arc::default(),
             more: Notify::new(),
             state: Mutex::new(State { head, noted }),
@@ -157,7 +140,14 @@ impl Spool {
                 self.store.plan_shipping(&noted).await?;
                 state.noted = noted;
             }
-            let found = self.store.range(first, noted.planned).await?;
+            let recent = self.recent().take(first, noted.planned);
+            let found = match recent {
+                Some(records) => records
+                    .into_iter()
+                    .map(|(number, kept)| (number, Ok(kept)))
+                    .collect(),
+                None => self.store.range(first, noted.planned).await?,
+            };
             let there = lost::readable_from(first, &found);
             if there == noted.planned - noted.shipped {
                 self.moved(&state).await?;
@@ -182,6 +172,10 @@ impl Spool {
                 self.lose_first(&mut state, &found).await?;
             }
         }
+    }
+
+    fn recent(&self) -> std::sync::MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Goes on behind what was given up right before the next batch.
@@ -325,10 +319,11 @@ impl Sink for Spool {
             });
         }
         // Nothing may be waited for behind this: it is kept, and who gives up waiting would have it kept again.
-        let head = self.store.keep(entries, mark).await?;
-        if let Some(first) = entries.first() {
+        let links = self.store.keep(entries, mark).await?;
+        if let (Some(links), Some(first)) = (links, entries.first()) {
+            self.recent().keep(entries, &links);
             self.account
-                .stored(head, entries.len() as u64, first.timestamp().0);
+                .stored(links.last(), entries.len() as u64, first.timestamp().0);
         }
         self.more.notify_one();
         Ok(())

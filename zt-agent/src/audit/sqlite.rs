@@ -19,6 +19,7 @@ mod dsn;
 mod error;
 mod gaps;
 mod graph;
+mod names;
 mod prune;
 mod read;
 mod rollup;
@@ -42,6 +43,7 @@ use sqlx::sqlite::{
 use sqlx::{Connection, Executor as _};
 use tokio::sync::Mutex;
 
+pub use self::append::Links;
 pub use self::error::StoreError;
 pub use self::read::{Reader, Shipped, default_keys};
 pub use self::schema::SEGMENT_ROWS;
@@ -114,6 +116,8 @@ impl Store {
                 .max_connections(connections)
                 .min_connections(0)
                 .acquire_timeout(Duration::from_secs(5))
+                // A file does not hang up.
+                .test_before_acquire(false)
         };
         let readers = pool(READERS)
             .after_connect(|connection, _| {
@@ -186,9 +190,12 @@ impl Store {
         Ok(rows.into_iter().filter_map(named).collect())
     }
 
-    /// Keeps a batch, as [`Sink::append`]. Returns the number of the last record that there is then; 0 where there was
-    /// nothing to do.
-    pub(super) async fn keep(&self, entries: &[Entry], mark: Option<RingMark>) -> Result<u64, StoreError> {
+    /// Keeps a batch, as [`Sink::append`]. Returns the places of its entries; `None` where there was nothing to do.
+    pub(super) async fn keep(
+        &self,
+        entries: &[Entry],
+        mark: Option<RingMark>,
+    ) -> Result<Option<Links>, StoreError> {
         append::append(&mut *self.writer.lock().await, entries, mark).await
     }
 

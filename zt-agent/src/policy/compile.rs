@@ -132,6 +132,7 @@ pub fn compile_with(
         entries,
         rule_names: Arc::clone(set.names_by_number()),
         networks,
+        places: AllowTable::places(&universe),
         identities: universe,
         alike,
         groups: groups.clone(),

@@ -2,6 +2,7 @@
 //! The compiled allow table: what the kernel is given, and what user space decides by.
 
 use std::collections::BTreeSet;
+use std::hash::Hasher as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use super::action::Protocol;
 use super::alike::Alike;
 use super::entity::ENTITIES;
 use super::group::Groups;
-use super::hash::FastMap;
+use super::hash::{FastMap, FoldHasher};
 use super::network::Networks;
 use super::set::BUILTIN;
 use crate::spiffe_id::SpiffeId;
@@ -26,6 +27,8 @@ pub struct AllowTable {
     pub(super) networks: Networks,
     /// Sorted by text.
     pub(super) identities: Vec<SpiffeId>,
+    /// Where each is in that list, by a hash of its text.
+    pub(super) places: FastMap<u64, u32>,
     /// Names that it takes for nobody.
     pub(super) alike: Alike,
     pub(super) groups: Groups,
@@ -64,7 +67,22 @@ impl AllowLookup for AllowTable {
     }
 }
 
+/// Short, and not the one by which the kernel knows an identity.
+fn text_hash(text: &str) -> u64 {
+    let mut hasher = FoldHasher::default();
+    hasher.write(text.as_bytes());
+    hasher.finish()
+}
+
 impl AllowTable {
+    /// Where each of these is in the list, by a hash of its text.
+    pub(super) fn places(identities: &[SpiffeId]) -> FastMap<u64, u32> {
+        let places = (0..).zip(identities);
+        places
+            .map(|(place, id)| (text_hash(id.as_str()), place))
+            .collect()
+    }
+
     /// Every entry, the header's with them, in no order.
     pub fn entries(&self) -> impl ExactSizeIterator<Item = (AllowKey, AllowEntry)> + '_ {
         self.entries.iter().map(|(key, entry)| (*key, *entry))
@@ -90,6 +108,14 @@ impl AllowTable {
     /// The networks that name addresses.
     pub fn networks(&self) -> &Networks {
         &self.networks
+    }
+
+    /// The identity that is written so, if the table was compiled for it: one look where [`SpiffeId::parse`] hashes the text.
+    /// Of two whose hashes are the same here, it knows one.
+    pub fn identity(&self, text: &str) -> Option<&SpiffeId> {
+        let place = self.places.get(&text_hash(text))?;
+        let found = self.identities.get(*place as usize);
+        found.filter(|id| id.as_str() == text)
     }
 
     /// The identities that it was compiled for, sorted: a pattern stands for nobody else.

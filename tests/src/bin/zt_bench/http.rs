@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 
 use crate::Plan;
+use crate::processor;
 use crate::report::{Metric, Target};
 use crate::world::{World, filled};
 
@@ -77,7 +78,8 @@ pub(crate) fn evaluate(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
     let script = world.sandbox.directory().join("evaluate.lua");
     fs::write(&script, SCRIPT)?;
     for load in LOADS {
-        let outcome = load.run(world.agent.api(), &script, plan.rounds(2, 10))?;
+        let pid = world.agent.pid().context("the agent is running")?;
+        let (outcome, computed) = load.run(world.agent.api(), pid, &script, plan.rounds(2, 10))?;
         let decisions = outcome.requests * u64::from(load.batch);
         let rate = decisions as f64 / outcome.microseconds * 1e6;
         let mut metric = Metric::value(load.name(), "/s", rate);
@@ -85,6 +87,12 @@ pub(crate) fn evaluate(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
             metric = metric.target(Target::AtLeast(50_000.0));
         }
         metrics.push(metric);
+        let each = computed / decisions as f64;
+        metrics.push(Metric::value(
+            "  processor time of the agent for each decision",
+            "µs",
+            each,
+        ));
         for (share, time) in ["50 %", "90 %", "99 %", "99.9 %"]
             .into_iter()
             .zip(outcome.latency)
@@ -110,10 +118,13 @@ impl Load {
         format!("HTTP evaluate, wrk, {connections} connection(s), {depth} request(s) under way on each{what}")
     }
 
-    fn run(&self, server: SocketAddr, script: &Path, seconds: usize) -> Result<Outcome> {
+    /// What came of it, and the microseconds that the agent computed.
+    fn run(&self, server: SocketAddr, agent: u32, script: &Path, seconds: usize) -> Result<(Outcome, f64)> {
         // A second first: caches, and the recorder's batches.
         self.ask(server, script, 1)?;
+        let before = processor::microseconds(&[agent]);
         let outcome = self.ask(server, script, seconds)?;
+        let computed = processor::microseconds(&[agent]) - before;
         ensure!(
             outcome.failed == 0 && outcome.requests > 0,
             "{}: {} requests failed, {} were answered",
@@ -121,7 +132,7 @@ impl Load {
             outcome.failed,
             outcome.requests
         );
-        Ok(outcome)
+        Ok((outcome, computed))
     }
 
     fn ask(&self, server: SocketAddr, script: &Path, seconds: usize) -> Result<Outcome> {

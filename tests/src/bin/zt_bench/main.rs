@@ -18,6 +18,7 @@ mod machine;
 mod memory;
 mod order;
 mod pods;
+mod processor;
 mod programs;
 mod query;
 mod report;

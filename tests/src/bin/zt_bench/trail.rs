@@ -14,6 +14,7 @@ use zt_tests::wait_for;
 use crate::Plan;
 use crate::crew::Worker;
 use crate::order::Order;
+use crate::processor;
 use crate::report::{Metric, Target};
 use crate::world::{World, filled};
 
@@ -32,6 +33,8 @@ struct Outcome {
     seconds: f64,
     /// Seconds after the last decision until the last record was stored.
     behind: f64,
+    /// Microseconds of processor time for each record: of the agent, and of the database's server.
+    computed: (f64, f64),
 }
 
 impl Outcome {
@@ -45,6 +48,23 @@ impl Outcome {
             self.asked, self.seconds, self.lost, self.behind
         );
         Metric::value(line, "/s", self.stored)
+    }
+
+    /// What a record costs.
+    fn costs(&self, kept: Kept) -> Vec<Metric> {
+        let (agent, server) = self.computed;
+        let cost = |of: &str, time| {
+            Metric::value(
+                format!("  processor time of the {of} for each record"),
+                "µs",
+                time,
+            )
+        };
+        let mut costs = vec![cost("agent", agent)];
+        if kept == Kept::Postgres {
+            costs.push(cost("server", server));
+        }
+        costs
     }
 }
 
@@ -114,8 +134,9 @@ fn into(plan: &Plan, kept: Kept, server: Option<&Server>, metrics: &mut Vec<Metr
     ];
     let mut best = None;
     for &rate in kept.rates(plan.quick) {
-        let outcome = storm(&world, &mut workers, rate, plan.rounds(2000, 4000))?;
+        let outcome = storm(&world, server, &mut workers, rate, plan.rounds(2000, 4000))?;
         metrics.push(outcome.line());
+        metrics.extend(outcome.costs(kept));
         if outcome.lost > 0 || !outcome.keeps_up() {
             break;
         }
@@ -125,16 +146,18 @@ fn into(plan: &Plan, kept: Kept, server: Option<&Server>, metrics: &mut Vec<Metr
     // For half a minute, and less each time that something is lost or left behind.
     let mut rate = best.unwrap_or(kept.rates(true)[0]);
     for _ in 0..3 {
-        let outcome = storm(&world, &mut workers, rate, plan.rounds(3000, 30_000))?;
+        let outcome = storm(&world, server, &mut workers, rate, plan.rounds(3000, 30_000))?;
         if outcome.lost == 0 && outcome.keeps_up() {
             let line = format!(
                 "records into {name} without loss, for {:.0} s, {:.1} s behind at the end",
                 outcome.seconds, outcome.behind
             );
             metrics.push(Metric::value(line, "/s", outcome.stored).target(Target::AtLeast(kept.target())));
+            metrics.extend(outcome.costs(kept));
             return tail(&world, &mut workers, plan, kept, metrics);
         }
         metrics.push(outcome.line());
+        metrics.extend(outcome.costs(kept));
         rate = rate * 4 / 5;
     }
     let line = format!("records into {name} without loss: none of the rates above");
@@ -150,7 +173,7 @@ fn tail(
     kept: Kept,
     metrics: &mut Vec<Metric>,
 ) -> Result<()> {
-    let outcome = storm(world, workers, 0, plan.rounds(1000, 3000))?;
+    let outcome = storm(world, None, workers, 0, plan.rounds(1000, 3000))?;
     let line = format!(
         "  {}: as fast as two processes go, {:.0}/s: {} lost, stored at",
         kept.name(),
@@ -162,13 +185,22 @@ fn tail(
 }
 
 /// So many thousand decisions a second, from all workers together.
-fn storm(world: &World, workers: &mut [Worker], thousands: u32, milliseconds: usize) -> Result<Outcome> {
+fn storm(
+    world: &World,
+    server: Option<&Server>,
+    workers: &mut [Worker],
+    thousands: u32,
+    milliseconds: usize,
+) -> Result<Outcome> {
     let milliseconds = milliseconds as u32;
     eprintln!("  {thousands} thousand decisions a second for {milliseconds} ms");
     let to = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7009);
     at_rest(world)?;
+    let agent = [world.agent.pid().context("the agent is running")?];
+    let server = server.map(processes).transpose()?.unwrap_or_default();
+    let computed = || (processor::microseconds(&agent), processor::microseconds(&server));
     let before = Counts::read(world)?;
-    let start = Instant::now();
+    let (start, computed_before) = (Instant::now(), computed());
     let per_millisecond = thousands / workers.len() as u32;
     for worker in workers.iter_mut() {
         worker.send(&Order::Storm {
@@ -193,7 +225,8 @@ fn storm(world: &World, workers: &mut [Worker], thousands: u32, milliseconds: us
         let settled = counts.stored + counts.lost() - before.stored - before.lost();
         Ok((settled >= counts.decided - before.decided).then_some(counts))
     })?;
-    let drained = start.elapsed().as_secs_f64();
+    let (drained, computed) = (start.elapsed().as_secs_f64(), computed());
+    let stored = (after.stored - before.stored) as f64;
     let decided = after.decided - before.decided;
     ensure!(
         decided == asked,
@@ -206,11 +239,21 @@ fn storm(world: &World, workers: &mut [Worker], thousands: u32, milliseconds: us
     );
     Ok(Outcome {
         asked: asked as f64 / seconds,
-        stored: (after.stored - before.stored) as f64 / drained,
+        stored: stored / drained,
+        computed: (
+            (computed.0 - computed_before.0) / stored,
+            (computed.1 - computed_before.1) / stored,
+        ),
         lost: after.lost() - before.lost(),
         seconds,
         behind: drained - seconds,
     })
+}
+
+/// The processes of a server that work on what is inserted.
+fn processes(server: &Server) -> Result<Vec<u32>> {
+    let pids = server.sql("SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()")?;
+    Ok(pids.lines().map(str::parse).collect::<Result<_, _>>()?)
 }
 
 /// Waits until all that there was to record is stored: what the agent's start left to record, too.

@@ -115,6 +115,8 @@ impl<S: Sink> Recorder<S> {
     /// a short moment.
     async fn fill(&mut self, batch: &mut Batch) {
         let start = Instant::now();
+        // One for all messages that it waits for.
+        let mut alarm = std::pin::pin!(tokio::time::sleep_until(start));
         while batch.records.len() < self.settings.batch && batch.flushes.is_empty() && !self.queue.is_closed()
         {
             let linger = match batch.stored.len() {
@@ -122,10 +124,17 @@ impl<S: Sink> Recorder<S> {
                 waiting if waiting < self.crowd => self.settings.answer_linger,
                 _ => break,
             };
-            match timeout_at(start + linger, self.queue.recv()).await {
-                Ok(Some(message)) => self.take(message, batch),
-                Ok(None) => return,
-                Err(_) => break,
+            if alarm.deadline() != start + linger {
+                alarm.as_mut().reset(start + linger);
+            }
+            let message = tokio::select! {
+                biased;
+                message = self.queue.recv() => message,
+                () = &mut alarm => break,
+            };
+            match message {
+                Some(message) => self.take(message, batch),
+                None => return,
             }
         }
         while batch.records.len() < self.settings.batch {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Records on their way: columns for one `INSERT … SELECT FROM unnest(…)`.
+//! Records on their way: columns for one `INSERT … SELECT unnest(…), unnest(…) …`.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -122,12 +122,15 @@ pub(super) async fn insert_shapes(
     Ok(())
 }
 
+// Side by side in the list of columns the arrays are read a row at a time. In FROM each would be written out as a table
+// first, which takes a fifth of the server's time for a record.
 const RECORDS: &str = "
 INSERT INTO zt_audit.record (time, id, shape, seq, hash, revision, latency, count, source_port, pid, source_address,
     destination_address, comm, source_pod, destination_pod, caller, detail, writer)
-SELECT n.*, $18::uuid FROM unnest($1::bigint[], $2::uuid[], $3::uuid[], $4::bigint[], $5::bytea[], $6::bigint[],
-    $7::bigint[], $8::bigint[], $9::integer[], $10::bigint[], $11::inet[], $12::inet[], $13::text[], $14::text[],
-    $15::text[], $16::text[], $17::text[]) AS n
+SELECT unnest($1::bigint[]), unnest($2::uuid[]), unnest($3::uuid[]), unnest($4::bigint[]), unnest($5::bytea[]),
+    unnest($6::bigint[]), unnest($7::bigint[]), unnest($8::bigint[]), unnest($9::integer[]),
+    unnest($10::bigint[]), unnest($11::inet[]), unnest($12::inet[]), unnest($13::text[]), unnest($14::text[]),
+    unnest($15::text[]), unnest($16::text[]), unnest($17::text[]), $18::uuid
 ON CONFLICT DO NOTHING";
 
 #[derive(Default)]

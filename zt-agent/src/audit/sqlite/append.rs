@@ -6,14 +6,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use sqlx::sqlite::SqliteConnection;
-use sqlx::{Connection, Row};
+use sqlx::{AssertSqlSafe, Connection, Row as _};
 use uuid::Uuid;
 
 use super::bulk::{Bulk, Values};
+use super::names::{self, Names};
 use super::schema::SEGMENT_ROWS;
-use super::shapes::{self, Names};
-use super::share::Costs;
-use super::{StoreError, Writer, told};
+use super::shapes::{self, ShapeKey};
+use super::{StoreError, Writer, share, told};
 use crate::audit::chain::{Hash, Head};
 use crate::audit::names::Named;
 use crate::audit::record::Entry;
@@ -23,38 +23,34 @@ use crate::audit::store::RingMark;
 /// come.
 const MAX_CACHED: usize = 32_768;
 
-const NAMES: Bulk = Bulk {
-    head: "INSERT INTO name (text) VALUES",
-    columns: 1,
+static NAMES: Bulk = Bulk::new(
+    "INSERT INTO name (text)",
+    1,
     // Updating to the same text is what makes RETURNING speak of names that were there already.
-    tail: "ON CONFLICT (text) DO UPDATE SET text = excluded.text RETURNING id, text",
-};
+    "ON CONFLICT (text) DO UPDATE SET text = excluded.text RETURNING id, text",
+);
 
-const SEGMENTS: Bulk = Bulk {
-    head: "INSERT INTO segment (segment, min_time, max_time) VALUES",
-    columns: 3,
-    tail: "ON CONFLICT (segment) DO UPDATE SET min_time = min(min_time, excluded.min_time), \
-           max_time = max(max_time, excluded.max_time)",
-};
+static SPANS: Bulk = Bulk::new("INSERT OR IGNORE INTO span (segment, shape)", 2, "");
 
-const SPANS: Bulk = Bulk {
-    head: "INSERT OR IGNORE INTO span (segment, shape) VALUES",
-    columns: 2,
-    tail: "",
-};
+static RECORDS: Bulk = Bulk::new(
+    "INSERT INTO record (row, id, time, shape, revision, latency, source_address, source_port, \
+     destination_address, pid, comm, source_pod, destination_pod, caller, count, change, hash)",
+    17,
+    "",
+);
 
-const RECORDS: Bulk = Bulk {
-    head: "INSERT INTO record (row, id, time, shape, revision, latency, source_address, source_port, \
-           destination_address, pid, comm, source_pod, destination_pod, caller, count, change, hash) VALUES",
-    columns: 17,
-    tail: "",
-};
+static NUMBERS: Bulk = Bulk::new("INSERT OR REPLACE INTO number (kind, number, text)", 3, "");
 
-const NUMBERS: Bulk = Bulk {
-    head: "INSERT OR REPLACE INTO number (kind, number, text) VALUES",
-    columns: 3,
-    tail: "",
-};
+/// Where the chain ends now, and where the ring buffer is accounted for.
+const TRAIL: &str = "
+UPDATE trail SET next_row = ?, hash = ?, stored = stored + ?, ring = coalesce(?, ring),
+                 ring_position = coalesce(?, ring_position)";
+
+/// The times of a segment.
+const SEGMENT: &str = ";
+INSERT INTO segment (segment, min_time, max_time) VALUES (?, ?, ?)
+ON CONFLICT (segment) DO UPDATE SET min_time = min(min_time, excluded.min_time),
+                                    max_time = max(max_time, excluded.max_time)";
 
 /// What the writer knows to be in the file, so that it need not ask.
 #[derive(Debug, Default)]
@@ -69,62 +65,110 @@ pub(super) struct Known {
 
 impl Known {
     /// Shapes that have gone are looked up again.
-    async fn check(&mut self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
-        let (shapes_gone,): (i64,) = sqlx::query_as("SELECT shapes_gone FROM trail")
-            .fetch_one(connection)
-            .await?;
+    fn check(&mut self, shapes_gone: i64) {
         if self.shapes_gone != shapes_gone {
             self.shapes.clear();
             self.spans.1.clear();
             self.shapes_gone = shapes_gone;
         }
-        Ok(())
     }
 }
 
-/// Keeps a batch, whole or not at all. Returns the number of the last record that there is then; 0 where nothing was done.
+/// The places of a batch in the chain.
+#[derive(Clone, Debug)]
+pub struct Links {
+    /// Whose chain.
+    pub writer: Uuid,
+    /// Number of the first entry.
+    pub first: u64,
+    /// The hash of each.
+    pub hashes: Vec<Hash>,
+}
+
+impl Links {
+    /// Number of the last entry; that before the first where there is none.
+    pub fn last(&self) -> u64 {
+        (self.first + self.hashes.len() as u64).saturating_sub(1)
+    }
+}
+
+/// What is written of an entry.
+struct Row<'a> {
+    number: i64,
+    shape: i64,
+    hash: &'a Hash,
+    entry: &'a Entry,
+    /// Of the names that are not of its shape: the pods of source and destination.
+    pods: [Option<i64>; 2],
+}
+
+/// Keeps a batch, whole or not at all. Returns the places of its entries; `None` where nothing was done.
 pub(super) async fn append(
     writer: &mut Writer,
     entries: &[Entry],
     mark: Option<RingMark>,
-) -> Result<u64, StoreError> {
+) -> Result<Option<Links>, StoreError> {
     if entries.is_empty() && mark.is_none() {
-        return Ok(0);
+        return Ok(None);
     }
     // Ids that this transaction makes are void if it fails or is given up half-way: so what is known is taken out, and
     // only a commit puts it back.
     let mut known = std::mem::take(&mut writer.known);
     let mut transaction = writer.connection.begin_with("BEGIN IMMEDIATE").await?;
-    known.check(&mut transaction).await?;
-    let mut costs = Costs::of_texts(entries, &known.names);
-    learn_names(&mut transaction, &mut known.names, entries).await?;
-    costs.add_shapes(entries, &known.shapes, &known.names);
-    let shapes = shapes::shapes_of(&mut transaction, &mut known.shapes, &known.names, entries).await?;
-    let mut head = head(&mut transaction).await?;
-    let first_row = head.seq.cast_signed() + 1;
-    let hashes: Vec<Hash> = entries.iter().map(|entry| head.link(entry).hash).collect();
-    write_trail(&mut transaction, &head, entries.len() as i64, mark).await?;
-    let taken = costs.note(&mut transaction, first_row).await?;
-    shapes::count(&mut transaction, entries, &shapes).await?;
-    write_segments(&mut transaction, &mut known.spans, entries, &shapes, first_row).await?;
-    let rows: Vec<(i64, i64, &Hash, &Entry)> = (first_row..)
-        .zip(shapes)
-        .zip(&hashes)
-        .zip(entries)
-        .map(|(((row, shape), hash), entry)| (row, shape, hash, entry))
+    let (mut head, shapes_gone) = place(&mut transaction).await?;
+    known.check(shapes_gone);
+    let mut unknown = HashSet::new();
+    let mut ids = names::ids_of(entries, &known.names, &mut unknown);
+    if !unknown.is_empty() {
+        learn_names(&mut transaction, &mut known.names, &unknown).await?;
+        ids = names::ids_of(entries, &known.names, &mut HashSet::new());
+    }
+    let keys: Vec<ShapeKey> = entries
+        .iter()
+        .zip(&ids)
+        .map(|(entry, ids)| ShapeKey::of(entry, ids))
         .collect();
-    RECORDS
-        .insert(&mut transaction, &rows, |row, values| {
-            bind_record(row, &known.names, values)
+    let (shapes, new) = shapes::shapes_of(&mut transaction, &mut known.shapes, &keys).await?;
+    let first = head.seq + 1;
+    let first_row = first.cast_signed();
+    let hashes = head.link_all(entries);
+    let costs = share::costs(entries, &keys, (unknown, new), first_row);
+    let (segments, spans) = spanned(&mut known.spans, entries, &shapes, first_row);
+    let count = entries.len() as i64;
+    write_trail(&mut transaction, &head, (count, mark), &segments, &costs).await?;
+    shapes::count(&mut transaction, entries, &shapes).await?;
+    SPANS
+        .insert(&mut transaction, &spans, |(segment, shape), values| {
+            values.push(*segment)?;
+            values.push(*shape)
         })
         .await?;
+    let rows: Vec<Row<'_>> = (first_row..)
+        .zip(shapes)
+        .zip(&hashes)
+        .zip(entries.iter().zip(&ids))
+        .map(|(((number, shape), hash), (entry, ids))| Row {
+            number,
+            shape,
+            hash,
+            entry,
+            pods: [ids.source_pod(), ids.destination_pod()],
+        })
+        .collect();
+    RECORDS.insert(&mut transaction, &rows, bind_record).await?;
     told::note_last(&mut transaction, entries).await?;
     transaction.commit().await?;
-    writer.share.add(taken);
+    writer
+        .share
+        .add(costs.iter().map(|(_, bytes)| bytes.cast_unsigned()).sum());
     if known.names.len() <= MAX_CACHED && known.shapes.len() <= MAX_CACHED {
         writer.known = known;
     }
-    Ok(head.seq)
+    Ok(Some(Links {
+        writer: head.writer,
+        first,
+        hashes,
+    }))
 }
 
 /// Gives entries their places in the chain without keeping them. Returns where the chain ends then.
@@ -134,10 +178,8 @@ pub(super) async fn skip(
     entries: &[Entry],
     mark: Option<RingMark>,
 ) -> Result<Head, StoreError> {
-    for entry in entries {
-        head.link(entry);
-    }
-    write_trail(connection, &head, 0, mark).await?;
+    head.link_all(entries);
+    write_trail(connection, &head, (0, mark), &[], &[]).await?;
     Ok(head)
 }
 
@@ -157,8 +199,13 @@ pub(super) async fn remember(connection: &mut SqliteConnection, names: &[Named])
 
 /// Where the chain ends: the last row is the last number.
 pub(super) async fn head(connection: &mut SqliteConnection) -> Result<Head, StoreError> {
-    let (next_row, writer, hash): (i64, Vec<u8>, Vec<u8>) =
-        sqlx::query_as("SELECT next_row, writer, hash FROM trail")
+    Ok(place(connection).await?.0)
+}
+
+/// Where the chain ends, and how often shapes have been deleted.
+async fn place(connection: &mut SqliteConnection) -> Result<(Head, i64), StoreError> {
+    let (next_row, writer, hash, shapes_gone): (i64, Vec<u8>, Vec<u8>, i64) =
+        sqlx::query_as("SELECT next_row, writer, hash, shapes_gone FROM trail")
             .fetch_one(connection)
             .await?;
     let damaged = |column, found: &[u8]| StoreError::Damaged {
@@ -166,73 +213,53 @@ pub(super) async fn head(connection: &mut SqliteConnection) -> Result<Head, Stor
         column,
         found: format!("{found:02x?}"),
     };
-    Ok(Head {
+    let head = Head {
         writer: Uuid::from_slice(&writer).map_err(|_| damaged("trail.writer", &writer))?,
         seq: (next_row - 1).cast_unsigned(),
         hash: Hash(<[u8; 32]>::try_from(&*hash).map_err(|_| damaged("trail.hash", &hash))?),
-    })
+    };
+    Ok((head, shapes_gone))
 }
 
+/// Notes where the chain ends, the times of segments, and what evaluations take in each: several statements, handed over
+/// as one.
 async fn write_trail(
     connection: &mut SqliteConnection,
     head: &Head,
-    count: i64,
-    mark: Option<RingMark>,
+    (count, mark): (i64, Option<RingMark>),
+    segments: &[Times],
+    costs: &[(i64, i64)],
 ) -> Result<(), StoreError> {
-    sqlx::query(
-        "UPDATE trail SET next_row = ?1, hash = ?2, stored = stored + ?3, ring = coalesce(?4, ring),
-                ring_position = coalesce(?5, ring_position)",
-    )
-    .bind(head.seq.cast_signed() + 1)
-    .bind(head.hash.0.as_slice())
-    .bind(count)
-    .bind(mark.map(|mark| mark.ring.as_bytes().to_vec()))
-    .bind(mark.map(|mark| mark.position.cast_signed()))
-    .execute(connection)
-    .await?;
+    let mut text = TRAIL.to_owned();
+    text.extend(segments.iter().map(|_| SEGMENT));
+    text.extend(costs.iter().map(|_| share::SHARE));
+    let mut query = sqlx::query(AssertSqlSafe(text))
+        .bind(head.seq.cast_signed() + 1)
+        .bind(head.hash.0.as_slice())
+        .bind(count)
+        .bind(mark.map(|mark| mark.ring.as_bytes().to_vec()))
+        .bind(mark.map(|mark| mark.position.cast_signed()));
+    for (segment, min, max) in segments {
+        query = query.bind(*segment).bind(*min).bind(*max);
+    }
+    for (segment, bytes) in costs {
+        query = query.bind(*segment).bind(*bytes);
+    }
+    query.execute(connection).await?;
     Ok(())
-}
-
-/// The names that an entry refers to.
-pub(super) fn names_of(entry: &Entry) -> impl Iterator<Item = &Arc<str>> {
-    let names: [Option<&Arc<str>>; 8] = match entry {
-        Entry::Decision(record) => {
-            let (source, destination) = (&record.source, &record.destination);
-            [
-                source.spiffe_id.as_ref().or(source.entity.as_ref()),
-                destination.spiffe_id.as_ref().or(destination.entity.as_ref()),
-                record.policy_matched.as_ref(),
-                source.node.as_ref(),
-                destination.node.as_ref(),
-                Some(&record.cluster),
-                source.pod.as_ref(),
-                destination.pod.as_ref(),
-            ]
-        }
-        Entry::PolicyChange(change) | Entry::ModeChange(change) | Entry::IdentityChange(change) => {
-            let (node, cluster) = (Some(&change.node), Some(&change.cluster));
-            [node, cluster, None, None, None, None, None, None]
-        }
-    };
-    names.into_iter().flatten()
 }
 
 async fn learn_names(
     connection: &mut SqliteConnection,
     names: &mut Names,
-    entries: &[Entry],
+    unknown: &HashSet<&Arc<str>>,
 ) -> Result<(), StoreError> {
-    let unknown: HashSet<&Arc<str>> = entries
-        .iter()
-        .flat_map(names_of)
-        .filter(|name| !names.contains_key(*name))
-        .collect();
-    let unknown: Vec<&Arc<str>> = unknown.into_iter().collect();
+    let unknown: Vec<&Arc<str>> = unknown.iter().copied().collect();
     NAMES
         .insert_returning(
             connection,
             &unknown,
-            |name, values| values.push(&***name),
+            |name, values| values.push(Arc::clone(name)),
             |row| {
                 names.insert(Arc::from(row.try_get::<&str, _>(1)?), row.try_get(0)?);
                 Ok(())
@@ -242,15 +269,17 @@ async fn learn_names(
     Ok(())
 }
 
-/// Notes the times and shapes of the segments that the batch falls into.
-async fn write_segments(
-    connection: &mut SqliteConnection,
+/// A segment with the times of its first and last entry.
+type Times = (i64, i64, i64);
+
+/// The segments that a batch falls into, and their shapes that are not noted yet.
+fn spanned(
     known: &mut (i64, HashSet<i64>),
     entries: &[Entry],
     shapes: &[i64],
     first_row: i64,
-) -> Result<(), StoreError> {
-    let mut segments: Vec<(i64, i64, i64)> = Vec::new();
+) -> (Vec<Times>, Vec<(i64, i64)>) {
+    let mut segments: Vec<Times> = Vec::new();
     let mut spans: Vec<(i64, i64)> = Vec::new();
     for ((row, entry), shape) in (first_row..).zip(entries).zip(shapes) {
         let (segment, time) = (row / SEGMENT_ROWS, entry.timestamp().0);
@@ -268,46 +297,37 @@ async fn write_segments(
             spans.push((segment, *shape));
         }
     }
-    SEGMENTS
-        .insert(connection, &segments, |(segment, min, max), values| {
-            [segment, min, max]
-                .into_iter()
-                .try_for_each(|integer| values.push(*integer))
-        })
-        .await?;
     spans.sort_unstable();
-    SPANS
-        .insert(connection, &spans, |(segment, shape), values| {
-            values.push(*segment)?;
-            values.push(*shape)
-        })
-        .await?;
-    Ok(())
+    (segments, spans)
 }
 
 fn bind_record(
-    (row, shape, hash, entry): &(i64, i64, &Hash, &Entry),
-    names: &Names,
+    Row {
+        number,
+        shape,
+        hash,
+        entry,
+        pods: [source_pod, destination_pod],
+    }: &Row<'_>,
     values: &mut Values,
 ) -> Result<(), sqlx::Error> {
-    values.push(*row)?;
+    values.push(*number)?;
     values.push(entry.id().as_bytes().as_slice())?;
     values.push(entry.timestamp().0)?;
     values.push(*shape)?;
     match entry {
         Entry::Decision(record) => {
             let (source, destination) = (&record.source, &record.destination);
-            let id = |name: &Option<Arc<str>>| name.as_ref().and_then(|name| names.get(name)).copied();
             values.push(record.revision.cast_signed())?;
             values.push(i64::try_from(record.latency.0).unwrap_or(i64::MAX))?;
             values.push(source.address.map(octets))?;
             values.push(source.port)?;
             values.push(destination.address.map(octets))?;
             values.push(source.pid)?;
-            values.push(source.comm.as_deref())?;
-            values.push(id(&source.pod))?;
-            values.push(id(&destination.pod))?;
-            values.push(record.caller.as_deref())?;
+            values.push(source.comm.clone())?;
+            values.push(*source_pod)?;
+            values.push(*destination_pod)?;
+            values.push(record.caller.clone())?;
             values.push(record.count.cast_signed())?;
             values.push(record.operator_detail().map(|detail| detail.to_string()))?;
         }
@@ -317,7 +337,7 @@ fn bind_record(
             for _ in 0..7 {
                 values.push(None::<i64>)?;
             }
-            values.push(&*change.caller)?;
+            values.push(Arc::clone(&change.caller))?;
             values.push(1_i64)?;
             values.push(change.change.to_string())?;
         }

@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use sqlx::Row;
+use futures::TryStreamExt as _;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::{Connection as _, Row};
 use uuid::Uuid;
 
 use super::StoreError;
@@ -18,29 +19,59 @@ use crate::audit::record::{
     Protocol, Reason, Source, Timestamp, UnknownTerm, party,
 };
 
+/// What [`kept`] reads of a record, in `r`.
+macro_rules! of_record {
+    () => {
+        "r.row, r.id, r.time, r.shape, r.revision, r.latency, r.source_address, r.source_port, r.destination_address,
+         r.pid, r.comm, r.caller, r.count, r.change, r.hash,
+         (SELECT text FROM name WHERE id = r.source_pod) AS source_pod,
+         (SELECT text FROM name WHERE id = r.destination_pod) AS destination_pod"
+    };
+}
+
+/// And of its shape, in `s`.
+macro_rules! of_shape {
+    () => {
+        "s.protocol, s.port, s.decision, s.enforced, s.mode, s.observer, s.hook, s.reason, s.proof, s.part,
+         (SELECT text FROM name WHERE id = s.source) AS source,
+         (SELECT text FROM name WHERE id = s.destination) AS destination,
+         (SELECT text FROM name WHERE id = s.rule) AS rule,
+         (SELECT text FROM name WHERE id = s.source_node) AS source_node,
+         (SELECT text FROM name WHERE id = s.destination_node) AS destination_node,
+         (SELECT text FROM name WHERE id = s.cluster) AS cluster,
+         (SELECT writer FROM trail) AS writer"
+    };
+}
+
 /// All of an entry: what [`kept`] reads. One that lacks its shape is unreadable, not gone.
 macro_rules! entries {
     ($tail:literal) => {
         concat!(
-            "SELECT r.row, r.id, r.time, r.shape, r.revision, r.latency, r.source_address, r.source_port,
-                    r.destination_address, r.pid, r.comm, r.caller, r.count, r.change, r.hash,
-                    s.protocol, s.port, s.decision, s.enforced, s.mode, s.observer, s.hook, s.reason, s.proof, s.part,
-                    (SELECT text FROM name WHERE id = s.source) AS source,
-                    (SELECT text FROM name WHERE id = s.destination) AS destination,
-                    (SELECT text FROM name WHERE id = s.rule) AS rule,
-                    (SELECT text FROM name WHERE id = s.source_node) AS source_node,
-                    (SELECT text FROM name WHERE id = s.destination_node) AS destination_node,
-                    (SELECT text FROM name WHERE id = s.cluster) AS cluster,
-                    (SELECT text FROM name WHERE id = r.source_pod) AS source_pod,
-                    (SELECT text FROM name WHERE id = r.destination_pod) AS destination_pod,
-                    (SELECT writer FROM trail) AS writer
-             FROM record r LEFT JOIN shape s ON s.id = r.shape ",
+            "SELECT ",
+            of_record!(),
+            ", ",
+            of_shape!(),
+            " FROM record r LEFT JOIN shape s ON s.id = r.shape ",
             $tail
         )
     };
 }
 
 const THESE: &str = entries!("WHERE r.row IN (SELECT value FROM json_each(?1))");
+
+/// The shapes of the entries from a row to another.
+const SHAPES_BETWEEN: &str = concat!(
+    "SELECT s.id, ",
+    of_shape!(),
+    " FROM shape s WHERE s.id IN (SELECT shape FROM record WHERE row BETWEEN ?1 AND ?2)"
+);
+
+/// These entries without what their shapes say, in order.
+const RECORDS_BETWEEN: &str = concat!(
+    "SELECT ",
+    of_record!(),
+    " FROM record r WHERE r.row BETWEEN ?1 AND ?2 ORDER BY r.row"
+);
 
 /// The next entries from a row on, in order.
 pub(super) const FROM: &str = entries!("WHERE r.row >= ?1 ORDER BY r.row LIMIT ?2");
@@ -80,8 +111,12 @@ pub(super) async fn these(
 
 /// The entry of a row, or what is wrong with it; an error where that is not the row's fault.
 pub(super) fn readable_or_why(row: &SqliteRow) -> Result<Result<Kept, String>, StoreError> {
+    or_why(kept(row))
+}
+
+fn or_why(kept: Result<Kept, StoreError>) -> Result<Result<Kept, String>, StoreError> {
     let beginning = |text: &str| text.chars().take(MOST).collect::<String>();
-    match kept(row) {
+    match kept {
         Ok(kept) => Ok(Ok(kept)),
         Err(StoreError::Damaged { column, found, .. }) => {
             Ok(Err(format!("{column} is {}", beginning(&found))))
@@ -93,6 +128,40 @@ pub(super) fn readable_or_why(row: &SqliteRow) -> Result<Result<Kept, String>, S
     }
 }
 
+/// The entries from a row to another that are there, with their rows, in order; what is wrong, of one that cannot be read.
+/// What a shape says is read once: handing a value over costs the driver more than reading it, and half of an entry's are
+/// its shape's.
+pub(super) async fn between(
+    connection: &mut SqliteConnection,
+    first: i64,
+    last: i64,
+) -> Result<Vec<(i64, Result<Kept, String>)>, StoreError> {
+    // Of one moment.
+    let mut transaction = connection.begin().await?;
+    let shapes: HashMap<i64, SqliteRow> = sqlx::query(SHAPES_BETWEEN)
+        .bind(first)
+        .bind(last)
+        .fetch_all(&mut *transaction)
+        .await?
+        .into_iter()
+        .map(|shape| Ok((shape.try_get("id")?, shape)))
+        .collect::<Result<_, sqlx::Error>>()?;
+    let mut entries = Vec::new();
+    let mut found = sqlx::query(RECORDS_BETWEEN)
+        .bind(first)
+        .bind(last)
+        .fetch(&mut *transaction);
+    // One after the other: a row as the driver hands it over is ten times as large as the record.
+    while let Some(row) = found.try_next().await? {
+        let kept = match shapes.get(&row.try_get("shape")?) {
+            Some(shape) => or_why(of_both(&row, shape))?,
+            None => Err("shape is missing".to_owned()),
+        };
+        entries.push((row.try_get("row")?, kept));
+    }
+    Ok(entries)
+}
+
 /// A list of numbers for `json_each`.
 pub(super) fn json(numbers: &[i64]) -> String {
     format!(
@@ -102,13 +171,18 @@ pub(super) fn json(numbers: &[i64]) -> String {
 }
 
 pub(super) fn kept(row: &SqliteRow) -> Result<Kept, StoreError> {
+    of_both(row, row)
+}
+
+/// The entry of a record's row and its shape's.
+fn of_both(row: &SqliteRow, shape: &SqliteRow) -> Result<Kept, StoreError> {
     let number: i64 = row.try_get("row")?;
     let bytes = |column: &'static str, found: &[u8]| StoreError::Damaged {
         row: number,
         column,
         found: format!("{found:02x?}"),
     };
-    let (hash, writer): (Option<&[u8]>, &[u8]) = (row.try_get("hash")?, row.try_get("writer")?);
+    let (hash, writer): (Option<&[u8]>, &[u8]) = (row.try_get("hash")?, shape.try_get("writer")?);
     let link = match hash {
         Some(hash) => Some(Link {
             writer: Uuid::from_slice(writer).map_err(|_| bytes("writer", writer))?,
@@ -123,58 +197,58 @@ pub(super) fn kept(row: &SqliteRow) -> Result<Kept, StoreError> {
         found: found.to_owned(),
     };
     // A change is one by its hook; what a decision has in that column is what an operator brought forward.
-    let (hook, detail): (Option<&str>, Option<&str>) = (row.try_get("hook")?, row.try_get("change")?);
+    let (hook, detail): (Option<&str>, Option<&str>) = (shape.try_get("hook")?, row.try_get("change")?);
     let hook = hook.ok_or_else(|| damaged("shape", "missing"))?;
     let entry = match (kind_of(hook), detail) {
-        (Kind::Decision, None) => Entry::Decision(decision(row, number)?),
+        (Kind::Decision, None) => Entry::Decision(decision(row, shape, number)?),
         (Kind::Decision, Some(text)) => {
-            let mut record = decision(row, number)?;
+            let mut record = decision(row, shape, number)?;
             if !record.set_operator_detail(text) {
                 return Err(damaged("change", text));
             }
             Entry::Decision(record)
         }
-        (_, Some(text)) => change(row, number, text)?,
+        (_, Some(text)) => change(row, shape, number, text)?,
         (_, None) => return Err(damaged("change", "missing")),
     };
     Ok(Kept { entry, link })
 }
 
-fn change(row: &SqliteRow, number: i64, text: &str) -> Result<Entry, StoreError> {
+fn change(row: &SqliteRow, shape: &SqliteRow, number: i64, text: &str) -> Result<Entry, StoreError> {
     let damaged = |column, found: &str| StoreError::Damaged {
         row: number,
         column,
         found: found.to_owned(),
     };
-    let needed = |column: &'static str| -> Result<Arc<str>, StoreError> {
-        let text: Option<&str> = row.try_get(column)?;
+    let needed = |of: &SqliteRow, column: &'static str| -> Result<Arc<str>, StoreError> {
+        let text: Option<&str> = of.try_get(column)?;
         text.map(Arc::from).ok_or_else(|| damaged(column, "missing"))
     };
-    let (id, hook): (&[u8], &str) = (row.try_get("id")?, row.try_get("hook")?);
+    let (id, hook): (&[u8], &str) = (row.try_get("id")?, shape.try_get("hook")?);
     let change = Change::new(
         (
             Uuid::from_slice(id).map_err(|_| damaged("id", &format!("{id:?}")))?,
             Timestamp(row.try_get("time")?),
         ),
-        (needed("cluster")?, needed("source_node")?),
-        needed("caller")?,
+        (needed(shape, "cluster")?, needed(shape, "source_node")?),
+        needed(row, "caller")?,
         row.try_get::<i64, _>("revision")?.cast_unsigned(),
         serde_json::from_str(text).map_err(|_| damaged("change", text))?,
     );
     Entry::of_change(kind_of(hook), change).ok_or_else(|| damaged("hook", hook))
 }
 
-fn decision(row: &SqliteRow, number: i64) -> Result<AuditRecord, StoreError> {
+fn decision(row: &SqliteRow, shape: &SqliteRow, number: i64) -> Result<AuditRecord, StoreError> {
     let damaged = |column, found: String| StoreError::Damaged {
         row: number,
         column,
         found,
     };
-    let text = |column: &str| -> Result<Option<Arc<str>>, sqlx::Error> {
-        Ok(row.try_get::<Option<&str>, _>(column)?.map(Arc::from))
+    let text = |of: &SqliteRow, column: &str| -> Result<Option<Arc<str>>, sqlx::Error> {
+        Ok(of.try_get::<Option<&str>, _>(column)?.map(Arc::from))
     };
     let needed = |column: &'static str| -> Result<Arc<str>, StoreError> {
-        text(column)?.ok_or_else(|| damaged(column, "missing".to_owned()))
+        text(shape, column)?.ok_or_else(|| damaged(column, "missing".to_owned()))
     };
     let address = |column: &'static str| -> Result<Option<IpAddr>, StoreError> {
         let bytes: Option<&[u8]> = row.try_get(column)?;
@@ -188,38 +262,38 @@ fn decision(row: &SqliteRow, number: i64) -> Result<AuditRecord, StoreError> {
     Ok(AuditRecord {
         id: Uuid::from_slice(id).map_err(|_| damaged("id", format!("{id:?}")))?,
         timestamp: Timestamp(row.try_get("time")?),
-        decision: term::<Outcome>(row, "decision", number)?,
+        decision: term::<Outcome>(shape, "decision", number)?,
         source: Source {
             spiffe_id: source,
             entity: source_entity,
-            pod: text("source_pod")?,
-            node: text("source_node")?,
+            pod: text(row, "source_pod")?,
+            node: text(shape, "source_node")?,
             address: address("source_address")?,
             port: row.try_get("source_port")?,
             pid: row.try_get("pid")?,
-            comm: text("comm")?,
+            comm: text(row, "comm")?,
         },
         destination: Destination {
             spiffe_id: destination,
             entity: destination_entity,
-            port: row.try_get("port")?,
+            port: shape.try_get("port")?,
             address: address("destination_address")?,
-            pod: text("destination_pod")?,
-            node: text("destination_node")?,
+            pod: text(row, "destination_pod")?,
+            node: text(shape, "destination_node")?,
         },
-        policy_matched: text("rule")?,
+        policy_matched: text(shape, "rule")?,
         latency: Latency(row.try_get::<i64, _>("latency")?.cast_unsigned()),
         cluster: needed("cluster")?,
-        protocol: Protocol(row.try_get("protocol")?),
-        hook: term::<Hook>(row, "hook", number)?,
-        observer: term::<Observer>(row, "observer", number)?,
-        mode: term::<Mode>(row, "mode", number)?,
-        enforced: row.try_get("enforced")?,
+        protocol: Protocol(shape.try_get("protocol")?),
+        hook: term::<Hook>(shape, "hook", number)?,
+        observer: term::<Observer>(shape, "observer", number)?,
+        mode: term::<Mode>(shape, "mode", number)?,
+        enforced: shape.try_get("enforced")?,
         revision: row.try_get::<i64, _>("revision")?.cast_unsigned(),
-        reason: term::<Reason>(row, "reason", number)?,
-        proof: term::<Proof>(row, "proof", number)?,
+        reason: term::<Reason>(shape, "reason", number)?,
+        proof: term::<Proof>(shape, "proof", number)?,
         count: row.try_get::<i64, _>("count")?.cast_unsigned(),
-        caller: text("caller")?,
+        caller: text(row, "caller")?,
         mfa: None,
         incident: None,
     })

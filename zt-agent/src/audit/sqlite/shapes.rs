@@ -1,31 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Shapes: what repeats from record to record, kept once.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
 
 use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
 
 use super::StoreError;
 use super::bulk::{Bulk, Values};
+use super::names::Ids;
 use crate::audit::query::HOUR;
 use crate::audit::record::{Entry, Kind, Part};
 
-const SHAPES: Bulk = Bulk {
-    head: "INSERT INTO shape (source, destination, protocol, port, rule, source_node, destination_node, cluster, \
-           decision, enforced, mode, observer, hook, reason, proof, part, mark) VALUES",
-    columns: 17,
-    tail: "ON CONFLICT (source, destination, port, protocol, rule, source_node, destination_node, cluster, decision, \
-           enforced, mode, observer, hook, reason, proof) DO UPDATE SET mark = excluded.mark RETURNING mark, id",
-};
+static SHAPES: Bulk = Bulk::new(
+    "INSERT INTO shape (source, destination, protocol, port, rule, source_node, destination_node, cluster, \
+     decision, enforced, mode, observer, hook, reason, proof, part, mark)",
+    17,
+    "ON CONFLICT (source, destination, port, protocol, rule, source_node, destination_node, cluster, decision, \
+     enforced, mode, observer, hook, reason, proof) DO UPDATE SET mark = excluded.mark RETURNING mark, id",
+);
 
-const BUCKETS: Bulk = Bulk {
-    head: "INSERT INTO bucket (shape, hour, connections, first_seen, last_seen) VALUES",
-    columns: 5,
-    tail: "ON CONFLICT (shape, hour) DO UPDATE SET connections = connections + excluded.connections, \
-           first_seen = min(first_seen, excluded.first_seen), last_seen = max(last_seen, excluded.last_seen)",
-};
+static BUCKETS: Bulk = Bulk::new(
+    "INSERT INTO bucket (shape, hour, connections, first_seen, last_seen)",
+    5,
+    "ON CONFLICT (shape, hour) DO UPDATE SET connections = connections + excluded.connections, \
+     first_seen = min(first_seen, excluded.first_seen), last_seen = max(last_seen, excluded.last_seen)",
+);
 
 /// What identifies a shape. Where a record has no rule or node, 0.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -48,44 +48,38 @@ pub(super) struct ShapeKey {
     part: Part,
 }
 
-/// Ids of names by their text.
-pub(super) type Names = HashMap<Arc<str>, i64>;
-
 impl ShapeKey {
-    /// The shape of an entry, all of whose names have ids.
-    pub(super) fn of(entry: &Entry, names: &Names) -> Self {
-        let id = |name: Option<&Arc<str>>| name.and_then(|name| names.get(name)).copied().unwrap_or(0);
+    /// The shape of an entry whose names have these ids.
+    pub(super) fn of(entry: &Entry, ids: &Ids) -> Self {
+        let [source, destination, rule, source_node, destination_node, cluster] = ids.of_shape();
         match entry {
-            Entry::Decision(record) => {
-                let (source, destination) = (&record.source, &record.destination);
-                Self {
-                    source: id(source.spiffe_id.as_ref().or(source.entity.as_ref())),
-                    destination: id(destination.spiffe_id.as_ref().or(destination.entity.as_ref())),
-                    protocol: record.protocol.0,
-                    port: destination.port,
-                    rule: id(record.policy_matched.as_ref()),
-                    source_node: id(source.node.as_ref()),
-                    destination_node: id(destination.node.as_ref()),
-                    cluster: id(Some(&record.cluster)),
-                    decision: record.decision.name(),
-                    enforced: record.enforced,
-                    mode: record.mode.name(),
-                    observer: record.observer.name(),
-                    hook: record.hook.name(),
-                    reason: record.reason.name(),
-                    proof: record.proof.name(),
-                    part: record.part(),
-                }
-            }
-            Entry::PolicyChange(change) | Entry::ModeChange(change) | Entry::IdentityChange(change) => Self {
-                source: 0,
-                destination: 0,
+            Entry::Decision(record) => Self {
+                source,
+                destination,
+                protocol: record.protocol.0,
+                port: record.destination.port,
+                rule,
+                source_node,
+                destination_node,
+                cluster,
+                decision: record.decision.name(),
+                enforced: record.enforced,
+                mode: record.mode.name(),
+                observer: record.observer.name(),
+                hook: record.hook.name(),
+                reason: record.reason.name(),
+                proof: record.proof.name(),
+                part: record.part(),
+            },
+            Entry::PolicyChange(_) | Entry::ModeChange(_) | Entry::IdentityChange(_) => Self {
+                source,
+                destination,
                 protocol: 0,
                 port: 0,
-                rule: 0,
-                source_node: id(Some(&change.node)),
-                destination_node: 0,
-                cluster: id(Some(&change.cluster)),
+                rule,
+                source_node,
+                destination_node,
+                cluster,
                 decision: "",
                 enforced: false,
                 mode: "",
@@ -107,36 +101,40 @@ pub(super) fn kind_of(hook: &str) -> Kind {
 /// Ids of shapes that are committed.
 pub(super) type Shapes = HashMap<ShapeKey, i64>;
 
-/// The shape of each entry, by id; makes those there are not.
+/// The shape of each entry, by id; makes those there are not, and says which these were.
 pub(super) async fn shapes_of(
     connection: &mut SqliteConnection,
     known: &mut Shapes,
-    names: &Names,
-    entries: &[Entry],
-) -> Result<Vec<i64>, StoreError> {
-    let keys: Vec<ShapeKey> = entries.iter().map(|entry| ShapeKey::of(entry, names)).collect();
-    let mut new: Vec<ShapeKey> = Vec::new();
-    for key in &keys {
-        // 0 stands for one that is made below.
-        if !known.contains_key(key) {
-            known.insert(*key, 0);
-            new.push(*key);
-        }
+    keys: &[ShapeKey],
+) -> Result<(Vec<i64>, HashSet<ShapeKey>), StoreError> {
+    let mut new: Vec<(i64, ShapeKey)> = Vec::new();
+    let mut ids = Vec::with_capacity(keys.len());
+    for key in keys {
+        let id = *known.entry(*key).or_insert_with(|| {
+            new.push((new.len() as i64, *key));
+            // Stands for one that is made below.
+            -(new.len() as i64)
+        });
+        ids.push(id);
     }
-    let marked: Vec<(i64, ShapeKey)> = (0..).zip(new.iter().copied()).collect();
+    if new.is_empty() {
+        return Ok((ids, HashSet::new()));
+    }
+    let mut made = vec![0; new.len()];
     SHAPES
-        .insert_returning(connection, &marked, bind_shape, |row| {
+        .insert_returning(connection, &new, bind_shape, |row| {
             let (mark, id): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
-            if let Some(key) = usize::try_from(mark).ok().and_then(|mark| new.get(mark)) {
-                known.insert(*key, id);
+            if let Some(made) = usize::try_from(mark).ok().and_then(|mark| made.get_mut(mark)) {
+                *made = id;
             }
             Ok(())
         })
         .await?;
-    Ok(keys
-        .iter()
-        .map(|key| known.get(key).copied().unwrap_or(0))
-        .collect())
+    known.extend(new.iter().map(|(_, key)| *key).zip(made.iter().copied()));
+    for id in ids.iter_mut().filter(|id| **id < 0) {
+        *id = made.get(-(*id + 1) as usize).copied().unwrap_or(0);
+    }
+    Ok((ids, new.into_iter().map(|(_, key)| key).collect()))
 }
 
 fn bind_shape((mark, key): &(i64, ShapeKey), values: &mut Values) -> Result<(), sqlx::Error> {
@@ -171,18 +169,21 @@ pub(super) async fn count(
     entries: &[Entry],
     shapes: &[i64],
 ) -> Result<(), StoreError> {
-    let mut counts: HashMap<(i64, i64), Count> = HashMap::new();
+    let mut counts: Vec<((i64, i64), Count)> = Vec::with_capacity(entries.len());
     for (entry, shape) in entries.iter().zip(shapes) {
         let time = entry.timestamp().0;
         let connections = entry.decision().map_or(1, |record| record.count.cast_signed());
-        let count = counts
-            .entry((*shape, time.div_euclid(HOUR)))
-            .or_insert((0, time, time));
-        *count = (count.0 + connections, count.1.min(time), count.2.max(time));
+        counts.push(((*shape, time.div_euclid(HOUR)), (connections, time, time)));
     }
-    let mut counts: Vec<((i64, i64), Count)> = counts.into_iter().collect();
     // In the order of the table: neighbours share pages.
-    counts.sort_unstable();
+    counts.sort_unstable_by_key(|(key, _)| *key);
+    counts.dedup_by(|(next, more), (key, count)| {
+        let same = next == key;
+        if same {
+            *count = (count.0 + more.0, count.1.min(more.1), count.2.max(more.2));
+        }
+        same
+    });
     BUCKETS
         .insert(
             connection,

@@ -13,10 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use sqlx::sqlite::SqliteConnection;
 
-use super::append::names_of;
-use super::bulk::Bulk;
+use super::names::names_of;
 use super::schema::SEGMENT_ROWS;
-use super::shapes::{Names, ShapeKey, Shapes};
+use super::shapes::ShapeKey;
 use super::{StoreError, Writer};
 use crate::audit::clock;
 use crate::audit::record::{Entry, Hook};
@@ -29,11 +28,10 @@ CREATE TABLE IF NOT EXISTS evaluations (
 ) STRICT;
 ";
 
-const SHARES: Bulk = Bulk {
-    head: "INSERT INTO evaluations (segment, bytes) VALUES",
-    columns: 2,
-    tail: "ON CONFLICT (segment) DO UPDATE SET bytes = bytes + excluded.bytes",
-};
+/// Adds to what a segment's evaluations take.
+pub(super) const SHARE: &str = ";
+INSERT INTO evaluations (segment, bytes) VALUES (?, ?)
+ON CONFLICT (segment) DO UPDATE SET bytes = bytes + excluded.bytes";
 
 /// Bytes of a record beside its texts; of a shape with its index, its hour and its segment; of a name beside its text.
 /// A name's text is there twice, in its table and in the index.
@@ -89,64 +87,36 @@ pub(super) async fn prepare(connection: &mut SqliteConnection) -> Result<(), Sto
     Ok(())
 }
 
-/// The evaluations of a batch, with the bytes that each takes.
-#[derive(Debug, Default)]
-pub(super) struct Costs(Vec<(usize, usize)>);
-
-impl Costs {
-    /// What their texts take, given the names that are in the file.
-    pub(super) fn of_texts(entries: &[Entry], known: &Names) -> Self {
-        let mut new: HashSet<&Arc<str>> = HashSet::new();
-        let mut costs = Vec::new();
-        for (at, entry) in entries.iter().enumerate() {
-            let Some(record) = entry.decision().filter(|record| record.hook == Hook::Api) else {
-                continue;
-            };
-            let of_names: usize = names_of(entry)
-                .filter(|name| !known.contains_key(*name) && new.insert(name))
+/// What the evaluations of a batch take, by segment, given what of it is new in the file: names and shapes.
+pub(super) fn costs(
+    entries: &[Entry],
+    keys: &[ShapeKey],
+    (mut names, mut shapes): (HashSet<&Arc<str>>, HashSet<ShapeKey>),
+    first_row: i64,
+) -> Vec<(i64, i64)> {
+    let mut segments: Vec<(i64, i64)> = Vec::new();
+    for ((row, entry), key) in (first_row..).zip(entries).zip(keys) {
+        let Some(record) = entry.decision().filter(|record| record.hook == Hook::Api) else {
+            continue;
+        };
+        let of_record = [&record.caller, &record.incident].into_iter().flatten();
+        let mut bytes = RECORD + of_record.map(|text| text.len()).sum::<usize>();
+        if !names.is_empty() {
+            let of_names = names_of(entry).into_iter().flatten();
+            bytes += of_names
+                .filter(|name| names.remove(name))
                 .map(|name| NAME + 2 * name.len())
-                .sum();
-            let of_record = [&record.caller, &record.incident].into_iter().flatten();
-            let of_record: usize = of_record.map(|text| text.len()).sum();
-            costs.push((at, RECORD + of_record + of_names));
+                .sum::<usize>();
         }
-        Self(costs)
-    }
-
-    /// And their shapes, given those that are in the file.
-    pub(super) fn add_shapes(&mut self, entries: &[Entry], known: &Shapes, names: &Names) {
-        let mut new = HashSet::new();
-        for (at, bytes) in &mut self.0 {
-            let Some(entry) = entries.get(*at) else { continue };
-            let key = ShapeKey::of(entry, names);
-            if !known.contains_key(&key) && new.insert(key) {
-                *bytes += SHAPE;
-            }
+        if shapes.remove(key) {
+            bytes += SHAPE;
+        }
+        match segments.last_mut() {
+            Some((last, sum)) if *last == row / SEGMENT_ROWS => *sum += bytes as i64,
+            _ => segments.push((row / SEGMENT_ROWS, bytes as i64)),
         }
     }
-
-    /// Notes them, given the row of the batch's first entry. Returns how many bytes there are.
-    pub(super) async fn note(
-        &self,
-        connection: &mut SqliteConnection,
-        first_row: i64,
-    ) -> Result<u64, StoreError> {
-        let mut segments: Vec<(i64, i64)> = Vec::new();
-        for (at, bytes) in &self.0 {
-            let (segment, bytes) = ((first_row + *at as i64) / SEGMENT_ROWS, *bytes as i64);
-            match segments.last_mut() {
-                Some((last, sum)) if *last == segment => *sum += bytes,
-                _ => segments.push((segment, bytes)),
-            }
-        }
-        SHARES
-            .insert(connection, &segments, |(segment, bytes), values| {
-                values.push(*segment)?;
-                values.push(*bytes)
-            })
-            .await?;
-        Ok(segments.iter().map(|(_, bytes)| bytes.cast_unsigned()).sum())
-    }
+    segments
 }
 
 /// Whether all that is no evaluation and stands before `end` is old enough to go.

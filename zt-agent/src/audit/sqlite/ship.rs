@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
-use sqlx::{Connection as _, Row as _};
+use sqlx::Connection as _;
+use sqlx::sqlite::SqliteConnection;
 
 use super::schema::SEGMENT_ROWS;
 use super::{Store, StoreError, gaps, rows, seal};
@@ -89,21 +89,11 @@ impl Store {
 
     /// Records from `first` to `last`, in order, those that are there; what is wrong, of one that cannot be read.
     pub async fn range(&self, first: u64, last: u64) -> Result<Vec<(u64, Result<Kept, String>)>, StoreError> {
-        let found = sqlx::query(rows::FROM)
-            .bind(first.cast_signed())
-            .bind((last + 1).saturating_sub(first).cast_signed())
-            .fetch_all(&self.house)
-            .await?;
-        let numbered = |row: &SqliteRow| {
-            let number = row.try_get::<i64, _>("row")?.cast_unsigned();
-            Ok((number, rows::readable_or_why(row)?))
-        };
-        let mut records = found
-            .iter()
-            .map(numbered)
-            .collect::<Result<Vec<_>, StoreError>>()?;
-        records.retain(|(number, _)| *number <= last);
-        Ok(records)
+        let last = i64::try_from(last).unwrap_or(i64::MAX);
+        let mut house = self.house.acquire().await?;
+        let found = rows::between(&mut house, first.cast_signed(), last).await?;
+        let numbered = found.into_iter().map(|(row, kept)| (row.cast_unsigned(), kept));
+        Ok(numbered.collect())
     }
 
     /// Checkpoints behind a row of their table that speak of no entry behind `seq`, oldest first, with their row; at most a

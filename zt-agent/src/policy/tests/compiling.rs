@@ -87,6 +87,10 @@ fn patterns_stand_for_identities_present_and_named() {
     assert_eq!(named(&table, target, target, 80), Some("builtin/self"));
     assert_eq!(table.len(), 3, "header, a/x and n/x");
     assert!(table.knows(&id("n/x")) && !table.knows(&id("z/x")));
+    for known in ["a/x", "a/y", "n/x"].map(id) {
+        assert_eq!(table.identity(known.as_str()), Some(&known));
+    }
+    assert_eq!(table.identity(id("z/x").as_str()), None);
 }
 
 #[test]

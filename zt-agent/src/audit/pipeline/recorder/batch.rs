@@ -26,7 +26,22 @@ pub(super) struct Batch {
     /// Records that no ring buffer has.
     pub(super) elsewhere: usize,
     /// Held until the batch has its fate.
-    pub(super) room: Vec<OwnedSemaphorePermit>,
+    pub(super) room: Room,
+}
+
+/// Places in the queues, a permit for each queue.
+#[derive(Default)]
+pub(super) struct Room(Vec<OwnedSemaphorePermit>);
+
+impl Room {
+    fn add(&mut self, permit: OwnedSemaphorePermit) {
+        let mut held = self.0.iter_mut();
+        match held.find(|held| Arc::ptr_eq(held.semaphore(), permit.semaphore())) {
+            // Given back at once: each time takes a lock.
+            Some(held) => held.merge(permit),
+            None => self.0.push(permit),
+        }
+    }
 }
 
 impl<S: Sink> Recorder<S> {
@@ -39,7 +54,7 @@ impl<S: Sink> Recorder<S> {
                 mark,
                 room,
             } => {
-                batch.room.push(room);
+                batch.room.add(room);
                 match mark {
                     Some(mark) => batch.mark = Some(mark),
                     None => batch.elsewhere += decisions.len(),
@@ -73,7 +88,7 @@ impl<S: Sink> Recorder<S> {
                 if !stored.is_closed() {
                     batch.stored.push(stored);
                 }
-                batch.room.push(room);
+                batch.room.add(room);
                 batch.elsewhere += events.len();
                 self.begin(at, batch);
                 let context = self.context();
