@@ -3,6 +3,7 @@
 //! enforcement in the kernel from the first connection of the first process on.
 
 use std::net::{IpAddr, SocketAddr};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -140,7 +141,7 @@ fn the_first_process_of_a_container_has_its_name() -> Result<()> {
     assert_eq!(world.containerd.run(&early)?, 0);
     // The other way round, and the runtime has nothing else to do meanwhile.
     let late = world.container("late", &uid(2))?;
-    let mut start = world.containerd.starting(&late).spawn()?;
+    let mut start = world.containerd.starting(&late).stdout(Stdio::null()).spawn()?;
     wait_metric(&agent, "zt_nri_holding", &[], 1)?;
     assert_eq!(world.containerd.inspect(&late)?["state"], "CONTAINER_CREATED");
     assert_eq!(start.try_wait()?, None, "it is held");

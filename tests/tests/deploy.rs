@@ -239,6 +239,12 @@ fn what_the_package_holds_exists() {
         seen += 1;
     }
     assert!(seen > 5, "{seen}");
+    let license = package
+        .lines()
+        .find_map(|line| line.strip_prefix("license-file = [\"../"));
+    let (license, _) = license.unwrap().split_once('"').unwrap();
+    let license = fs::read_to_string(root().join(license)).unwrap();
+    assert!(license.starts_with("Format: ") && license.contains("/usr/share/common-licenses/Apache-2.0"));
     for unit in ["zt-agent", "zt-engine"] {
         assert!(units.contains(&format!("unit-name = \"{unit}\"")));
         assert!(root().join(format!("deploy/{unit}.service")).is_file());

@@ -98,7 +98,6 @@ pub async fn run(config: Config, sources: Sources, take_over: bool) -> Result<()
     let (ring, counters) = (kernel.ring()?, kernel.counter_reader()?);
     let watcher = Watcher::new(input.mount.clone(), input.root_paths.clone())?;
     let (cgroups, sources, followers) = identities::open(&config, &mut input, &watcher, &metrics).await?;
-    let root_paths = input.root_paths.clone();
     let (by_hand, to_record) = mpsc::unbounded_channel();
     let recording = tokio::spawn(control::record(to_record, intake.clone(), commands.downgrade()));
     let parts = Parts {
@@ -118,7 +117,6 @@ pub async fn run(config: Config, sources: Sources, take_over: bool) -> Result<()
     let node = spawn_thread("zt-node", move || node.run(inbox))?;
     let reader = Reader::new(ring, stored, intake.clone(), commands.clone(), stopping.clone());
     let reader = spawn_thread("zt-events", move || reader.run())?;
-    let held = identities::hold(&config, &root_paths, &snapshots, &metrics);
 
     let (kept, editor) = input.policy_feed.editor(&config, input.kubernetes.as_ref());
     metrics.read_kernel(Box::new(counters));
@@ -147,13 +145,12 @@ pub async fn run(config: Config, sources: Sources, take_over: bool) -> Result<()
     let changes = tokio::spawn(api::record_changes(state));
     let mut following = follow(
         input.policy_feed,
-        followed,
+        followed.clone(),
         input.workload_follower,
-        identities::follow(watcher, followers, &commands),
+        identities::follow(watcher, followers, &followed, &commands),
         &commands,
     );
     following.push(callers.start());
-    following.extend(held);
     let weak = commands.downgrade();
     drop(commands);
     notify(sd_notify::NotifyState::Ready);

@@ -39,6 +39,8 @@ pub(super) struct Followed {
     selectors: watch::Sender<spire::Pods>,
     /// The way to where Services are told of, and where it is noted how that stands.
     pub(super) services: Option<(kubernetes::Client, Arc<kubernetes::Freshness>)>,
+    /// How containers are made to wait for it, and where it is noted how that stands.
+    nri: Option<(nri::Settings, Arc<nri::Health>)>,
 }
 
 /// What SPIRE can be asked about pods.
@@ -98,8 +100,22 @@ pub(super) async fn open(
         pods,
         selectors,
         services,
+        nri: nri_plugin(config, input, metrics),
     };
     Ok((cgroups, sources, followed))
+}
+
+/// The plugin of the container runtime, if there is to be one.
+fn nri_plugin(
+    config: &Config,
+    input: &Input,
+    metrics: &Metrics,
+) -> Option<(nri::Settings, Arc<nri::Health>)> {
+    let socket = config.identity.nri_socket.clone()?;
+    let settings = nri::Settings::new(socket, config.identity.nri_wait, input.root_paths.clone());
+    let health = Arc::new(nri::Health::default());
+    metrics.read_nri(Arc::clone(&health));
+    Some((settings, health))
 }
 
 /// The `kubernetes` source, if identities come from there, with what it could learn at once.
@@ -151,27 +167,11 @@ pub(super) async fn own(config: &Config) -> Option<JoinHandle<()>> {
     Some(kept)
 }
 
-/// Has containers wait until they have an identity, where the container runtime is to be told so.
-pub(super) fn hold(
-    config: &Config,
-    roots: &[PathBuf],
-    snapshots: &watch::Receiver<Arc<Snapshot>>,
-    metrics: &Metrics,
-) -> Option<JoinHandle<()>> {
-    let socket = config.identity.nri_socket.clone()?;
-    let settings = nri::Settings::new(socket, config.identity.nri_wait, roots.to_vec());
-    let health = Arc::new(nri::Health::default());
-    metrics.read_nri(Arc::clone(&health));
-    let following = nri::follow(settings, snapshots.clone(), health);
-    Some(tokio::spawn(async move {
-        following.await;
-    }))
-}
-
 /// Has the node told of cgroups, and of who SPIRE says they are: of a cgroup always first that it exists.
 pub(super) fn follow(
     watcher: Watcher,
     followed: Followed,
+    snapshots: &watch::Receiver<Arc<Snapshot>>,
     commands: &mpsc::Sender<Command>,
 ) -> Vec<JoinHandle<()>> {
     let (cgroup_sender, mut cgroup_receiver) = mpsc::channel(1024);
@@ -217,6 +217,12 @@ pub(super) fn follow(
         let following = kubernetes::services::follow_services(client, timing, freshness, said_sender);
         tasks.push(tokio::spawn(following));
         tasks.push(forward(said, commands.clone(), Command::Services));
+    }
+    if let Some((settings, health)) = followed.nri {
+        let following = nri::follow(settings, snapshots.clone(), health);
+        tasks.push(tokio::spawn(async move {
+            following.await;
+        }));
     }
     tasks
 }

@@ -42,6 +42,8 @@ impl Sources {
 
 /// The mappings of the file that hold settings.
 const SECTIONS: [&str; 4] = ["identity", "audit", "api", "kubernetes"];
+/// A section within one, which is nothing by itself.
+const INNER: &str = "identity.nri";
 /// Variables of the command line itself.
 const OTHER_VARIABLES: [&str; 6] = [
     "ZT_API",
@@ -205,10 +207,10 @@ fn section(section: &Entry<'_>, config: &mut Config, report: &mut Report) {
         return;
     }
     for entry in &report.map(section.value, section.key).unwrap_or_default() {
-        if (section.key, entry.key) == ("api", "tls") {
-            tls(entry, config, report);
-        } else {
-            setting(section.key, entry, config, report);
+        match (section.key, entry.key) {
+            ("api", "tls") => tls(entry, config, report),
+            ("identity", "nri") => inner(INNER, entry, config, report),
+            _ => setting(section.key, entry, config, report),
         }
     }
 }
@@ -218,11 +220,16 @@ fn tls(entry: &Entry<'_>, config: &mut Config, report: &mut Report) {
     match &entry.value.value {
         Value::Null => {}
         Value::Text(_) => setting("api", entry, config, report),
-        _ => {
-            for entry in &report.map(entry.value, "api.tls").unwrap_or_default() {
-                setting("api.tls", entry, config, report);
-            }
-        }
+        _ => inner("api.tls", entry, config, report),
+    }
+}
+
+fn inner(section: &str, entry: &Entry<'_>, config: &mut Config, report: &mut Report) {
+    if entry.value.value == Value::Null {
+        return;
+    }
+    for entry in &report.map(entry.value, section).unwrap_or_default() {
+        setting(section, entry, config, report);
     }
 }
 
@@ -241,7 +248,7 @@ fn setting(section: &str, entry: &Entry<'_>, config: &mut Config, report: &mut R
         return;
     }
     let all = SETTINGS.iter().map(|setting| setting.key);
-    let all = all.chain(SECTIONS);
+    let all = all.chain(SECTIONS).chain([INNER]);
     let here = all.filter_map(|known| match known.rsplit_once('.') {
         Some((of, name)) if of == section => Some(name),
         None if section.is_empty() => Some(known),

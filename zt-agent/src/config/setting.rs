@@ -155,9 +155,9 @@ settings! {
         "SPIFFE IDs of pods [default: spiffe://{trustDomain}/{cluster}/{namespace}/{serviceAccount}]";
     "identity.onExpiry", "ZT_IDENTITY_ON_EXPIRY", "identity-on-expiry", "WHAT", apply::on_expiry,
         "withdraw or hold identities whose SVID was not renewed [default: withdraw]";
-    "identity.nri.socket", "ZT_NRI_SOCKET", "nri-socket", "PATH", nri::socket,
+    "identity.nri.socket", "ZT_IDENTITY_NRI_SOCKET", "identity-nri-socket", "PATH", nri::socket,
         "NRI socket of the container runtime: containers wait for their identity [default: none]";
-    "identity.nri.wait", "ZT_NRI_WAIT", "nri-wait", "TIME", nri::wait,
+    "identity.nri.wait", "ZT_IDENTITY_NRI_WAIT", "identity-nri-wait", "TIME", nri::wait,
         "How long one waits at the most, such as 800ms [default: 1500ms]";
     "audit.dsn", "ZT_AUDIT_DSN", "audit-dsn", "DSN", apply::audit_dsn,
         "Database of records, sqlite:// or postgres:// [default: sqlite:///var/lib/zt/audit.db]";

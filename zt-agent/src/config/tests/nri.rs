@@ -29,7 +29,10 @@ fn containers_wait_where_a_socket_is_named() {
         assert_eq!(identity(text, &[]), (socket.clone(), wait), "{text}");
     }
     let text = "identity: {nri: {socket: /var/run/nri/nri.sock, wait: 2s}}";
-    let variables = [("ZT_NRI_SOCKET", "none"), ("ZT_NRI_WAIT", "60s")];
+    let variables = [
+        ("ZT_IDENTITY_NRI_SOCKET", "none"),
+        ("ZT_IDENTITY_NRI_WAIT", "60s"),
+    ];
     assert_eq!(identity(text, &variables), (None, Duration::from_secs(60)));
     assert_eq!(identity("identity: {nri: {socket: null}}", &[]).0, None);
 }

@@ -210,7 +210,7 @@ impl Runtime {
     }
 
     /// The answer to this call is the next one, and says that all is well.
-    pub(super) async fn is_answered(&mut self, call: u32) {
+    pub(super) async fn answers(&mut self, call: u32) {
         let (answered, response) = self.answer().await;
         assert_eq!((answered, response.status), (call, None));
     }
@@ -220,7 +220,7 @@ impl Runtime {
     }
 
     /// Waits until the plugin has hung up.
-    pub(super) async fn until_left(mut self) {
+    pub(super) async fn leaves(mut self) {
         let mut rest = Vec::new();
         // A reset is an end as well: what was sent may be unread.
         let _ = timeout(LATER, self.stream.read_to_end(&mut rest))

@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use super::fake::{World, count, start};
 use super::{UID, snapshot};
-use crate::nri::messages::RpcStatus;
+use crate::nri::messages::{RpcStatus, StartContainer};
 use crate::nri::wire::MAX_MESSAGE;
 
 const NEVER: Duration = Duration::from_secs(3600);
@@ -24,7 +24,7 @@ async fn works(world: &World, failures: u64) {
     world.wait("one is held", |status| status.holding == 1).await;
     let named = snapshot(&format!("kubepods/pod{UID}"), true);
     world.snapshots.send_replace(Arc::new(named));
-    runtime.is_answered(call).await;
+    runtime.answers(call).await;
     world
         .wait("it has started", |status| count(status, "held") == before + 1)
         .await;
@@ -41,7 +41,7 @@ async fn a_runtime_that_hangs_up_or_refuses_is_tried_again() {
         message: "not you".into(),
     };
     refusing.register(Some(reason)).await;
-    refusing.until_left().await;
+    refusing.leaves().await;
     let mut silent = world.accept().await;
     silent.register(None).await;
     drop(silent);
@@ -81,7 +81,7 @@ async fn nonsense_ends_the_connection_and_nothing_else() {
             world.runtime(0).await
         };
         runtime.send(bytes).await;
-        runtime.until_left().await;
+        runtime.leaves().await;
     }
     works(&world, nonsense.len() as u64).await;
 }
@@ -104,27 +104,27 @@ async fn what_is_of_no_interest_is_passed_over() {
         .snapshots
         .send_replace(Arc::new(snapshot(&format!("kubepods/pod{UID}"), true)));
     let call = runtime.start(UID).await;
-    runtime.is_answered(call).await;
+    runtime.answers(call).await;
     assert_eq!(world.health.status().failures, 0);
 }
 
 #[tokio::test]
-async fn a_runtime_that_never_configures_is_left() {
+async fn a_runtime_that_never_configures_leaves() {
     let world = World::with(NEVER, Duration::from_millis(100));
     let mut runtime = world.accept().await;
     runtime.register(None).await;
-    runtime.until_left().await;
+    runtime.leaves().await;
     // One that says nothing at all.
-    world.accept().await.until_left().await;
+    world.accept().await.leaves().await;
     let status = world.wait("two failures", |status| status.failures >= 2).await;
     assert!(!status.connected);
 }
 
 #[tokio::test]
-async fn a_runtime_that_takes_no_answers_is_left() {
+async fn a_runtime_that_takes_no_answers_leaves() {
     let world = World::with(Duration::from_millis(10), Duration::from_millis(500));
     let mut runtime = world.runtime(0).await;
-    let elsewhere = crate::nri::messages::StartContainer {
+    let elsewhere = StartContainer {
         pod: None,
         ..start(UID)
     };

@@ -11,11 +11,12 @@ use super::{UID, snapshot};
 use crate::nri::messages::{
     START_CONTAINER, StartContainer, StateChange, Synchronize, Synchronized, UNIMPLEMENTED,
 };
+use crate::state::Snapshot;
 
 /// Longer than any test may take.
 const NEVER: Duration = Duration::from_secs(3600);
 
-fn named() -> Arc<crate::state::Snapshot> {
+fn named() -> Arc<Snapshot> {
     Arc::new(snapshot(&format!("kubepods/burstable/pod{UID}"), true))
 }
 
@@ -25,7 +26,7 @@ async fn a_container_starts_at_once_where_its_pod_has_a_name() {
     world.snapshots.send_replace(named());
     let mut runtime = world.runtime(0).await;
     let call = runtime.start(UID).await;
-    runtime.is_answered(call).await;
+    runtime.answers(call).await;
     // Older runtimes say it so.
     let message = start(UID);
     let event = StateChange {
@@ -34,7 +35,7 @@ async fn a_container_starts_at_once_where_its_pod_has_a_name() {
         container: message.container,
     };
     let call = runtime.call("StateChange", &event, 0).await;
-    runtime.is_answered(call).await;
+    runtime.answers(call).await;
     let status = world
         .wait("two starts", |status| count(status, "named") == 2)
         .await;
@@ -62,10 +63,10 @@ async fn a_container_waits_until_its_pod_has_a_name_and_nobody_else_does() {
     let mine = format!("kubepods/burstable/pod{UID}");
     world.snapshots.send_replace(Arc::new(snapshot(&mine, false)));
     let again = runtime.call("Synchronize", &Synchronize { more: false }, 0).await;
-    runtime.is_answered(again).await;
+    runtime.answers(again).await;
     assert_eq!(world.health.status().holding, 1);
     world.snapshots.send_replace(named());
-    runtime.is_answered(held).await;
+    runtime.answers(held).await;
     let status = world
         .wait("it has started", |status| count(status, "held") == 1)
         .await;
@@ -79,7 +80,7 @@ async fn a_container_starts_without_a_name_when_the_wait_is_over() {
     let mut runtime = world.runtime(0).await;
     for _ in 0..2 {
         let call = runtime.start(UID).await;
-        runtime.is_answered(call).await;
+        runtime.answers(call).await;
     }
     world
         .wait("two starts", |status| count(status, "unnamed") == 2)
@@ -93,7 +94,7 @@ async fn the_runtimes_own_patience_counts() {
         let world = World::new(NEVER);
         let mut runtime = world.runtime(configured).await;
         let call = runtime.call("StartContainer", &start(UID), with_call).await;
-        runtime.is_answered(call).await;
+        runtime.answers(call).await;
         world
             .wait("a start", |status| count(status, "unnamed") == 1)
             .await;
@@ -101,7 +102,7 @@ async fn the_runtimes_own_patience_counts() {
 }
 
 #[tokio::test]
-async fn what_is_not_managed_and_what_is_not_understood_is_answered_at_once() {
+async fn what_is_not_managed_and_what_is_not_understood_answers_at_once() {
     let world = World::new(NEVER);
     let mut runtime = world.runtime(0).await;
     let mut elsewhere = start(UID);
@@ -109,7 +110,7 @@ async fn what_is_not_managed_and_what_is_not_understood_is_answered_at_once() {
     pod.expect("a pod").cgroup_parent = "/elsewhere/pod".into();
     for message in [elsewhere, start("../.."), StartContainer::default()] {
         let call = runtime.call("StartContainer", &message, 0).await;
-        runtime.is_answered(call).await;
+        runtime.answers(call).await;
     }
     world
         .wait("three starts", |status| count(status, "unmanaged") == 3)
@@ -121,10 +122,10 @@ async fn what_is_not_managed_and_what_is_not_understood_is_answered_at_once() {
             ..StateChange::default()
         };
         let call = runtime.call("StateChange", &event, 0).await;
-        runtime.is_answered(call).await;
+        runtime.answers(call).await;
     }
     let call = runtime.call("Shutdown", &Synchronize::default(), 0).await;
-    runtime.is_answered(call).await;
+    runtime.answers(call).await;
     let call = runtime.call("CreateContainer", &start(UID), 0).await;
     let (answered, response) = runtime.answer().await;
     assert_eq!(answered, call);
