@@ -222,15 +222,15 @@ fn where_pods_of_other_nodes_are_is_not_believed_for_ever() -> Result<()> {
     runtime.spawn(source.run(events, sender));
     let mut until = |what: &str, holds: fn(&Whose) -> bool| -> Result<()> {
         let waiting = async {
-            while let Some(changes) = told.recv().await {
+            loop {
+                let changes = told.recv().await.context("the source has ended")?;
                 if named(&changes).as_ref().is_some_and(holds) {
-                    return;
+                    return Ok(());
                 }
             }
         };
-        runtime
-            .block_on(async { timeout(LATER, waiting).await })
-            .with_context(|| format!("the address was not {what}"))
+        let done = runtime.block_on(async { timeout(LATER, waiting).await });
+        done.with_context(|| format!("the address was not {what}"))?
     };
     api.stop();
     until("nobody's", |whose| *whose == Whose::Nobody)?;
