@@ -53,7 +53,7 @@ use crate::audit::pipeline::Intake;
 use crate::identity::spire::Health;
 use crate::metrics::Metrics;
 use crate::policy_dir::Editor;
-use crate::state::{Configured, Snapshot, SourceStatus};
+use crate::state::{Configured, PoliciesInForce, Snapshot, SourceStatus};
 
 /// What the handlers work with. Cheap to clone.
 #[derive(Clone)]
@@ -73,6 +73,8 @@ pub struct Parts {
     pub node: Arc<str>,
     /// What is in force.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// The policies that came into force, for the trail.
+    pub policies_in_force: Arc<PoliciesInForce>,
     /// What changes policies where they are kept.
     pub editor: Editor,
     /// Where that is.

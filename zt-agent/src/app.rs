@@ -92,7 +92,8 @@ pub async fn run(config: Config, sources: Sources, take_over: bool) -> Result<()
     let kernel = Kernel::load(&config.bpffs, verified)?;
     let trail = Trail::open(&config, &metrics).await?;
     let (stored, intake) = (trail.store.ring_mark().await?, trail.intake.clone());
-    let (snapshot_sender, snapshots) = state::channel(state::Snapshot::default());
+    let (publisher, snapshots) = state::channel(state::Snapshot::default());
+    let policies_in_force = publisher.policies();
     let (ready_sender, readiness) = watch::channel(Readiness::default());
     let (commands, inbox) = mpsc::channel::<Command>(node::QUEUE);
     let (ring, counters) = (kernel.ring()?, kernel.counter_reader()?);
@@ -110,7 +111,7 @@ pub async fn run(config: Config, sources: Sources, take_over: bool) -> Result<()
         by_hand,
         names: Arc::clone(&trail.names),
         metrics: Arc::clone(&metrics),
-        snapshots: snapshot_sender,
+        snapshots: publisher,
         ready: ready_sender,
     };
     let node = off_the_runtime(move || Node::start(parts, input.policies, sources, cgroups)).await?;
@@ -126,6 +127,7 @@ pub async fn run(config: Config, sources: Sources, take_over: bool) -> Result<()
         cluster: config.cluster.as_str().into(),
         node: config.node.as_str().into(),
         snapshots,
+        policies_in_force,
         editor,
         kept,
         store: Arc::clone(&trail.store),

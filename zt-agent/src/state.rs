@@ -6,6 +6,7 @@
 
 mod configured;
 pub mod merge;
+mod publisher;
 pub mod services;
 mod source;
 
@@ -18,6 +19,7 @@ use crate::policy::{AllowTable, PolicySet, Problem, Settings};
 use crate::spiffe_id::SpiffeId;
 
 pub use self::configured::Configured;
+pub use self::publisher::{InForce, PoliciesInForce, Publisher};
 pub use self::services::{Front, Fronts};
 pub use self::source::{SOURCE_REFUSALS, SourceStatus};
 
@@ -105,8 +107,9 @@ impl Snapshot {
 }
 
 /// The one sender of snapshots and a first receiver, which starts with nothing in force.
-pub fn channel(first: Snapshot) -> (watch::Sender<Arc<Snapshot>>, watch::Receiver<Arc<Snapshot>>) {
-    watch::channel(Arc::new(first))
+pub fn channel(first: Snapshot) -> (Publisher, watch::Receiver<Arc<Snapshot>>) {
+    let (sender, receiver) = watch::channel(Arc::new(first));
+    (Publisher::new(sender), receiver)
 }
 
 #[cfg(test)]

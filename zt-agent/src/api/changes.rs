@@ -4,14 +4,14 @@
 //! What is changed over the API is recorded by the one who carries it out, as the caller's: from which digest to which
 //! the directory was changed is known to them alone, who held its lock. What comes into force without having been
 //! changed here (with an editor, by another engine that shares the directory, by the engine that is followed) is
-//! recorded by [`record`], which watches the snapshots, as that of whom it came from. So that nothing is recorded twice,
-//! callers announce beforehand which policy will be theirs, by its digest.
+//! recorded by [`record`], which takes one after the other what the single writer put in force, as that of whom it came
+//! from. So that nothing is recorded twice, callers announce beforehand which policy will be theirs, by its digest.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncGuard, watch};
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, watch};
 
 use super::recorded::{MAX_WAIT, Unrecorded, recorded};
 use super::{ApiState, PolicyStore};
@@ -20,8 +20,10 @@ use crate::audit::convert::PolicyChange;
 use crate::audit::pipeline::ApiEvent;
 use crate::policy::{PolicyDiff, PolicySet};
 use crate::policy_dir::Plan;
-use crate::state::Snapshot;
+use crate::state::{InForce, Snapshot};
 
+/// How long a change waits for those before it. One takes milliseconds where nothing is wrong.
+const TURN_TIME: Duration = Duration::from_secs(10);
 /// How long [`record`] may take to see a snapshot that others have seen.
 const NOTICE_TIME: Duration = Duration::from_secs(5);
 
@@ -31,7 +33,7 @@ const MAX_STATEMENTS: usize = 500;
 /// The changes under way.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
-    turn: AsyncMutex<()>,
+    turn: Arc<AsyncMutex<()>>,
     announced: Mutex<BTreeMap<String, Announcement>>,
     /// The revision up to which [`record`] has seen what came into force.
     seen: watch::Sender<u64>,
@@ -51,9 +53,10 @@ pub(super) struct Announced<'c> {
 }
 
 impl Changes {
-    /// Waits until no other change is under way.
-    pub(super) async fn turn(&self) -> AsyncGuard<'_, ()> {
-        self.turn.lock().await
+    /// Waits until no other change is under way; `None` where that takes too long.
+    pub(super) async fn turn(&self) -> Option<OwnedMutexGuard<()>> {
+        let turn = Arc::clone(&self.turn).lock_owned();
+        tokio::time::timeout(TURN_TIME, turn).await.ok()
     }
 
     /// The change of this policy to this digest will be that caller's.
@@ -139,42 +142,57 @@ impl Drop for Announced<'_> {
 /// Records changes of policy that nobody made over this API, until the agent stops.
 pub async fn record(state: ApiState) {
     let mut snapshots: watch::Receiver<Arc<Snapshot>> = state.snapshots.clone();
-    let first = Arc::clone(&snapshots.borrow_and_update());
+    let mut newest = Arc::clone(&snapshots.borrow_and_update());
+    // What came into force first may have been followed by others already.
+    let first = state.policies_in_force.take().unwrap_or_else(|| InForce {
+        revision: newest.revision,
+        policies: Arc::clone(&newest.policies),
+    });
     // Before anybody's change of it is recorded.
     found_at_start(&state, &first).await;
     state.changes().has_seen(first.revision);
-    let mut policies: Arc<PolicySet> = Arc::clone(&first.policies);
-    // An error means that the node is gone, and with it all change.
-    while snapshots.changed().await.is_ok() {
-        let snapshot = Arc::clone(&snapshots.borrow_and_update());
-        if snapshot.policies.digest() == policies.digest() {
-            state.changes().has_seen(snapshot.revision);
-            continue;
+    let mut before: Arc<PolicySet> = first.policies;
+    loop {
+        while let Some(next) = state.policies_in_force.take() {
+            came_into_force(&state, &before, &next).await;
+            // Not before: who waits for this records after it.
+            state.changes().has_seen(next.revision);
+            before = next.policies;
         }
-        let (callers, more) = state.changes().take(&policies, &snapshot.policies);
-        if more {
-            // What came into force at once may have been changed by several.
-            let from = came_from(&state);
-            let all = std::iter::once(from.as_str()).chain(callers.iter().map(|caller| &**caller));
-            let caller: Arc<str> = all.collect::<Vec<_>>().join(", ").into();
-            let event = event(&policies, &snapshot.policies, &caller, snapshot.revision, true);
-            // It has happened: a trail that does not take it is the recorder's to count and to tell.
-            if state.intake.hand_over(vec![event]).await.is_err() {
-                tracing::error!("a change of policy could not be recorded: the agent is stopping");
-            }
+        // Its policies were taken above, if they were others.
+        state.changes().has_seen(newest.revision);
+        // An error means that the node is gone, and with it all change.
+        if snapshots.changed().await.is_err() {
+            return;
         }
-        if !more {
-            came_late(&state, snapshot.policies.digest()).await;
-        }
-        // Not before: who waits for this records after it.
-        state.changes().has_seen(snapshot.revision);
-        policies = Arc::clone(&snapshot.policies);
+        newest = Arc::clone(&snapshots.borrow_and_update());
+    }
+}
+
+/// Records that policy came into force, if somebody else changed it than those who record that themselves.
+async fn came_into_force(state: &ApiState, before: &PolicySet, now: &InForce) {
+    if now.policies.digest() == before.digest() {
+        return;
+    }
+    let (callers, more) = state.changes().take(before, &now.policies);
+    if !more {
+        came_late(state, now.policies.digest()).await;
+        return;
+    }
+    // What came into force at once may have been changed by several.
+    let from = came_from(state);
+    let all = std::iter::once(from.as_str()).chain(callers.iter().map(|caller| &**caller));
+    let caller: Arc<str> = all.collect::<Vec<_>>().join(", ").into();
+    let event = event(before, &now.policies, &caller, now.revision, true);
+    // It has happened: a trail that does not take it is the recorder's to count and to tell.
+    if state.intake.hand_over(vec![event]).await.is_err() {
+        tracing::error!("a change of policy could not be recorded: the agent is stopping");
     }
 }
 
 /// Records that the policy in force is another than the trail told last: it was changed while no agent ran here. Between
 /// which statements the difference lies is not known, for only the digest of the one before was kept.
-async fn found_at_start(state: &ApiState, first: &Snapshot) {
+async fn found_at_start(state: &ApiState, first: &InForce) {
     let now = first.policies.digest();
     let told = match state.store.policy_told().await {
         Ok(Some(_)) if came_late(state, now).await => return,

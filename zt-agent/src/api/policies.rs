@@ -2,7 +2,7 @@
 //! `/v1/policies`: what is in force, and changes of it.
 
 pub(super) mod change;
-mod conditions;
+pub(super) mod conditions;
 mod settle;
 
 use axum::Json;

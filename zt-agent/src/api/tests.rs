@@ -8,6 +8,7 @@ mod followers;
 mod local;
 mod operators;
 mod policies;
+mod rapid;
 mod records;
 mod refusals;
 mod remote;
@@ -34,7 +35,7 @@ use crate::audit::sqlite::{self, Store};
 use crate::identity::{Mode, WorkloadRecord};
 use crate::policy::{Document, Settings};
 use crate::spiffe_id::SpiffeId;
-use crate::state::Placed;
+use crate::state::{Placed, Publisher};
 
 const POLICY: &str = "
 apiVersion: zt.hanzo.ai/v1
@@ -101,7 +102,7 @@ struct World {
     node: Arc<Node>,
     readiness: watch::Sender<Readiness>,
     stopping: watch::Sender<bool>,
-    snapshots: watch::Sender<Arc<Snapshot>>,
+    snapshots: Arc<Publisher>,
     serving: tokio::task::JoinHandle<()>,
     state: ApiState,
     directory: TempDir,
@@ -118,29 +119,24 @@ impl World {
         let settings = Settings::default();
         let (follower, _) = crate::policy_dir::follow(self.policies());
         let (sink, mut changes) = tokio::sync::mpsc::channel(1);
-        let snapshots = self.snapshots.clone();
+        let snapshots = Arc::clone(&self.snapshots);
         tokio::spawn(follower.run(sink));
         tokio::spawn(async move {
             while let Some(contents) = changes.recv().await {
                 let parsed = contents
                     .0
                     .and_then(|documents| crate::policy::parse(&documents, &settings));
-                snapshots.send_modify(|snapshot| {
-                    let mut next = Snapshot::clone(snapshot);
-                    match parsed {
-                        Ok(policies) => {
-                            let changed = policies.digest() != next.policies.digest();
-                            next.revision += u64::from(changed);
-                            let identities = next.table.identities().iter().cloned().collect();
-                            let table =
-                                crate::policy::compile(&policies, &identities, &settings, next.revision);
-                            next.table = Arc::new(table.expect("compiles"));
-                            next.policies = Arc::new(policies);
-                            next.policy_error = None;
-                        }
-                        Err(problems) => next.policy_error = Some(Arc::new(problems)),
+                snapshots.update(|next| match parsed {
+                    Ok(policies) => {
+                        let changed = policies.digest() != next.policies.digest();
+                        next.revision += u64::from(changed);
+                        let identities = next.table.identities().iter().cloned().collect();
+                        let table = crate::policy::compile(&policies, &identities, &settings, next.revision);
+                        next.table = Arc::new(table.expect("compiles"));
+                        next.policies = Arc::new(policies);
+                        next.policy_error = None;
                     }
-                    *snapshot = Arc::new(next);
+                    Err(problems) => next.policy_error = Some(Arc::new(problems)),
                 });
             }
         });
@@ -203,6 +199,7 @@ async fn world() -> World {
     );
     tokio::spawn(recorder.run());
     let (snapshots, receiver) = crate::state::channel(snapshot());
+    let policies_in_force = snapshots.policies();
     metrics.read_pipeline(Arc::clone(intake.stats()));
     metrics.read_snapshots(receiver.clone());
     let (readiness, ready) = watch::channel(Readiness::default());
@@ -212,6 +209,7 @@ async fn world() -> World {
         cluster: Arc::from("hanzo-k8s"),
         node: Arc::from("worker-3"),
         snapshots: receiver,
+        policies_in_force,
         editor: Editor::new(directory.path().join("policies"), Settings::default()),
         kept: PolicyStore::Directory,
         store,
@@ -241,7 +239,7 @@ async fn world() -> World {
         node,
         readiness,
         stopping,
-        snapshots,
+        snapshots: Arc::new(snapshots),
         serving,
         state,
         directory,

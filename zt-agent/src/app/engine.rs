@@ -28,7 +28,7 @@ use crate::policy_dir::Contents;
 use crate::problem::Problem;
 use crate::spiffe_id::SpiffeId;
 use crate::state::merge::Places;
-use crate::state::{self, Snapshot};
+use crate::state::{self, Publisher, Snapshot};
 
 /// Connections of the API at a time: each node that follows keeps one open, and asks over others now and then.
 const MOST_CONNECTIONS: u64 = 16_384;
@@ -53,7 +53,8 @@ pub async fn run_engine(mut config: Config, sources: Sources) -> Result<(), AppE
     let (callers, configured) = Callers::follow(&as_read, sources)?;
 
     let metrics = Metrics::new();
-    let (snapshot_sender, snapshots) = state::channel(Snapshot::default());
+    let (publisher, snapshots) = state::channel(Snapshot::default());
+    let policies_in_force = publisher.policies();
     let mut engine = Engine {
         settings: Arc::new(config.policy_settings()),
         config: config.clone(),
@@ -62,7 +63,7 @@ pub async fn run_engine(mut config: Config, sources: Sources) -> Result<(), AppE
         records,
         revision: 0,
         metrics: Arc::clone(&metrics),
-        snapshots: snapshot_sender,
+        snapshots: publisher,
     };
     engine.put_in_force(policies)?;
 
@@ -79,6 +80,7 @@ pub async fn run_engine(mut config: Config, sources: Sources) -> Result<(), AppE
         cluster: config.cluster.as_str().into(),
         node: config.node.as_str().into(),
         snapshots: snapshots.clone(),
+        policies_in_force,
         editor,
         kept,
         store: Arc::clone(&trail.store),
@@ -228,7 +230,7 @@ struct Engine {
     records: Vec<WorkloadRecord>,
     revision: u64,
     metrics: Arc<Metrics>,
-    snapshots: watch::Sender<Arc<Snapshot>>,
+    snapshots: Publisher,
 }
 
 impl Engine {
@@ -330,7 +332,7 @@ impl Engine {
     }
 
     fn publish(&self, table: policy::AllowTable) {
-        let told = Arc::clone(&self.snapshots.borrow().table);
+        let told = Arc::clone(&self.snapshots.newest().table);
         for (id, other) in table.alike() {
             if !told.alike().contains_key(id) {
                 tracing::error!(
@@ -342,7 +344,7 @@ impl Engine {
         self.metrics.declare(declared);
         let records = self.records.iter().cloned().map(Arc::new).collect();
         let places = Places::new(records, &BTreeMap::new(), &self.config.modes());
-        self.snapshots.send_replace(Arc::new(Snapshot {
+        self.snapshots.publish(Snapshot {
             revision: self.revision,
             policies: Arc::clone(&self.loaded.policies),
             table: Arc::new(table),
@@ -352,6 +354,6 @@ impl Engine {
             observe_all: false,
             modes: self.config.modes(),
             settings: Arc::clone(&self.settings),
-        }));
+        });
     }
 }

@@ -51,7 +51,7 @@ use crate::policy::{self, Alike, PolicySet};
 use crate::policy_dir;
 use crate::problem::Problem;
 use crate::spiffe_id::SpiffeId;
-use crate::state::Snapshot;
+use crate::state::Publisher;
 use crate::state::merge::Places;
 
 use self::cgroups::Cgroups;
@@ -130,7 +130,7 @@ pub(super) struct Parts {
     pub by_hand: mpsc::UnboundedSender<ApiEvent>,
     pub names: Arc<NameBook>,
     pub metrics: Arc<Metrics>,
-    pub snapshots: watch::Sender<Arc<Snapshot>>,
+    pub snapshots: Publisher,
     pub ready: watch::Sender<Readiness>,
 }
 

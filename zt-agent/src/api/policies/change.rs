@@ -118,7 +118,7 @@ fn dry_run(given: Given) -> Result<bool, ApiProblem> {
     Ok(dry_run)
 }
 
-async fn change(
+pub(in crate::api) async fn change(
     state: ApiState,
     caller: Caller,
     edit: Edit,
@@ -136,13 +136,18 @@ async fn change(
             detail,
         ));
     }
+    if dry_run {
+        let plan = plan(&state, edit, conditions).await?;
+        return Ok(answer(&plan, state.snapshot().revision, true));
+    }
+    // Here, where it ends when the client goes away: nothing is kept for those who have left.
+    let Some(turn_here) = state.changes().turn().await else {
+        let detail = "other changes of policy are under way and do not come to an end: try again, and look at `/v1/status`";
+        return Err(ApiProblem::unavailable("directory_busy", detail));
+    };
     // A task of its own: half a change is worse than one that nobody waits for any more.
     let work = tokio::spawn(async move {
-        if dry_run {
-            let plan = plan(&state, edit, conditions).await?;
-            return Ok(answer(&plan, state.snapshot().revision, true));
-        }
-        let _turn = state.changes().turn().await;
+        let _turn_here = turn_here;
         // And among all the processes that share the directory: what is planned is what is made.
         let editor = state.editor.clone();
         let turn = match tokio::task::spawn_blocking(move || editor.turn()).await {

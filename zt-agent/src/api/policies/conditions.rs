@@ -7,7 +7,7 @@ use crate::api::problem::ApiProblem;
 
 /// What a request says about the policy as its sender knows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Conditions {
+pub(in crate::api) struct Conditions {
     matches: Option<Tags>,
     none_matches: Option<Tags>,
 }

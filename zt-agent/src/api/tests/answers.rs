@@ -127,7 +127,7 @@ async fn a_policy_that_is_not_in_force_says_why() {
     let errors = crate::policy::parse(&documents, &Settings::default()).expect_err("invalid");
     world
         .snapshots
-        .send_modify(|snapshot| Arc::make_mut(snapshot).policy_error = Some(Arc::new(errors)));
+        .update(|snapshot| snapshot.policy_error = Some(Arc::new(errors)));
     for (path, at) in [
         ("/v1/policies", "/errors/0/file"),
         ("/v1/status", "/policy/errors/0/file"),

@@ -31,11 +31,9 @@ async fn policies_that_are_known_are_not_sent_again() {
     assert_eq!(ask("\"other\"").await.status, 200);
     assert_eq!(ask("nonsense").await.code(), "invalid_precondition");
     // While there are errors, there is more to tell than the digest stands for.
-    world.snapshots.send_modify(|snapshot| {
-        let mut next = Snapshot::clone(snapshot);
-        next.policy_error = Some(Arc::default());
-        *snapshot = Arc::new(next);
-    });
+    world
+        .snapshots
+        .update(|next| next.policy_error = Some(Arc::default()));
     let again = ask(&format!("\"{digest}\"")).await;
     assert!(
         again.status == 200 && !again.head.contains("etag"),
@@ -123,6 +121,7 @@ async fn a_node_that_follows_takes_no_changes_and_an_engine_no_mode() {
         cluster: Arc::clone(&world.state.cluster),
         node: Arc::clone(&world.state.node),
         snapshots: world.state.snapshots.clone(),
+        policies_in_force: Arc::default(),
         editor: world.state.editor.clone(),
         store: Arc::clone(&world.state.store),
         intake: world.intake.clone(),

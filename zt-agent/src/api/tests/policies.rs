@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Policies over the API: what is on disk, in force, recorded and refused.
 
+use axum::response::{IntoResponse as _, Response};
+
 use super::*;
+use crate::api::policies::change;
+use crate::api::policies::conditions::Conditions;
 
 fn policy(name: &str, port: u16) -> String {
     format!(
@@ -265,6 +269,54 @@ async fn what_cannot_be_is_refused_and_changes_nothing() {
     let after = get(world.api, "/v1/policies").await.json();
     assert_eq!(files(&world), ["core.yaml"]);
     assert!(after["digest"] == digest || after["policies"].as_array().is_some_and(|all| all.len() > 1));
+}
+
+/// A change as its handler makes it.
+fn changing(
+    world: &World,
+    name: &str,
+    port: u16,
+) -> impl Future<Output = Result<Response, ApiProblem>> + use<> {
+    let edit = crate::policy_dir::Edit::Put {
+        name: name.to_owned(),
+        text: policy(name, port),
+    };
+    let caller = Caller::process(0, None);
+    change::change(world.state.clone(), caller, edit, Conditions::default(), false)
+}
+
+#[tokio::test]
+async fn a_client_that_left_while_it_waited_has_changed_nothing() {
+    let world = world().await;
+    world.start_node();
+    let turn = world.state.changes().turn().await.expect("free");
+    let mut left = Box::pin(changing(&world, "left", 1));
+    assert!(
+        futures::poll!(&mut left).is_pending(),
+        "another change is under way"
+    );
+    let stays = tokio::spawn(changing(&world, "stays", 2));
+    drop(left);
+    drop(turn);
+    let made = tokio::time::timeout(Duration::from_secs(60), stays).await;
+    assert!(made.expect("in time").expect("runs").is_ok());
+    assert!(!world.policies().join("left.yaml").exists());
+    assert_eq!(recorded(&world).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_change_does_not_wait_for_ever_for_those_before_it() {
+    let world = world().await;
+    let _turn = world.state.changes().turn().await.expect("free");
+    let refused = changing(&world, "p", 1).await.expect_err("another is under way");
+    let answer = refused.into_response();
+    assert_eq!(answer.status(), 503);
+    let body = axum::body::to_bytes(answer.into_body(), 1 << 16)
+        .await
+        .expect("body");
+    let told: Value = serde_json::from_slice(&body).expect("JSON");
+    assert_eq!(told["code"], json!("directory_busy"));
+    assert!(!world.policies().join("p.yaml").exists());
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ async fn meddle(world: &World, sql: &'static str) {
     store.meddle(sql).await;
 }
 
-fn policy(name: &str, port: u16) -> String {
+pub(super) fn policy(name: &str, port: u16) -> String {
     format!(
         "apiVersion: zt.hanzo.ai/v1\nkind: ServiceAccessPolicy\nmetadata: {{name: {name}}}\nspec:\n  rules:\n    \
          - from: {{spiffe: \"{CHAT}\"}}\n      to: [{{spiffe: \"{POSTGRES}\", ports: [{port}]}}]\n"
@@ -49,7 +49,7 @@ async fn put_and_written(world: &Arc<World>) -> (tokio::task::JoinHandle<Reply>,
 }
 
 /// Publishes what is in force, as the node does.
-fn publish(world: &World, documents: &[String]) {
+pub(super) fn publish(world: &World, documents: &[String]) {
     let documents: Vec<Document> = std::iter::once(&POLICY.to_owned())
         .chain(documents)
         .enumerate()
@@ -59,15 +59,13 @@ fn publish(world: &World, documents: &[String]) {
         })
         .collect();
     let policies = crate::policy::parse(&documents, &Settings::default()).expect("valid");
-    world.snapshots.send_modify(|snapshot| {
-        let mut next = Snapshot::clone(snapshot);
+    world.snapshots.update(|next| {
         next.revision += 1;
         next.policies = Arc::new(policies);
-        *snapshot = Arc::new(next);
     });
 }
 
-async fn changes(world: &World) -> Vec<Value> {
+pub(super) async fn changes(world: &World) -> Vec<Value> {
     let reply = get(world.api, "/v1/audit?type=policy_change").await;
     let mut records = reply.json()["records"].as_array().expect("records").clone();
     records.reverse();

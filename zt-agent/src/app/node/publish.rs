@@ -19,7 +19,7 @@ impl Node {
         let Some(table) = self.parts.kernel.table() else {
             return;
         };
-        self.parts.snapshots.send_replace(Arc::new(Snapshot {
+        self.parts.snapshots.publish(Snapshot {
             revision: self.revision,
             policies: Arc::clone(&self.loaded.policies),
             table: Arc::clone(table),
@@ -29,7 +29,7 @@ impl Node {
             observe_all: self.observe_all,
             modes: self.parts.config.modes(),
             settings: Arc::clone(&self.settings),
-        }));
+        });
     }
 
     /// Publishes all names: after a change of policy or of what is declared.
