@@ -21,6 +21,7 @@ mod hash;
 mod listing;
 mod network;
 mod operator;
+mod outside;
 mod ports;
 mod problem;
 mod schema;

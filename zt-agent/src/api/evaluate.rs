@@ -43,7 +43,8 @@ pub(super) struct Answer {
     enforced: bool,
     /// Revision of the policy that answered.
     revision: u64,
-    /// Why.
+    /// Why. `unknown_source` and `unknown_destination` also say that nobody declared that SPIFFE ID: no workload known here
+    /// has it, no policy names it, and no pattern but `*` matches it.
     #[schema(value_type = String)]
     reason: Reason,
     /// Time that deciding took, microseconds.
@@ -70,7 +71,7 @@ pub(super) enum Evaluated {
 #[utoipa::path(post, path = "/v1/evaluate", tag = "evaluate", request_body = EvaluateBody, responses(
     (status = 200, description = "The answer, or the answers of a batch; the record of each is stored", body = Evaluated),
     (status = "4XX", description = "The request is not valid: nothing was decided or recorded", body = Details, content_type = "application/problem+json"),
-    (status = 503, description = "The record is not known to be stored, so the decision is not given", body = Details, content_type = "application/problem+json"),
+    (status = 503, description = "The record is not known to be stored, so the decision is not given; or the rules with patterns are too many to say anything of identities that nobody declared (`policy_too_large`)", body = Details, content_type = "application/problem+json"),
 ))]
 pub(super) async fn evaluate(
     State(state): State<ApiState>,
@@ -111,7 +112,7 @@ where
     let mut events = Vec::with_capacity(questions.len());
     for question in questions {
         let (answer, evaluation) = match &question {
-            Question::Connect(question) => connect(question, &snapshot, &caller.name),
+            Question::Connect(question) => connect(question, &snapshot, &caller.name)?,
             Question::Operate(question) => operate(question, &snapshot, &caller.name),
         };
         answers.push(answer);
@@ -139,12 +140,24 @@ fn nanoseconds_since(start: Instant) -> u64 {
     u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn connect(question: &Connect, snapshot: &Snapshot, caller: &Arc<str>) -> (Answer, Evaluation) {
+fn connect(
+    question: &Connect,
+    snapshot: &Snapshot,
+    caller: &Arc<str>,
+) -> Result<(Answer, Evaluation), ApiProblem> {
     let start = Instant::now();
     let (source, destination) = (question.source.party(), question.destination.party());
-    let decision = snapshot
-        .table
-        .evaluate(source, destination, question.port, question.protocol);
+    let (port, protocol) = (question.port, question.protocol);
+    let decision = if question.source.is_outside() || question.destination.is_outside() {
+        // Patterns are written out in the table for whom it was compiled for, and for nobody else.
+        let ends = (source, destination);
+        snapshot
+            .policies
+            .evaluate(&snapshot.table, &snapshot.settings, ends, port, protocol)
+            .map_err(|error| ApiProblem::unavailable("policy_too_large", error.to_string()))?
+    } else {
+        snapshot.table.evaluate(source, destination, port, protocol)
+    };
     let latency = nanoseconds_since(start);
     let mode = match snapshot.mode_between(question.source.spiffe(), question.destination.spiffe()) {
         identity::Mode::Observe => Mode::Observe,
@@ -163,8 +176,8 @@ fn connect(question: &Connect, snapshot: &Snapshot, caller: &Arc<str>) -> (Answe
     let evaluation = Evaluation {
         source: question.source.name(),
         destination: question.destination.name(),
-        port: question.port,
-        protocol: question.protocol.number(),
+        port,
+        protocol: protocol.number(),
         allowed: decision.allowed,
         policy_matched: decision.rule,
         mode,
@@ -175,7 +188,7 @@ fn connect(question: &Connect, snapshot: &Snapshot, caller: &Arc<str>) -> (Answe
         mfa: None,
         incident: None,
     };
-    (answer, evaluation)
+    Ok((answer, evaluation))
 }
 
 fn operate(question: &Operate, snapshot: &Snapshot, caller: &Arc<str>) -> (Answer, Evaluation) {

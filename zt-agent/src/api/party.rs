@@ -42,28 +42,43 @@ impl From<SourceFields> for PartyFields {
 #[derive(Debug, Clone)]
 pub(super) enum Named {
     Spiffe(SpiffeId),
+    /// An identity that the table was not compiled for.
+    Outside(SpiffeId),
     /// An entity, a network, or whatever has that address; with its name for the record.
     Number(u64, Arc<str>),
 }
 
 impl Named {
+    pub(super) fn identity(id: &SpiffeId, table: &AllowTable) -> Self {
+        if table.knows(id) {
+            Self::Spiffe(id.clone())
+        } else {
+            Self::Outside(id.clone())
+        }
+    }
+
+    /// Whether it is an identity that the table was not compiled for.
+    pub(super) fn is_outside(&self) -> bool {
+        matches!(self, Self::Outside(_))
+    }
+
     pub(super) fn party(&self) -> Party<'_> {
         match self {
-            Self::Spiffe(id) => Party::Spiffe(id),
+            Self::Spiffe(id) | Self::Outside(id) => Party::Spiffe(id),
             Self::Number(number, _) => Party::Number(*number),
         }
     }
 
     pub(super) fn spiffe(&self) -> Option<&SpiffeId> {
         match self {
-            Self::Spiffe(id) => Some(id),
+            Self::Spiffe(id) | Self::Outside(id) => Some(id),
             Self::Number(..) => None,
         }
     }
 
     pub(super) fn name(&self) -> Arc<str> {
         match self {
-            Self::Spiffe(id) => id.text(),
+            Self::Spiffe(id) | Self::Outside(id) => id.text(),
             Self::Number(_, name) => Arc::clone(name),
         }
     }
@@ -76,7 +91,7 @@ pub(super) fn named(fields: PartyFields, at: &str, table: &AllowTable) -> Result
             // Parsed once already, and its text is shared.
             Some(id) => Ok(Named::Spiffe(id.clone())),
             None => SpiffeId::parse(&id)
-                .map(Named::Spiffe)
+                .map(Named::Outside)
                 .map_err(|error| field(format!("{at}.spiffe_id"), error.to_string())),
         },
         (None, Some(entity), None) => {

@@ -7,6 +7,7 @@ mod described;
 mod followers;
 mod local;
 mod operators;
+mod outside;
 mod policies;
 mod rapid;
 mod records;

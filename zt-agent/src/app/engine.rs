@@ -310,6 +310,9 @@ impl Engine {
             digest = self.loaded.policies.digest(),
             "policy in force"
         );
+        if let Err(error) = self.loaded.policies.prepare(&self.settings) {
+            tracing::error!(%error, "there are no answers about identities that no policy names and that are not declared");
+        }
         self.publish(table);
         Ok(())
     }

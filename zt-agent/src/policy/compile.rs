@@ -71,31 +71,11 @@ pub fn compile_with(
         .iter()
         .map(|policy| policy.rules.len())
         .sum::<usize>();
-    let mut compiler = Compiler {
-        universe: &universe,
-        networks: &networks,
-        patterns: FastMap::default(),
-        reached: FastMap::default(),
-        world: [identity::WORLD]
-            .into_iter()
-            .chain(networks.in_the_world())
-            .collect(),
-        entries: FastMap::with_capacity_and_hasher(
-            rules.min(MAX_ALLOW_ENTRIES as usize) + 1,
-            BuildHasherDefault::default(),
-        ),
-        needed: 1,
-    };
+    let mut compiler = Compiler::new(&universe, &networks, rules);
     for rule in set.policies().iter().flat_map(|policy| &policy.rules) {
         compiler.add(rule);
     }
-    if compiler.is_full() {
-        return Err(CompileError::TooLarge {
-            needed: compiler.needed,
-            limit: MAX_ALLOW_ENTRIES,
-        });
-    }
-    let mut entries = compiler.entries;
+    let mut entries = compiler.finish()?;
     let header = shapes(entries.iter().map(|(key, entry)| (*key, *entry)));
     let switches = [
         (set.default_action() == Action::Allow, Shapes::DEFAULT_ALLOW),
@@ -140,8 +120,23 @@ pub fn compile_with(
     })
 }
 
+/// The entries of `rules` with every pattern under its number in `patterns`, instead of those that it stands for.
+pub(super) fn unexpanded<'a>(
+    rules: &[&'a Rule],
+    patterns: &FastMap<&'a str, u64>,
+    networks: &Networks,
+) -> Result<FastMap<AllowKey, AllowEntry>, CompileError> {
+    let mut compiler = Compiler::new(&[], networks, rules.len());
+    let numbered = patterns.iter().map(|(text, number)| (*text, Rc::from([*number])));
+    compiler.patterns.extend(numbered);
+    for rule in rules {
+        compiler.add(rule);
+    }
+    compiler.finish()
+}
+
 /// The shapes that occur among entries.
-fn shapes(entries: impl Iterator<Item = (AllowKey, AllowEntry)>) -> Shapes {
+pub(super) fn shapes(entries: impl Iterator<Item = (AllowKey, AllowEntry)>) -> Shapes {
     entries.fold(Shapes::default(), |shapes, (key, entry)| {
         // The right to raw sockets is looked up by itself, never by shape.
         match key.shape().filter(|_| key.protocol != PROTOCOL_RAW) {
@@ -181,6 +176,34 @@ impl Numbers {
 }
 
 impl<'a> Compiler<'a> {
+    fn new(universe: &'a [SpiffeId], networks: &'a Networks, rules: usize) -> Self {
+        Self {
+            universe,
+            networks,
+            patterns: FastMap::default(),
+            reached: FastMap::default(),
+            world: [identity::WORLD]
+                .into_iter()
+                .chain(networks.in_the_world())
+                .collect(),
+            entries: FastMap::with_capacity_and_hasher(
+                rules.min(MAX_ALLOW_ENTRIES as usize) + 1,
+                BuildHasherDefault::default(),
+            ),
+            needed: 1,
+        }
+    }
+
+    fn finish(self) -> Result<FastMap<AllowKey, AllowEntry>, CompileError> {
+        if self.is_full() {
+            return Err(CompileError::TooLarge {
+                needed: self.needed,
+                limit: MAX_ALLOW_ENTRIES,
+            });
+        }
+        Ok(self.entries)
+    }
+
     fn add(&mut self, rule: &'a Rule) {
         let sources = self.numbers(&rule.from, rule.action);
         if rule.raw_sockets {

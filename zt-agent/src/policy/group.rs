@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use zt_common::entry::{ACTION_ALLOW, ACTION_DENY, AllowEntry, AllowKey, Flow, PROTOCOL_RAW, Shapes};
 use zt_common::identity;
-use zt_common::verdict::{AllowLookup, Reason, verdict};
+use zt_common::verdict::{AllowLookup, Reason, Verdict, verdict};
 
 use super::alike::Alike;
 use super::entity::entity_name;
@@ -228,16 +228,22 @@ fn about(
 
 /// What policy says to one source about all members together; `None` where the default decides.
 fn said_to(table: &Table<'_>, source: u64, members: &[(u64, u16)], protocol: u8) -> Option<AllowEntry> {
-    let mut allowing = None;
-    let mut all = true;
-    for &(destination, port) in members {
+    joined(members.iter().map(|&(destination, port)| {
         let flow = Flow {
             source,
             destination,
             port,
             protocol,
         };
-        let verdict = verdict(table, &flow);
+        verdict(table, &flow)
+    }))
+}
+
+/// What the verdicts on all members are together.
+pub(super) fn joined(verdicts: impl Iterator<Item = Verdict>) -> Option<AllowEntry> {
+    let mut allowing = None;
+    let mut all = true;
+    for verdict in verdicts {
         if verdict.reason == Reason::DenyRule {
             return Some(AllowEntry {
                 number: verdict.rule,

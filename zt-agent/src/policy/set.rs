@@ -16,6 +16,7 @@ use super::envelope::hex_digest;
 use super::hash::FastMap;
 use super::network;
 use super::operator::{OperatorDecision, OperatorRequest, OperatorRules};
+use super::outside;
 use super::problem::Problem;
 use super::walk::Walk;
 use super::{Document, Settings};
@@ -41,6 +42,8 @@ pub struct PolicySet {
     identities: BTreeSet<SpiffeId>,
     /// The networks that rules name, with their numbers.
     networks: Vec<(IpNet, u64)>,
+    /// For questions about anybody.
+    outside: outside::Kept,
 }
 
 impl Default for PolicySet {
@@ -55,6 +58,7 @@ impl Default for PolicySet {
             rule_names: Arc::default(),
             identities: BTreeSet::new(),
             networks: Vec::new(),
+            outside: outside::Kept::default(),
         }
     }
 }
@@ -115,6 +119,10 @@ impl PolicySet {
     /// The identities that rules name outright, without those that patterns stand for.
     pub fn identities(&self) -> &BTreeSet<SpiffeId> {
         &self.identities
+    }
+
+    pub(super) fn kept(&self) -> &outside::Kept {
+        &self.outside
     }
 
     pub(super) fn names_by_number(&self) -> &Arc<FastMap<u64, Arc<str>>> {
@@ -193,6 +201,7 @@ impl PolicySet {
             rule_names: Arc::new(rule_names),
             identities,
             networks,
+            outside: outside::Kept::default(),
         })
     }
 }

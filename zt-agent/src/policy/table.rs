@@ -143,7 +143,7 @@ impl AllowTable {
         self.groups.get(group).is_some() && !self.undecided.contains(&group)
     }
 
-    /// Whether it was compiled for `id`. Patterns do not reach others; `*` alone does.
+    /// Whether it was compiled for `id`. Patterns do not reach others, `*` alone does: see [`PolicySet::evaluate`](super::PolicySet::evaluate).
     pub fn knows(&self, id: &SpiffeId) -> bool {
         self.identities.binary_search(id).is_ok()
     }
@@ -173,7 +173,11 @@ impl AllowTable {
             port,
             protocol: protocol.number(),
         };
-        let verdict = self.decide(&flow);
+        self.decision(self.decide(&flow))
+    }
+
+    /// A verdict for people.
+    pub(super) fn decision(&self, verdict: Verdict) -> Decision {
         Decision {
             allowed: verdict.allowed,
             reason: verdict.reason,

@@ -264,7 +264,7 @@ fn connect(request: Request, at: &str, snapshot: &Snapshot, errors: &mut Vec<Pro
 /// Whoever stands behind a virtual address.
 fn behind(front: &Front, table: &AllowTable) -> Named {
     if let (1, Some((Backend::Workload(id), _))) = (front.backends.len(), front.backends.first()) {
-        return Named::Spiffe(id.clone());
+        return Named::identity(id, table);
     }
     // Where the table does not answer about it, the kernel leads nobody there either.
     let number = front.number_in(table);

@@ -3,6 +3,7 @@
 //! over addresses and texts, agrees with it on random policies and flows.
 
 mod groups;
+mod outside;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

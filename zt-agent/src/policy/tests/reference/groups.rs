@@ -22,7 +22,7 @@ fn member(who: &Who) -> Member {
     }
 }
 
-fn group(name: &str, members: &[(Who, u16)]) -> Group {
+pub(super) fn group(name: &str, members: &[(Who, u16)]) -> Group {
     Group {
         name: Arc::from(name),
         protocol: Protocol::Tcp.number(),
@@ -31,7 +31,7 @@ fn group(name: &str, members: &[(Who, u16)]) -> Group {
     }
 }
 
-fn members() -> impl Strategy<Value = Vec<(Who, u16)>> {
+pub(super) fn members() -> impl Strategy<Value = Vec<(Who, u16)>> {
     let some = subsequence(everyone(), 1..4);
     let ports = proptest::collection::vec(select(vec![80_u16, 81, 4096]), 4);
     (some, ports).prop_map(|(some, ports)| some.into_iter().zip(ports).collect())
