@@ -35,7 +35,7 @@ use crate::state::{Configured, Snapshot, SourceStatus};
 pub const MAX_PAIRS: usize = 2000;
 
 /// Why callers from elsewhere are refused: each has a sample from the start, so that the first refusal is an increase.
-pub const API_REFUSALS: [&str; 11] = [
+pub const API_REFUSALS: [&str; 15] = [
     "no_certificate",
     "expired",
     "untrusted",
@@ -47,6 +47,10 @@ pub const API_REFUSALS: [&str; 11] = [
     "slow_head",
     "slow_body",
     "too_many_requests",
+    "host_refused",
+    "certificate_expired",
+    "caller_unknown",
+    "role_insufficient",
 ];
 
 /// The media type of [`Metrics::encode`].

@@ -75,15 +75,11 @@ impl Guard {
         self.check_rate(&caller.account, NonZeroU32::MIN)?;
         if caller.over_loopback && !names_loopback(request.headers()) {
             let detail = "the Host header must name localhost or a loopback address";
-            return Err(ApiProblem::new(StatusCode::FORBIDDEN, "host_refused", detail));
+            return Err(self.forbidden("host_refused", detail));
         }
         if caller.has_expired() {
             let detail = "the certificate of this connection has expired: connect with a new one";
-            return Err(ApiProblem::new(
-                StatusCode::FORBIDDEN,
-                "certificate_expired",
-                detail,
-            ));
+            return Err(self.forbidden("certificate_expired", detail));
         }
         let act = act_of(request.method(), request.uri().path());
         if caller.rights.allow(act) {
@@ -91,7 +87,7 @@ impl Guard {
         }
         if caller.rights.is_empty() {
             let detail = format!("no entry of api.callers is about {}", caller.name);
-            return Err(ApiProblem::new(StatusCode::FORBIDDEN, "caller_unknown", detail));
+            return Err(self.forbidden("caller_unknown", detail));
         }
         let detail = format!(
             "this takes the role {}, and {} has `{}`",
@@ -99,11 +95,13 @@ impl Guard {
             caller.name,
             caller.rights.names()
         );
-        Err(ApiProblem::new(
-            StatusCode::FORBIDDEN,
-            "role_insufficient",
-            detail,
-        ))
+        Err(self.forbidden("role_insufficient", detail))
+    }
+
+    /// The refusal of a request that this caller may not make, counted under its code.
+    fn forbidden(&self, code: &'static str, detail: impl Into<String>) -> ApiProblem {
+        self.refused(code);
+        ApiProblem::new(StatusCode::FORBIDDEN, code, detail)
     }
 
     /// The refusal of a batch that waiting does not help.
@@ -263,6 +261,48 @@ mod tests {
             text.contains("zt_api_refused_total{cause=\"too_many_requests\"} 2"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn each_refusal_is_counted_under_its_code() {
+        let metrics = Metrics::new();
+        let guard = Guard::new(NonZeroU32::MAX, Arc::clone(&metrics));
+        let from_here = Caller::loopback(std::net::SocketAddr::from(([127, 0, 0, 1], 1)));
+        let expired = Caller {
+            expires: Some(1),
+            ..Caller::process(0, None)
+        };
+        let nobody = Caller {
+            rights: Arc::default(),
+            ..Caller::process(0, None)
+        };
+        let id = SpiffeId::parse("spiffe://hanzo.ai/x").expect("an ID");
+        let rule = CallerRule {
+            spiffe: Pattern::Any,
+            role: Role::Evaluate,
+            node: None,
+        };
+        let asks = Caller {
+            rights: Arc::new(Rights::of(&[rule], &id)),
+            ..Caller::process(0, None)
+        };
+        for (caller, cause) in [
+            (from_here, "host_refused"),
+            (expired, "certificate_expired"),
+            (nobody, "caller_unknown"),
+            (asks, "role_insufficient"),
+        ] {
+            let sample = |count: u32| format!("zt_api_refused_total{{cause=\"{cause}\"}} {count}\n");
+            let text = metrics.encode().expect("text");
+            assert!(text.contains(&sample(0)), "{text}");
+            assert!(
+                guard
+                    .check(&caller, &request(Method::PUT, "/v1/policies/x", "evil.example"))
+                    .is_err()
+            );
+            let text = metrics.encode().expect("text");
+            assert!(text.contains(&sample(1)), "{text}");
+        }
     }
 
     #[test]
