@@ -67,9 +67,29 @@ pub(super) fn failed(file: &Path, source: io::Error) -> EditError {
     let file = file.display().to_string();
     match source.kind() {
         io::ErrorKind::AlreadyExists => EditError::Raced(file),
-        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
-            EditError::ReadOnly { file, source }
-        }
+        io::ErrorKind::ReadOnlyFilesystem
+        | io::ErrorKind::PermissionDenied
+        // The file itself is mounted there, as a ConfigMap is with `subPath`.
+        | io::ErrorKind::ResourceBusy => EditError::ReadOnly { file, source },
         _ => EditError::Write { file, source },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_mounted_is_changed_where_it_comes_from() {
+        for (errno, read_only) in [
+            (libc::EBUSY, true),
+            (libc::EROFS, true),
+            (libc::EACCES, true),
+            (libc::EIO, false),
+            (libc::ENOSPC, false),
+        ] {
+            let error = failed(Path::new("/p/a.yaml"), io::Error::from_raw_os_error(errno));
+            assert_eq!(matches!(error, EditError::ReadOnly { .. }), read_only, "{error}");
+        }
     }
 }
