@@ -43,37 +43,64 @@ pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
-/// The configuration of a server with these certificates.
-pub fn server_config(material: Material) -> Result<ServerConfig, TlsError> {
+/// What a server shows, and whom it believes.
+#[derive(Debug)]
+pub struct Server {
+    /// For handshakes.
+    pub config: Arc<ServerConfig>,
+    /// Who says whether a client is believed; `None` where nobody is.
+    clients: Option<Arc<SpiffeVerifier>>,
+}
+
+impl Server {
+    /// Whether a client who showed that chain, its own certificate first, would be believed now.
+    pub fn believes(&self, chain: &[CertificateDer<'_>]) -> bool {
+        let (Some(clients), Some((own, others))) = (&self.clients, chain.split_first()) else {
+            return false;
+        };
+        clients.verify_client_cert(own, others, UnixTime::now()).is_ok()
+    }
+}
+
+/// A server with these certificates.
+pub fn server(material: Material) -> Result<Server, TlsError> {
     let provider = provider();
     let unusable = |what| move |source: rustls::Error| TlsError::Unusable { what, source };
     let chain = WebPkiClientVerifier::builder_with_provider(Arc::new(material.roots), Arc::clone(&provider))
         .build()
         .map_err(|source| TlsError::Roots { source })?;
+    let clients = Arc::new(SpiffeVerifier { chain });
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&version::TLS13])
         .map_err(unusable("TLS 1.3"))?
-        .with_client_cert_verifier(Arc::new(SpiffeVerifier { chain }))
+        .with_client_cert_verifier(Arc::clone(&clients) as Arc<dyn ClientCertVerifier>)
         .with_single_cert(material.chain, material.key)
         .map_err(unusable("api.tls.cert with api.tls.key"))?;
     // A resumed session would bring back a certificate that has expired since.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(config)
+    Ok(Server {
+        config: Arc::new(config),
+        clients: Some(clients),
+    })
 }
 
-/// The configuration of a server that has nothing to show.
-fn without_certificate() -> Result<ServerConfig, TlsError> {
+/// A server that has nothing to show.
+fn without_certificate() -> Result<Server, TlsError> {
     let config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&version::TLS13])
         .map_err(|source| TlsError::Unusable {
             what: "TLS 1.3",
             source,
         })?;
-    Ok(config
+    let config = config
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(NoCertificate)))
+        .with_cert_resolver(Arc::new(NoCertificate));
+    Ok(Server {
+        config: Arc::new(config),
+        clients: None,
+    })
 }
 
 /// Has no certificate for anybody.
@@ -159,17 +186,17 @@ impl ClientCertVerifier for SpiffeVerifier {
 pub struct Reloader {
     files: Files,
     followers: Vec<Follower<material::Read>>,
-    config: watch::Sender<Arc<ServerConfig>>,
+    config: watch::Sender<Arc<Server>>,
 }
 
 impl Reloader {
     /// Reads the certificates and begins to watch their files. Must be called inside a tokio runtime.
-    pub fn start(files: Files) -> Result<(Self, watch::Receiver<Arc<ServerConfig>>), TlsError> {
+    pub fn start(files: Files) -> Result<(Self, watch::Receiver<Arc<Server>>), TlsError> {
         Self::start_with(files, Err)
     }
 
     /// The same for files that may be there later: until then every handshake fails.
-    pub fn start_waiting(files: Files) -> Result<(Self, watch::Receiver<Arc<ServerConfig>>), TlsError> {
+    pub fn start_waiting(files: Files) -> Result<(Self, watch::Receiver<Arc<Server>>), TlsError> {
         Self::start_with(files, |error| {
             tracing::warn!(%error, "the API has no certificate yet: nobody is served over TLS until it has one");
             without_certificate()
@@ -178,14 +205,14 @@ impl Reloader {
 
     fn start_with(
         files: Files,
-        otherwise: impl FnOnce(TlsError) -> Result<ServerConfig, TlsError>,
-    ) -> Result<(Self, watch::Receiver<Arc<ServerConfig>>), TlsError> {
+        otherwise: impl FnOnce(TlsError) -> Result<Server, TlsError>,
+    ) -> Result<(Self, watch::Receiver<Arc<Server>>), TlsError> {
         let followers = [&files.cert, &files.key, &files.client_ca].map(|path| {
             let all = files.clone();
             // Each looks at all three: whichever changes, the set that is on disk then is taken.
             Follower::new(path.clone(), move || material::Read::of(&all)).0
         });
-        let read = Material::read(&files).and_then(server_config);
+        let read = Material::read(&files).and_then(server);
         let config = read.or_else(otherwise)?;
         let (config, receiver) = watch::channel(Arc::new(config));
         let reloader = Self {
@@ -212,7 +239,7 @@ impl Reloader {
             if change.is_none() {
                 return;
             }
-            match Material::read(&self.files).and_then(server_config) {
+            match Material::read(&self.files).and_then(server) {
                 Ok(config) => {
                     tracing::info!(cert = %self.files.cert.display(), "new certificates of the API are in use");
                     self.config.send_replace(Arc::new(config));

@@ -4,6 +4,7 @@
 mod bind;
 mod handshake;
 mod places;
+mod sent;
 mod slow;
 
 use std::convert::Infallible;
@@ -34,6 +35,7 @@ pub use self::bind::{Endpoint, ServeError, bind_api, bind_health, bind_socket};
 use self::bind::{Listener, Stream};
 pub use self::handshake::Tls;
 use self::places::{Place, Places};
+use self::sent::{Sent, Watched};
 pub(super) use self::slow::SlowBody;
 use self::slow::{Timed, say_too_slow};
 use super::guard::{Allowance, Guard};
@@ -49,7 +51,8 @@ const HEAD_BYTES: usize = 64 * 1024;
 /// How much a listener bears.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections at a time; one more closes the one that has been idle longest.
+    /// Connections at a time; one more closes the one that has been idle longest, or else the oldest one whose answer is
+    /// still being sent.
     pub connections: usize,
     /// How long a client may take to send the head of a request, or to think of one.
     pub head_time: Duration,
@@ -182,14 +185,12 @@ async fn connection(stream: Stream, tls: Option<Tls>, place: Place, shared: Shar
             (Stream::Tcp(stream, peer), Some(tls)) => {
                 let shaken = tokio::time::timeout(HANDSHAKE_TIME, tls.accept(stream, peer)).await;
                 match shaken {
-                    Ok(Some((stream, caller, id))) => {
+                    Ok(Some((stream, caller, shown))) => {
                         let rights = Arc::clone(&caller.rights);
                         tokio::select! {
                             () = http(stream, caller, &place, shared, stopping) => {}
                             // It comes again, with the rights that it has now; streams would go on for ever.
-                            () = seldom(tls.changed(&id, &rights)) => {
-                                tracing::info!(caller = %id, "the rights of a caller have changed: its connection ends");
-                            }
+                            () = seldom(tls.changed(&shown, &rights)) => {}
                         }
                     }
                     Ok(None) => {}
@@ -248,7 +249,6 @@ where
         });
         let busy = place.busy();
         async move {
-            let _busy = busy;
             let answer: Result<Response, Infallible> = match answer {
                 Ok(answer) => answer.await,
                 Err(refused) => Ok(refused.into_response()),
@@ -258,7 +258,7 @@ where
             {
                 guard.refused("slow_body");
             }
-            answer
+            answer.map(|answer| answer.map(|body| Sent::new(body, busy.answering())))
         }
     });
     let mut connection = http1::Builder::new()
@@ -267,7 +267,7 @@ where
         .max_buf_size(HEAD_BYTES)
         // One write of head and body together costs less than a gathering one: answers are short.
         .writev(false)
-        .serve_connection(TokioIo::new(Box::pin(stream)), service);
+        .serve_connection(TokioIo::new(Box::pin(Watched::new(stream, place))), service);
     let ended = tokio::select! {
         ended = &mut connection => Some(ended),
         () = seldom(stopped(&mut stopping)) => None,

@@ -134,7 +134,7 @@ fn files_that_cannot_be_used_are_named() {
     let directory = tempfile::tempdir().expect("tempdir");
     let files = files(directory.path());
     let said = || {
-        let material = Material::read(&files).and_then(server_config);
+        let material = Material::read(&files).and_then(server);
         material.expect_err("unusable").to_string()
     };
     assert!(said().starts_with("api.tls.cert: ") && said().contains("cert.pem cannot be read"));

@@ -4,7 +4,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use rustls::{CertificateError, Error as RustlsError, ServerConfig};
+use rustls::pki_types::CertificateDer;
+use rustls::{CertificateError, Error as RustlsError};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
@@ -21,7 +22,7 @@ use crate::tls;
 #[derive(Clone, Debug)]
 pub struct Tls {
     /// The certificates in use.
-    pub config: watch::Receiver<Arc<ServerConfig>>,
+    pub config: watch::Receiver<Arc<tls::Server>>,
     /// Who may do what.
     pub callers: watch::Receiver<Arc<Configured>>,
     /// Where refusals are counted.
@@ -80,6 +81,13 @@ impl Cause {
     }
 }
 
+/// What somebody showed when they shook hands.
+pub(super) struct Shown {
+    id: SpiffeId,
+    chain: Vec<CertificateDer<'static>>,
+    peer: SocketAddr,
+}
+
 impl Tls {
     /// Shakes hands; `None` for somebody who is refused, which has been counted. Whom no entry of `api.callers` is about
     /// is answered all the same, with a problem that says so.
@@ -87,8 +95,8 @@ impl Tls {
         &self,
         stream: TcpStream,
         peer: SocketAddr,
-    ) -> Option<(TlsStream<TcpStream>, Caller, SpiffeId)> {
-        let config = Arc::clone(&self.config.borrow());
+    ) -> Option<(TlsStream<TcpStream>, Caller, Shown)> {
+        let config = Arc::clone(&self.config.borrow().config);
         let stream = match TlsAcceptor::from(config).accept(stream).await {
             Ok(stream) => stream,
             Err(error) => {
@@ -107,20 +115,40 @@ impl Tls {
             self.refuse(Cause::NotACaller, peer, named.id.as_str());
         }
         let caller = Caller::workload(&named, rights);
-        Some((stream, caller, named.id))
+        let shown = Shown {
+            id: named.id,
+            chain: shown.map_or_else(Vec::new, <[_]>::to_vec),
+            peer,
+        };
+        Some((stream, caller, shown))
     }
 
     fn rights(&self, id: &SpiffeId) -> Rights {
         Rights::of(&self.callers.borrow().callers, id)
     }
 
-    /// Completes when something else is said of a caller than what its connection began with.
-    pub(super) async fn changed(&self, id: &SpiffeId, rights: &Rights) {
-        let mut callers = self.callers.clone();
+    /// Completes when something else is said of a caller than what its connection began with, or when nobody who is
+    /// trusted any more issued the certificate that it showed.
+    pub(super) async fn changed(&self, shown: &Shown, rights: &Rights) {
+        let (mut callers, mut config) = (self.callers.clone(), self.config.clone());
         callers.mark_unchanged();
-        while self.rights(id) == *rights {
-            if callers.changed().await.is_err() {
-                std::future::pending::<()>().await;
+        // A chain is checked when something changes: it held when it was shown.
+        loop {
+            if self.rights(&shown.id) != *rights {
+                tracing::info!(caller = %shown.id, "the rights of a caller have changed: its connection ends");
+                return;
+            }
+            tokio::select! {
+                Ok(()) = callers.changed() => {}
+                Ok(()) = config.changed() => {
+                    let server = Arc::clone(&config.borrow_and_update());
+                    if !server.believes(&shown.chain) {
+                        self.refuse(Cause::Untrusted, shown.peer, "its issuer is not trusted any more");
+                        tracing::info!(caller = %shown.id, "the certificate of a caller is not trusted any more: its connection ends");
+                        return;
+                    }
+                }
+                else => std::future::pending::<()>().await,
             }
         }
     }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Places for connections: when all are taken, the one that has been idle longest is cleared. Ten thousand connections
-//! that ask for nothing keep nobody out.
+//! that ask for nothing keep nobody out, and neither do as many that watch or leave their answers unread: where none is
+//! idle, the oldest of those goes.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::Notify;
@@ -24,8 +25,12 @@ type Taken = BTreeMap<u64, Arc<Seat>>;
 struct Seat {
     /// Whose; unknown while hands are shaken.
     account: OnceLock<Arc<str>>,
-    /// Requests that are being answered.
+    /// Requests whose answers are not known yet.
     requests: AtomicU32,
+    /// Answers that are not sent whole yet: streams of events never are.
+    answers: AtomicU32,
+    /// Something that was written waits for the client to read.
+    writing: AtomicBool,
     evicted: Notify,
 }
 
@@ -37,8 +42,38 @@ pub(super) struct Place {
     taken: Arc<Mutex<Taken>>,
 }
 
-/// A request that is being answered: its connection is not idle.
+/// A request whose answer is not known yet: its connection stays.
 pub(super) struct Busy(Arc<Seat>);
+
+/// An answer that is not sent whole yet: its connection is not idle.
+pub(super) struct Answering(Arc<Seat>);
+
+/// Says whether something that was written waits for the client to read.
+pub(super) struct Writing(Arc<Seat>);
+
+impl Seat {
+    fn has_requests(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) > 0
+    }
+
+    fn has_answers(&self) -> bool {
+        self.answers.load(Ordering::Relaxed) > 0 || self.writing.load(Ordering::Relaxed)
+    }
+}
+
+impl Busy {
+    /// The answer is known, and is sent from now on.
+    pub(super) fn answering(self) -> Answering {
+        self.0.answers.fetch_add(1, Ordering::Relaxed);
+        Answering(Arc::clone(&self.0))
+    }
+}
+
+impl Writing {
+    pub(super) fn set(&self, writing: bool) {
+        self.0.writing.store(writing, Ordering::Relaxed);
+    }
+}
 
 impl Places {
     pub(super) fn new(most: usize, most_of_one: usize) -> Self {
@@ -50,7 +85,7 @@ impl Places {
         }
     }
 
-    /// A place; `None` where all are taken by connections whose requests are being answered.
+    /// A place; `None` where all are taken by connections with requests whose answers are not known yet.
     pub(super) fn take(&self) -> Option<Place> {
         let mut taken = lock(&self.taken);
         if taken.len() >= self.most {
@@ -69,19 +104,17 @@ impl Places {
 }
 
 /// Clears the place of whoever has been idle longest among those who have most places, or else the next most: who fills
-/// a listener drives out themselves.
+/// a listener drives out themselves. Where nobody is idle, it is the oldest one whose answer is being sent.
 fn clear(taken: &mut Taken, of: impl Fn(&Seat) -> bool) -> Option<()> {
     let mut places: HashMap<Option<&Arc<str>>, usize> = HashMap::new();
     for seat in taken.values() {
         *places.entry(seat.account.get()).or_default() += 1;
     }
-    let idle = taken
-        .iter()
-        .filter(|(_, seat)| of(seat) && seat.requests.load(Ordering::Relaxed) == 0);
+    let free = taken.iter().filter(|(_, seat)| of(seat) && !seat.has_requests());
     // Of equals, the oldest.
-    let (number, _) = idle.min_by_key(|(number, seat)| {
+    let (number, _) = free.min_by_key(|(number, seat)| {
         let most = places.get(&seat.account.get()).copied().unwrap_or(0);
-        (Reverse(most), **number)
+        (seat.has_answers(), Reverse(most), **number)
     })?;
     let number = *number;
     if let Some(seat) = taken.remove(&number) {
@@ -114,6 +147,11 @@ impl Place {
         self.seat.evicted.notified().await;
     }
 
+    /// For who writes to the connection.
+    pub(super) fn writing(&self) -> Writing {
+        Writing(Arc::clone(&self.seat))
+    }
+
     /// A request has come.
     pub(super) fn busy(&self) -> Busy {
         self.seat.requests.fetch_add(1, Ordering::Relaxed);
@@ -130,6 +168,12 @@ impl Drop for Place {
 impl Drop for Busy {
     fn drop(&mut self) {
         self.0.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.answers.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -152,6 +196,29 @@ mod tests {
         drop((fourth, also_busy, third));
         let left = lock(&places.taken).len();
         assert_eq!(left, 0);
+    }
+
+    #[tokio::test]
+    async fn answers_that_are_being_sent_go_after_whoever_is_idle() {
+        let places = Places::new(3, 3);
+        let (stream, unread) = (places.take().expect("free"), places.take().expect("free"));
+        let answering = stream.busy().answering();
+        let writing = unread.writing();
+        writing.set(true);
+        let idle = places.take().expect("free");
+        let busy = places.take().expect("somebody is idle");
+        idle.evicted().await;
+        let request = busy.busy();
+        // Nobody is idle: streams keep nobody out.
+        let next = places.take().expect("the stream goes");
+        stream.evicted().await;
+        drop((answering, idle, stream));
+        writing.set(false);
+        let streaming = next.busy().answering();
+        let last = places.take().expect("its answer is read");
+        unread.evicted().await;
+        drop((request, streaming, busy, next, last, unread));
+        assert_eq!(lock(&places.taken).len(), 0);
     }
 
     #[tokio::test]

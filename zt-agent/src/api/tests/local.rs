@@ -9,7 +9,7 @@ use tokio::net::UnixStream;
 use super::*;
 
 /// Serves the world's API once more, with limits of its own.
-fn serve(world: &World, endpoint: Endpoint, per_second: u32) -> tokio::task::JoinHandle<()> {
+pub(super) fn serve(world: &World, endpoint: Endpoint, per_second: u32) -> tokio::task::JoinHandle<()> {
     let guard = Arc::new(Guard::new(
         NonZeroU32::new(per_second).expect("not zero"),
         Arc::clone(&world.state.metrics),
@@ -18,7 +18,7 @@ fn serve(world: &World, endpoint: Endpoint, per_second: u32) -> tokio::task::Joi
     tokio::spawn(endpoint.serve(router, Some(guard), world.stopping.subscribe()))
 }
 
-async fn listen(limits: Limits) -> (Endpoint, SocketAddr) {
+pub(super) async fn listen(limits: Limits) -> (Endpoint, SocketAddr) {
     let endpoint = bind_api(SocketAddr::from(([127, 0, 0, 1], 0)), None)
         .await
         .expect("binds");

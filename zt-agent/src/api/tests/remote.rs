@@ -246,18 +246,29 @@ async fn the_key_exchange_is_post_quantum_and_certificates_change_under_way() {
     let remote = remote().await;
     let shown = remote.authority.issue(&["spiffe://hanzo.ai/ops/alice"]);
     let connector = TlsConnector::from(Arc::new(remote.authority.client(Some(&shown))));
-    let stream = TcpStream::connect(remote.address).await.expect("connects");
-    let name = ServerName::try_from("localhost").expect("name");
-    let mut open = connector.connect(name, stream).await.expect("shakes hands");
+    let connect = async || {
+        let stream = TcpStream::connect(remote.address).await.expect("connects");
+        let name = ServerName::try_from("localhost").expect("name");
+        connector.connect(name, stream).await.expect("shakes hands")
+    };
+    let (mut open, mut another) = (connect().await, connect().await);
+    // A stream has no end of its own.
+    let stream = "GET /v1/decisions/stream HTTP/1.1\r\nHost: x\r\n\r\n";
+    another.write_all(stream.as_bytes()).await.expect("written");
+    let mut first = [0; 12];
+    another.read_exact(&mut first).await.expect("answered");
+    assert_eq!(&first, b"HTTP/1.1 200");
     let group = open.get_ref().1.negotiated_key_exchange_group().expect("group");
     assert_eq!(group.name(), rustls::NamedGroup::X25519MLKEM768);
 
     let next = Authority::new();
-    std::fs::write(files(remote.certificates.path()).client_ca, next.pem()).expect("write");
+    let client_ca = files(remote.certificates.path()).client_ca;
+    let both = format!("{}{}", remote.authority.pem(), next.pem());
+    std::fs::write(&client_ca, both).expect("write");
     next.issue(&["spiffe://hanzo.ai/zt"])
         .write(remote.certificates.path());
     let newcomer = next.issue(&["spiffe://hanzo.ai/ops/bob"]);
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
     let answer = loop {
         match remote.ask(&next, Some(&newcomer), GET).await {
             Ok(answer) => break answer,
@@ -265,15 +276,24 @@ async fn the_key_exchange_is_post_quantum_and_certificates_change_under_way() {
         }
     };
     assert_eq!(answer.status, 200);
-    assert!(
-        remote.ask(&next, Some(&shown), GET).await.is_err(),
-        "the old authority is out"
-    );
-    // Who was here before goes on.
+    // Who was here before goes on, and may come again.
     open.write_all(GET.as_bytes()).await.expect("written");
     let mut text = String::new();
     open.read_to_string(&mut text).await.expect("answered");
     assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+    assert!(remote.ask(&next, Some(&shown), GET).await.is_ok());
+    std::fs::write(&client_ca, next.pem()).expect("write");
+    // An end without a farewell is an error: who is cut off is told nothing.
+    let mut rest = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_secs(60), another.read_to_end(&mut rest));
+    assert!(
+        ended.await.is_ok(),
+        "the issuer of its certificate is not trusted any more"
+    );
+    assert!(
+        remote.ask(&next, Some(&shown), GET).await.is_err(),
+        "the old authority is out"
+    );
 }
 
 #[tokio::test]

@@ -48,6 +48,32 @@ impl Events {
 }
 
 #[tokio::test]
+async fn a_stream_is_not_cut_for_others_who_only_keep_connections() {
+    let world = world().await;
+    let limits = Limits {
+        connections: 4,
+        ..Limits::default()
+    };
+    let (endpoint, address) = local::listen(limits).await;
+    local::serve(&world, endpoint, u32::MAX);
+    let mut stream = Events::open(address, "/v1/decisions/stream").await;
+    let mut idle = Vec::new();
+    for _ in 0..20 {
+        // Each has asked for something, and so has a place.
+        let mut connection = TcpStream::connect(address).await.expect("connects");
+        let request = "GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        connection.write_all(request.as_bytes()).await.expect("sends");
+        let mut first = [0; 12];
+        connection.read_exact(&mut first).await.expect("answers");
+        assert_eq!(&first, b"HTTP/1.1 200");
+        idle.push(connection);
+    }
+    let ask = question(IAM, POSTGRES, 5432).to_string();
+    assert_eq!(post(world.api, "/v1/evaluate", &ask).await.status, 200);
+    stream.until("\"port\":5432").await;
+}
+
+#[tokio::test]
 async fn decisions_come_as_they_are_made() {
     let world = world().await;
     let mut all = Events::open(world.api, "/v1/decisions/stream").await;
