@@ -195,7 +195,7 @@ impl ClusterPolicies {
                         return;
                     }
                     let snapshot = Arc::clone(&snapshots.borrow_and_update());
-                    self.settled(&snapshot);
+                    self.settled(&snapshot).await;
                     continue;
                 }
                 _ = look.tick() => {
@@ -234,9 +234,11 @@ impl ClusterPolicies {
     }
 
     /// Something else is in force, or was refused.
-    fn settled(&mut self, snapshot: &Snapshot) {
+    async fn settled(&mut self, snapshot: &Snapshot) {
         match &snapshot.policy_error {
-            None if snapshot.revision > 0 && self.known.is_whole() => self.keep(&snapshot.policies),
+            None if snapshot.revision > 0 && self.known.is_whole() => {
+                self.keep(&snapshot.policies).await;
+            }
             Some(error)
                 if self
                     .refused
@@ -253,11 +255,11 @@ impl ClusterPolicies {
     }
 
     /// Keeps what is in force for a start without the API.
-    fn keep(&mut self, policies: &PolicySet) {
+    async fn keep(&mut self, policies: &Arc<PolicySet>) {
         if policies.all().is_empty() {
             return;
         }
-        let text = match self.copy.save(NAME, policies) {
+        let text = match self.copy.keep(NAME, Arc::clone(policies)).await {
             Ok(()) => {
                 self.not_kept = None;
                 return;

@@ -148,7 +148,7 @@ impl PolicyFollower {
         let following = async move {
             // What the node started with, if it came from the engine, is good and in force.
             if !self.status.borrow().stale {
-                self.keep(&snapshots);
+                self.keep(&snapshots).await;
             }
             loop {
                 if let Err(error) = self.follow(&sink, &snapshots).await {
@@ -226,7 +226,7 @@ impl PolicyFollower {
                 self.unusable = None;
                 self.confirmed(wanted.revision);
                 // A copy that could not be written is tried again with each word of the engine.
-                self.keep(snapshots);
+                self.keep(snapshots).await;
                 return Ok(());
             }
             // Asking again would give the same: until the engine says something else, the last good one stays.
@@ -288,9 +288,9 @@ impl PolicyFollower {
     }
 
     /// Keeps what is in force for a start without the engine.
-    fn keep(&mut self, snapshots: &watch::Receiver<Arc<Snapshot>>) {
-        let snapshot = Arc::clone(&snapshots.borrow());
-        let Err(error) = self.copy.save(&self.settings.url, &snapshot.policies) else {
+    async fn keep(&mut self, snapshots: &watch::Receiver<Arc<Snapshot>>) {
+        let policies = Arc::clone(&snapshots.borrow().policies);
+        let Err(error) = self.copy.keep(&self.settings.url, policies).await else {
             self.not_kept = None;
             return;
         };

@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -39,7 +40,7 @@ impl CopyError {
 }
 
 /// The copy.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Copy {
     path: PathBuf,
     /// The digest that is on disk.
@@ -106,11 +107,23 @@ impl Copy {
         Ok(policies)
     }
 
-    /// Writes the copy anew, whole or not at all.
-    pub(crate) fn save(&mut self, engine: &str, policies: &PolicySet) -> Result<(), CopyError> {
+    /// Writes the copy anew, whole or not at all, unless it is what is on disk. Megabytes may have to reach the disk: that
+    /// holds up no task.
+    pub(crate) async fn keep(&mut self, engine: &str, policies: Arc<PolicySet>) -> Result<(), CopyError> {
         if self.written.as_deref() == Some(policies.digest()) {
             return Ok(());
         }
+        let (mut copy, engine) = (self.clone(), engine.to_owned());
+        let saved = tokio::task::spawn_blocking(move || copy.save(&engine, &policies).map(|()| copy.written));
+        match saved.await {
+            Ok(saved) => self.written = saved?,
+            Err(error) => return Err(self.io(io::Error::other(error))),
+        }
+        Ok(())
+    }
+
+    /// Writes the copy anew, whole or not at all.
+    fn save(&mut self, engine: &str, policies: &PolicySet) -> Result<(), CopyError> {
         let all = policies.all().iter().map(|policy| StoredPolicy {
             name: policy.name().to_owned(),
             document: policy.document(),
@@ -172,4 +185,40 @@ fn write(path: &Path, text: &[u8]) -> io::Result<()> {
     file.sync_all()?;
     fs::rename(&temporary, path)?;
     File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::poll;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn writing_holds_up_no_task() {
+        let directory = tempfile::tempdir().expect("directory");
+        let text =
+            "{apiVersion: zt.hanzo.ai/v1, kind: ServiceAccessPolicy, metadata: {name: p}, spec: {rules: []}}";
+        let documents = [policy::Document {
+            file: "p.yaml".to_owned(),
+            text: text.to_owned(),
+        }];
+        let settings = policy::Settings::default();
+        let policies = Arc::new(policy::parse(&documents, &settings).expect("valid"));
+        let mut copy = Copy::new(directory.path());
+        {
+            let mut keeping = Box::pin(copy.keep("https://engine", Arc::clone(&policies)));
+            assert!(poll!(&mut keeping).is_pending(), "others have their turn");
+            keeping.await.expect("written");
+        }
+        assert_eq!(
+            copy.load(&settings).expect("is there").digest(),
+            policies.digest()
+        );
+        fs::remove_file(directory.path().join(COPY)).expect("removed");
+        let mut again = Box::pin(copy.keep("https://engine", policies));
+        assert!(
+            matches!(poll!(&mut again), std::task::Poll::Ready(Ok(()))),
+            "it was written"
+        );
+    }
 }
