@@ -11,11 +11,11 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::ApiState;
-use super::openapi::{GraphAnswer, RecordOrUnreadable};
+use super::openapi::RecordOrUnreadable;
 use super::problem::{ApiProblem, Details};
 use super::query::{Given, Parameters, flag};
 use crate::audit::archive::ArchiveError;
-use crate::audit::query::{DEFAULT_LIMIT, Filter, GraphFilter, MAX_LIMIT, Shown};
+use crate::audit::query::{DEFAULT_LIMIT, Filter, Graph, GraphFilter, MAX_LIMIT, Shown};
 
 const PARAMETERS: &[&str] = &[
     "type",
@@ -140,7 +140,7 @@ struct GraphQuery {
 
 /// Says who talks to whom.
 #[utoipa::path(get, path = "/v1/graph", tag = "audit", params(GraphQuery), responses(
-    (status = 200, description = "Who talks to whom", body = GraphAnswer),
+    (status = 200, description = "Who talks to whom", body = Graph),
     (status = "4XX", description = "The request is not valid, or the graph has more than 100,000 edges (`too_much`): narrow it by time or namespace", body = Details, content_type = "application/problem+json"),
     (status = 503, description = "The store does not answer", body = Details, content_type = "application/problem+json"),
 ))]

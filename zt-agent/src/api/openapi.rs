@@ -8,6 +8,9 @@ use bytes::Bytes;
 use serde::Serialize;
 use utoipa::{OpenApi, ToSchema};
 
+use crate::audit::query::Unreadable;
+use crate::audit::record::Entry;
+
 /// What is said of the API as a whole. Paths and schemas come from the handlers.
 #[derive(OpenApi)]
 #[openapi(
@@ -53,40 +56,15 @@ pub(super) async fn show(Extension(Served(bytes)): Extension<Served>) -> Respons
 /// or identity has `change`, and null where a decision has something.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Record {
-    /// `UUIDv7`.
-    id: String,
-    /// `decision`, `policy_change`, `mode_change` or `identity_change`.
-    r#type: String,
-    /// RFC 3339 in UTC.
-    timestamp: String,
-    /// `ALLOW` or `DENY`.
-    #[schema(required = true)]
-    decision: Option<String>,
-    /// Who connects.
-    #[schema(value_type = Option<Object>, required = true)]
-    source: Option<serde_json::Value>,
-    /// To whom.
-    #[schema(value_type = Option<Object>, required = true)]
-    destination: Option<serde_json::Value>,
-    /// The rule that decided.
-    #[schema(required = true)]
-    policy_matched: Option<String>,
-    /// Microseconds.
-    #[schema(required = true)]
-    latency_us: Option<f64>,
-    /// The cluster whose agent recorded this.
-    cluster: String,
-    /// Revision in force.
-    revision: u64,
-    /// Who asked or changed something.
-    caller: Option<String>,
-    /// Of an operator's evaluation: whether they gave a second factor, as the caller says.
-    mfa: Option<bool>,
-    /// Of an operator's evaluation: the incident that they named, as the caller says.
-    incident: Option<String>,
-    /// What was changed.
-    #[schema(value_type = Option<Object>)]
-    change: Option<serde_json::Value>,
+    /// What it says.
+    #[serde(flatten)]
+    entry: Entry,
+    /// Who gave it its place in their chain; not there where it is older than the chain.
+    writer: Option<String>,
+    /// Its number in that chain, from 1.
+    seq: Option<u64>,
+    /// Its hash, hexadecimal.
+    hash: Option<String>,
 }
 
 /// Describes what `audit::query::Unreadable` serializes to.
@@ -94,41 +72,21 @@ pub(super) struct Record {
 /// A row of the trail that is no record: damaged, of a later version, or made up by somebody who may insert. It stands where
 /// the record would; the fields of a decision are there and null.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Unreadable {
-    /// `UUIDv7`.
-    id: String,
+pub(super) struct UnreadableRow {
     /// `unreadable`.
     r#type: String,
-    /// RFC 3339 in UTC.
-    timestamp: String,
-    /// In whose chain it says that it is.
-    writer: String,
-    /// Where in that chain.
-    seq: u64,
-    /// The login that inserted it; null where there are no logins, in a file.
-    login: Option<String>,
-    /// What is wrong with it.
-    cause: String,
+    /// The row.
+    #[serde(flatten)]
+    row: Unreadable,
 }
 
 /// Describes what `audit::query::Shown` serializes to.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
-#[expect(dead_code, reason = "describes and is not made")]
+#[expect(dead_code, clippy::large_enum_variant, reason = "describes and is not made")]
 pub(super) enum RecordOrUnreadable {
     /// A record.
     Record(Record),
     /// What cannot be read.
-    Unreadable(Unreadable),
-}
-
-/// Describes what `audit::query::Graph` serializes to: who talks to whom.
-#[derive(Serialize, ToSchema)]
-pub(super) struct GraphAnswer {
-    /// Each party once.
-    #[schema(value_type = Vec<Object>)]
-    nodes: Vec<serde_json::Value>,
-    /// Each pair, protocol and port once.
-    #[schema(value_type = Vec<Object>)]
-    edges: Vec<serde_json::Value>,
+    Unreadable(UnreadableRow),
 }

@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 use zt_common::{event, verdict};
 
@@ -21,51 +22,65 @@ pub use self::terms::{Hook, Kind, Mode, Observer, Outcome, Proof, Protocol, Reas
 pub use self::time::{Latency, Timestamp, TimestampError};
 
 /// One decision, as it is stored, queried and streamed. Names are shared: cloning copies pointers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AuditRecord {
     /// `UUIDv7`.
+    #[schema(value_type = String)]
     pub id: Uuid,
     /// When it was decided.
+    #[schema(value_type = String)]
     pub timestamp: Timestamp,
     /// Policy's verdict.
+    #[schema(value_type = String, pattern = "^(ALLOW|DENY)$")]
     pub decision: Outcome,
     /// Who connects or sends.
     pub source: Source,
     /// To whom.
     pub destination: Destination,
     /// `<policy>/rule-<n>`; `None` where no rule decided.
+    #[schema(value_type = Option<String>, required = true)]
     pub policy_matched: Option<Arc<str>>,
     /// How long deciding took; microseconds in JSON.
     #[serde(rename = "latency_us")]
+    #[schema(value_type = f64)]
     pub latency: Latency,
     /// The cluster whose agent recorded this.
+    #[schema(value_type = String)]
     pub cluster: Arc<str>,
     /// IP protocol.
+    #[schema(value_type = String)]
     pub protocol: Protocol,
     /// Where it was decided.
+    #[schema(value_type = String)]
     pub hook: Hook,
     /// Which end decided.
+    #[schema(value_type = String)]
     pub observer: Observer,
     /// That end's mode.
+    #[schema(value_type = String)]
     pub mode: Mode,
     /// Whether that end enforces: `DENY` with `false` went through, and would not under enforcement.
     pub enforced: bool,
     /// Revision of the policy that decided.
     pub revision: u64,
     /// Why.
+    #[schema(value_type = String)]
     pub reason: Reason,
     /// How the other end's identity was proven.
+    #[schema(value_type = String)]
     pub proof: Proof,
     /// How many equal decisions this record stands for.
     pub count: u64,
     /// Who asked, for records of the API only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub caller: Option<Arc<str>>,
     /// Whether the operator gave a second factor, as the caller says; for evaluations of operators only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mfa: Option<bool>,
     /// The incident that the operator named, as the caller says; for evaluations of operators only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub incident: Option<Arc<str>>,
 }
 
@@ -78,40 +93,55 @@ struct OperatorDetail {
 }
 
 /// The source of an [`AuditRecord`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = RecordSource)]
 pub struct Source {
     /// Its SPIFFE ID; `None` for an entity.
+    #[schema(value_type = Option<String>, required = true)]
     pub spiffe_id: Option<Arc<str>>,
     /// `host`, `world`, `unknown`, `cidr:10.0.0.0/8` …; `None` where there is a SPIFFE ID.
+    #[schema(value_type = Option<String>, required = true)]
     pub entity: Option<Arc<str>>,
     /// `namespace/name` of its pod, where known.
+    #[schema(value_type = Option<String>, required = true)]
     pub pod: Option<Arc<str>>,
     /// Its node, where known.
+    #[schema(value_type = Option<String>, required = true)]
     pub node: Option<Arc<str>>,
     /// Its address; `None` where it was not chosen yet.
+    #[schema(value_type = Option<String>, required = true)]
     pub address: Option<IpAddr>,
     /// Its port; `None` where it was not chosen yet.
+    #[schema(required = true)]
     pub port: Option<u16>,
     /// Thread group of the task, where the hook knows it.
+    #[schema(required = true)]
     pub pid: Option<u32>,
     /// Name of the task, where the hook knows it. The task chooses it: not to be trusted.
+    #[schema(value_type = Option<String>, required = true)]
     pub comm: Option<Arc<str>>,
 }
 
 /// The destination of an [`AuditRecord`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = RecordDestination)]
 pub struct Destination {
     /// Its SPIFFE ID; `None` for an entity.
+    #[schema(value_type = Option<String>, required = true)]
     pub spiffe_id: Option<Arc<str>>,
     /// As in [`Source::entity`].
+    #[schema(value_type = Option<String>, required = true)]
     pub entity: Option<Arc<str>>,
     /// The port that policy speaks about: the target port.
     pub port: u16,
     /// Its address, as the deciding end saw it.
+    #[schema(value_type = Option<String>, required = true)]
     pub address: Option<IpAddr>,
     /// `namespace/name` of its pod, where known.
+    #[schema(value_type = Option<String>, required = true)]
     pub pod: Option<Arc<str>>,
     /// Its node, where known.
+    #[schema(value_type = Option<String>, required = true)]
     pub node: Option<Arc<str>>,
 }
 

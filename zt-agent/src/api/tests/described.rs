@@ -2,6 +2,8 @@
 //! The `OpenAPI` document says what is served, and what is served is as it says.
 
 use super::*;
+use crate::audit::Entry;
+use crate::audit::store::Sink as _;
 
 /// What is wrong with `value` by a schema of the document.
 fn faults(document: &Value, schema: &Value, value: &Value) -> Vec<String> {
@@ -39,22 +41,57 @@ fn check(document: &Value, method: &str, path: &str, reply: &Reply) {
     assert!(faults.is_empty(), "{method} {path}: {faults:#?}\n{}", reply.body);
 }
 
-/// The fields that a schema names, those of what it is made of too.
-fn named(document: &Value, schema: &Value) -> Vec<String> {
-    let own = schema["properties"].as_object();
-    let own = own.into_iter().flatten().map(|(name, _)| name.clone());
-    let parts = schema["allOf"].as_array().into_iter().flatten();
+/// What has fields of its own: a policy's document, which has a schema of its own, and what was changed.
+const FREE: [&str; 2] = ["document", "change"];
+
+/// A schema and what it is made of.
+fn parts<'d>(document: &'d Value, schema: &'d Value) -> Vec<&'d Value> {
+    let several = ["allOf", "oneOf", "anyOf"].into_iter();
+    let several = several.flat_map(|kind| schema[kind].as_array().into_iter().flatten());
     let referred = schema["$ref"].as_str().and_then(|path| path.rsplit('/').next());
     let referred = referred.map(|name| &document["components"]["schemas"][name]);
-    let below = parts.chain(referred).flat_map(|schema| named(document, schema));
-    own.chain(below).collect()
+    let below = several.chain(referred).flat_map(|schema| parts(document, schema));
+    std::iter::once(schema).chain(below).collect()
 }
 
-/// Fields of an answer that its schema does not name.
-fn unnamed(document: &Value, schema: &Value, value: &Value) -> Vec<String> {
-    let named = named(document, schema);
-    let fields = value.as_object().expect("an object").keys();
-    fields.filter(|field| !named.contains(field)).cloned().collect()
+/// Fields of an answer, and of what is in it, that none of its schemas names.
+fn unnamed<'d>(document: &'d Value, schemas: &[&'d Value], value: &Value, at: &str) -> Vec<String> {
+    let all: Vec<&Value> = schemas
+        .iter()
+        .flat_map(|schema| parts(document, schema))
+        .collect();
+    let those = |of: &dyn Fn(&'d Value) -> &'d Value| -> Vec<&'d Value> {
+        all.iter()
+            .map(|schema| of(schema))
+            .filter(|found| found.is_object())
+            .collect()
+    };
+    match value {
+        Value::Object(fields) => fields
+            .iter()
+            .filter(|(name, _)| !FREE.contains(&name.as_str()))
+            .flat_map(|(name, value)| {
+                let at = format!("{at}/{name}");
+                let mut named = those(&|schema| &schema["properties"][name]);
+                if named.is_empty() {
+                    // A map says what is in it, whatever the names.
+                    named = those(&|schema| &schema["additionalProperties"]);
+                }
+                if named.is_empty() {
+                    return vec![at];
+                }
+                unnamed(document, &named, value, &at)
+            })
+            .collect(),
+        Value::Array(items) => {
+            let of_items = those(&|schema| &schema["items"]);
+            let found = items
+                .iter()
+                .flat_map(|item| unnamed(document, &of_items, item, at));
+            found.collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 #[tokio::test]
@@ -83,6 +120,14 @@ async fn answers_are_as_the_document_says() {
     }
     let changed = post(world.api, "/v1/mode", r#"{"mode":"observe"}"#).await;
     check(&document, "post", "/v1/mode", &changed);
+    // And a connection, for the graph.
+    let connection = Entry::Decision(crate::audit::sample::record());
+    world
+        .state
+        .store
+        .append(&[connection], None)
+        .await
+        .expect("stored");
     for path in [
         "/v1/policies",
         "/v1/audit",
@@ -93,7 +138,16 @@ async fn answers_are_as_the_document_says() {
         let reply = get(world.api, path).await;
         check(&document, "get", path, &reply);
         let schema = schema_of(&document, "get", path, 200, "application/json");
-        assert_eq!(unnamed(&document, schema, &reply.json()), [""; 0], "{path}");
+        let answer = reply.json();
+        for (list, of) in [
+            ("records", "/v1/audit"),
+            ("nodes", "/v1/graph"),
+            ("edges", "/v1/graph"),
+        ] {
+            let is_empty = answer[list].as_array().is_none_or(Vec::is_empty);
+            assert!(of != path || !is_empty, "{path}: no {list} to look at");
+        }
+        assert_eq!(unnamed(&document, &[schema], &answer, ""), [""; 0], "{path}");
         let reply = get(world.api, &format!("{path}?surprise=1")).await;
         assert_eq!(reply.status, 400);
         check(&document, "get", path, &reply);

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::TooMuch;
 use crate::audit::record::{Protocol, Timestamp};
@@ -49,7 +50,7 @@ impl GraphFilter {
 }
 
 /// Who talks to whom, as far as the trail goes back.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Graph {
     /// Every party of an edge, by id.
     pub nodes: Vec<Node>,
@@ -58,16 +59,19 @@ pub struct Graph {
 }
 
 /// A party of the [`Graph`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = GraphNode)]
 pub struct Node {
     /// SPIFFE ID or entity.
+    #[schema(value_type = String)]
     pub id: Arc<str>,
     /// `workload`, `entity` or `network`.
     pub kind: NodeKind,
 }
 
 /// What a [`Node`] is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = GraphNodeKind)]
 #[serde(rename_all = "lowercase")]
 pub enum NodeKind {
     /// It has a SPIFFE ID.
@@ -92,13 +96,17 @@ impl NodeKind {
 }
 
 /// Connections from one party to another, each counted once.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = GraphEdge)]
 pub struct Edge {
     /// SPIFFE ID or entity.
+    #[schema(value_type = String)]
     pub source: Arc<str>,
     /// SPIFFE ID or entity.
+    #[schema(value_type = String)]
     pub destination: Arc<str>,
     /// IP protocol.
+    #[schema(value_type = String)]
     pub protocol: Protocol,
     /// Target port.
     pub port: u16,
@@ -109,8 +117,10 @@ pub struct Edge {
     /// That policy denied and nothing refused.
     pub would_deny: u64,
     /// The first of them.
+    #[schema(value_type = String)]
     pub first_seen: Timestamp,
     /// The latest.
+    #[schema(value_type = String)]
     pub last_seen: Timestamp,
 }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{Cursor, MAX_LIMIT};
@@ -118,20 +119,24 @@ impl Shown {
 
 /// A record that is there and does not say what a record says: damaged, of a later version, or made up. It stands where
 /// the record would, so that neither it nor its neighbours are hidden. The fields of a decision are there and null.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(tag = "type", rename = "unreadable")]
 pub struct Unreadable {
     /// Its id.
+    #[schema(value_type = String)]
     pub id: Uuid,
     /// Its time.
+    #[schema(value_type = String)]
     pub timestamp: Timestamp,
     #[serde(flatten)]
     nothing: NoDecision,
     /// In whose chain it says that it is.
+    #[schema(value_type = String)]
     pub writer: Uuid,
     /// Where in that chain.
     pub seq: u64,
-    /// The login that inserted it, where there are logins.
+    /// The login that inserted it; null where there are no logins, in a file.
+    #[schema(value_type = Option<String>, required = true)]
     pub login: Option<Arc<str>>,
     /// What is wrong with it.
     pub cause: String,

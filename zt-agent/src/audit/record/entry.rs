@@ -2,13 +2,14 @@
 //! One entry of the trail: a decision, or a change of what decides. `type` in JSON says which.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{AuditRecord, Change, Kind, Timestamp};
 use crate::audit::chain::Link;
 
 /// What the trail is made of.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 #[expect(
     clippy::large_enum_variant,
