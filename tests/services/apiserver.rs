@@ -10,6 +10,10 @@ mod manifests;
 mod pods;
 #[path = "apiserver/policies.rs"]
 mod policies;
+#[path = "apiserver/registration.rs"]
+mod registration;
+#[path = "apiserver/registry.rs"]
+mod registry;
 #[path = "apiserver/roles.rs"]
 mod roles;
 

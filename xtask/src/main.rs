@@ -5,6 +5,7 @@ mod bench;
 mod build_ebpf;
 mod chart;
 mod containerd;
+mod controller_manager;
 mod demo;
 mod ebpf_build;
 mod golang;

@@ -8,7 +8,9 @@ use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 
 use crate::test_report::Report;
-use crate::{chart, containerd, kubernetes, privilege, services, setup, spire, tidy, workspace};
+use crate::{
+    chart, containerd, controller_manager, kubernetes, privilege, services, setup, spire, tidy, workspace,
+};
 
 /// What to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -21,8 +23,8 @@ pub(crate) enum Tier {
     Kernel,
     /// Tests against real programs of others (PostgreSQL, Prometheus, SPIRE, containerd, Helm, schemathesis), each started for itself; as root
     Services,
-    /// Tests against a real API server of Kubernetes and etcd; as root. Not part of `all`: building the API server, once, takes
-    /// ten minutes of two cores
+    /// Tests against a real API server of Kubernetes and etcd, with SPIRE and its controller manager; as root. Not part of `all`:
+    /// building the API server, once, takes ten minutes of two cores
     Apiserver,
     /// Everything else, after setting the machine up
     All,
@@ -127,6 +129,8 @@ fn services(report: &mut Report, arguments: &[String]) -> Result<()> {
 fn apiserver(report: &mut Report, arguments: &[String]) -> Result<()> {
     setup::for_apiserver()?;
     let apiserver = kubernetes::obtain()?;
+    let manager = controller_manager::obtain()?;
+    let spire = spire::obtain()?;
     let chart = chart::obtain()?;
     build_binaries()?;
     for binary in kernel_tests()?
@@ -137,6 +141,8 @@ fn apiserver(report: &mut Report, arguments: &[String]) -> Result<()> {
         let mut command = privilege::as_root("env", why)?;
         command
             .arg(format!("ZT_KUBE_APISERVER={}", apiserver.display()))
+            .arg(format!("ZT_CONTROLLER_MANAGER={}", manager.display()))
+            .arg(format!("ZT_SPIRE={}", spire.display()))
             .arg(format!("ZT_CHART={}", chart.display()))
             .arg(binary)
             .args(arguments)

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The real spire-controller-manager for the tests, built from its Go module as `xtask/controller-manager` pins it.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::golang::{self, Module};
+
+/// The version that `xtask/controller-manager/go.mod` requires and `deploy/spire/server.yaml` runs.
+const VERSION: &str = "0.6.3";
+
+const MODULE: Module = Module {
+    directory: "xtask/controller-manager",
+    sources: &["go.mod", "go.sum", "tools.go"],
+    package: "github.com/spiffe/spire-controller-manager/cmd",
+    name: "spire-controller-manager",
+    takes: "a few minutes",
+};
+
+/// The program `spire-controller-manager`, which is built if it is not there.
+pub(crate) fn obtain() -> Result<PathBuf> {
+    let directory = golang::cache()?.join(format!("spire-controller-manager-{VERSION}"));
+    let program = directory.join("spire-controller-manager");
+    MODULE.obtain(&program)?;
+    Ok(program)
+}
