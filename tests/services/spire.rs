@@ -6,6 +6,8 @@
 mod database;
 #[path = "spire/life.rs"]
 mod life;
+#[path = "spire/node.rs"]
+mod node;
 #[path = "spire/outage.rs"]
 mod outage;
 #[path = "spire/own.rs"]

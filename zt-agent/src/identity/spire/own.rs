@@ -105,14 +105,20 @@ async fn follow(socket: &Path, trust_domain: &str, directory: &Path) -> Result<N
     }
 }
 
-/// The SVID that counts: the first one with the hint, else the first one, as with those of workloads. Another one that this
-/// process has may bear no names of hosts, or be nobody's who may come to where it is shown.
+/// The hint of the SVID that says which node this agent is on, by which policy engines know whose reports they hear. That of the
+/// agent's pod is [`HINT`], and all agents of a cluster may share it.
+pub const NODE_HINT: &str = "zt-node";
+
+/// The SVID that is shown: the one with the hint [`NODE_HINT`], else the first one with [`HINT`], else the first one. Another
+/// one that this process has may bear no names of hosts, or be nobody's who may come to where it is shown.
 struct Hinted;
 
 impl SvidPicker for Hinted {
     fn pick_svid(&self, svids: &[Arc<X509Svid>]) -> Option<usize> {
-        let hinted = svids.iter().position(|svid| svid.hint() == Some(HINT));
-        hinted.or((!svids.is_empty()).then_some(0))
+        let with = |hint| svids.iter().position(|svid| svid.hint() == Some(hint));
+        with(NODE_HINT)
+            .or_else(|| with(HINT))
+            .or((!svids.is_empty()).then_some(0))
     }
 }
 

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The SVID that says which node an agent is on, beside that of its pod, which all agents of a cluster share.
+
+use zt_tests::eventually;
+
+use super::*;
+
+#[test]
+fn the_agent_shows_the_svid_of_its_node() -> Result<()> {
+    let world = World::new("spire-node", Duration::from_secs(3600), false)?;
+    let binary = format!("unix:path:{}", zt_tests::agent::binary()?.display());
+    let delegate = Spire::delegate();
+    let node = format!("{delegate}/nodes/worker-1");
+    // SPIRE sends them in the order of their entries' ids.
+    let entries: [(&str, &[&str]); 3] = [
+        (&delegate, &["-entryID", "a", "-hint", "zt"]),
+        (&node, &["-entryID", "b", "-hint", "zt-node"]),
+        ("spiffe://hanzo.ai/hanzo-k8s/test/other", &["-entryID", "c"]),
+    ];
+    for (id, more) in entries {
+        world.spire.register(id, &[&binary], more)?;
+    }
+    world.register(SERVER, "server")?;
+    let agent = world
+        .agent()?
+        .env("ZT_API_TLS", "spire")
+        .env("ZT_API_CALLERS", "spiffe://hanzo.ai/ops/*=read")
+        .start()?;
+    eventually("the SVID of the node to be shown", LATER, || {
+        let log = agent.log()?;
+        let mut lines = log.lines();
+        Ok(lines.any(|line| line.contains("a new certificate of this agent") && line.contains(&node)))
+    })?;
+    // The other one still opens SPIRE's admin socket to it.
+    wait_identity(&agent, &world.cgroup("server")?, Some(SERVER))
+}
