@@ -2,7 +2,8 @@
 //! Real SPIRE for a test: a server and an agent in a directory of their own, on Unix sockets and one loopback port, gone
 //! with the test however that ends.
 
-use std::fmt::Write as _;
+mod settings;
+
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
@@ -267,89 +268,6 @@ impl Spire {
             arguments.join(" ")
         );
         Ok(said)
-    }
-
-    fn server_settings(&self, ttl: Duration) -> String {
-        let directory = self.directory.display();
-        let mut text = String::new();
-        let _ = write!(
-            text,
-            r#"server {{
-  bind_address = "127.0.0.1"
-  bind_port = "{port}"
-  socket_path = "{directory}/server.sock"
-  trust_domain = "{DOMAIN}"
-  data_dir = "{directory}/server"
-  log_level = "DEBUG"
-  ca_ttl = "24h"
-  agent_ttl = "1h"
-  default_x509_svid_ttl = "{ttl}s"
-}}
-plugins {{
-  DataStore "sql" {{
-    plugin_data {{
-      database_type = "sqlite3"
-      connection_string = "{directory}/server/data.sqlite3"
-    }}
-  }}
-  NodeAttestor "join_token" {{
-    plugin_data {{}}
-  }}
-  KeyManager "disk" {{
-    plugin_data {{ keys_path = "{directory}/server/keys.json" }}
-  }}
-}}
-"#,
-            port = self.port,
-            ttl = ttl.as_secs(),
-        );
-        text
-    }
-
-    fn agent_settings(&self) -> String {
-        let directory = self.directory.display();
-        let kubernetes = self.kubelet.map_or(String::new(), |port| {
-            format!(
-                "WorkloadAttestor \"k8s\" {{\n    plugin_data {{ kubelet_read_only_port = {port} }}\n  }}"
-            )
-        });
-        format!(
-            r#"agent {{
-  data_dir = "{directory}/agent"
-  log_level = "DEBUG"
-  server_address = "127.0.0.1"
-  server_port = "{port}"
-  socket_path = "{socket}"
-  admin_socket_path = "{admin}"
-  insecure_bootstrap = true
-  trust_domain = "{DOMAIN}"
-  authorized_delegates = ["{delegate}"]
-  experimental {{
-    sync_interval = "1s"
-  }}
-}}
-plugins {{
-  NodeAttestor "join_token" {{
-    plugin_data {{}}
-  }}
-  KeyManager "disk" {{
-    plugin_data {{ directory = "{directory}/agent" }}
-  }}
-  WorkloadAttestor "unix" {{
-    plugin_data {{
-      discover_workload_path = true
-      # No hash of each program: unoptimized ones are large.
-      workload_size_limit = -1
-    }}
-  }}
-  {kubernetes}
-}}
-"#,
-            port = self.port,
-            socket = self.socket().display(),
-            admin = self.admin_socket().display(),
-            delegate = Self::delegate(),
-        )
     }
 }
 

@@ -13,7 +13,10 @@ const VERSION: &str = "0.6.3";
 const MODULE: Module = Module {
     directory: "xtask/controller-manager",
     sources: &["go.mod", "go.sum", "tools.go"],
-    package: "github.com/spiffe/spire-controller-manager/cmd",
+    programs: &[(
+        "spire-controller-manager",
+        "github.com/spiffe/spire-controller-manager/cmd",
+    )],
     name: "spire-controller-manager",
     takes: "a few minutes",
 };
@@ -21,7 +24,6 @@ const MODULE: Module = Module {
 /// The program `spire-controller-manager`, which is built if it is not there.
 pub(crate) fn obtain() -> Result<PathBuf> {
     let directory = golang::cache()?.join(format!("spire-controller-manager-{VERSION}"));
-    let program = directory.join("spire-controller-manager");
-    MODULE.obtain(&program)?;
-    Ok(program)
+    MODULE.obtain(&directory)?;
+    Ok(directory.join("spire-controller-manager"))
 }

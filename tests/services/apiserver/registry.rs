@@ -50,7 +50,7 @@ fn settings(manifests: &[String], key: &str, changes: &[(&str, String)]) -> Resu
         .lines()
         .take_while(|line| line.is_empty() || line.starts_with("    "));
     let mut text: String = inside
-        .map(|line| format!("{}\n", line.get(4..).unwrap_or("")))
+        .flat_map(|line| [line.get(4..).unwrap_or(""), "\n"])
         .collect();
     for (from, to) in changes {
         ensure!(text.contains(from), "{key} has no {from}: {text}");

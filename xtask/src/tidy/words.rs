@@ -33,7 +33,7 @@ const ROOTS: [&str; 24] = [
 ];
 
 /// Hosts that a text may send its reader to. Anything else may be a mirror or a name of one site's network.
-const HOSTS: [&str; 30] = [
+const HOSTS: [&str; 31] = [
     "127.0.0.1",
     "0.0.0.0",
     "localhost",
@@ -48,6 +48,7 @@ const HOSTS: [&str; 30] = [
     "keepachangelog.com",
     "semver.org",
     "www.apache.org",
+    "www.debian.org",
     "www.kernel.org",
     "docs.kernel.org",
     "git.kernel.org",

@@ -206,7 +206,7 @@ mod tests {
         let policies = Arc::new(policy::parse(&documents, &settings).expect("valid"));
         let mut copy = Copy::new(directory.path());
         {
-            let mut keeping = Box::pin(copy.keep("https://engine", Arc::clone(&policies)));
+            let mut keeping = Box::pin(copy.keep("https://engine.example.com", Arc::clone(&policies)));
             assert!(poll!(&mut keeping).is_pending(), "others have their turn");
             keeping.await.expect("written");
         }
@@ -215,7 +215,7 @@ mod tests {
             policies.digest()
         );
         fs::remove_file(directory.path().join(COPY)).expect("removed");
-        let mut again = Box::pin(copy.keep("https://engine", policies));
+        let mut again = Box::pin(copy.keep("https://engine.example.com", policies));
         assert!(
             matches!(poll!(&mut again), std::task::Poll::Ready(Ok(()))),
             "it was written"

@@ -302,8 +302,8 @@ impl Node {
             let in_force = async {
                 while let Some(documents) = documents.recv().await {
                     let policies = policy::parse(&documents, &Settings::default()).expect("verified before");
-                    let revision = sender.borrow().revision + 1;
-                    sender.send_replace(Arc::new(snapshot(revision, policies)));
+                    let revision = sender.newest().revision + 1;
+                    sender.publish(snapshot(revision, policies));
                 }
             };
             tokio::join!(following, in_force);
