@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use zt_tests::postgres::Server;
-use zt_tests::{Engine, KubeApi, Policy, Scene, TCP, eventually, http, spiffe, wait_for};
+use zt_tests::{Engine, KubeApi, Policy, Scene, TCP, eventually, http, ports, spiffe, wait_for};
 
 /// Longer than a scrape takes on a busy machine.
 const LATER: Duration = Duration::from_secs(150);
@@ -71,7 +71,7 @@ impl Prometheus {
             "scrape_configs": jobs,
         });
         fs::write(home.join("prometheus.yml"), format!("{config:#}\n"))?;
-        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        let address = ports::free()?;
         let log = home.join("log");
         let child = Command::new("prometheus")
             .arg(format!("--config.file={}", home.join("prometheus.yml").display()))

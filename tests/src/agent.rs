@@ -2,7 +2,7 @@
 //! The real `zt-agent`, started, killed and asked.
 
 use std::fs::{self, OpenOptions};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -16,6 +16,7 @@ use crate::agent_files::{AgentFiles, Workload};
 use crate::cgroup::Cgroup;
 use crate::http::{self, Answer};
 pub use crate::metrics::Metrics;
+use crate::ports;
 use crate::probe::built_binary;
 use crate::sandbox::Sandbox;
 use crate::wait::wait_for;
@@ -374,8 +375,7 @@ pub fn binary() -> Result<PathBuf> {
     }
 }
 
-/// Two loopback addresses that were free a moment ago.
+/// Two loopback addresses that are free.
 pub fn free_ports() -> Result<(SocketAddr, SocketAddr)> {
-    let [first, second] = [(); 2].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
-    Ok((first?.local_addr()?, second?.local_addr()?))
+    Ok((ports::free()?, ports::free()?))
 }

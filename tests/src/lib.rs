@@ -21,6 +21,7 @@ pub mod kubelet;
 pub mod metrics;
 pub mod network;
 pub mod pair;
+pub mod ports;
 pub mod postgres;
 pub mod probe;
 pub mod rules;

@@ -5,7 +5,6 @@
 mod settings;
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -16,6 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use crate::ports;
 use crate::wait::{eventually, wait_for};
 
 /// The trust domain.
@@ -67,7 +67,7 @@ impl Spire {
             .spawn()
             .context("cannot run setsid")?;
         let alive = watch.stdin.take();
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+        let port = ports::free()?.port();
         let mut spire = Self {
             directory,
             programs,
