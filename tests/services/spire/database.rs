@@ -137,9 +137,12 @@ fn the_way_to_postgresql_shows_the_svid_and_no_record_is_lost_when_it_is_renewed
         Ok(number()? >= first + 3)
     })?;
     let all = record(&engine)?;
-    eventually("all to have arrived", LATER, || {
-        Ok(server.number("SELECT count(*) FROM zt_audit.trail WHERE type = 'decision'")? == all)
-    })?;
+    let mut there = 0;
+    let arrived = eventually("all to have arrived", LATER, || {
+        there = server.number("SELECT count(*) FROM zt_audit.trail WHERE type = 'decision'")?;
+        Ok(there == all)
+    });
+    arrived.with_context(|| format!("{there} of {all}: {}", engine.log().unwrap_or_default()))?;
     let lost = engine.metrics()?.sum("zt_audit_spool_lost_total", &[]);
     assert_eq!(lost, 0);
 
