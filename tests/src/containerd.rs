@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::cgroup::Cgroup;
 use crate::network::Host;
+use crate::obtained::newest;
 use crate::sandbox::Sandbox;
 use crate::wait::wait_for;
 
@@ -337,7 +338,7 @@ fn output(command: &mut Command) -> Result<Output> {
 fn programs() -> Result<PathBuf> {
     let directory = std::env::var_os("ZT_CONTAINERD").map(PathBuf::from);
     let directory = directory
-        .or_else(newest)
+        .or_else(|| newest("containerd"))
         .context("containerd is not there: run `cargo xtask setup`")?;
     ensure!(
         directory.join("containerd").is_file(),
@@ -345,17 +346,4 @@ fn programs() -> Result<PathBuf> {
         directory.display()
     );
     Ok(directory)
-}
-
-fn newest() -> Option<PathBuf> {
-    let home = || Some(Path::new(&std::env::var_os("HOME")?).join(".cache"));
-    let cache = std::env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .or_else(home)?;
-    let versions = fs::read_dir(cache.join("zt")).ok()?.flatten();
-    let ours = |path: &PathBuf| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.starts_with("containerd-")
-    };
-    versions.map(|entry| entry.path()).filter(ours).max()
 }

@@ -20,6 +20,7 @@ pub mod kube_api;
 pub mod kubelet;
 pub mod metrics;
 pub mod network;
+mod obtained;
 pub mod pair;
 pub mod ports;
 pub mod postgres;

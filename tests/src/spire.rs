@@ -15,6 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use crate::obtained::newest;
 use crate::ports;
 use crate::wait::{eventually, wait_for};
 
@@ -300,7 +301,7 @@ fn end(mut child: Child) -> Result<()> {
 fn programs() -> Result<PathBuf> {
     let directory = match std::env::var_os("ZT_SPIRE") {
         Some(directory) => PathBuf::from(directory),
-        None => newest().context("SPIRE is not there: run `cargo xtask setup`")?,
+        None => newest("spire-agent").context("SPIRE is not there: run `cargo xtask setup`")?,
     };
     ensure!(
         directory.join("spire-server").is_file() && directory.join("spire-agent").is_file(),
@@ -308,16 +309,4 @@ fn programs() -> Result<PathBuf> {
         directory.display()
     );
     Ok(directory)
-}
-
-fn newest() -> Option<PathBuf> {
-    let home = || Some(Path::new(&std::env::var_os("HOME")?).join(".cache"));
-    let cache = std::env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .or_else(home)?;
-    let versions = fs::read_dir(cache.join("zt")).ok()?.flatten();
-    versions
-        .map(|version| version.path())
-        .filter(|path| path.join("spire-agent").is_file())
-        .max()
 }
