@@ -110,7 +110,7 @@ fn by_entity(name: &str, table: &AllowTable) -> Result<Named, String> {
         return Ok(Named::Number(number, Arc::from(name)));
     }
     if name.starts_with("cidr:") {
-        let found = table.party_names().find(|(_, known)| known == name);
+        let found = table.network_names().find(|(_, known)| known == name);
         let (number, _) = found.ok_or_else(|| format!("no rule in force names `{name}`"))?;
         return Ok(Named::Number(number, Arc::from(name)));
     }

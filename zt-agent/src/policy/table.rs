@@ -224,6 +224,11 @@ impl AllowTable {
         )
     }
 
+    /// The networks that its rules name, as `cidr:NETWORK`, with their numbers.
+    pub fn network_names(&self) -> impl Iterator<Item = (u64, String)> {
+        self.networks.names()
+    }
+
     /// Number and name of every party that it speaks about: entities, networks, identities, groups, and `*` for any identity.
     pub fn party_names(&self) -> impl Iterator<Item = (u64, String)> {
         let entities = ENTITIES
@@ -235,7 +240,7 @@ impl AllowTable {
             .groups
             .iter()
             .map(|(number, group)| (number, group.name.to_string()));
-        let networks = self.networks.names();
+        let networks = self.network_names();
         entities
             .chain(any)
             .chain(networks)
