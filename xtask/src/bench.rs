@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::{privilege, setup, workspace};
+use crate::{privilege, setup, spire, workspace};
 
 /// Builds as this user and runs `zt-bench` with the arguments given, as root. The numbers also go to
 /// `target/bench.json` and how `PostgreSQL` found its answers to `target/bench-plans.json`, unless the arguments name
@@ -32,8 +32,14 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     }
     let why =
         "because the benchmark makes cgroups and network namespaces, and loads programs into the kernel";
-    let mut command = privilege::as_root(target.join("release").join("zt-bench"), why)?;
-    command.args(arguments);
+    // sudo passes on what it is given on the command line.
+    let mut command = privilege::as_root("env", why)?;
+    if wants(arguments, "spire") {
+        command.arg(format!("ZT_SPIRE={}", spire::obtain()?.display()));
+    }
+    command
+        .arg(target.join("release").join("zt-bench"))
+        .args(arguments);
     for (option, file) in [("--json", "bench.json"), ("--plans", "bench-plans.json")] {
         let names_a_file =
             |argument: &String| argument == option || argument.starts_with(&format!("{option}="));

@@ -24,6 +24,7 @@ mod query;
 mod report;
 mod revocation;
 mod samples;
+mod spire;
 mod traffic;
 mod trail;
 mod worker;
@@ -109,6 +110,8 @@ enum Bench {
     Memory,
     /// A cluster of 5,500 pods and 1,000 Services: listed, churned, and what that takes
     Kubernetes,
+    /// Process in a new cgroup to the identity that a real SPIRE gives it
+    Spire,
     /// Decisions in user space by a call, beside other engines on the same rules
     Evaluate,
     /// Decisions over HTTP, asked for by wrk
@@ -131,6 +134,7 @@ impl Bench {
             Self::Birth => birth::identity(plan, metrics),
             Self::Memory => memory::of_agent(plan, metrics),
             Self::Kubernetes => pods::cluster(plan, metrics),
+            Self::Spire => spire::attested(plan, metrics),
             Self::Evaluate => evaluate::in_process(plan, metrics),
             Self::Http => http::evaluate(plan, metrics),
             Self::Query => query::trails(plan, metrics),
