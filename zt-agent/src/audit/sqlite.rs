@@ -20,6 +20,7 @@ mod error;
 mod gaps;
 mod graph;
 mod names;
+mod place;
 mod prune;
 mod read;
 mod rollup;
@@ -201,7 +202,7 @@ impl Store {
 
     /// Where the chain of this store's writer ends.
     pub async fn head(&self) -> Result<Head, StoreError> {
-        append::head(&mut *self.house.acquire().await?).await
+        place::head(&mut *self.house.acquire().await?).await
     }
 
     /// The last checkpoint that was signed, in whatever run.

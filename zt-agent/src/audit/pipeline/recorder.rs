@@ -29,11 +29,14 @@ pub struct Recorder<S> {
     settings: Settings,
     ids: IdSequence,
     clock_offset: i64,
-    /// How many the last transaction served who waited for it.
+    /// How many waited when the last transaction was done: those that it served, and those who had come meanwhile.
     crowd: usize,
     pruned_at: Instant,
     sealed_at: Instant,
 }
+
+/// So many records that what each transaction costs by itself is little beside what they do.
+const MANY: usize = 64;
 
 /// What became of a batch.
 enum Fate {
@@ -111,8 +114,8 @@ impl<S: Sink> Recorder<S> {
     }
 
     /// Waits a moment for more, so that one transaction serves many records. Where somebody waits for the answer, only
-    /// until as many do as the last transaction served: they are the ones who ask again, and if they do not, it is for
-    /// a short moment.
+    /// until as many do as are likely to come: those who ask again, or half of them where they are many, so that the
+    /// others' questions are read while the store works. If they do not come, it is for a short moment.
     async fn fill(&mut self, batch: &mut Batch) {
         let start = Instant::now();
         // One for all messages that it waits for.
@@ -121,7 +124,7 @@ impl<S: Sink> Recorder<S> {
         {
             let linger = match batch.stored.len() {
                 0 => self.settings.linger,
-                waiting if waiting < self.crowd => self.settings.answer_linger,
+                waiting if waiting < self.quorum() => self.settings.answer_linger,
                 _ => break,
             };
             if alarm.deadline() != start + linger {
@@ -143,7 +146,15 @@ impl<S: Sink> Recorder<S> {
             };
             self.take(message, batch);
         }
-        self.crowd = batch.stored.len();
+    }
+
+    /// For how many one transaction is worth its while.
+    const fn quorum(&self) -> usize {
+        if self.crowd < 2 * MANY {
+            self.crowd
+        } else {
+            self.crowd / 2
+        }
     }
 
     /// Stores a batch, however long it takes, and counts what became of it.
@@ -169,6 +180,10 @@ impl<S: Sink> Recorder<S> {
         }
         self.look_at_share();
         drop(batch.room);
+        self.crowd = match batch.stored.len() {
+            0 => 0,
+            served => served + self.queue.len(),
+        };
         if matches!(fate, Fate::Stored) {
             answer(batch.stored);
         }

@@ -6,15 +6,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use sqlx::sqlite::SqliteConnection;
-use sqlx::{AssertSqlSafe, Connection, Row as _};
+use sqlx::{Connection, Row as _};
 use uuid::Uuid;
 
 use super::bulk::{Bulk, Values};
 use super::names::{self, Names};
+use super::place::{Noted, Place, Times, place, write_trail};
 use super::schema::SEGMENT_ROWS;
 use super::shapes::{self, ShapeKey};
 use super::{StoreError, Writer, share, told};
-use crate::audit::chain::{Hash, Head};
+use crate::audit::chain::Hash;
 use crate::audit::names::Named;
 use crate::audit::record::Entry;
 use crate::audit::store::RingMark;
@@ -41,22 +42,13 @@ static RECORDS: Bulk = Bulk::new(
 
 static NUMBERS: Bulk = Bulk::new("INSERT OR REPLACE INTO number (kind, number, text)", 3, "");
 
-/// Where the chain ends now, and where the ring buffer is accounted for.
-const TRAIL: &str = "
-UPDATE trail SET next_row = ?, hash = ?, stored = stored + ?, ring = coalesce(?, ring),
-                 ring_position = coalesce(?, ring_position)";
-
-/// The times of a segment.
-const SEGMENT: &str = ";
-INSERT INTO segment (segment, min_time, max_time) VALUES (?, ?, ?)
-ON CONFLICT (segment) DO UPDATE SET min_time = min(min_time, excluded.min_time),
-                                    max_time = max(max_time, excluded.max_time)";
-
 /// What the writer knows to be in the file, so that it need not ask.
 #[derive(Debug, Default)]
 pub(super) struct Known {
     names: Names,
     shapes: shapes::Shapes,
+    /// Where the chain ended, when this connection wrote last.
+    place: Option<Place>,
     /// The deletions of shapes that are known of.
     shapes_gone: i64,
     /// Shapes of the segment that is being filled.
@@ -64,13 +56,15 @@ pub(super) struct Known {
 }
 
 impl Known {
-    /// Shapes that have gone are looked up again.
-    fn check(&mut self, shapes_gone: i64) {
-        if self.shapes_gone != shapes_gone {
+    /// Shapes that have gone are looked up again; says whether there are any.
+    fn check(&mut self, shapes_gone: i64) -> bool {
+        let changed = self.shapes_gone != shapes_gone;
+        if changed {
             self.shapes.clear();
             self.spans.1.clear();
             self.shapes_gone = shapes_gone;
         }
+        changed
     }
 }
 
@@ -114,29 +108,76 @@ pub(super) async fn append(
     // Ids that this transaction makes are void if it fails or is given up half-way: so what is known is taken out, and
     // only a commit puts it back.
     let mut known = std::mem::take(&mut writer.known);
-    let mut transaction = writer.connection.begin_with("BEGIN IMMEDIATE").await?;
-    let (mut head, shapes_gone) = place(&mut transaction).await?;
-    known.check(shapes_gone);
+    loop {
+        let kept = attempt(&mut writer.connection, &mut known, entries, mark).await?;
+        // Else something has changed since it was remembered, and is looked up now.
+        if let Some((links, cost)) = kept {
+            writer.share.add(cost);
+            if known.names.len() <= MAX_CACHED && known.shapes.len() <= MAX_CACHED {
+                writer.known = known;
+            }
+            return Ok(Some(links));
+        }
+    }
+}
+
+/// As [`append`], with what it costs evaluations. `None` where the chain does not end as was remembered: nothing was done,
+/// and what is known holds. Each statement that need not be waited for saves as much as a dozen records take.
+async fn attempt(
+    connection: &mut SqliteConnection,
+    known: &mut Known,
+    entries: &[Entry],
+    mark: Option<RingMark>,
+) -> Result<Option<(Links, u64)>, StoreError> {
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    let mut remembered = known.place.take();
+    let mut before = match remembered {
+        Some(place) => place,
+        None => place(&mut transaction).await?,
+    };
+    known.check(before.1);
     let mut unknown = HashSet::new();
     let mut ids = names::ids_of(entries, &known.names, &mut unknown);
     if !unknown.is_empty() {
+        // What is learnt is void if nothing comes of this.
+        if remembered.take().is_some() {
+            before = place(&mut transaction).await?;
+            known.check(before.1);
+        }
         learn_names(&mut transaction, &mut known.names, &unknown).await?;
         ids = names::ids_of(entries, &known.names, &mut HashSet::new());
     }
-    let keys: Vec<ShapeKey> = entries
-        .iter()
-        .zip(&ids)
-        .map(|(entry, ids)| ShapeKey::of(entry, ids))
-        .collect();
-    let (shapes, new) = shapes::shapes_of(&mut transaction, &mut known.shapes, &keys).await?;
+    let key = |(entry, ids)| ShapeKey::of(entry, ids);
+    let keys: Vec<ShapeKey> = entries.iter().zip(&ids).map(key).collect();
+    let (mut shapes, mut new) = shapes::look_up(&mut known.shapes, &keys);
+    if !new.is_empty() {
+        if remembered.take().is_some() {
+            before = place(&mut transaction).await?;
+            if known.check(before.1) {
+                (shapes, new) = shapes::look_up(&mut known.shapes, &keys);
+            }
+        }
+        shapes::make(&mut transaction, &mut known.shapes, &mut shapes, &new).await?;
+    }
+    let new: HashSet<ShapeKey> = new.into_iter().map(|(_, key)| key).collect();
+    let mut head = before.0;
     let first = head.seq + 1;
     let first_row = first.cast_signed();
     let hashes = head.link_all(entries);
     let costs = share::costs(entries, &keys, (unknown, new), first_row);
     let (segments, spans) = spanned(&mut known.spans, entries, &shapes, first_row);
-    let count = entries.len() as i64;
-    write_trail(&mut transaction, &head, (count, mark), &segments, &costs).await?;
-    shapes::count(&mut transaction, entries, &shapes).await?;
+    let counts = shapes::counts(entries, &shapes);
+    let noted = Noted {
+        before,
+        head: &head,
+        count: entries.len() as i64,
+        mark,
+    };
+    if !write_trail(&mut transaction, noted, &segments, &costs, &counts).await? {
+        // The shapes that a segment has are not noted.
+        known.spans.1.clear();
+        return Ok(None);
+    }
     SPANS
         .insert(&mut transaction, &spans, |(segment, shape), values| {
             values.push(*segment)?;
@@ -158,29 +199,14 @@ pub(super) async fn append(
     RECORDS.insert(&mut transaction, &rows, bind_record).await?;
     told::note_last(&mut transaction, entries).await?;
     transaction.commit().await?;
-    writer
-        .share
-        .add(costs.iter().map(|(_, bytes)| bytes.cast_unsigned()).sum());
-    if known.names.len() <= MAX_CACHED && known.shapes.len() <= MAX_CACHED {
-        writer.known = known;
-    }
-    Ok(Some(Links {
+    known.place = Some((head, before.1));
+    let links = Links {
         writer: head.writer,
         first,
         hashes,
-    }))
-}
-
-/// Gives entries their places in the chain without keeping them. Returns where the chain ends then.
-pub(super) async fn skip(
-    connection: &mut SqliteConnection,
-    mut head: Head,
-    entries: &[Entry],
-    mark: Option<RingMark>,
-) -> Result<Head, StoreError> {
-    head.link_all(entries);
-    write_trail(connection, &head, (0, mark), &[], &[]).await?;
-    Ok(head)
+    };
+    let cost = costs.iter().map(|(_, bytes)| bytes.cast_unsigned()).sum();
+    Ok(Some((links, cost)))
 }
 
 /// Keeps names of numbers.
@@ -194,58 +220,6 @@ pub(super) async fn remember(connection: &mut SqliteConnection, names: &[Named])
         })
         .await?;
     transaction.commit().await?;
-    Ok(())
-}
-
-/// Where the chain ends: the last row is the last number.
-pub(super) async fn head(connection: &mut SqliteConnection) -> Result<Head, StoreError> {
-    Ok(place(connection).await?.0)
-}
-
-/// Where the chain ends, and how often shapes have been deleted.
-async fn place(connection: &mut SqliteConnection) -> Result<(Head, i64), StoreError> {
-    let (next_row, writer, hash, shapes_gone): (i64, Vec<u8>, Vec<u8>, i64) =
-        sqlx::query_as("SELECT next_row, writer, hash, shapes_gone FROM trail")
-            .fetch_one(connection)
-            .await?;
-    let damaged = |column, found: &[u8]| StoreError::Damaged {
-        row: 0,
-        column,
-        found: format!("{found:02x?}"),
-    };
-    let head = Head {
-        writer: Uuid::from_slice(&writer).map_err(|_| damaged("trail.writer", &writer))?,
-        seq: (next_row - 1).cast_unsigned(),
-        hash: Hash(<[u8; 32]>::try_from(&*hash).map_err(|_| damaged("trail.hash", &hash))?),
-    };
-    Ok((head, shapes_gone))
-}
-
-/// Notes where the chain ends, the times of segments, and what evaluations take in each: several statements, handed over
-/// as one.
-async fn write_trail(
-    connection: &mut SqliteConnection,
-    head: &Head,
-    (count, mark): (i64, Option<RingMark>),
-    segments: &[Times],
-    costs: &[(i64, i64)],
-) -> Result<(), StoreError> {
-    let mut text = TRAIL.to_owned();
-    text.extend(segments.iter().map(|_| SEGMENT));
-    text.extend(costs.iter().map(|_| share::SHARE));
-    let mut query = sqlx::query(AssertSqlSafe(text))
-        .bind(head.seq.cast_signed() + 1)
-        .bind(head.hash.0.as_slice())
-        .bind(count)
-        .bind(mark.map(|mark| mark.ring.as_bytes().to_vec()))
-        .bind(mark.map(|mark| mark.position.cast_signed()));
-    for (segment, min, max) in segments {
-        query = query.bind(*segment).bind(*min).bind(*max);
-    }
-    for (segment, bytes) in costs {
-        query = query.bind(*segment).bind(*bytes);
-    }
-    query.execute(connection).await?;
     Ok(())
 }
 
@@ -268,9 +242,6 @@ async fn learn_names(
         .await?;
     Ok(())
 }
-
-/// A segment with the times of its first and last entry.
-type Times = (i64, i64, i64);
 
 /// The segments that a batch falls into, and their shapes that are not noted yet.
 fn spanned(

@@ -26,10 +26,22 @@ pub(super) struct Bulk {
     texts: [OnceLock<Arc<str>>; MAX_BITS + 1],
 }
 
-/// The values of one statement.
+/// The values of one statement, or of several in one text.
+#[derive(Default)]
 pub(super) struct Values(SqliteArguments);
 
 impl Values {
+    /// Runs a text with them and returns the rows of all its statements. What is not bound is NULL.
+    pub(super) async fn run(
+        self,
+        text: Arc<str>,
+        connection: &mut SqliteConnection,
+    ) -> Result<Vec<SqliteRow>, sqlx::Error> {
+        sqlx::query_with(AssertSqlSafe(text), self.0)
+            .fetch_all(connection)
+            .await
+    }
+
     /// Adds the next value.
     pub(super) fn push<'q, T: Encode<'q, Sqlite> + Type<Sqlite>>(
         &mut self,
@@ -83,6 +95,23 @@ impl Bulk {
             rows.iter().try_for_each(&mut each)?;
         }
         Ok(())
+    }
+
+    /// Appends the statement for `items` to a text that is run together, as its last; false where they take several.
+    pub(super) fn append<T>(
+        &self,
+        items: &[T],
+        bind: impl Fn(&T, &mut Values) -> Result<(), sqlx::Error>,
+        text: &mut String,
+        values: &mut Values,
+    ) -> Result<bool, sqlx::Error> {
+        if items.is_empty() || items.len() > MAX_ROWS {
+            return Ok(items.is_empty());
+        }
+        text.push(';');
+        text.push_str(&self.statement(items.len()));
+        items.iter().try_for_each(|item| bind(item, values))?;
+        Ok(true)
     }
 
     fn values<T>(

@@ -8,7 +8,7 @@ use sqlx::{Connection as _, Row as _};
 use uuid::Uuid;
 
 use super::ship::{note, parse};
-use super::{Shipping, Store, StoreError, append, seal};
+use super::{Shipping, Store, StoreError, place, seal};
 use crate::audit::chain::{Hash, START};
 use crate::audit::record::Entry;
 use crate::audit::seal::{Cause, Gap, Keys};
@@ -45,8 +45,9 @@ impl Store {
     pub async fn give_up(&self, entries: &[Entry], mark: Option<RingMark>) -> Result<(), StoreError> {
         let mut writer = self.writer.lock().await;
         let mut transaction = writer.connection.begin_with("BEGIN IMMEDIATE").await?;
-        let before = append::head(&mut transaction).await?;
-        let after = append::skip(&mut transaction, before, entries, mark).await?;
+        let before = place::place(&mut transaction).await?;
+        let after = place::skip(&mut transaction, before, entries, mark).await?;
+        let (before, _) = before;
         let (place, hashes) = ((before.seq + 1, after.seq), (Some(before.hash), after.hash));
         grow(&mut transaction, place, hashes, Cause::SpoolNewest).await?;
         transaction.commit().await?;
@@ -239,7 +240,7 @@ async fn sign(connection: &mut SqliteConnection, directory: &Path, before: i64) 
         return Ok(());
     }
     let keys = Keys::open(directory)?;
-    let id = append::head(connection).await?.writer;
+    let id = place::head(connection).await?.writer;
     seal::keep_keys(connection, &keys).await?;
     for found in rows {
         let row: i64 = found.try_get("row")?;

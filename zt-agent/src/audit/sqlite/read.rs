@@ -9,8 +9,8 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{ConnectOptions as _, Row};
 use uuid::Uuid;
 
-use super::append::head;
 use super::counts::{Counts, edge};
+use super::place::head;
 use super::{StoreError, dsn, reading, rows, schema};
 use crate::audit::record::{AuditRecord, Entry, Part};
 use crate::audit::seal::{Checkpoint, Gap, KeyRecord};

@@ -6,7 +6,7 @@ use std::path::Path;
 use sqlx::Connection;
 use sqlx::sqlite::SqliteConnection;
 
-use super::append::head;
+use super::place::head;
 use super::{StoreError, Writer};
 use crate::audit::chain::Hash;
 use crate::audit::clock;

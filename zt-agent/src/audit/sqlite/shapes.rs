@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Shapes: what repeats from record to record, kept once.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
@@ -101,28 +101,30 @@ pub(super) fn kind_of(hook: &str) -> Kind {
 /// Ids of shapes that are committed.
 pub(super) type Shapes = HashMap<ShapeKey, i64>;
 
-/// The shape of each entry, by id; makes those there are not, and says which these were.
-pub(super) async fn shapes_of(
+/// The shape of each entry, by id, and those that are not known yet, for [`make`].
+pub(super) fn look_up(known: &mut Shapes, keys: &[ShapeKey]) -> (Vec<i64>, Vec<(i64, ShapeKey)>) {
+    let mut new: Vec<(i64, ShapeKey)> = Vec::new();
+    let id = |key: &ShapeKey| {
+        *known.entry(*key).or_insert_with(|| {
+            new.push((new.len() as i64, *key));
+            // Stands for one that is not made yet.
+            -(new.len() as i64)
+        })
+    };
+    let ids = keys.iter().map(id).collect();
+    (ids, new)
+}
+
+/// Makes shapes, or finds those that are there, and puts their ids in their places.
+pub(super) async fn make(
     connection: &mut SqliteConnection,
     known: &mut Shapes,
-    keys: &[ShapeKey],
-) -> Result<(Vec<i64>, HashSet<ShapeKey>), StoreError> {
-    let mut new: Vec<(i64, ShapeKey)> = Vec::new();
-    let mut ids = Vec::with_capacity(keys.len());
-    for key in keys {
-        let id = *known.entry(*key).or_insert_with(|| {
-            new.push((new.len() as i64, *key));
-            // Stands for one that is made below.
-            -(new.len() as i64)
-        });
-        ids.push(id);
-    }
-    if new.is_empty() {
-        return Ok((ids, HashSet::new()));
-    }
+    ids: &mut [i64],
+    new: &[(i64, ShapeKey)],
+) -> Result<(), StoreError> {
     let mut made = vec![0; new.len()];
     SHAPES
-        .insert_returning(connection, &new, bind_shape, |row| {
+        .insert_returning(connection, new, bind_shape, |row| {
             let (mark, id): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
             if let Some(made) = usize::try_from(mark).ok().and_then(|mark| made.get_mut(mark)) {
                 *made = id;
@@ -134,7 +136,7 @@ pub(super) async fn shapes_of(
     for id in ids.iter_mut().filter(|id| **id < 0) {
         *id = made.get(-(*id + 1) as usize).copied().unwrap_or(0);
     }
-    Ok((ids, new.into_iter().map(|(_, key)| key).collect()))
+    Ok(())
 }
 
 fn bind_shape((mark, key): &(i64, ShapeKey), values: &mut Values) -> Result<(), sqlx::Error> {
@@ -162,20 +164,18 @@ fn bind_shape((mark, key): &(i64, ShapeKey), values: &mut Values) -> Result<(), 
 
 /// Connections of a shape in an hour: how many, the first, the last.
 type Count = (i64, i64, i64);
+/// Shape and hour, and what is counted of them.
+pub(super) type Counted = ((i64, i64), Count);
 
-/// Adds a batch to the counts by the hour.
-pub(super) async fn count(
-    connection: &mut SqliteConnection,
-    entries: &[Entry],
-    shapes: &[i64],
-) -> Result<(), StoreError> {
-    let mut counts: Vec<((i64, i64), Count)> = Vec::with_capacity(entries.len());
+/// What a batch adds to the counts by the hour, in the order of the table.
+pub(super) fn counts(entries: &[Entry], shapes: &[i64]) -> Vec<Counted> {
+    let mut counts: Vec<Counted> = Vec::with_capacity(entries.len());
     for (entry, shape) in entries.iter().zip(shapes) {
         let time = entry.timestamp().0;
         let connections = entry.decision().map_or(1, |record| record.count.cast_signed());
         counts.push(((*shape, time.div_euclid(HOUR)), (connections, time, time)));
     }
-    // In the order of the table: neighbours share pages.
+    // Neighbours share pages.
     counts.sort_unstable_by_key(|(key, _)| *key);
     counts.dedup_by(|(next, more), (key, count)| {
         let same = next == key;
@@ -184,16 +184,32 @@ pub(super) async fn count(
         }
         same
     });
-    BUCKETS
-        .insert(
-            connection,
-            &counts,
-            |((shape, hour), (connections, first, last)), values| {
-                [shape, hour, connections, first, last]
-                    .into_iter()
-                    .try_for_each(|integer| values.push(*integer))
-            },
-        )
-        .await?;
+    counts
+}
+
+/// Adds to the counts by the hour: at the end of a text that is run together; false where that takes several statements.
+pub(super) fn append_counts(
+    counts: &[Counted],
+    text: &mut String,
+    values: &mut Values,
+) -> Result<bool, sqlx::Error> {
+    BUCKETS.append(counts, bind_count, text, values)
+}
+
+/// Adds to the counts by the hour.
+pub(super) async fn insert_counts(
+    connection: &mut SqliteConnection,
+    counts: &[Counted],
+) -> Result<(), StoreError> {
+    BUCKETS.insert(connection, counts, bind_count).await?;
     Ok(())
+}
+
+fn bind_count(
+    ((shape, hour), (connections, first, last)): &Counted,
+    values: &mut Values,
+) -> Result<(), sqlx::Error> {
+    [shape, hour, connections, first, last]
+        .into_iter()
+        .try_for_each(|integer| values.push(*integer))
 }
