@@ -9,6 +9,8 @@ mod agent;
 mod attacker;
 #[path = "postgres/cluster.rs"]
 mod cluster;
+#[path = "postgres/days.rs"]
+mod days;
 #[path = "postgres/lag.rs"]
 mod lag;
 #[path = "postgres/outage.rs"]

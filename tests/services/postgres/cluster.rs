@@ -189,7 +189,16 @@ impl Cluster {
     /// Each of these is found in a copy of the tables, by a finding that says `named`.
     pub(super) fn finds(&self, change: &str, named: &str) {
         // Counts last: records that are put back are counted again.
-        let tables = ["shape", "record", "checkpoint", "signing_key", "gap", "bucket"];
+        let tables = [
+            "shape",
+            "record",
+            "checkpoint",
+            "signing_key",
+            "gap",
+            "bucket",
+            "bucket_day",
+            "whole_day",
+        ];
         let each =
             |sql: &dyn Fn(&str) -> String| -> String { tables.iter().map(|table| sql(table)).collect() };
         self.server

@@ -278,3 +278,53 @@ async fn a_day_that_cannot_be_dropped_or_is_to_stay_after_all_takes_records_agai
     let kept = maintainer.keep(Some(9)).await.expect("kept");
     assert_eq!((kept.dropped, kept.records), (1, 120));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_under_way_while_its_partition_is_attached_is_sent_again() {
+    let server = with_tables().await;
+    let day = today() - 5 * DAY;
+    let mut writer = Writer::new(target(&server, "node"));
+    // Where nobody has made the day's partition.
+    assert!(writer.ship(&ten(1, day)).await.expect("shipped"));
+    let mut shipped = 10;
+    let waits = async |mode: &str, ended: &dyn Fn() -> bool| {
+        let waiting = format!("SELECT count(*) FROM pg_locks WHERE mode = '{mode}' AND NOT granted");
+        until(mode, async || {
+            ended() || server.number(&waiting).expect("a count") == 1
+        })
+        .await;
+    };
+    // On a busy machine the maintainer gives up waiting before all are in their places.
+    for round in 2.. {
+        let mut gate = server.session("postgres", "postgres").expect("a session");
+        gate.run("BEGIN; LOCK TABLE ONLY zt_audit.record IN SHARE UPDATE EXCLUSIVE MODE")
+            .expect("locked");
+        let keeper = target(&server, "keeper");
+        let keeping =
+            tokio::spawn(async move { Maintainer::open(&keeper).await.expect("tables").keep(None).await });
+        // It has locked what falls into no day, and waits to attach the day's partition.
+        waits("ShareUpdateExclusiveLock", &|| keeping.is_finished()).await;
+        let batch = ten(round, day + 1);
+        let again = batch.clone();
+        let shipping = tokio::spawn(async move { (writer.ship(&batch).await, writer) });
+        waits("RowExclusiveLock", &|| shipping.is_finished()).await;
+        gate.run("COMMIT").expect("ends");
+        let kept = keeping.await.expect("no panic");
+        let (sent, back) = shipping.await.expect("no panic");
+        writer = back;
+        shipped += 10;
+        if kept.is_err() {
+            sent.expect("shipped to where the first went");
+            continue;
+        }
+        let error = sent.expect_err("it was on its way to another partition");
+        assert!(error.to_string().contains("partition constraint"), "{error}");
+        assert!(!error.is_of_the_batch(), "it is sent again: {error}");
+        assert!(writer.ship(&again).await.expect("shipped"));
+        break;
+    }
+    let records = "SELECT count(*) FROM zt_audit.record";
+    assert_eq!(server.number(records).expect("a count"), shipped);
+    let elsewhere = "SELECT count(*) FROM zt_audit.record_other";
+    assert_eq!(server.number(elsewhere).expect("a count"), 0);
+}

@@ -7,11 +7,13 @@ use zt_agent::audit::query::{Filter, GraphFilter};
 use super::{maker, server, ship, target, today, with_tables};
 
 /// Every table, and the view.
-const TABLES: [&str; 7] = [
+const TABLES: [&str; 9] = [
     "record",
     "shape",
     "batch",
     "bucket",
+    "bucket_day",
+    "whole_day",
     "checkpoint",
     "signing_key",
     "trail",
@@ -69,6 +71,8 @@ async fn the_writer_inserts_and_nothing_else() {
         "UPDATE zt_audit.trail SET revision = 8",
         "UPDATE zt_audit.record SET revision = 8 WHERE false",
         "INSERT INTO zt_audit.bucket VALUES (gen_random_uuid(), 1, 'node', 1, 1, 1, 1)",
+        "INSERT INTO zt_audit.bucket_day VALUES (gen_random_uuid(), 1, 'node', 1, 1, 1)",
+        "INSERT INTO zt_audit.whole_day VALUES (1)",
         &format!("INSERT INTO {partition} SELECT * FROM {partition}"),
         "INSERT INTO zt_audit.batch SELECT * FROM zt_audit.batch",
         "INSERT INTO zt_audit.shape (day, id, type, cluster, part) VALUES (0, gen_random_uuid(), '', '', 0) RETURNING id",

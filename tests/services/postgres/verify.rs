@@ -4,11 +4,12 @@
 use std::process::Command;
 
 use serde_json::Value;
+use zt_agent::audit::postgres::Maintainer;
 use zt_agent::audit::record::Timestamp;
 use zt_agent::audit::seal::{Cause, Checkpoint, Gap, Keys};
 
 use super::cluster::{Cluster, clean, run};
-use super::today;
+use super::{target, today};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_whole_cluster_is_verified_by_one_command_and_each_tampering_is_named() {
@@ -227,6 +228,51 @@ async fn a_count_that_was_tampered_with_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_sum_of_a_day_that_was_tampered_with_is_named() {
+    let cluster = Cluster::new().await;
+    let mut maintainer = Maintainer::open(&target(&cluster.server, "keeper"))
+        .await
+        .expect("tables");
+    let kept = maintainer.keep(None).await.expect("kept");
+    // Yesterday was, before anything was recorded.
+    assert_eq!(kept.added_up, 5);
+    clean("added up", &cluster.verify(&[]));
+    let one = "(SELECT ctid FROM zt_audit.bucket_day ORDER BY day LIMIT 1)";
+    for (change, named) in [
+        (
+            format!("UPDATE zt_audit.bucket_day SET connections = connections + 7 WHERE ctid = {one}"),
+            "in the day from",
+        ),
+        (
+            format!("DELETE FROM zt_audit.bucket_day WHERE ctid = {one}"),
+            "says nothing, and its entries say",
+        ),
+        (
+            "INSERT INTO zt_audit.bucket_day SELECT gen_random_uuid(), day, login, 1, 1, 1 FROM zt_audit.bucket_day LIMIT 1"
+                .to_owned(),
+            "its entries say nothing",
+        ),
+        (
+            "INSERT INTO zt_audit.bucket_day VALUES (gen_random_uuid(), 9999999, 'node', 1, 1, 1)".to_owned(),
+            "in the day 9999999 since 1970",
+        ),
+        // A day whose mark is gone is read by the hour, and what is left of its sum by nobody.
+        (
+            "DELETE FROM zt_audit.whole_day WHERE day = (SELECT min(day) FROM zt_audit.whole_day)".to_owned(),
+            "its entries say nothing",
+        ),
+        // A day that is marked and was not added up would be hidden.
+        (
+            "DELETE FROM zt_audit.bucket_day WHERE day = (SELECT min(day) FROM zt_audit.whole_day)".to_owned(),
+            "says nothing, and its entries say",
+        ),
+    ] {
+        cluster.finds(&change, named);
+    }
+    clean("at the end", &cluster.verify(&[]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_login_in_a_chain_is_named() {
     let cluster = Cluster::new().await;
     let writer = cluster.writer(0);
@@ -248,7 +294,7 @@ async fn a_second_login_in_a_chain_is_named() {
     // A node that has got another login is told of, and nothing is wrong.
     let moved = format!(
         "{as_mallory} UPDATE zt_audit.record SET login = 'mallory' WHERE seq > 2900 AND writer = '{writer}';
-         TRUNCATE zt_audit.bucket;
+         TRUNCATE zt_audit.bucket, zt_audit.bucket_day, zt_audit.whole_day;
          INSERT INTO zt_audit.bucket (shape, hour, login, records, connections, first_seen, last_seen)
          SELECT shape, time / 3600000000000, login, count(*), sum(count), min(time), max(time)
          FROM zt_audit.record GROUP BY 1, 2, 3"

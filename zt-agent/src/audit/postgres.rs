@@ -4,7 +4,7 @@
 //! Layout (see `migrations/`): a record is a narrow row in a partition of its day and points to its *shape*, as in
 //! [`super::sqlite`]; shapes are named by a hash of what they say, so that a writer needs no right to read. A trigger adds
 //! up what was inserted by shape and hour: in the graph, and in where to look for a record, so that no question walks
-//! through the trail. `batch` notes what was shipped together.
+//! through the trail. The hours of a day that is over are added up once more. `batch` notes what was shipped together.
 //!
 //! Nobody who may insert is believed: see the head of the migration.
 //!
@@ -16,6 +16,7 @@ mod closing;
 mod connect;
 mod counts;
 mod cut;
+mod days;
 mod error;
 mod graph;
 mod guide;
@@ -29,7 +30,7 @@ mod turn;
 mod walk;
 mod writer;
 
-pub use self::batch::Batch;
+pub use self::batch::{Batch, Prepared};
 pub use self::connect::Target;
 pub use self::error::{CAUSES, PgError};
 pub use self::maintain::{Kept as Upkeep, Maintainer};

@@ -2,7 +2,8 @@
 //! The durable spool before `PostgreSQL`: every record is in a local `SQLite` store, with its place in the chain, before it
 //! counts as stored; from there the [`Shipper`] takes it to the server, and it goes when the server has it.
 //!
-//! What was stored last is also in memory, up to a bound: as long as the server keeps up, nothing is read back.
+//! What was stored last is also in memory, up to a bound: as long as the server keeps up, nothing is read back. While the
+//! server works on a batch, the next one is read and made ready, and what has been shipped is removed.
 //!
 //! Exactly once: a batch is planned on disk before it is sent, so that after a crash on either side the very same batch
 //! is sent again, and the server notes each with its records in one transaction. A batch never crosses a segment of the
@@ -13,6 +14,7 @@
 //! in the chain, and a signed statement takes it on the server: see [`Gap`].
 
 mod account;
+mod batches;
 mod error;
 mod lost;
 mod recent;
@@ -31,10 +33,9 @@ pub use self::shipper::Shipper;
 pub use self::when_full::WhenFull;
 use super::chain::Head;
 use super::names::Named;
-use super::postgres::Batch;
-use super::record::{Entry, Kept};
-use super::seal::{Cause, Checkpoint, Gap};
-use super::sqlite::{self, SEGMENT_ROWS, Shipping, Store, StoreError};
+use super::record::Entry;
+use super::seal::{Checkpoint, Gap};
+use super::sqlite::{self, Shipping, Store, StoreError};
 use super::store::{Pruned, RingMark, Sink};
 
 /// An open spool.
@@ -62,6 +63,8 @@ struct Statements {
 struct State {
     head: Head,
     noted: Shipping,
+    /// Up to here what was shipped has been removed.
+    tidied: u64,
 }
 
 impl Spool {
@@ -86,7 +89,12 @@ impl Spool {
             recent: std::sync::Mutex::default(),
             account: Arc::default(),
             more: Notify::new(),
-            state: Mutex::new(State { head, noted }),
+            state: Mutex::new(State {
+                head,
+                noted,
+                // What was left is removed with the first segment.
+                tidied: 0,
+            }),
         };
         spool.measure().await?;
         let state = spool.state.lock().await;
@@ -118,123 +126,8 @@ impl Spool {
         self.store.close().await
     }
 
-    /// The batch to be sent: the one that was planned before, or else the next, of at most `most` records.
-    async fn next_batch(&self, most: u64) -> Result<Option<Batch>, StoreError> {
-        let mut state = self.state.lock().await;
-        loop {
-            state.head = self.store.head().await?;
-            self.pass_gaps(&mut state).await?;
-            let (head, mut noted) = (state.head, state.noted);
-            let first = noted.shipped + 1;
-            if noted.planned <= noted.shipped {
-                if noted.shipped >= head.seq {
-                    self.moved(&state).await?;
-                    return Ok(None);
-                }
-                let end_of_segment =
-                    first / SEGMENT_ROWS as u64 * SEGMENT_ROWS as u64 + SEGMENT_ROWS as u64 - 1;
-                let gap = self.store.next_gap(first).await?.unwrap_or(u64::MAX);
-                noted.planned = [head.seq, noted.shipped + most.max(1), end_of_segment, gap - 1]
-                    .into_iter()
-                    .fold(u64::MAX, u64::min);
-                self.store.plan_shipping(&noted).await?;
-                state.noted = noted;
-            }
-            let recent = self.recent().take(first, noted.planned);
-            let found = match recent {
-                Some(records) => records
-                    .into_iter()
-                    .map(|(number, kept)| (number, Ok(kept)))
-                    .collect(),
-                None => self.store.range(first, noted.planned).await?,
-            };
-            let there = lost::readable_from(first, &found);
-            if there == noted.planned - noted.shipped {
-                self.moved(&state).await?;
-                let records: Vec<Kept> = found.into_iter().filter_map(|(_, kept)| kept.ok()).collect();
-                if let Some(oldest) = records.first() {
-                    self.account.waiting_since(oldest.entry.timestamp().0);
-                }
-                return Ok(Some(Batch {
-                    writer: head.writer,
-                    first_seq: first,
-                    dropped: noted.gap,
-                    records,
-                }));
-            }
-            // Room was made for others before the agent was killed, or what follows cannot be read: what was under way
-            // then is lost, unless it had arrived, which nobody can say any more.
-            if there > 0 {
-                noted.planned = noted.shipped + there;
-                self.store.plan_shipping(&noted).await?;
-                state.noted = noted;
-            } else {
-                self.lose_first(&mut state, &found).await?;
-            }
-        }
-    }
-
     fn recent(&self) -> std::sync::MutexGuard<'_, Recent> {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Goes on behind what was given up right before the next batch.
-    async fn pass_gaps(&self, state: &mut State) -> Result<(), StoreError> {
-        let mut noted = state.noted;
-        while noted.planned <= noted.shipped
-            && let Some(last) = self.store.gap_at(noted.shipped + 1).await?
-        {
-            noted.gap += last - noted.shipped;
-            noted.shipped = last;
-            noted.planned = last;
-        }
-        if noted != state.noted {
-            self.store.note_shipping(&noted).await?;
-            state.noted = noted;
-        }
-        Ok(())
-    }
-
-    /// The server has the batch, or never will (`refused`). It goes, a segment at a time, or when nothing else waits.
-    async fn done(&self, batch: &Batch, refused: bool) -> Result<(), StoreError> {
-        let mut state = self.state.lock().await;
-        let mut noted = state.noted;
-        let (before, last) = (noted.shipped, batch.last_seq());
-        (noted.shipped, noted.planned, noted.gap) = (last, last, 0);
-        if refused {
-            noted.refused += batch.records.len() as u64;
-            // The next batch tells that they are missing on purpose.
-            noted.gap = batch.records.len() as u64 + batch.dropped;
-            let hash = batch
-                .records
-                .last()
-                .and_then(|kept| kept.link)
-                .map(|link| link.hash);
-            self.store
-                .lose((batch.first_seq, last), hash, Cause::ServerRefused, &noted)
-                .await?;
-        } else {
-            self.account.shipped(batch.records.len() as u64);
-        }
-        let head = self.store.head().await?;
-        let segment = |shipped: u64| (shipped + 1) / SEGMENT_ROWS as u64;
-        if segment(last) > segment(before) || last >= head.seq {
-            self.store.discard(last, &noted).await?;
-        } else {
-            self.store.note_shipping(&noted).await?;
-        }
-        (state.noted, state.head) = (noted, head);
-        self.moved(&state).await
-    }
-
-    /// The server refuses the batch for what it says: only its first half is tried next.
-    async fn halve(&self, batch: &Batch) -> Result<(), StoreError> {
-        let mut state = self.state.lock().await;
-        let mut noted = state.noted;
-        noted.planned = noted.shipped + (batch.records.len() as u64 / 2).max(1);
-        self.store.plan_shipping(&noted).await?;
-        state.noted = noted;
-        Ok(())
     }
 
     /// What was signed and the server does not have: statements of what was given up before an entry, and the checkpoints

@@ -90,6 +90,12 @@ impl Miscount {
             Timestamp(hour.saturating_mul(HOUR))
         )
     }
+
+    /// The count of an edge in a day since 1970.
+    pub fn day(day: i32, edge: &str) -> String {
+        let begin = Timestamp(i64::from(day).saturating_mul(24 * HOUR));
+        format!("the count of {edge} in the day from {begin}")
+    }
 }
 
 /// What a count says.

@@ -281,6 +281,32 @@ async fn counts_are_those_of_the_rows_that_are_there() {
     );
 }
 
+/// Who sees the tables as they were would not see that a day has been added up, and what it inserts would not be in the sum.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_inserts_by_an_old_look_at_the_tables() {
+    let server = with_tables().await;
+    let shape = Row::shape();
+    insert(&server, std::slice::from_ref(&shape));
+    let record = Row::record(&shape).sql();
+    for level in ["REPEATABLE READ", "SERIALIZABLE"] {
+        refused(
+            &server,
+            &format!("BEGIN ISOLATION LEVEL {level}; {record}; COMMIT"),
+            "READ COMMITTED",
+        );
+    }
+    for level in ["READ UNCOMMITTED", "READ COMMITTED"] {
+        let sql = format!("BEGIN ISOLATION LEVEL {level}; {record}; COMMIT");
+        let inserted = server.attempt("mallory", WRITER, &sql).expect("psql");
+        inserted.expect(level);
+    }
+    // Nor does the database's own setting keep an agent from inserting.
+    server
+        .sql("ALTER DATABASE zt SET default_transaction_isolation = 'serializable'")
+        .expect("set");
+    ship(&server, &maker(today(), 1000, 5), 100).await;
+}
+
 /// A sum that runs over would have others' records refused, and given up.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_sum_runs_over() {

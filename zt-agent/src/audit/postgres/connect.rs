@@ -12,6 +12,10 @@ use super::PgError;
 /// How long a connection may take to come about.
 const CONNECT_TIME: Duration = Duration::from_secs(10);
 
+/// Each statement sees what was committed before it, whatever the database's own setting is: what comes for a day that was
+/// added up is counted right only so.
+const READ_COMMITTED: (&str, &str) = ("default_transaction_isolation", "read committed");
+
 /// A server, a database and a login.
 #[derive(Clone, Debug)]
 pub struct Target {
@@ -46,6 +50,7 @@ impl Role {
                 ("statement_timeout", "60s"),
                 ("lock_timeout", "20s"),
                 ("idle_in_transaction_session_timeout", "60s"),
+                READ_COMMITTED,
             ],
             // Each question has other bounds of time: a plan that was made for all of them looks at every partition.
             Self::Reader => &[
@@ -53,7 +58,7 @@ impl Role {
                 ("default_transaction_read_only", "on"),
                 ("plan_cache_mode", "force_custom_plan"),
             ],
-            Self::Maintainer => &[("lock_timeout", "5s")],
+            Self::Maintainer => &[("lock_timeout", "5s"), READ_COMMITTED],
         }
     }
 }

@@ -20,9 +20,10 @@ const MOST: i64 = 1000;
 const NEXT: &str = "
 SELECT least(
     (SELECT min(time) FROM zt_audit.record WHERE time >= $1::bigint * 86400000000000) / 86400000000000,
-    (SELECT min(hour) FROM zt_audit.bucket WHERE hour >= $1 * 24) / 24)";
+    (SELECT min(hour) FROM zt_audit.bucket WHERE hour >= $1 * 24) / 24,
+    (SELECT min(day) FROM zt_audit.bucket_day WHERE day >= $1))";
 
-/// The counts of a day that are not those of its records, and those that are not there.
+/// The counts of the hours of a day that are not those of its records, and those that are not there.
 const WRONG: &str = "
 SELECT x.shape, x.hour, x.login, x.kept, x.kept_connections, x.kept_first, x.kept_last,
        x.counted, x.counted_connections, x.counted_first, x.counted_last,
@@ -46,9 +47,37 @@ FROM (
 LEFT JOIN zt_audit.shape s ON s.day = $1 AND s.id = x.shape AND s.login = x.login
 ORDER BY x.hour, x.shape, x.login";
 
-/// Counts of hours in which nothing can be.
+/// The sums of a day that are not those of its hours, and those that are not there. Of a day that is not added up there is
+/// none.
+const WRONG_DAY: &str = "
+SELECT x.*, s.type, s.source, s.destination, s.protocol, s.port, s.decision, s.rule
+FROM (
+    SELECT coalesce(d.shape, h.shape) AS shape, coalesce(d.login, h.login) AS login,
+           d.connections AS kept_connections, d.first_seen AS kept_first, d.last_seen AS kept_last,
+           h.connections AS counted_connections, h.first_seen AS counted_first, h.last_seen AS counted_last
+    FROM (SELECT * FROM zt_audit.bucket_day WHERE day = $1::integer) d
+    FULL JOIN (
+        SELECT shape, login, least(sum(connections), 9223372036854775807)::bigint AS connections,
+               min(first_seen) AS first_seen, max(last_seen) AS last_seen
+        FROM zt_audit.bucket
+        WHERE hour BETWEEN $1::bigint * 24 AND $1::bigint * 24 + 23
+          AND EXISTS (SELECT FROM zt_audit.whole_day w WHERE w.day = $1::integer)
+        GROUP BY 1, 2
+    ) h ON h.shape = d.shape AND h.login = d.login
+    WHERE (d.connections, d.first_seen, d.last_seen) IS DISTINCT FROM (h.connections, h.first_seen, h.last_seen)
+    LIMIT $2
+) x
+LEFT JOIN zt_audit.shape s ON s.day = $1::integer AND s.id = x.shape AND s.login = x.login
+ORDER BY x.shape, x.login";
+
+/// Counts of hours and days in which nothing can be.
 const BEYOND: &str = "
-SELECT shape, hour, login FROM zt_audit.bucket WHERE hour < $1 OR hour >= $2 ORDER BY hour LIMIT $3";
+(SELECT shape, 'hour ' || hour, login FROM zt_audit.bucket WHERE hour < $1 OR hour >= $2 ORDER BY hour LIMIT $3)
+UNION ALL
+(SELECT shape, 'day ' || day, login FROM zt_audit.bucket_day WHERE day < $1 / 24 OR day >= $2 / 24 ORDER BY day LIMIT $3)";
+
+/// Makes a finding of a row of a day.
+type Tell = fn(&PgRow, i32) -> Result<Miscount, sqlx::Error>;
 
 /// The comparison of one server.
 #[derive(Debug, Default)]
@@ -75,51 +104,85 @@ impl Counts {
             return Ok(Some(beyond(connection).await?));
         };
         self.day = day + 1;
-        let rows = sqlx::query(WRONG)
-            .bind(day)
-            .bind(MOST)
-            .fetch_all(connection)
-            .await?;
-        Ok(Some(rows.iter().map(miscount).collect::<Result<_, _>>()?))
+        // Within `DAYS`.
+        let day = day as i32;
+        let mut wrong = Vec::new();
+        for (sql, told) in [(WRONG, of_hour as Tell), (WRONG_DAY, of_day as Tell)] {
+            let rows = sqlx::query(sql)
+                .bind(day)
+                .bind(MOST)
+                .fetch_all(&mut *connection)
+                .await?;
+            for row in &rows {
+                wrong.push(told(row, day)?);
+            }
+        }
+        Ok(Some(wrong))
     }
 }
 
 async fn beyond(connection: &mut PgConnection) -> Result<Vec<Miscount>, PgError> {
-    let rows: Vec<(Uuid, i64, String)> = sqlx::query_as(BEYOND)
+    let rows: Vec<(Uuid, String, String)> = sqlx::query_as(BEYOND)
         .bind(DAYS.start * 24)
         .bind(DAYS.end * 24)
         .bind(MOST)
         .fetch_all(connection)
         .await?;
-    let told = |(shape, hour, login): (Uuid, i64, String)| Miscount {
-        what: format!("the count of the shape {shape} in the hour {hour} since 1970, of {login}"),
+    let told = |(shape, time, login): (Uuid, String, String)| Miscount {
+        what: format!("the count of the shape {shape} in the {time} since 1970, of {login}"),
         kept: "something".to_owned(),
         counted: "nothing".to_owned(),
     };
     Ok(rows.into_iter().map(told).collect())
 }
 
-fn miscount(row: &PgRow) -> Result<Miscount, sqlx::Error> {
-    let tally = |[records, connections, first, last]: [&str; 4]| -> Result<Option<Tally>, sqlx::Error> {
-        let records: Option<i64> = row.try_get(records)?;
-        let number = |column| Ok::<_, sqlx::Error>(row.try_get::<Option<i64>, _>(column)?.unwrap_or(0));
-        let (connections, first, last) = (number(connections)?, number(first)?, number(last)?);
-        Ok(records.map(|records| Tally {
-            records: Some(records),
-            connections,
-            first: Timestamp(first),
-            last: Timestamp(last),
-        }))
-    };
-    let edge = format!(
+fn of_hour(row: &PgRow, _: i32) -> Result<Miscount, sqlx::Error> {
+    let records = |column| row.try_get::<Option<i64>, _>(column);
+    Ok(Miscount::of(
+        Miscount::hour(row.try_get("hour")?, &inserted(row)?),
+        tally(
+            row,
+            ["kept_connections", "kept_first", "kept_last"],
+            records("kept")?,
+        )?,
+        tally(
+            row,
+            ["counted_connections", "counted_first", "counted_last"],
+            records("counted")?,
+        )?,
+    ))
+}
+
+fn of_day(row: &PgRow, day: i32) -> Result<Miscount, sqlx::Error> {
+    Ok(Miscount::of(
+        Miscount::day(day, &inserted(row)?),
+        tally(row, ["kept_connections", "kept_first", "kept_last"], None)?,
+        tally(
+            row,
+            ["counted_connections", "counted_first", "counted_last"],
+            None,
+        )?,
+    ))
+}
+
+/// What is said in these columns; `None` where there is nothing.
+fn tally(row: &PgRow, columns: [&str; 3], records: Option<i64>) -> Result<Option<Tally>, sqlx::Error> {
+    let [connections, first, last] = columns.map(|column| row.try_get::<Option<i64>, _>(column));
+    let (first, last) = (first?.unwrap_or(0), last?.unwrap_or(0));
+    Ok(connections?.map(|connections| Tally {
+        records,
+        connections,
+        first: Timestamp(first),
+        last: Timestamp(last),
+    }))
+}
+
+/// What is counted, with who inserted it.
+fn inserted(row: &PgRow) -> Result<String, sqlx::Error> {
+    Ok(format!(
         "{}, inserted by {},",
         edge(row)?,
         row.try_get::<&str, _>("login")?
-    );
-    Ok(Miscount::of(
-        Miscount::hour(row.try_get("hour")?, &edge),
-        tally(["kept", "kept_connections", "kept_first", "kept_last"])?,
-        tally(["counted", "counted_connections", "counted_first", "counted_last"])?,
     ))
 }
 

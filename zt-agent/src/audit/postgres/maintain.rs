@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, Connection as _};
 use time::OffsetDateTime;
 
 use super::connect::{Role, Target};
-use super::{DAY, PgError, closing, pruning};
+use super::{DAY, PgError, closing, days, pruning};
 use crate::audit::clock;
 use crate::audit::seal::Keys;
 
@@ -41,6 +41,8 @@ pub struct Kept {
     pub dropped: usize,
     /// Records that went, because of their age.
     pub records: u64,
+    /// Days whose hours were added up.
+    pub added_up: usize,
 }
 
 impl Maintainer {
@@ -81,7 +83,8 @@ impl Maintainer {
         }
     }
 
-    /// Makes the partitions that are missing and drops those older than `retention_days`.
+    /// Makes the partitions that are missing, drops those older than `retention_days`, and adds up the hours of days that
+    /// are over.
     pub async fn keep(&mut self, retention_days: Option<u32>) -> Result<Kept, PgError> {
         self.keep_at(clock::now(), retention_days).await
     }
@@ -104,6 +107,7 @@ impl Maintainer {
         }
         self.open_from(dropped).await?;
         self.make_missing(today, oldest, &mut kept).await?;
+        self.add_up_before(today, &mut kept).await?;
         if oldest.is_some() && apart > MAX_APART {
             return Err(PgError::Clocks { seconds: apart });
         }
@@ -133,6 +137,19 @@ impl Maintainer {
         wanted.dedup();
         for day in wanted.into_iter().filter(|day| !present.contains(day)) {
             kept.made += usize::from(self.make(day).await?);
+        }
+        Ok(())
+    }
+
+    /// Adds up the hours of every day before `today` that has a partition.
+    async fn add_up_before(&mut self, today: i32, kept: &mut Kept) -> Result<(), PgError> {
+        let done = days::added_up(&mut self.connection).await?;
+        let present = self.days().await?;
+        for day in present.into_iter().take_while(|day| *day < today) {
+            if done.binary_search(&day).is_err() {
+                let added = days::add_up(&mut self.connection, day, &name_of(day)).await?;
+                kept.added_up += usize::from(added);
+            }
         }
         Ok(())
     }
@@ -196,8 +213,8 @@ impl Maintainer {
         }
         transaction.commit().await?;
         kept.records += strays;
+        days::forget_before(&mut self.connection, oldest).await?;
         for sql in [
-            "DELETE FROM zt_audit.bucket WHERE hour < $1::bigint / 3600000000000",
             "DELETE FROM zt_audit.shape WHERE day < $1::bigint / 86400000000000",
             "DELETE FROM zt_audit.batch WHERE max_time < $1",
         ] {

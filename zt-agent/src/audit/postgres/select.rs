@@ -241,8 +241,9 @@ impl Search {
             let low = back.map_or(oldest, |back| (newest - back).max(oldest));
             if parameters.is_all() {
                 self.all(connection, low, high).await?;
-            } else if self.before.time / HOUR == high {
-                // The first window is one hour.
+            } else if high == newest {
+                // The first window is one hour, which is looked through as if it were cut: what is frequent is found
+                // without a look at its shapes, of which an hour may have tens of thousands.
                 self.cut_hour(connection, parameters, high).await?;
             } else {
                 self.places(connection, parameters, low, high).await?;

@@ -8,7 +8,7 @@ use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
-use super::batch::{self, Batch, Shaped};
+use super::batch::{self, Batch, Prepared};
 use super::connect::{Role, Target};
 use super::{DAY, PgError, statements};
 use crate::audit::clock;
@@ -40,25 +40,45 @@ impl Writer {
     /// Keeps a batch, whole or not at all; again, if it is not known whether it was kept. False where this login has kept it
     /// before.
     pub async fn ship(&mut self, batch: &Batch) -> Result<bool, PgError> {
+        self.send(batch, None).await
+    }
+
+    /// As [`Writer::ship`], with what was made of this batch before, if anything was.
+    pub async fn send(&mut self, batch: &Batch, prepared: Option<Prepared>) -> Result<bool, PgError> {
         possible(batch)?;
+        match self.attempt(batch, prepared, false).await {
+            // The batch is not there and some of its records are: nobody saw it arrive as a part of another one.
+            Err(PgError::Database { source }) if is_there_already(&source) => {
+                self.attempt(batch, None, true).await
+            }
+            sent => sent,
+        }
+    }
+
+    /// Sends a batch. Records that are there already fail it, unless the batch is known or they `may_be_there`.
+    async fn attempt(
+        &mut self,
+        batch: &Batch,
+        prepared: Option<Prepared>,
+        may_be_there: bool,
+    ) -> Result<bool, PgError> {
+        let Prepared { records, shapes } = match prepared {
+            Some(prepared) => prepared,
+            None => Prepared::of(batch)?,
+        };
         // Taken out: a connection that is given up half-way, or fails, is not used again.
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => self.connect().await?,
         };
-        let shaped = Shaped::of(&batch.records);
-        let new: Vec<_> = shaped
-            .shapes
-            .iter()
-            .filter(|(day, id, _)| !self.known.contains(&(*day, *id)))
-            .copied()
-            .collect();
+        let is_new = |(day, id, _): &(i32, Uuid, usize)| !self.known.contains(&(*day, *id));
+        let new: Vec<_> = shapes.into_iter().filter(is_new).collect();
         let sending = async {
             let mut transaction = connection.begin().await?;
-            batch::insert_shapes(&mut transaction, &new).await?;
+            batch::insert_shapes(&mut transaction, batch, &new).await?;
             let first = batch::insert_batch(&mut transaction, batch).await?;
             // Last: the counts that it changes are locked until the commit.
-            batch::insert_records(&mut transaction, batch, &shaped).await?;
+            batch::insert_records(&mut transaction, records, first && !may_be_there).await?;
             transaction.commit().await?;
             Ok::<bool, sqlx::Error>(first)
         };
@@ -116,6 +136,12 @@ impl Writer {
             let _ = tokio::time::timeout(Duration::from_secs(1), connection.close()).await;
         }
     }
+}
+
+/// Whether a record has the place of another one.
+fn is_there_already(error: &sqlx::Error) -> bool {
+    let error = error.as_database_error();
+    error.is_some_and(sqlx::error::DatabaseError::is_unique_violation)
 }
 
 /// Refuses a record that the server would never take: of a time that has not come, and not by the server's clock alone.

@@ -8,7 +8,7 @@ use crate::audit::seal::Cause;
 use crate::audit::sqlite::StoreError;
 
 /// A record with its number; what is wrong, where it cannot be read.
-type Found = (u64, Result<Kept, String>);
+pub(super) type Found = (u64, Result<Kept, String>);
 
 /// How many records can be read, one after the other, from the one with that number on.
 pub(super) fn readable_from(first: u64, found: &[Found]) -> u64 {

@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::Spool;
-use crate::audit::postgres::{Batch, PgError, Target, Writer};
+use super::batches::Next;
+use crate::audit::postgres::{Batch, PgError, Prepared, Target, Writer};
 use crate::audit::sqlite::StoreError;
 
 /// Records of one batch.
@@ -28,7 +29,16 @@ pub struct Shipper {
     wait: Duration,
     most: u64,
     /// The batch under way, kept until the server has it.
-    batch: Option<Batch>,
+    batch: Option<Ready>,
+    /// What may be the next one.
+    ahead: Option<Ready>,
+}
+
+/// A batch as it is sent.
+struct Ready {
+    batch: Batch,
+    /// Made ahead; gone when it was sent.
+    prepared: Option<Prepared>,
 }
 
 /// What became of one look.
@@ -48,6 +58,7 @@ impl Shipper {
             wait: FIRST_WAIT,
             most: BATCH,
             batch: None,
+            ahead: None,
         }
     }
 
@@ -87,20 +98,32 @@ impl Shipper {
 
     async fn try_round(&mut self) -> Result<Round, StoreError> {
         if self.batch.is_none() {
-            self.batch = self.spool.next_batch(self.most).await?;
+            self.batch = self.next().await?;
         }
         // Before each batch: so that on the server nothing is missing without a word, and under load what is there is
         // soon signed.
-        let before = self.batch.as_ref().map_or(u64::MAX, |batch| batch.first_seq);
+        let before = self
+            .batch
+            .as_ref()
+            .map_or(u64::MAX, |ready| ready.batch.first_seq);
         match self.state(before).await? {
             Round::Failed => return Ok(Round::Failed),
             Round::Shipped if self.batch.is_none() => return Ok(Round::Shipped),
             Round::Shipped | Round::Idle => {}
         }
-        let Some(batch) = &self.batch else {
+        let Some(Ready { batch, prepared }) = &mut self.batch else {
             return Ok(Round::Idle);
         };
-        match self.writer.ship(batch).await {
+        let (last, most) = (batch.last_seq(), self.most);
+        let ahead = async {
+            match self.ahead.take() {
+                Some(ahead) => Some(ahead),
+                None => ahead(&self.spool, last, most).await,
+            }
+        };
+        let (sent, ahead) = tokio::join!(self.writer.send(batch, prepared.take()), ahead);
+        self.ahead = ahead;
+        match sent {
             Ok(_) => {
                 self.spool.done(batch, false).await?;
                 self.batch = None;
@@ -123,6 +146,25 @@ impl Shipper {
             }
             Err(error) => Ok(self.failed(&error)),
         }
+    }
+
+    /// The next batch: the one that was made ready, where that is still the next.
+    async fn next(&mut self) -> Result<Option<Ready>, StoreError> {
+        let ahead = self.ahead.take();
+        let next = self
+            .spool
+            .next_batch(self.most, ahead.as_ref().map(|ready| &ready.batch));
+        Ok(match (next.await?, ahead) {
+            (Next::Read(batch), _) => Some(Ready {
+                batch,
+                prepared: None,
+            }),
+            (Next::Ahead { dropped }, Some(mut ready)) => {
+                ready.batch.dropped = dropped;
+                Some(ready)
+            }
+            (Next::Nothing | Next::Ahead { .. }, _) => None,
+        })
     }
 
     /// Ships what was signed and the server does not have: what was given up before an entry, and where the chain stood up
@@ -165,4 +207,18 @@ impl Shipper {
         let spread = f64::from(uuid::Uuid::now_v7().as_bytes()[15]) / 512.0;
         wait.mul_f64(1.0 - spread)
     }
+}
+
+/// While the server works on a batch that ends with `last`: removes what was shipped before, and makes the next one ready. What
+/// fails here is tried again when its turn comes.
+async fn ahead(spool: &Spool, last: u64, most: u64) -> Option<Ready> {
+    if let Err(error) = spool.tidy().await {
+        tracing::warn!(%error, "what has been shipped stays in the spool for now");
+    }
+    let batch = spool.look_ahead(last, most).await.ok().flatten()?;
+    let preparing = tokio::task::spawn_blocking(move || {
+        let prepared = Prepared::of(&batch).ok();
+        Ready { batch, prepared }
+    });
+    preparing.await.ok()
 }
