@@ -4,6 +4,8 @@
 
 #[path = "kubernetes/life.rs"]
 mod life;
+#[path = "kubernetes/nodes_in_force.rs"]
+mod nodes_in_force;
 #[path = "kubernetes/outage.rs"]
 mod outage;
 #[path = "kubernetes/protocol.rs"]

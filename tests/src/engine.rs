@@ -28,6 +28,7 @@ pub struct Engine {
     home: PathBuf,
     cgroup: Cgroup,
     config: Map<String, Value>,
+    program: Option<PathBuf>,
     api: SocketAddr,
     health: SocketAddr,
     child: Option<Child>,
@@ -56,6 +57,7 @@ impl Engine {
             cgroup: sandbox.outside().child(name)?,
             home,
             config,
+            program: None,
             api,
             health,
             child: None,
@@ -66,6 +68,13 @@ impl Engine {
     #[must_use]
     pub fn config(mut self, key: &str, value: Value) -> Self {
         self.config.insert(key.to_owned(), value);
+        self
+    }
+
+    /// Has another copy of the program run.
+    #[must_use]
+    pub fn program(mut self, path: PathBuf) -> Self {
+        self.program = Some(path);
         self
     }
 
@@ -111,7 +120,8 @@ impl Engine {
             .create(true)
             .append(true)
             .open(self.log_file())?;
-        let child = Command::new(binary()?)
+        let program = self.program.clone().map_or_else(binary, Ok)?;
+        let child = Command::new(program)
             .env_clear()
             .arg("engine")
             .arg("--config")

@@ -5,6 +5,7 @@
 //! Everything is pinned. Dropping a [`Kernel`] changes nothing in the kernel: enforcement goes on, and the next agent
 //! takes over where this one stopped.
 
+mod around;
 mod attach;
 mod capabilities;
 mod descriptors;
@@ -39,12 +40,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aya::maps::MapData;
-use zt_common::abi::{Peer, Service, ServiceKey, Workload};
+use zt_common::abi::{Peer, Workload};
 use zt_common::address::Address;
 use zt_common::control::{Control, MAX_ROOTS, Root};
 use zt_common::entry::{AllowEntry, AllowKey};
 use zt_common::names;
 
+pub use self::around::Foreign;
 pub use self::attach::Mended;
 pub use self::capabilities::{CAPABILITIES, Capability, absent, check_privileges};
 pub use self::error::KernelError;
@@ -184,13 +186,6 @@ impl Kernel {
         // Also where it was carried out in part: the next try does not see what this one changed.
         self.directory_changed(directed.as_ref().map_or(true, |directed| directed.changed))?;
         directed
-    }
-
-    /// Says what stands behind virtual places, and nothing else.
-    pub fn direct_services(&mut self, services: &HashMap<ServiceKey, Service>) -> Result<bool, KernelError> {
-        let changed = self.tables.set_services(services);
-        self.directory_changed(changed.as_ref().map_or(true, |changed| *changed))?;
-        changed
     }
 
     /// Names one more cgroup at once.

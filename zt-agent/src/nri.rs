@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use tokio::net::UnixStream;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::state::Snapshot;
 
@@ -64,11 +64,11 @@ pub async fn follow(
     snapshots: watch::Receiver<Arc<Snapshot>>,
     health: Arc<Health>,
 ) -> Infallible {
-    let (first, longest) = settings.pauses;
     let mut patience = Patience::new(settings.wait);
-    let mut pause = first;
+    let mut pauses = Pauses::new(settings.pauses);
     loop {
         let was_registered = health.times_registered();
+        let began = Instant::now();
         let error = match run(&settings, &snapshots, &health, &mut patience).await {
             Ok(never) => match never {},
             Err(error) => error,
@@ -77,11 +77,36 @@ pub async fn follow(
         if health.lost(&error, registered) {
             tracing::warn!(socket = %settings.socket.display(), %error, "NRI: containers start without waiting for their identity until the runtime is back");
         }
-        if registered {
-            pause = first;
+        sleep(pauses.after(registered.then(|| began.elapsed()))).await;
+    }
+}
+
+/// The pauses between connections.
+#[derive(Debug)]
+struct Pauses {
+    first: Duration,
+    longest: Duration,
+    next: Duration,
+}
+
+impl Pauses {
+    fn new((first, longest): (Duration, Duration)) -> Self {
+        Self {
+            first,
+            longest,
+            next: first,
         }
-        sleep(pause).await;
-        pause = (pause * 2).min(longest);
+    }
+
+    /// The pause after a connection that worked for so long, if it did. A runtime that takes the plugin only to throw it out
+    /// is left alone like one that is not there.
+    fn after(&mut self, worked: Option<Duration>) -> Duration {
+        if worked.is_some_and(|worked| worked >= self.longest) {
+            self.next = self.first;
+        }
+        let pause = self.next;
+        self.next = (pause * 2).min(self.longest);
+        pause
     }
 }
 

@@ -10,6 +10,7 @@ mod publisher;
 pub mod services;
 mod source;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -34,6 +35,10 @@ pub struct Snapshot {
     pub table: Arc<AllowTable>,
     /// The workloads of this node.
     pub workloads: Arc<Vec<Placed>>,
+    /// Not all that is said of workloads here is in the kernel yet.
+    pub behind: bool,
+    /// Cgroups of this node that have no name and are refused nothing, below the cgroup2 mount, in order.
+    pub left_alone: Arc<[PathBuf]>,
     /// The virtual places that lead to workloads, here or elsewhere.
     pub fronts: Arc<Fronts>,
     /// Why the documents on disk are not in force, if they are not.
@@ -65,6 +70,8 @@ impl Default for Snapshot {
             policies: Arc::default(),
             table: Arc::default(),
             workloads: Arc::default(),
+            behind: false,
+            left_alone: Arc::default(),
             fronts: Arc::default(),
             policy_error: None,
             observe_all: false,

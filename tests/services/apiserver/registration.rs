@@ -109,8 +109,31 @@ fn pods_get_entries_from_the_chart_and_a_spire_of_the_repository() -> Result<()>
         "zt-policy-engine.zt-system.svc,zt-policy-engine.zt-system.svc.cluster.local",
     );
     entry("kube-system/coredns", "zt", &names, "");
+    // Those of static pods, which are nobody's pods to a controller manager.
+    let nodes = "spiffe://hanzo.ai/hanzo-k8s/control-plane-nodes";
+    wanted.insert(format!(
+        "{nodes} of spiffe://hanzo.ai/spire/server hint= for k8s_psat:cluster:hanzo-k8s dns="
+    ));
+    for component in [
+        "etcd",
+        "kube-apiserver",
+        "kube-controller-manager",
+        "kube-scheduler",
+    ] {
+        wanted.insert(format!(
+            "spiffe://hanzo.ai/hanzo-k8s/kube-system/_static.{component} of {nodes} hint=zt \
+             for k8s:ns:kube-system,k8s:pod-label:component:{component},k8s:sa: dns="
+        ));
+    }
     registry.wait_entries(&wanted)?;
-    heard(&registry, &["kube-system/coredns", "zt-system/zt-agent"])?;
+    heard(
+        &registry,
+        &[
+            "kube-system/coredns",
+            "zt-system/zt-agent",
+            "kube-system/_static.etcd",
+        ],
+    )?;
     // What became of a resource is written into it.
     let path = "/apis/spire.spiffe.io/v1alpha1/clusterspiffeids/zt-agent-node";
     eventually("the status to be told", LATER, || {

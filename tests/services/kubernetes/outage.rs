@@ -2,6 +2,7 @@
 //! The API away, forgetful, silent, talking nonsense, or refusing us.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, TcpListener};
 
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -169,6 +170,47 @@ fn an_api_that_refuses_us_is_named_and_asked_ever_less_often() -> Result<()> {
     world.api.fault(Faults::default());
     wait_status(&agent, "freshness", |status| status["stale"] == false)?;
     Ok(())
+}
+
+#[test]
+fn who_makes_the_api_reachable_is_not_refused_before_the_api_was_ever_heard() -> Result<()> {
+    let world = World::new("kube-first")?;
+    world.api.fault(Faults {
+        status: Some(503),
+        ..Faults::default()
+    });
+    let agent = world.agent()?.start()?;
+    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    // A service proxy has its node's network; a pod of a tenant has not.
+    let [proxy, tenant] = [7, 8].map(|last| format!("f0000000-0000-4000-8000-00000000000{last}"));
+    let mut proxy = world
+        .sandbox
+        .probe(&world.pod_cgroup(&proxy)?.child("app")?, None)?;
+    let mut tenant = world.start(&tenant, "app")?;
+    let mut becomes = |outcome: &str| {
+        let mut last = String::new();
+        let done = wait_for(&format!("the proxy's connection to be {outcome}"), LATER, || {
+            let reply = proxy.connect(port.local_addr()?)?;
+            last = reply.outcome().to_owned();
+            if let Some(socket) = reply.socket {
+                proxy.close(socket)?;
+            }
+            Ok((last == outcome).then_some(()))
+        });
+        done.with_context(|| format!("last: {last}"))
+    };
+    becomes("ok")?;
+    assert_eq!(world.connect(&mut tenant)?, "EPERM");
+    let unnamed = agent.get("/v1/status")?["unnamed"].clone();
+    let found = |left_alone: Value| {
+        let all = unnamed.as_array().into_iter().flatten();
+        let mut found = all.filter(|one| one["why"] == "untold" && one["left_alone"] == left_alone);
+        found.next().is_some()
+    };
+    assert!(found(json!("host_network")) && found(Value::Null), "{unnamed}");
+    // Once it is heard, it says who is there: this one is nobody.
+    world.api.fault(Faults::default());
+    becomes("EPERM")
 }
 
 #[test]

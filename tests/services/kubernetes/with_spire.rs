@@ -80,6 +80,9 @@ fn what_the_two_disagree_about_is_nobody() -> Result<()> {
         Ok((last == expected).then_some(()))
     });
     disputed.with_context(|| format!("last: {last}"))?;
+    let unnamed = both.agent.get("/v1/status")?["unnamed"].clone();
+    assert_eq!(unnamed[0]["pod"], "shop/client", "{unnamed}");
+    assert_eq!(unnamed[0]["why"], "disputed", "{unnamed}");
     assert_eq!(world.connect(&mut client)?, "EPERM");
     both.agent
         .wait_audit("decision=DENY&source=unknown&port=8000", LATER, |records| {
@@ -182,4 +185,96 @@ fn a_process_in_a_container_is_attested_by_what_the_kubelet_says_of_it() -> Resu
     wait_pod(&both.agent, "client", None)?;
     let mut next = world.start(&uid, &container)?;
     world.connects(&mut next, "ok")
+}
+
+#[test]
+fn a_static_pod_is_named_by_the_hash_that_its_kubelet_knows_it_by() -> Result<()> {
+    const ETCD: &str = "spiffe://hanzo.ai/hanzo-k8s/kube-system/_static.etcd";
+    const PROXY: &str = "spiffe://hanzo.ai/hanzo-k8s/kube-system/_static.proxy";
+    let kubelet = Kubelet::start()?;
+    let both = Both::with(
+        "kube-static",
+        Duration::from_secs(3600),
+        json!([]),
+        Some(&kubelet),
+    )?;
+    let world = &both.world;
+    let container = "e".repeat(64);
+    // The API has a mirror of each, with a uid of its own; the kubelet and the cgroup have the hash of its file.
+    let put = |name: &str, hash: &str| {
+        let address = world.client.addresses()[0].to_string();
+        let mut mirror = pod(&format!("{name}-{NODE}"), "", NODE, &address);
+        mirror["metadata"]["namespace"] = json!("kube-system");
+        mirror["metadata"]["labels"] = json!({ "component": name, "tier": "control-plane" });
+        mirror["spec"] = json!({ "nodeName": NODE, "hostNetwork": true });
+        let noted = json!({ "kubernetes.io/config.source": "file", "kubernetes.io/config.hash": hash });
+        let mut own = mirror.clone();
+        own["metadata"]["annotations"] = noted.clone();
+        own["metadata"]["uid"] = json!(hash);
+        own["status"]["containerStatuses"] = json!([{
+            "name": name,
+            "image": "static:1",
+            "imageID": "static:1",
+            "containerID": format!("containerd://{container}"),
+            "ready": true,
+            "restartCount": 0,
+            "state": { "running": {} },
+        }]);
+        if name == "etcd" {
+            kubelet.put(own);
+        }
+        mirror["metadata"]["annotations"] = noted;
+        mirror["metadata"]["annotations"]["kubernetes.io/config.mirror"] = json!(hash);
+        uid(&world.api.put(PODS, mirror))
+    };
+    let [etcd, proxy] = [
+        "d1f2a3b4c5d6e7f80910111213141516",
+        "00112233445566778899aabbccddeeff",
+    ];
+    // As `deploy/spire/static-pods.yaml` has it: by labels, which only the attestor of a process finds out.
+    let labels = ["k8s:ns:kube-system", "k8s:sa:", "k8s:pod-label:component:etcd"];
+    both.spire.register(ETCD, &labels, &[])?;
+    let mirror = put("etcd", etcd)?;
+    assert_ne!(mirror, etcd);
+    let _process = world.start(etcd, &container)?;
+    let named = |name: &str, wanted: &str| {
+        let pod = format!("kube-system/{name}-{NODE}");
+        let mut last = Value::Null;
+        let done = wait_for(&format!("{pod} to be {wanted}"), LATER, || {
+            last = both.agent.get("/v1/identities")?;
+            let all = last["identities"].as_array().context("a list")?;
+            let found = all.iter().find(|found| found["pod"] == pod.as_str());
+            Ok(found.filter(|found| found["spiffe_id"] == wanted).cloned())
+        });
+        done.with_context(|| format!("last: {last}"))
+    };
+    named("etcd", ETCD)?;
+    // By its name before anybody runs in it, from what Kubernetes says alone.
+    let name = format!("k8s:pod-name:proxy-{NODE}");
+    both.spire
+        .register(PROXY, &["k8s:ns:kube-system", "k8s:sa:", &name], &[])?;
+    put("proxy", proxy)?;
+    let cgroup = world.pod_cgroup(proxy)?;
+    let found = named("proxy", PROXY)?;
+    assert_eq!(found["cgroup"], json!(cgroup.relative()));
+    assert_eq!(cgroup.processes()?, [0_u32; 0]);
+    // An entry for the mirror's uid, which a ClusterSPIFFEID makes, is of no use to anybody.
+    let third = "ffeeddccbbaa99887766554433221100";
+    let of_third = put("third", third)?;
+    both.spire.register(
+        "spiffe://hanzo.ai/hanzo-k8s/kube-system/_static.third",
+        &[&format!("k8s:pod-uid:{of_third}")],
+        &[],
+    )?;
+    let _third = world.pod_cgroup(third)?;
+    wait_for("the third to be told of as waiting", LATER, || {
+        let unnamed = both.agent.get("/v1/status")?["unnamed"].clone();
+        let pod = format!("kube-system/third-{NODE}");
+        let waits = unnamed.as_array().is_some_and(|all| {
+            all.iter()
+                .any(|one| one["pod"] == pod.as_str() && one["why"] == "waiting_for_spire")
+        });
+        Ok(waits.then_some(()))
+    })?;
+    Ok(())
 }

@@ -35,6 +35,12 @@ pub struct NodeStatus {
     pub awaited: Vec<String>,
     /// Cgroups that have no identity because the identity sources disagree.
     pub disputes: Vec<DisputeStatus>,
+    /// Pods of this node that have no identity, with `kubernetes` among the identity sources.
+    pub unnamed: Vec<UnnamedStatus>,
+    /// How many more there are than are listed.
+    pub unnamed_more: usize,
+    /// Service meshes and load balancers that change where connections go.
+    pub around: Vec<AroundStatus>,
     /// Workloads whose incoming datagrams are guarded.
     pub guarded: usize,
     /// Hooks, links and pins that were missing and put back since the agent started.
@@ -57,6 +63,44 @@ pub struct DisputeStatus {
     /// Who it is by SPIRE; null where that does not say.
     #[schema(required = true)]
     pub spire: Option<String>,
+}
+
+/// A pod that has no identity.
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+pub struct UnnamedStatus {
+    /// Its cgroup, or the one in it that is disputed, below the cgroup2 mount.
+    pub cgroup: String,
+    /// Its namespace and name; null where Kubernetes has not told of it.
+    #[schema(required = true)]
+    pub pod: Option<String>,
+    /// Who it would be by Kubernetes; null where that has not told of it.
+    #[schema(required = true)]
+    pub name: Option<String>,
+    /// `waiting_for_spire`: SPIRE has not named it, mostly as there is no entry for it; `too_many`: nor is SPIRE asked, as too
+    /// many cgroups are; `disputed`: SPIRE or the workloads file names it otherwise; `untold`: Kubernetes has told of no pod there
+    /// that has a name.
+    pub why: &'static str,
+    /// Why `unknownWorkload: deny` does not hold of it: `observed`, by what `modes` says of its name; `static`, as by what it
+    /// says of static pods; `host_network`, until Kubernetes has told of this node's pods. Null where it does, or where nobody
+    /// is denied.
+    #[schema(required = true)]
+    pub left_alone: Option<&'static str>,
+    /// The ids of that cgroup and of those in it.
+    #[serde(skip)]
+    pub cgroups: Vec<u64>,
+}
+
+/// A service mesh, or a load balancer in the kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct AroundStatus {
+    /// What it seems to be: `istio`, `istio-ambient`, `linkerd`, `cilium`, `calico`, or `other`.
+    pub what: &'static str,
+    /// Whether its program runs `before` policy is asked, which is then about the destination that it chose, or `after`; null
+    /// where it is no program.
+    #[schema(required = true)]
+    pub order: Option<&'static str>,
+    /// By what it is known.
+    pub evidence: String,
 }
 
 /// One hook.

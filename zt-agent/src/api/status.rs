@@ -14,7 +14,7 @@ use super::kubernetes::KubernetesStatus;
 use super::nodes::NodeEntry;
 use super::problem::{ApiProblem, Details};
 use super::query::{Given, Parameters};
-use super::{ApiState, NodeStatus, Service};
+use super::{ApiState, NodeStatus, Service, UnnamedStatus};
 use crate::audit::clock;
 use crate::audit::record::Timestamp;
 use crate::audit::spool::Account;
@@ -245,7 +245,15 @@ fn spool(account: &Account) -> SpoolStatus {
 ))]
 pub(super) async fn status(State(state): State<ApiState>, given: Given) -> Result<Response, ApiProblem> {
     Parameters::new(given.0, &[]).finish()?;
-    let node_status = state.control.status().await;
+    let mut node_status = state.control.status().await;
+    if let Some(health) = &state.spire {
+        let waiting = |one: &&mut UnnamedStatus| one.why == "waiting_for_spire";
+        for one in node_status.unnamed.iter_mut().filter(waiting) {
+            if health.has_no_room_for(&one.cgroups) {
+                one.why = "too_many";
+            }
+        }
+    }
     let snapshot = state.snapshot();
     let readiness = state.readiness.borrow().clone();
     let account = state.intake.stats();

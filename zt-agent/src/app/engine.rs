@@ -352,6 +352,8 @@ impl Engine {
             policies: Arc::clone(&self.loaded.policies),
             table: Arc::new(table),
             workloads: Arc::clone(places.placed()),
+            behind: false,
+            left_alone: Arc::default(),
             fronts: Arc::default(),
             policy_error: self.loaded.error.clone(),
             observe_all: false,

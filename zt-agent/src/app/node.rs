@@ -2,12 +2,14 @@
 //! The node thread: the single writer. It owns the kernel side, merges policy, workloads and cgroups into what shall be
 //! in force, puts that in force, sweeps, and publishes it. Everything it is told comes through one queue.
 
+mod around;
 mod cgroups;
 mod direct;
 mod elsewhere;
 mod force;
 mod guards;
 mod memory;
+mod nameless;
 mod namespaces;
 mod numbers;
 mod pending;
@@ -19,11 +21,12 @@ mod services;
 mod sweep;
 mod switches;
 mod unnamed;
+mod untold;
 mod wellbeing;
 mod work;
 mod workloads;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -54,6 +57,7 @@ use crate::spiffe_id::SpiffeId;
 use crate::state::Publisher;
 use crate::state::merge::Places;
 
+use self::around::Around;
 use self::cgroups::Cgroups;
 use self::elsewhere::Elsewhere;
 use self::guards::Receivers;
@@ -167,9 +171,20 @@ pub(super) struct Node {
     alike: Alike,
     /// How many groups the table had no room for, as was told of last.
     undecided: usize,
+    /// Pods that SPIRE has not named.
+    waiting: Vec<Arc<WorkloadRecord>>,
     /// What holds of pods that have no identity yet.
     unnamed: Unnamed,
     places: Places,
+    /// Names that are new since a table was compiled last, as no table could be compiled for them. They are nobody until then: a
+    /// DENY that holds of them by a pattern is not in force.
+    unruled: HashSet<SpiffeId>,
+    /// What was put together is not in the kernel as it should be.
+    behind: bool,
+    /// Service meshes and load balancers.
+    around: Around,
+    /// The hooks are attached, and what the agent before it left has been taken over.
+    is_at_work: bool,
     /// What stands behind virtual addresses.
     fronting: Fronting,
     cgroups: Cgroups,
@@ -235,8 +250,13 @@ impl Node {
             nobody: Vec::new(),
             alike: Alike::new(),
             undecided: 0,
+            waiting: Vec::new(),
             unnamed,
             places: Places::default(),
+            unruled: HashSet::new(),
+            behind: false,
+            around: Around::default(),
+            is_at_work: false,
             fronting: Fronting::new(sources.services, &parts.config.trust_domain),
             cgroups,
             identities: BTreeSet::new(),
@@ -297,6 +317,7 @@ impl Node {
             // Nothing of this version was here: whoever listens already has an owner before the first hook asks for it.
             node.find_older(Search::Older, None)?;
         }
+        node.is_at_work = true;
         node.parts.kernel.attach(&node.parts.roots)?;
         node.log = Some(node.parts.kernel.log()?);
         node.publish_names();
@@ -307,6 +328,7 @@ impl Node {
         node.sweep();
         node.cut_off_raw();
         node.check_hooks();
+        node.look_around();
         drop(left);
         memory::give_back();
         Ok(node)

@@ -59,29 +59,7 @@ impl Kernel {
             }
         }
         self.attached = attached;
-        self.tell_of_others();
         self.remove_stale_links()
-    }
-
-    /// Programs of others in `connect` may change where a connection goes after it was decided about: load balancers in the
-    /// kernel do. Those of other versions of our own are there for a moment only.
-    fn tell_of_others(&self) {
-        if versions::others(&self.pins).is_ok_and(|others| !others.is_empty()) {
-            return;
-        }
-        for hook in self
-            .hooks()
-            .iter()
-            .filter(|hook| hook.others > 0 && hook.attach_type.ends_with("_connect"))
-        {
-            tracing::warn!(
-                cgroup = %hook.cgroup.display(),
-                hook = hook.attach_type,
-                programs = hook.others,
-                "others have programs at this hook (a service mesh, a load balancer): policy is asked about the address that \
-                 the workload named, before them; docs/troubleshooting.md says what to set"
-            );
-        }
     }
 
     fn attach_to_refused(&self, hook: Hook) -> Result<(), KernelError> {

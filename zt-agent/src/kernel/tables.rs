@@ -239,14 +239,6 @@ impl Tables {
         })
     }
 
-    /// Says what stands behind virtual places. Whether that is something else.
-    pub(super) fn set_services(
-        &mut self,
-        services: &HashMap<ServiceKey, Service>,
-    ) -> Result<bool, KernelError> {
-        Ok(self.services.replace(services)?.changed)
-    }
-
     /// One more workload, at once. Whether it was not known as that.
     pub(super) fn set_workload(&mut self, cgroup: u64, workload: Workload) -> Result<bool, KernelError> {
         self.workloads.set(cgroup, workload)

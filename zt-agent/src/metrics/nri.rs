@@ -29,7 +29,7 @@ pub(super) fn nri(writer: &mut Writer<'_>, metrics: &Metrics) -> fmt::Result {
     )?;
     writer.counters(
         "zt_nri_starts",
-        "Containers that started: their pod had an identity (named), got it while they waited (held), had none when the wait was over (unnamed), or is not managed",
+        "Containers that started: their pod had an identity (named), got it while they waited (held), needed none (left_alone), had none when the wait was over (unnamed), or is not managed",
         OUTCOMES
             .into_iter()
             .zip(status.starts)

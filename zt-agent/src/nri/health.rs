@@ -13,6 +13,8 @@ pub enum Outcome {
     Named,
     /// It waited until its pod had one.
     Held,
+    /// Its pod has none, and is refused nothing: nobody waited, or no longer.
+    LeftAlone,
     /// It started without one: the wait was over.
     Unnamed,
     /// It is in no managed cgroup, or of no pod that can be told: nobody waited.
@@ -20,9 +22,10 @@ pub enum Outcome {
 }
 
 /// The names of the outcomes, in their order.
-pub const OUTCOMES: [(Outcome, &str); 4] = [
+pub const OUTCOMES: [(Outcome, &str); 5] = [
     (Outcome::Named, "named"),
     (Outcome::Held, "held"),
+    (Outcome::LeftAlone, "left_alone"),
     (Outcome::Unnamed, "unnamed"),
     (Outcome::Unmanaged, "unmanaged"),
 ];

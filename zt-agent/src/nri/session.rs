@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Settings;
 use super::health::{Health, Outcome};
-use super::hold::{Patience, Starting};
+use super::hold::{Patience, Starting, Taken};
 use super::messages::{
     Configure, Configured, Container, PLUGIN_SERVICE, PodSandbox, RUNTIME_SERVICE, RegisterPlugin, Request,
     Response, RpcStatus, START_CONTAINER, StartContainer, StateChange, Synchronize, Synchronized,
@@ -90,7 +90,7 @@ enum Answer {
 struct Released {
     call: u32,
     starting: Starting,
-    named: bool,
+    taken: Option<Taken>,
     waited: Duration,
 }
 
@@ -170,7 +170,9 @@ impl<'a> Session<'a> {
                     }
                     Answer::Start(Some(starting)) => {
                         let limit = [self.limit, asked].into_iter().flatten().min();
-                        let patience = self.patience.for_pod(&starting.uid, limit);
+                        let patience = self
+                            .patience
+                            .for_pod(&starting.uid, limit, Instant::now().into_std());
                         let is_full = held.len() >= MOST_HELD;
                         let patience = if is_full { Duration::ZERO } else { patience };
                         held.push(hold(self.snapshots.clone(), call, starting, patience));
@@ -285,7 +287,10 @@ impl<'a> Session<'a> {
         tracing::info!(
             runtime = configure.runtime_name,
             version = configure.runtime_version,
-            wait_ms = self.patience.for_pod("", self.limit).as_millis() as u64,
+            wait_ms = self
+                .patience
+                .for_pod("", self.limit, Instant::now().into_std())
+                .as_millis() as u64,
             "NRI: containers wait for their identity"
         );
     }
@@ -299,19 +304,21 @@ impl<'a> Session<'a> {
         let Released {
             call,
             starting,
-            named,
+            taken,
             waited,
         } = released;
-        if named {
-            self.patience.named();
-            let outcome = if waited.is_zero() {
-                Outcome::Named
-            } else {
-                Outcome::Held
-            };
+        let outcome = match taken {
+            Some(Taken::Named) if waited.is_zero() => Some(Outcome::Named),
+            Some(Taken::Named) => Some(Outcome::Held),
+            Some(Taken::LeftAlone) => Some(Outcome::LeftAlone),
+            None => None,
+        };
+        if let Some(outcome) = outcome {
+            self.patience.taken();
             self.health.started(outcome, waited);
         } else {
-            self.patience.in_vain(&starting.uid);
+            self.patience
+                .in_vain(&starting.uid, waited, Instant::now().into_std());
             self.health.started(Outcome::Unnamed, waited);
             tracing::warn!(
                 pod = starting.pod,
@@ -347,25 +354,33 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Waits until the container's pod has a name in the kernel's map, or its patience has ended.
+/// Waits until the container's pod has a name in the kernel's map or needs none, or its patience has ended.
 async fn hold(
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
     call: u32,
     starting: Starting,
     patience: Duration,
 ) -> Released {
-    let at_once = starting.is_named(&snapshots.borrow_and_update());
+    let at_once = starting.is_taken(&snapshots.borrow_and_update());
     let began = Instant::now();
-    let named = at_once || {
-        let told = snapshots.wait_for(|snapshot| starting.is_named(snapshot));
+    let mut taken = at_once;
+    if taken.is_none() {
+        let told = snapshots.wait_for(|snapshot| {
+            taken = starting.is_taken(snapshot);
+            taken.is_some()
+        });
         // With the sender the agent ends: nobody will be named any more.
-        timeout(patience, told).await.is_ok_and(|told| told.is_ok())
+        let _ = timeout(patience, told).await;
+    }
+    let waited = if at_once.is_some() {
+        Duration::ZERO
+    } else {
+        began.elapsed()
     };
-    let waited = if at_once { Duration::ZERO } else { began.elapsed() };
     Released {
         call,
         starting,
-        named,
+        taken,
         waited,
     }
 }

@@ -117,6 +117,7 @@ pub fn compile_with(
         alike,
         groups: groups.clone(),
         undecided: of_groups.undecided,
+        to_strangers: super::outside::ToStrangers::default(),
     })
 }
 

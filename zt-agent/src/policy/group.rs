@@ -6,7 +6,7 @@
 //! and a DENY of one member is a DENY of the group. So a decision about a group costs what any other costs. Wildcards,
 //! `builtin/self` and `builtin/host` are not for groups: they are about members, and are in what was written.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -63,6 +63,12 @@ impl Group {
             Member::Workload(id) => Some(id),
             Member::Entity(_) | Member::Address(_) => None,
         })
+    }
+
+    /// The namespace of its Service; of another name all of it.
+    fn namespace(&self) -> &str {
+        let name = self.name.strip_prefix("service:").unwrap_or(&self.name);
+        name.split_once('/').map_or(name, |(namespace, _)| namespace)
     }
 
     /// What its number is made from. `salt` tells apart two groups that would have the same.
@@ -142,7 +148,8 @@ pub(super) struct OfGroups {
 }
 
 /// The entries by which a table that is whole but for its groups answers about them: `room` at most. Where there are more,
-/// the group with the most goes first, so that one that asks for a lot costs the others nothing.
+/// the largest group goes first of the namespace that has the most, so that one that asks for a lot, in few groups or in
+/// many, costs the others nothing.
 pub(super) fn entries(
     groups: &Groups,
     entries: &FastMap<AllowKey, AllowEntry>,
@@ -155,26 +162,56 @@ pub(super) fn entries(
     let table = Table(entries);
     let sources = Sources::of(groups, entries, parties);
     let mut made: BTreeMap<u64, Vec<(AllowKey, AllowEntry)>> = BTreeMap::new();
-    let mut sizes: BTreeSet<(usize, u64)> = BTreeSet::new();
+    let mut shares = Shares::default();
     let mut undecided = BTreeSet::new();
-    let mut total = 0;
     for (number, group) in groups.iter() {
         let of_group = about(number, group, &table, &sources, parties);
-        total += of_group.len();
-        sizes.insert((of_group.len(), number));
+        shares.add(group.namespace(), of_group.len(), number);
         made.insert(number, of_group);
-        while total > room {
-            let Some((size, largest)) = sizes.pop_last() else {
+        while shares.total > room {
+            let Some(largest) = shares.take_largest() else {
                 break;
             };
             made.remove(&largest);
             undecided.insert(largest);
-            total -= size;
         }
     }
     OfGroups {
         entries: made.into_values().flatten().collect(),
         undecided,
+    }
+}
+
+/// How many entries groups have, by their namespaces.
+#[derive(Debug, Default)]
+struct Shares<'g> {
+    total: usize,
+    /// What each namespace has, and its groups by size.
+    namespaces: HashMap<&'g str, (usize, BTreeSet<(usize, u64)>)>,
+    by_share: BTreeSet<(usize, &'g str)>,
+}
+
+impl<'g> Shares<'g> {
+    fn add(&mut self, namespace: &'g str, size: usize, number: u64) {
+        let (share, groups) = self.namespaces.entry(namespace).or_default();
+        self.by_share.remove(&(*share, namespace));
+        *share += size;
+        groups.insert((size, number));
+        self.by_share.insert((*share, namespace));
+        self.total += size;
+    }
+
+    /// The largest group of the namespace that has the most, which has none any more.
+    fn take_largest(&mut self) -> Option<u64> {
+        let (_, namespace) = self.by_share.pop_last()?;
+        let (share, groups) = self.namespaces.get_mut(namespace)?;
+        let (size, number) = groups.pop_last()?;
+        *share -= size;
+        self.total -= size;
+        if !groups.is_empty() {
+            self.by_share.insert((*share, namespace));
+        }
+        Some(number)
     }
 }
 
@@ -317,70 +354,4 @@ impl AllowLookup for Table<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn workload(name: &str) -> SpiffeId {
-        SpiffeId::parse(&format!("spiffe://hanzo.ai/{name}")).expect("literal")
-    }
-
-    #[test]
-    fn the_largest_groups_go_where_there_is_no_room() {
-        let (web, small) = (workload("web"), workload("small"));
-        let mut groups = Groups::default();
-        let mut group = |name: &str, member: &SpiffeId| {
-            let members = [8080, 9090].map(|port| (Member::Workload(member.clone()), port));
-            groups.add(Group {
-                name: name.into(),
-                protocol: 6,
-                port: 8080,
-                members: members.into_iter().collect(),
-            })
-        };
-        let (large, one) = (group("large", &web), group("small", &small));
-        // Three sources may reach the one, and one the other.
-        let mut table = FastMap::default();
-        let mut shapes = Shapes::default();
-        for (source, destination) in [("a", &web), ("b", &web), ("c", &web), ("a", &small)] {
-            for port in [8080, 9090] {
-                let key = AllowKey {
-                    source: workload(source).number(),
-                    destination: destination.number(),
-                    port,
-                    protocol: 6,
-                    port_bits: 16,
-                    reserved: 0,
-                };
-                shapes = key
-                    .shape()
-                    .map_or(shapes, |shape| shapes.with(shape, ACTION_ALLOW));
-                let entry = AllowEntry {
-                    number: 7,
-                    bits: ACTION_ALLOW,
-                };
-                table.insert(key, entry);
-            }
-        }
-        table.insert(
-            AllowKey::HEADER,
-            AllowEntry {
-                number: 1,
-                bits: shapes.0,
-            },
-        );
-        let (networks, alike) = (Networks::default(), Alike::new());
-        let parties = Parties {
-            networks: &networks,
-            alike: &alike,
-        };
-        let with_room = |room: usize| {
-            let made = entries(&groups, &table, &parties, room);
-            let about: BTreeSet<u64> = made.entries.iter().map(|(key, _)| key.destination).collect();
-            (made.entries.len(), about, made.undecided)
-        };
-        let both = BTreeSet::from([large, one]);
-        assert_eq!(with_room(4), (4, both.clone(), BTreeSet::new()));
-        assert_eq!(with_room(3), (1, BTreeSet::from([one]), BTreeSet::from([large])));
-        assert_eq!(with_room(0), (0, BTreeSet::new(), both));
-    }
-}
+mod tests;

@@ -7,6 +7,8 @@
 //! of its own, and the verdict is found by the same function, over the table and these rules together. It is that of a
 //! table which was compiled for those asked about as well.
 
+mod strangers;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -20,12 +22,14 @@ use super::action::Protocol;
 use super::compile::{self, CompileError};
 use super::document::Rule;
 use super::endpoint::Endpoint;
-use super::group;
+use super::group::{self, Group};
 use super::hash::FastMap;
 use super::network::Networks;
 use super::set::PolicySet;
 use super::table::{AllowTable, Decision, Party};
 use crate::spiffe_id::{Pattern, SpiffeId};
+
+pub(super) use self::strangers::ToStrangers;
 
 /// The number of the first pattern. No party has a number from here to [`identity::GROUP_BIT`].
 const FIRST_PATTERN: u64 = 1 << 8;
@@ -275,6 +279,17 @@ impl Asked<'_> {
     fn about_group(&self) -> Option<(AllowKey, AllowEntry)> {
         let source = self.source.outside?;
         let group = self.table.groups().get(self.destination.number)?;
+        // Members are all in the table, and nobody outside is one: the same rules say the same to everybody.
+        let asked = (self.destination.number, self.source.numbers.as_slice().into());
+        let entry = self
+            .table
+            .to_strangers
+            .get(asked, || self.said_by_members(source, group))?;
+        let flow = self.flow(group.port, group.protocol);
+        Some((AllowKey::for_shape(&flow, 0), entry))
+    }
+
+    fn said_by_members(&self, source: &SpiffeId, group: &Group) -> Option<AllowEntry> {
         let verdicts = group.members.iter().map(|(member, port)| {
             let member = match member {
                 group::Member::Workload(id) => Party::Spiffe(id),
@@ -290,9 +305,7 @@ impl Asked<'_> {
             };
             verdict(&asked, &asked.flow(*port, group.protocol))
         });
-        let entry = group::joined(verdicts)?;
-        let flow = self.flow(group.port, group.protocol);
-        Some((AllowKey::for_shape(&flow, 0), entry))
+        group::joined(verdicts)
     }
 }
 

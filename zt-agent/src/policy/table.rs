@@ -16,6 +16,7 @@ use super::entity::ENTITIES;
 use super::group::Groups;
 use super::hash::{FastMap, FoldHasher};
 use super::network::Networks;
+use super::outside::ToStrangers;
 use super::set::BUILTIN;
 use crate::spiffe_id::SpiffeId;
 
@@ -34,6 +35,8 @@ pub struct AllowTable {
     pub(super) groups: Groups,
     /// Groups that it had no room for.
     pub(super) undecided: BTreeSet<u64>,
+    /// What was found out about groups for those that it was not compiled for.
+    pub(super) to_strangers: ToStrangers,
 }
 
 /// One end of a flow that is asked about.

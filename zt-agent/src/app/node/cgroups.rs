@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use zt_common::abi::Workload;
 
-use super::numbers::Numbers;
 use super::workloads::entry;
 use super::{AppError, Node};
 use crate::cgroup::CgroupEvent;
@@ -93,12 +92,14 @@ impl Node {
                     // At once: whoever is started in it must find the hooks.
                     self.check_roots()?;
                 }
+                let numbers = self.numbers();
                 let workload = self.places.created(&path, id);
-                let numbers = Numbers::of(self.parts.kernel.table());
                 let workload = workload.map(|placed| entry(placed, &numbers));
-                let workload = workload.or_else(|| self.unnamed.entry(&path));
                 let directory = self.parts.mount.join(&path);
-                self.cgroups.insert(path, id);
+                self.cgroups.insert(path.clone(), id);
+                // Told twice of one, as after a queue that overflowed: it may have lost a name since.
+                let is_nobodys = || self.cgroups.nearest(id, self.parts.kernel.workloads()).is_none();
+                let workload = workload.or_else(|| self.unnamed.entry(&path).filter(|_| is_nobodys()));
                 if let Some(workload) = workload {
                     self.parts.kernel.add_workload(id, workload)?;
                     if self.receivers.takes(workload.identity) {
@@ -116,6 +117,7 @@ impl Node {
             CgroupEvent::Removed { path, id } => {
                 self.places.removed(&path, id);
                 self.cgroups.remove(&path, id);
+                self.unnamed.removed(&path);
                 self.pending.guards.remove(&id);
                 self.parts.kernel.unguard(id);
                 self.parts.kernel.remove_workload(id)?;

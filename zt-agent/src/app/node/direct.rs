@@ -27,7 +27,12 @@ pub(super) struct Changes {
 impl Node {
     /// Writes who is who into the kernel, by the numbers of the table in force.
     pub(super) fn direct(&mut self) -> Result<Changes, AppError> {
-        self.direct_by(&Numbers::of(self.parts.kernel.table()))
+        self.direct_by(&self.numbers())
+    }
+
+    /// By which numbers the kernel is told of names now.
+    pub(super) fn numbers(&self) -> Numbers {
+        Numbers::of(self.parts.kernel.table()).without(&self.unruled)
     }
 
     /// Writes who is who into the kernel.
@@ -85,9 +90,15 @@ impl Node {
         }
         directory.services = self.fronting.entries(numbers);
         self.name_the_disputed(&mut directory.workloads);
-        self.unnamed.leave_alone(&self.cgroups, &mut directory.workloads);
-        self.keep_the_lost(&mut directory.workloads);
         let before = self.parts.kernel.workloads();
+        let begins = !self.is_at_work;
+        add_nobodies(
+            before,
+            &self.cgroups,
+            &self.unnamed,
+            begins,
+            &mut directory.workloads,
+        );
         let new: Vec<u64> = directory
             .workloads
             .keys()
@@ -135,12 +146,25 @@ impl Node {
             wanted.insert(id, nobody);
         }
     }
+}
 
-    fn keep_the_lost(&self, wanted: &mut HashMap<u64, Workload>) {
-        let before = self.parts.kernel.workloads();
-        let lost = lost(before, &self.cgroups, &self.unnamed, wanted);
-        wanted.extend(lost);
+/// Adds what holds of cgroups that have no name. One that was enforced upon stays so, also where `modes` would leave its pod
+/// alone: no name that it loses makes it freer. Only when an agent begins, what `modes` says comes first: it may have been
+/// changed because somebody was locked out, who would be so for good.
+fn add_nobodies(
+    before: &HashMap<u64, Workload>,
+    cgroups: &Cgroups,
+    unnamed: &Unnamed,
+    begins: bool,
+    wanted: &mut HashMap<u64, Workload>,
+) {
+    unnamed.leave_itself_alone(cgroups, wanted);
+    if begins {
+        unnamed.leave_alone(cgroups, wanted);
     }
+    let lost = lost(before, cgroups, unnamed, wanted);
+    wanted.extend(lost);
+    unnamed.leave_alone(cgroups, wanted);
 }
 
 /// Takes an address for somebody. This host's own stay its own, and one that two take is nobody's.
@@ -221,6 +245,41 @@ mod tests {
         // The file says so of itself: that is no loss.
         let itself = HashMap::from([(2, workload(named, MODE_OBSERVE)), (3, workload(named, strict))]);
         assert!(lost(&itself).is_empty());
+    }
+
+    #[test]
+    fn a_pod_that_would_be_left_alone_stays_enforced_when_it_loses_its_name_until_an_agent_begins() {
+        let paths = [("r/poda", 1), ("r/podb", 2), ("r/podc", 3)];
+        let cgroups = Cgroups::new(paths.into_iter().map(|(path, id)| (path.into(), id)).collect());
+        let named = identity::UNKNOWN + 7;
+        let before = HashMap::from([
+            (1, workload(named, MODE_ENFORCE)),
+            (2, workload(named, MODE_OBSERVE)),
+        ]);
+        let unnamed = Unnamed::observed_in(&["r/poda", "r/podb", "r/podc"]);
+        let added = |begins| {
+            let mut wanted = HashMap::new();
+            add_nobodies(&before, &cgroups, &unnamed, begins, &mut wanted);
+            wanted
+        };
+        let nobody = |mode| workload(identity::UNKNOWN, mode);
+        let free = nobody(MODE_OBSERVE);
+        assert_eq!(
+            added(false),
+            HashMap::from([(1, nobody(MODE_ENFORCE)), (2, free), (3, free)])
+        );
+        assert_eq!(
+            added(true),
+            HashMap::from([(1, free), (2, free), (3, free)]),
+            "what is configured by now"
+        );
+        // What is in the cgroup of an enforced workload is that workload.
+        let slice = [("r", 9), ("r/poda", 1)].map(|(path, id)| (path.into(), id));
+        let cgroups = Cgroups::new(slice.into_iter().collect());
+        let around = workload(named, MODE_ENFORCE);
+        let mut wanted = HashMap::from([(9, around)]);
+        add_nobodies(&HashMap::new(), &cgroups, &unnamed, false, &mut wanted);
+        assert_eq!(wanted, HashMap::from([(9, around)]));
     }
 
     #[test]

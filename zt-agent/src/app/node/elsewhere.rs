@@ -82,13 +82,14 @@ impl Node {
             self.fronting.moved(address);
             moved.push(address);
         }
-        match changes.workloads {
-            Some(workloads) => {
-                self.pods = workloads;
-                true
-            }
-            None => false,
+        if changes.told {
+            self.unnamed.told();
         }
+        let is_new = changes.workloads.is_some();
+        if let Some(workloads) = changes.workloads {
+            self.pods = workloads;
+        }
+        is_new || changes.told
     }
 
     /// Addresses elsewhere are somebody else's now.
@@ -106,7 +107,7 @@ impl Node {
         if unknown || addresses.iter().any(here) || self.settle_services() {
             return self.merged();
         }
-        let numbers = Numbers::of(self.parts.kernel.table());
+        let numbers = self.numbers();
         let wanted = addresses
             .iter()
             .map(|address| (Address::from(*address), self.elsewhere.peer(*address, &numbers)));

@@ -78,7 +78,11 @@ impl Node {
                 return Err(error);
             }
         };
-        if renumbered && let Err(error) = self.direct() {
+        // There are rules for everybody now.
+        let had_none = !std::mem::take(&mut self.unruled).is_empty();
+        if (renumbered || had_none)
+            && let Err(error) = self.direct()
+        {
             // Until it succeeds they are nobody.
             tracing::warn!(%error, "who is who could not be written; trying again");
             self.pending.merge = true;
@@ -132,7 +136,7 @@ impl Node {
             .table()
             .and_then(|now| Numbers::between(now, &table));
         if let Some(between) = &between {
-            self.direct_by(between)?;
+            self.direct_by(&between.clone().without(&self.unruled))?;
         }
         let enforced = self.parts.kernel.enforce(table);
         if enforced.is_err() && between.is_some() {
@@ -178,7 +182,8 @@ impl Node {
     /// Puts what was merged in force: rules for new identities first, then who is who.
     pub(super) fn merged(&mut self) -> Result<(), AppError> {
         let merged = self.merge();
-        if merged.is_err() {
+        self.behind = merged.is_err();
+        if self.behind {
             self.parts.metrics.node_event(NodeEvent::MergeFailed, 1);
         }
         // What does not compile compiles no better a second later.
@@ -191,17 +196,19 @@ impl Node {
     fn merge(&mut self) -> Result<(), AppError> {
         self.settle_services();
         // Patterns stand for the identities that there are: without a new one, the table is what it was.
-        let new = self.gather_identities();
-        if !new.is_empty() || !self.groups_in_force() {
+        self.unruled = self.gather_identities();
+        let mut failed = None;
+        if !self.unruled.is_empty() || !self.groups_in_force() {
             let compiled = self.compile(&self.loaded.policies, self.revision);
-            let enforced = compiled.and_then(|table| self.enforce(table));
-            if let Err(error) = enforced {
-                self.identities.retain(|id| !new.contains(id));
-                self.direct_services()?;
-                return Err(error);
+            if let Err(error) = compiled.and_then(|table| self.enforce(table)) {
+                self.identities.retain(|id| !self.unruled.contains(id));
+                failed = Some(error);
+            } else {
+                self.unruled.clear();
+                self.receivers_changed();
             }
-            self.receivers_changed();
         }
+        // Whoever has lost a name loses it whatever became of those who are new.
         let changes = self.direct()?;
         self.write_control()?;
         self.guard_receivers();
@@ -214,6 +221,6 @@ impl Node {
             self.sweep_after_modes();
         }
         self.cut_off_raw();
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 }

@@ -8,7 +8,6 @@ use zt_common::entry::ACTION_ALLOW;
 use zt_common::identity;
 
 use super::Node;
-use super::numbers::Numbers;
 use crate::metrics::NodeEvent;
 use crate::policy::AllowTable;
 
@@ -46,7 +45,7 @@ impl Node {
         if self.receivers.0.is_empty() {
             return;
         }
-        let numbers = Numbers::of(self.parts.kernel.table());
+        let numbers = self.numbers();
         let own: Vec<u64> = self
             .places
             .placed()

@@ -2,6 +2,7 @@
 //! By which numbers the kernel is told of names. While one table takes the place of another, a name that is nobody by either
 //! is nobody: it is never taken for the other name that has its number.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use zt_common::identity;
@@ -12,22 +13,43 @@ use crate::state::Front;
 
 /// The numbers that all of these tables agree about. Without any, nobody has one.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Numbers(Vec<Arc<AllowTable>>);
+pub(super) struct Numbers {
+    tables: Vec<Arc<AllowTable>>,
+    /// Names that there are no rules for yet: they are nobody.
+    without: HashSet<SpiffeId>,
+}
 
 impl Numbers {
     /// Those of a table.
     pub(super) fn of(table: Option<&Arc<AllowTable>>) -> Self {
-        Self(table.into_iter().cloned().collect())
+        Self {
+            tables: table.into_iter().cloned().collect(),
+            without: HashSet::new(),
+        }
+    }
+
+    /// The same, without these names.
+    pub(super) fn without(self, names: &HashSet<SpiffeId>) -> Self {
+        Self {
+            without: names.clone(),
+            ..self
+        }
     }
 
     /// Those that hold before, while and after `next` takes the place of `now`; `None` where they are the same.
     pub(super) fn between(now: &Arc<AllowTable>, next: &Arc<AllowTable>) -> Option<Self> {
         let same = now.alike() == next.alike() && now.undecided() == next.undecided();
-        (!same).then(|| Self(vec![Arc::clone(now), Arc::clone(next)]))
+        (!same).then(|| Self {
+            tables: vec![Arc::clone(now), Arc::clone(next)],
+            without: HashSet::new(),
+        })
     }
 
     /// The number of a workload.
     pub(super) fn workload(&self, id: &SpiffeId) -> u64 {
+        if self.without.contains(id) {
+            return identity::UNKNOWN;
+        }
         self.agreed(|table| table.number(Party::Spiffe(id)))
     }
 
@@ -37,7 +59,7 @@ impl Numbers {
     }
 
     fn agreed(&self, number: impl Fn(&AllowTable) -> u64) -> u64 {
-        let mut numbers = self.0.iter().map(|table| number(table));
+        let mut numbers = self.tables.iter().map(|table| number(table));
         let first = numbers.next();
         first
             .filter(|first| numbers.all(|other| other == *first))
@@ -70,6 +92,13 @@ mod tests {
             assert_eq!(numbers.workload(&web), web.number());
         }
         assert_eq!(Numbers::of(Some(&alone)).workload(&one), one.number());
+        let without = Numbers::of(Some(&alone)).without(&HashSet::from([web.clone()]));
+        assert_eq!(
+            without.workload(&web),
+            identity::UNKNOWN,
+            "there are no rules for it"
+        );
+        assert_eq!(without.workload(&one), one.number());
         assert_eq!(Numbers::of(None).workload(&web), identity::UNKNOWN);
     }
 }

@@ -2,14 +2,16 @@
 //! What the node thread tells the rest of the agent: the snapshot in force, names for the trail, readiness, status.
 
 use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use zt_common::counter::Counter;
 
 use super::Node;
-use super::numbers::Numbers;
+use super::unnamed::LEFT_ALONE;
 use crate::api::{DisputeStatus, HookStatus, NodeStatus, RootStatus};
 use crate::audit::names::{Directory, Placement};
+use crate::config::UnknownWorkload;
 use crate::spiffe_id::SpiffeId;
 use crate::state::{Placed, Snapshot};
 
@@ -24,12 +26,29 @@ impl Node {
             policies: Arc::clone(&self.loaded.policies),
             table: Arc::clone(table),
             workloads: Arc::clone(self.places.placed()),
+            behind: self.behind || self.pending.merge,
+            left_alone: self.left_alone(),
             fronts: Arc::clone(self.fronting.fronts()),
             policy_error: self.loaded.error.clone(),
             observe_all: self.observe_all,
             modes: self.parts.config.modes(),
             settings: Arc::clone(&self.settings),
         });
+    }
+
+    /// Who has no name and is refused nothing all the same.
+    fn left_alone(&self) -> Arc<[PathBuf]> {
+        if self.parts.config.unknown_workload != UnknownWorkload::Deny {
+            // That is everybody without one.
+            return Arc::default();
+        }
+        let workloads = self.parts.kernel.workloads().iter();
+        let mut paths: Vec<PathBuf> = workloads
+            .filter(|(_, workload)| **workload == LEFT_ALONE)
+            .filter_map(|(id, _)| self.cgroups.path(*id).map(Path::to_path_buf))
+            .collect();
+        paths.sort_unstable();
+        paths.into()
     }
 
     /// Publishes all names: after a change of policy or of what is declared.
@@ -55,7 +74,7 @@ impl Node {
     }
 
     fn placements(&self, wanted: impl Fn(&Placed) -> bool) -> Vec<Placement> {
-        let numbers = Numbers::of(self.parts.kernel.table());
+        let numbers = self.numbers();
         self.places
             .placed()
             .iter()
@@ -80,6 +99,7 @@ impl Node {
                 tracing::warn!(%error, "the kernel's counters cannot be read");
                 [0; Counter::COUNT as usize]
             });
+        let (unnamed, unnamed_more) = self.nameless();
         NodeStatus {
             hooks: self
                 .parts
@@ -115,6 +135,9 @@ impl Node {
                     spire: dispute.spire.as_ref().map(ToString::to_string),
                 })
                 .collect(),
+            unnamed,
+            unnamed_more,
+            around: self.around.found().to_vec(),
             guarded: self.parts.kernel.guarded(),
             restored: self.parts.metrics.restored_total(),
             counters: Counter::ALL

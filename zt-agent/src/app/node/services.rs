@@ -11,9 +11,9 @@ use zt_common::abi::{Service, ServiceKey};
 use zt_common::address::Address;
 use zt_common::identity;
 
+use super::Node;
 use super::elsewhere::Elsewhere;
 use super::numbers::Numbers;
-use super::{AppError, Node};
 use crate::identity::kubernetes::{Whose, pod_of};
 use crate::identity::services::{self, Occupant, Occupants, Recalled, ServiceEvent, Services};
 use crate::kernel::netns;
@@ -308,13 +308,6 @@ impl Node {
     pub(super) fn groups_in_force(&self) -> bool {
         let table = self.parts.kernel.table();
         table.is_some_and(|table| table.groups() == self.fronting.groups())
-    }
-
-    /// Where the rest cannot be put in force: virtual addresses at least lead to nobody by an old name.
-    pub(super) fn direct_services(&mut self) -> Result<(), AppError> {
-        let entries = self.fronting.entries(&Numbers::of(self.parts.kernel.table()));
-        self.parts.kernel.direct_services(&entries)?;
-        Ok(())
     }
 
     /// Keeps what is known of Services for the next start.

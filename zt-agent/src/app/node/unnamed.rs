@@ -17,7 +17,7 @@ use crate::identity::{Mode, WorkloadRecord};
 use crate::kernel::netns;
 
 /// Nobody, and refused nothing.
-const LEFT_ALONE: Workload = Workload {
+pub(super) const LEFT_ALONE: Workload = Workload {
     identity: identity::UNKNOWN,
     mode: MODE_OBSERVE,
     reserved: [0; 7],
@@ -35,6 +35,13 @@ pub(super) struct Unnamed {
     /// The managed roots, where static pods are left alone that Kubernetes has not told of. The API server may be one of them:
     /// there is nobody to tell of it until it runs.
     static_pods: Vec<PathBuf>,
+    /// The managed roots, until Kubernetes has told of the pods of this node for the first time.
+    untold: Vec<PathBuf>,
+    /// Pods on the host's network that are left alone until then. Whoever makes the addresses of Services work is among them:
+    /// without it the API may not be reached, and nobody would ever be told of.
+    on_host: HashSet<PathBuf>,
+    /// Those that were left alone until then.
+    let_go: HashSet<PathBuf>,
     /// The cgroup that this process is in, if it is a managed one.
     own: Option<u64>,
 }
@@ -49,14 +56,12 @@ impl Unnamed {
             .fixed(&config.trust_domain, &config.cluster);
         let name = naming.ok().and_then(|mut naming| naming.some_static_pod());
         let observed = name.is_some_and(|name| config.modes().of(&name) == Mode::Observe);
-        let static_pods = if observed && config.identity.has(IdentitySource::Kubernetes) {
-            roots.to_vec()
-        } else {
-            Vec::new()
-        };
+        let only_if = |holds: bool| if holds { roots.to_vec() } else { Vec::new() };
+        let told = config.identity.has(IdentitySource::Kubernetes);
         Self {
             denies,
-            static_pods,
+            static_pods: only_if(observed && told),
+            untold: only_if(denies && told),
             own: if denies {
                 cgroup_of(std::process::id(), mount, cgroups)
             } else {
@@ -77,39 +82,102 @@ impl Unnamed {
         self.strict = strict.iter().map(path).collect();
     }
 
-    /// Whether a cgroup is that of a pod that would be enforced upon, or lies in one.
+    /// Kubernetes has told of the pods of this node: who is on the host's network is no reason any more.
+    pub(super) fn told(&mut self) {
+        self.untold = Vec::new();
+        self.let_go = std::mem::take(&mut self.on_host);
+    }
+
+    /// The pods that are left alone if they are on the host's network.
+    pub(super) fn candidates<'c>(
+        &self,
+        cgroups: &'c Cgroups,
+        known: &HashMap<u64, Workload>,
+    ) -> Vec<(&'c Path, u64)> {
+        if self.untold.is_empty() {
+            return Vec::new();
+        }
+        let pods = cgroups.by_path().iter().filter(|(path, id)| {
+            pod_of(path, &self.untold).is_some() && cgroups.nearest(**id, known).is_none()
+        });
+        pods.map(|(path, id)| (path.as_path(), *id)).collect()
+    }
+
+    /// This pod is on the host's network. What the kernel is told of it.
+    pub(super) fn is_on_host(&mut self, path: &Path) -> Workload {
+        self.on_host.insert(path.to_path_buf());
+        LEFT_ALONE
+    }
+
+    /// A cgroup has gone.
+    pub(super) fn removed(&mut self, path: &Path) {
+        self.on_host.remove(path);
+        self.let_go.remove(path);
+    }
+
+    /// Whether a cgroup is not to be kept as free as it was when its name is lost: it is that of a pod that would be enforced
+    /// upon, or lies in one, or was left alone for a reason that holds no more.
     pub(super) fn is_strict(&self, path: &Path) -> bool {
-        !self.strict.is_empty() && path.ancestors().any(|above| self.strict.contains(above))
+        let any = !self.strict.is_empty() || !self.let_go.is_empty();
+        let is_one = |above: &Path| self.strict.contains(above) || self.let_go.contains(above);
+        any && path.ancestors().any(is_one)
     }
 
-    /// What the kernel is told of a cgroup that has no name; `None`: what holds of everybody like that.
+    /// What the kernel is told of a cgroup that has no name and is in nobody's; `None`: what holds of everybody like that.
     pub(super) fn entry(&self, path: &Path) -> Option<Workload> {
-        let is_left_alone = || self.observed.contains(path) || self.is_untold_of(path);
-        (self.denies && is_left_alone()).then_some(LEFT_ALONE)
+        (self.denies && self.reason(path).is_some()).then_some(LEFT_ALONE)
     }
 
-    /// What the kernel is told of all of them.
+    /// Why a pod that has no name would be left alone.
+    pub(super) fn reason(&self, path: &Path) -> Option<&'static str> {
+        if self.observed.contains(path) {
+            Some("observed")
+        } else if self.is_untold_of(path) {
+            Some("static")
+        } else {
+            self.on_host.contains(path).then_some("host_network")
+        }
+    }
+
+    /// What the kernel is told of all of them. Who is in the cgroup of somebody is that one.
     pub(super) fn leave_alone(&self, cgroups: &Cgroups, wanted: &mut HashMap<u64, Workload>) {
         if !self.denies {
             return;
         }
-        for path in &self.observed {
-            if let Some(id) = cgroups.id(path) {
-                wanted.entry(id).or_insert(LEFT_ALONE);
-            }
-        }
+        let mut left_alone: Vec<u64> = self
+            .observed
+            .iter()
+            .chain(&self.on_host)
+            .filter_map(|path| cgroups.id(path))
+            .collect();
         if !self.static_pods.is_empty() {
-            for (path, id) in cgroups.by_path() {
-                if self.is_untold_of(path) {
-                    wanted.entry(*id).or_insert(LEFT_ALONE);
-                }
+            let all = cgroups.by_path().iter();
+            left_alone.extend(all.filter(|(path, _)| self.is_untold_of(path)).map(|(_, id)| *id));
+        }
+        for id in left_alone {
+            if cgroups.nearest(id, wanted).is_none() {
+                wanted.insert(id, LEFT_ALONE);
             }
         }
+    }
+
+    /// This process must go on, whatever is lost: there is nobody else in its cgroup.
+    pub(super) fn leave_itself_alone(&self, cgroups: &Cgroups, wanted: &mut HashMap<u64, Workload>) {
         if let Some(own) = self.own
             && cgroups.path(own).is_some()
             && cgroups.nearest(own, wanted).is_none()
         {
             wanted.insert(own, LEFT_ALONE);
+        }
+    }
+
+    /// One in which these pods are, which would be observed.
+    #[cfg(test)]
+    pub(super) fn observed_in(paths: &[&str]) -> Self {
+        Self {
+            denies: true,
+            observed: paths.iter().map(PathBuf::from).collect(),
+            ..Self::default()
         }
     }
 
@@ -237,6 +305,38 @@ mod tests {
     }
 
     #[test]
+    fn pods_on_the_hosts_network_are_left_alone_until_kubernetes_has_told_of_this_nodes_pods() {
+        let (proxy, shop) = ("kubepods/burstable/poda", "kubepods/podb");
+        let cgroups = cgroups(&[
+            ("kubepods", 9),
+            (proxy, 1),
+            (&format!("{proxy}/app"), 2),
+            (shop, 3),
+        ]);
+        let mut config = config();
+        let roots = ["kubepods".into()];
+        let mut unnamed = Unnamed::new(&config, Path::new("/nonexistent"), &roots, &cgroups);
+        let known = HashMap::new();
+        let expected = vec![(Path::new(proxy), 1), (Path::new(shop), 3)];
+        assert_eq!(unnamed.candidates(&cgroups, &known), expected);
+        assert_eq!(unnamed.is_on_host(Path::new(proxy)), LEFT_ALONE);
+        let mut wanted = HashMap::new();
+        unnamed.leave_alone(&cgroups, &mut wanted);
+        assert_eq!(wanted, HashMap::from([(1, LEFT_ALONE)]));
+        assert!(!unnamed.is_strict(Path::new(proxy)));
+        // Then they are what they are called, and nobody if they have no name.
+        unnamed.told();
+        let mut wanted = HashMap::new();
+        unnamed.leave_alone(&cgroups, &mut wanted);
+        assert!(wanted.is_empty() && unnamed.candidates(&cgroups, &known).is_empty());
+        assert!(unnamed.is_strict(Path::new(proxy)), "it is not kept as it was");
+        // Whom nobody denies needs no help.
+        config.unknown_workload = UnknownWorkload::Observe;
+        let unnamed = Unnamed::new(&config, Path::new("/nonexistent"), &roots, &cgroups);
+        assert!(unnamed.candidates(&cgroups, &known).is_empty());
+    }
+
+    #[test]
     fn this_agent_is_left_alone_wherever_it_is() {
         let mount = tempfile::tempdir().expect("a directory");
         let mut present = BTreeMap::new();
@@ -258,14 +358,14 @@ mod tests {
         let cgroups = Cgroups::new(present);
         let unnamed = Unnamed::new(&config(), mount.path(), &[], &cgroups);
         let mut wanted = HashMap::new();
-        unnamed.leave_alone(&cgroups, &mut wanted);
+        unnamed.leave_itself_alone(&cgroups, &mut wanted);
         assert_eq!(wanted, HashMap::from([(3, LEFT_ALONE)]));
         let enforced = Workload {
             mode: MODE_ENFORCE,
             ..LEFT_ALONE
         };
         let mut wanted = HashMap::from([(1, enforced)]);
-        unnamed.leave_alone(&cgroups, &mut wanted);
+        unnamed.leave_itself_alone(&cgroups, &mut wanted);
         assert_eq!(wanted.len(), 1, "what is said of it holds");
     }
 }

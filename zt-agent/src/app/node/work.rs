@@ -190,7 +190,9 @@ impl Node {
         if refresh {
             // The host may have new addresses.
             self.direct()?;
+            self.look_around();
         }
+        self.look_for_proxies()?;
         self.check_losses();
         self.remember_services();
         self.retry();

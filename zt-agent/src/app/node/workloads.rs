@@ -217,6 +217,7 @@ impl Node {
         self.disputes = disputes;
         self.nobody = nobody;
         self.unnamed.set(&unnamed, &self.parts.config);
+        self.waiting = unnamed;
         self.places = Places::new(workloads, self.cgroups.by_path(), &self.parts.config.modes());
     }
 

@@ -42,6 +42,8 @@ pub struct Directory {
     gone: HashSet<(Part, Box<str>)>,
     gone_order: VecDeque<(Part, Box<str>)>,
     here_changed: bool,
+    /// The pods of this node are known; `None`: and that was told.
+    told_here: Option<bool>,
     /// Where pods of other nodes are is not known any more.
     doubted: bool,
     /// What was told of the workloads here, and of addresses elsewhere.
@@ -65,6 +67,7 @@ impl Directory {
             gone: HashSet::new(),
             gone_order: VecDeque::new(),
             here_changed: true,
+            told_here: Some(false),
             doubted: false,
             workloads: Vec::new(),
             told: HashMap::new(),
@@ -138,6 +141,9 @@ impl Directory {
             self.has_gone(part, &uid);
             self.forget(part, &name);
         }
+        if part == Part::Here {
+            self.pods_known();
+        }
         for pod in pods {
             // A cluster that was put back to what it was has pods that were gone, and versions that were higher.
             self.gone.remove(&(part, pod.uid.as_str().into()));
@@ -175,7 +181,10 @@ impl Directory {
 
     /// What is new since this was asked last.
     pub fn changes(&mut self) -> Changes {
-        let mut changes = Changes::default();
+        let mut changes = Changes {
+            told: self.told_here.take_if(|told| *told).is_some(),
+            ..Changes::default()
+        };
         for address in self.claims.changed() {
             let resolved = self.claims.resolve(address);
             let disputed = resolved == Resolved::Disputed;
@@ -235,6 +244,13 @@ impl Directory {
     /// What was not believed so far, by cause: those of [`REFUSALS`].
     pub fn refused(&self) -> &BTreeMap<&'static str, u64> {
         &self.refused
+    }
+
+    /// The pods of this node are known from now on.
+    fn pods_known(&mut self) {
+        if let Some(told) = &mut self.told_here {
+            *told = true;
+        }
     }
 
     fn pods(&mut self, part: Part) -> &mut HashMap<Arc<str>, Known> {

@@ -89,11 +89,13 @@ pub struct Changes {
     pub selectors: Vec<(PathBuf, Arc<[String]>)>,
     /// Addresses elsewhere, and whose they are; `None`: nobody's that is known.
     pub addresses: Vec<(IpAddr, Option<Whose>)>,
+    /// From now on the pods of this node are known: they were listed, or remembered, for the first time.
+    pub told: bool,
 }
 
 impl Changes {
     /// Whether there is nothing new.
     pub fn is_empty(&self) -> bool {
-        self.workloads.is_none() && self.addresses.is_empty()
+        self.workloads.is_none() && self.addresses.is_empty() && !self.told
     }
 }

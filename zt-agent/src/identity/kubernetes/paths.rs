@@ -18,7 +18,7 @@ const SLICE: &str = ".slice";
 const CLASSES: [Qos; 2] = [Qos::Burstable, Qos::BestEffort];
 
 /// Whether a text can be the uid of a pod: letters, digits, and dashes between them.
-pub(super) fn is_uid(text: &str) -> bool {
+pub fn is_uid(text: &str) -> bool {
     (1..=MAX_UID).contains(&text.len())
         && text.split('-').all(|part| !part.is_empty())
         && text
@@ -191,6 +191,37 @@ mod tests {
         ] {
             assert_eq!(pod_of(Path::new(&path), &roots()), None, "{path}");
         }
+    }
+
+    #[test]
+    fn of_the_cgroups_that_crio_makes_only_the_pods_own_is_the_pod() {
+        let id = "292c84db93e00b10d4a3f9e7c95311e0cc52e00bcadd148bbfbe909e5740fe69";
+        let pods = [
+            format!("kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{ESCAPED}.slice"),
+            format!("kubepods.slice/kubepods-pod{ESCAPED}.slice"),
+            format!("kubepods/besteffort/pod{UID}"),
+            format!("kubepods/pod{UID}"),
+        ];
+        for pod in pods {
+            let pod = Path::new(&pod);
+            let display = pod.display();
+            assert_eq!(pod_of(pod, &roots()).as_deref(), Some(UID), "{display}");
+            // The sandbox and the containers, with runc and with crun, and the monitors of containers.
+            for below in ["", ".scope"].map(|end| {
+                [
+                    format!("crio-{id}{end}"),
+                    format!("crio-{id}{end}/container"),
+                    format!("crio-conmon-{id}{end}"),
+                ]
+            }) {
+                for below in below {
+                    assert_eq!(pod_of(&pod.join(&below), &roots()), None, "{display}/{below}");
+                }
+            }
+        }
+        // Where it keeps monitors unless it is told otherwise, nothing is managed.
+        let monitor = format!("system.slice/crio-conmon-{id}.scope");
+        assert_eq!(pod_of(Path::new(&monitor), &roots()), None);
     }
 
     #[test]

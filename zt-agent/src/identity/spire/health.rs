@@ -9,6 +9,8 @@ use crate::identity::since::now;
 
 /// Identities that have a counter of rotations of their own; the rest are `other`.
 const MOST_SERVICES: usize = 2000;
+/// Cgroups without room that are remembered.
+const MOST_CROWDED: usize = 16_384;
 /// The label of the rest.
 const OTHER: &str = "other";
 
@@ -95,6 +97,8 @@ pub struct Status {
 struct Inner {
     status: Status,
     standing: HashMap<u64, Standing>,
+    /// Those that nobody is asked about, as too many are.
+    crowded: HashSet<u64>,
     /// Whose SVIDs were said to be otherwise than they should be.
     told: HashSet<(Outside, Arc<str>)>,
 }
@@ -197,6 +201,22 @@ impl Health {
         };
     }
 
+    /// Whether there is room to ask about a cgroup.
+    pub(super) fn crowded(&self, cgroup: u64, is_out: bool) {
+        let crowded = &mut self.lock().crowded;
+        if !is_out {
+            crowded.remove(&cgroup);
+        } else if crowded.len() < MOST_CROWDED {
+            crowded.insert(cgroup);
+        }
+    }
+
+    /// Whether SPIRE is not asked about one of these cgroups, as there is no room.
+    pub fn has_no_room_for(&self, cgroups: &[u64]) -> bool {
+        let crowded = &self.lock().crowded;
+        cgroups.iter().any(|cgroup| crowded.contains(cgroup))
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -230,6 +250,19 @@ mod tests {
         health.stands(3, None);
         let status = health.status();
         assert_eq!((status.named, status.waiting, status.expired), (1, 0, 1));
+    }
+
+    #[test]
+    fn a_cgroup_without_room_is_known_until_there_is_some() {
+        let health = Health::new();
+        health.crowded(7, true);
+        assert!(health.has_no_room_for(&[6, 7]) && !health.has_no_room_for(&[6]));
+        health.crowded(7, false);
+        assert!(!health.has_no_room_for(&[6, 7]));
+        for cgroup in 0..2 * MOST_CROWDED as u64 {
+            health.crowded(cgroup, true);
+        }
+        assert_eq!(health.lock().crowded.len(), MOST_CROWDED);
     }
 
     #[test]

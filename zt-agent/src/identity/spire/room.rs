@@ -159,6 +159,37 @@ mod tests {
     }
 
     #[test]
+    fn a_container_of_crio_holds_what_is_below_it_and_its_monitor_is_another() {
+        let (slice, pool) = ("kubepods.slice/kubepods-pod1.slice", "kubepods/burstable/pod1");
+        for (root, path, holder) in [
+            (
+                ROOT,
+                format!("{slice}/crio-7.scope"),
+                format!("{slice}/crio-7.scope"),
+            ),
+            (
+                ROOT,
+                format!("{slice}/crio-7.scope/container/nested"),
+                format!("{slice}/crio-7.scope"),
+            ),
+            (
+                ROOT,
+                format!("{slice}/crio-conmon-7.scope"),
+                format!("{slice}/crio-conmon-7.scope"),
+            ),
+            // With the other driver a pod is no slice: it holds its containers together.
+            ("kubepods", format!("{pool}/crio-7/container"), pool.to_owned()),
+            ("kubepods", format!("{pool}/crio-conmon-7"), pool.to_owned()),
+        ] {
+            assert_eq!(
+                holder_of(Path::new(root), Path::new(&path)),
+                PathBuf::from(holder),
+                "{path}"
+            );
+        }
+    }
+
+    #[test]
     fn who_found_no_room_is_followed_when_there_is_some() {
         let mut room = Room::new(2, 2);
         assert!(take(&mut room, "kubepods.slice/a", 1) && take(&mut room, "kubepods.slice/b", 2));

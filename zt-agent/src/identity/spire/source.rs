@@ -183,7 +183,9 @@ impl Work {
         let Some(root) = self.root_of(&path) else {
             return;
         };
-        let Some(asking) = self.room.take(&root, &path, id) else {
+        let asking = self.room.take(&root, &path, id);
+        self.shared.health.crowded(id, asking.is_none());
+        let Some(asking) = asking else {
             if self.full.is_none_or(|said| said.elapsed() > SAY_AGAIN) {
                 self.full = Some(Instant::now());
                 let why = format!(
@@ -302,6 +304,7 @@ impl Work {
         }
         self.failed.retain(|(_, failed)| *failed != id);
         self.doors.forget(id);
+        self.shared.health.crowded(id, false);
         self.memory.forget(path, id);
         if let Some(root) = self.root_of(path) {
             self.room.leave(&root, path, id, followed.is_some());

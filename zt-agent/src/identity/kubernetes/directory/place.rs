@@ -93,9 +93,8 @@ impl Directory {
             selectors.push(format!("pod-uid:{}", known.cgroup_uid));
             selectors.push(format!("ns:{namespace}"));
             selectors.push(format!("pod-name:{pod}"));
-            if !known.account.is_empty() {
-                selectors.push(format!("sa:{}", known.account));
-            }
+            // Of a static pod, which has none, the attestor says so.
+            selectors.push(format!("sa:{}", known.account));
         }
         (record.cgroup.clone(), selectors.into())
     }

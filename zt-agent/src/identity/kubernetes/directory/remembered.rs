@@ -30,6 +30,9 @@ impl Directory {
                 .is_some_and(|(namespace, name)| is_name(namespace) && is_name(name))
             && known.addresses.len() + known.host_addresses.len() <= 2 * MOST_EACH;
         if believable && self.here.len() + self.elsewhere.len() < MOST_PODS {
+            if part == Part::Here {
+                self.pods_known();
+            }
             self.replace(part, name, known);
         }
     }

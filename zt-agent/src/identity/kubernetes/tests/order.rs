@@ -249,7 +249,10 @@ proptest! {
         if relist {
             directory.all(Part::Here, &listed(&live, Part::Here));
             directory.all(Part::Elsewhere, &listed(&live, Part::Elsewhere));
-            prop_assert!(directory.changes().is_empty());
+            let changes = directory.changes();
+            prop_assert!(changes.told, "this node's pods are known now");
+            let rest = Changes { told: false, ..changes };
+            prop_assert!(rest.is_empty());
             for event in &events {
                 take(&mut directory, event);
             }

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What others have near our hooks: programs at `connect` that may give a connection another destination, and proxies that
+//! connections are carried to after it.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+
+use aya::programs::loaded_programs;
+use zt_common::abi::ListenerKey;
+use zt_common::address::Address;
+
+use super::hooks::HOOKS;
+use super::sock_diag::TCP;
+use super::{Kernel, sys};
+
+/// Programs of other versions of this agent, which are there for a moment.
+const OURS: &str = "zt_connect";
+
+/// A program of somebody else at `connect`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Foreign {
+    /// Its name, of which the kernel keeps 15 bytes.
+    pub name: String,
+    /// The hook, as bpftool calls it.
+    pub attach_type: &'static str,
+    /// It runs before ours: policy is asked about the destination that it chose.
+    pub first: bool,
+    /// A cgroup where it was seen: a managed root, where it may come from any ancestor, or one below.
+    pub cgroup: PathBuf,
+    /// At how many of those it was seen.
+    pub count: usize,
+}
+
+/// What was seen at one hook: the program, and whether it runs before ours.
+type Seen = (u32, &'static str, bool);
+
+impl Kernel {
+    /// Programs of others at `connect` of the managed roots and of the cgroups `below` them.
+    pub fn foreign(&self, below: &[PathBuf]) -> Vec<Foreign> {
+        let mut seen: BTreeMap<Seen, (PathBuf, usize)> = BTreeMap::new();
+        let mut note = |seen_here: Seen, cgroup: &Path| {
+            let (_, count) = seen.entry(seen_here).or_insert_with(|| (cgroup.to_path_buf(), 0));
+            *count += 1;
+        };
+        let hooks = self.hooks().into_iter();
+        for status in hooks.filter(|status| status.attach_type.ends_with("_connect")) {
+            let (root, Some(ours)) = (&status.cgroup, status.program_id) else {
+                continue;
+            };
+            let at_root = programs_at(root, status.program);
+            for (id, first) in around(&at_root, ours) {
+                note((id, status.attach_type, first), root);
+            }
+            let known: HashSet<u32> = at_root.into_iter().collect();
+            for cgroup in below.iter().filter(|cgroup| cgroup.starts_with(root)) {
+                for (id, first) in around(&programs_at(cgroup, status.program), ours) {
+                    if !known.contains(&id) {
+                        note((id, status.attach_type, first), cgroup);
+                    }
+                }
+            }
+        }
+        if seen.is_empty() {
+            return Vec::new();
+        }
+        let names: HashMap<u32, String> = loaded_programs()
+            .flatten()
+            .map(|program| (program.id(), program.name_as_str().unwrap_or_default().to_owned()))
+            .collect();
+        let mut found: Vec<Foreign> = seen
+            .into_iter()
+            .map(|((id, attach_type, first), (cgroup, count))| Foreign {
+                name: names.get(&id).cloned().unwrap_or_default(),
+                attach_type,
+                first,
+                cgroup,
+                count,
+            })
+            .filter(|foreign| !foreign.name.starts_with(OURS))
+            .collect();
+        found.sort_unstable();
+        found
+    }
+
+    /// Whether a workload listens on this TCP port of a namespace, at any address or on loopback.
+    pub fn listens(&self, netns: u64, port: u16) -> bool {
+        let addresses = [
+            Address::from_v4(Ipv4Addr::UNSPECIFIED.octets()),
+            Address::from_v4(Ipv4Addr::LOCALHOST.octets()),
+            Address::from(std::net::IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
+            Address::from(std::net::IpAddr::V6(Ipv6Addr::LOCALHOST)),
+        ];
+        addresses.into_iter().any(|address| {
+            let key = ListenerKey {
+                netns,
+                address,
+                port,
+                protocol: TCP,
+                reserved: [0; 5],
+            };
+            self.tables.listener(&key).is_some()
+        })
+    }
+}
+
+/// The programs that are effective at a hook of a cgroup, in the order in which they run; none where it is gone.
+fn programs_at(cgroup: &Path, program: &str) -> Vec<u32> {
+    let hook = HOOKS.iter().find(|hook| hook.program == program);
+    let directory = File::open(cgroup).ok();
+    hook.zip(directory)
+        .and_then(|(hook, directory)| sys::programs_at(directory.as_fd(), hook.attach_type).ok())
+        .unwrap_or_default()
+}
+
+/// The others among programs, and whether each runs before `ours`.
+fn around(programs: &[u32], ours: u32) -> Vec<(u32, bool)> {
+    let place = programs.iter().position(|id| *id == ours);
+    let Some(place) = place else { return Vec::new() };
+    let all = programs.iter().enumerate();
+    all.filter(|(index, _)| *index != place)
+        .map(|(index, id)| (*id, index < place))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_others_are_told_by_the_order_in_which_they_run() {
+        assert_eq!(around(&[3, 9, 7, 8], 7), [(3, true), (9, true), (8, false)]);
+        assert!(around(&[7], 7).is_empty() && around(&[1, 2], 7).is_empty());
+    }
+}
