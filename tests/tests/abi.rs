@@ -6,8 +6,8 @@ use std::mem::offset_of;
 
 use anyhow::{Result, ensure};
 use zt_common::abi::{
-    Connection, Flood, FlowKey, FlowState, KeyId, Listener, ListenerKey, LocalKey, NodeKey, Peer, Service,
-    ServiceKey, Socket, Source, SourceKey, Workload,
+    Connection, Flood, FlowKey, FlowState, Homes, KeyId, Listener, ListenerKey, LocalKey, Node, NodeKey, Peer,
+    ResidentKey, Service, ServiceKey, Socket, Source, SourceKey, Workload,
 };
 use zt_common::control::{Control, Root};
 use zt_common::entry::{AllowEntry, AllowKey};
@@ -50,8 +50,15 @@ fn of_this_build() -> Vec<Layout> {
         layout!(Peer {
             identity,
             flags,
-            reserved
+            node
         }),
+        layout!(Node { epoch, reserved }),
+        layout!(ResidentKey {
+            node,
+            reserved,
+            identity
+        }),
+        layout!(Homes { nodes }),
         layout!(ServiceKey {
             address,
             port,
@@ -91,7 +98,7 @@ fn of_this_build() -> Vec<Layout> {
             flags,
             latency,
             pid,
-            reserved,
+            node,
             comm,
         }),
         layout!(SourceKey {

@@ -23,6 +23,12 @@ pub const SOCKETS: &str = "zt_sockets";
 pub const CONNECTIONS: &str = "zt_connections";
 /// Flows begun by managed sockets of this node.
 pub const SOURCES: &str = "zt_sources";
+/// Node → epoch of the key in use towards it.
+pub const NODES: &str = "zt_nodes";
+/// Node and identity → how many workloads.
+pub const RESIDENTS: &str = "zt_residents";
+/// Identity → nodes.
+pub const HOMES: &str = "zt_homes";
 /// Keys of the tags that prove identities.
 pub const KEYS: &str = "zt_keys";
 /// UDP flows that policy allows.
@@ -39,7 +45,7 @@ pub const EVENTS: &str = "zt_events";
 pub const COUNTERS: &str = "zt_counters";
 
 /// Every pinned map.
-pub const MAPS: [&str; 18] = [
+pub const MAPS: [&str; 21] = [
     WORKLOADS,
     LISTENERS,
     LOCAL,
@@ -51,6 +57,9 @@ pub const MAPS: [&str; 18] = [
     SOCKETS,
     CONNECTIONS,
     SOURCES,
+    NODES,
+    RESIDENTS,
+    HOMES,
     KEYS,
     FLOWS,
     DENIED_FLOWS,
@@ -71,8 +80,14 @@ pub const MAX_ALLOW_ENTRIES: u32 = 2_097_152;
 /// Slots of [`NETWORKS`]: the networks of a policy are part of it, and while one revision is replaced by the next the
 /// two must not see each other's.
 pub const NETWORK_SLOTS: u32 = 2;
-/// Most keys: of this node, and of as many pairs of nodes as a cluster may need.
-pub const MAX_KEYS: u32 = 16_384;
+/// Most other nodes with which there are keys.
+pub const MAX_NODES: u32 = 4096;
+/// Most keys: of this node, and for each other one those of both directions and three epochs.
+pub const MAX_KEYS: u32 = 32_768;
+/// Most identities that live on other nodes, counted once for each node.
+pub const MAX_RESIDENTS: u32 = 131_072;
+/// Most identities that live on other nodes.
+pub const MAX_HOMES: u32 = 65_536;
 /// Most workloads (cgroups) on one node.
 pub const MAX_WORKLOADS: u32 = 65_536;
 /// Most known peer addresses.

@@ -6,8 +6,8 @@
 )]
 
 use crate::abi::{
-    Connection, FlowKey, FlowState, KeyId, Listener, ListenerKey, LocalKey, NodeKey, Peer, Service,
-    ServiceKey, Socket, Source, SourceKey, Workload,
+    Connection, FlowKey, FlowState, Homes, KeyId, Listener, ListenerKey, LocalKey, Node, NodeKey, Peer,
+    ResidentKey, Service, ServiceKey, Socket, Source, SourceKey, Workload,
 };
 use crate::address::Address;
 use crate::control::Control;
@@ -28,12 +28,15 @@ pod!(
     Control,
     FlowKey,
     FlowState,
+    Homes,
     KeyId,
     Listener,
     ListenerKey,
     LocalKey,
+    Node,
     NodeKey,
     Peer,
+    ResidentKey,
     Service,
     ServiceKey,
     Socket,

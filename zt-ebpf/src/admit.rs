@@ -39,7 +39,7 @@ pub fn unfiled(sock: *mut bpf_sock, workload: u64, netns: u64, flags: u8) {
             port: 0,
             protocol: TCP,
             flags: 0,
-            reserved: 0,
+            node: 0,
         },
     };
     socket.flags |= flags;

@@ -9,8 +9,8 @@ use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, bpf_map_type};
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SockHash};
 use aya_ebpf::macros::btf_map;
 use zt_common::abi::{
-    Connection, Flood, FlowKey, FlowState, KeyId, Listener, ListenerKey, LocalKey, NodeKey, Peer, Service,
-    ServiceKey, Socket, Source, SourceKey, Workload,
+    Connection, Flood, FlowKey, FlowState, Homes, KeyId, Listener, ListenerKey, LocalKey, Node, NodeKey, Peer,
+    ResidentKey, Service, ServiceKey, Socket, Source, SourceKey, Workload,
 };
 use zt_common::address::Address;
 use zt_common::control::Control;
@@ -18,7 +18,8 @@ use zt_common::counter::Counter;
 use zt_common::entry::{AllowEntry, AllowKey};
 use zt_common::event::DecisionEvent;
 use zt_common::names::{
-    MAX_KEYS, MAX_LOCAL, MAX_PEERS, MAX_SERVICES, MAX_WORKLOADS, NETWORK_SLOTS, RING_BYTES,
+    MAX_HOMES, MAX_KEYS, MAX_LOCAL, MAX_NODES, MAX_PEERS, MAX_RESIDENTS, MAX_SERVICES, MAX_WORKLOADS,
+    NETWORK_SLOTS, RING_BYTES,
 };
 
 const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
@@ -51,6 +52,12 @@ pub static zt_sockets: ClonedStorage<Socket> = ClonedStorage::new();
 pub static zt_connections: HashMap<u64, Connection, 131_072> = HashMap::new();
 #[btf_map]
 pub static zt_sources: LruHashMap<SourceKey, Source, 65_536> = LruHashMap::new();
+#[btf_map]
+pub static zt_nodes: HashMap<u32, Node, { MAX_NODES as usize }, SPARSE> = HashMap::new();
+#[btf_map]
+pub static zt_residents: HashMap<ResidentKey, u64, { MAX_RESIDENTS as usize }, SPARSE> = HashMap::new();
+#[btf_map]
+pub static zt_homes: HashMap<u64, Homes, { MAX_HOMES as usize }, SPARSE> = HashMap::new();
 #[btf_map]
 pub static zt_keys: HashMap<KeyId, NodeKey, { MAX_KEYS as usize }, SPARSE> = HashMap::new();
 #[btf_map]

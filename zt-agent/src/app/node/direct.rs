@@ -42,7 +42,7 @@ impl Node {
             let host = Peer {
                 identity: identity::HOST,
                 flags: PEER_HERE,
-                reserved: 0,
+                node: 0,
             };
             directory.peers.insert(address, host);
         }
@@ -57,7 +57,7 @@ impl Node {
             let peer = Peer {
                 identity: entry.identity,
                 flags: PEER_HERE,
-                reserved: 0,
+                node: 0,
             };
             for address in &placed.record.addresses {
                 let address = Address::from(*address);
@@ -73,7 +73,7 @@ impl Node {
             let nobody = Peer {
                 identity: identity::UNKNOWN,
                 flags: PEER_HERE,
-                reserved: 0,
+                node: 0,
             };
             claim(&mut directory.peers, Address::from(*address), nobody);
         }
@@ -84,7 +84,7 @@ impl Node {
             let nobody = Peer {
                 identity: identity::UNKNOWN,
                 flags: 0,
-                reserved: 0,
+                node: 0,
             };
             directory.peers.entry(Address::from(address)).or_insert(nobody);
         }
@@ -309,7 +309,7 @@ mod tests {
         let peer = |identity: u64, flags: u32| Peer {
             identity,
             flags,
-            reserved: 0,
+            node: 0,
         };
         let [one, two] = [1, 2].map(|last| Address::from_v4([10, 0, 0, last]));
         let mut peers = HashMap::from([(one, peer(identity::HOST, PEER_HERE))]);

@@ -70,7 +70,7 @@ fn peer(whose: &Whose, numbers: &Numbers) -> Peer {
             Whose::Nobody => identity::UNKNOWN,
         },
         flags: 0,
-        reserved: 0,
+        node: 0,
     }
 }
 
