@@ -298,6 +298,16 @@ impl Agent {
         self.wait_ready()
     }
 
+    /// Ends it in order, and starts it with another value of a setting.
+    pub fn restart_with(&mut self, setting: &str, value: Value) -> Result<()> {
+        let file = self.files.config();
+        let mut config: Value = serde_json::from_str(&fs::read_to_string(&file)?)?;
+        config[setting] = value;
+        fs::write(&file, config.to_string())?;
+        self.terminate()?;
+        self.restart()
+    }
+
     /// A `zt-agent` command that talks to this agent: `command(&["status", "-o", "json"])`.
     pub fn command(&self, arguments: &[&str]) -> Command {
         self.command_of(Command::new(&self.binary), arguments)

@@ -29,6 +29,7 @@ pub mod rewriter;
 pub mod rules;
 pub mod sandbox;
 pub mod scene;
+pub mod services;
 pub mod spire;
 pub mod sweep;
 pub mod trail;

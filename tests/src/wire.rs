@@ -21,9 +21,13 @@ use crate::network::Host;
 /// Flags of a segment.
 pub const SYN: u8 = 0x02;
 /// Flags of a segment.
+pub const RST: u8 = 0x04;
+/// Flags of a segment.
 pub const ACK: u8 = 0x10;
 
 const IPV4: u16 = 0x0800;
+/// A socket for one protocol alone would not see what its own namespace sends.
+const ALL: u16 = libc::ETH_P_ALL as u16;
 const IP_HEADER: usize = 20;
 const TCP_HEADER: usize = 20;
 
@@ -159,7 +163,7 @@ fn checksum(bytes: &[u8]) -> u16 {
     !(sum as u16)
 }
 
-/// The packets of `eth0` of a namespace, or of its loopback.
+/// The packets of an interface of a namespace, in both directions. What it sends itself it does not see.
 #[derive(Debug)]
 pub struct Wire {
     socket: OwnedFd,
@@ -179,7 +183,7 @@ impl Wire {
                 let socket = libc::socket(
                     libc::AF_PACKET,
                     libc::SOCK_DGRAM | libc::SOCK_CLOEXEC,
-                    i32::from(IPV4.to_be()),
+                    i32::from(ALL.to_be()),
                 );
                 ensure!(socket >= 0, io::Error::last_os_error());
                 OwnedFd::from_raw_fd(socket)
@@ -193,7 +197,7 @@ impl Wire {
             .join()
             .map_err(|_| anyhow::anyhow!("the thread in the namespace panicked"))??;
         let wire = Self { socket, interface };
-        let address = wire.link(None);
+        let address = wire.link(ALL, None);
         // SAFETY: the address has the length given.
         let bound = unsafe {
             libc::bind(
@@ -206,11 +210,11 @@ impl Wire {
         Ok(wire)
     }
 
-    fn link(&self, hardware: Option<[u8; 6]>) -> libc::sockaddr_ll {
+    fn link(&self, protocol: u16, hardware: Option<[u8; 6]>) -> libc::sockaddr_ll {
         // SAFETY: all zeros is a valid address of this type.
         let mut link: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         link.sll_family = libc::AF_PACKET as u16;
-        link.sll_protocol = IPV4.to_be();
+        link.sll_protocol = protocol.to_be();
         link.sll_ifindex = self.interface;
         if let Some(hardware) = hardware {
             link.sll_halen = 6;
@@ -222,7 +226,7 @@ impl Wire {
     /// Sends a segment to the interface that has this hardware address.
     pub fn send(&self, segment: &Segment, to: [u8; 6]) -> Result<()> {
         let packet = segment.to_bytes();
-        let link = self.link(Some(to));
+        let link = self.link(IPV4, Some(to));
         // SAFETY: both pointers have the lengths given.
         let sent = unsafe {
             libc::sendto(

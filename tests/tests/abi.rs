@@ -6,8 +6,8 @@ use std::mem::offset_of;
 
 use anyhow::{Result, ensure};
 use zt_common::abi::{
-    Connection, Flood, FlowKey, FlowState, Homes, KeyId, Listener, ListenerKey, LocalKey, Node, NodeKey, Peer,
-    ResidentKey, Service, ServiceKey, Socket, Source, SourceKey, Workload,
+    Connection, Flood, FlowKey, FlowState, Homes, KeyId, Listener, ListenerKey, LocalKey, Node, NodeKey,
+    Peer, ResidentKey, Service, ServiceKey, Socket, Source, SourceKey, Workload,
 };
 use zt_common::control::{Control, Root};
 use zt_common::entry::{AllowEntry, AllowKey};
@@ -68,6 +68,7 @@ fn of_this_build() -> Vec<Layout> {
         layout!(Service {
             identity,
             target_port,
+            flags,
             reserved
         }),
         layout!(Socket {

@@ -3,15 +3,17 @@
 //! prove, and a name that is not proven is not believed.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::{Value, json};
 use zt_tests::pair::{any, pair, pair_after_agent, policy};
 use zt_tests::probe::{ConnectOptions, ListenOptions, Operation};
 use zt_tests::trail::{party, says};
-use zt_tests::wire::{ACK, SYN, Wire};
+use zt_tests::wire::{ACK, SYN, Segment, Wire};
 use zt_tests::{Agent, AgentBuilder, Party, Policy, Scene, TCP};
 
+const ANSWERED: Duration = Duration::from_secs(30);
 const LOOPBACKS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
 /// The records of connections that were allowed, with this proof.
@@ -64,23 +66,20 @@ fn who_shares_a_loopback_is_told_apart_in_both_directions() -> Result<()> {
 #[test]
 fn a_connection_bears_the_option_twice() -> Result<()> {
     let (_scene, server, mut client, agent) = pair_after_agent("proof-segments", &policy(), |agent| agent)?;
-    let (to, back) = (
-        Wire::open(&server.host, "eth0")?,
-        Wire::open(&client.host, "eth0")?,
-    );
+    let wire = Wire::open(&server.host, "eth0")?;
     assert_eq!(client.talk(server.v4(80))?, "ok");
     allowed(&agent, 1, "mutual", &client, &server)?;
-    let (sent, answered) = (to.seen()?, back.seen()?);
-    let with_option = |segments: &[zt_tests::wire::Segment]| -> Vec<u8> {
-        let bearing = segments.iter().filter(|segment| segment.option(253).is_some());
-        bearing.map(|segment| segment.flags).collect()
-    };
-    assert_eq!(with_option(&sent), [SYN], "{sent:?}");
-    assert_eq!(with_option(&answered), [SYN | ACK], "{answered:?}");
-    let first = sent.iter().position(|segment| !segment.data.is_empty());
-    assert!(first.is_some_and(|first| first >= 2), "{sent:?}");
-    for (segments, who) in [(&sent, &client.id), (&answered, &server.id)] {
-        let option = segments[0].option(253).expect("seen above");
+    let seen = wire.seen()?;
+    let bearing: Vec<&Segment> = seen
+        .iter()
+        .filter(|segment| segment.option(253).is_some())
+        .collect();
+    let flags: Vec<u8> = bearing.iter().map(|segment| segment.flags).collect();
+    assert_eq!(flags, [SYN, SYN | ACK], "{seen:?}");
+    let first = seen.iter().position(|segment| !segment.data.is_empty());
+    assert!(first.is_some_and(|first| first >= 3), "{seen:?}");
+    for (segment, who) in bearing.iter().zip([&client.id, &server.id]) {
+        let option = segment.option(253).expect("seen above");
         let name: zt_agent::spiffe_id::SpiffeId = who.parse()?;
         assert_eq!(option[..4], [253, 20, b'Z', b'T']);
         assert_eq!(option[4..12], name.number().to_be_bytes());
@@ -95,20 +94,21 @@ fn options_stay_within_the_node() -> Result<()> {
     let (scene, server, mut client, agent) = pair_after_agent("proof-within", &policy, |agent| agent)?;
     let mut outsider = scene.outsider("outsider")?;
     outsider.serve(any(80))?.local()?;
-    let (out, back) = (
+    let wires = [
         Wire::open(&outsider.host, "eth0")?,
         Wire::open(&server.host, "eth0")?,
-    );
-    let answers = Wire::open(&outsider.host, "eth0")?;
+    ];
     client.talk(outsider.v4(80))?;
     outsider.talk(server.v4(80))?;
     let records = agent.records("", 2, |record| {
         record["proof"] == "none" || record["proof"] == "none:absent"
     })?;
     assert_eq!(records.len(), 2);
-    for wire in [out, back, answers] {
+    for wire in wires {
         let seen = wire.seen()?;
-        assert!(seen.iter().any(|segment| segment.flags & SYN != 0), "{seen:?}");
+        for answered in [SYN, SYN | ACK] {
+            assert!(seen.iter().any(|segment| segment.flags == answered), "{seen:?}");
+        }
         assert!(
             seen.iter().all(|segment| segment.option(253).is_none()),
             "{seen:?}"
@@ -137,13 +137,40 @@ fn who_answers_at_anothers_address_has_his_true_name() -> Result<()> {
         options: ListenOptions::default(),
     })?;
     let to = iam.v4(80);
+    let wires = [Wire::open(&client.host, "eth0")?, Wire::open(&chat.host, "eth0")?];
     assert_ne!(client.talk(to)?, "ok");
-    agent.records("", 1, |record| {
-        says(record, &client.id, &chat.id, "DENY", "identity_mismatch")
-            && record["proof"] == "destination"
-            && record["enforced"] == true
+    // Nor does he get a byte from somebody who waits in `send()` for the connection to come about.
+    let blocked = client.call(Operation::SendWhileConnecting {
+        to,
+        data: "word".to_owned(),
+        timeout: ANSWERED,
     })?;
-    assert_eq!(agent.counter("identity_mismatches")?, 1);
+    assert!(blocked.errno.is_some(), "{blocked:?}");
+    agent.wait_audit("decision=DENY", ANSWERED, |records| {
+        let found_out = records.iter().filter(|record| {
+            says(record, &client.id, &chat.id, "DENY", "identity_mismatch")
+                && record["proof"] == "destination"
+                && record["enforced"] == true
+        });
+        // Equal ones may be joined.
+        found_out.map(|record| record["count"].as_u64().unwrap_or(1)).sum::<u64>() == 2
+    })?;
+    assert_eq!(agent.counter("identity_mismatches")?, 2);
+    // There was no connection to the one who has the address by the directory, and nothing says that there was one.
+    let named = agent.all_records("")?;
+    let wrong = named
+        .iter()
+        .find(|record| party(&record["destination"]) == iam.id);
+    assert_eq!(wrong, None);
+    let edges = agent.get("/v1/graph")?["edges"].clone();
+    let edges = edges.as_array().cloned().unwrap_or_default();
+    let wrong = edges.iter().find(|edge| edge["destination"] == iam.id);
+    assert_eq!(wrong, None, "{edges:?}");
+    for wire in wires {
+        let seen = wire.seen()?;
+        assert!(seen.iter().any(|segment| segment.flags == SYN | ACK), "{seen:?}");
+        assert!(seen.iter().all(|segment| segment.data.is_empty()), "{seen:?}");
+    }
     let state = chat.call(Operation::ServeState {
         socket: server.handle()?,
     })?;
@@ -207,13 +234,100 @@ fn a_syn_cookie_asks_once_more() -> Result<()> {
     assert_eq!(client.talk(server.v4(80))?, "ok");
     allowed(&agent, 1, "mutual", &client, &server)?;
     let seen = to.seen()?;
-    let bearing: Vec<u8> = seen
+    let bearing: Vec<&Segment> = seen
         .iter()
         .filter(|segment| segment.option(253).is_some())
-        .map(|segment| segment.flags & (SYN | ACK))
         .collect();
-    assert_eq!(bearing, [SYN, ACK], "{seen:?}");
+    let flags: Vec<u8> = bearing.iter().map(|segment| segment.flags).take(3).collect();
+    assert_eq!(flags, [SYN, SYN | ACK, ACK], "{seen:?}");
+    // Until something shows that the first of them was not lost.
+    let (first, last) = (bearing[2], bearing[bearing.len() - 1]);
+    assert_eq!(first.sequence, last.sequence, "{seen:?}");
     assert!(agent.counter("option_cookies")? > 0);
+    assert_eq!(agent.counter("tags_invalid")?, 0);
+    Ok(())
+}
+
+/// Whose handshake opens with a cookie and who bears nothing is not named by his address either: the listener keeps SYNs,
+/// and would have seen an option.
+#[test]
+fn a_syn_cookie_is_no_way_round() -> Result<()> {
+    let (scene, server, client, agent) = pair_after_agent("proof-cookie-thief", &policy(), |agent| agent)?;
+    server.host.sysctl("net/ipv4/tcp_syncookies", "2")?;
+    let mut thief = scene.outsider_in("thief", &client.host)?;
+    let connected = thief.connect(server.v4(80))?;
+    let sent = thief.say(&connected, "word")?;
+    thief.was_reset(&connected, sent.as_ref())?;
+    // What he sends after the refusal opens one more, with the same cookie.
+    let records = agent.wait_audit("", ANSWERED, |records| !records.is_empty())?;
+    for record in records {
+        assert!(says(&record, "unknown", &server.id, "DENY", "proof_missing"), "{record}");
+        assert_eq!(record["proof"], "none:absent", "{record}");
+    }
+    assert_eq!(agent.counter("agreed")?, 0);
+    Ok(())
+}
+
+/// One socket, two calls: the first goes nowhere before a segment is sent, and has its record all the same.
+#[test]
+fn each_call_on_a_socket_has_its_record() -> Result<()> {
+    let mut scene = Scene::new("proof-again")?;
+    let (mut server, mut client) = (scene.workload("server")?, scene.workload("client")?);
+    let nowhere: IpAddr = "192.0.2.7".parse()?;
+    let addresses = server.host.addresses().into_iter().chain([nowhere]);
+    scene.declare("server", |workload| workload.at(addresses))?;
+    let mut outsider = scene.outsider("outsider")?;
+    let policy = policy().allow("client", "10.99.0.0/16", TCP, "80");
+    let agent = scene.agent(&policy)?.config("handshake", json!("auto")).start()?;
+    server.serve(any(80))?.local()?;
+    outsider.serve(any(80))?.local()?;
+    let mut again = |to: SocketAddr| -> Result<[String; 2]> {
+        let socket = client
+            .call(Operation::Socket {
+                family: libc::AF_INET,
+                kind: libc::SOCK_STREAM,
+                protocol: 0,
+            })?
+            .handle()?;
+        let mut call = |to| -> Result<String> {
+            let reply = client.call(Operation::Connect {
+                socket,
+                to,
+                timeout: ANSWERED,
+            })?;
+            Ok(reply.outcome().to_owned())
+        };
+        let outcomes = [call(SocketAddr::new(nowhere, 80))?, call(to)?];
+        client.close(socket)?;
+        Ok(outcomes)
+    };
+    assert_eq!(again(outsider.v4(80))?, ["ENETUNREACH", "ok"]);
+    assert_eq!(again(server.v4(80))?, ["ENETUNREACH", "ok"]);
+    agent.records("decision=ALLOW", 2, |record| {
+        record["destination"]["address"] == json!(nowhere) && record["proof"] == "none:unanswered"
+    })?;
+    agent.records("decision=ALLOW", 1, |record| record["proof"] == "none")?;
+    agent.records("decision=ALLOW", 1, |record| record["proof"] == "mutual")?;
+    Ok(())
+}
+
+/// Switched on and off by agents that follow each other.
+#[test]
+fn what_is_switched_off_can_be_switched_on_again() -> Result<()> {
+    let (_scene, server, mut client, mut agent) =
+        pair_after_agent("proof-switched", &policy(), |agent| agent)?;
+    for (handshake, proof) in [
+        ("auto", "mutual"),
+        ("off", "none"),
+        ("auto", "mutual"),
+        ("off", "none"),
+    ] {
+        agent.restart_with("handshake", json!(handshake))?;
+        let before = agent.all_records("decision=ALLOW")?.len();
+        assert_eq!(client.talk(server.v4(80))?, "ok");
+        let records = agent.records("decision=ALLOW", before + 1, |_| true)?;
+        assert_eq!(records[before]["proof"], proof, "{handshake}");
+    }
     assert_eq!(agent.counter("tags_invalid")?, 0);
     Ok(())
 }
@@ -231,11 +345,11 @@ fn the_last_syns_go_without() -> Result<()> {
     client.send(Operation::TcpConnect {
         to: server.v4(80),
         options: ConnectOptions {
-            timeout: std::time::Duration::from_secs(60),
+            timeout: Duration::from_secs(60),
             ..ConnectOptions::default()
         },
     })?;
-    let timeout = std::time::Duration::from_secs(60);
+    let timeout = Duration::from_secs(60);
     for _ in 0..4 {
         wire.receive("a SYN with its option", timeout, |segment| {
             segment.flags == SYN && segment.option(253).is_some()

@@ -6,12 +6,15 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use aya::maps::{HashMap, Map, MapData};
 use serde_json::json;
 use zt_agent::spiffe_id::number_of;
+use zt_common::abi::{Source, SourceKey};
 use zt_common::handshake::IdentityOption;
+use zt_common::names;
 use zt_tests::pair::any;
 use zt_tests::trail::{RECORDED, party};
-use zt_tests::wire::{ACK, SYN, Segment, Wire};
+use zt_tests::wire::{ACK, RST, SYN, Segment, Wire};
 use zt_tests::{Agent, Party, Policy, Scene, TCP, eventually};
 
 /// Where the attacker is. No kernel has this address.
@@ -19,7 +22,7 @@ const ATTACKER: Ipv4Addr = Ipv4Addr::new(10, 99, 66, 6);
 const ANSWERED: Duration = Duration::from_secs(30);
 
 struct Stage {
-    _scene: Scene,
+    scene: Scene,
     server: Party,
     other: Party,
     client: Party,
@@ -52,7 +55,7 @@ fn stage(label: &str) -> Result<Stage> {
     Ok(Stage {
         wire: Wire::open(&attacker.host, "eth0")?,
         hardware: [server.host.hardware()?, other.host.hardware()?],
-        _scene: scene,
+        scene,
         server,
         other,
         client,
@@ -96,14 +99,52 @@ impl Stage {
 
     /// Waits for the one record of a connection, and says who the destination's end took for its source.
     fn named(&self, from: SocketAddrV4) -> Result<(String, String, String)> {
-        let records = self.agent.records("", 1, |record| {
+        let mut all = self.all_named(from, 1)?;
+        Ok(all.swap_remove(0))
+    }
+
+    /// The same of so many connections from one place.
+    fn all_named(&self, from: SocketAddrV4, count: usize) -> Result<Vec<(String, String, String)>> {
+        let records = self.agent.records("", count, |record| {
             record["observer"] == "destination"
                 && record["source"]["address"] == from.ip().to_string()
                 && record["source"]["port"] == from.port()
         })?;
-        let record = records.first().context("one was asked for")?;
-        let text = |field: &str| record[field].as_str().unwrap_or_default().to_owned();
-        Ok((party(&record["source"]).to_owned(), text("reason"), text("proof")))
+        let named = records.iter().map(|record| {
+            let text = |field: &str| record[field].as_str().unwrap_or_default().to_owned();
+            (party(&record["source"]).to_owned(), text("reason"), text("proof"))
+        });
+        Ok(named.collect())
+    }
+
+    /// What is sent to the client's address from now on reaches the attacker.
+    fn takes_over(&self) -> Result<()> {
+        let hardware = self.attacker.host.hardware()?;
+        for host in [&self.server.host, &self.other.host] {
+            host.neighbour(self.client.host.ipv4.into(), hardware)?;
+        }
+        Ok(())
+    }
+
+    /// Undoes [`Self::takes_over`].
+    fn gives_back(&self) -> Result<()> {
+        let hardware = self.client.host.hardware()?;
+        for host in [&self.server.host, &self.other.host] {
+            host.neighbour(self.client.host.ipv4.into(), hardware)?;
+        }
+        Ok(())
+    }
+
+    /// Nothing that this node's own sockets have sent is known any more: only what is proven names their workloads.
+    fn forget_sources(&self) -> Result<()> {
+        let map =
+            MapData::from_pin(self.scene.sandbox().maps()?.join(names::SOURCES)).context("no zt_sources")?;
+        let mut map: HashMap<_, SourceKey, Source> = HashMap::try_from(Map::LruHashMap(map))?;
+        let keys = map.keys().collect::<Result<Vec<_>, _>>()?;
+        for key in keys {
+            map.remove(&key)?;
+        }
+        Ok(())
     }
 
     /// The attacker shakes hands with these options, and is nobody.
@@ -141,8 +182,15 @@ impl Stage {
             .iter()
             .find(|record| record["observer"] == "destination" && party(&record["source"]) == id);
         assert_eq!(wrong, None);
+        // One whose forgery is believed leaves no record at this end: its source's end is thought to have made it.
+        assert_eq!(self.agent.counter("agreed")?, talks as u64 + 1);
         Ok(())
     }
+}
+
+/// Who is nobody because of a tag.
+fn nobody() -> (String, String, String) {
+    ("unknown".into(), "tag_invalid".into(), "none:tag_invalid".into())
 }
 
 /// An option with this identity and a tag that was guessed.
@@ -186,12 +234,7 @@ fn what_is_repeated_elsewhere_names_nobody() -> Result<()> {
     let [syn, answer] = stage.overheard()?;
     let option = syn.option(253).context("the SYN bears one")?.to_vec();
     let reflected = answer.option(253).context("so does its answer")?.to_vec();
-    let nobody = (
-        "unknown".to_owned(),
-        "tag_invalid".to_owned(),
-        "none:tag_invalid".to_owned(),
-    );
-
+    let nobody = nobody();
     // From an address and ports of the attacker's own, with the very sequence number.
     let from = stage.fresh();
     stage.shake(from, v4(stage.server.v4(80)), syn.sequence, &option)?;
@@ -204,25 +247,25 @@ fn what_is_repeated_elsewhere_names_nobody() -> Result<()> {
     stage.shake(from, v4(stage.server.v4(80)), syn.sequence, &reflected)?;
     assert_eq!(stage.named(from)?, nobody);
 
-    // From the client's address, which the attacker has taken over: at another port, at another time, to another audience.
-    let hardware = stage.attacker.host.hardware()?;
-    for host in [&stage.server.host, &stage.other.host] {
-        host.neighbour(stage.client.host.ipv4.into(), hardware)?;
-    }
+    // From the client's address, which the attacker has taken over: from another port, at another time, to another audience,
+    // to another port of the same audience.
+    stage.takes_over()?;
     let client = stage.client.host.ipv4;
     let elsewhere = SocketAddrV4::new(client, syn.from.port() ^ 1);
     stage.shake(elsewhere, v4(stage.server.v4(80)), syn.sequence, &option)?;
     assert_eq!(stage.named(elsewhere)?, nobody);
-    let later = SocketAddrV4::new(client, 39_001);
-    stage.shake(
-        later,
-        v4(stage.server.v4(80)),
-        syn.sequence.wrapping_add(1),
-        &option,
-    )?;
-    assert_eq!(stage.named(later)?, nobody);
-    stage.shake(syn.from, v4(stage.other.v4(80)), syn.sequence, &option)?;
-    assert_eq!(stage.named(syn.from)?, nobody);
+    let mut count = 0;
+    for (to, sequence) in [
+        (stage.server.v4(80), syn.sequence.wrapping_add(1)),
+        (stage.other.v4(80), syn.sequence),
+        (stage.server.v4(81), syn.sequence),
+    ] {
+        let (_, answer) = stage.shake(syn.from, v4(to), sequence, &option)?;
+        assert_eq!(answer.option(253), None, "{to}: who proves nothing gets no proof");
+        count += 1;
+        let named = stage.all_named(syn.from, count)?;
+        assert!(named.iter().all(|named| *named == nobody), "{to}: {named:?}");
+    }
     // And with none at all.
     let silent = SocketAddrV4::new(client, 39_002);
     stage.shake(silent, v4(stage.server.v4(80)), 1, &[])?;
@@ -230,34 +273,45 @@ fn what_is_repeated_elsewhere_names_nobody() -> Result<()> {
         stage.named(silent)?,
         ("unknown".into(), "proof_missing".into(), "none:absent".into())
     );
-    let hardware = stage.client.host.hardware()?;
-    stage.server.host.neighbour(client.into(), hardware)?;
+    stage.gives_back()?;
     stage.ends_well(1)
 }
 
-/// Every single bit of an option that is good otherwise.
+/// Every single bit of an option that is good otherwise, from the place and with the sequence number that it was made for.
 #[test]
 fn a_bit_that_is_turned_over_names_nobody() -> Result<()> {
     let mut stage = stage("attack-bits")?;
     let [syn, _] = stage.overheard()?;
     let option = syn.option(253).context("the SYN bears one")?.to_vec();
-    let hardware = stage.attacker.host.hardware()?;
-    let client = stage.client.host.ipv4;
-    stage.server.host.neighbour(client.into(), hardware)?;
+    let to = v4(stage.server.v4(80));
+    stage.takes_over()?;
+    stage.forget_sources()?;
     // The kind, the length and the identifier make it another option or none: those are in the other tests.
-    for bit in (32..160).step_by(5) {
+    let bits = 32..160;
+    for bit in bits.clone() {
         let mut turned = option.clone();
         turned[bit / 8] ^= 1 << (bit % 8);
-        let from = SocketAddrV4::new(client, 38_000 + bit as u16);
-        stage.shake(from, v4(stage.server.v4(80)), syn.sequence, &turned)?;
-        let (source, reason, _) = stage.named(from)?;
-        assert_eq!(
-            (source.as_str(), reason.as_str()),
-            ("unknown", "tag_invalid"),
-            "bit {bit}"
-        );
+        stage.shake(syn.from, to, syn.sequence, &turned)?;
+        stage.wire.receive("the reset", ANSWERED, |segment| {
+            segment.from == to && segment.to == syn.from && segment.flags & RST != 0
+        })?;
     }
-    Ok(())
+    let named = stage.all_named(syn.from, bits.len())?;
+    for (bit, named) in bits.zip(named) {
+        // With the bit of an option that is deferred it claims nothing, and bears nothing afterwards.
+        let expected = if bit == 12 * 8 + 4 {
+            ("unknown".into(), "proof_missing".into(), "none:absent".into())
+        } else {
+            nobody()
+        };
+        assert_eq!(named, expected, "bit {bit}");
+    }
+    assert_eq!(stage.agent.counter("agreed")?, 1, "the client itself");
+    // It was for nothing else: unchanged it verifies, once more and at this place.
+    stage.shake(syn.from, to, syn.sequence, &option)?;
+    eventually("the whole option to be believed", RECORDED, || {
+        Ok(stage.agent.counter("agreed")? == 2)
+    })
 }
 
 /// Behind the handshake nobody looks for options any more.
@@ -286,23 +340,68 @@ fn an_option_on_a_data_segment_changes_nothing() -> Result<()> {
     stage.ends_well(0)
 }
 
-/// The server's answer proves its identity only to the one who asked, with what he asked.
+/// Nobody gets an answer that proves who the server is but he who has proven who he is himself: such an answer could be
+/// repeated to a client who has been lured elsewhere.
 #[test]
-fn an_answer_is_bound_to_its_question() -> Result<()> {
+fn an_answer_is_signed_for_no_stranger() -> Result<()> {
     let mut stage = stage("attack-answer")?;
-    let from = stage.fresh();
+    let [syn, _] = stage.overheard()?;
+    let heard = syn.option(253).context("the SYN bears one")?.to_vec();
+    let guessed = forged(&stage.client.id);
+    let deferred = IdentityOption::deferred(number_of(&stage.client.id)).to_bytes();
+    for (what, option) in [
+        ("what was overheard", heard.as_slice()),
+        ("what was guessed", guessed.as_slice()),
+        ("what leaves the proof for later", deferred.as_slice()),
+    ] {
+        let from = stage.fresh();
+        let (_, answer) = stage.shake(from, v4(stage.server.v4(80)), syn.sequence, option)?;
+        assert_eq!(answer.option(253), None, "{what}");
+        let (source, ..) = stage.named(from)?;
+        assert!(
+            ["unknown", "world"].contains(&source.as_str()),
+            "{what}: {source}"
+        );
+    }
+    // Nor at the client's own address, where no kernel of this node has sent it.
+    stage.takes_over()?;
+    let from = SocketAddrV4::new(stage.client.host.ipv4, 39_003);
+    let (_, answer) = stage.shake(from, v4(stage.server.v4(80)), syn.sequence, &deferred)?;
+    assert_eq!(answer.option(253), None);
+    let (source, reason, _) = stage.named(from)?;
+    assert_eq!((source.as_str(), reason.as_str()), ("unknown", "proof_missing"));
+    stage.gives_back()?;
+    stage.ends_well(1)
+}
+
+/// A flood of SYNs that nobody completes, with and without options, has the listener send cookies. Whoever is honest gets through
+/// and is known, and nobody else is taken for him.
+#[test]
+fn cookies_under_a_flood_lose_nobody() -> Result<()> {
+    let mut stage = stage("attack-flood")?;
+    stage.server.host.sysctl("net/ipv4/tcp_syncookies", "1")?;
+    let to = v4(stage.server.v4(80));
     let option = forged(&stage.client.id);
-    let (_, one) = stage.shake(from, v4(stage.server.v4(80)), 1_000, &option)?;
-    let from = stage.fresh();
-    let (_, two) = stage.shake(from, v4(stage.server.v4(80)), 1_000, &option)?;
-    let read = |segment: &Segment| -> Result<IdentityOption> {
-        let bytes: [u8; 20] = segment.option(253).context("an answer")?.try_into()?;
-        Ok(IdentityOption::from_bytes(&bytes))
+    let talks = 20;
+    let flood = |stage: &Stage, count: u32| -> Result<()> {
+        for number in 0..count {
+            let from = SocketAddrV4::new(ATTACKER, (1024 + number % 60_000) as u16);
+            let options: &[u8] = if number % 2 == 0 { &option } else { &[] };
+            stage
+                .wire
+                .send(&Segment::syn(from, to, number, options), stage.hardware[0])?;
+        }
+        Ok(())
     };
-    assert_eq!(read(&one)?.identity(), number_of(&stage.server.id));
-    assert_ne!(read(&one)?, read(&two)?, "each has its own sequence number");
-    eventually("both are refused", RECORDED, || {
-        Ok(stage.agent.counter("tags_invalid")? == 2)
-    })?;
-    stage.ends_well(0)
+    for _ in 0..talks {
+        flood(&stage, 5_000)?;
+        assert_eq!(stage.client.talk(stage.server.v4(80))?, "ok");
+    }
+    assert!(stage.agent.counter("option_cookies")? > 0, "no cookies were sent");
+    assert_eq!(
+        stage.agent.counter("tags_invalid")?,
+        0,
+        "nobody completed a handshake"
+    );
+    stage.ends_well(talks)
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{HashMap, Map, MapData};
+use serde_json::json;
 use zt_common::abi::{KeyId, NodeKey};
 use zt_common::names;
 use zt_tests::pair::{pair_after_agent, policy};
@@ -58,7 +59,10 @@ fn renewing_under_load_refuses_nothing() -> Result<()> {
     let before = keys.all()?;
     for _ in 0..6 {
         keys.renew()?;
-        ensure!(keys.all()?.len() == 2, "the one in use and the one before");
+        // The new one is in use before the oldest goes.
+        eventually("the one in use and the one before", SOON, || {
+            Ok(keys.all()?.len() == 2)
+        })?;
     }
     let outcome = client.wait()?.ok()?.outcomes.swap_remove(0);
     let ok = outcome.count("ok");
@@ -88,6 +92,22 @@ fn the_next_agent_goes_on_with_the_key() -> Result<()> {
     assert!(keys.all()? == before, "no other key");
     assert_eq!(client.talk(server.v4(80))?, "ok");
     agent.records("decision=ALLOW", 2, |record| record["proof"] == "mutual")?;
+    Ok(())
+}
+
+/// What was signed before it was switched off does not verify when it is on again, however soon that is.
+#[test]
+fn keys_go_when_nobody_uses_them() -> Result<()> {
+    let (scene, server, mut client, mut agent) = pair_after_agent("keys-off", &policy(), |agent| agent)?;
+    let keys = Keys::of(&scene)?;
+    assert_eq!(keys.epochs()?, [1]);
+    agent.restart_with("handshake", json!("off"))?;
+    eventually("no key", SOON, || Ok(keys.all()?.is_empty()))?;
+    assert_eq!(client.talk(server.v4(80))?, "ok");
+    agent.restart_with("handshake", json!("auto"))?;
+    assert_eq!(keys.epochs()?, [2]);
+    assert_eq!(client.talk(server.v4(80))?, "ok");
+    agent.records("decision=ALLOW", 1, |record| record["proof"] == "mutual")?;
     Ok(())
 }
 

@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
+use zt_tests::services::{SERVICES, SLICES, service, slice};
 use zt_tests::trail::party;
 use zt_tests::{Agent, KubeApi, Party, Policy, Scene, TCP, eventually};
 
-const SERVICES: &str = "/api/v1/services";
-const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Addresses that `a` has besides its own, so that a connection to them really comes about. Nobody translates here.
 const WEB: Ipv4Addr = Ipv4Addr::new(10, 96, 7, 1);
@@ -19,40 +18,6 @@ const OTHER: Ipv4Addr = Ipv4Addr::new(10, 96, 7, 2);
 
 fn at(address: Ipv4Addr, port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(address), port)
-}
-
-/// A Service with these ports, each with its target port.
-fn service(name: &str, uid: &str, address: Ipv4Addr, ports: &[(u16, u16)]) -> Value {
-    let ports: Vec<Value> = ports
-        .iter()
-        .map(|(port, target)| json!({"name": format!("p{target}"), "port": port, "targetPort": target}))
-        .collect();
-    json!({
-        "metadata": {"namespace": "hanzo", "name": name, "uid": uid},
-        "spec": {"clusterIP": address.to_string(), "clusterIPs": [address.to_string()], "ports": ports, "selector": {"app": name}},
-    })
-}
-
-/// Its endpoints.
-fn slice(service: &str, owner: &str, ports: &[u16], behind: &[&Party]) -> Value {
-    let ports: Vec<Value> = ports
-        .iter()
-        .map(|port| json!({"name": format!("p{port}"), "port": port, "protocol": "TCP"}))
-        .collect();
-    let endpoints: Vec<Value> = behind
-        .iter()
-        .map(|party| json!({"addresses": [party.host.ipv4.to_string()], "conditions": {"ready": true}}))
-        .collect();
-    json!({
-        "metadata": {
-            "namespace": "hanzo", "name": format!("{service}-x"), "uid": format!("slice-of-{owner}"),
-            "labels": {"kubernetes.io/service-name": service},
-            "ownerReferences": [{"kind": "Service", "name": service, "uid": owner}],
-        },
-        "addressType": "IPv4",
-        "ports": ports,
-        "endpoints": endpoints,
-    })
 }
 
 struct World {

@@ -135,9 +135,16 @@ pub struct Service {
     pub identity: u64,
     /// Port that they listen on.
     pub target_port: u16,
+    /// Or of [`SERVICE_PORTS`], [`SERVICE_WORKLOADS`].
+    pub flags: u8,
     /// Always zero.
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 5],
 }
+
+/// Not all of a group listen on the same port: whether one of them may be reached does not show from `target_port`.
+pub const SERVICE_PORTS: u8 = 1;
+/// There are workloads behind it: one, or some of a group.
+pub const SERVICE_WORKLOADS: u8 = 2;
 
 /// Value of `zt_sockets` (socket storage, cloned from a listener to its children): whose socket this is.
 #[repr(C)]
@@ -155,7 +162,7 @@ pub struct Socket {
     pub port: u16,
     /// See `address`.
     pub protocol: u8,
-    /// Or of [`SOCKET_NOTED`], [`SOCKET_HERE`], [`SOCKET_LOCAL`], [`SOCKET_WRITES`].
+    /// Or of the `SOCKET_` constants.
     pub flags: u8,
     /// Always zero.
     pub reserved: u32,
@@ -169,6 +176,10 @@ pub const SOCKET_HERE: u8 = 2;
 pub const SOCKET_LOCAL: u8 = 4;
 /// It was us who asked for the callbacks that write the identity option into a listener's answers.
 pub const SOCKET_WRITES: u8 = 8;
+/// The listener keeps the SYNs of what it has not accepted yet: where there is none, a SYN cookie took its place.
+pub const SOCKET_KEEPS: u8 = 16;
+/// The socket calls a virtual address, and `zt_connections` had no room to say so.
+pub const SOCKET_FRONT: u8 = 32;
 
 /// Value of `zt_connections`, keyed by socket cookie (`u64`): a live admitted connection, TCP or connected UDP.
 #[repr(C)]
@@ -260,11 +271,17 @@ pub const CONNECTION_DENIED: u32 = 128;
 pub const CONNECTION_OFFERS: u32 = 256;
 /// It was us who asked for the callbacks that write options.
 pub const CONNECTION_WRITES: u32 = 512;
-/// The SYN was answered by a SYN cookie: the next segment bears the option once more.
+/// The SYN-ACK asked for the option: what is sent until the other end is known to have one bears it.
 pub const CONNECTION_RESENDS: u32 = 1024;
+/// The destination is behind a virtual address: who answers is known from the SYN-ACK, and the proof comes after it.
+pub const CONNECTION_FRONT: u32 = 2048;
+/// As [`CONNECTION_FRONT`], with [`SERVICE_PORTS`].
+pub const CONNECTION_PORTS: u32 = 4096;
 
 /// Key of `zt_sources` (LRU): a TCP connection that a managed socket of this node began, so that the receiving end
 /// knows whose it is. Written before the first SYN leaves, and left to be displaced by newer ones.
+///
+/// Of one to a virtual address the destination is not known: its address and port are zeros.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct SourceKey {

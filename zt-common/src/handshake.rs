@@ -6,7 +6,7 @@ use crate::address::Address;
 use crate::siphash::{Key, siphash_2_4};
 
 /// Version of the protocol, the first field under every tag.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// Bytes of the option: with everything else that a SYN of Linux has, exactly these are left.
 pub const OPTION_BYTES: u32 = 20;
@@ -23,7 +23,7 @@ pub struct Bits(u8);
 
 impl Bits {
     const RESEND: u8 = 0b0010;
-    const RESERVED: u8 = 0b0001;
+    const DEFERRED: u8 = 0b0001;
 
     /// Those of an option that is sent now.
     #[inline(always)]
@@ -38,11 +38,17 @@ impl Bits {
         (self.0 >> 2) as u64
     }
 
-    /// In a SYN-ACK: the listener keeps nothing of the SYN, and asks for its option once more. In the client's answer:
-    /// this is it.
+    /// In a SYN-ACK: the listener keeps nothing of the SYN, or it proved nothing, so that the proof shall come with the
+    /// next segment. In that one: this is it.
     #[inline(always)]
     pub const fn resend(self) -> bool {
         self.0 & Self::RESEND != 0
+    }
+
+    /// In a SYN: the source does not know yet whose key to prove with. Such an option proves nothing.
+    #[inline(always)]
+    pub const fn deferred(self) -> bool {
+        self.0 & Self::DEFERRED != 0
     }
 }
 
@@ -72,6 +78,12 @@ impl IdentityOption {
             ((word >> 32) as u32).to_be(),
             (word as u32).to_be(),
         ])
+    }
+
+    /// What a SYN bears whose source does not know yet who will answer: who it claims to be, and that the proof follows.
+    #[inline(always)]
+    pub const fn deferred(identity: u64) -> Self {
+        Self::new(identity, Bits(Bits::DEFERRED), 0)
     }
 
     /// Whether this is an option of the one length that there is.
@@ -125,40 +137,104 @@ impl IdentityOption {
     }
 }
 
-/// The first word under every tag. What comes first on the wire is lowest: `SipHash` reads little-endian words.
-#[inline(always)]
-const fn head(direction: u8, bits: Bits, sequence: u32) -> u64 {
-    VERSION as u64 | (direction as u64) << 8 | (bits.0 as u64) << 16 | (sequence.swap_bytes() as u64) << 32
-}
-
-/// What the tag of a SYN's option covers, beside the source's identity.
+/// What a tag covers, beside the identity that the option names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Syn {
-    /// The identity that the source takes the destination for; 0 where it takes it for nobody.
-    pub audience: u64,
-    /// The SYN's sequence number.
-    pub sequence: u32,
-    /// Source address, as the source's socket has it.
-    pub address: Address,
+pub struct Message {
+    direction: u8,
+    /// 1 in a SYN-ACK that answers an option which is deferred.
+    deferred: u8,
     /// Source port, as the source's socket has it.
-    pub port: u16,
+    port: u16,
+    /// In a SYN: the port that policy speaks about.
+    target_port: u16,
+    /// The SYN's sequence number.
+    syn: u32,
+    /// The SYN-ACK's sequence number; 0 in a SYN.
+    answer: u32,
+    /// The identity of who shall read it; 0 for whoever does.
+    pub audience: u64,
+    /// Source address, as the source's socket has it.
+    address: Address,
 }
 
-impl Syn {
-    const DIRECTION: u8 = 1;
+/// The end of a connection that began it, as its own socket has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// Address.
+    pub address: Address,
+    /// Port.
+    pub port: u16,
+    /// The SYN's sequence number.
+    pub syn: u32,
+}
+
+impl Message {
+    /// Of a SYN. `audience` is the identity that the source takes the destination for, 0 where it takes it for nobody;
+    /// `target_port` the port that policy speaks about.
+    #[inline(always)]
+    pub const fn syn(caller: &Caller, audience: u64, target_port: u16) -> Self {
+        Self {
+            direction: 1,
+            deferred: 0,
+            port: caller.port,
+            target_port,
+            syn: caller.syn,
+            answer: 0,
+            audience,
+            address: caller.address,
+        }
+    }
+
+    /// Of a SYN-ACK with this sequence number. `source` is the identity that the SYN's option claims; `deferred` whether
+    /// that option leaves the proof to the segment after.
+    #[inline(always)]
+    pub const fn syn_ack(caller: &Caller, source: u64, deferred: bool, answer: u32) -> Self {
+        Self {
+            direction: 2,
+            deferred: deferred as u8,
+            port: caller.port,
+            target_port: 0,
+            syn: caller.syn,
+            answer,
+            audience: source,
+            address: caller.address,
+        }
+    }
+
+    /// Of a segment after a SYN-ACK with this sequence number that asked for it.
+    #[inline(always)]
+    pub const fn resent(caller: &Caller, audience: u64, answer: u32) -> Self {
+        Self {
+            direction: 3,
+            deferred: 0,
+            port: caller.port,
+            target_port: 0,
+            syn: caller.syn,
+            answer,
+            audience,
+            address: caller.address,
+        }
+    }
 
     #[inline(always)]
     const fn mac(&self, key: &Key, identity: u64, bits: Bits) -> u64 {
         let [a, b, c, d] = self.address.words();
+        // What comes first on the wire is lowest: `SipHash` reads little-endian words.
         siphash_2_4(
             key,
             &[
-                head(Self::DIRECTION, bits, self.sequence),
+                VERSION as u64
+                    | (self.direction as u64) << 8
+                    | (bits.0 as u64) << 16
+                    | (self.deferred as u64) << 24
+                    | (self.syn.swap_bytes() as u64) << 32,
                 identity.swap_bytes(),
                 self.audience.swap_bytes(),
                 u32::from_le(a) as u64 | (u32::from_le(b) as u64) << 32,
                 u32::from_le(c) as u64 | (u32::from_le(d) as u64) << 32,
-                self.port.swap_bytes() as u64,
+                self.port.swap_bytes() as u64
+                    | (self.target_port.swap_bytes() as u64) << 16
+                    | (self.answer.swap_bytes() as u64) << 32,
             ],
         )
     }
@@ -173,50 +249,7 @@ impl Syn {
     #[inline(always)]
     pub const fn verifies(&self, key: &Key, option: &IdentityOption) -> bool {
         let bits = option.bits();
-        bits.0 & Bits::RESERVED == 0
-            && self.mac(key, option.identity(), bits) & IdentityOption::MAC_MASK == option.mac()
-    }
-}
-
-/// What the tag of a SYN-ACK's option covers, beside the destination's identity. No addresses: they may be translated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SynAck {
-    /// The identity that the SYN's option claims.
-    pub source: u64,
-    /// The SYN's sequence number.
-    pub syn: u32,
-    /// The SYN-ACK's own.
-    pub sequence: u32,
-}
-
-impl SynAck {
-    const DIRECTION: u8 = 2;
-
-    #[inline(always)]
-    const fn mac(&self, key: &Key, identity: u64, bits: Bits) -> u64 {
-        siphash_2_4(
-            key,
-            &[
-                head(Self::DIRECTION, bits, self.syn),
-                identity.swap_bytes(),
-                self.source.swap_bytes(),
-                self.sequence.swap_bytes() as u64,
-            ],
-        )
-    }
-
-    /// The option that says that `identity` answers.
-    #[inline(always)]
-    pub const fn option(&self, key: &Key, identity: u64, bits: Bits) -> IdentityOption {
-        IdentityOption::new(identity, bits, self.mac(key, identity, bits))
-    }
-
-    /// Whether whoever sent the option has the key, and meant all of this.
-    #[inline(always)]
-    pub const fn verifies(&self, key: &Key, option: &IdentityOption) -> bool {
-        let bits = option.bits();
-        bits.0 & Bits::RESERVED == 0
-            && self.mac(key, option.identity(), bits) & IdentityOption::MAC_MASK == option.mac()
+        !bits.deferred() && self.mac(key, option.identity(), bits) & IdentityOption::MAC_MASK == option.mac()
     }
 }
 

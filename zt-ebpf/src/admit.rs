@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What an admission leaves behind: the connection for a later sweep, and the source for the other end to find.
 
-use aya_ebpf::bindings::{BPF_ANY, bpf_sock};
+use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST, bpf_sock};
 use zt_common::abi::{Connection, Socket, Source, SourceKey};
 use zt_common::address::Address;
 use zt_common::counter::Counter;
@@ -15,6 +15,14 @@ use crate::{context, emit, maps};
 /// Files a connection under its socket's cookie; whether there was room for it.
 #[inline(always)]
 pub fn connection(cookie: u64, connection: &Connection) -> bool {
+    if maps::zt_connections
+        .insert(cookie, connection, u64::from(BPF_NOEXIST))
+        .is_ok()
+    {
+        return true;
+    }
+    // What an earlier call on this socket left, which failed before it sent anything, and has no record yet.
+    tell(cookie, Proof::Unanswered);
     let filed = maps::zt_connections
         .insert(cookie, connection, u64::from(BPF_ANY))
         .is_ok();
@@ -39,7 +47,7 @@ pub fn unfiled(sock: *mut bpf_sock, workload: u64, netns: u64, flags: u8) {
             port: 0,
             protocol: TCP,
             flags: 0,
-            node: 0,
+            reserved: 0,
         },
     };
     socket.flags |= flags;
@@ -81,7 +89,8 @@ pub fn gone(cookie: u64) {
     let _ = maps::zt_connections.remove(cookie);
 }
 
-/// Where the other end will look for whose connection this is.
+/// Where the other end will look for whose connection this is. Zeros for the destination of one to a virtual address, as
+/// nobody knows what becomes of that.
 pub struct Begun {
     pub netns: u64,
     pub source: Address,

@@ -6,7 +6,7 @@ use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use zt_common::abi::{
     CONNECTION_DENIED, CONNECTION_ENFORCED, CONNECTION_ESTABLISHED, CONNECTION_HERE, CONNECTION_INBOUND,
-    CONNECTION_IPV6, CONNECTION_LOCAL, Connection, SOCKET_HERE, SOCKET_LOCAL,
+    CONNECTION_IPV6, CONNECTION_LOCAL, Connection, SOCKET_FRONT, SOCKET_HERE, SOCKET_LOCAL,
 };
 use zt_common::address::Address;
 use zt_common::entry::Flow;
@@ -125,16 +125,32 @@ fn connect(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
         emit::told(cookie, started, &entry, NOW);
         return REFUSE;
     }
-    // Within the node the handshake shows a moment later who answers.
-    if party.here && protocol == TCP && option::is_on(control) {
-        // What an earlier call on this socket left, which failed before it sent anything.
-        admit::tell(cookie, Proof::Unanswered);
-        entry.started = started;
+    let mut socket_flags = 0;
+    if protocol == TCP {
+        if party.here {
+            socket_flags = if party.local {
+                SOCKET_HERE | SOCKET_LOCAL
+            } else {
+                SOCKET_HERE
+            };
+        }
+        if option::is_on(control) {
+            if party.front != 0 {
+                entry.flags |= party.front;
+                socket_flags = SOCKET_FRONT;
+            }
+            if option::has_key(party.node) {
+                entry.node = party.node;
+            }
+            // The handshake shows a moment later who answers.
+            if party.here || party.front != 0 || entry.node != 0 {
+                entry.started = started;
+            }
+        }
     }
     let filed = admit::connection(cookie, &entry);
-    if !filed && party.here && protocol == TCP {
-        let local = if party.local { SOCKET_LOCAL } else { 0 };
-        admit::unfiled(socket_of(ctx.sock_addr), own.workload, netns, SOCKET_HERE | local);
+    if !filed && socket_flags != 0 {
+        admit::unfiled(socket_of(ctx.sock_addr), own.workload, netns, socket_flags);
     }
     if !filed || entry.started == 0 {
         emit::told(cookie, started, &entry, NOW);

@@ -36,6 +36,12 @@ fn ask(ctx: &SockOpsContext, wanted: u32) -> bool {
     ctx.set_cb_flags((before | wanted) as i32).is_ok() && before & OPTION_CALLBACK == 0
 }
 
+/// Whether somebody has asked to write options.
+#[inline(always)]
+pub fn writes_options(ctx: &SockOpsContext) -> bool {
+    ctx.cb_flags() & OPTION_CALLBACK != 0
+}
+
 /// Takes back what [`watch_handshake`] or [`write_options`] asked for: nothing of ours runs for a data segment.
 #[inline(always)]
 pub fn write_no_options(ctx: &SockOpsContext) {
@@ -61,6 +67,21 @@ pub fn segment(ctx: &SockOpsContext) -> u32 {
 pub fn retransmissions(ctx: &SockOpsContext) -> u32 {
     // SAFETY: a field of the context.
     unsafe { read(&raw const (*ctx.ops).total_retrans) }
+}
+
+/// Whether nothing shows yet that the other end has a socket for this connection: it has acknowledged the SYN and nothing
+/// else, and has sent nothing.
+#[inline(always)]
+pub fn is_unheard(ctx: &SockOpsContext) -> bool {
+    // SAFETY: fields of the context.
+    let (acknowledged, received) = unsafe {
+        (
+            (&raw const (*ctx.ops).bytes_acked).read_volatile(),
+            (&raw const (*ctx.ops).bytes_received).read_volatile(),
+        )
+    };
+    // The SYN counts as one.
+    acknowledged <= 1 && received == 0
 }
 
 /// Sequence and acknowledgement number of the segment that is being written.

@@ -7,22 +7,25 @@
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::programs::SockOpsContext;
 use zt_common::abi::{
-    CONNECTION_DENIED, CONNECTION_ENFORCED, CONNECTION_ESTABLISHED, CONNECTION_HERE, CONNECTION_INBOUND,
-    CONNECTION_IPV6, CONNECTION_LOCAL, CONNECTION_OFFERS, CONNECTION_RESENDS, CONNECTION_SOURCE_MANAGED,
-    Connection, MODE_ENFORCE, SOCKET_HERE, SOCKET_LOCAL, SOCKET_NOTED, SOCKET_WRITES,
+    CONNECTION_DENIED, CONNECTION_ENFORCED, CONNECTION_ESTABLISHED, CONNECTION_FRONT, CONNECTION_HERE,
+    CONNECTION_INBOUND, CONNECTION_IPV6, CONNECTION_LOCAL, CONNECTION_OFFERS, CONNECTION_PORTS,
+    CONNECTION_RESENDS, CONNECTION_SOURCE_MANAGED, Connection, MODE_ENFORCE, SOCKET_FRONT, SOCKET_HERE,
+    SOCKET_KEEPS, SOCKET_LOCAL, SOCKET_NOTED, SOCKET_WRITES,
 };
+use zt_common::address::Address;
 use zt_common::counter::Counter;
 use zt_common::entry::Flow;
-use zt_common::event::{Hook, IPV6, REFUSED_SOCKET};
+use zt_common::event::{Hook, REFUSED_SOCKET};
 use zt_common::identity;
 use zt_common::proof::Proof;
-use zt_common::verdict::{Reason, Verdict};
+use zt_common::verdict::Reason;
 
 use crate::admit::Begun;
 use crate::call::TCP;
-use crate::emit::{Decision, Told};
+use crate::emit::Told;
 use crate::ends::{ends, opens, socket_of, unacknowledged, watch_close, write_no_options};
-use crate::lookup::{self, Origin, Target};
+use crate::lookup::{self, Target};
+use crate::origin::Origin;
 use crate::own::Own;
 use crate::proof::Claim;
 use crate::{admit, context, emit, fence, judge, maps, option, proof};
@@ -37,12 +40,13 @@ pub fn begun(ctx: &SockOpsContext) {
     }
     let filed = maps::zt_connections.get_ptr_mut(context::socket_cookie(ctx.as_ptr()));
     // SAFETY: the entry belongs to this socket.
-    let (here, local, netns, workload, source) = match filed.map(|place| unsafe { &mut *place }) {
+    let (here, local, front, netns, workload, source) = match filed.map(|place| unsafe { &mut *place }) {
         Some(connection) => {
             option::offer(ctx, connection);
             (
                 connection.flags & CONNECTION_HERE != 0,
                 connection.flags & CONNECTION_LOCAL != 0,
+                connection.flags & CONNECTION_FRONT != 0,
                 connection.netns,
                 connection.workload,
                 connection.source,
@@ -53,18 +57,19 @@ pub fn begun(ctx: &SockOpsContext) {
             Some(socket) => (
                 socket.flags & SOCKET_HERE != 0,
                 socket.flags & SOCKET_LOCAL != 0,
+                socket.flags & SOCKET_FRONT != 0,
                 socket.netns,
                 socket.workload,
                 identity::UNKNOWN,
             ),
-            None => (false, false, 0, 0, 0),
+            None => (false, false, false, 0, 0, 0),
         },
     };
-    if !here {
+    if !here && !front {
         return;
     }
     let ends = ends(ctx);
-    let begun = Begun {
+    let mut begun = Begun {
         netns: if local { netns } else { 0 },
         source: ends.local,
         destination: ends.remote,
@@ -72,6 +77,10 @@ pub fn begun(ctx: &SockOpsContext) {
         destination_port: ends.remote_port,
         protocol: TCP,
     };
+    if front {
+        begun.destination = Address::UNSPECIFIED_V6;
+        begun.destination_port = 0;
+    }
     // Not the next to be sent: the kernel asks for the time-out again before it repeats the SYN.
     admit::source(&begun, workload, source, unacknowledged(ctx));
 }
@@ -100,20 +109,36 @@ pub fn active(ctx: &SockOpsContext, passive: bool, claim: &mut Claim) -> bool {
             // Two that opened toward each other: neither answers the other's SYN with an option.
             claim.proof = Proof::Absent as u32;
         } else {
-            proof::of_destination(ctx, connection.source, claim);
+            proof::of_destination(ctx, connection, claim);
         }
         if claim.resend != 0 {
             connection.flags |= CONNECTION_RESENDS;
+            connection.node = claim.node;
         } else {
             option::complete(ctx, connection);
         }
-        other = claim.is_proven() && claim.identity != connection.destination;
+        other = is_another(connection, claim);
     }
-    if connection.started != 0 {
-        admit::tell(cookie, claim.at_source(other));
+    // A record that names who was thought to be there would be of a connection that never was.
+    if connection.started != 0 && !other && !claim.is_invalid() {
+        let ports = connection.flags & CONNECTION_PORTS != 0;
+        admit::tell(
+            cookie,
+            if ports {
+                claim.of_some_port()
+            } else {
+                claim.at_source(false)
+            },
+        );
     }
     // Another policy; a refusal that only the mode of that moment held back; somebody else than was thought.
     decided != judge::revision() || connection.flags & CONNECTION_DENIED != 0 || other || claim.is_invalid()
+}
+
+/// Whether who answered is to be judged by his own name: he is not who was taken for the destination, or one of several.
+#[inline(always)]
+fn is_another(connection: &Connection, claim: &Claim) -> bool {
+    claim.is_proven() && claim.identity != connection.destination && connection.flags & CONNECTION_PORTS == 0
 }
 
 /// Whether this socket called `connect` itself: two that opened toward each other both complete as the passive end,
@@ -155,8 +180,8 @@ pub fn again(ctx: &SockOpsContext, claim: &Claim) {
         port: connection.target_port,
         protocol: TCP,
     };
-    let other = claim.is_proven() && claim.identity != connection.destination;
-    if claim.is_proven() {
+    let other = is_another(connection, claim);
+    if claim.is_proven() && connection.flags & CONNECTION_PORTS == 0 {
         flow.destination = claim.identity;
     } else if !claim.is_invalid() {
         // A swap that falls into this one too is the business of the sweep after it, which sees this socket by now.
@@ -165,54 +190,59 @@ pub fn again(ctx: &SockOpsContext, claim: &Claim) {
         flow.port = party.port;
     }
     let verdict = judge::judge(&flow);
-    if other {
-        emit::count(Counter::IdentityMismatches);
-    }
-    connection.destination = flow.destination;
-    connection.revision = verdict.revision;
-    connection.rule = verdict.rule;
     let refused = !verdict.allowed && own.enforced();
-    let mut reason = Reason::Revoked;
-    if other {
+    // Behind a virtual address was one of those each of whom policy allowed. One whom it does not allow is none of them.
+    let member = other
+        && identity::is_group(connection.destination)
+        && (verdict.allowed
+            || connection.flags & CONNECTION_DENIED != 0
+            || connection.revision != verdict.revision);
+    let mut told = Told {
+        hook: Hook::Established,
+        flags: 0,
+        proof: claim.at_source(other && !member),
+    };
+    let mut reason = verdict.reason;
+    if other && !member {
+        emit::count(Counter::IdentityMismatches);
         reason = Reason::IdentityMismatch;
     } else if claim.is_invalid() {
         reason = Reason::TagInvalid;
-    } else if !refused {
+    } else if refused {
+        reason = Reason::Revoked;
+    } else {
+        told.hook = Hook::Connect;
+    }
+    connection.destination = flow.destination;
+    connection.target_port = flow.port;
+    connection.revision = verdict.revision;
+    connection.rule = verdict.rule;
+    connection.flags &= !(CONNECTION_DENIED | CONNECTION_ENFORCED);
+    if !verdict.allowed {
+        connection.flags |= CONNECTION_DENIED;
+    }
+    if own.enforced() {
+        connection.flags |= CONNECTION_ENFORCED;
+    }
+    // SAFETY: a live entry.
+    let unrecorded = unsafe { context::take(&raw mut connection.started) };
+    if unrecorded == 0 && !refused {
+        // The record of `connect` says it all.
         return;
     }
-    let mut flags = 0;
     if refused {
-        flags = REFUSED_SOCKET;
+        told.flags = REFUSED_SOCKET;
         if !fence::raise(ctx, cookie) {
             emit::count(Counter::Unfenced);
             reason = Reason::Unfenced;
         }
     }
-    let ends = ends(ctx);
-    if ends.ipv6 {
-        flags |= IPV6;
+    connection.reason = reason as u8;
+    if unrecorded == 0 {
+        connection.latency = (context::now() - started) as u32;
     }
-    emit::decision(
-        &Decision {
-            hook: Hook::Established,
-            started,
-            own: &own,
-            netns: connection.netns,
-            cookie,
-            source: flow.source,
-            destination: flow.destination,
-            source_address: &ends.local,
-            destination_address: &ends.remote,
-            source_port: ends.local_port,
-            destination_port: ends.remote_port,
-            target_port: flow.port,
-            protocol: TCP,
-            flags,
-            in_task: false,
-            proof: claim.at_source(other),
-        },
-        &Verdict { reason, ..verdict },
-    );
+    let began = if unrecorded == 0 { started } else { unrecorded };
+    emit::told(cookie, began, connection, told);
 }
 
 /// The destination's end, before it decides: who it is, and what the SYN proves.
@@ -221,6 +251,7 @@ pub fn accepted(ctx: &SockOpsContext, own: &mut Own, claim: &mut Claim) {
     let Some(control) = maps::zt_control.get(0) else {
         return;
     };
+    let mut keeps = false;
     match context::stored(socket_of(ctx)) {
         Some(mut socket) => {
             if socket.flags & SOCKET_WRITES != 0 {
@@ -232,6 +263,7 @@ pub fn accepted(ctx: &SockOpsContext, own: &mut Own, claim: &mut Claim) {
                 socket.flags &= !SOCKET_NOTED;
                 context::store(socket_of(ctx), &socket);
             }
+            keeps = socket.flags & SOCKET_KEEPS != 0;
             *own = Own::of_socket(control, &socket);
         }
         None => {
@@ -239,7 +271,7 @@ pub fn accepted(ctx: &SockOpsContext, own: &mut Own, claim: &mut Claim) {
             *own = Own::missing(control);
         }
     }
-    proof::of_source(ctx, own.identity, claim);
+    proof::of_source(ctx, own.identity, keeps, claim);
 }
 
 /// The destination's end. False where the source was named under another policy than the one that judged it: then nothing is

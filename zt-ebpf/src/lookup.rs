@@ -1,22 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Who is who: the identity behind an address, as the sending and as the receiving end can know it.
+//! Who is who: the identity behind an address, as the sending end can know it.
 
-use aya_ebpf::EbpfContext as _;
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::programs::SockOpsContext;
-use zt_common::abi::{Listener, ListenerKey, LocalKey, PEER_HERE, ServiceKey, Source, SourceKey};
+use zt_common::abi::{
+    CONNECTION_FRONT, CONNECTION_PORTS, Listener, ListenerKey, LocalKey, PEER_HERE, SERVICE_PORTS,
+    SERVICE_WORKLOADS, ServiceKey,
+};
 use zt_common::address::Address;
 use zt_common::control::{Control, HAS_SERVICES};
-use zt_common::counter::Counter;
 use zt_common::entry::{AllowKey, Shapes};
 use zt_common::identity;
 use zt_common::verdict::{AllowLookup, Verdict};
 
 use crate::call::TCP;
-use crate::ends::{ends, next_received};
 use crate::judge::Table;
-use crate::proof::Claim;
-use crate::{context, emit, maps};
+use crate::maps;
 
 /// The other party of a decision.
 #[derive(Clone, Copy)]
@@ -29,6 +27,11 @@ pub struct Party {
     pub here: bool,
     /// It is in the same network namespace.
     pub local: bool,
+    /// [`CONNECTION_FRONT`] where it is in the mesh and behind a virtual address, with [`CONNECTION_PORTS`] where that
+    /// leads to several ports.
+    pub front: u32,
+    /// The node that it is on, see [`zt_common::abi::Peer`].
+    pub node: u32,
     /// The revision whose networks named it, or 0 where its name does not depend on the policy.
     revision: u64,
 }
@@ -86,20 +89,29 @@ pub fn destination(control: &Control, target: &Target) -> Party {
         };
         // SAFETY: read once, copied at once.
         if let Some(service) = unsafe { maps::zt_services.get(key) } {
+            let mut front = 0;
+            if service.flags & SERVICE_WORKLOADS != 0 && service.identity != identity::UNKNOWN {
+                front = CONNECTION_FRONT;
+                if service.flags & SERVICE_PORTS != 0 {
+                    front |= CONNECTION_PORTS;
+                }
+            }
             return Party {
                 identity: service.identity,
                 port: service.target_port,
                 here: false,
                 local: false,
+                front,
+                node: 0,
                 revision: 0,
             };
         }
     }
     // Plain numbers with a value on every path: an `Option` of a copy leaves registers unset, which the verifier refuses.
     // SAFETY: read once, copied at once.
-    let (known, peer, flags) = match unsafe { maps::zt_peers.get(address) } {
-        Some(peer) => (true, peer.identity, peer.flags),
-        None => (false, identity::UNKNOWN, 0),
+    let (known, peer, flags, node) = match unsafe { maps::zt_peers.get(address) } {
+        Some(peer) => (true, peer.identity, peer.flags, peer.node),
+        None => (false, identity::UNKNOWN, 0, 0),
     };
     // The address of a workload elsewhere is never this namespace's own: one lookup less.
     let elsewhere = known && flags & PEER_HERE == 0 && identity::is_workload(peer);
@@ -110,6 +122,8 @@ pub fn destination(control: &Control, target: &Target) -> Party {
             port,
             here: true,
             local: true,
+            front: 0,
+            node: 0,
             revision: 0,
         };
     }
@@ -119,6 +133,8 @@ pub fn destination(control: &Control, target: &Target) -> Party {
             port,
             here: flags & PEER_HERE != 0,
             local: false,
+            front: 0,
+            node,
             revision: 0,
         };
     }
@@ -128,6 +144,8 @@ pub fn destination(control: &Control, target: &Target) -> Party {
         port,
         here: false,
         local: false,
+        front: 0,
+        node: 0,
         revision,
     }
 }
@@ -193,7 +211,7 @@ fn listener_at(key: &ListenerKey) -> Option<&'static Listener> {
 
 /// The entity or named network of an address that no directory entry names, and the revision whose networks said so.
 #[inline(always)]
-fn network(address: &Address) -> (u64, u64) {
+pub fn network(address: &Address) -> (u64, u64) {
     let (revision, bits) = match Table::in_force() {
         Some(table) => match table.get(&AllowKey::HEADER) {
             Some(header) => (header.number, header.bits),
@@ -210,136 +228,4 @@ fn network(address: &Address) -> (u64, u64) {
         None => identity::WORLD,
     };
     (number, revision)
-}
-
-/// Who a flow comes from, as the receiving end can know it.
-#[derive(Clone, Copy)]
-pub struct Origin {
-    /// Its identity.
-    pub identity: u64,
-    /// It is a managed workload of this node, and records at its own end.
-    pub managed: bool,
-    /// Its address would be a name, and it did not prove to be the one.
-    pub unproven: bool,
-    /// See [`Party`].
-    pub revision: u64,
-}
-
-impl Origin {
-    /// Nobody is known to be it.
-    pub const NOBODY: Self = Self {
-        identity: identity::UNKNOWN,
-        managed: false,
-        unproven: false,
-        revision: 0,
-    };
-
-    /// See [`Party::outdated`].
-    #[inline(always)]
-    pub fn outdated(&self, verdict: &Verdict) -> bool {
-        self.revision != 0 && self.revision != verdict.revision
-    }
-}
-
-/// The source of a connection: by what its SYN proves, by this node's own sockets, as an entity, by address.
-///
-/// A tag that does not verify names nobody, and no address does in its stead; what this kernel itself knows of the very
-/// SYN stands. Nor does the address of a workload of this node name who proves nothing: its sockets do.
-#[inline(never)]
-pub fn origin(ctx: &SockOpsContext, claim: &Claim) -> Origin {
-    if claim.is_proven() {
-        return Origin {
-            identity: claim.identity,
-            managed: true,
-            unproven: false,
-            revision: 0,
-        };
-    }
-    let arrival = ends(ctx);
-    let netns = context::netns_cookie(ctx.as_ptr());
-    let local = is_local(netns, &arrival.remote);
-    // The one before the next: nothing but the SYN has been received.
-    let sequence = next_received(ctx).wrapping_sub(1);
-    let key = SourceKey {
-        netns: if local { netns } else { 0 },
-        source: arrival.remote,
-        destination: arrival.local,
-        source_port: arrival.remote_port,
-        destination_port: arrival.local_port,
-        protocol: TCP,
-        reserved: [0; 3],
-    };
-    if let Some(origin) = begun_here(&key, sequence) {
-        return origin;
-    }
-    let unproven = claim.is_absent() && is_workload_here(&arrival.remote);
-    if claim.is_invalid() || unproven {
-        if unproven {
-            emit::count(Counter::OptionsMissing);
-        }
-        return Origin {
-            unproven,
-            ..Origin::NOBODY
-        };
-    }
-    if local {
-        return Origin {
-            identity: identity::HOST,
-            managed: false,
-            unproven: false,
-            revision: 0,
-        };
-    }
-    by_address(&arrival.remote)
-}
-
-/// Whether the directory has a workload of this node at an address.
-#[inline(always)]
-fn is_workload_here(address: &Address) -> bool {
-    // SAFETY: read once, copied at once.
-    let peer = unsafe { maps::zt_peers.get(*address) };
-    matches!(peer, Some(peer) if peer.flags & PEER_HERE != 0 && identity::is_workload(peer.identity))
-}
-
-/// Who is behind an address that is not the namespace's own.
-#[inline(never)]
-pub fn by_address(address: &Address) -> Origin {
-    // SAFETY: read once, copied at once.
-    if let Some(peer) = unsafe { maps::zt_peers.get(*address) } {
-        return Origin {
-            identity: peer.identity,
-            managed: false,
-            unproven: false,
-            revision: 0,
-        };
-    }
-    let (identity, revision) = network(address);
-    Origin {
-        identity,
-        managed: false,
-        unproven: false,
-        revision,
-    }
-}
-
-#[inline(always)]
-fn begun_here(key: &SourceKey, sequence: u32) -> Option<Origin> {
-    // SAFETY: read once, copied at once.
-    let source: Source = unsafe { maps::zt_sources.get(key) }.copied()?;
-    // What was said of one SYN is not true of the next from the same port, whose owner must speak for himself. Nor is
-    // it said once only: one SYN cookie can make more than one socket.
-    if source.sequence != sequence {
-        return None;
-    }
-    // SAFETY: as above.
-    let identity = match unsafe { maps::zt_workloads.get(source.workload) } {
-        Some(workload) => workload.identity,
-        None => source.identity,
-    };
-    Some(Origin {
-        identity,
-        managed: true,
-        unproven: false,
-        revision: 0,
-    })
 }

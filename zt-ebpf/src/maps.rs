@@ -9,8 +9,8 @@ use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, bpf_map_type};
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SockHash};
 use aya_ebpf::macros::btf_map;
 use zt_common::abi::{
-    Connection, Flood, FlowKey, FlowState, Homes, KeyId, Listener, ListenerKey, LocalKey, Node, NodeKey, Peer,
-    ResidentKey, Service, ServiceKey, Socket, Source, SourceKey, Workload,
+    Connection, Flood, FlowKey, FlowState, Homes, KeyId, Listener, ListenerKey, LocalKey, Node, NodeKey,
+    Peer, ResidentKey, Service, ServiceKey, Socket, Source, SourceKey, Workload,
 };
 use zt_common::address::Address;
 use zt_common::control::Control;

@@ -9,17 +9,19 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::programs::SockOpsContext;
 use zt_common::abi::{
-    CONNECTION_OFFERS, CONNECTION_RESENDS, CONNECTION_WRITES, Connection, KeyId, NodeKey, SOCKET_WRITES,
-    Socket, WITHIN,
+    CONNECTION_FRONT, CONNECTION_OFFERS, CONNECTION_RESENDS, CONNECTION_WRITES, Connection, KeyId, NodeKey,
+    SOCKET_KEEPS, SOCKET_NOTED, SOCKET_WRITES, Socket, WITHIN,
 };
 use zt_common::control::{Control, HANDSHAKE};
 use zt_common::counter::Counter;
-use zt_common::handshake::{Bits, IdentityOption, OPTION_BYTES, RETRANSMISSIONS, Syn, SynAck};
+use zt_common::handshake::{
+    Bits, Caller, EPOCH_MASK, IdentityOption, Message, OPTION_BYTES, RETRANSMISSIONS,
+};
 use zt_common::identity;
 use zt_common::siphash::Key;
 
-use crate::ends::{self, ends, unacknowledged};
-use crate::{context, emit, lookup, maps};
+use crate::ends::{self, ends, next_received, unacknowledged};
+use crate::{context, emit, lookup, maps, origin, proof};
 
 const SYN: u32 = 0x02;
 const ACK: u32 = 0x10;
@@ -33,15 +35,59 @@ pub fn is_on(control: &Control) -> bool {
     control.flags & HANDSHAKE != 0
 }
 
-/// The key within the node of an epoch.
 #[inline(always)]
-pub fn key(epoch: u64) -> Option<Key> {
-    let id = KeyId { peer: WITHIN, epoch };
+fn key(id: KeyId) -> Option<Key> {
     // SAFETY: entries are written once; read once, copied at once.
     let key: NodeKey = unsafe { maps::zt_keys.get(id) }.copied()?;
     Some(Key {
         k0: key.k0,
         k1: key.k1,
+    })
+}
+
+/// The epoch in use towards a node, 0 being this one. 0 where there is no key.
+#[inline(always)]
+fn epoch(control: &Control, node: u32) -> u64 {
+    if node == 0 {
+        return control.epoch;
+    }
+    // SAFETY: read once, copied at once.
+    match unsafe { maps::zt_nodes.get(node) } {
+        Some(node) => node.epoch,
+        None => 0,
+    }
+}
+
+/// Whether there is a key that is shared with another node.
+#[inline(always)]
+pub fn has_key(node: u32) -> bool {
+    // SAFETY: read once, copied at once.
+    node != 0 && matches!(unsafe { maps::zt_nodes.get(node) }, Some(node) if node.epoch != 0)
+}
+
+/// The key to make a tag with.
+#[inline(always)]
+fn sent(node: u32, epoch: u64) -> Option<Key> {
+    key(if node == 0 {
+        KeyId { peer: WITHIN, epoch }
+    } else {
+        KeyId::to(node, epoch)
+    })
+}
+
+/// The key that an option of a node names: within this one that in use or the one before, else whatever there is.
+#[inline(always)]
+pub fn accepted(control: &Control, node: u32, bits: Bits) -> Option<Key> {
+    if node != 0 {
+        return key(KeyId::from(node, bits.epoch()));
+    }
+    let behind = control.epoch.wrapping_sub(bits.epoch()) & EPOCH_MASK;
+    if behind > 1 {
+        return None;
+    }
+    key(KeyId {
+        peer: WITHIN,
+        epoch: control.epoch.wrapping_sub(behind),
     })
 }
 
@@ -52,7 +98,7 @@ pub fn load(ctx: &SockOpsContext, option: &mut IdentityOption, from: u64) -> i64
     unsafe { helper::bpf_load_hdr_opt(ctx.ops, option.as_mut_ptr().cast(), OPTION_BYTES, from) }
 }
 
-/// Before the first SYN of a connection within the node: asks for the calls that write its option.
+/// Before the first SYN of a connection that shall bear it: asks for the calls that write its option.
 #[inline(always)]
 pub fn offer(ctx: &SockOpsContext, connection: &mut Connection) {
     // Not twice, for a repeated SYN; and nothing for a connection that nobody will look at in the end.
@@ -74,20 +120,31 @@ pub fn complete(ctx: &SockOpsContext, connection: &mut Connection) {
     connection.flags &= !(CONNECTION_OFFERS | CONNECTION_RESENDS | CONNECTION_WRITES);
 }
 
+/// The connection is over before its handshake was: the next one of the same socket asks anew.
+#[inline(always)]
+pub fn abandon(ctx: &SockOpsContext) {
+    if ends::writes_options(ctx) && is_ours(ctx, CONNECTION_WRITES) {
+        ends::write_no_options(ctx);
+    }
+}
+
 /// A socket begins to listen: its SYNs shall be kept until their handshake is complete, and its answers written to.
 #[inline(always)]
 pub fn listen(ctx: &SockOpsContext, owner: &mut Socket) {
     if !matches!(maps::zt_control.get(0), Some(control) if is_on(control)) {
         return;
     }
-    save_syn(ctx);
-    if ends::write_options(ctx) {
+    if save_syn(ctx) {
+        owner.flags |= SOCKET_KEEPS;
+    }
+    // Nobody knows who listens at a place that is not noted.
+    if owner.flags & SOCKET_NOTED != 0 && ends::write_options(ctx) {
         owner.flags |= SOCKET_WRITES;
     }
 }
 
 #[inline(always)]
-fn save_syn(ctx: &SockOpsContext) {
+fn save_syn(ctx: &SockOpsContext) -> bool {
     const SOL_TCP: i32 = 6;
     const TCP_SAVE_SYN: i32 = 27;
     let mut on: u32 = 1;
@@ -99,22 +156,28 @@ fn save_syn(ctx: &SockOpsContext) {
             TCP_SAVE_SYN,
             core::ptr::from_mut(&mut on).cast(),
             size_of::<u32>() as i32,
-        );
+        ) == 0
     }
 }
 
 /// How much room the segment at hand needs.
 #[inline(never)]
 pub fn reserve(ctx: &SockOpsContext) {
-    let flags = ends::segment(ctx);
-    let whole = ends::is_whole(ctx);
-    let wanted = if flags & SYN == 0 {
-        whole && resends(ctx)
-    } else if flags & ACK != 0 {
-        // A connecting socket that answers another one's SYN (simultaneous open) has nobody to prove anything to.
-        !whole && answers(ctx)
-    } else {
-        whole && begins(ctx)
+    let wanted = match place(ctx) {
+        Place::Syn => {
+            let omitted = is_late(ctx);
+            if omitted {
+                emit::count(Counter::OptionsOmitted);
+            }
+            !omitted
+        }
+        // Who answers is asked when it is written: what is reserved and not written, the kernel fills.
+        Place::Answer => {
+            let mut asked = IdentityOption::SEARCH;
+            load(ctx, &mut asked, OF_SYN) == i64::from(OPTION_BYTES)
+        }
+        Place::Again => true,
+        Place::Nowhere => false,
     };
     if !wanted {
         return;
@@ -125,22 +188,56 @@ pub fn reserve(ctx: &SockOpsContext) {
     }
 }
 
-/// Whether a SYN bears the option: one that is ours, and not the last of those that nobody answers.
-#[inline(always)]
-fn begins(ctx: &SockOpsContext) -> bool {
-    if !is_ours(ctx, CONNECTION_OFFERS) {
-        return false;
-    }
-    let omitted = ends::retransmissions(ctx) > RETRANSMISSIONS;
-    if omitted {
-        emit::count(Counter::OptionsOmitted);
-    }
-    !omitted
+/// What the segment at hand is to the option.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// A SYN of ours.
+    Syn,
+    /// A listener's SYN-ACK.
+    Answer,
+    /// A segment after a SYN-ACK that asked for the option.
+    Again,
+    /// Nothing.
+    Nowhere,
 }
 
 #[inline(always)]
-fn resends(ctx: &SockOpsContext) -> bool {
-    is_ours(ctx, CONNECTION_RESENDS)
+fn place(ctx: &SockOpsContext) -> Place {
+    let flags = ends::segment(ctx);
+    let whole = ends::is_whole(ctx);
+    if flags & SYN != 0 && flags & ACK != 0 {
+        // A connecting socket that answers another one's SYN (simultaneous open) has nobody to prove anything to.
+        return if whole { Place::Nowhere } else { Place::Answer };
+    }
+    if !whole {
+        return Place::Nowhere;
+    }
+    let Some(filed) = maps::zt_connections.get_ptr_mut(context::socket_cookie(ctx.as_ptr())) else {
+        return Place::Nowhere;
+    };
+    // SAFETY: the entry belongs to this socket.
+    let connection = unsafe { &mut *filed };
+    if flags & SYN != 0 {
+        return if connection.flags & CONNECTION_OFFERS != 0 {
+            Place::Syn
+        } else {
+            Place::Nowhere
+        };
+    }
+    if connection.flags & CONNECTION_RESENDS == 0 {
+        return Place::Nowhere;
+    }
+    if ends::is_unheard(ctx) {
+        return Place::Again;
+    }
+    complete(ctx, connection);
+    Place::Nowhere
+}
+
+/// Whether a SYN is one of the last of those that nobody answers, which go without.
+#[inline(always)]
+fn is_late(ctx: &SockOpsContext) -> bool {
+    ends::retransmissions(ctx) > RETRANSMISSIONS
 }
 
 #[inline(always)]
@@ -152,85 +249,85 @@ fn is_ours(ctx: &SockOpsContext, flag: u32) -> bool {
     }
 }
 
-/// Whether a SYN-ACK answers a SYN with an option. Who answers is asked when it is written: what is reserved and not
-/// written, the kernel fills.
-#[inline(always)]
-fn answers(ctx: &SockOpsContext) -> bool {
-    let mut option = IdentityOption::SEARCH;
-    load(ctx, &mut option, OF_SYN) == i64::from(OPTION_BYTES)
-}
-
 /// Writes into the segment at hand.
 #[inline(never)]
 pub fn write(ctx: &SockOpsContext) {
-    let flags = ends::segment(ctx);
-    let whole = ends::is_whole(ctx);
-    if flags & SYN == 0 {
-        if whole && resends(ctx) {
-            said(ctx, true);
-            if let Some(place) = maps::zt_connections.get_ptr_mut(context::socket_cookie(ctx.as_ptr())) {
-                // SAFETY: the entry belongs to this socket.
-                complete(ctx, unsafe { &mut *place });
-            }
-        }
-    } else if flags & ACK == 0 {
-        if whole && is_ours(ctx, CONNECTION_OFFERS) {
-            said(ctx, false);
-        }
-    } else if !whole {
-        answered(ctx);
+    match place(ctx) {
+        // What is reserved then is another program's.
+        Place::Syn if is_late(ctx) => {}
+        Place::Syn => said(ctx, false),
+        Place::Again => said(ctx, true),
+        Place::Answer => answered(ctx),
+        Place::Nowhere => {}
     }
 }
 
-/// The source says who it is; `again` where a SYN cookie has forgotten that it did.
+/// The source says who it is; `again` where the SYN-ACK asked for it.
 #[inline(never)]
 fn said(ctx: &SockOpsContext, again: bool) {
     let Some(control) = maps::zt_control.get(0) else {
         return;
     };
-    // SAFETY: read once, copied at once; the entry belongs to this socket.
-    let (source, destination) =
-        match unsafe { maps::zt_connections.get(context::socket_cookie(ctx.as_ptr())) } {
-            Some(connection) => (connection.source, connection.destination),
-            None => return,
-        };
-    if !identity::is_workload(source) {
-        // Who has no identity has none to prove.
+    // SAFETY: read at once; the entry belongs to this socket.
+    let Some(connection) = (unsafe { maps::zt_connections.get(context::socket_cookie(ctx.as_ptr())) }) else {
+        return;
+    };
+    let (source, node) = (connection.source, connection.node);
+    if !is_still(connection.workload, source) {
+        // Who has no identity has none to prove, nor has he who has lost it.
         return;
     }
-    let epoch = control.epoch;
-    let Some(key) = key(epoch) else {
+    if connection.flags & CONNECTION_FRONT != 0 && !again {
+        store(ctx, &IdentityOption::deferred(source));
         return;
+    }
+    let epoch = epoch(control, node);
+    let Some(key) = sent(node, epoch) else {
+        return;
+    };
+    let audience = if identity::is_workload(connection.destination) {
+        connection.destination
+    } else {
+        identity::UNKNOWN
     };
     let ends = ends(ctx);
     let first = unacknowledged(ctx);
-    let syn = Syn {
-        audience: if identity::is_workload(destination) {
-            destination
-        } else {
-            identity::UNKNOWN
-        },
-        // The SYN has been acknowledged by then.
-        sequence: if again { first.wrapping_sub(1) } else { first },
+    let mut caller = Caller {
         address: ends.local,
         port: ends.local_port,
+        syn: first,
     };
-    let option = syn.option(&key, source, Bits::new(epoch, again));
-    store(ctx, &option);
+    let message = if again {
+        // The SYN has been acknowledged, and nothing but the SYN-ACK has been received.
+        caller.syn = first.wrapping_sub(1);
+        Message::resent(&caller, audience, next_received(ctx).wrapping_sub(1))
+    } else {
+        Message::syn(&caller, audience, connection.target_port)
+    };
+    store(ctx, &message.option(&key, source, Bits::new(epoch, again)));
+}
+
+/// Whether a workload has the identity that it had when it called `connect`.
+#[inline(always)]
+fn is_still(workload: u64, identity: u64) -> bool {
+    // SAFETY: read once, copied at once.
+    let now = unsafe { maps::zt_workloads.get(workload) };
+    identity::is_workload(identity) && matches!(now, Some(now) if now.identity == identity)
 }
 
 /// The destination says who it is. There is no socket yet: it knows itself by who listens at this place.
+///
+/// It says so only in answer to an option that verifies, and to where a SYN to a virtual address really comes from:
+/// otherwise whoever has seen a SYN could fetch the answer to it.
 #[inline(never)]
 fn answered(ctx: &SockOpsContext) {
     const COOKIE: u32 = 2;
     let mut asked = IdentityOption::SEARCH;
-    if load(ctx, &mut asked, OF_SYN) != i64::from(OPTION_BYTES) {
-        return;
-    }
+    let length = load(ctx, &mut asked, OF_SYN);
     let Some(control) = maps::zt_control.get(0) else {
         return;
     };
-    if !is_on(control) {
+    if !is_on(control) || !proof::is_option(length, &asked) {
         return;
     }
     let ends = ends(ctx);
@@ -238,24 +335,41 @@ fn answered(ctx: &SockOpsContext) {
     if !identity::is_workload(own) {
         return;
     }
-    let epoch = control.epoch;
-    let Some(key) = key(epoch) else {
+    let Some((sequence, acknowledged)) = ends::numbers(ctx) else {
         return;
     };
-    let Some((sequence, acknowledged)) = ends::numbers(ctx) else {
+    let caller = Caller {
+        address: ends.remote,
+        port: ends.remote_port,
+        syn: acknowledged.wrapping_sub(1),
+    };
+    let deferred = asked.bits().deferred();
+    let node = if deferred {
+        origin::asking(&caller.address, caller.port, caller.syn)
+    } else {
+        let node = origin::node_at(&caller.address);
+        let mut message = Message::syn(&caller, own, ends.local_port);
+        if asked.bits().resend() || !proof::verifies(control, node, &mut message, &asked) {
+            return;
+        }
+        node
+    };
+    if node == origin::NOBODY {
+        return;
+    }
+    let epoch = epoch(control, node);
+    let Some(key) = sent(node, epoch) else {
         return;
     };
     let cookie = ctx.arg(0) == COOKIE;
     if cookie {
         emit::count(Counter::OptionCookies);
     }
-    let answer = SynAck {
-        source: asked.identity(),
-        syn: acknowledged.wrapping_sub(1),
-        sequence,
-    };
-    let option = answer.option(&key, own, Bits::new(epoch, cookie));
-    store(ctx, &option);
+    let message = Message::syn_ack(&caller, asked.identity(), deferred, sequence);
+    store(
+        ctx,
+        &message.option(&key, own, Bits::new(epoch, cookie || deferred)),
+    );
 }
 
 #[inline(always)]

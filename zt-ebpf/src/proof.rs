@@ -2,15 +2,15 @@
 //! Reads the identity option of the other end, and says whether it proves anything.
 
 use aya_ebpf::programs::SockOpsContext;
+use zt_common::abi::{CONNECTION_FRONT, Connection, MOST_HOMES, ResidentKey};
 use zt_common::control::Control;
 use zt_common::counter::Counter;
-use zt_common::handshake::{EPOCH_MASK, IdentityOption, OPTION_BYTES, Syn, SynAck};
+use zt_common::handshake::{Caller, IdentityOption, Message, OPTION_BYTES};
 use zt_common::identity;
 use zt_common::proof::Proof;
-use zt_common::siphash::Key;
 
 use crate::ends::{ends, next_received, unacknowledged};
-use crate::{emit, maps, option};
+use crate::{emit, maps, option, origin};
 
 /// What an option says of the other end. Plain numbers with a value on every path, as the verifier wants them.
 #[derive(Clone, Copy)]
@@ -19,8 +19,10 @@ pub struct Claim {
     pub identity: u64,
     /// Number of a [`Proof`].
     pub proof: u32,
-    /// Whether it asks for the option once more.
+    /// Whether it asks for the option.
     pub resend: u32,
+    /// The node that it was proven by, see [`Connection::node`].
+    pub node: u32,
 }
 
 impl Claim {
@@ -29,6 +31,7 @@ impl Claim {
         identity: identity::UNKNOWN,
         proof: Proof::None as u32,
         resend: 0,
+        node: 0,
     };
 
     /// Whether it names the other end.
@@ -53,6 +56,16 @@ impl Claim {
         }
     }
 
+    /// What the source's record says where nobody can say whether it is one of those who were meant.
+    #[inline(always)]
+    pub fn of_some_port(&self) -> Proof {
+        if self.is_proven() {
+            Proof::Source
+        } else {
+            self.at_destination()
+        }
+    }
+
     /// What the destination's record says.
     #[inline(always)]
     pub fn at_destination(&self) -> Proof {
@@ -67,19 +80,9 @@ impl Claim {
     }
 }
 
-/// The key of the epoch that an option names: the one in use, or the one before.
-#[inline(always)]
-fn key_of(control: &Control, option: &IdentityOption) -> Option<Key> {
-    let behind = control.epoch.wrapping_sub(option.bits().epoch()) & EPOCH_MASK;
-    if behind > 1 {
-        return None;
-    }
-    option::key(control.epoch.wrapping_sub(behind))
-}
-
-/// Who sent the SYN of a connection that is complete now, to `own`.
+/// Who sent the SYN of a connection that is complete now, to `own`. `keeps`: the listener was told to keep SYNs.
 #[inline(never)]
-pub fn of_source(ctx: &SockOpsContext, own: u64, claim: &mut Claim) {
+pub fn of_source(ctx: &SockOpsContext, own: u64, keeps: bool, claim: &mut Claim) {
     const NOT_SAVED: i64 = -2;
     let Some(control) = maps::zt_control.get(0) else {
         return;
@@ -90,25 +93,41 @@ pub fn of_source(ctx: &SockOpsContext, own: u64, claim: &mut Claim) {
     let mut found = IdentityOption::SEARCH;
     let mut length = option::load(ctx, &mut found, option::OF_SYN);
     // A SYN cookie has forgotten the SYN, and so has a listener that was not told to keep it.
-    let again = length == NOT_SAVED;
+    let forgotten = length == NOT_SAVED;
+    let again = forgotten || is_option(length, &found) && found.bits().deferred();
     if again {
         found = IdentityOption::SEARCH;
         length = option::load(ctx, &mut found, 0);
     }
     if length < 0 && length != TOO_LONG {
-        claim.proof = if again { Proof::Unsaved } else { Proof::Absent } as u32;
+        claim.proof = if forgotten && !keeps {
+            Proof::Unsaved
+        } else {
+            Proof::Absent
+        } as u32;
         return;
     }
     claim.proof = Proof::TagInvalid as u32;
-    if length == i64::from(OPTION_BYTES)
-        && found.is_whole()
-        && found.bits().resend() == again
-        && let Some(key) = key_of(control, &found)
-        && meant(ctx, own, &key, &found)
-    {
-        claim.proof = Proof::Source as u32;
-        claim.identity = found.identity();
-        return;
+    if is_option(length, &found) && found.bits().resend() == again {
+        let ends = ends(ctx);
+        let caller = Caller {
+            address: ends.remote,
+            port: ends.remote_port,
+            // The one before the next: nothing but the SYN has been received.
+            syn: next_received(ctx).wrapping_sub(1),
+        };
+        let mut message = if again {
+            Message::resent(&caller, own, unacknowledged(ctx).wrapping_sub(1))
+        } else {
+            Message::syn(&caller, own, ends.local_port)
+        };
+        let node = origin::node_at(&ends.remote);
+        if verifies(control, node, &mut message, &found) {
+            claim.proof = Proof::Source as u32;
+            claim.identity = found.identity();
+            claim.node = node;
+            return;
+        }
     }
     emit::count(Counter::TagsInvalid);
 }
@@ -116,36 +135,54 @@ pub fn of_source(ctx: &SockOpsContext, own: u64, claim: &mut Claim) {
 /// The option is longer than the one that there is.
 const TOO_LONG: i64 = -28;
 
-/// Whether a SYN was meant for this end, by name or for whoever is there.
+/// Whether what was found is an option of the one length that there is.
 #[inline(always)]
-fn meant(ctx: &SockOpsContext, own: u64, key: &Key, found: &IdentityOption) -> bool {
-    let ends = ends(ctx);
-    let mut syn = Syn {
-        audience: own,
-        // The one before the next: nothing but the SYN has been received.
-        sequence: next_received(ctx).wrapping_sub(1),
-        address: ends.remote,
-        port: ends.remote_port,
-    };
-    if identity::is_workload(own) && verifies(&syn, key, found) {
+pub fn is_option(length: i64, found: &IdentityOption) -> bool {
+    length == i64::from(OPTION_BYTES) && found.is_whole()
+}
+
+/// Whether an option comes from this node, or from another one on which there is who it claims to be, and was meant for
+/// the message's audience or for whoever is there. In place: there is no room on the stack for two messages.
+#[inline(never)]
+pub fn verifies(control: &Control, node: u32, message: &mut Message, found: &IdentityOption) -> bool {
+    if identity::is_workload(message.audience) && is_of(control, node, message, found) {
         return true;
     }
-    syn.audience = identity::UNKNOWN;
-    verifies(&syn, key, found)
+    message.audience = identity::UNKNOWN;
+    is_of(control, node, message, found)
 }
 
 /// A function of its own in the object, so that there is one copy of the rounds.
 #[inline(never)]
-fn verifies(syn: &Syn, key: &Key, found: &IdentityOption) -> bool {
-    syn.verifies(key, found)
+fn is_of(control: &Control, node: u32, message: &Message, found: &IdentityOption) -> bool {
+    let Some(key) = option::accepted(control, node, found.bits()) else {
+        return false;
+    };
+    message.verifies(&key, found) && (node == 0 || lives(node, found.identity()))
 }
 
-/// Who answered the SYN of `source`.
+/// Whether a node has proven to hold an identity.
+#[inline(always)]
+fn lives(node: u32, identity: u64) -> bool {
+    let key = ResidentKey {
+        node,
+        reserved: 0,
+        identity,
+    };
+    // SAFETY: presence only.
+    unsafe { maps::zt_residents.get(key) }.is_some()
+}
+
+/// Who answered the SYN of a connection.
 #[inline(never)]
-pub fn of_destination(ctx: &SockOpsContext, source: u64, claim: &mut Claim) {
+pub fn of_destination(ctx: &SockOpsContext, connection: &Connection, claim: &mut Claim) {
     let Some(control) = maps::zt_control.get(0) else {
         return;
     };
+    if !option::is_on(control) {
+        // Switched off since the SYN was sent; the keys go next.
+        return;
+    }
     let mut found = IdentityOption::SEARCH;
     let length = option::load(ctx, &mut found, 0);
     if length < 0 && length != TOO_LONG {
@@ -153,21 +190,48 @@ pub fn of_destination(ctx: &SockOpsContext, source: u64, claim: &mut Claim) {
         return;
     }
     claim.proof = Proof::TagInvalid as u32;
-    let answer = SynAck {
-        source,
-        // The SYN is acknowledged, and nothing but the SYN-ACK has been received.
-        syn: unacknowledged(ctx).wrapping_sub(1),
-        sequence: next_received(ctx).wrapping_sub(1),
-    };
-    if length == i64::from(OPTION_BYTES)
-        && found.is_whole()
-        && let Some(key) = key_of(control, &found)
-        && answer.verifies(&key, &found)
-    {
-        claim.proof = Proof::Destination as u32;
-        claim.identity = found.identity();
-        claim.resend = u32::from(found.bits().resend());
-        return;
+    if is_option(length, &found) {
+        let front = connection.flags & CONNECTION_FRONT != 0;
+        let caller = Caller {
+            address: connection.local,
+            port: connection.local_port,
+            // The SYN is acknowledged, and nothing but the SYN-ACK has been received.
+            syn: unacknowledged(ctx).wrapping_sub(1),
+        };
+        let answer = next_received(ctx).wrapping_sub(1);
+        let message = Message::syn_ack(&caller, connection.source, front, answer);
+        let node = signer(control, connection.node, front, &message, &found);
+        if node != origin::NOBODY {
+            claim.proof = Proof::Destination as u32;
+            claim.identity = found.identity();
+            claim.resend = u32::from(found.bits().resend());
+            claim.node = node;
+            return;
+        }
     }
     emit::count(Counter::TagsInvalid);
+}
+
+/// The node that a SYN-ACK comes from: `node`, or [`origin::NOBODY`]. From behind a virtual address (`front`) it may be any
+/// on which there is who answers.
+#[inline(never)]
+fn signer(control: &Control, node: u32, front: bool, message: &Message, found: &IdentityOption) -> u32 {
+    if is_of(control, node, message, found) {
+        return node;
+    }
+    if front && let Some(homes) = maps::zt_homes.get_ptr(found.identity()) {
+        let mut home = 0;
+        while home < MOST_HOMES {
+            // SAFETY: a live entry of the map; a number read while it changes is of one state or the other.
+            let node = unsafe { (*homes).nodes[home] };
+            if node == 0 {
+                break;
+            }
+            if is_of(control, node, message, found) {
+                return node;
+            }
+            home += 1;
+        }
+    }
+    origin::NOBODY
 }

@@ -14,7 +14,7 @@ use crate::call::TCP;
 use crate::ends::{ends, socket_of};
 use crate::own::Own;
 use crate::proof::Claim;
-use crate::{admit, context, emit, established, lookup, option, socket};
+use crate::{admit, context, emit, established, option, origin, socket};
 
 /// The socket is about to send its first SYN, and knows the SYN's sequence number: the first callback that does.
 const TIMEOUT_INIT: u32 = 1;
@@ -36,6 +36,8 @@ pub fn zt_sock_ops(ctx: SockOpsContext) -> u32 {
         PASSIVE_ESTABLISHED => destination_end(&ctx),
         STATE_CHANGED => {
             if ctx.arg(1) == STATE_CLOSED {
+                // The same socket may connect once more.
+                option::abandon(&ctx);
                 admit::closed(context::socket_cookie(ctx.as_ptr()));
             }
         }
@@ -59,9 +61,9 @@ fn source_end(ctx: &SockOpsContext, passive: bool) {
 fn destination_end(ctx: &SockOpsContext) {
     let (mut own, mut claim) = (Own::NOBODY, Claim::NONE);
     established::accepted(ctx, &mut own, &mut claim);
-    let mut origin = lookup::origin(ctx, &claim);
+    let mut origin = origin::origin(ctx, &claim);
     if !established::passive(ctx, &own, &claim, &origin, false) {
-        origin = lookup::origin(ctx, &claim);
+        origin = origin::origin(ctx, &claim);
         established::passive(ctx, &own, &claim, &origin, true);
     }
 }

@@ -7,7 +7,9 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::macros::cgroup_sock;
 use aya_ebpf::programs::SockContext;
-use zt_common::abi::{CONNECTION_ESTABLISHED, Listener, ListenerKey, SOCKET_NOTED, Socket};
+use zt_common::abi::{
+    CONNECTION_ESTABLISHED, CONNECTION_OFFERS, Listener, ListenerKey, SOCKET_NOTED, Socket,
+};
 use zt_common::address::Address;
 use zt_common::counter::Counter;
 use zt_common::event::{Hook, IPV6, NOTICE_UDP_BOUND};
@@ -182,8 +184,10 @@ pub fn zt_sock_release(ctx: SockContext) -> i32 {
     let cookie = context::socket_cookie(ctx.as_ptr());
     // SAFETY: read once, copied at once.
     if let Some(connection) = unsafe { maps::zt_connections.get(cookie) } {
-        // An established TCP connection may outlive its last descriptor; it is forgotten when TCP closes it.
-        if connection.protocol == UDP || connection.flags & CONNECTION_ESTABLISHED == 0 {
+        // An established TCP connection may outlive its last descriptor; it is forgotten when TCP closes it. So is one
+        // whose handshake bears identities: that may come to its end at this very moment, on another processor.
+        if connection.protocol == UDP || connection.flags & (CONNECTION_ESTABLISHED | CONNECTION_OFFERS) == 0
+        {
             admit::closed(cookie);
         }
     }

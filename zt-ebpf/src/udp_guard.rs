@@ -20,7 +20,8 @@ use zt_common::verdict::{Reason, Verdict};
 use crate::call::UDP;
 use crate::emit::Decision;
 use crate::flow::{decided, flow_key, known};
-use crate::lookup::{self, Origin};
+use crate::lookup;
+use crate::origin::{Origin, by_address};
 use crate::own::Own;
 use crate::{context, emit, judge, maps};
 
@@ -229,7 +230,7 @@ fn report(ctx: &SkBuffContext, sock: *mut bpf_sock, own: &Own, packet: &Packet, 
 #[inline(never)]
 fn origin(ctx: &SkBuffContext, netns: u64, packet: &Packet) -> Origin {
     if !lookup::is_local(netns, &packet.source) {
-        let origin = lookup::by_address(&packet.source);
+        let origin = by_address(&packet.source);
         return Origin {
             managed: lookup::is_here(&packet.source, origin.identity),
             ..origin

@@ -9,6 +9,7 @@ use std::time::Duration;
 use aya::maps::{HashMap as KernelMap, Map, MapData, MapError};
 use nix::time::{ClockId, clock_gettime};
 use zt_common::abi::{KeyId, NodeKey, WITHIN};
+use zt_common::control::HANDSHAKE;
 use zt_common::names;
 
 use super::error::KernelError;
@@ -56,15 +57,15 @@ impl Keys {
         }
     }
 
-    /// Removes what is neither the key in use nor the one before.
-    fn retire(&mut self, epoch: u64) -> Result<(), KernelError> {
+    /// Removes the keys of all epochs within the node but these.
+    fn retire(&mut self, but: &[u64]) -> Result<(), KernelError> {
         let ids: Vec<KeyId> = self
             .0
             .keys()
             .collect::<Result<_, _>>()
             .map_err(KernelError::map(names::KEYS))?;
         for id in ids {
-            if id.peer == WITHIN && id.epoch != epoch && id.epoch + 1 != epoch {
+            if id.peer == WITHIN && !but.contains(&id.epoch) {
                 self.0.remove(&id).map_err(KernelError::map(names::KEYS))?;
             }
         }
@@ -91,7 +92,16 @@ impl Kernel {
         control.epoch += 1;
         self.keys.make(control.epoch, now)?;
         self.tables.set_control(control)?;
-        self.keys.retire(control.epoch)?;
+        self.keys.retire(&[control.epoch, control.epoch - 1])?;
         Ok(true)
+    }
+
+    /// Removes the keys within the node, while handshakes bear no identities: what was signed long ago shall not verify when
+    /// they do so again.
+    pub fn forget_keys(&mut self) -> Result<(), KernelError> {
+        if self.tables.control()?.flags & HANDSHAKE != 0 {
+            return Ok(());
+        }
+        self.keys.retire(&[])
     }
 }

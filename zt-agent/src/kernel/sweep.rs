@@ -222,7 +222,8 @@ mod tests {
         let front = Service {
             identity: identity::GROUP_BIT | 8,
             target_port: 8080,
-            reserved: [0; 6],
+            flags: 0,
+            reserved: [0; 5],
         };
         let table = AllowTable::default();
         let now = |destination: u64, front: Option<Service>| {

@@ -26,6 +26,17 @@ pub struct Front {
 }
 
 impl Front {
+    /// Whether any of them is a workload.
+    pub fn has_workloads(&self) -> bool {
+        let is_workload = |(backend, _): &(Backend, u16)| matches!(backend, Backend::Workload(_));
+        self.backends.iter().any(is_workload)
+    }
+
+    /// Whether not all of them listen on the same port.
+    pub fn ports_differ(&self) -> bool {
+        self.backends.iter().any(|(_, port)| *port != self.target_port)
+    }
+
     /// The number that a table answers about: `unknown` for a group that it says nothing about, and for a name that is
     /// nobody by it.
     pub fn number_in(&self, table: &AllowTable) -> u64 {
@@ -202,6 +213,14 @@ mod tests {
             (8080, 8080, 443)
         );
         assert_ne!(at(2).number, at(3).number);
+        assert_eq!(
+            [1, 2, 3, 4].map(|last| at(last).ports_differ()),
+            [false, true, true, false]
+        );
+        assert_eq!(
+            [1, 2, 4, 5].map(|last| at(last).has_workloads()),
+            [true, true, false, false]
+        );
         assert_eq!(
             (at(5).number, at(5).target_port),
             (identity::KUBE_APISERVER, 6443)

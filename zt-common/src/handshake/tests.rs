@@ -20,25 +20,33 @@ fn mac_of(bytes: &[u8]) -> u64 {
     hasher.finish() & IdentityOption::MAC_MASK
 }
 
-fn syn_message(identity: u64, bits: u8, syn: &Syn) -> Vec<u8> {
-    let mut message = vec![1, 1, bits, 0];
-    message.extend(syn.sequence.to_be_bytes());
-    message.extend(identity.to_be_bytes());
-    message.extend(syn.audience.to_be_bytes());
-    message.extend(syn.address.0);
-    message.extend(syn.port.to_be_bytes());
-    message.extend([0; 6]);
-    message
+/// The fields of a message, in the specification's order.
+#[derive(Clone, Copy)]
+struct Fields {
+    segment: u8,
+    bits: u8,
+    deferred: u8,
+    syn: u32,
+    identity: u64,
+    audience: u64,
+    address: Address,
+    port: u16,
+    target_port: u16,
+    answer: u32,
 }
 
-fn syn_ack_message(identity: u64, bits: u8, answer: &SynAck) -> Vec<u8> {
-    let mut message = vec![1, 2, bits, 0];
-    message.extend(answer.syn.to_be_bytes());
-    message.extend(identity.to_be_bytes());
-    message.extend(answer.source.to_be_bytes());
-    message.extend(answer.sequence.to_be_bytes());
-    message.extend([0; 4]);
-    message
+impl Fields {
+    fn bytes(&self) -> Vec<u8> {
+        let mut message = vec![2, self.segment, self.bits, self.deferred];
+        message.extend(self.syn.to_be_bytes());
+        message.extend(self.identity.to_be_bytes());
+        message.extend(self.audience.to_be_bytes());
+        message.extend(self.address.0);
+        message.extend(self.port.to_be_bytes());
+        message.extend(self.target_port.to_be_bytes());
+        message.extend(self.answer.to_be_bytes());
+        message
+    }
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -52,141 +60,204 @@ fn v4(text: &str) -> Address {
 }
 
 prop_compose! {
-    fn syns()(audience: u64, sequence: u32, address: [u8; 16], port: u16) -> Syn {
-        Syn { audience, sequence, address: Address(address), port }
+    fn callers()(address: [u8; 16], port: u16, syn: u32) -> Caller {
+        Caller { address: Address(address), port, syn }
     }
 }
 
 prop_compose! {
-    fn answers()(source: u64, syn: u32, sequence: u32) -> SynAck {
-        SynAck { source, syn, sequence }
+    /// The three messages of one connection, with the number of the segment.
+    fn messages()(caller in callers(), audience: u64, source: u64, target_port: u16, deferred: bool, answer: u32) -> [Message; 3] {
+        [
+            Message::syn(&caller, audience, target_port),
+            Message::syn_ack(&caller, source, deferred, answer),
+            Message::resent(&caller, audience, answer),
+        ]
     }
 }
 
 /// The vectors of `docs/handshake.md`, byte by byte.
 #[test]
 fn the_vectors_of_the_specification() {
+    const SOURCE: u64 = 0xa1b2_c3d4_e5f6_0718;
+    const DESTINATION: u64 = 0x1122_3344_5566_7788;
     let document = include_str!("../../../docs/handshake.md");
-    let syn = Syn {
-        audience: 0x1122_3344_5566_7788,
-        sequence: 0x0102_0304,
+    let caller = Caller {
         address: v4("10.99.0.1"),
         port: 40_000,
-    };
-    let option = syn.option(&KEY, 0xa1b2_c3d4_e5f6_0718, Bits::new(5, false));
-    let answer = SynAck {
-        source: 0xa1b2_c3d4_e5f6_0718,
         syn: 0x0102_0304,
-        sequence: 0xfffe_fdfc,
     };
-    let answered = answer.option(&KEY, 0x1122_3344_5566_7788, Bits::new(5, true));
-    for (what, bytes) in [("SYN", option), ("SYN-ACK", answered)] {
-        let text = hex(&bytes.to_bytes());
-        assert!(document.contains(&text), "{what}: {text}");
-    }
-    for message in [
-        syn_message(0xa1b2_c3d4_e5f6_0718, 0b0100, &syn),
-        syn_ack_message(0x1122_3344_5566_7788, 0b0110, &answer),
+    let fields = Fields {
+        segment: 1,
+        bits: 0b0100,
+        deferred: 0,
+        syn: caller.syn,
+        identity: SOURCE,
+        audience: DESTINATION,
+        address: caller.address,
+        port: caller.port,
+        target_port: 5432,
+        answer: 0,
+    };
+    let syn = Message::syn(&caller, DESTINATION, 5432).option(&KEY, SOURCE, Bits::new(5, false));
+    let answer = 0xfffe_fdfc;
+    let answered =
+        Message::syn_ack(&caller, SOURCE, false, answer).option(&KEY, DESTINATION, Bits::new(5, false));
+    let asking =
+        Message::syn_ack(&caller, SOURCE, true, answer).option(&KEY, DESTINATION, Bits::new(5, true));
+    let again = Message::resent(&caller, DESTINATION, answer).option(&KEY, SOURCE, Bits::new(5, true));
+    let of_answer = Fields {
+        segment: 2,
+        identity: DESTINATION,
+        audience: SOURCE,
+        target_port: 0,
+        answer,
+        ..fields
+    };
+    let of_asking = Fields {
+        bits: 0b0110,
+        deferred: 1,
+        ..of_answer
+    };
+    let of_again = Fields {
+        segment: 3,
+        bits: 0b0110,
+        target_port: 0,
+        answer,
+        ..fields
+    };
+    let deferred = IdentityOption::deferred(SOURCE);
+    assert!(
+        document.contains(&hex(&deferred.to_bytes())),
+        "{}",
+        hex(&deferred.to_bytes())
+    );
+    for (what, option, message) in [
+        ("SYN", syn, fields),
+        ("SYN-ACK", answered, of_answer),
+        ("SYN-ACK that asks", asking, of_asking),
+        ("segment after", again, of_again),
     ] {
-        assert!(document.contains(&hex(&message)), "{}", hex(&message));
+        let text = [hex(&message.bytes()), hex(&option.to_bytes())];
+        assert!(
+            text.iter().all(|text| document.contains(text)),
+            "{what}: {text:?}"
+        );
     }
 }
 
 proptest! {
     #[test]
-    fn tags_are_those_of_the_specification(identity: u64, epoch: u64, resend: bool, syn in syns(), answer in answers()) {
+    fn tags_are_those_of_the_specification(
+        identity: u64, epoch: u64, resend: bool, audience: u64, caller in callers(), target_port: u16, deferred: bool, answer: u32,
+    ) {
         let bits = ((epoch & 3) as u8) << 2 | u8::from(resend) << 1;
-        let option = syn.option(&KEY, identity, Bits::new(epoch, resend)).to_bytes();
-        let word = u64::from(bits) << 60 | mac_of(&syn_message(identity, bits, &syn));
-        prop_assert_eq!(&option[..4], &[253, 20, b'Z', b'T']);
-        prop_assert_eq!(&option[4..12], &identity.to_be_bytes());
-        prop_assert_eq!(&option[12..], &word.to_be_bytes());
-        let option = answer.option(&KEY, identity, Bits::new(epoch, resend)).to_bytes();
-        let word = u64::from(bits) << 60 | mac_of(&syn_ack_message(identity, bits, &answer));
-        prop_assert_eq!(&option[12..], &word.to_be_bytes());
+        let of = |segment, deferred, target_port, answer| Fields {
+            segment, bits, deferred, identity, audience, target_port, answer,
+            syn: caller.syn, address: caller.address, port: caller.port,
+        };
+        for (message, fields) in [
+            (Message::syn(&caller, audience, target_port), of(1, 0, target_port, 0)),
+            (Message::syn_ack(&caller, audience, deferred, answer), of(2, u8::from(deferred), 0, answer)),
+            (Message::resent(&caller, audience, answer), of(3, 0, 0, answer)),
+        ] {
+            let option = message.option(&KEY, identity, Bits::new(epoch, resend)).to_bytes();
+            let word = u64::from(bits) << 60 | mac_of(&fields.bytes());
+            prop_assert_eq!(&option[..4], &[253, 20, b'Z', b'T']);
+            prop_assert_eq!(&option[4..12], &identity.to_be_bytes());
+            prop_assert_eq!(&option[12..], &word.to_be_bytes());
+        }
     }
 
     #[test]
-    fn what_is_written_is_read(identity: u64, epoch: u64, resend: bool, syn in syns(), answer in answers()) {
+    fn what_is_written_is_read(identity: u64, epoch: u64, resend: bool, messages in messages()) {
         let bits = Bits::new(epoch, resend);
-        for option in [syn.option(&KEY, identity, bits), answer.option(&KEY, identity, bits)] {
+        for message in messages {
+            let option = message.option(&KEY, identity, bits);
+            prop_assert!(message.verifies(&KEY, &option));
             let option = IdentityOption::from_bytes(&option.to_bytes());
             prop_assert!(option.is_whole());
             prop_assert_eq!(option.identity(), identity);
             prop_assert_eq!(option.bits().epoch(), epoch & 3);
             prop_assert_eq!(option.bits().resend(), resend);
+            prop_assert!(!option.bits().deferred());
         }
-        prop_assert!(syn.verifies(&KEY, &syn.option(&KEY, identity, bits)));
-        prop_assert!(answer.verifies(&KEY, &answer.option(&KEY, identity, bits)));
     }
 
     /// Each bit of the option, and each bit of what it is about.
     #[test]
-    fn nothing_can_be_changed(identity: u64, epoch: u64, resend: bool, syn in syns(), answer in answers()) {
+    fn nothing_can_be_changed(identity: u64, epoch: u64, resend: bool, messages in messages()) {
         let bits = Bits::new(epoch, resend);
-        let (option, answered) = (syn.option(&KEY, identity, bits), answer.option(&KEY, identity, bits));
-        for bit in 0..160 {
-            let flip = |option: &IdentityOption| {
+        for message in messages {
+            let option = message.option(&KEY, identity, bits);
+            for bit in 0..160 {
                 let mut bytes = option.to_bytes();
                 bytes[bit / 8] ^= 1 << (bit % 8);
-                IdentityOption::from_bytes(&bytes)
-            };
-            let (option, answered) = (flip(&option), flip(&answered));
-            prop_assert!(!(option.is_whole() && syn.verifies(&KEY, &option)), "bit {bit}");
-            prop_assert!(!(answered.is_whole() && answer.verifies(&KEY, &answered)), "bit {bit}");
-        }
-        for bit in 0..64 {
-            let other = Syn { audience: syn.audience ^ 1 << bit, ..syn };
-            prop_assert!(!other.verifies(&KEY, &option));
-            let other = SynAck { source: answer.source ^ 1 << bit, ..answer };
-            prop_assert!(!other.verifies(&KEY, &answered));
-            for key in [Key { k0: KEY.k0 ^ 1 << bit, ..KEY }, Key { k1: KEY.k1 ^ 1 << bit, ..KEY }] {
-                prop_assert!(!syn.verifies(&key, &option));
+                let option = IdentityOption::from_bytes(&bytes);
+                prop_assert!(!(option.is_whole() && message.verifies(&KEY, &option)), "bit {bit}");
             }
-        }
-        for bit in 0..32 {
-            let other = Syn { sequence: syn.sequence ^ 1 << bit, ..syn };
-            prop_assert!(!other.verifies(&KEY, &option));
-            for other in [
-                SynAck { syn: answer.syn ^ 1 << bit, ..answer },
-                SynAck { sequence: answer.sequence ^ 1 << bit, ..answer },
-            ] {
-                prop_assert!(!other.verifies(&KEY, &answered));
+            let mut others = Vec::new();
+            for bit in 0..64 {
+                others.push(Message { audience: message.audience ^ 1 << bit, ..message });
+                for key in [Key { k0: KEY.k0 ^ 1 << bit, ..KEY }, Key { k1: KEY.k1 ^ 1 << bit, ..KEY }] {
+                    prop_assert!(!message.verifies(&key, &option));
+                }
             }
-        }
-        for bit in 0..128 {
-            let mut address = syn.address;
-            address.0[bit / 8] ^= 1 << (bit % 8);
-            let other = Syn { address, ..syn };
-            prop_assert!(!other.verifies(&KEY, &option));
-        }
-        for bit in 0..16 {
-            let other = Syn { port: syn.port ^ 1 << bit, ..syn };
-            prop_assert!(!other.verifies(&KEY, &option));
+            for bit in 0..32 {
+                others.push(Message { syn: message.syn ^ 1 << bit, ..message });
+                others.push(Message { answer: message.answer ^ 1 << bit, ..message });
+            }
+            for bit in 0..128 {
+                let mut address = message.address;
+                address.0[bit / 8] ^= 1 << (bit % 8);
+                others.push(Message { address, ..message });
+            }
+            for bit in 0..16 {
+                others.push(Message { port: message.port ^ 1 << bit, ..message });
+                others.push(Message { target_port: message.target_port ^ 1 << bit, ..message });
+            }
+            for bit in 0..8 {
+                others.push(Message { direction: message.direction ^ 1 << bit, ..message });
+                others.push(Message { deferred: message.deferred ^ 1 << bit, ..message });
+            }
+            for other in others {
+                prop_assert!(!other.verifies(&KEY, &option), "{other:?}");
+            }
         }
     }
 
-    /// A SYN-ACK that sends the SYN's option back proves nothing, nor does one that is sent as a SYN's.
+    /// What one segment says, sent back or in the place of another, proves nothing.
     #[test]
-    fn a_reflection_proves_nothing(identity: u64, epoch: u64, resend: bool, syn in syns(), answer in answers()) {
+    fn a_reflection_proves_nothing(identity: u64, epoch: u64, resend: bool, messages in messages()) {
         let bits = Bits::new(epoch, resend);
-        prop_assert!(!answer.verifies(&KEY, &syn.option(&KEY, identity, bits)));
-        prop_assert!(!syn.verifies(&KEY, &answer.option(&KEY, identity, bits)));
+        for (one, message) in messages.iter().enumerate() {
+            for (other, reflected) in messages.iter().enumerate() {
+                let option = reflected.option(&KEY, identity, bits);
+                prop_assert_eq!(message.verifies(&KEY, &option), one == other);
+            }
+        }
     }
 
-    /// The bit that is left for later is no way past the tag.
+    /// An option whose proof is to follow proves nothing, whatever its tag.
     #[test]
-    fn the_reserved_bit_is_refused(identity: u64, syn in syns(), answer in answers()) {
-        let bits = Bits(Bits::RESERVED);
-        prop_assert!(!syn.verifies(&KEY, &syn.option(&KEY, identity, bits)));
-        prop_assert!(!answer.verifies(&KEY, &answer.option(&KEY, identity, bits)));
+    fn what_is_deferred_is_no_proof(identity: u64, messages in messages()) {
+        let deferred = IdentityOption::deferred(identity);
+        prop_assert!(deferred.is_whole() && deferred.bits().deferred());
+        prop_assert_eq!(deferred.identity(), identity);
+        for message in messages {
+            prop_assert!(!message.verifies(&KEY, &deferred));
+            let option = message.option(&KEY, identity, Bits(Bits::DEFERRED));
+            prop_assert!(!message.verifies(&KEY, &option));
+        }
     }
 
     #[test]
-    fn garbage_is_read_without_surprise(bytes: [u8; 20], syn in syns()) {
+    fn garbage_is_read_without_surprise(bytes: [u8; 20], messages in messages()) {
         let option = IdentityOption::from_bytes(&bytes);
         prop_assert_eq!(option.to_bytes(), bytes);
         prop_assert_eq!(option.is_whole(), bytes[..4] == [253, 20, b'Z', b'T']);
-        prop_assert!(!syn.verifies(&KEY, &option));
+        for message in messages {
+            prop_assert!(!message.verifies(&KEY, &option));
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use zt_common::abi::{Service, ServiceKey};
+use zt_common::abi::{SERVICE_PORTS, SERVICE_WORKLOADS, Service, ServiceKey};
 use zt_common::address::Address;
 use zt_common::identity;
 
@@ -194,7 +194,13 @@ impl Fronting {
                 let service = Service {
                     identity: numbers.behind(front),
                     target_port: front.target_port,
-                    reserved: [0; 6],
+                    flags: if front.ports_differ() { SERVICE_PORTS } else { 0 }
+                        | if front.has_workloads() {
+                            SERVICE_WORKLOADS
+                        } else {
+                            0
+                        },
+                    reserved: [0; 5],
                 };
                 (key, service)
             })

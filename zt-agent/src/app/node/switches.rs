@@ -49,6 +49,14 @@ impl Node {
         Ok(())
     }
 
+    /// The keys of those tags, from time to time: a new one, or none where nobody makes tags.
+    pub(super) fn tend_keys(&mut self) -> Result<(), AppError> {
+        match self.parts.config.handshake {
+            Handshake::Auto => self.renew_key(),
+            Handshake::Off => Ok(self.parts.kernel.forget_keys()?),
+        }
+    }
+
     /// Makes a change of break-glass that somebody else wrote into the kernel this agent's own.
     pub(super) fn adopt_switches(&mut self) -> Result<(), AppError> {
         let flags = self.parts.kernel.flags()?;

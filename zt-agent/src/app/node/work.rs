@@ -181,7 +181,7 @@ impl Node {
             log.flush();
         }
         self.adopt_switches()?;
-        self.renew_key()?;
+        self.tend_keys()?;
         self.check_roots()?;
         let refresh = self.refreshed.elapsed() >= REFRESH;
         if refresh || Instant::now() >= self.next_look.min(self.refreshed + LONGEST_WAIT) {
