@@ -50,6 +50,16 @@ impl Policy {
         self.rule("ALLOW", from, to, protocol, ports)
     }
 
+    /// One more rule that allows who proves in the handshake who he is.
+    #[must_use]
+    pub fn allow_proven(self, from: &str, to: &str, protocol: &str, ports: &str) -> Self {
+        let mut policy = self.allow(from, to, protocol, ports);
+        if let Some(rule) = policy.rules.last_mut() {
+            rule["to"][0]["requireProof"] = json!(true);
+        }
+        policy
+    }
+
     /// One more rule that denies.
     #[must_use]
     pub fn deny(self, from: &str, to: &str, protocol: &str, ports: &str) -> Self {

@@ -365,16 +365,75 @@ fn the_last_syns_go_without() -> Result<()> {
     Ok(())
 }
 
-/// A listener that was there before the agent keeps no SYN: its connections are named by the node's own sockets.
+/// A listener that was there before the agent is asked for what a hook would have asked it.
 #[test]
-fn older_listeners_prove_nothing_and_are_reached() -> Result<()> {
+fn older_listeners_prove_who_they_are() -> Result<()> {
     let (scene, server, mut client) = pair("proof-older")?;
     let agent = scene
         .agent(&policy())?
         .config("handshake", json!("auto"))
         .start()?;
+    for to in server.everywhere(80) {
+        assert_eq!(client.talk(to)?, "ok");
+    }
+    allowed(&agent, 3, "mutual", &client, &server)?;
+    let status = agent.get("/v1/status")?["handshake"].clone();
+    assert_eq!(status["older_proving"], 2, "{status}");
+    assert_eq!(
+        (&status["older_reading"], &status["older_failed"]),
+        (&json!(0), &json!(0))
+    );
+    // Nothing of ours is left on the connections that it accepted.
+    let packets = Wire::open(&client.host, "eth0")?;
     assert_eq!(client.talk(server.v4(80))?, "ok");
-    allowed(&agent, 1, "none:absent", &client, &server)?;
+    let seen = packets.seen()?;
+    let bearing: Vec<u8> = seen
+        .iter()
+        .filter(|segment| segment.option(253).is_some())
+        .map(|segment| segment.flags)
+        .collect();
+    assert_eq!(bearing, [SYN | ACK], "{seen:?}");
+    Ok(())
+}
+
+/// So is one that began while handshakes bore no identities.
+#[test]
+fn listeners_of_before_auto_prove_who_they_are() -> Result<()> {
+    let off = |agent: AgentBuilder| agent.config("handshake", json!("off"));
+    let (scene, server, mut client, mut agent) = pair_after_agent("proof-on", &policy(), off)?;
+    assert_eq!(client.talk(server.v4(80))?, "ok");
+    allowed(&agent, 1, "none", &client, &server)?;
+    agent.terminate()?;
+    let agent = scene
+        .agent_beside("second", &policy())?
+        .config("handshake", json!("auto"))
+        .start()?;
+    assert_eq!(client.talk(server.v4(80))?, "ok");
+    allowed(&agent, 1, "mutual", &client, &server)?;
+    Ok(())
+}
+
+/// A listener that the kernel gave a port by itself is found by the agent, and proves who it is from then on.
+#[test]
+fn a_listener_that_chose_no_port_proves_who_it_is() -> Result<()> {
+    let (_scene, mut server, mut client, agent) = pair_after_agent(
+        "proof-autobound",
+        &Policy::new("policy").allow("client", "server", TCP, ""),
+        |agent| agent,
+    )?;
+    let stream = server.call(Operation::Socket {
+        family: 2,
+        kind: 1,
+        protocol: 0,
+    })?;
+    let socket = stream.handle()?;
+    let listener = server.call(Operation::Listen { socket, backlog: 16 })?;
+    let port = listener.local()?.port();
+    zt_tests::eventually("the listener to be found", zt_tests::trail::RECORDED, || {
+        client.tcp(server.v4(port))?;
+        let records = agent.all_records("")?;
+        Ok(records.iter().any(|record| record["proof"] == "mutual"))
+    })?;
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 //! Everything is pinned. Dropping a [`Kernel`] changes nothing in the kernel: enforcement goes on, and the next agent
 //! takes over where this one stopped.
 
+mod adopt;
 mod around;
 mod attach;
 mod capabilities;
@@ -46,6 +47,7 @@ use zt_common::control::{Control, MAX_ROOTS, Root};
 use zt_common::entry::{AllowEntry, AllowKey};
 use zt_common::names;
 
+pub use self::adopt::Adopted;
 pub use self::around::Foreign;
 pub use self::attach::Mended;
 pub use self::capabilities::{CAPABILITIES, Capability, absent, check_privileges};

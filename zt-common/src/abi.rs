@@ -277,6 +277,10 @@ pub const CONNECTION_RESENDS: u32 = 1024;
 pub const CONNECTION_FRONT: u32 = 2048;
 /// As [`CONNECTION_FRONT`], with [`SERVICE_PORTS`].
 pub const CONNECTION_PORTS: u32 = 4096;
+/// The rule that admitted it asks for proof.
+pub const CONNECTION_REQUIRES: u32 = 8192;
+/// The other end proved in the handshake who it is.
+pub const CONNECTION_PROVEN: u32 = 16_384;
 
 /// Key of `zt_sources` (LRU): a TCP connection that a managed socket of this node began, so that the receiving end
 /// knows whose it is. Written before the first SYN leaves, and left to be displaced by newer ones.

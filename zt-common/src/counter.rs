@@ -48,11 +48,13 @@ pub enum Counter {
     OptionCookies = 18,
     /// Connections that were answered by somebody else than the one who had been taken for the destination.
     IdentityMismatches = 19,
+    /// A workload wrote `net.ipv4.tcp_fastopen`, and it is 0 all the same.
+    FastOpenKeptOff = 20,
 }
 
 impl Counter {
     /// Slots of the map.
-    pub const COUNT: u32 = 20;
+    pub const COUNT: u32 = 21;
 
     /// All counters, by slot.
     pub const ALL: [Self; Self::COUNT as usize] = [
@@ -76,6 +78,7 @@ impl Counter {
         Self::OptionsNoRoom,
         Self::OptionCookies,
         Self::IdentityMismatches,
+        Self::FastOpenKeptOff,
     ];
 
     /// The name in `status` and in metrics.
@@ -101,6 +104,7 @@ impl Counter {
             Self::OptionsNoRoom => "options_no_room",
             Self::OptionCookies => "option_cookies",
             Self::IdentityMismatches => "identity_mismatches",
+            Self::FastOpenKeptOff => "fast_open_kept_off",
         }
     }
 }

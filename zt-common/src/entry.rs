@@ -34,7 +34,7 @@ pub struct AllowKey {
 pub struct AllowEntry {
     /// Number of the rule's name; in the header, the revision.
     pub number: u64,
-    /// [`ACTION_ALLOW`] or [`ACTION_DENY`]; in the header, [`Shapes`].
+    /// [`ACTION_ALLOW`], with or without [`REQUIRES_PROOF`], or [`ACTION_DENY`]; in the header, [`Shapes`].
     pub bits: u64,
 }
 
@@ -42,6 +42,8 @@ pub struct AllowEntry {
 pub const ACTION_ALLOW: u64 = 1;
 /// The rule denies, and beats every rule that allows.
 pub const ACTION_DENY: u64 = 2;
+/// The rule allows those alone who prove in their handshake who they are. Beside [`ACTION_ALLOW`].
+pub const REQUIRES_PROOF: u64 = 4;
 
 /// Protocol number under which the right to raw sockets is filed.
 pub const PROTOCOL_RAW: u8 = 255;
@@ -125,31 +127,43 @@ pub struct Shapes(pub u64);
 
 impl Shapes {
     const DENY_SHIFT: u32 = 20;
+    const PROOF_SHIFT: u32 = 40;
     const MASK: u64 = (1 << SHAPES) - 1;
-    /// Which slot of `zt_networks` holds the networks of this table. Set by whoever writes the table into the kernel.
-    pub const NETWORK_SLOT: u64 = 1 << 59;
     /// What no rule names is allowed.
     pub const DEFAULT_ALLOW: u64 = 1 << 60;
     /// The rule `builtin/self` is on.
     pub const SELF: u64 = 1 << 61;
     /// The rule `builtin/host` is on.
     pub const HOST: u64 = 1 << 62;
+    /// Which slot of `zt_networks` holds the networks of this table. Set by whoever writes the table into the kernel.
+    pub const NETWORK_SLOT: u64 = 1 << 63;
 
-    /// Notes that the table has an entry of `shape` with `action`.
+    /// Notes that the table has an entry of `shape` with these [`AllowEntry::bits`].
     #[must_use]
-    pub const fn with(self, shape: u32, action: u64) -> Self {
-        let shift = if action == ACTION_DENY {
+    pub const fn with(self, shape: u32, bits: u64) -> Self {
+        let shift = if bits & ACTION_DENY != 0 {
             Self::DENY_SHIFT
         } else {
             0
         };
-        Self(self.0 | 1 << (shape + shift))
+        let proof = if bits & REQUIRES_PROOF != 0 {
+            1 << (shape + Self::PROOF_SHIFT)
+        } else {
+            0
+        };
+        Self(self.0 | 1 << (shape + shift) | proof)
     }
 
     /// Shapes that hold a rule which denies, as a bit mask.
     #[inline(always)]
     pub const fn denying(self) -> u32 {
         ((self.0 >> Self::DENY_SHIFT) & Self::MASK) as u32
+    }
+
+    /// Shapes that hold a rule which requires proof, as a bit mask.
+    #[inline(always)]
+    pub const fn requiring(self) -> u32 {
+        ((self.0 >> Self::PROOF_SHIFT) & Self::MASK) as u32
     }
 
     /// Shapes that hold a rule which allows, as a bit mask.

@@ -72,6 +72,12 @@ pub const MAPS: [&str; 21] = [
 /// Bytes of the ring buffer [`EVENTS`].
 pub const RING_BYTES: u32 = 16 * 1024 * 1024;
 
+/// Level and name of the socket option that makes a listener which is older than the hooks prove who it is. No protocol has
+/// them.
+pub const ADOPT_LEVEL: i32 = 0x5a54;
+/// See [`ADOPT_LEVEL`].
+pub const ADOPT_OPTION: i32 = 1;
+
 /// The interface index to which refused sockets are bound: none has it.
 pub const NO_INTERFACE: u32 = 0x7fff_fffe;
 

@@ -2,7 +2,9 @@
 //! The verdict: the one function that says yes or no, called by the kernel programs over the pinned table and by
 //! user space over the compiled one. They cannot drift apart, because there is nothing to drift.
 
-use crate::entry::{ACTION_ALLOW, ACTION_DENY, AllowEntry, AllowKey, Flow, PROTOCOL_RAW, SHAPES, Shapes};
+use crate::entry::{
+    ACTION_ALLOW, ACTION_DENY, AllowEntry, AllowKey, Flow, PROTOCOL_RAW, REQUIRES_PROOF, SHAPES, Shapes,
+};
 use crate::identity;
 
 /// The number of the rule `builtin/self`: a workload reaches itself.
@@ -52,11 +54,13 @@ pub enum Reason {
     ProofMissing = 14,
     /// The other end bears an identity option whose tag does not verify.
     TagInvalid = 15,
+    /// The rule asks for proof of who is at the other end, and the handshake gave none.
+    ProofRequired = 16,
 }
 
 impl Reason {
     /// All reasons, by number.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Rule,
         Self::DenyRule,
         Self::NoRule,
@@ -73,6 +77,7 @@ impl Reason {
         Self::IdentityMismatch,
         Self::ProofMissing,
         Self::TagInvalid,
+        Self::ProofRequired,
     ];
 
     /// The name in records and answers.
@@ -94,6 +99,7 @@ impl Reason {
             Self::IdentityMismatch => "identity_mismatch",
             Self::ProofMissing => "proof_missing",
             Self::TagInvalid => "tag_invalid",
+            Self::ProofRequired => "proof_required",
         }
     }
 
@@ -114,6 +120,8 @@ pub struct Verdict {
     pub rule: u64,
     /// Revision of the policy that decided, or 0 where there is none.
     pub revision: u64,
+    /// Whether the rule asks for proof: without it, the verdict is [`Self::unproven`].
+    pub proof: bool,
 }
 
 impl Verdict {
@@ -125,13 +133,30 @@ impl Verdict {
             reason,
             rule: 0,
             revision,
+            proof: false,
+        }
+    }
+
+    /// What becomes of it where the handshake did not prove who is at the other end, or cannot.
+    #[inline(always)]
+    #[must_use]
+    pub const fn unproven(self) -> Self {
+        if self.allowed && self.proof {
+            Self {
+                allowed: false,
+                reason: Reason::ProofRequired,
+                ..self
+            }
+        } else {
+            self
         }
     }
 }
 
 /// What policy says about `flow`.
 ///
-/// Order: DENY rules, `builtin/self`, `builtin/host`, ALLOW rules from the most exact shape to the widest, default.
+/// Order: DENY rules, rules that require proof, `builtin/self`, `builtin/host`, ALLOW rules from the most exact shape to the
+/// widest, default. Proof is a matter of the handshake, which comes later; what has none (UDP) is refused here.
 /// The number of lookups depends on the shapes that a table has, never on the number of its rules.
 #[inline(always)]
 pub fn verdict<T: AllowLookup>(table: &T, flow: &Flow) -> Verdict {
@@ -150,6 +175,24 @@ pub fn verdict<T: AllowLookup>(table: &T, flow: &Flow) -> Verdict {
             reason: Reason::DenyRule,
             rule,
             revision,
+            proof: false,
+        };
+    }
+    let requiring = shapes.requiring();
+    if requiring != 0
+        && let Some(rule) = find(table, flow, requiring, REQUIRES_PROOF)
+    {
+        let verdict = Verdict {
+            allowed: true,
+            reason: Reason::Rule,
+            rule,
+            revision,
+            proof: true,
+        };
+        return if flow.protocol == HAS_HANDSHAKE {
+            verdict
+        } else {
+            verdict.unproven()
         };
     }
     if shapes.has(Shapes::SELF) && flow.source == flow.destination && identity::is_workload(flow.source) {
@@ -158,6 +201,7 @@ pub fn verdict<T: AllowLookup>(table: &T, flow: &Flow) -> Verdict {
             reason: Reason::Rule,
             rule: RULE_SELF,
             revision,
+            proof: false,
         };
     }
     if shapes.has(Shapes::HOST) && flow.source == identity::HOST && identity::is_workload(flow.destination) {
@@ -166,6 +210,7 @@ pub fn verdict<T: AllowLookup>(table: &T, flow: &Flow) -> Verdict {
             reason: Reason::Rule,
             rule: RULE_HOST,
             revision,
+            proof: false,
         };
     }
     if let Some(rule) = find(table, flow, shapes.allowing(), ACTION_ALLOW) {
@@ -174,6 +219,7 @@ pub fn verdict<T: AllowLookup>(table: &T, flow: &Flow) -> Verdict {
             reason: Reason::Rule,
             rule,
             revision,
+            proof: false,
         };
     }
     if shapes.has(Shapes::DEFAULT_ALLOW) {
@@ -182,6 +228,7 @@ pub fn verdict<T: AllowLookup>(table: &T, flow: &Flow) -> Verdict {
             reason: Reason::DefaultAllow,
             rule: 0,
             revision,
+            proof: false,
         };
     }
     let reason = if flow.source == identity::UNKNOWN {
@@ -215,14 +262,18 @@ pub fn raw_socket_verdict<T: AllowLookup>(table: &T, source: u64) -> Verdict {
             reason: Reason::Rule,
             rule: entry.number,
             revision,
+            proof: false,
         },
         _ => Verdict::refusal(Reason::RawSocket, revision),
     }
 }
 
-/// The rule with `action` that covers `flow`, searched in the shapes of `mask` from the most exact on.
+/// IP protocol number of TCP, whose handshake bears proof.
+const HAS_HANDSHAKE: u8 = 6;
+
+/// The rule with `bit` that covers `flow`, searched in the shapes of `mask` from the most exact on.
 #[inline(always)]
-fn find<T: AllowLookup>(table: &T, flow: &Flow, mask: u32, action: u64) -> Option<u64> {
+fn find<T: AllowLookup>(table: &T, flow: &Flow, mask: u32, bit: u64) -> Option<u64> {
     let mut shape = 0;
     while shape < SHAPES {
         let remaining = mask >> shape;
@@ -232,7 +283,7 @@ fn find<T: AllowLookup>(table: &T, flow: &Flow, mask: u32, action: u64) -> Optio
         if remaining & 1 != 0 && wildcards_apply(flow, shape) {
             let key = AllowKey::for_shape(flow, shape);
             if let Some(entry) = table.get(&key)
-                && entry.bits == action
+                && entry.bits & bit != 0
             {
                 return Some(entry.number);
             }

@@ -6,7 +6,7 @@ use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use zt_common::abi::{
     CONNECTION_DENIED, CONNECTION_ENFORCED, CONNECTION_ESTABLISHED, CONNECTION_HERE, CONNECTION_INBOUND,
-    CONNECTION_IPV6, CONNECTION_LOCAL, Connection, SOCKET_FRONT, SOCKET_HERE, SOCKET_LOCAL,
+    CONNECTION_IPV6, CONNECTION_LOCAL, CONNECTION_REQUIRES, Connection, SOCKET_FRONT, SOCKET_HERE, SOCKET_LOCAL,
 };
 use zt_common::address::Address;
 use zt_common::entry::Flow;
@@ -103,6 +103,21 @@ fn connect(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
     if own.alien {
         verdict = Verdict::refusal(Reason::AlienTask, verdict.revision);
     }
+    // Where the handshake bears identities, it shows a moment later who answers.
+    let mut proves = false;
+    if protocol == TCP && option::is_on(control) {
+        if option::has_key(party.node) {
+            entry.node = party.node;
+        }
+        entry.flags |= party.front;
+        proves = party.here || party.front != 0 || entry.node != 0;
+    }
+    if !proves {
+        verdict = verdict.unproven();
+    }
+    if verdict.proof {
+        entry.flags |= CONNECTION_REQUIRES;
+    }
     entry.source = flow.source;
     entry.destination = flow.destination;
     entry.target_port = flow.port;
@@ -125,32 +140,31 @@ fn connect(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
         emit::told(cookie, started, &entry, NOW);
         return REFUSE;
     }
-    let mut socket_flags = 0;
-    if protocol == TCP {
-        if party.here {
-            socket_flags = if party.local {
-                SOCKET_HERE | SOCKET_LOCAL
-            } else {
-                SOCKET_HERE
-            };
-        }
-        if option::is_on(control) {
-            if party.front != 0 {
-                entry.flags |= party.front;
-                socket_flags = SOCKET_FRONT;
-            }
-            if option::has_key(party.node) {
-                entry.node = party.node;
-            }
-            // The handshake shows a moment later who answers.
-            if party.here || party.front != 0 || entry.node != 0 {
-                entry.started = started;
-            }
-        }
+    if proves {
+        entry.started = started;
     }
     let filed = admit::connection(cookie, &entry);
-    if !filed && socket_flags != 0 {
-        admit::unfiled(socket_of(ctx.sock_addr), own.workload, netns, socket_flags);
+    if !filed && entry.flags & CONNECTION_REQUIRES != 0 && own.enforced() {
+        // Nobody would ask at the end of the handshake.
+        entry.flags |= CONNECTION_DENIED;
+        entry.reason = Reason::ProofRequired as u8;
+        emit::told(cookie, started, &entry, NOW);
+        return REFUSE;
+    }
+    if !filed && protocol == TCP {
+        let mut flags = 0;
+        if party.here {
+            flags |= SOCKET_HERE;
+        }
+        if party.local {
+            flags |= SOCKET_LOCAL;
+        }
+        if proves && party.front != 0 {
+            flags |= SOCKET_FRONT;
+        }
+        if flags != 0 {
+            admit::unfiled(socket_of(ctx.sock_addr), own.workload, netns, flags);
+        }
     }
     if !filed || entry.started == 0 {
         emit::told(cookie, started, &entry, NOW);

@@ -8,7 +8,7 @@ use zt_common::address::Address;
 /// State changes. Other programs' bits are left alone.
 const STATE_CALLBACK: u32 = 1 << 2;
 /// The options of each segment that is sent. Asked for during handshakes only.
-const OPTION_CALLBACK: u32 = 1 << 6;
+pub const OPTION_CALLBACK: u32 = 1 << 6;
 const AF_INET: u32 = 2;
 
 /// Asks to be told when the connection closes.

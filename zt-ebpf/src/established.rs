@@ -9,8 +9,8 @@ use aya_ebpf::programs::SockOpsContext;
 use zt_common::abi::{
     CONNECTION_DENIED, CONNECTION_ENFORCED, CONNECTION_ESTABLISHED, CONNECTION_FRONT, CONNECTION_HERE,
     CONNECTION_INBOUND, CONNECTION_IPV6, CONNECTION_LOCAL, CONNECTION_OFFERS, CONNECTION_PORTS,
-    CONNECTION_RESENDS, CONNECTION_SOURCE_MANAGED, Connection, MODE_ENFORCE, SOCKET_FRONT, SOCKET_HERE,
-    SOCKET_KEEPS, SOCKET_LOCAL, SOCKET_NOTED, SOCKET_WRITES,
+    CONNECTION_PROVEN, CONNECTION_REQUIRES, CONNECTION_RESENDS, CONNECTION_SOURCE_MANAGED, Connection,
+    MODE_ENFORCE, SOCKET_FRONT, SOCKET_HERE, SOCKET_KEEPS, SOCKET_LOCAL, SOCKET_NOTED, SOCKET_WRITES,
 };
 use zt_common::address::Address;
 use zt_common::counter::Counter;
@@ -118,9 +118,13 @@ pub fn active(ctx: &SockOpsContext, passive: bool, claim: &mut Claim) -> bool {
             option::complete(ctx, connection);
         }
         other = is_another(connection, claim);
+        if claim.is_proven() {
+            connection.flags |= CONNECTION_PROVEN;
+        }
     }
+    let unproven = connection.flags & CONNECTION_REQUIRES != 0 && !claim.is_proven();
     // A record that names who was thought to be there would be of a connection that never was.
-    if connection.started != 0 && !other && !claim.is_invalid() {
+    if connection.started != 0 && !other && !unproven && !claim.is_invalid() {
         let ports = connection.flags & CONNECTION_PORTS != 0;
         admit::tell(
             cookie,
@@ -132,7 +136,11 @@ pub fn active(ctx: &SockOpsContext, passive: bool, claim: &mut Claim) -> bool {
         );
     }
     // Another policy; a refusal that only the mode of that moment held back; somebody else than was thought.
-    decided != judge::revision() || connection.flags & CONNECTION_DENIED != 0 || other || claim.is_invalid()
+    decided != judge::revision()
+        || connection.flags & CONNECTION_DENIED != 0
+        || other
+        || unproven
+        || claim.is_invalid()
 }
 
 /// Whether who answered is to be judged by his own name: he is not who was taken for the destination, or one of several.
@@ -189,7 +197,10 @@ pub fn again(ctx: &SockOpsContext, claim: &Claim) {
         flow.destination = party.identity;
         flow.port = party.port;
     }
-    let verdict = judge::judge(&flow);
+    let mut verdict = judge::judge(&flow);
+    if !claim.is_proven() {
+        verdict = verdict.unproven();
+    }
     let refused = !verdict.allowed && own.enforced();
     // Behind a virtual address was one of those each of whom policy allowed. One whom it does not allow is none of them.
     let member = other
@@ -208,6 +219,8 @@ pub fn again(ctx: &SockOpsContext, claim: &Claim) {
         reason = Reason::IdentityMismatch;
     } else if claim.is_invalid() {
         reason = Reason::TagInvalid;
+    } else if reason as u8 == Reason::ProofRequired as u8 {
+        // Whatever is done about it, this is why.
     } else if refused {
         reason = Reason::Revoked;
     } else {
@@ -312,6 +325,10 @@ pub fn passive(ctx: &SockOpsContext, own: &Own, claim: &Claim, origin: &Origin, 
     if origin.outdated(&verdict) && !last {
         return false;
     }
+    if !claim.is_proven() {
+        verdict = verdict.unproven();
+    }
+    let unproven = verdict.reason as u8 == Reason::ProofRequired as u8;
     if !verdict.allowed && verdict.reason as u8 == Reason::UnknownSource as u8 {
         if claim.is_invalid() {
             verdict.reason = Reason::TagInvalid;
@@ -336,9 +353,12 @@ pub fn passive(ctx: &SockOpsContext, own: &Own, claim: &Claim, origin: &Origin, 
         if origin.managed {
             entry.flags |= CONNECTION_SOURCE_MANAGED;
         }
+        if claim.is_proven() {
+            entry.flags |= CONNECTION_PROVEN;
+        }
         admit::connection(cookie, &entry);
         watch_close(ctx);
-        if origin.managed {
+        if origin.managed && !unproven {
             // The source recorded this connection at its own end.
             emit::count(Counter::Agreed);
             return true;

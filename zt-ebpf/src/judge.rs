@@ -46,10 +46,12 @@ pub fn judge(flow: &Flow) -> Verdict {
         reason: unsafe { core::mem::transmute::<u8, Reason>(answer as u8) },
         rule: judged.rule,
         revision: judged.revision,
+        proof: answer & PROOF_BIT != 0,
     }
 }
 
 const ALLOWED_BIT: u32 = 1 << 8;
+const PROOF_BIT: u32 = 1 << 9;
 
 /// The part of a verdict that `zt_judge` hands back through memory.
 #[repr(C)]
@@ -58,7 +60,7 @@ pub struct Judged {
     revision: u64,
 }
 
-/// The verdict function over the table in force: the reason's number, and [`ALLOWED_BIT`].
+/// The verdict function over the table in force: the reason's number, [`ALLOWED_BIT`] and [`PROOF_BIT`].
 ///
 /// A *global* function of the object: the verifier looks at it once, by itself, and not again for every state of
 /// every caller. Its search over the shapes of a table would otherwise exceed what the verifier is willing to walk.
@@ -88,7 +90,9 @@ pub extern "C" fn zt_judge(
         (*judged).rule = verdict.rule;
         (*judged).revision = verdict.revision;
     }
-    verdict.reason as u32 | if verdict.allowed { ALLOWED_BIT } else { 0 }
+    let allowed = if verdict.allowed { ALLOWED_BIT } else { 0 };
+    let proof = if verdict.proof { PROOF_BIT } else { 0 };
+    verdict.reason as u32 | allowed | proof
 }
 
 /// The revision in force, 0 before the first.

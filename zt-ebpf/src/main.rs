@@ -12,6 +12,7 @@
 #![feature(core_intrinsics)]
 
 mod admit;
+mod adopt;
 mod call;
 mod connect;
 mod context;
@@ -30,6 +31,7 @@ mod proof;
 mod sendmsg;
 mod sock_ops;
 mod socket;
+mod sysctl;
 mod udp_guard;
 
 /// aya-log's format strings and helpers need a licence that the kernel accepts for them.

@@ -220,6 +220,7 @@ fn report(ctx: &SkBuffContext, sock: *mut bpf_sock, own: &Own, packet: &Packet, 
             reason: unsafe { core::mem::transmute::<u8, Reason>(outcome.reason) },
             rule: outcome.rule,
             revision: outcome.revision,
+            proof: false,
         },
     );
 }

@@ -180,6 +180,10 @@ pub struct ConnectOptions {
     pub mptcp: bool,
     /// Data to send in the SYN (`MSG_FASTOPEN`).
     pub fast_open: Option<String>,
+    /// `TCP_FASTOPEN_CONNECT`: what is sent first goes with the SYN.
+    pub fast_open_connect: bool,
+    /// `TCP_MAXSEG`: the largest segment that this end takes and sends.
+    pub segment: Option<u16>,
     /// How long until `ETIMEDOUT`.
     pub timeout: Duration,
 }
@@ -191,6 +195,8 @@ impl Default for ConnectOptions {
             device: None,
             mptcp: false,
             fast_open: None,
+            fast_open_connect: false,
+            segment: None,
             timeout: TIMEOUT,
         }
     }
@@ -209,6 +215,8 @@ pub struct ListenOptions {
     pub mptcp: bool,
     /// `TCP_FASTOPEN` with a queue of this length.
     pub fast_open: Option<i32>,
+    /// `TCP_DEFER_ACCEPT`: for how many seconds data is waited for.
+    pub defer_accept: Option<i32>,
 }
 
 impl Default for ListenOptions {
@@ -219,6 +227,7 @@ impl Default for ListenOptions {
             v6_only: None,
             mptcp: false,
             fast_open: None,
+            defer_accept: None,
         }
     }
 }

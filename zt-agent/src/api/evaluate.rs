@@ -41,6 +41,8 @@ pub(super) struct Answer {
     mode: Mode,
     /// Whether a refusal would happen.
     enforced: bool,
+    /// Whether the rule asks for proof: without it in the handshake, the connection is refused with the reason `proof_required`.
+    proof_required: bool,
     /// Revision of the policy that answered.
     revision: u64,
     /// Why. `unknown_source` and `unknown_destination` also say that nobody declared that SPIFFE ID: no workload known here
@@ -169,6 +171,7 @@ fn connect(
         policy_matched: decision.rule.clone(),
         mode,
         enforced: mode == Mode::Enforce,
+        proof_required: decision.proof_required,
         revision: decision.revision,
         reason,
         latency_us: Latency(latency),
@@ -213,6 +216,7 @@ fn operate(question: &Operate, snapshot: &Snapshot, caller: &Arc<str>) -> (Answe
         policy_matched: decision.rule.clone(),
         mode,
         enforced: true,
+        proof_required: false,
         revision: snapshot.revision,
         reason,
         latency_us: Latency(latency),

@@ -41,6 +41,8 @@ pub struct NodeStatus {
     pub unnamed_more: usize,
     /// Service meshes and load balancers that change where connections go.
     pub around: Vec<AroundStatus>,
+    /// How the node proves identities in TCP handshakes.
+    pub handshake: HandshakeStatus,
     /// Workloads whose incoming datagrams are guarded.
     pub guarded: usize,
     /// Hooks, links and pins that were missing and put back since the agent started.
@@ -101,6 +103,23 @@ pub struct AroundStatus {
     pub order: Option<&'static str>,
     /// By what it is known.
     pub evidence: String,
+}
+
+/// How the node proves identities in TCP handshakes.
+#[derive(Debug, Clone, Default, Serialize, utoipa::ToSchema)]
+pub struct HandshakeStatus {
+    /// `auto` or `off`.
+    pub mode: String,
+    /// Listeners older than the agent that were made to prove who they are.
+    pub older_proving: usize,
+    /// Those that read who calls and cannot prove who they are, as the kernel cannot be asked for it: restart them.
+    pub older_reading: usize,
+    /// Those that do neither: what they accept is named by the node's own sockets and by addresses.
+    pub older_failed: usize,
+    /// Network namespaces of workloads in which TCP Fast Open was switched off.
+    pub fast_open_off: usize,
+    /// Those in which it is on, and could not be.
+    pub fast_open_left: usize,
 }
 
 /// One hook.

@@ -41,14 +41,16 @@ use crate::api::{ControlError, NodeStatus, Readiness};
 use crate::audit::names::NameBook;
 use crate::audit::pipeline::{ApiEvent, Intake};
 use crate::cgroup::{self, CgroupEvent};
-use crate::config::Config;
+use crate::config::{Config, Handshake};
 use crate::identity::kubernetes::Changes;
 use crate::identity::merge::Dispute;
 use crate::identity::services::ServiceEvent;
 use crate::identity::spire::{Attestation, Known};
 use crate::identity::{WorkloadRecord, file as identity_file};
 use crate::kernel::netns::{self, Namespaces};
-use crate::kernel::{CounterReader, Kernel, KernelError, KernelLog, ManagedRoot, RefusedSocket, Search};
+use crate::kernel::{
+    Adopted, CounterReader, Kernel, KernelError, KernelLog, ManagedRoot, RefusedSocket, Search,
+};
 use crate::metrics::Metrics;
 use crate::policy::{self, Alike, PolicySet};
 use crate::policy_dir;
@@ -208,6 +210,8 @@ pub(super) struct Node {
     next_look: Instant,
     /// Connections that are not in the kernel's map, or not as what they are now, by cookie.
     older: HashMap<u64, Connection>,
+    /// What became of older listeners.
+    adopted: Adopted,
     /// Workloads that are refused raw sockets, and have been looked at for older ones.
     raw_refused: BTreeSet<u64>,
     counters: CounterReader,
@@ -235,6 +239,7 @@ impl Node {
             source,
         })?;
         let cgroups = Cgroups::new(cgroups);
+        let fast_open_off = parts.config.handshake == Handshake::Auto;
         let unnamed = Unnamed::new(&parts.config, &parts.mount, &parts.root_paths, &cgroups);
         let mut node = Self {
             settings,
@@ -268,10 +273,11 @@ impl Node {
             diagnostics: false,
             troubles: None,
             host_netns,
-            namespaces: Namespaces::default(),
+            namespaces: Namespaces::new(fast_open_off),
             refreshed: Instant::now(),
             next_look: Instant::now(),
             older: HashMap::new(),
+            adopted: Adopted::default(),
             raw_refused: BTreeSet::new(),
             counters,
             lost: Losses::default(),

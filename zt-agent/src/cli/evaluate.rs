@@ -160,12 +160,13 @@ async fn from_agent(arguments: &EvaluateArgs) -> Result<Value, Failure> {
 /// The same answer as the agent's, but for the mode, which is a matter of the node.
 fn from_files(arguments: &EvaluateArgs, path: &Path) -> Result<Value, Failure> {
     let settings = arguments.settings.config()?.policy_settings();
-    let answer = |allowed: bool, rule: Option<&str>, reason: &str, start: Instant| {
+    let answer = |allowed: bool, rule: Option<&str>, reason: &str, proof: bool, start: Instant| {
         json!({
             "decision": if allowed { "ALLOW" } else { "DENY" },
             "policy_matched": rule,
             "mode": null,
             "enforced": null,
+            "proof_required": proof,
             "revision": null,
             "reason": reason,
             "latency_us": start.elapsed().as_nanos() as f64 / 1000.0,
@@ -183,7 +184,13 @@ fn from_files(arguments: &EvaluateArgs, path: &Path) -> Result<Value, Failure> {
             let start = Instant::now();
             let decision = set.evaluate_operator(&asked);
             let rule = decision.rule.as_deref();
-            return Ok(answer(decision.allowed, rule, decision.reason.name(), start));
+            return Ok(answer(
+                decision.allowed,
+                rule,
+                decision.reason.name(),
+                false,
+                start,
+            ));
         }
     };
     let others = [from, to]
@@ -204,7 +211,8 @@ fn from_files(arguments: &EvaluateArgs, path: &Path) -> Result<Value, Failure> {
     let start = Instant::now();
     let decision = table.evaluate(source, destination, port, protocol);
     let rule = decision.rule.as_deref();
-    Ok(answer(decision.allowed, rule, decision.reason.name(), start))
+    let (reason, proof) = (decision.reason.name(), decision.proof_required);
+    Ok(answer(decision.allowed, rule, reason, proof, start))
 }
 
 fn print(decision: &str, answer: &Value) -> Result<(), Failure> {
@@ -218,11 +226,15 @@ fn print(decision: &str, answer: &Value) -> Result<(), Failure> {
         (Some(mode), Some(false)) => format!("{mode} (not enforced)"),
         (Some(mode), _) => mode.to_owned(),
     };
-    Ok(pairs(&[
+    let proof = answer["proof_required"].as_bool() == Some(true);
+    let proof = proof.then(|| ("proof", Cell::from("required in the handshake".to_owned())));
+    let answered = [
         ("decision", Cell::toned(decision, tone)),
         ("rule", plain(&answer["policy_matched"]).into()),
         ("reason", plain(&answer["reason"]).into()),
         ("mode", mode.into()),
         ("revision", plain(&answer["revision"]).into()),
-    ])?)
+    ];
+    let lines: Vec<(&str, Cell)> = answered.into_iter().chain(proof).collect();
+    Ok(pairs(&lines)?)
 }

@@ -212,6 +212,11 @@ impl Kernel {
 }
 
 impl Attached {
+    /// The directory of the managed root that it is on.
+    pub(super) fn root(&self) -> &Path {
+        &self.root.path
+    }
+
     fn status(&self) -> HookStatus {
         let (path, id) = (&self.root.path, self.root.id);
         hooks::check(self.hook, self.link.as_fd(), path, id, self.program)

@@ -38,6 +38,8 @@ impl Hook {
             13 => "cgroup_inet6_post_bind",
             14 => "cgroup_udp4_sendmsg",
             15 => "cgroup_udp6_sendmsg",
+            18 => "cgroup_sysctl",
+            22 => "cgroup_setsockopt",
             34 => "cgroup_inet_sock_release",
             _ => "unknown",
         }
@@ -50,8 +52,9 @@ const fn hook(program: &'static str, attach_type: u32) -> Hook {
 
 /// The hooks on a managed root, in the order in which they are attached: what notes and remembers comes before what
 /// decides, so that the first decision finds its ground.
-pub(super) const HOOKS: [Hook; 9] = [
+pub(super) const HOOKS: [Hook; 10] = [
     hook("zt_sock_release", 34),
+    hook("zt_sysctl", 18),
     hook("zt_post_bind4", 12),
     hook("zt_post_bind6", 13),
     hook("zt_sock_ops", 3),
@@ -64,6 +67,9 @@ pub(super) const HOOKS: [Hook; 9] = [
 
 /// The receive guard, attached to single workloads.
 pub(super) const UDP_GUARD: Hook = hook("zt_udp_guard", 0);
+
+/// Attached for a moment, where older listeners are made to prove who they are. Kernels before 6.12 cannot be asked to.
+pub(super) const ADOPT: Hook = hook("zt_adopt", 22);
 
 /// The programs of the sockhash of refused sockets.
 pub(super) const REFUSE_IN: Hook = hook("zt_refuse_in", 5);

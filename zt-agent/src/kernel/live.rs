@@ -4,9 +4,11 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use zt_common::abi::Connection;
-use zt_common::control::UNKNOWN_DENY;
+use zt_common::control::{HANDSHAKE, UNKNOWN_DENY};
 use zt_common::names;
 
+use super::adopt::Adopter;
+use super::attach::Attached;
 use super::error::KernelError;
 use super::netns::Namespaces;
 use super::older::{Finder, Older, Search};
@@ -38,8 +40,13 @@ impl Kernel {
         let Some(table) = &self.table else {
             return Ok(Older::default());
         };
+        let roots = self.attached.iter().map(Attached::root).collect::<BTreeSet<_>>();
+        // Before the hooks are attached there are no handshakes to prove in.
+        let proving = self.flags()? & HANDSHAKE != 0 && self.is_attached();
+        let attach = || Adopter::attach(&self.loaded, roots.iter().copied());
         let finder = Finder {
             table,
+            adopter: if proving { Some(&attach) } else { None },
             search,
             owner,
             is_below,

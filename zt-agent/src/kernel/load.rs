@@ -6,12 +6,15 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use aya::maps::{Map, MapData};
-use aya::programs::{CgroupSkb, CgroupSock, CgroupSockAddr, Program, ProgramFd, SkMsg, SkSkb, SockOps};
+use aya::programs::{
+    CgroupSkb, CgroupSock, CgroupSockAddr, CgroupSockopt, CgroupSysctl, Program, ProgramFd, SkMsg, SkSkb,
+    SockOps,
+};
 use aya::{Ebpf, EbpfLoader};
 use zt_common::names;
 
 use super::error::KernelError;
-use super::hooks::{HOOKS, REFUSE_IN, REFUSE_OUT, UDP_GUARD};
+use super::hooks::{ADOPT, HOOKS, REFUSE_IN, REFUSE_OUT, UDP_GUARD};
 use super::host::Pins;
 use super::sys;
 
@@ -51,6 +54,9 @@ impl Loaded {
             })
             .collect::<Result<_, KernelError>>()?;
         let count = load_programs(&mut ebpf)?;
+        if let Err(error) = load_program(ADOPT.program, ebpf.program_mut(ADOPT.program)) {
+            tracing::warn!(%error, "listeners that are older than the agent will not prove who they are");
+        }
         tracing::info!(
             programs = count,
             ms = started.elapsed().as_millis() as u64,
@@ -148,6 +154,8 @@ fn load_program(name: &'static str, program: Option<&mut Program>) -> Result<(),
         Program::CgroupSock(program) => CgroupSock::load(program),
         Program::CgroupSkb(program) => CgroupSkb::load(program),
         Program::SockOps(program) => SockOps::load(program),
+        Program::CgroupSockopt(program) => CgroupSockopt::load(program),
+        Program::CgroupSysctl(program) => CgroupSysctl::load(program),
         Program::SkMsg(program) => SkMsg::load(program),
         Program::SkSkb(program) => SkSkb::load(program),
         _ => return Err(failed("of a type that no hook has".into())),

@@ -5,7 +5,7 @@
 //! No namespace is held open: a descriptor would keep a deleted pod's network alive. A namespace is found again
 //! through a process that is in it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::net::IpAddr;
@@ -25,6 +25,19 @@ struct Namespace {
     inode: u64,
     pid: u32,
     addresses: BTreeSet<Address>,
+    /// Whether TCP Fast Open was switched off there.
+    fast_open: FastOpen,
+}
+
+/// What became of TCP Fast Open in a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FastOpen {
+    /// It is nobody's business: no workload lives there, or handshakes bear no identities.
+    Untouched,
+    /// It is off.
+    Off,
+    /// It is on, and could not be switched off.
+    Left,
 }
 
 /// The namespaces known, by cookie.
@@ -32,17 +45,44 @@ struct Namespace {
 pub struct Namespaces {
     known: BTreeMap<u64, Namespace>,
     by_inode: HashMap<u64, u64>,
+    /// Whether TCP Fast Open is to be off where workloads live.
+    fast_open_off: bool,
 }
 
 impl Namespaces {
+    /// None is known yet. TCP Fast Open is switched off in those of workloads where that is wanted: it sends data before the
+    /// handshake has shown who answers.
+    pub fn new(fast_open_off: bool) -> Self {
+        Self {
+            fast_open_off,
+            ..Self::default()
+        }
+    }
+
+    /// How many namespaces of workloads have TCP Fast Open switched off, and in how many that failed.
+    pub fn fast_open(&self) -> (usize, usize) {
+        let count = |wanted| {
+            self.known
+                .values()
+                .filter(|known| known.fast_open == wanted)
+                .count()
+        };
+        (count(FastOpen::Off), count(FastOpen::Left))
+    }
+
     /// Looks at the namespaces of `pids`; those that no process is in any more are forgotten when `complete`.
     ///
     /// Addresses of a namespace already known are read again where `refresh` says so. Returns whether anything changed.
     pub fn look(&mut self, pids: &[u32], refresh: bool, complete: bool) -> bool {
         let mut seen: HashMap<u64, u32> = HashMap::new();
+        // The agent's own is the host's. There it is off only if somebody else who is managed lives there.
+        let mut lived_in: HashSet<u64> = HashSet::new();
         for &pid in pids.iter().take(MOST_PROCESSES) {
             if let Ok(meta) = fs::metadata(ns_path(pid)) {
                 seen.entry(meta.ino()).or_insert(pid);
+                if pid != std::process::id() {
+                    lived_in.insert(meta.ino());
+                }
             }
         }
         let mut changed = false;
@@ -61,21 +101,30 @@ impl Namespaces {
             }
         }
         for (inode, pid) in seen {
+            let switch_off = self.fast_open_off && lived_in.contains(&inode);
             if let Some(namespace) = self
                 .by_inode
                 .get(&inode)
                 .and_then(|cookie| self.known.get_mut(cookie))
             {
                 namespace.pid = pid;
-                if !refresh {
+                let untouched = namespace.fast_open == FastOpen::Untouched;
+                if !refresh && !(switch_off && untouched) {
                     continue;
                 }
             }
             let Ok(file) = File::open(ns_path(pid)) else {
                 continue;
             };
-            let Ok(Ok((cookie, addresses))) = inside(&file, || Ok::<_, io::Error>((cookie()?, addresses()?)))
-            else {
+            let looked = inside(&file, || {
+                let fast_open = if switch_off {
+                    switch_fast_open_off()
+                } else {
+                    FastOpen::Untouched
+                };
+                Ok::<_, io::Error>((cookie()?, addresses()?, fast_open))
+            });
+            let Ok(Ok((cookie, addresses, fast_open))) = looked else {
                 continue;
             };
             if let Some(stale) = self
@@ -93,6 +142,7 @@ impl Namespaces {
                     inode,
                     pid,
                     addresses: addresses.clone(),
+                    fast_open,
                 },
             );
             changed |= before.is_none_or(|before| before.addresses != addresses);
@@ -178,6 +228,27 @@ pub fn cookie() -> io::Result<u64> {
         Ok(cookie)
     } else {
         Err(io::Error::last_os_error())
+    }
+}
+
+/// Switches TCP Fast Open off in the calling thread's namespace.
+fn switch_fast_open_off() -> FastOpen {
+    // Where a container sees it read-only, the first process of the host does not. Whose namespace it is about depends on
+    // who opens it, not on where it is.
+    let places = ["/proc/sys", "/proc/1/root/proc/sys"].map(|root| format!("{root}/net/ipv4/tcp_fastopen"));
+    match fs::read_to_string(&places[0]) {
+        Ok(value) if value.trim() == "0" => return FastOpen::Off,
+        // A kernel without it.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return FastOpen::Off,
+        _ => {}
+    }
+    let switched = fs::write(&places[0], "0").or_else(|_| fs::write(&places[1], "0"));
+    match switched {
+        Ok(()) => FastOpen::Off,
+        Err(error) => {
+            tracing::warn!(%error, "cannot switch TCP Fast Open off in a namespace (net.ipv4.tcp_fastopen)");
+            FastOpen::Left
+        }
     }
 }
 

@@ -4,9 +4,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
-use std::os::fd::AsRawFd as _;
 
-use aya::maps::{Map, MapData, SkStorage};
 use zt_common::abi::{
     CONNECTION_ESTABLISHED, CONNECTION_INBOUND, CONNECTION_IPV6, CONNECTION_LOCAL, Connection, ListenerKey,
     SOCKET_NOTED, Socket,
@@ -16,10 +14,9 @@ use zt_common::identity;
 use zt_common::names;
 
 use super::Owner;
-use super::descriptors;
+use super::adopt::{Adopted, Adopter, Foundling, adopt};
 use super::error::KernelError;
 use super::host::Pins;
-use super::load;
 use super::netns::{self, Namespaces};
 use super::refused::RefusedSocket;
 use super::sock_diag::{CLOSED, ESTABLISHED, Found, LISTEN, SockDiag, TCP, UDP};
@@ -89,6 +86,8 @@ pub struct Older {
     pub fenced: Vec<RefusedSocket>,
     /// The namespaces whose sockets were listed.
     pub listed: BTreeSet<u64>,
+    /// What became of listeners.
+    pub adopted: Adopted,
 }
 
 /// What a search goes by.
@@ -101,6 +100,8 @@ pub(super) struct Finder<'a> {
     pub is_below: &'a dyn Fn(u64, u64) -> bool,
     /// The managed processes.
     pub pids: &'a [u32],
+    /// By whom listeners are made to prove who they are, where they shall.
+    pub adopter: Option<&'a dyn Fn() -> Adopter>,
 }
 
 impl Finder<'_> {
@@ -114,7 +115,7 @@ impl Finder<'_> {
         seen: &HashMap<u64, Connection>,
     ) -> Result<Older, KernelError> {
         let mut older = Older::default();
-        let mut orphans: HashMap<u32, Socket> = HashMap::new();
+        let mut foundlings: HashMap<u32, Foundling> = HashMap::new();
         for Listed { netns, sockets } in listed {
             older.listed.insert(netns);
             // A socket whose local place is listened on is the inbound end; so is a datagram socket of its own that
@@ -137,8 +138,8 @@ impl Finder<'_> {
                 let Some(workload) = (self.owner)(socket.cgroup, tables.workloads()) else {
                     continue;
                 };
-                if let Some(entry) = self.waiting(tables, netns, socket, workload, &mut older)? {
-                    orphans.insert(socket.inode, entry);
+                if let Some(found) = self.waiting(tables, netns, socket, workload, &mut older)? {
+                    foundlings.insert(socket.inode, found);
                 }
             }
             for socket in connected {
@@ -176,12 +177,7 @@ impl Finder<'_> {
                 }
             }
         }
-        if !orphans.is_empty() {
-            let storage = Map::SkStorage(load::open(pins, names::SOCKETS)?);
-            let mut storage: SkStorage<MapData, Socket> =
-                storage.try_into().map_err(KernelError::map(names::SOCKETS))?;
-            adopt(&mut storage, orphans, self.pids);
-        }
+        older.adopted = adopt(pins, foundlings, self.pids, self.adopter)?;
         Ok(older)
     }
 
@@ -193,7 +189,7 @@ impl Finder<'_> {
         socket: &Found,
         workload: u64,
         older: &mut Older,
-    ) -> Result<Option<Socket>, KernelError> {
+    ) -> Result<Option<Foundling>, KernelError> {
         let target = &socket.target;
         if target.local_port == 0 {
             return Ok(None);
@@ -209,21 +205,27 @@ impl Finder<'_> {
         if target.protocol == UDP && (noted || self.search == Search::Older) {
             older.udp_workloads.insert(workload);
         }
-        // A UDP port that the kernel chose is not waited at.
-        if noted || (target.protocol == UDP && self.search == Search::Missed) {
-            return Ok(None);
-        }
-        tables.add_listener(key, workload)?;
-        Ok(Some(Socket {
+        let mut entry = Socket {
             workload,
             cgroup: socket.cgroup,
             netns,
             address: key.address,
             port: key.port,
             protocol: key.protocol,
-            flags: SOCKET_NOTED,
+            flags: 0,
             reserved: 0,
-        }))
+        };
+        if noted && target.protocol == TCP && self.adopter.is_some() && self.search == Search::Older {
+            // By a predecessor, for which handshakes may not have borne identities.
+            return Ok(Some(Foundling { entry, owned: true }));
+        }
+        // A UDP port that the kernel chose is not waited at.
+        if noted || (target.protocol == UDP && self.search == Search::Missed) {
+            return Ok(None);
+        }
+        tables.add_listener(key, workload)?;
+        entry.flags = SOCKET_NOTED;
+        Ok(Some(Foundling { entry, owned: false }))
     }
 }
 
@@ -340,36 +342,5 @@ fn wildcard_of_family(address: Address, ipv6: bool) -> Address {
         (true, true) => Address::UNSPECIFIED_V6,
         (true, false) => Address::UNSPECIFIED_V4,
         (false, _) => address,
-    }
-}
-
-/// Stores owners with listening sockets, through descriptors borrowed from the processes that hold them.
-fn adopt(storage: &mut SkStorage<MapData, Socket>, mut orphans: HashMap<u32, Socket>, pids: &[u32]) {
-    for &pid in pids {
-        if orphans.is_empty() {
-            return;
-        }
-        for (number, inode) in descriptors::sockets_of(pid) {
-            let Some(socket) = orphans.get(&inode) else {
-                continue;
-            };
-            let stored = descriptors::borrow(pid, number, inode).and_then(|fd| {
-                storage
-                    .insert(&fd.as_raw_fd(), socket, 0)
-                    .map_err(io::Error::other)
-            });
-            match stored {
-                Ok(()) => {
-                    orphans.remove(&inode);
-                }
-                Err(error) => tracing::warn!(pid, %error, "cannot give a listening socket its owner"),
-            }
-        }
-    }
-    if !orphans.is_empty() {
-        tracing::warn!(
-            sockets = orphans.len(),
-            "listening sockets whose holder was not found: what they accept is `unknown`"
-        );
     }
 }

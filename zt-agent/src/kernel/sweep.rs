@@ -6,8 +6,8 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use zt_common::abi::{
-    CONNECTION_ENFORCED, CONNECTION_ESTABLISHED, CONNECTION_INBOUND, CONNECTION_LOCAL, Connection,
-    MODE_ENFORCE, Service, Workload,
+    CONNECTION_ENFORCED, CONNECTION_ESTABLISHED, CONNECTION_INBOUND, CONNECTION_LOCAL, CONNECTION_PROVEN,
+    Connection, MODE_ENFORCE, Service, Workload,
 };
 use zt_common::address::Address;
 use zt_common::entry::Flow;
@@ -139,7 +139,10 @@ impl Judge<'_> {
             port: connection.target_port,
             protocol: connection.protocol,
         };
-        let verdict = self.table.decide(&flow);
+        let mut verdict = self.table.decide(&flow);
+        if connection.flags & CONNECTION_PROVEN == 0 {
+            verdict = verdict.unproven();
+        }
         (!verdict.allowed).then_some(Revoked {
             cookie,
             connection,

@@ -45,6 +45,25 @@ fn bpf<T>(command: u32, attributes: &mut T) -> io::Result<i64> {
     }
 }
 
+/// Sets an option of a socket, whose value is a number.
+pub(super) fn set_option(socket: BorrowedFd<'_>, level: i32, option: i32, value: i32) -> io::Result<()> {
+    // SAFETY: the value has the length given.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            std::ptr::from_ref(&value).cast(),
+            size_of::<i32>() as libc::socklen_t,
+        )
+    };
+    if set == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// A number that nobody can guess, from the kernel's random source.
 pub(super) fn random() -> io::Result<u64> {
     let mut bytes = [0_u8; 8];

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use zt_common::entry::{ACTION_DENY, AllowEntry, AllowKey, PROTOCOL_RAW, Shapes};
+use zt_common::entry::{ACTION_DENY, AllowEntry, AllowKey, PROTOCOL_RAW, REQUIRES_PROOF, Shapes};
 use zt_common::identity;
 use zt_common::names::MAX_ALLOW_ENTRIES;
 
@@ -147,6 +147,17 @@ pub(super) fn shapes(entries: impl Iterator<Item = (AllowKey, AllowEntry)>) -> S
     })
 }
 
+/// Of two rules about the same, the stricter one holds: one that denies, then one that requires proof.
+pub(super) const fn strictness(bits: u64) -> u8 {
+    if bits & ACTION_DENY != 0 {
+        2
+    } else if bits & REQUIRES_PROOF != 0 {
+        1
+    } else {
+        0
+    }
+}
+
 struct Compiler<'a> {
     universe: &'a [SpiffeId],
     networks: &'a Networks,
@@ -219,6 +230,7 @@ impl<'a> Compiler<'a> {
                 &[identity::RAW_SOCKETS],
                 &[ports::EVERY_PORT],
                 PROTOCOL_RAW,
+                rule.action.bits(),
             );
         }
         for target in &rule.to {
@@ -254,6 +266,7 @@ impl<'a> Compiler<'a> {
             destinations.as_slice(),
             blocks,
             target.protocol.number(),
+            rule.action.bits() | if target.require_proof { REQUIRES_PROOF } else { 0 },
         );
     }
 
@@ -264,6 +277,7 @@ impl<'a> Compiler<'a> {
         destinations: &[u64],
         blocks: &[Block],
         protocol: u8,
+        bits: u64,
     ) {
         let counts = [sources.len(), destinations.len(), blocks.len()];
         let wanted = counts
@@ -275,7 +289,7 @@ impl<'a> Compiler<'a> {
         }
         let entry = AllowEntry {
             number: rule.number,
-            bits: rule.action.bits(),
+            bits,
         };
         for &source in sources {
             for &destination in destinations {
@@ -297,10 +311,10 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    /// The first rule keeps a key, except that one which denies takes it from one which allows.
+    /// The first rule keeps a key, except that a stricter one takes it.
     fn insert(&mut self, key: AllowKey, entry: AllowEntry) {
         let present = self.entries.entry(key).or_insert(entry);
-        if entry.bits == ACTION_DENY && present.bits != ACTION_DENY {
+        if strictness(entry.bits) > strictness(present.bits) {
             *present = entry;
         }
     }

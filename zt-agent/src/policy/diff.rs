@@ -70,6 +70,7 @@ enum Subject<'p> {
         destination: Party<'p>,
         udp: bool,
         deny: bool,
+        proof: bool,
     },
     RawSockets {
         source: Party<'p>,
@@ -207,6 +208,7 @@ fn say<'p>(policy: &'p AnyPolicy, to: &mut dyn FnMut(Subject<'p>, Span)) {
                         destination: Party::from(&target.endpoint),
                         udp: target.protocol == Protocol::Udp,
                         deny,
+                        proof: target.require_proof,
                     };
                     if target.ports.is_empty() {
                         to(subject, ALL);
@@ -292,6 +294,7 @@ fn statement(subject: Subject<'_>, spans: &[Span]) -> Statement {
             destination,
             udp,
             deny,
+            proof,
         } => Statement::Connect {
             action: action(deny),
             source: source.name(),
@@ -302,6 +305,7 @@ fn statement(subject: Subject<'_>, spans: &[Span]) -> Statement {
             } else {
                 spans.iter().map(|span| port_range(*span).to_string()).collect()
             },
+            require_proof: proof,
         },
         Subject::RawSockets { source, deny } => Statement::RawSockets {
             action: action(deny),

@@ -23,7 +23,7 @@ pub(super) const SPEC_FIELDS: [&str; 3] = ["rules", "defaultAction", "descriptio
 /// The fields of a rule.
 pub(super) const RULE_FIELDS: [&str; 5] = ["from", "to", "action", "rawSockets", "description"];
 /// The fields of an item of a rule's `to`.
-pub(super) const TARGET_FIELDS: [&str; 5] = ["spiffe", "entity", "cidr", "ports", "protocol"];
+pub(super) const TARGET_FIELDS: [&str; 6] = ["spiffe", "entity", "cidr", "ports", "protocol", "requireProof"];
 
 /// Which workload may reach which.
 #[derive(Clone, Debug)]
@@ -67,6 +67,8 @@ pub struct Target {
     pub ports: Vec<PortRange>,
     /// `protocol`.
     pub protocol: Protocol,
+    /// `requireProof`: only for who proves in the handshake who it is, at both ends.
+    pub require_proof: bool,
 }
 
 impl ServiceAccessPolicy {

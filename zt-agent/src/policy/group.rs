@@ -11,7 +11,9 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use zt_common::entry::{ACTION_ALLOW, ACTION_DENY, AllowEntry, AllowKey, Flow, PROTOCOL_RAW, Shapes};
+use zt_common::entry::{
+    ACTION_ALLOW, ACTION_DENY, AllowEntry, AllowKey, Flow, PROTOCOL_RAW, REQUIRES_PROOF, Shapes,
+};
 use zt_common::identity;
 use zt_common::verdict::{AllowLookup, Reason, Verdict, verdict};
 
@@ -279,6 +281,8 @@ fn said_to(table: &Table<'_>, source: u64, members: &[(u64, u16)], protocol: u8)
 /// What the verdicts on all members are together.
 pub(super) fn joined(verdicts: impl Iterator<Item = Verdict>) -> Option<AllowEntry> {
     let mut allowing = None;
+    // What one of them asks for is asked of whoever may reach that one.
+    let mut requiring = None;
     let mut all = true;
     for verdict in verdicts {
         if verdict.reason == Reason::DenyRule {
@@ -287,15 +291,17 @@ pub(super) fn joined(verdicts: impl Iterator<Item = Verdict>) -> Option<AllowEnt
                 bits: ACTION_DENY,
             });
         }
-        all &= verdict.allowed;
-        if verdict.reason == Reason::Rule {
+        all &= verdict.allowed || verdict.proof;
+        if verdict.proof {
+            requiring.get_or_insert(verdict.rule);
+        } else if verdict.reason == Reason::Rule {
             allowing.get_or_insert(verdict.rule);
         }
     }
-    let number = allowing.filter(|_| all)?;
+    let proof = if requiring.is_some() { REQUIRES_PROOF } else { 0 };
     Some(AllowEntry {
-        number,
-        bits: ACTION_ALLOW,
+        number: requiring.or(allowing).filter(|_| all)?,
+        bits: ACTION_ALLOW | proof,
     })
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use zt_common::entry::{ACTION_DENY, AllowEntry, AllowKey, PROTOCOL_RAW, Shapes};
+use zt_common::entry::{ACTION_DENY, AllowEntry, AllowKey, PROTOCOL_RAW, REQUIRES_PROOF, Shapes};
 use zt_common::verdict::AllowLookup;
 
 use super::action::{Action, Protocol};
@@ -66,8 +66,13 @@ impl AllowTable {
             16 => key.port.to_string(),
             _ => format!("{}-{last}", key.port),
         };
+        let proof = if entry.bits & REQUIRES_PROOF != 0 {
+            " with proof"
+        } else {
+            ""
+        };
         format!(
-            "{} {source} -> {} {} {ports} by {rule}",
+            "{} {source} -> {} {} {ports}{proof} by {rule}",
             action.name(),
             party(key.destination),
             protocol.name()

@@ -9,11 +9,12 @@
 
 mod strangers;
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ipnet::IpNet;
-use zt_common::entry::{ACTION_DENY, AllowEntry, AllowKey, Flow, Shapes};
+use zt_common::entry::{AllowEntry, AllowKey, Flow, Shapes};
 use zt_common::identity;
 use zt_common::verdict::{AllowLookup, Reason, Verdict, verdict};
 
@@ -334,8 +335,8 @@ impl AllowLookup for Asked<'_> {
         } else {
             &any[..]
         };
-        // Which rule has a key when a table is compiled: the first one that denies, or else the first one.
-        let mut first: Option<((bool, u32), AllowEntry)> = None;
+        // Which rule has a key when a table is compiled: the first of the strictest ones.
+        let mut first: Option<((Reverse<u8>, u32), AllowEntry)> = None;
         for source in sources {
             for destination in destinations {
                 let key = AllowKey {
@@ -347,7 +348,7 @@ impl AllowLookup for Asked<'_> {
                     continue;
                 };
                 let place = self.rules.order.get(&entry.number).copied().unwrap_or(u32::MAX);
-                let rank = (entry.bits != ACTION_DENY, place);
+                let rank = (Reverse(compile::strictness(entry.bits)), place);
                 if first.is_none_or(|(best, _)| rank < best) {
                     first = Some((rank, *entry));
                 }

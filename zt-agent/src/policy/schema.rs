@@ -209,6 +209,7 @@ fn parties(fields: &[&str]) -> Json {
             &json!({"x-kubernetes-int-or-string": true, "description": "A port, or a range such as 8000-8100."}),
         ),
         "protocol" => one_of(&Protocol::NAMES, "TCP where nothing is said."),
+        "requireProof" => flag("Only for who proves in the TCP handshake who it is, at both ends."),
         _ => note(),
     });
     let one: Vec<Json> = endpoint::FIELDS

@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The compiled allow table: what the kernel is given, and what user space decides by.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::hash::Hasher as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use zt_common::entry::{ACTION_DENY, AllowEntry, AllowKey, Flow, Shapes};
+use zt_common::entry::{AllowEntry, AllowKey, Flow, Shapes};
 use zt_common::identity;
 use zt_common::verdict::{AllowLookup, Reason, Verdict, raw_socket_verdict, verdict};
 
 use super::action::Protocol;
 use super::alike::Alike;
+use super::compile::strictness;
 use super::entity::ENTITIES;
 use super::group::Groups;
 use super::hash::{FastMap, FoldHasher};
@@ -61,6 +63,8 @@ pub struct Decision {
     pub rule: Option<Arc<str>>,
     /// Revision of the policy that decided; 0 where there is none.
     pub revision: u64,
+    /// Whether the rule asks for proof: it is allowed only where the handshake gives it.
+    pub proof_required: bool,
 }
 
 impl AllowLookup for AllowTable {
@@ -186,6 +190,7 @@ impl AllowTable {
             reason: verdict.reason,
             rule: self.shared_rule_name(verdict.rule),
             revision: verdict.revision,
+            proof_required: verdict.proof,
         }
     }
 
@@ -281,8 +286,8 @@ impl AllowTable {
     /// What to write over `other`, which is in force, to have this table in force; `None` where writing entries one
     /// by one will not do and the table must be swapped.
     ///
-    /// The order is that in which to write: a shape becomes known before entries of it, and a denial before what it
-    /// denies is allowed, so that nothing is ever briefly open.
+    /// The order is that in which to write: a shape becomes known before entries of it, and a stricter rule before what it
+    /// restricts is allowed, so that nothing is ever briefly open.
     pub fn additions_over(&self, other: &Self) -> Option<Vec<(AllowKey, AllowEntry)>> {
         let new_header = self.entries.get(&AllowKey::HEADER)?;
         let old_header = other.entries.get(&AllowKey::HEADER)?;
@@ -304,7 +309,7 @@ impl AllowTable {
             .entries()
             .filter(|(key, _)| !other.entries.contains_key(key))
             .collect();
-        additions.sort_unstable_by_key(|(key, entry)| (entry.bits != ACTION_DENY, *key));
+        additions.sort_unstable_by_key(|(key, entry)| (Reverse(strictness(entry.bits)), *key));
         if new_header != old_header {
             additions.insert(0, (AllowKey::HEADER, *new_header));
         }

@@ -39,6 +39,12 @@ pub(crate) fn socket_for(to: SocketAddr, options: &ConnectOptions) -> io::Result
 pub(crate) fn connect(to: SocketAddr, options: &ConnectOptions) -> io::Result<Socket> {
     let socket = socket_for(to, options)?;
     socket.set_nonblocking(true)?;
+    if options.fast_open_connect {
+        set_tcp(&socket, libc::TCP_FASTOPEN_CONNECT, 1)?;
+    }
+    if let Some(bytes) = options.segment {
+        set_tcp(&socket, libc::TCP_MAXSEG, bytes.into())?;
+    }
     connect_socket(&socket, to, options.fast_open.as_deref(), options.timeout)?;
     Ok(socket)
 }
@@ -94,15 +100,18 @@ pub(crate) fn listen(at: SocketAddr, options: &ListenOptions) -> io::Result<Sock
         socket.set_only_v6(only)?;
     }
     if let Some(queue) = options.fast_open {
-        set_fast_open(&socket, queue)?;
+        set_tcp(&socket, libc::TCP_FASTOPEN, queue)?;
+    }
+    if let Some(seconds) = options.defer_accept {
+        set_tcp(&socket, libc::TCP_DEFER_ACCEPT, seconds)?;
     }
     socket.bind(&at.into())?;
     socket.listen(options.backlog)?;
     Ok(socket)
 }
 
-/// `TCP_FASTOPEN`: how many connections that carried data in their SYN may wait.
-fn set_fast_open(socket: &Socket, queue: i32) -> io::Result<()> {
+/// Sets an option of TCP: of a listener `TCP_FASTOPEN`, how many connections that carried data in their SYN may wait.
+fn set_tcp(socket: &Socket, option: libc::c_int, value: i32) -> io::Result<()> {
     #[expect(
         unsafe_code,
         reason = "no safe wrapper knows this option; the kernel copies one int"
@@ -111,9 +120,9 @@ fn set_fast_open(socket: &Socket, queue: i32) -> io::Result<()> {
         libc::setsockopt(
             socket.as_raw_fd(),
             libc::IPPROTO_TCP,
-            libc::TCP_FASTOPEN,
-            (&raw const queue).cast(),
-            size_of_val(&queue) as libc::socklen_t,
+            option,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
         )
     };
     if result == 0 {

@@ -17,7 +17,7 @@ async fn an_evaluation_is_answered_and_recorded() {
     assert!(answer["latency_us"].take().is_number());
     let expected = json!({
         "decision": "ALLOW", "policy_matched": "hanzo-core-policy/rule-1", "mode": "enforce", "enforced": true,
-        "revision": 7, "reason": "rule", "latency_us": null
+        "proof_required": false, "revision": 7, "reason": "rule", "latency_us": null
     });
     assert_eq!(answer, expected);
 

@@ -54,7 +54,7 @@ async fn a_change_is_committed_in_force_and_recorded() {
     assert_eq!(dry.status, 200, "{}", dry.body);
     assert_eq!(dry.json()["dry_run"], json!(true));
     let added = json!([{"about": "connect", "action": "ALLOW", "source": CHAT, "destination": POSTGRES,
-        "protocol": "TCP", "ports": ["6000"]}]);
+        "protocol": "TCP", "ports": ["6000"], "require_proof": false}]);
     assert_eq!(dry.json()["diff"]["added"], added);
     assert!(
         !world.policies().join("extra.yaml").exists(),

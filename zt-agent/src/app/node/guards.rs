@@ -21,7 +21,7 @@ impl Receivers {
     fn of(table: &AllowTable) -> Self {
         let udp = table
             .entries()
-            .filter(|(key, entry)| key.protocol == UDP && entry.bits == ACTION_ALLOW);
+            .filter(|(key, entry)| key.protocol == UDP && entry.bits & ACTION_ALLOW != 0);
         Self(udp.map(|(key, _)| key.destination).collect())
     }
 

@@ -9,7 +9,7 @@ use zt_common::counter::Counter;
 
 use super::Node;
 use super::unnamed::LEFT_ALONE;
-use crate::api::{DisputeStatus, HookStatus, NodeStatus, RootStatus};
+use crate::api::{DisputeStatus, HandshakeStatus, HookStatus, NodeStatus, RootStatus};
 use crate::audit::names::{Directory, Placement};
 use crate::config::UnknownWorkload;
 use crate::spiffe_id::SpiffeId;
@@ -88,6 +88,18 @@ impl Node {
             .collect()
     }
 
+    fn handshake_status(&self) -> HandshakeStatus {
+        let (fast_open_off, fast_open_left) = self.namespaces.fast_open();
+        HandshakeStatus {
+            mode: self.parts.config.handshake.name().to_owned(),
+            older_proving: self.adopted.proving,
+            older_reading: self.adopted.reading,
+            older_failed: self.adopted.failed,
+            fast_open_off,
+            fast_open_left,
+        }
+    }
+
     /// What the kernel says now.
     pub(super) fn status(&self) -> NodeStatus {
         let counters = self
@@ -138,6 +150,7 @@ impl Node {
             unnamed,
             unnamed_more,
             around: self.around.found().to_vec(),
+            handshake: self.handshake_status(),
             guarded: self.parts.kernel.guarded(),
             restored: self.parts.metrics.restored_total(),
             counters: Counter::ALL

@@ -111,6 +111,7 @@ impl Node {
             udp_workloads,
             fenced,
             listed,
+            adopted,
             ..
         } = self.parts.kernel.find_older(
             &self.namespaces,
@@ -127,6 +128,19 @@ impl Node {
             tracing::info!(
                 connections = connections.len(),
                 "connections older than the hooks are judged like the others"
+            );
+        }
+        self.adopted.add(adopted);
+        if adopted.proving > 0 {
+            tracing::info!(
+                listeners = adopted.proving,
+                "older listeners prove from now on who they are"
+            );
+        }
+        if adopted.reading > 0 {
+            tracing::warn!(
+                listeners = adopted.reading,
+                "older listeners read who calls, and cannot prove who they are on this kernel: restart those programs"
             );
         }
         // What was older and is not there any more has been closed.

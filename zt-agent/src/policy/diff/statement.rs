@@ -21,6 +21,9 @@ pub enum Statement {
         protocol: String,
         /// Ports and ranges of ports; empty for all.
         ports: Vec<String>,
+        /// Only with proof in the handshake.
+        #[serde(default)]
+        require_proof: bool,
     },
     /// Who may open raw sockets.
     RawSockets {
@@ -55,13 +58,15 @@ impl fmt::Display for Statement {
                 destination,
                 protocol,
                 ports,
+                require_proof,
             } => {
                 write!(f, "{action} {source} -> {destination} {protocol} ")?;
                 if ports.is_empty() {
-                    f.write_str("every port")
+                    f.write_str("every port")?;
                 } else {
-                    f.write_str(&ports.join(", "))
+                    f.write_str(&ports.join(", "))?;
                 }
+                f.write_str(if *require_proof { ", with proof" } else { "" })
             }
             Self::RawSockets { action, source } => write!(f, "{action} {source} raw sockets"),
             Self::Operate {

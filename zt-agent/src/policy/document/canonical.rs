@@ -26,6 +26,7 @@ struct CanonicalRule<'a> {
 
 /// An endpoint, with ports and protocol where it is a target.
 #[derive(Serialize, Default)]
+#[serde(rename_all = "camelCase")]
 struct CanonicalTarget<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     cidr: Option<String>,
@@ -35,6 +36,8 @@ struct CanonicalTarget<'a> {
     ports: &'a [PortRange],
     #[serde(skip_serializing_if = "Option::is_none")]
     protocol: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    require_proof: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     spiffe: Option<&'a str>,
 }
@@ -87,6 +90,7 @@ impl Serialize for Target {
         let target = CanonicalTarget {
             ports: &self.ports,
             protocol: (self.protocol != Protocol::default()).then(|| self.protocol.name()),
+            require_proof: self.require_proof.then_some(true),
             ..CanonicalTarget::from(&self.endpoint)
         };
         target.serialize(serializer)

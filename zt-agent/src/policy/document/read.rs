@@ -114,7 +114,14 @@ fn read_rule(
             walk.required(&fields, node, path, "to");
             Vec::new()
         }
-        Some(node) => read_targets(walk, node, &path.field("to"), trust_domain),
+        Some(node) => {
+            let rule = Rulewide {
+                action,
+                // One that could not be read has been reported.
+                from_workload: from.as_ref().is_none_or(is_workload),
+            };
+            read_targets(walk, node, &path.field("to"), trust_domain, &rule)
+        }
     };
     let number = number_of(&name);
     if number < identity::FIRST_WORKLOAD {
@@ -135,7 +142,23 @@ fn read_rule(
     })
 }
 
-fn read_targets(walk: &mut Walk<'_>, node: &Node, path: &Path<'_>, trust_domain: &str) -> Vec<Target> {
+/// What the targets of a rule must go together with.
+struct Rulewide {
+    action: Action,
+    from_workload: bool,
+}
+
+fn is_workload(endpoint: &Endpoint) -> bool {
+    matches!(endpoint, Endpoint::Spiffe(_))
+}
+
+fn read_targets(
+    walk: &mut Walk<'_>,
+    node: &Node,
+    path: &Path<'_>,
+    trust_domain: &str,
+    rule: &Rulewide,
+) -> Vec<Target> {
     let Some(list) = walk.list(node, path) else {
         return Vec::new();
     };
@@ -148,12 +171,18 @@ fn read_targets(walk: &mut Walk<'_>, node: &Node, path: &Path<'_>, trust_domain:
     }
     let mut targets = Vec::with_capacity(list.len());
     for (index, node) in list.iter().enumerate() {
-        targets.extend(read_target(walk, node, &path.index(index), trust_domain));
+        targets.extend(read_target(walk, node, &path.index(index), trust_domain, rule));
     }
     targets
 }
 
-fn read_target(walk: &mut Walk<'_>, node: &Node, path: &Path<'_>, trust_domain: &str) -> Option<Target> {
+fn read_target(
+    walk: &mut Walk<'_>,
+    node: &Node,
+    path: &Path<'_>,
+    trust_domain: &str,
+    rule: &Rulewide,
+) -> Option<Target> {
     let fields = walk.fields(node, path, &TARGET_FIELDS)?;
     let endpoint = Endpoint::read(walk, node, &fields, path, trust_domain);
     let ports = fields
@@ -170,11 +199,44 @@ fn read_target(walk: &mut Walk<'_>, node: &Node, path: &Path<'_>, trust_domain: 
             )
         })
         .unwrap_or_default();
+    let require_proof = fields
+        .get("requireProof")
+        .is_some_and(|node| read_proof(walk, node, &path.field("requireProof"), endpoint.as_ref(), rule));
     Some(Target {
         endpoint: endpoint?,
         ports,
         protocol,
+        require_proof,
     })
+}
+
+/// Proof that a rule asks for must be such as its ends can give.
+fn read_proof(
+    walk: &mut Walk<'_>,
+    node: &Node,
+    path: &Path<'_>,
+    to: Option<&Endpoint>,
+    rule: &Rulewide,
+) -> bool {
+    let required = walk.boolean(node, path).unwrap_or_default();
+    if !required {
+        return false;
+    }
+    let wrong = if rule.action == Action::Deny {
+        Some("a rule with `action: DENY` refuses with and without proof: leave it out")
+    } else if !rule.from_workload {
+        Some(
+            "only workloads prove who they are, and the rule is `from` somebody else: it would allow nothing",
+        )
+    } else if !to.is_none_or(is_workload) {
+        Some("only workloads prove who they are, and this target is none: it would allow nothing")
+    } else {
+        None
+    };
+    if let Some(wrong) = wrong {
+        walk.report(node, path, wrong);
+    }
+    true
 }
 
 fn read_ports(walk: &mut Walk<'_>, node: &Node, path: &Path<'_>) -> Vec<PortRange> {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use zt_common::entry::{ACTION_DENY, AllowKey, Flow};
+use zt_common::entry::{ACTION_ALLOW, ACTION_DENY, AllowKey, Flow, REQUIRES_PROOF};
 use zt_common::identity;
 use zt_common::verdict::{AllowLookup, RULE_HOST, Reason};
 
@@ -44,6 +44,63 @@ fn without_a_table_nothing_is_allowed() {
         Reason::NoRule
     );
     assert_eq!(tcp(&empty, identity::HOST, id("b").number(), 1).rule, RULE_HOST);
+}
+
+#[test]
+fn who_requires_proof_is_not_overruled_by_who_does_not() {
+    let rules = "    - {from: {spiffe: '*'}, to: [{spiffe: '*'}]}\n    \
+         - {from: {spiffe: spiffe://hanzo.ai/t/*}, to: [{spiffe: spiffe://hanzo.ai/b, ports: [80-95], requireProof: true}]}\n    \
+         - {from: {spiffe: spiffe://hanzo.ai/t/a}, to: [{spiffe: spiffe://hanzo.ai/b, ports: [80]}]}\n    \
+         - {from: {spiffe: spiffe://hanzo.ai/t/a}, to: [{spiffe: spiffe://hanzo.ai/b, ports: [80], requireProof: true}]}\n    \
+         - {from: {spiffe: spiffe://hanzo.ai/b}, to: [{spiffe: spiffe://hanzo.ai/b, ports: [80], requireProof: true}]}\n    \
+         - {from: {spiffe: spiffe://hanzo.ai/t/b}, to: [{spiffe: spiffe://hanzo.ai/b, ports: [81]}], action: DENY}\n    \
+         - {from: {spiffe: spiffe://hanzo.ai/u}, to: [{spiffe: spiffe://hanzo.ai/b, ports: [53], protocol: UDP, requireProof: true}]}\n    \
+         - {from: {spiffe: spiffe://hanzo.ai/t/*}, to: [{spiffe: spiffe://hanzo.ai/a}]}";
+    let before = table(&[policy("p", rules)], &[]);
+    let table = table(&[policy("p", rules)], &[id("t/new")]);
+    let [a, b, other, to, u] = ["t/a", "t/b", "o", "b", "u"].map(|name| id(name).number());
+    let said = |source: u64, port: u16| {
+        let verdict = tcp(&table, source, to, port);
+        (verdict.allowed, verdict.proof, named(&table, source, to, port))
+    };
+    assert_eq!(said(a, 80), (true, true, Some("p/rule-4")), "the exact one first");
+    assert_eq!(said(a, 81), (true, true, Some("p/rule-2")));
+    assert_eq!(said(b, 81), (false, false, Some("p/rule-6")), "a DENY beats it");
+    assert_eq!(
+        said(other, 80),
+        (true, false, Some("p/rule-1")),
+        "it is not about that source"
+    );
+    assert_eq!(
+        said(to, 80),
+        (true, true, Some("p/rule-5")),
+        "builtin/self does not overrule it"
+    );
+    let datagram = table.decide(&Flow {
+        source: u,
+        destination: to,
+        port: 53,
+        protocol: 17,
+    });
+    assert_eq!(
+        (datagram.allowed, datagram.reason, table.rule_name(datagram.rule)),
+        (false, Reason::ProofRequired, Some("p/rule-7"))
+    );
+    let unproven = tcp(&table, a, to, 80).unproven();
+    assert_eq!(
+        (unproven.allowed, unproven.reason),
+        (false, Reason::ProofRequired)
+    );
+    assert!(tcp(&table, other, to, 80).unproven().allowed);
+    let listed = table.to_string();
+    assert!(
+        listed.contains("ALLOW spiffe://hanzo.ai/t/a -> spiffe://hanzo.ai/b TCP 80 with proof by p/rule-4"),
+        "{listed}"
+    );
+    // A new workload gets what restricts it before what it restricts.
+    let additions = table.additions_over(&before).expect("only more");
+    let bits: Vec<u64> = additions.iter().map(|(_, entry)| entry.bits).collect();
+    assert_eq!(bits, [ACTION_ALLOW | REQUIRES_PROOF, ACTION_ALLOW]);
 }
 
 #[test]

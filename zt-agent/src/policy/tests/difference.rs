@@ -44,6 +44,24 @@ fn ports_are_compared_as_sets() {
 }
 
 #[test]
+fn proof_that_is_asked_for_is_another_statement() {
+    let (plain, proven) = (rule(", ports: [1]"), rule(", ports: [1], requireProof: true"));
+    assert_eq!(
+        lines(&policy("p", &plain), &policy("p", &proven)),
+        [
+            "- ALLOW spiffe://hanzo.ai/a -> spiffe://hanzo.ai/b TCP 1",
+            "+ ALLOW spiffe://hanzo.ai/a -> spiffe://hanzo.ai/b TCP 1, with proof"
+        ]
+    );
+    let unasked = rule(", ports: [1], requireProof: false");
+    assert!(
+        of(&policy("p", &plain))
+            .diff_from(&of(&policy("p", &unasked)))
+            .is_empty()
+    );
+}
+
+#[test]
 fn a_rule_that_only_moves_is_no_change() {
     let (one, two) = (rule(", ports: [1]"), rule(", ports: [2]"));
     let before = policy("p", &format!("{one}, {two}")) + &policy("q", "");

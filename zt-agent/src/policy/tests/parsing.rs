@@ -60,9 +60,9 @@ fn unknown_and_misspelt_fields_name_the_nearest() {
         "",
     );
     says(
-        &port("[1]\n          requireProof: true"),
-        "p.yaml:12:11: spec.rules[0].to[0].requireProof: unknown field",
-        "known are",
+        &port("[1]\n          requireproof: true"),
+        "p.yaml:12:11: spec.rules[0].to[0].requireproof: unknown field",
+        "did you mean `requireProof`?",
     );
     says(
         &port("[1]\n          handshake: off"),
@@ -201,6 +201,35 @@ fn entities_networks_and_choices() {
         "p.yaml:7:14: spec.rules[0].from: ",
         "only a workload",
     );
+}
+
+#[test]
+fn proof_is_asked_of_those_who_can_give_it() {
+    let place = "p.yaml:7:75: spec.rules[0].to[0].requireProof: ";
+    let with = |from: &str, to: &str, more: &str| {
+        let text = format!("    - {{from: {{{from}}}, to: [{{{to}, requireProof: true}}]{more}}}");
+        let place = text.find("true").expect("in it") + 1;
+        (rule(&text), place)
+    };
+    let a = "spiffe: 'spiffe://hanzo.ai/a'";
+    for (from, to, more, hint) in [
+        ("entity: host", a, "", "the rule is `from` somebody else"),
+        ("cidr: 10.0.0.0/8", a, "", "the rule is `from` somebody else"),
+        (a, "entity: world", "", "this target is none"),
+        (a, "cidr: 10.0.0.0/8", "", "this target is none"),
+        (a, a, ", action: DENY", "leave it out"),
+    ] {
+        let (documents, column) = with(from, to, more);
+        says(&documents, &place.replace(":75:", &format!(":{column}:")), hint);
+    }
+    says(
+        &port("[1]\n          requireProof: 1"),
+        "p.yaml:12:25: spec.rules[0].to[0].requireProof: ",
+        "true or false",
+    );
+    // Without proof being asked for, nothing of that is wrong.
+    let text = "    - {from: {entity: host}, to: [{spiffe: '*', requireProof: false}], action: DENY}";
+    assert_eq!(set(&[policy("p", text)]).policies().len(), 1);
 }
 
 #[test]

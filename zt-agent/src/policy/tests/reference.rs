@@ -166,6 +166,7 @@ impl Reference<'_> {
         port: u16,
         protocol: Protocol,
         action: Action,
+        proof: bool,
     ) -> Vec<&Rule> {
         let rules = self.set.policies().iter().flat_map(|policy| &policy.rules);
         let applies = |rule: &&Rule| {
@@ -174,10 +175,23 @@ impl Reference<'_> {
                 && rule.to.iter().any(|target| {
                     self.is(&target.endpoint, destination, action)
                         && target.protocol == protocol
+                        && (target.require_proof || !proof)
                         && (target.ports.is_empty() || target.ports.iter().any(|range| range.contains(port)))
                 })
         };
         rules.filter(applies).collect()
+    }
+
+    /// The rules that ask for proof, where none denies.
+    fn requiring(&self, source: &Who, destination: &Who, port: u16, protocol: Protocol) -> Vec<&Rule> {
+        if self
+            .matching(source, destination, port, protocol, Action::Deny, false)
+            .is_empty()
+        {
+            self.matching(source, destination, port, protocol, Action::Allow, true)
+        } else {
+            Vec::new()
+        }
     }
 
     fn decide(
@@ -188,9 +202,16 @@ impl Reference<'_> {
         protocol: Protocol,
     ) -> (bool, Reason, Vec<String>) {
         let names = |rules: Vec<&Rule>| rules.iter().map(|rule| rule.name.to_string()).collect::<Vec<_>>();
-        let denying = self.matching(source, destination, port, protocol, Action::Deny);
+        let denying = self.matching(source, destination, port, protocol, Action::Deny, false);
         if !denying.is_empty() {
             return (false, Reason::DenyRule, names(denying));
+        }
+        let requiring = self.requiring(source, destination, port, protocol);
+        if !requiring.is_empty() {
+            return match protocol {
+                Protocol::Tcp => (true, Reason::Rule, names(requiring)),
+                Protocol::Udp => (false, Reason::ProofRequired, names(requiring)),
+            };
         }
         if let (Who::Workload(one), Who::Workload(other)) = (source, destination)
             && self.settings.allow_self
@@ -203,7 +224,7 @@ impl Reference<'_> {
         {
             return (true, Reason::Rule, vec!["builtin/host".to_owned()]);
         }
-        let allowing = self.matching(source, destination, port, protocol, Action::Allow);
+        let allowing = self.matching(source, destination, port, protocol, Action::Allow, false);
         if !allowing.is_empty() {
             return (true, Reason::Rule, names(allowing));
         }
@@ -230,7 +251,9 @@ impl Reference<'_> {
 }
 
 fn rule() -> impl Strategy<Value = String> {
-    let target = (select(&ENDPOINTS[..]), select(&PORTS[..]), any::<bool>()).prop_map(|(to, ports, udp)| {
+    let proof = proptest::bool::weighted(0.3);
+    let target = (select(&ENDPOINTS[..]), select(&PORTS[..]), any::<bool>(), proof);
+    let target = target.prop_map(|(to, ports, udp, proof)| {
         let ports: Vec<String> = ports
             .split(", ")
             .filter(|p| !p.is_empty())
@@ -241,11 +264,21 @@ fn rule() -> impl Strategy<Value = String> {
         } else {
             format!(", ports: [{}]", ports.join(", "))
         };
-        format!("{{{to}{ports}, protocol: {}}}", if udp { "UDP" } else { "TCP" })
+        let text = format!("{{{to}{ports}, protocol: {}", if udp { "UDP" } else { "TCP" });
+        (text, proof && to.starts_with("spiffe"))
     });
     let targets = proptest::collection::vec(target, 1..3);
     (select(&ENDPOINTS[..]), targets, proptest::bool::weighted(0.2)).prop_map(|(from, to, deny)| {
         let action = if deny { "DENY" } else { "ALLOW" };
+        let to: Vec<String> = to
+            .into_iter()
+            .map(
+                |(text, proof)| match proof && !deny && from.starts_with("spiffe") {
+                    true => format!("{text}, requireProof: true}}"),
+                    false => format!("{text}}}"),
+                },
+            )
+            .collect();
         format!("{{from: {{{from}}}, to: [{}], action: {action}}}", to.join(", "))
     })
 }
@@ -297,6 +330,10 @@ fn agree(set: &PolicySet, settings: &Settings, table: &AllowTable, port: u16) ->
                 let found = table.evaluate(source.party(), destination.party(), port, protocol);
                 let flow = || format!("{source:?} -> {destination:?} {protocol:?} {port}\n{table}");
                 prop_assert_eq!((found.allowed, found.reason), (allowed, reason), "{}", flow());
+                let proof = !reference
+                    .requiring(source, destination, port, protocol)
+                    .is_empty();
+                prop_assert_eq!(found.proof_required, proof, "{}", flow());
                 match found.rule {
                     None => prop_assert!(rules.is_empty(), "{} by {:?}", flow(), rules),
                     Some(rule) => prop_assert!(

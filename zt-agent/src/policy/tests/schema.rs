@@ -85,6 +85,7 @@ fn what_the_schema_refuses_a_file_may_not_say_either() {
         rule(json!({"from": me, "to": [{"ports": [80]}]})),
         rule(json!({"from": {"entity": "moon"}, "to": [me]})),
         rule(json!({"from": me, "to": [me], "rawSockets": "yes"})),
+        rule(json!({"from": me, "to": [{"spiffe": "*", "requireProof": "yes"}]})),
         json!({"apiVersion": "zt.hanzo.ai/v1", "kind": "ServiceAccessPolicy", "metadata": {"name": "p"}, "spec": {}}),
         json!({"apiVersion": "zt.hanzo.ai/v1", "kind": "ServiceAccessPolicy", "metadata": {"name": "No_Name"}, "spec": {"rules": []}}),
     ] {

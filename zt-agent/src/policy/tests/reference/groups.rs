@@ -60,9 +60,14 @@ proptest! {
                 .collect();
             let allowed = answers.iter().all(|(allowed, ..)| *allowed);
             let denied = answers.iter().any(|(_, reason, _)| *reason == Reason::DenyRule);
+            let proof = allowed
+                && members
+                    .iter()
+                    .any(|(who, port)| !reference.requiring(source, who, *port, Protocol::Tcp).is_empty());
             let flow = Flow { source: table.number(source.party()), destination: number, port, protocol: 6 };
             let found = table.decide(&flow);
             prop_assert_eq!(found.allowed, allowed, "{:?} -> {:?}\n{}", source, &members, &table);
+            prop_assert_eq!(found.proof, proof, "{:?} -> {:?}\n{}", source, &members, &table);
             prop_assert_eq!(found.reason == Reason::DenyRule, denied, "{:?} -> {:?}\n{}", source, &members, &table);
             if let Some(rule) = table.rule_name(found.rule) {
                 let of_members: Vec<&String> = answers.iter().flat_map(|(_, _, rules)| rules).collect();
