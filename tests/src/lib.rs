@@ -21,6 +21,7 @@ pub mod kubelet;
 pub mod metrics;
 pub mod network;
 mod obtained;
+pub mod other_program;
 pub mod pair;
 pub mod ports;
 pub mod postgres;
