@@ -77,16 +77,26 @@ impl Files {
 
     /// Declares the workloads, all in `mode`.
     pub(super) fn write_workloads(&self, names: &Names, mode: &str) -> Result<(), DemoError> {
+        self.write_modes(names, |_| mode)
+    }
+
+    /// Declares the workloads, each in its mode.
+    pub(super) fn write_modes<'m>(
+        &self,
+        names: &Names,
+        mode: impl Fn(Who) -> &'m str,
+    ) -> Result<(), DemoError> {
         let mut text = String::from("workloads:\n");
         for who in Who::ALL {
             // Writing to a String cannot fail.
             let _ = write!(
                 text,
-                "  - spiffe: {}\n    cgroup: {}\n    addresses: [{}, \"{}\"]\n    mode: {mode}\n",
+                "  - spiffe: {}\n    cgroup: {}\n    addresses: [{}, \"{}\"]\n    mode: {}\n",
                 who.spiffe(),
                 names.cgroup_of(who).display(),
                 who.ipv4(),
                 who.ipv6(),
+                mode(who),
             );
         }
         replace(&self.workloads(), &text)
@@ -109,6 +119,7 @@ impl Files {
              node: demo\n\
              policyPath: {}\n\
              mode: observe\n\
+             handshake: auto\n\
              managedCgroup: {}\n\
              bpffs: {}\n\
              identity:\n  source: file\n  file: {}\n\

@@ -40,6 +40,24 @@ pub(super) fn create(names: &Names) -> Result<(), DemoError> {
     Ok(())
 }
 
+/// Gives chat the address of iam, and has postgres look anew for whoever has it.
+pub(super) fn lend(names: &Names) -> Result<(), DemoError> {
+    move_address(names, Who::Iam, Who::Chat)
+}
+
+/// Gives it back.
+pub(super) fn give_back(names: &Names) -> Result<(), DemoError> {
+    move_address(names, Who::Chat, Who::Iam)
+}
+
+fn move_address(names: &Names, from: Who, to: Who) -> Result<(), DemoError> {
+    let address = Who::Iam.ipv4();
+    let batch = |verb: &str| format!("addr {verb} {address}/24 dev eth0\n");
+    ip(Some(&names.namespace(from)), &batch("del"))?;
+    ip(Some(&names.namespace(to)), &batch("add"))?;
+    ip(Some(&names.namespace(Who::Postgres)), "neigh flush dev eth0\n")
+}
+
 /// Removes a named network namespace; its interfaces go with it.
 pub(super) fn remove_namespace(name: &str) -> Result<(), DemoError> {
     ip(None, &format!("netns del {name}\n"))

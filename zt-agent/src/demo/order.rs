@@ -2,7 +2,7 @@
 //! What the story asks of a workload, and what the workload reports: JSON, one object a line, over its standard input
 //! and output.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,15 @@ pub(super) enum Order {
         speak: Speak,
         /// How often.
         times: u32,
+    },
+    /// Connect from an address, talk, close.
+    ReachFrom {
+        /// From where.
+        from: Option<IpAddr>,
+        /// Where.
+        to: SocketAddr,
+        /// What to say.
+        speak: Speak,
     },
     /// Connect and talk, and keep the connection.
     Keep {

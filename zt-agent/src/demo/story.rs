@@ -2,6 +2,7 @@
 //! The story, in the order in which it is told. Each chapter says what it does, does it, and holds what came out against
 //! what must come out.
 
+mod borrow;
 mod change;
 mod death;
 mod ending;
@@ -70,6 +71,7 @@ pub(super) fn tell(arguments: &StoryArgs) -> Result<bool, DemoError> {
     story.observe()?;
     story.enforce()?;
     story.who_reaches_whom()?;
+    story.borrow_an_address()?;
     story.change_a_rule()?;
     story.kill_the_agent()?;
     story.look_at_the_records()?;

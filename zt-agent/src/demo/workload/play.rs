@@ -2,7 +2,7 @@
 //! How a service obeys the story's orders.
 
 use std::io::{self, BufRead as _, Write as _};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::AsFd as _;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -65,6 +65,14 @@ fn carry_out(order: Order, kept: &mut Option<Conversation>) -> Result<Report, De
                     break;
                 }
             }
+            tries.report()
+        }
+        Order::ReachFrom { from, to, speak } => {
+            let mut tries = Tries {
+                from,
+                ..Tries::new(to, speak)
+            };
+            tries.once();
             tries.report()
         }
         Order::Keep { to, speak } => {
@@ -190,6 +198,7 @@ fn broken(error: &io::Error) -> Outcome {
 
 /// Attempts at one place.
 struct Tries {
+    from: Option<IpAddr>,
     to: SocketAddr,
     speak: Speak,
     attempts: u32,
@@ -205,6 +214,7 @@ struct Tries {
 impl Tries {
     fn new(to: SocketAddr, speak: Speak) -> Self {
         Self {
+            from: None,
             to,
             speak,
             attempts: 0,
@@ -221,7 +231,7 @@ impl Tries {
     fn once(&mut self) -> Outcome {
         self.conversation = None;
         self.attempts += 1;
-        let (took, connected) = tcp::timed_connect(self.to);
+        let (took, connected) = tcp::timed_connect(self.from, self.to);
         self.times.push((connected.is_err(), took));
         self.last = match connected {
             Err(error) => {

@@ -8,7 +8,7 @@ use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, connect, setsockopt, socket, sockopt,
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike as _};
 
@@ -17,9 +17,9 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// `TCP_ESTABLISHED` in the kernel's list.
 const ESTABLISHED: &str = "01";
 
-/// Connects; the nanoseconds that the system call took come along, whatever it said.
-pub(super) fn timed_connect(to: SocketAddr) -> (u64, io::Result<TcpStream>) {
-    let prepared = prepare(to);
+/// Connects, from an address if there is one; the nanoseconds that the system call took come along, whatever it said.
+pub(super) fn timed_connect(from: Option<IpAddr>, to: SocketAddr) -> (u64, io::Result<TcpStream>) {
+    let prepared = prepare(from, to);
     let (descriptor, address) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => return (0, Err(error)),
@@ -35,7 +35,7 @@ pub(super) fn timed_connect(to: SocketAddr) -> (u64, io::Result<TcpStream>) {
     )
 }
 
-fn prepare(to: SocketAddr) -> io::Result<(std::os::fd::OwnedFd, SockaddrStorage)> {
+fn prepare(from: Option<IpAddr>, to: SocketAddr) -> io::Result<(std::os::fd::OwnedFd, SockaddrStorage)> {
     let family = if to.is_ipv4() {
         AddressFamily::Inet
     } else {
@@ -48,6 +48,12 @@ fn prepare(to: SocketAddr) -> io::Result<(std::os::fd::OwnedFd, SockaddrStorage)
         sockopt::SendTimeout,
         &TimeVal::milliseconds(PATIENCE.as_millis() as i64),
     )?;
+    if let Some(from) = from {
+        bind(
+            descriptor.as_raw_fd(),
+            &SockaddrStorage::from(SocketAddr::new(from, 0)),
+        )?;
+    }
     Ok((descriptor, SockaddrStorage::from(to)))
 }
 
@@ -102,7 +108,7 @@ mod tests {
                 continue;
             };
             let address = listener.local_addr().expect("address");
-            let (took, stream) = timed_connect(address);
+            let (took, stream) = timed_connect(None, address);
             let stream = stream.expect("connected");
             assert!(took > 0);
             let local = stream.local_addr().expect("local");
@@ -116,7 +122,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let address = listener.local_addr().expect("address");
         drop(listener);
-        let error = timed_connect(address).1.expect_err("nobody listens");
+        let error = timed_connect(None, address).1.expect_err("nobody listens");
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
     }
 }
