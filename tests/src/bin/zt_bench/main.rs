@@ -12,6 +12,7 @@ mod decision;
 mod evaluate;
 mod fleet;
 mod fronts;
+mod handshake;
 mod http;
 mod load;
 mod machine;
@@ -92,6 +93,8 @@ enum Bench {
     Connect,
     /// Round trips and bulk on established connections
     Established,
+    /// Connections whose handshake proves both ends, and the size of each program
+    Handshake,
     /// Refused connects
     Denied,
     /// The kernel's time for one decision, with ever larger tables
@@ -125,6 +128,7 @@ impl Bench {
         match self {
             Self::Connect => traffic::connect(plan, metrics),
             Self::Established => traffic::established(plan, metrics),
+            Self::Handshake => handshake::proof(plan, metrics),
             Self::Denied => traffic::denied(plan, metrics),
             Self::Decision => decision::cost(plan, metrics),
             Self::Profile => traffic::profile(plan, metrics),

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Result, ensure};
-use zt_tests::{Cgroup, Host};
+use zt_tests::{AgentBuilder, Cgroup, Host};
 
 use crate::crew::Worker;
 use crate::load::CHUNK;
@@ -37,6 +37,15 @@ pub(crate) struct Stage {
 impl Stage {
     /// Starts the agent with ten rules.
     pub(crate) fn set(plan: &Plan, label: &str) -> Result<Self> {
+        Self::set_with(plan, label, |builder| builder)
+    }
+
+    /// Starts the agent with ten rules and more.
+    pub(crate) fn set_with(
+        plan: &Plan,
+        label: &str,
+        more: impl FnOnce(AgentBuilder) -> AgentBuilder,
+    ) -> Result<Self> {
         let mut place = None;
         let world = World::start(label, |sandbox, builder| {
             let host = sandbox.host("host")?;
@@ -45,7 +54,7 @@ impl Stage {
             let (server, others) = World::member(sandbox, "server")?;
             place = Some((host, client, server));
             let builder = builder.workload(its).workload(others);
-            filled(builder.policy("base.yaml", &base())?, 10)
+            filled(more(builder).policy("base.yaml", &base())?, 10)
         })?;
         let (agent_cpu, cpu) = plan.cpus();
         world.confine_agent(agent_cpu)?;
@@ -70,6 +79,18 @@ impl Stage {
         worker.enter(connects)?;
         worker.ask(&Order::Urgent)?;
         Ok(worker)
+    }
+
+    /// A worker outside that listens and connects, and where it listens.
+    pub(crate) fn unmanaged(&self, at: IpAddr) -> Result<(Worker, SocketAddr)> {
+        let worker = self.worker(&self.plain, at, 7000, &self.plain)?;
+        Ok((worker, SocketAddr::new(at, 7000)))
+    }
+
+    /// A worker that listens as one workload and connects as another, and where it listens.
+    pub(crate) fn both_managed(&self, at: IpAddr) -> Result<(Worker, SocketAddr)> {
+        let worker = self.worker(&self.server, at, INSIDE, &self.client)?;
+        Ok((worker, SocketAddr::new(at, INSIDE)))
     }
 
     /// A worker in a managed cgroup whose own listener is outside.
@@ -152,11 +173,11 @@ fn connect_over(
     let mut source = stage.worker(&stage.plain, any, OUTSIDE, &stage.client)?;
     let mut both = stage.worker(&stage.server, near, INSIDE, &stage.client)?;
     let samples = interleave(plan.rounds(40, 120), |turn| match turn {
-        0 => plain.micros(&connects(far, 7000)),
-        1 => source.micros(&connects(far, OUTSIDE)),
-        2 => plain.micros(&connects(near, 7000)),
-        3 => source.micros(&connects(near, OUTSIDE)),
-        _ => both.micros(&connects(near, INSIDE)),
+        0 => plain.micros(&connects(SocketAddr::new(far, 7000))),
+        1 => source.micros(&connects(SocketAddr::new(far, OUTSIDE))),
+        2 => plain.micros(&connects(SocketAddr::new(near, 7000))),
+        3 => source.micros(&connects(SocketAddr::new(near, OUTSIDE))),
+        _ => both.micros(&connects(SocketAddr::new(near, INSIDE))),
     })?;
     let [far_plain, far_source, near_plain, near_source, near_both] = &samples;
     let source = Target::RatioAtMost(1.03);
@@ -169,11 +190,9 @@ fn connect_over(
     Ok(())
 }
 
-fn connects(ip: IpAddr, port: u16) -> Order {
-    Order::Connects {
-        to: SocketAddr::new(ip, port),
-        count: 400,
-    }
+/// Opening and closing so many.
+pub(crate) fn connects(to: SocketAddr) -> Order {
+    Order::Connects { to, count: 400 }
 }
 
 /// Established connections: nothing of zt runs for a segment.
@@ -232,7 +251,7 @@ pub(crate) fn denied(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
         );
     }
     let [open, reset, denied] = interleave(plan.rounds(40, 120), |turn| match turn {
-        0 => plain.micros(&connects(near, 7000)),
+        0 => plain.micros(&connects(SocketAddr::new(near, 7000))),
         1 => plain.micros(&nowhere),
         _ => managed.micros(&nowhere),
     })?;
