@@ -205,12 +205,6 @@ fn entities_networks_and_choices() {
 
 #[test]
 fn proof_is_asked_of_those_who_can_give_it() {
-    let place = "p.yaml:7:75: spec.rules[0].to[0].requireProof: ";
-    let with = |from: &str, to: &str, more: &str| {
-        let text = format!("    - {{from: {{{from}}}, to: [{{{to}, requireProof: true}}]{more}}}");
-        let place = text.find("true").expect("in it") + 1;
-        (rule(&text), place)
-    };
     let a = "spiffe: 'spiffe://hanzo.ai/a'";
     for (from, to, more, hint) in [
         ("entity: host", a, "", "the rule is `from` somebody else"),
@@ -219,8 +213,10 @@ fn proof_is_asked_of_those_who_can_give_it() {
         (a, "cidr: 10.0.0.0/8", "", "this target is none"),
         (a, a, ", action: DENY", "leave it out"),
     ] {
-        let (documents, column) = with(from, to, more);
-        says(&documents, &place.replace(":75:", &format!(":{column}:")), hint);
+        let text = format!("    - {{from: {{{from}}}, to: [{{{to}, requireProof: true}}]{more}}}");
+        let column = text.find("true").expect("in it") + 1;
+        let place = format!("p.yaml:7:{column}: spec.rules[0].to[0].requireProof: ");
+        says(&rule(&text), &place, hint);
     }
     says(
         &port("[1]\n          requireProof: 1"),
