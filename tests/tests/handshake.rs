@@ -153,7 +153,10 @@ fn who_answers_at_anothers_address_has_his_true_name() -> Result<()> {
                 && record["enforced"] == true
         });
         // Equal ones may be joined.
-        found_out.map(|record| record["count"].as_u64().unwrap_or(1)).sum::<u64>() == 2
+        found_out
+            .map(|record| record["count"].as_u64().unwrap_or(1))
+            .sum::<u64>()
+            == 2
     })?;
     assert_eq!(agent.counter("identity_mismatches")?, 2);
     // There was no connection to the one who has the address by the directory, and nothing says that there was one.
@@ -261,7 +264,10 @@ fn a_syn_cookie_is_no_way_round() -> Result<()> {
     // What he sends after the refusal opens one more, with the same cookie.
     let records = agent.wait_audit("", ANSWERED, |records| !records.is_empty())?;
     for record in records {
-        assert!(says(&record, "unknown", &server.id, "DENY", "proof_missing"), "{record}");
+        assert!(
+            says(&record, "unknown", &server.id, "DENY", "proof_missing"),
+            "{record}"
+        );
         assert_eq!(record["proof"], "none:absent", "{record}");
     }
     assert_eq!(agent.counter("agreed")?, 0);

@@ -46,8 +46,8 @@ pub use self::changes::record as record_changes;
 pub use self::guard::Guard;
 pub use self::health::standby_router;
 pub use self::node::{
-    AroundStatus, ControlError, DisputeStatus, HandshakeStatus, HookStatus, NodeControl, NodeStatus, RootStatus,
-    UnnamedStatus,
+    AroundStatus, ControlError, DisputeStatus, HandshakeStatus, HookStatus, NodeControl, NodeStatus,
+    RootStatus, UnnamedStatus,
 };
 pub use self::problem::ApiProblem;
 pub use self::server::{Endpoint, Limits, Routes, ServeError, Tls, bind_api, bind_health, bind_socket};
