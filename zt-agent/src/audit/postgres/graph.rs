@@ -21,52 +21,61 @@ const ENDS: &str = "SELECT min(hour), max(hour) FROM zt_audit.bucket";
 const DAYS: &str = "SELECT day FROM zt_audit.whole_day WHERE day BETWEEN $1 AND $2 ORDER BY day";
 
 /// Each shape is added up before it is looked at what it says: its counts are many. It says the same on each of its days, for
-/// its id is a hash of that. Then nodes, rules and logins are. Parameters: 2 the days, 3 and 4 the first and last hour of
-/// each span of hours beside them.
-const SQL: &str = "
+/// its id is a hash of that. Then nodes, rules and logins are.
+macro_rules! added_up {
+    ($counted:literal) => {
+        concat!(
+            $counted,
+            ", summed AS MATERIALIZED (
+                SELECT login, shape, max(day) AS day, sum(connections) AS connections, min(first_seen) AS first_seen,
+                       max(last_seen) AS last_seen
+                FROM counted GROUP BY 1, 2
+            )
+            SELECT s.source, s.destination, s.protocol, s.port, s.part, s.decision, s.enforced,
+                   least(sum(b.connections), 9223372036854775807)::bigint, min(b.first_seen), max(b.last_seen)
+            FROM summed b
+            CROSS JOIN LATERAL (
+                SELECT * FROM zt_audit.shape s WHERE s.day = b.day AND s.id = b.shape AND s.login = b.login OFFSET 0
+            ) s
+            WHERE s.part <> $1
+            GROUP BY 1, 2, 3, 4, 5, 6, 7"
+        )
+    };
+}
+
+/// Parameters: 1 what is no connection, 2 the days, 3 and 4 the first and last hour of each span of hours beside them.
+const SQL: &str = added_up!(
+    "
 WITH counted AS (
     SELECT login, shape, day, connections, first_seen, last_seen FROM zt_audit.bucket_day WHERE day = ANY ($2)
     UNION ALL
     SELECT b.login, b.shape, (b.hour / 24)::integer, b.connections, b.first_seen, b.last_seen
     FROM unnest($3::bigint[], $4::bigint[]) AS r (first, last)
     CROSS JOIN LATERAL (SELECT * FROM zt_audit.bucket WHERE hour BETWEEN r.first AND r.last OFFSET 0) b
-), summed AS MATERIALIZED (
-    SELECT login, shape, max(day) AS day, sum(connections) AS connections, min(first_seen) AS first_seen,
-           max(last_seen) AS last_seen
-    FROM counted GROUP BY 1, 2
-)
-SELECT s.source, s.destination, s.protocol, s.port, s.part, s.decision, s.enforced,
-       least(sum(b.connections), 9223372036854775807)::bigint, min(b.first_seen), max(b.last_seen)
-FROM summed b
-CROSS JOIN LATERAL (
-    SELECT * FROM zt_audit.shape s WHERE s.day = b.day AND s.id = b.shape AND s.login = b.login OFFSET 0
-) s
-WHERE s.part <> $1
-GROUP BY 1, 2, 3, 4, 5, 6, 7";
+)"
+);
 
 /// The same of what has one end in a namespace, parameter 5: few shapes, whose counts are then looked up. It may find more
-/// than that, where the namespace has no name.
-const OF_NAMESPACE: &str = "
+/// than that, where the namespace has no name. Parameters 6 and 7 are the first and the last day.
+const OF_NAMESPACE: &str = added_up!(
+    "
 WITH s AS MATERIALIZED (
-    SELECT day, id, login, source, destination, protocol, port, part, decision, enforced FROM zt_audit.shape
-    WHERE part <> $1 AND day BETWEEN $6 AND $7
+    SELECT day, id, login FROM zt_audit.shape
+    WHERE day BETWEEN $6 AND $7
       AND (source LIKE 'spiffe://%' AND split_part(source, '/', 5) = $5
            OR destination LIKE 'spiffe://%' AND split_part(destination, '/', 5) = $5)
 ), counted AS (
-    SELECT s.*, b.connections, b.first_seen, b.last_seen
+    SELECT b.login, b.shape, b.day, b.connections, b.first_seen, b.last_seen
     FROM s JOIN zt_audit.bucket_day b ON b.day = s.day AND b.shape = s.id AND b.login = s.login
     WHERE s.day = ANY ($2)
     UNION ALL
-    SELECT s.*, b.connections, b.first_seen, b.last_seen
+    SELECT b.login, b.shape, s.day, b.connections, b.first_seen, b.last_seen
     FROM unnest($3::bigint[], $4::bigint[]) AS r (first, last)
     JOIN s ON s.day BETWEEN r.first / 24 AND r.last / 24
     JOIN zt_audit.bucket b ON b.shape = s.id AND b.login = s.login AND b.hour BETWEEN r.first AND r.last
                           AND b.hour BETWEEN s.day::bigint * 24 AND s.day::bigint * 24 + 23
-)
-SELECT source, destination, protocol, port, part, decision, enforced,
-       least(sum(connections), 9223372036854775807)::bigint, min(first_seen), max(last_seen)
-FROM counted
-GROUP BY 1, 2, 3, 4, 5, 6, 7";
+)"
+);
 
 /// Adds up who talks to whom.
 pub(super) async fn graph(connection: &mut PgConnection, filter: &GraphFilter) -> Result<Graph, PgError> {

@@ -130,7 +130,7 @@ fn or_why(kept: Result<Kept, StoreError>) -> Result<Result<Kept, String>, StoreE
 
 /// The entries from a row to another that are there, with their rows, in order; what is wrong, of one that cannot be read.
 /// What a shape says is read once: handing a value over costs the driver more than reading it, and half of an entry's are
-/// its shape's.
+/// its shape's, with nearly all of its texts.
 pub(super) async fn between(
     connection: &mut SqliteConnection,
     first: i64,
@@ -138,13 +138,13 @@ pub(super) async fn between(
 ) -> Result<Vec<(i64, Result<Kept, String>)>, StoreError> {
     // Of one moment.
     let mut transaction = connection.begin().await?;
-    let shapes: HashMap<i64, SqliteRow> = sqlx::query(SHAPES_BETWEEN)
+    let shapes: HashMap<i64, Shape> = sqlx::query(SHAPES_BETWEEN)
         .bind(first)
         .bind(last)
         .fetch_all(&mut *transaction)
         .await?
         .into_iter()
-        .map(|shape| Ok((shape.try_get("id")?, shape)))
+        .map(|shape| Ok((shape.try_get("id")?, Shape::of(shape))))
         .collect::<Result<_, sqlx::Error>>()?;
     let mut entries = Vec::new();
     let mut found = sqlx::query(RECORDS_BETWEEN)
@@ -154,12 +154,48 @@ pub(super) async fn between(
     // One after the other: a row as the driver hands it over is ten times as large as the record.
     while let Some(row) = found.try_next().await? {
         let kept = match shapes.get(&row.try_get("shape")?) {
-            Some(shape) => or_why(of_both(&row, shape))?,
+            Some(shape) => or_why(shape.kept(&row))?,
             None => Err("shape is missing".to_owned()),
         };
         entries.push((row.try_get("row")?, kept));
     }
     Ok(entries)
+}
+
+/// A shape that is read once.
+struct Shape {
+    row: SqliteRow,
+    /// The writer, and what the shape says of each of its decisions; nothing of another kind, or where it cannot be read.
+    said: Option<(Uuid, AuditRecord)>,
+}
+
+impl Shape {
+    fn of(row: SqliteRow) -> Self {
+        let said = || {
+            let (writer, hook): (&[u8], &str) = (row.try_get("writer").ok()?, row.try_get("hook").ok()?);
+            let writer = Uuid::from_slice(writer).ok()?;
+            let decides = kind_of(hook) == Kind::Decision;
+            decides
+                .then(|| template(&row, 0))
+                .and_then(Result::ok)
+                .map(|record| (writer, record))
+        };
+        let said = said();
+        Self { row, said }
+    }
+
+    /// The entry of a record of this shape.
+    fn kept(&self, row: &SqliteRow) -> Result<Kept, StoreError> {
+        let Some((writer, template)) = &self.said else {
+            // What is wrong with it is said with each of its records.
+            return of_both(row, &self.row);
+        };
+        let number: i64 = row.try_get("row")?;
+        Ok(Kept {
+            entry: Entry::Decision(detailed(row, template.clone(), number)?),
+            link: link(row, Ok(*writer), number)?,
+        })
+    }
 }
 
 /// A list of numbers for `json_each`.
@@ -177,41 +213,55 @@ pub(super) fn kept(row: &SqliteRow) -> Result<Kept, StoreError> {
 /// The entry of a record's row and its shape's.
 fn of_both(row: &SqliteRow, shape: &SqliteRow) -> Result<Kept, StoreError> {
     let number: i64 = row.try_get("row")?;
-    let bytes = |column: &'static str, found: &[u8]| StoreError::Damaged {
-        row: number,
-        column,
-        found: format!("{found:02x?}"),
-    };
-    let (hash, writer): (Option<&[u8]>, &[u8]) = (row.try_get("hash")?, shape.try_get("writer")?);
-    let link = match hash {
-        Some(hash) => Some(Link {
-            writer: Uuid::from_slice(writer).map_err(|_| bytes("writer", writer))?,
-            seq: number.cast_unsigned(),
-            hash: Hash(<[u8; 32]>::try_from(hash).map_err(|_| bytes("hash", hash))?),
-        }),
-        None => None,
-    };
+    let writer: &[u8] = shape.try_get("writer")?;
     let damaged = |column, found: &str| StoreError::Damaged {
         row: number,
         column,
         found: found.to_owned(),
     };
+    let id = Uuid::from_slice(writer).map_err(|_| damaged("writer", &format!("{writer:02x?}")));
+    let link = link(row, id, number)?;
     // A change is one by its hook; what a decision has in that column is what an operator brought forward.
     let (hook, detail): (Option<&str>, Option<&str>) = (shape.try_get("hook")?, row.try_get("change")?);
     let hook = hook.ok_or_else(|| damaged("shape", "missing"))?;
     let entry = match (kind_of(hook), detail) {
-        (Kind::Decision, None) => Entry::Decision(decision(row, shape, number)?),
-        (Kind::Decision, Some(text)) => {
-            let mut record = decision(row, shape, number)?;
-            if !record.set_operator_detail(text) {
-                return Err(damaged("change", text));
-            }
-            Entry::Decision(record)
-        }
+        (Kind::Decision, _) => Entry::Decision(detailed(row, template(shape, number)?, number)?),
         (_, Some(text)) => change(row, shape, number, text)?,
         (_, None) => return Err(damaged("change", "missing")),
     };
     Ok(Kept { entry, link })
+}
+
+/// The place of a record in the chain of a writer.
+fn link(row: &SqliteRow, writer: Result<Uuid, StoreError>, number: i64) -> Result<Option<Link>, StoreError> {
+    let Some(hash) = row.try_get::<Option<&[u8]>, _>("hash")? else {
+        return Ok(None);
+    };
+    let damaged = |_| StoreError::Damaged {
+        row: number,
+        column: "hash",
+        found: format!("{hash:02x?}"),
+    };
+    Ok(Some(Link {
+        writer: writer?,
+        seq: number.cast_unsigned(),
+        hash: Hash(<[u8; 32]>::try_from(hash).map_err(damaged)?),
+    }))
+}
+
+/// A decision whose shape says that, with what an operator brought forward.
+fn detailed(row: &SqliteRow, template: AuditRecord, number: i64) -> Result<AuditRecord, StoreError> {
+    let mut record = decision(row, template, number)?;
+    if let Some(text) = row.try_get::<Option<&str>, _>("change")?
+        && !record.set_operator_detail(text)
+    {
+        return Err(StoreError::Damaged {
+            row: number,
+            column: "change",
+            found: text.to_owned(),
+        });
+    }
+    Ok(record)
 }
 
 fn change(row: &SqliteRow, shape: &SqliteRow, number: i64, text: &str) -> Result<Entry, StoreError> {
@@ -238,17 +288,62 @@ fn change(row: &SqliteRow, shape: &SqliteRow, number: i64, text: &str) -> Result
     Entry::of_change(kind_of(hook), change).ok_or_else(|| damaged("hook", hook))
 }
 
-fn decision(row: &SqliteRow, shape: &SqliteRow, number: i64) -> Result<AuditRecord, StoreError> {
+fn text(of: &SqliteRow, column: &str) -> Result<Option<Arc<str>>, sqlx::Error> {
+    Ok(of.try_get::<Option<&str>, _>(column)?.map(Arc::from))
+}
+
+/// What a shape says of its decisions. What each of them says itself is empty.
+fn template(shape: &SqliteRow, number: i64) -> Result<AuditRecord, StoreError> {
+    let needed = |column: &'static str| -> Result<Arc<str>, StoreError> {
+        text(shape, column)?.ok_or_else(|| StoreError::Damaged {
+            row: number,
+            column,
+            found: "missing".to_owned(),
+        })
+    };
+    let (source, source_entity) = party(needed("source")?);
+    let (destination, destination_entity) = party(needed("destination")?);
+    Ok(AuditRecord {
+        id: Uuid::nil(),
+        timestamp: Timestamp(0),
+        decision: term::<Outcome>(shape, "decision", number)?,
+        source: Source {
+            spiffe_id: source,
+            entity: source_entity,
+            node: text(shape, "source_node")?,
+            ..Source::default()
+        },
+        destination: Destination {
+            spiffe_id: destination,
+            entity: destination_entity,
+            port: shape.try_get("port")?,
+            node: text(shape, "destination_node")?,
+            ..Destination::default()
+        },
+        policy_matched: text(shape, "rule")?,
+        latency: Latency(0),
+        cluster: needed("cluster")?,
+        protocol: Protocol(shape.try_get("protocol")?),
+        hook: term::<Hook>(shape, "hook", number)?,
+        observer: term::<Observer>(shape, "observer", number)?,
+        mode: term::<Mode>(shape, "mode", number)?,
+        enforced: shape.try_get("enforced")?,
+        revision: 0,
+        reason: term::<Reason>(shape, "reason", number)?,
+        proof: term::<Proof>(shape, "proof", number)?,
+        count: 0,
+        caller: None,
+        mfa: None,
+        incident: None,
+    })
+}
+
+/// A decision whose shape says that.
+fn decision(row: &SqliteRow, mut record: AuditRecord, number: i64) -> Result<AuditRecord, StoreError> {
     let damaged = |column, found: String| StoreError::Damaged {
         row: number,
         column,
         found,
-    };
-    let text = |of: &SqliteRow, column: &str| -> Result<Option<Arc<str>>, sqlx::Error> {
-        Ok(of.try_get::<Option<&str>, _>(column)?.map(Arc::from))
-    };
-    let needed = |column: &'static str| -> Result<Arc<str>, StoreError> {
-        text(shape, column)?.ok_or_else(|| damaged(column, "missing".to_owned()))
     };
     let address = |column: &'static str| -> Result<Option<IpAddr>, StoreError> {
         let bytes: Option<&[u8]> = row.try_get(column)?;
@@ -256,47 +351,22 @@ fn decision(row: &SqliteRow, shape: &SqliteRow, number: i64) -> Result<AuditReco
             .map(|bytes| ip(bytes).ok_or_else(|| damaged(column, format!("{bytes:?}"))))
             .transpose()
     };
-    let (source, source_entity) = party(needed("source")?);
-    let (destination, destination_entity) = party(needed("destination")?);
     let id: &[u8] = row.try_get("id")?;
-    Ok(AuditRecord {
-        id: Uuid::from_slice(id).map_err(|_| damaged("id", format!("{id:?}")))?,
-        timestamp: Timestamp(row.try_get("time")?),
-        decision: term::<Outcome>(shape, "decision", number)?,
-        source: Source {
-            spiffe_id: source,
-            entity: source_entity,
-            pod: text(row, "source_pod")?,
-            node: text(shape, "source_node")?,
-            address: address("source_address")?,
-            port: row.try_get("source_port")?,
-            pid: row.try_get("pid")?,
-            comm: text(row, "comm")?,
-        },
-        destination: Destination {
-            spiffe_id: destination,
-            entity: destination_entity,
-            port: shape.try_get("port")?,
-            address: address("destination_address")?,
-            pod: text(row, "destination_pod")?,
-            node: text(shape, "destination_node")?,
-        },
-        policy_matched: text(shape, "rule")?,
-        latency: Latency(row.try_get::<i64, _>("latency")?.cast_unsigned()),
-        cluster: needed("cluster")?,
-        protocol: Protocol(shape.try_get("protocol")?),
-        hook: term::<Hook>(shape, "hook", number)?,
-        observer: term::<Observer>(shape, "observer", number)?,
-        mode: term::<Mode>(shape, "mode", number)?,
-        enforced: shape.try_get("enforced")?,
-        revision: row.try_get::<i64, _>("revision")?.cast_unsigned(),
-        reason: term::<Reason>(shape, "reason", number)?,
-        proof: term::<Proof>(shape, "proof", number)?,
-        count: row.try_get::<i64, _>("count")?.cast_unsigned(),
-        caller: text(row, "caller")?,
-        mfa: None,
-        incident: None,
-    })
+    record.id = Uuid::from_slice(id).map_err(|_| damaged("id", format!("{id:?}")))?;
+    record.timestamp = Timestamp(row.try_get("time")?);
+    let source = &mut record.source;
+    source.pod = text(row, "source_pod")?;
+    source.address = address("source_address")?;
+    source.port = row.try_get("source_port")?;
+    source.pid = row.try_get("pid")?;
+    source.comm = text(row, "comm")?;
+    record.destination.address = address("destination_address")?;
+    record.destination.pod = text(row, "destination_pod")?;
+    record.latency = Latency(row.try_get::<i64, _>("latency")?.cast_unsigned());
+    record.revision = row.try_get::<i64, _>("revision")?.cast_unsigned();
+    record.count = row.try_get::<i64, _>("count")?.cast_unsigned();
+    record.caller = text(row, "caller")?;
+    Ok(record)
 }
 
 fn term<T: std::str::FromStr<Err = UnknownTerm>>(

@@ -154,6 +154,8 @@ pub(super) async fn postgres(plan: &Plan, maker: &Maker, metrics: &mut Vec<Metri
             .await?;
     }
     keep(server).await?;
+    // As while they lasted: days are added up when they are over.
+    server.sql("TRUNCATE zt_audit.whole_day, zt_audit.bucket_day")?;
     let id = Uuid::from_u128(1);
     let (made, mut head) = (maker.clone(), Head::new(id));
     let batches = batches(plan.rows, move |numbers| made.kept(numbers, &mut head));
@@ -166,6 +168,7 @@ pub(super) async fn postgres(plan: &Plan, maker: &Maker, metrics: &mut Vec<Metri
     }
     writer.close().await;
     metrics.push(filling.metric("PostgreSQL", 50_000.0));
+    keep(server).await?;
     let strays = server.number("SELECT count(*) FROM zt_audit.record_other")?;
     anyhow::ensure!(strays == 0, "{strays} records have no partition");
     let bytes = server.number(
