@@ -78,6 +78,13 @@ impl AgentBuilder {
         self
     }
 
+    /// Says where it listens, for a configuration that says so itself.
+    #[must_use]
+    pub fn listens(mut self, api: SocketAddr, health: SocketAddr) -> Self {
+        (self.api, self.health) = (api, health);
+        self
+    }
+
     /// Sets `mode` for workloads that name none.
     #[must_use]
     pub fn mode(self, mode: &str) -> Self {

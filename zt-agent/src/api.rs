@@ -22,6 +22,7 @@ mod node;
 mod nodes;
 mod openapi;
 mod party;
+mod peers;
 mod policies;
 mod problem;
 mod query;
@@ -106,6 +107,8 @@ pub struct Parts {
     pub configuration: watch::Receiver<Arc<Configured>>,
     /// How it stands with the Kubernetes API, if something comes from there.
     pub kubernetes: Option<Arc<crate::kubernetes::Health>>,
+    /// How it stands with the agents of other nodes, if they are spoken to.
+    pub peers: Option<Arc<crate::peers::Health>>,
 }
 
 /// Where the policies in force are kept.

@@ -14,6 +14,7 @@ mod feed;
 mod identities;
 mod input;
 mod node;
+mod peers;
 mod reader;
 mod serving;
 mod signals;
@@ -48,6 +49,7 @@ use self::control::Handle;
 use self::feed::PolicyFeed;
 use self::input::Input;
 use self::node::{Command, Node, Parts};
+use self::peers::Peers;
 use self::reader::Reader;
 use self::serving::Endpoints;
 use self::signals::Signals;
@@ -98,7 +100,9 @@ pub async fn run(config: Config, sources: Sources, take_over: bool) -> Result<()
     let (commands, inbox) = mpsc::channel::<Command>(node::QUEUE);
     let (ring, counters) = (kernel.ring()?, kernel.counter_reader()?);
     let watcher = Watcher::new(input.mount.clone(), input.root_paths.clone())?;
-    let (cgroups, sources, followers) = identities::open(&config, &mut input, &watcher, &metrics).await?;
+    let epochs = kernel.node_epochs();
+    let (cgroups, sources, followers) =
+        identities::open(&config, &mut input, &watcher, &metrics, epochs).await?;
     let (by_hand, to_record) = mpsc::unbounded_channel();
     let recording = tokio::spawn(control::record(to_record, intake.clone(), commands.downgrade()));
     let parts = Parts {
@@ -142,6 +146,7 @@ pub async fn run(config: Config, sources: Sources, take_over: bool) -> Result<()
         configuration: configured,
         spire: followers.spire.as_ref().map(Source::health),
         kubernetes: followers.pods.as_ref().map(kubernetes::Source::health),
+        peers: followers.peers.as_ref().map(Peers::health),
     });
     let serving = endpoints.serve(&config, &state, &stopping);
     let changes = tokio::spawn(api::record_changes(state));

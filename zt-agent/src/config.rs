@@ -9,6 +9,7 @@ mod callers;
 mod load;
 mod modes;
 mod nri;
+mod peers;
 mod setting;
 
 use std::fmt;
@@ -29,6 +30,7 @@ use crate::policy;
 use crate::problem::Problem;
 
 pub use load::Sources;
+pub use peers::Peers;
 pub use setting::{SETTINGS, Setting};
 
 /// Where the configuration file is looked for if none is named.
@@ -111,6 +113,8 @@ pub struct Identity {
     pub nri_socket: Option<PathBuf>,
     /// `identity.nri.wait`: how long one waits at the most.
     pub nri_wait: Duration,
+    /// `identity.peers`: the agents of other nodes.
+    pub peers: Peers,
 }
 
 impl Identity {
@@ -129,6 +133,8 @@ pub enum IdentitySource {
     Spire,
     /// The Kubernetes API.
     Kubernetes,
+    /// The agents of other nodes.
+    Peers,
 }
 
 /// `audit`.
@@ -212,7 +218,7 @@ impl UnknownWorkload {
 /// Whether TCP handshakes bear identities, which each end's kernel checks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Handshake {
-    /// Within the node.
+    /// Within the node, and with nodes whose agents this one is in contact with.
     Auto,
     /// Nowhere: identities come from the node's own sockets and the directory alone.
     #[default]
@@ -256,6 +262,7 @@ impl Default for Config {
                 on_expiry: OnExpiry::Withdraw,
                 nri_socket: None,
                 nri_wait: nri::WAIT,
+                peers: Peers::default(),
             },
             audit: Audit {
                 dsn: "sqlite:///var/lib/zt/audit.db".to_owned(),

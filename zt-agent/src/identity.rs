@@ -6,6 +6,7 @@ pub mod kept;
 pub mod kubernetes;
 pub mod merge;
 mod modes;
+pub mod peers;
 pub mod services;
 pub mod since;
 pub mod spire;

@@ -23,6 +23,7 @@ mod lock;
 mod log;
 mod mirror;
 pub mod netns;
+mod nodes;
 mod older;
 mod raw;
 mod refused;
@@ -71,6 +72,7 @@ use self::host::Pins;
 use self::keys::Keys;
 use self::load::Loaded;
 use self::netns::Namespaces;
+use self::nodes::Nodes;
 use self::tables::Tables;
 use self::urgent::Urgent;
 use crate::policy::AllowTable;
@@ -107,6 +109,7 @@ pub struct Kernel {
     loaded: Loaded,
     tables: Tables,
     keys: Keys,
+    nodes: Nodes,
     connections: MapData,
     attached: Vec<Attached>,
     guards: Guards,
@@ -134,6 +137,7 @@ impl Kernel {
         };
         let tables = Tables::new(&mut loaded)?;
         let keys = Keys::open(&pins)?;
+        let nodes = Nodes::open(&pins)?;
         let connections = load::open(&pins, names::CONNECTIONS)?;
         let guards = Guards::new(&pins)?;
         Ok(Self {
@@ -141,6 +145,7 @@ impl Kernel {
             loaded,
             tables,
             keys,
+            nodes,
             connections,
             attached: Vec::new(),
             guards,

@@ -8,6 +8,7 @@ pub mod client;
 pub mod freshness;
 pub mod health;
 mod memory;
+pub mod nodes;
 pub mod pods;
 pub mod policies;
 pub mod services;

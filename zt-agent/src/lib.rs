@@ -17,6 +17,7 @@ pub mod kubernetes;
 pub mod log;
 pub mod metrics;
 pub mod nri;
+pub mod peers;
 pub mod policy;
 pub mod policy_cluster;
 pub mod policy_dir;

@@ -6,6 +6,7 @@ mod exposition;
 mod latency;
 mod node;
 mod nri;
+mod peers;
 mod pods;
 mod spire;
 mod spool;
@@ -29,6 +30,7 @@ use crate::audit::spool::Account;
 use crate::identity::spire::Health;
 use crate::kubernetes;
 use crate::nri::Health as NriHealth;
+use crate::peers::Health as PeersHealth;
 use crate::state::{Configured, Snapshot, SourceStatus};
 
 /// Pairs of source and destination that have labels of their own; the rest are `other`.
@@ -80,6 +82,7 @@ pub struct Metrics {
     configuration: OnceLock<watch::Receiver<Arc<Configured>>>,
     kubernetes: OnceLock<Arc<kubernetes::Health>>,
     nri: OnceLock<Arc<NriHealth>>,
+    peers: OnceLock<Arc<PeersHealth>>,
 }
 
 impl Metrics {
@@ -141,6 +144,11 @@ impl Metrics {
     /// Where what is known of the container runtime is. The first one stays.
     pub fn read_nri(&self, health: Arc<NriHealth>) {
         self.nri.get_or_init(|| health);
+    }
+
+    /// Where what is known of the agents of other nodes is. The first one stays.
+    pub fn read_peers(&self, health: Arc<PeersHealth>) {
+        self.peers.get_or_init(|| health);
     }
 
     /// The SPIFFE IDs that may be labels: those declared by policy and identity sources. Others count as `other`, so

@@ -6,6 +6,7 @@
 
 mod identity;
 mod material;
+mod mutual;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use tokio::sync::{mpsc, watch};
 
 pub use identity::{IdentityError, Peer, peer};
 pub use material::{Material, TlsError};
+pub use mutual::{Mutual, ShownError, certified, mutual, sign, verify};
 
 use crate::watch::Follower;
 
@@ -182,42 +184,68 @@ impl ClientCertVerifier for SpiffeVerifier {
     }
 }
 
-/// Follows the files of a server's certificates.
-pub struct Reloader {
+/// What is shown to other agents, and who of them is believed; nothing until there are certificates.
+pub type Certificates = watch::Receiver<Arc<Option<Mutual>>>;
+
+/// What is made of certificates.
+type Make<T> = Box<dyn Fn(Material) -> Result<T, TlsError> + Send>;
+
+/// Follows the files of certificates.
+pub struct Reloader<T = Server> {
     files: Files,
     followers: Vec<Follower<material::Read>>,
-    config: watch::Sender<Arc<Server>>,
+    make: Make<T>,
+    /// What they are for, as it stands in the log.
+    what: &'static str,
+    config: watch::Sender<Arc<T>>,
 }
 
 impl Reloader {
-    /// Reads the certificates and begins to watch their files. Must be called inside a tokio runtime.
+    /// Reads the certificates of a server and begins to watch their files. Must be called inside a tokio runtime.
     pub fn start(files: Files) -> Result<(Self, watch::Receiver<Arc<Server>>), TlsError> {
-        Self::start_with(files, Err)
+        Self::start_with(files, "the API", Box::new(server), Err)
     }
 
     /// The same for files that may be there later: until then every handshake fails.
     pub fn start_waiting(files: Files) -> Result<(Self, watch::Receiver<Arc<Server>>), TlsError> {
-        Self::start_with(files, |error| {
+        Self::start_with(files, "the API", Box::new(server), |error| {
             tracing::warn!(%error, "the API has no certificate yet: nobody is served over TLS until it has one");
             without_certificate()
         })
     }
+}
 
+impl Reloader<Option<Mutual>> {
+    /// The same for connections between agents, which speak `protocol`; nothing until there are certificates.
+    pub fn start_mutual(files: Files, protocol: &'static [u8]) -> Result<(Self, Certificates), TlsError> {
+        let make = move |material| mutual(material, protocol).map(Some);
+        Self::start_with(files, "other agents", Box::new(make), |error| {
+            tracing::warn!(%error, "there is no certificate yet: no other agent is spoken to until there is one");
+            Ok(None)
+        })
+    }
+}
+
+impl<T> Reloader<T> {
     fn start_with(
         files: Files,
-        otherwise: impl FnOnce(TlsError) -> Result<Server, TlsError>,
-    ) -> Result<(Self, watch::Receiver<Arc<Server>>), TlsError> {
+        what: &'static str,
+        make: Make<T>,
+        otherwise: impl FnOnce(TlsError) -> Result<T, TlsError>,
+    ) -> Result<(Self, watch::Receiver<Arc<T>>), TlsError> {
         let followers = [&files.cert, &files.key, &files.client_ca].map(|path| {
             let all = files.clone();
             // Each looks at all three: whichever changes, the set that is on disk then is taken.
             Follower::new(path.clone(), move || material::Read::of(&all)).0
         });
-        let read = Material::read(&files).and_then(server);
+        let read = Material::read(&files).and_then(&make);
         let config = read.or_else(otherwise)?;
         let (config, receiver) = watch::channel(Arc::new(config));
         let reloader = Self {
             files,
             followers: followers.into(),
+            make,
+            what,
             config,
         };
         Ok((reloader, receiver))
@@ -239,14 +267,14 @@ impl Reloader {
             if change.is_none() {
                 return;
             }
-            match Material::read(&self.files).and_then(server) {
+            match Material::read(&self.files).and_then(&self.make) {
                 Ok(config) => {
-                    tracing::info!(cert = %self.files.cert.display(), "new certificates of the API are in use");
+                    tracing::info!(cert = %self.files.cert.display(), "new certificates for {} are in use", self.what);
                     self.config.send_replace(Arc::new(config));
                 }
                 // Certificate and key are replaced one after the other: the second change brings what fits.
                 Err(error) => {
-                    tracing::warn!(%error, "new certificates of the API cannot be used; the old ones stay");
+                    tracing::warn!(%error, "new certificates for {} cannot be used; the old ones stay", self.what);
                 }
             }
         }

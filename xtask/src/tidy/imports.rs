@@ -42,7 +42,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         module: "metrics",
-        may_import: &["audit", "identity", "kubernetes", "nri", "state"],
+        may_import: &["audit", "identity", "kubernetes", "nri", "peers", "state"],
     },
     Rule {
         module: "yaml",
@@ -68,6 +68,10 @@ const RULES: &[Rule] = &[
     Rule {
         module: "nri",
         may_import: &["identity", "state"],
+    },
+    Rule {
+        module: "peers",
+        may_import: &["identity", "spiffe_id", "state", "tls"],
     },
     Rule {
         module: "config",
@@ -124,6 +128,7 @@ const RULES: &[Rule] = &[
             "problem",
             "identity",
             "kubernetes",
+            "peers",
             "spiffe_id",
             "caller",
             "tls",

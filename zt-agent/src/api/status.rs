@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 
 use super::kubernetes::KubernetesStatus;
 use super::nodes::NodeEntry;
+use super::peers::PeersStatus;
 use super::problem::{ApiProblem, Details};
 use super::query::{Given, Parameters};
 use super::{ApiState, NodeStatus, Service, UnnamedStatus};
@@ -48,6 +49,9 @@ pub(super) struct Status {
     /// Null where nothing comes from the Kubernetes API.
     #[schema(required = true)]
     kubernetes: Option<KubernetesStatus>,
+    /// Null where agents of other nodes are not spoken to.
+    #[schema(required = true)]
+    peers: Option<PeersStatus>,
     audit: AuditStatus,
     /// The nodes that follow this agent, and what is in force there.
     nodes: Vec<NodeEntry>,
@@ -307,6 +311,7 @@ pub(super) async fn status(State(state): State<ApiState>, given: Given) -> Resul
         },
         spire: state.spire.as_ref().map(|health| health.status().into()),
         kubernetes: state.kubernetes.as_deref().map(Into::into),
+        peers: state.peers.as_deref().map(Into::into),
         audit: AuditStatus {
             store: state.store.place(),
             received: account.received_total(),

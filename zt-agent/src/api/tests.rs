@@ -224,6 +224,7 @@ async fn world() -> World {
         spire: None,
         configuration: watch::channel(Arc::default()).1,
         kubernetes: None,
+        peers: None,
         started: crate::audit::clock::now(),
     });
     let guard = Arc::new(Guard::new(NonZeroU32::MAX, Metrics::new()));

@@ -95,6 +95,7 @@ pub async fn run_engine(mut config: Config, sources: Sources) -> Result<(), AppE
         spire: None,
         configuration: configured,
         kubernetes: None,
+        peers: None,
     });
     let serving = endpoints.serve(&config, &state, &stopping);
     let recording = tokio::spawn(api::record_changes(state.clone()));

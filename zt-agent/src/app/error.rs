@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Why the agent did not start, or stopped, and the exit code that goes with it.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::api;
 use crate::audit::archive::ArchiveError;
 use crate::cgroup::CgroupError;
 use crate::identity::kubernetes::TemplateError;
+use crate::identity::peers::RosterError;
 use crate::kernel::KernelError;
 use crate::kubernetes::ClientError;
 use crate::policy::CompileError;
@@ -61,6 +63,20 @@ pub enum AppError {
     /// The certificates of the API.
     #[error(transparent)]
     Tls(#[from] tls::TlsError),
+    /// The list of other nodes.
+    #[error("identity.peers.nodes: {source}")]
+    Roster {
+        /// What is wrong with it.
+        source: RosterError,
+    },
+    /// The address at which other agents reach this one.
+    #[error("identity.peers.listen: cannot listen at {listen}: {source}; is another program there?")]
+    Peers {
+        /// The address.
+        listen: SocketAddr,
+        /// The system's answer.
+        source: std::io::Error,
+    },
     /// A thread or signal handler of the agent.
     #[error("cannot {what}: {source}")]
     System {
@@ -87,6 +103,7 @@ impl AppError {
                 | Self::Tls(_)
                 | Self::Kubernetes(_)
                 | Self::Template(_)
+                | Self::Roster { .. }
                 | Self::ClusterPolicies(_)
                 | Self::Serve(api::ServeError::NotLoopback { .. })
                 | Self::Kernel(KernelError::TooLarge { .. })

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The identity sources at work: what tells the node thread who is who.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use super::input::Input;
 use super::node::{Command, DEPTH, Sources};
+use super::peers::Peers;
 use super::{AppError, descriptors, forward};
 use crate::cgroup::{CgroupEvent, Watcher};
 use crate::config::{Config, IdentitySource};
@@ -41,6 +42,8 @@ pub(super) struct Followed {
     pub(super) services: Option<(kubernetes::Client, Arc<kubernetes::Freshness>)>,
     /// How containers are made to wait for it, and where it is noted how that stands.
     nri: Option<(nri::Settings, Arc<nri::Health>)>,
+    /// The agents of other nodes.
+    pub(super) peers: Option<Peers>,
 }
 
 /// What SPIRE can be asked about pods.
@@ -54,6 +57,7 @@ pub(super) async fn open(
     input: &mut Input,
     watcher: &Watcher,
     metrics: &Metrics,
+    node_epochs: HashMap<u32, u64>,
 ) -> Result<(BTreeMap<PathBuf, u64>, Sources, Followed), AppError> {
     let cgroups = watcher.snapshot();
     let services = config.identity.has(IdentitySource::Kubernetes);
@@ -85,7 +89,21 @@ pub(super) async fn open(
     if let (Some(source), Some(_)) = (&mut spire, &pods) {
         source.ask_about(told);
     }
+    let peers = if config.identity.has(IdentitySource::Peers) {
+        let svids = spire.as_mut().map(Source::show);
+        // A list in the configuration is what counts.
+        let asked = pods.as_ref().filter(|_| config.identity.peers.nodes.is_empty());
+        let freshness = asked.map(|source| Arc::clone(&source.health().freshness));
+        let kubernetes = input.kubernetes.clone().zip(freshness);
+        Some(Peers::open(config, node_epochs, svids, kubernetes).await?)
+    } else {
+        None
+    };
+    if let Some(peers) = &peers {
+        metrics.read_peers(peers.health());
+    }
     let sources = Sources {
+        peers: peers.as_ref().map(Peers::recalled).unwrap_or_default(),
         declared: std::mem::take(&mut input.records),
         attested: known.unwrap_or_default(),
         pods: changes,
@@ -101,6 +119,7 @@ pub(super) async fn open(
         selectors,
         services,
         nri: nri_plugin(config, input, metrics),
+        peers,
     };
     Ok((cgroups, sources, followed))
 }
@@ -217,6 +236,9 @@ pub(super) fn follow(
         let following = kubernetes::services::follow_services(client, timing, freshness, said_sender);
         tasks.push(tokio::spawn(following));
         tasks.push(forward(said, commands.clone(), Command::Services));
+    }
+    if let Some(peers) = followed.peers {
+        tasks.extend(peers.follow(snapshots, commands));
     }
     if let Some((settings, health)) = followed.nri {
         let following = nri::follow(settings, snapshots.clone(), health);

@@ -12,6 +12,7 @@ mod memory;
 mod nameless;
 mod namespaces;
 mod numbers;
+mod peers;
 mod pending;
 mod publish;
 mod raw;
@@ -52,6 +53,7 @@ use crate::kernel::{
     Adopted, CounterReader, Kernel, KernelError, KernelLog, ManagedRoot, RefusedSocket, Search,
 };
 use crate::metrics::Metrics;
+use crate::peers::{Recalled, Told};
 use crate::policy::{self, Alike, PolicySet};
 use crate::policy_dir;
 use crate::problem::Problem;
@@ -82,6 +84,8 @@ pub(super) enum Command {
     Attested(Attestation),
     /// What is new of the pods in Kubernetes.
     Pods(Changes),
+    /// What the agent of another node says.
+    Peers(Told),
     /// What the Kubernetes API says of Services.
     Services(Vec<ServiceEvent>),
     /// A managed cgroup came or went.
@@ -148,6 +152,8 @@ pub(super) struct Sources {
     pub attested: Known,
     /// What Kubernetes says.
     pub pods: Changes,
+    /// What the agents of other nodes said before the agent was started.
+    pub peers: Recalled,
     /// Where it is kept what stands behind virtual addresses, if that is told of at all.
     pub services: Option<PathBuf>,
 }
@@ -165,6 +171,8 @@ pub(super) struct Node {
     pods: Vec<Arc<WorkloadRecord>>,
     /// What Kubernetes says of the others.
     elsewhere: Elsewhere,
+    /// Other nodes of which the kernel is to be told who lives there.
+    residents_changed: BTreeSet<u32>,
     /// What they disagree about.
     disputes: Vec<Dispute>,
     /// Addresses of pods that have no identity.
@@ -251,6 +259,7 @@ impl Node {
             attested: sources.attested,
             pods: Vec::new(),
             elsewhere: Elsewhere::default(),
+            residents_changed: BTreeSet::new(),
             disputes: Vec::new(),
             nobody: Vec::new(),
             alike: Alike::new(),
@@ -289,6 +298,7 @@ impl Node {
         };
         // Everything is written anyway.
         node.pods_changed(sources.pods, &mut Vec::new());
+        node.recall_peers(sources.peers)?;
         node.put_together();
         node.read_switches()?;
         node.look_at_namespaces(true)?;

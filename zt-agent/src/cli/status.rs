@@ -21,7 +21,15 @@ const SECTIONS: [&str; 7] = [
     "audit",
     "counters",
 ];
-const COLUMNS: [&str; 5] = ["program", "name", "attach_type", "attached", "id"];
+const COLUMNS: [&str; 7] = [
+    "program",
+    "name",
+    "node",
+    "state",
+    "attach_type",
+    "attached",
+    "id",
+];
 
 /// Arguments of `status`.
 #[derive(Debug, Args)]

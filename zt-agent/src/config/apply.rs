@@ -20,6 +20,8 @@ use crate::yaml::Value;
 
 type Applied = Result<(), String>;
 
+const SOURCE_NAMES: &str = "`file`, `spire`, `kubernetes`, `peers` or several of them";
+
 pub(super) fn cluster(config: &mut Config, raw: Raw<'_>) -> Applied {
     config.cluster = name(raw)?;
     Ok(())
@@ -165,7 +167,8 @@ pub(super) fn identity_source(config: &mut Config, raw: Raw<'_>) -> Applied {
             "file" => IdentitySource::File,
             "spire" => IdentitySource::Spire,
             "kubernetes" => IdentitySource::Kubernetes,
-            other => return Err(format!("must be `file`, `spire` or `kubernetes`, not `{other}`")),
+            "peers" => IdentitySource::Peers,
+            other => return Err(format!("must be {SOURCE_NAMES}, not `{other}`")),
         };
         if sources.contains(&source) {
             return Err(format!("names `{name}` twice"));
@@ -173,7 +176,7 @@ pub(super) fn identity_source(config: &mut Config, raw: Raw<'_>) -> Applied {
         sources.push(source);
     }
     if sources.is_empty() {
-        return Err("must name a source: `file`, `spire`, `kubernetes`, or several".to_owned());
+        return Err(format!("must name a source: {SOURCE_NAMES}"));
     }
     config.identity.sources = sources;
     Ok(())
@@ -367,7 +370,7 @@ pub(super) fn socket(raw: Raw<'_>) -> Result<PathBuf, String> {
     absolute(Raw::Text(path.unwrap_or(text)))
 }
 
-fn socket_address(raw: Raw<'_>) -> Result<SocketAddr, String> {
+pub(super) fn socket_address(raw: Raw<'_>) -> Result<SocketAddr, String> {
     let text = raw.text()?;
     text.parse().map_err(|_| {
         format!("`{text}` is not an address and a port, such as `127.0.0.1:8054` or `[::1]:8054`")

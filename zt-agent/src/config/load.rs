@@ -42,8 +42,8 @@ impl Sources {
 
 /// The mappings of the file that hold settings.
 const SECTIONS: [&str; 4] = ["identity", "audit", "api", "kubernetes"];
-/// A section within one, which is nothing by itself.
-const INNER: &str = "identity.nri";
+/// Sections within one, which are nothing by themselves.
+const INNER: [&str; 2] = ["identity.nri", "identity.peers"];
 /// Variables of the command line itself.
 const OTHER_VARIABLES: [&str; 6] = [
     "ZT_API",
@@ -77,6 +77,7 @@ pub(super) fn load(sources: &Sources) -> Result<Config, Vec<Problem>> {
         problems.extend(api_tls(&config).map(|(field, message)| plain("configuration", field, message)));
         problems.extend(engine(&config));
         problems.extend(pods(&config));
+        problems.extend(peers(&config));
     }
     if problems.is_empty() {
         Ok(config)
@@ -113,6 +114,24 @@ fn pods(config: &Config) -> Option<Problem> {
         .map(|error| plain("configuration", "identity.template", error.to_string()))
 }
 
+/// What is wrong with how other nodes are reached.
+fn peers(config: &Config) -> Option<Problem> {
+    let (field, message) = if !config.identity.has(IdentitySource::Peers) {
+        return None;
+    } else if config.api.tls.all().is_none() {
+        let message =
+            "needs `api.tls`, whose certificate this agent shows to others and whose clientCa it believes";
+        ("identity.source", message.to_owned())
+    } else if config.identity.peers.nodes.is_empty() && !config.identity.has(IdentitySource::Kubernetes) {
+        let message = "is empty: `peers` without `kubernetes` among the identity sources needs a list of the other nodes";
+        ("identity.peers.nodes", message.to_owned())
+    } else {
+        let error = config.roster().err()?;
+        ("identity.peers.nodes", error.to_string())
+    };
+    Some(plain("configuration", field, message))
+}
+
 /// With `api.tls: spire` the files are those that the agent keeps itself.
 fn own_svid(config: &mut Config) -> Option<Problem> {
     let directory = config.svid_directory().join(own::CURRENT);
@@ -142,7 +161,9 @@ fn api_tls(config: &Config) -> Option<(&'static str, String)> {
         );
         return Some(("api.listen", message));
     }
-    if tls.all().is_some() && config.api.callers.is_empty() {
+    // Its certificate may be for other agents alone.
+    let peers = config.identity.has(IdentitySource::Peers);
+    if tls.all().is_some() && config.api.callers.is_empty() && !peers {
         let message = "is empty: with `api.tls` only those are served who are named here";
         return Some(("api.callers", message.to_owned()));
     }
@@ -209,7 +230,8 @@ fn section(section: &Entry<'_>, config: &mut Config, report: &mut Report) {
     for entry in &report.map(section.value, section.key).unwrap_or_default() {
         match (section.key, entry.key) {
             ("api", "tls") => tls(entry, config, report),
-            ("identity", "nri") => inner(INNER, entry, config, report),
+            ("identity", "nri") => inner(INNER[0], entry, config, report),
+            ("identity", "peers") => inner(INNER[1], entry, config, report),
             _ => setting(section.key, entry, config, report),
         }
     }
@@ -248,7 +270,7 @@ fn setting(section: &str, entry: &Entry<'_>, config: &mut Config, report: &mut R
         return;
     }
     let all = SETTINGS.iter().map(|setting| setting.key);
-    let all = all.chain(SECTIONS).chain([INNER]);
+    let all = all.chain(SECTIONS).chain(INNER);
     let here = all.filter_map(|known| match known.rsplit_once('.') {
         Some((of, name)) if of == section => Some(name),
         None if section.is_empty() => Some(known),

@@ -32,13 +32,14 @@ pub(super) fn wait(config: &mut Config, raw: Raw<'_>) -> Result<(), String> {
     Ok(())
 }
 
-/// Whole seconds or milliseconds.
-fn duration(text: &str) -> Option<Duration> {
+/// Whole minutes, seconds or milliseconds.
+pub(super) fn duration(text: &str) -> Option<Duration> {
     let digits = text.trim_end_matches(|character: char| !character.is_ascii_digit());
     let number: u64 = digits.parse().ok()?;
     match text.get(digits.len()..)?.trim() {
         "ms" => Some(Duration::from_millis(number)),
         "s" => Some(Duration::from_secs(number)),
+        "m" => Some(Duration::from_secs(number.checked_mul(60)?)),
         _ => None,
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Every setting, once: its key in the file, its environment variable, its flag, and how its value is read.
 
-use super::{Config, apply, callers, modes, nri};
+use super::{Config, apply, callers, modes, nri, peers};
 use crate::yaml::{Node, Value};
 
 /// One setting.
@@ -132,7 +132,7 @@ settings! {
     "unknownWorkload", "ZT_UNKNOWN_WORKLOAD", "unknown-workload", "WHAT", apply::unknown_workload,
         "observe or deny managed processes without an identity [default: observe]";
     "handshake", "ZT_HANDSHAKE", "handshake", "WHAT", apply::handshake,
-        "auto or off: whether TCP handshakes within the node prove identities [default: off]";
+        "auto or off: whether TCP handshakes prove identities, within the node and with peers [default: off]";
     "allowHost", "ZT_ALLOW_HOST", "allow-host", "BOOL", apply::allow_host,
         "Whether this node may reach its workloads [default: true]";
     "allowSelf", "ZT_ALLOW_SELF", "allow-self", "BOOL", apply::allow_self,
@@ -159,6 +159,14 @@ settings! {
         "NRI socket of the container runtime: containers wait for their identity [default: none]";
     "identity.nri.wait", "ZT_IDENTITY_NRI_WAIT", "identity-nri-wait", "TIME", nri::wait,
         "How long one waits at the most, such as 800ms [default: 1500ms]";
+    "identity.peers.listen", "ZT_IDENTITY_PEERS_LISTEN", "identity-peers-listen", "ADDRESS", peers::listen,
+        "Where agents of other nodes reach this one [default: 0.0.0.0:8056]";
+    "identity.peers.nodes", "ZT_IDENTITY_PEERS_NODES", "identity-peers-nodes", "NAME=ADDRESS,…", peers::nodes,
+        "The other nodes, and where their agents listen [default: none]";
+    "identity.peers.id", "ZT_IDENTITY_PEERS_ID", "identity-peers-id", "ID", peers::id,
+        "SPIFFE ID of a node's agent [default: spiffe://{trustDomain}/{cluster}/zt-system/zt-agent/nodes/{node}]";
+    "identity.peers.hold", "ZT_IDENTITY_PEERS_HOLD", "identity-peers-hold", "TIME", peers::hold,
+        "How long a node is believed that is no longer heard [default: 5m]";
     "audit.dsn", "ZT_AUDIT_DSN", "audit-dsn", "DSN", apply::audit_dsn,
         "Database of records, sqlite:// or postgres:// [default: sqlite:///var/lib/zt/audit.db]";
     "audit.keys", "ZT_AUDIT_KEYS", "audit-keys", "DIR", apply::audit_keys,

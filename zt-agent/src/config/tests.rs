@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What may be configured, which source wins, and the precise words for everything else.
 
+mod engine;
 mod nri;
+mod peers;
+mod sources;
 mod spire;
 
 use std::fs;
 use std::path::Path;
 
 use super::*;
+use crate::identity::peers::Neighbour;
+use crate::spiffe_id::Pattern;
 
 /// The configuration from a file with `text`, variables and flags; problems with the file named `agent.yaml`.
 fn load(
@@ -70,6 +75,13 @@ identity:
   template: spiffe://{trustDomain}/ns/{namespace}/sa/{serviceAccount}
   onExpiry: hold
   nri: {socket: /n.sock, wait: 2s}
+  peers:
+    listen: 10.0.0.1:9000
+    nodes:
+      - {name: two, address: 10.0.0.2:9000}
+      - {name: three, address: 'three.example.org:9000', speaksFor: [10.3.0.0/24], identities: 'spiffe://hanzo.ai/db/*'}
+    id: spiffe://{trustDomain}/agents/{node}
+    hold: 90s
 audit:
   dsn: sqlite:///a.db
   spool: /s.db
@@ -108,8 +120,7 @@ fn every_key_is_read() {
         engine_url: Some("https://engine.example.org:8054".into()),
         mode: Mode::Enforce,
         modes: vec![ModeRule {
-            spiffe: crate::spiffe_id::Pattern::parse("spiffe://example.org/c/kube-system/*")
-                .expect("pattern"),
+            spiffe: Pattern::parse("spiffe://example.org/c/kube-system/*").expect("pattern"),
             mode: Mode::Observe,
         }],
         unknown_workload: UnknownWorkload::Deny,
@@ -132,6 +143,25 @@ fn every_key_is_read() {
             on_expiry: OnExpiry::Hold,
             nri_socket: Some("/n.sock".into()),
             nri_wait: Duration::from_secs(2),
+            peers: Peers {
+                listen: "10.0.0.1:9000".parse().expect("address"),
+                nodes: vec![
+                    Neighbour {
+                        name: "two".into(),
+                        address: "10.0.0.2:9000".into(),
+                        speaks_for: vec!["10.0.0.2/32".parse().expect("net")],
+                        identities: Vec::new(),
+                    },
+                    Neighbour {
+                        name: "three".into(),
+                        address: "three.example.org:9000".into(),
+                        speaks_for: vec!["10.3.0.0/24".parse().expect("net")],
+                        identities: vec![Pattern::parse("spiffe://hanzo.ai/db/*").expect("pattern")],
+                    },
+                ],
+                id: "spiffe://{trustDomain}/agents/{node}".into(),
+                hold: Duration::from_secs(90),
+            },
         },
         audit: Audit {
             dsn: "sqlite:///a.db".into(),
@@ -153,7 +183,7 @@ fn every_key_is_read() {
                 client_ca: Some("/ca.pem".into()),
             },
             callers: vec![CallerRule {
-                spiffe: crate::spiffe_id::Pattern::parse("spiffe://example.org/ops/*").expect("pattern"),
+                spiffe: Pattern::parse("spiffe://example.org/ops/*").expect("pattern"),
                 role: crate::caller::Role::Admin,
                 node: None,
             }],
@@ -193,26 +223,6 @@ fn every_setting_has_its_variable_and_its_flag() {
 }
 
 #[test]
-fn flags_beat_variables_beat_the_file() {
-    let config = load(
-        "node: file\ncluster: file\nmode: observe\n",
-        &[
-            ("ZT_NODE", "variable"),
-            ("ZT_CLUSTER", "variable"),
-            ("ZT_CLUSTER_CIDRS", "10.0.0.0/8, fd00::/8"),
-        ],
-        &[("node", "flag"), ("managedCgroup", "a,b")],
-    )
-    .expect("valid");
-    assert_eq!(
-        (config.node.as_str(), config.cluster.as_str()),
-        ("flag", "variable")
-    );
-    assert_eq!(config.cluster_cidrs.len(), 2);
-    assert_eq!(config.managed_cgroup.roots().len(), 2);
-}
-
-#[test]
 fn unknown_keys_name_the_nearest() {
     assert_eq!(
         problem("\nmoded: enforce\n"),
@@ -224,7 +234,7 @@ fn unknown_keys_name_the_nearest() {
     );
     assert_eq!(
         problem("identity:\n  x: 1\n"),
-        "agent.yaml:2:3: identity.x: unknown field; known here: source, file, spireSocket, spireAdminSocket, template, onExpiry, nri"
+        "agent.yaml:2:3: identity.x: unknown field; known here: source, file, spireSocket, spireAdminSocket, template, onExpiry, nri, peers"
     );
     assert_eq!(
         problem("Audit: {}\n"),
@@ -324,30 +334,6 @@ fn bad_values_say_what_is_wrong() {
         );
     }
     assert!(problem("api: {listen: '127.0.0.1:1', health: '127.0.0.1:1'}").contains("give each a port"));
-}
-
-#[test]
-fn an_engine_is_named_where_one_is_followed() {
-    let message = load("policySource: engine\n", &[], &[]).expect_err("no URL");
-    assert!(
-        message[0].contains("engineUrl: `policySource: engine` needs it"),
-        "{message:?}"
-    );
-    let message = load("engineUrl: http://127.0.0.1:9/\n", &[], &[]).expect_err("not used");
-    assert!(
-        message[0].contains("with `policySource: engine` only"),
-        "{message:?}"
-    );
-    let config = load(
-        "policySource: engine\n",
-        &[("ZT_ENGINE_URL", "http://127.0.0.1:9/")],
-        &[],
-    );
-    assert_eq!(
-        config.expect("valid").engine_url.as_deref(),
-        Some("http://127.0.0.1:9")
-    );
-    assert_eq!(load("engineUrl: null\n", &[], &[]), Ok(Config::default()));
 }
 
 #[test]

@@ -6,7 +6,8 @@
 //! is the identity of the cgroup. What SPIRE says later on that stream changes or withdraws it.
 //!
 //! While the SPIRE agent does not answer, an identity stays as long as its SVID is valid. An answer that cannot be believed
-//! counts as none. The private keys that come with the SVIDs are not looked at and not kept.
+//! counts as none. The private keys that come with the SVIDs are not looked at and not kept, unless other nodes are to be shown who
+//! lives here (`identity::peers`): then they are in memory as long as the SVID counts.
 
 mod attest;
 mod backoff;

@@ -11,6 +11,7 @@ use nix::time::{ClockId, clock_gettime};
 use zt_common::abi::{KeyId, NodeKey, WITHIN};
 use zt_common::control::HANDSHAKE;
 use zt_common::names;
+use zt_common::siphash::Key;
 
 use super::error::KernelError;
 use super::host::Pins;
@@ -57,6 +58,30 @@ impl Keys {
         }
     }
 
+    /// Writes the key of a pair of nodes, in whose slot nothing is that is needed: taken out first, so that no program ever
+    /// sees half of one.
+    pub(super) fn place(&mut self, id: KeyId, key: Key) -> Result<(), KernelError> {
+        self.remove(id)?;
+        let made = now()?;
+        let key = NodeKey {
+            k0: key.k0,
+            k1: key.k1,
+            made: u64::try_from(made.as_nanos()).unwrap_or(u64::MAX),
+        };
+        self.0.insert(id, key, 0).map_err(KernelError::map(names::KEYS))
+    }
+
+    /// Removes a key, if it is there.
+    pub(super) fn remove(&mut self, id: KeyId) -> Result<(), KernelError> {
+        match self.0.remove(&id) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => {
+                Ok(())
+            }
+            Err(error) => Err(KernelError::map(names::KEYS)(error)),
+        }
+    }
+
     /// Removes the keys of all epochs within the node but these.
     fn retire(&mut self, but: &[u64]) -> Result<(), KernelError> {
         let ids: Vec<KeyId> = self
@@ -73,18 +98,23 @@ impl Keys {
     }
 }
 
+/// The time by which keys are old.
+fn now() -> Result<Duration, KernelError> {
+    clock_gettime(ClockId::CLOCK_BOOTTIME)
+        .map(Duration::from)
+        .map_err(|error| KernelError::Missing {
+            missing: "the clock CLOCK_BOOTTIME".into(),
+            cause: error.to_string(),
+        })
+}
+
 impl Kernel {
     /// Makes a new key for handshakes within the node, if the one in use is missing or old. Whether one was made.
     ///
     /// The key is there before its epoch is in use, and the one before goes only when the next one comes: a handshake that
     /// is under way is refused by neither.
     pub fn renew_key(&mut self) -> Result<bool, KernelError> {
-        let now = clock_gettime(ClockId::CLOCK_BOOTTIME)
-            .map(Duration::from)
-            .map_err(|error| KernelError::Missing {
-                missing: "the clock CLOCK_BOOTTIME".into(),
-                cause: error.to_string(),
-            })?;
+        let now = now()?;
         let mut control = self.tables.control()?;
         if control.epoch != 0 && self.keys.is_fresh(control.epoch, now)? {
             return Ok(false);

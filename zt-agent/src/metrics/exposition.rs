@@ -10,7 +10,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet}
 use prometheus_client::metrics::MetricType;
 use zt_common::counter::Counter;
 
-use super::{Metrics, nri, pods, spire, spool};
+use super::{Metrics, nri, peers, pods, spire, spool};
 use crate::state::SOURCE_REFUSALS;
 
 #[derive(Debug)]
@@ -52,7 +52,8 @@ impl Collector for Exposition {
         source(&mut writer, metrics)?;
         spire::spire(&mut writer, metrics)?;
         pods::pods(&mut writer, metrics)?;
-        nri::nri(&mut writer, metrics)
+        nri::nri(&mut writer, metrics)?;
+        peers::peers(&mut writer, metrics)
     }
 }
 

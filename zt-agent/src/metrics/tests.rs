@@ -38,11 +38,12 @@ fn complete() -> Arc<Metrics> {
     health.rotated(&Arc::from("spiffe://hanzo.ai/hanzo-k8s/hanzo/gateway"));
     metrics.read_spire(health);
     let freshness = Arc::new(kubernetes::Freshness::default());
-    for collection in ["node-pods", "pods", "services", "endpointslices"] {
+    for collection in ["node-pods", "pods", "services", "endpointslices", "nodes"] {
         freshness.begin(collection);
     }
     metrics.read_kubernetes(kubernetes::Health::new(freshness));
     metrics.read_nri(Arc::default());
+    metrics.read_peers(Arc::default());
     metrics.read_configuration(watch::channel(Arc::default()).1);
     metrics
 }

@@ -92,7 +92,34 @@ impl Authority {
     }
 }
 
+impl Authority {
+    /// Both ends of connections between agents that believe this authority and show a certificate.
+    pub(crate) fn mutual(&self, shows: &Issued) -> Mutual {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.der().clone()).expect("root");
+        let material = Material {
+            chain: vec![shows.certificate.der().clone()],
+            key: PrivateKeyDer::try_from(shows.key.serialize_der()).expect("key"),
+            roots,
+        };
+        mutual(material, crate::peers::PROTOCOL).expect("usable")
+    }
+}
+
 impl Issued {
+    /// The certificate with its key.
+    pub(crate) fn certified(&self) -> CertifiedKey {
+        let chain = vec![self.certificate.der().clone()];
+        certified(chain, &self.key.serialize_der()).expect("usable")
+    }
+
+    /// The certificate with the key of another one.
+    pub(crate) fn with_the_key_of(&self, other: &Self) -> CertifiedKey {
+        let key = PrivateKeyDer::try_from(other.key.serialize_der()).expect("key");
+        let key = provider().key_provider.load_private_key(key).expect("usable");
+        CertifiedKey::new(vec![self.certificate.der().clone()], key)
+    }
+
     /// Writes certificate and key where [`files`] says.
     pub(crate) fn write(&self, directory: &Path) {
         fs::write(directory.join("key.pem"), self.key.serialize_pem()).expect("write");

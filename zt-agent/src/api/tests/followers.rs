@@ -135,6 +135,7 @@ async fn a_node_that_follows_takes_no_changes_and_an_engine_no_mode() {
         spire: None,
         configuration: world.state.configuration.clone(),
         kubernetes: None,
+        peers: None,
     };
     let serve = async |parts: Parts| {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));

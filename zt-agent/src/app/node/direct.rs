@@ -37,6 +37,7 @@ impl Node {
 
     /// Writes who is who into the kernel.
     pub(super) fn direct_by(&mut self, numbers: &Numbers) -> Result<Changes, AppError> {
+        self.write_all_residents(numbers);
         let mut directory = Directory::default();
         for address in netns::addresses().unwrap_or_default() {
             let host = Peer {

@@ -15,6 +15,7 @@ use super::Node;
 use super::elsewhere::Elsewhere;
 use super::numbers::Numbers;
 use crate::identity::kubernetes::{Whose, pod_of};
+use crate::identity::peers::Who;
 use crate::identity::services::{self, Occupant, Occupants, Recalled, ServiceEvent, Services};
 use crate::kernel::netns;
 use crate::metrics::NodeEvent;
@@ -58,13 +59,32 @@ struct Everywhere<'a> {
     elsewhere: &'a Elsewhere,
 }
 
+/// Who is at an address of another node, whose agent has said so. What Kubernetes says must be the same.
+fn by_agent<'o>(who: &'o Who, whose: Option<&'o Whose>) -> Occupant<'o> {
+    let workload = |uid, identity| Occupant::Workload { uid, identity };
+    match (who, whose) {
+        (Who::Workload(said), Some(Whose::Pod { spiffe, uid, .. })) if said == spiffe => {
+            workload(Some(&**uid), Some(said))
+        }
+        (Who::Workload(said), None | Some(Whose::Node)) => workload(None, Some(said)),
+        (Who::Node, None | Some(Whose::Node)) => Occupant::Entity(identity::REMOTE_NODE),
+        _ => workload(None, None),
+    }
+}
+
 impl Occupants for Everywhere<'_> {
     fn at(&self, address: IpAddr) -> Option<Occupant<'_>> {
         let nobody = Occupant::Workload {
             uid: None,
             identity: None,
         };
-        match (self.here.0.get(&address), self.elsewhere.whose(address)) {
+        let whose = self.elsewhere.whose(address);
+        match (self.here.0.get(&address), self.elsewhere.who(address)) {
+            (None, Some(who)) => return Some(by_agent(who, whose)),
+            (Some(Tenant::Workload { .. }), Some(_)) => return Some(nobody),
+            _ => {}
+        }
+        match (self.here.0.get(&address), whose) {
             // The host's own stay its own.
             (Some(Tenant::Entity(number)), _) => Some(Occupant::Entity(*number)),
             (Some(Tenant::Workload { uid, identity }), None) => Some(Occupant::Workload {

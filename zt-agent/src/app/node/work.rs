@@ -55,6 +55,7 @@ impl Node {
         let mut declared = false;
         let mut fronted = false;
         let mut moved = false;
+        let mut lives = false;
         let mut addresses = Vec::new();
         let mut refused = Vec::new();
         let mut outcome = Ok(());
@@ -74,6 +75,10 @@ impl Node {
                 }
                 Command::Pods(changes) => {
                     declared |= self.pods_changed(changes, &mut addresses);
+                    Ok(())
+                }
+                Command::Peers(told) => {
+                    lives |= self.peer_said(told, &mut addresses);
                     Ok(())
                 }
                 Command::Services(events) => {
@@ -139,7 +144,7 @@ impl Node {
             if moved {
                 outcome = outcome.and(self.cgroups_settled());
             }
-            if !addresses.is_empty() {
+            if lives || !addresses.is_empty() {
                 outcome = outcome.and(self.moved(&addresses));
             }
         }

@@ -49,7 +49,8 @@ fn sockets_and_times_that_are_none_say_what_is_wrong() {
             "identity.nri.wait: `soon` is no time such as `1500ms` or `2s`",
         ),
         ("identity: {nri: {wait: '1.5s'}}", "is no time such as"),
-        ("identity: {nri: {wait: 2m}}", "is no time such as"),
+        ("identity: {nri: {wait: 2m}}", "at most 60s"),
+        ("identity: {nri: {wait: 2h}}", "is no time such as"),
         (
             "identity: {nri: {wait: 0s}}",
             "must be more than nothing and at most 60s",

@@ -12,7 +12,7 @@ fn bad_sources_and_sockets_say_what_is_wrong() {
         ("identity: {source: [spire, spire]}", "names `spire` twice"),
         (
             "identity: {source: vault}",
-            "must be `file`, `spire` or `kubernetes`, not `vault`",
+            "must be `file`, `spire`, `kubernetes`, `peers` or several of them, not `vault`",
         ),
         ("identity: {template: 'spiffe://{pod}'}", "has `{pod}`"),
         (

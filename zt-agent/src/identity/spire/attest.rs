@@ -20,6 +20,7 @@ use super::process::Process;
 use super::subject::{Pod, Pods, Subject, told_of};
 use super::wall::passed;
 use super::{Attestation, Attested, Settings};
+use crate::identity::peers::Svids;
 
 /// Pauses between attempts at an identity.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -42,6 +43,8 @@ pub(super) struct Shared {
     /// The pods that SPIRE may be asked about before somebody runs in them.
     pub(super) pods: watch::Receiver<Pods>,
     pub(super) said: mpsc::Sender<Attestation>,
+    /// What other nodes are shown, if they are shown anything.
+    pub(super) svids: Option<watch::Sender<Svids>>,
     /// How many may be asking at the same time.
     pub(super) asking: Semaphore,
 }
@@ -310,5 +313,6 @@ impl Drop for Follower {
     /// The last that a task does: what it noted a moment ago would stay otherwise.
     fn drop(&mut self) {
         self.shared.health.stands(self.cgroup, None);
+        self.show_nothing();
     }
 }

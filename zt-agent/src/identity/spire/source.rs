@@ -17,6 +17,7 @@ use super::memory;
 use super::room::Room;
 use super::{Attestation, Known, OnExpiry, Pods, Settings, link};
 use crate::cgroup::{CgroupEvent, level_of};
+use crate::identity::peers::Svids;
 
 /// Workloads that may be asked for at the same time.
 const ASKING: usize = 64;
@@ -43,6 +44,7 @@ pub struct Source {
     present: BTreeMap<PathBuf, u64>,
     known: Known,
     pods: watch::Receiver<Pods>,
+    svids: Option<watch::Sender<Svids>>,
 }
 
 impl Source {
@@ -63,7 +65,15 @@ impl Source {
             known,
             // Nobody sends.
             pods: watch::channel(Pods::default()).1,
+            svids: None,
         }
+    }
+
+    /// Has it keep the keys of SVIDs, so that other nodes can be shown who lives here.
+    pub fn show(&mut self) -> watch::Receiver<Svids> {
+        let (sender, svids) = watch::channel(Svids::new());
+        self.svids = Some(sender);
+        svids
     }
 
     /// Has it ask about pods by their selectors while nobody runs in their cgroups yet.
@@ -102,6 +112,7 @@ impl Source {
                 link,
                 pods: self.pods,
                 said: said_sender,
+                svids: self.svids,
                 asking: Semaphore::new(ASKING),
             }),
             tasks: JoinSet::new(),

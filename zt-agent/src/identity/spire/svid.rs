@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From what SPIRE answers to an identity: which of several SVIDs counts, and whether it can be believed.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use rustls::CertificateError;
 use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::sign::CertifiedKey;
 use sha2::{Digest as _, Sha256};
 use spire_api::pb::spire::api::agent::delegatedidentity::v1::SubscribeToX509sviDsResponse;
 use spire_api::pb::spire::api::types::X509svid;
@@ -88,20 +90,36 @@ pub(super) struct Svid {
     pub(super) outside: Vec<Outside>,
 }
 
+/// What is kept of an answer.
+#[derive(Clone, Debug)]
+pub(super) struct Kept {
+    /// The SVID that counts.
+    pub(super) svid: X509svid,
+    /// What shows it to other nodes, where that is wanted.
+    pub(super) shows: Option<Arc<CertifiedKey>>,
+}
+
 /// The SVID that counts: the first one with the hint [`HINT`], else the first one. SPIRE sends them in the order of their
-/// entries' ids. It is in memory of its own: what came is one buffer with the private keys, and goes here.
-pub(super) fn kept(answer: SubscribeToX509sviDsResponse) -> Option<X509svid> {
-    let mut svids = answer.x509_svids.into_iter().filter_map(|svid| svid.x509_svid);
+/// entries' ids. It is in memory of its own: what came is one buffer with the private keys, and goes here. Its own key is
+/// kept only where other nodes are to be shown it.
+pub(super) fn kept(answer: SubscribeToX509sviDsResponse, shows: bool) -> Option<Kept> {
+    let svids = answer.x509_svids.into_iter();
+    let mut svids = svids.filter_map(|with| Some((with.x509_svid?, with.x509_svid_key)));
     let first = svids.next()?;
-    let mut svid = if first.hint == HINT {
+    let (mut svid, key) = if first.0.hint == HINT {
         first
     } else {
-        svids.find(|svid| svid.hint == HINT).unwrap_or(first)
+        svids.find(|(svid, _)| svid.hint == HINT).unwrap_or(first)
     };
     for der in &mut svid.cert_chain {
         *der = Bytes::copy_from_slice(der);
     }
-    Some(svid)
+    let chain = svid.cert_chain.iter().map(|der| der.to_vec().into());
+    let certified = shows.then(|| tls::certified(chain.collect(), &key)).flatten();
+    Some(Kept {
+        shows: certified.map(Arc::new),
+        svid,
+    })
 }
 
 /// Whether an SVID can be believed at `now`, and whose it is.
@@ -186,8 +204,8 @@ mod tests {
             }],
             federates_with: Vec::new(),
         };
-        let kept = kept(answer).expect("an SVID");
-        assert_eq!(&kept.cert_chain[0][..], b"chain");
+        let kept = kept(answer, false).expect("an SVID");
+        assert_eq!(&kept.svid.cert_chain[0][..], b"chain");
         assert!(buffer.is_unique(), "nobody else has it");
     }
 }

@@ -5,7 +5,6 @@ use std::pin::pin;
 use std::time::{Duration, SystemTime};
 
 use spire_api::pb::spire::api::agent::delegatedidentity::v1::SubscribeToX509sviDsResponse;
-use spire_api::pb::spire::api::types::X509svid;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tonic::Streaming;
@@ -15,7 +14,7 @@ use crate::identity::spire::bundle::Bundle;
 use crate::identity::spire::health::Withdrawal;
 use crate::identity::spire::link::{Link, news, words};
 use crate::identity::spire::subject::Subject;
-use crate::identity::spire::svid;
+use crate::identity::spire::svid::{self, Kept};
 use crate::spiffe_id::SpiffeId;
 
 /// How often a process is attested anew, at least: it may have become another user, or run another program.
@@ -34,7 +33,7 @@ impl Follower {
         mut stream: Streaming<SubscribeToX509sviDsResponse>,
     ) -> End {
         // What SPIRE said last, if it has said anything, and whether that was the first answer.
-        let mut last: Option<Option<X509svid>> = None;
+        let mut last: Option<Option<Kept>> = None;
         let mut first = true;
         let latest = Instant::now() + REATTEST;
         let mut again = pin!(sleep_until(latest));
@@ -56,7 +55,7 @@ impl Follower {
                         return End::Gone;
                     }
                     first = last.is_none();
-                    let svid = last.insert(svid::kept(answer));
+                    let svid = last.insert(svid::kept(answer, self.shared.svids.is_some()));
                     let Some(next) = self.judge(svid.as_ref(), &link.bundle, subject, first).await else {
                         return End::Doubted;
                     };
@@ -103,12 +102,12 @@ impl Follower {
     /// doubted, and is to be asked for again.
     async fn judge(
         &mut self,
-        svid: Option<&X509svid>,
+        kept: Option<&Kept>,
         bundle: &Bundle,
         subject: &Subject,
         first: bool,
     ) -> Option<Duration> {
-        let Some(svid) = svid else {
+        let Some(kept) = kept else {
             if first && self.doubts(subject, None) {
                 return None;
             }
@@ -118,11 +117,12 @@ impl Follower {
             return Some(self.backoff.pause());
         };
         let domain = &self.shared.settings.trust_domain;
-        match svid::verify(svid, bundle, domain, SystemTime::now()) {
+        match svid::verify(&kept.svid, bundle, domain, SystemTime::now()) {
             Ok(svid) => {
                 if first && self.doubts(subject, Some(&svid.id)) {
                     return None;
                 }
+                self.show(&svid.id, kept.shows.as_ref());
                 self.name(svid, subject).await;
                 self.backoff.reset();
                 self.refusal.clear();

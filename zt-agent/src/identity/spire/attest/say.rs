@@ -2,12 +2,16 @@
 //! What a follower says of its cgroup: a name, that it is nobody, or why SPIRE is not believed.
 
 use std::io;
+use std::sync::Arc;
+
+use rustls::sign::CertifiedKey;
 
 use super::{Current, End, Follower};
 use crate::identity::spire::health::{Standing, Withdrawal};
 use crate::identity::spire::subject::Subject;
 use crate::identity::spire::svid::Svid;
 use crate::identity::spire::{Attestation, Attested, OnExpiry};
+use crate::spiffe_id::SpiffeId;
 
 impl Follower {
     /// The cgroup is this identity.
@@ -48,11 +52,30 @@ impl Follower {
         self.say(Ok(identity)).await;
     }
 
+    /// Other nodes can be shown its SVID.
+    pub(super) fn show(&self, id: &SpiffeId, svid: Option<&Arc<CertifiedKey>>) {
+        let (Some(svids), Some(svid)) = (&self.shared.svids, svid) else {
+            return;
+        };
+        svids.send_if_modified(|svids| {
+            let known = svids.insert(self.cgroup, (id.clone(), Arc::clone(svid)));
+            known.is_none_or(|(_, known)| !Arc::ptr_eq(&known, svid))
+        });
+    }
+
+    /// No SVID of it is shown any more.
+    pub(super) fn show_nothing(&self) {
+        if let Some(svids) = &self.shared.svids {
+            svids.send_if_modified(|svids| svids.remove(&self.cgroup).is_some());
+        }
+    }
+
     /// The cgroup is nobody.
     pub(super) async fn withdraw(&mut self, why: Withdrawal) {
         let Some(before) = self.current.take() else {
             return;
         };
+        self.show_nothing();
         self.shared.health.withdrawn(why);
         tracing::warn!(
             cgroup = %self.path.display(),

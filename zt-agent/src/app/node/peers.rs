@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the agents of other nodes say, and the keys of handshakes with them, into the kernel's maps.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use zt_common::identity;
+
+use super::numbers::Numbers;
+use super::{AppError, Node};
+use crate::config::Handshake;
+use crate::kernel::KernelError;
+use crate::peers::{Recalled, Told};
+
+impl Node {
+    /// Begins with what the last agent knew of other nodes, and forgets those that it did not.
+    pub(super) fn recall_peers(&mut self, recalled: Recalled) -> Result<(), AppError> {
+        let known: HashSet<u32> = recalled.identities.keys().copied().collect();
+        let kernel = &mut self.parts.kernel;
+        kernel.keep_nodes(&known)?;
+        if self.parts.config.handshake == Handshake::Off {
+            for node in kernel.node_epochs().into_keys() {
+                kernel.forget_node_keys(node)?;
+            }
+        }
+        for (address, located) in recalled.addresses {
+            self.elsewhere.locate(address, Some(located));
+        }
+        for (node, identities) in recalled.identities {
+            self.elsewhere.live(node, identities);
+        }
+        Ok(())
+    }
+
+    /// The agent of another node says something. What is new at addresses is noted in `moved`; whether who lives there is.
+    pub(super) fn peer_said(&mut self, told: Told, moved: &mut Vec<IpAddr>) -> bool {
+        let kernel = &mut self.parts.kernel;
+        let done = match told {
+            Told::Changed {
+                node,
+                addresses,
+                identities,
+            } => {
+                for (address, located) in addresses {
+                    self.elsewhere.locate(address, located);
+                    self.fronting.moved(address);
+                    moved.push(address);
+                }
+                let lives = identities.is_some();
+                if let Some(identities) = identities {
+                    self.elsewhere.live(node, identities);
+                    self.residents_changed.insert(node);
+                }
+                return lives;
+            }
+            Told::Verify {
+                node,
+                epoch,
+                key,
+                needed,
+                done,
+            } => kernel.verify_node(node, epoch, key, &needed).map(|()| {
+                // The connection may have ended meanwhile.
+                let _ = done.send(());
+            }),
+            Told::Needed { node, needed } => kernel.need_keys(node, &needed),
+            Told::Use { node, epoch, key } => kernel.use_key(node, epoch, key),
+            Told::Forget { node } => kernel.forget_node_keys(node),
+            Told::Removed { node } => {
+                let done = kernel.forget_node_keys(node);
+                for address in self.elsewhere.located_on(node) {
+                    self.elsewhere.locate(address, None);
+                    self.fronting.moved(address);
+                    moved.push(address);
+                }
+                self.elsewhere.live(node, Vec::new());
+                self.residents_changed.insert(node);
+                failed(done);
+                return true;
+            }
+        };
+        failed(done);
+        false
+    }
+
+    /// Says who lives on the nodes where that has changed.
+    pub(super) fn write_residents(&mut self, numbers: &Numbers) {
+        for node in std::mem::take(&mut self.residents_changed) {
+            let identities = self.elsewhere.residents_of(node).iter();
+            let identities: HashSet<u64> = identities
+                .map(|id| numbers.workload(id))
+                .filter(|number| *number != identity::UNKNOWN)
+                .collect();
+            if let Err(error) = self.parts.kernel.set_residents(node, &identities) {
+                tracing::error!(%error, "who lives on another node is not written whole: what they prove may not be believed");
+                self.residents_changed.insert(node);
+                self.pending.merge = true;
+                return;
+            }
+        }
+    }
+
+    /// The same for all of them: names may have other numbers.
+    pub(super) fn write_all_residents(&mut self, numbers: &Numbers) {
+        let nodes: Vec<u32> = self.elsewhere.residents().map(|(node, _)| node).collect();
+        self.residents_changed.extend(nodes);
+        self.write_residents(numbers);
+    }
+}
+
+/// The connection comes to its end where it waits for an answer, and is made anew; what stays is refused, not believed.
+fn failed(done: Result<(), KernelError>) {
+    if let Err(error) = done {
+        tracing::error!(%error, "a key of handshakes with another node could not be written");
+    }
+}

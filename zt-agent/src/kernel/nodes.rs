@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Other nodes: who lives there, and the keys of handshakes with them. A node is a number of this agent's.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use aya::maps::{HashMap as KernelMap, Map, MapData};
+use zt_common::abi::{Homes, KeyId, MOST_HOMES, Node, ResidentKey};
+use zt_common::handshake::EPOCH_MASK;
+use zt_common::names;
+use zt_common::siphash::Key;
+
+use super::error::KernelError;
+use super::host::Pins;
+use super::mirror::Mirror;
+use super::{Kernel, load};
+
+/// The maps of other nodes, but for that of keys.
+pub(super) struct Nodes {
+    used: Mirror<u32, Node>,
+    residents: Mirror<ResidentKey, u64>,
+    homes: Mirror<u64, Homes>,
+    /// Who lives where, by node.
+    by_node: HashMap<u32, HashSet<u64>>,
+    by_identity: HashMap<u64, BTreeSet<u32>>,
+}
+
+impl Nodes {
+    pub(super) fn open(pins: &Pins) -> Result<Self, KernelError> {
+        fn map<K: aya::Pod, V: aya::Pod>(
+            pins: &Pins,
+            name: &'static str,
+        ) -> Result<KernelMap<MapData, K, V>, KernelError> {
+            let map = Map::HashMap(load::open(pins, name)?);
+            map.try_into().map_err(KernelError::map(name))
+        }
+        let residents = map(pins, names::RESIDENTS)?;
+        let residents: Mirror<ResidentKey, u64> =
+            Mirror::new(names::RESIDENTS, residents, names::MAX_RESIDENTS)?;
+        let mut by_node: HashMap<u32, HashSet<u64>> = HashMap::new();
+        let mut by_identity: HashMap<u64, BTreeSet<u32>> = HashMap::new();
+        for key in residents.content().keys() {
+            by_node.entry(key.node).or_default().insert(key.identity);
+            by_identity.entry(key.identity).or_default().insert(key.node);
+        }
+        Ok(Self {
+            used: Mirror::new(names::NODES, map(pins, names::NODES)?, names::MAX_NODES)?,
+            homes: Mirror::new(names::HOMES, map(pins, names::HOMES)?, names::MAX_HOMES)?,
+            residents,
+            by_node,
+            by_identity,
+        })
+    }
+
+    /// Says who lives on a node: those who are new first.
+    fn live(&mut self, node: u32, identities: &HashSet<u64>) -> Result<(), KernelError> {
+        let before = self.by_node.remove(&node).unwrap_or_default();
+        let key = |identity: u64| ResidentKey {
+            node,
+            reserved: 0,
+            identity,
+        };
+        let mut done = Ok(());
+        let mut live = before.clone();
+        for identity in identities.difference(&before) {
+            done = done.and(self.residents.set(key(*identity), 1).map(drop));
+            if done.is_err() {
+                break;
+            }
+            live.insert(*identity);
+            self.by_identity.entry(*identity).or_default().insert(node);
+            done = self.write_home(*identity);
+        }
+        for identity in before.difference(identities) {
+            done = done.and(self.residents.remove(&key(*identity)).map(drop));
+            live.remove(identity);
+            if let Some(homes) = self.by_identity.get_mut(identity) {
+                homes.remove(&node);
+            }
+            done = done.and(self.write_home(*identity));
+        }
+        if !live.is_empty() {
+            self.by_node.insert(node, live);
+        }
+        done
+    }
+
+    fn write_home(&mut self, identity: u64) -> Result<(), KernelError> {
+        let Some(nodes) = self.by_identity.get(&identity).filter(|nodes| !nodes.is_empty()) else {
+            self.by_identity.remove(&identity);
+            return self.homes.remove(&identity).map(drop);
+        };
+        let mut homes = Homes {
+            nodes: [0; MOST_HOMES],
+        };
+        for (slot, node) in homes.nodes.iter_mut().zip(nodes) {
+            *slot = *node;
+        }
+        self.homes.set(identity, homes).map(drop)
+    }
+}
+
+/// The slots in which the keys of these epochs are.
+fn slots(epochs: &[u64]) -> impl Iterator<Item = u64> {
+    epochs
+        .iter()
+        .filter(|epoch| **epoch != 0)
+        .map(|epoch| epoch & EPOCH_MASK)
+}
+
+impl Kernel {
+    /// Epochs of the keys in use towards other nodes, by node.
+    pub fn node_epochs(&self) -> HashMap<u32, u64> {
+        let nodes = self.nodes.used.content().iter();
+        nodes.map(|(node, used)| (*node, used.epoch)).collect()
+    }
+
+    /// Forgets all other nodes but these.
+    pub fn keep_nodes(&mut self, nodes: &HashSet<u32>) -> Result<(), KernelError> {
+        let known = self.nodes.used.content().keys();
+        let known: HashSet<u32> = known.chain(self.nodes.by_node.keys()).copied().collect();
+        for node in known.difference(nodes) {
+            self.forget_node_keys(*node)?;
+            self.set_residents(*node, &HashSet::new())?;
+        }
+        Ok(())
+    }
+
+    /// Says which identities live on a node. Of what does not fit, some are left out, and the rest is there.
+    pub fn set_residents(&mut self, node: u32, identities: &HashSet<u64>) -> Result<(), KernelError> {
+        self.nodes.live(node, identities)
+    }
+
+    /// Verifies what a node sends with this key too, and with those of the epochs that are needed, and with no others.
+    pub fn verify_node(
+        &mut self,
+        node: u32,
+        epoch: u64,
+        key: Key,
+        needed: &[u64],
+    ) -> Result<(), KernelError> {
+        self.keys.place(KeyId::from(node, epoch), key)?;
+        self.need_keys(node, needed)
+    }
+
+    /// Forgets keys of what a node sends that are not of these epochs.
+    pub fn need_keys(&mut self, node: u32, needed: &[u64]) -> Result<(), KernelError> {
+        let needed: Vec<u64> = slots(needed).collect();
+        for slot in (0..=EPOCH_MASK).filter(|slot| !needed.contains(slot)) {
+            self.keys.remove(KeyId::from(node, slot))?;
+        }
+        Ok(())
+    }
+
+    /// Sends to a node with this key from now on. The one before stays for who looks it up in this moment.
+    pub fn use_key(&mut self, node: u32, epoch: u64, key: Key) -> Result<(), KernelError> {
+        let before = self.nodes.used.content().get(&node).map_or(0, |node| node.epoch);
+        self.keys.place(KeyId::to(node, epoch), key)?;
+        self.nodes.used.set(node, Node { epoch, reserved: 0 })?;
+        let needed: Vec<u64> = slots(&[before, epoch]).collect();
+        for slot in (0..=EPOCH_MASK).filter(|slot| !needed.contains(slot)) {
+            self.keys.remove(KeyId::to(node, slot))?;
+        }
+        Ok(())
+    }
+
+    /// Forgets all keys of a node: no option is sent there any more, and none from there verifies.
+    pub fn forget_node_keys(&mut self, node: u32) -> Result<(), KernelError> {
+        self.nodes.used.remove(&node)?;
+        for slot in 0..=EPOCH_MASK {
+            self.keys.remove(KeyId::to(node, slot))?;
+            self.keys.remove(KeyId::from(node, slot))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The other nodes on disk: their numbers, by which the kernel's maps go on, and who was where, for as long as it is held.
+//! Keys are not among it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use zt_common::names::MAX_NODES;
+
+use crate::identity::kept;
+use crate::identity::peers::Resident;
+
+/// The file in the directory of the agent's state.
+pub const FILE: &str = "peers.json";
+/// Most bytes that are read.
+const MAX_BYTES: u64 = 256 << 20;
+
+/// What is kept of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct KeptNode {
+    pub(super) number: u32,
+    pub(super) proves: bool,
+    pub(super) residents: Vec<Resident>,
+}
+
+/// What is kept.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Kept {
+    /// Which start of the machine it was.
+    boot: String,
+    nodes: BTreeMap<Arc<str>, KeptNode>,
+    /// The number that was given last.
+    last: u32,
+    #[serde(skip)]
+    changed: bool,
+}
+
+impl Kept {
+    /// What the last agent of this start of the machine left; who was where before is nobody's to say.
+    pub(super) fn recall(path: &Path) -> Self {
+        let boot = kept::boot().unwrap_or_default();
+        let mut kept = kept::read::<Self>(path, MAX_BYTES, "other nodes").unwrap_or_default();
+        if kept.boot != boot {
+            // The kernel's maps have gone with it.
+            kept = Self::default();
+        }
+        kept.boot = boot;
+        let usable = |number: u32| (1..=MAX_NODES).contains(&number);
+        kept.nodes.retain(|_, node| usable(node.number));
+        kept
+    }
+
+    /// What is known of a node.
+    pub(super) fn get(&self, node: &str) -> Option<&KeptNode> {
+        self.nodes.get(node)
+    }
+
+    /// The nodes that are known.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = (&Arc<str>, &KeptNode)> {
+        self.nodes.iter()
+    }
+
+    /// The number of a node, which is given one if it has none; `None` where there are too many. A number that was another
+    /// node's is given again as late as can be.
+    pub(super) fn number(&mut self, node: &Arc<str>) -> Option<u32> {
+        if let Some(known) = self.nodes.get(node) {
+            return Some(known.number);
+        }
+        let taken: std::collections::HashSet<u32> = self.nodes.values().map(|node| node.number).collect();
+        let after = (self.last..MAX_NODES).chain(0..self.last.min(MAX_NODES));
+        let number = after
+            .map(|before| before + 1)
+            .find(|number| !taken.contains(number))?;
+        self.last = number;
+        self.set(node, number, false, Vec::new());
+        Some(number)
+    }
+
+    pub(super) fn set(&mut self, node: &Arc<str>, number: u32, proves: bool, residents: Vec<Resident>) {
+        let kept = KeptNode {
+            number,
+            proves,
+            residents,
+        };
+        self.nodes.insert(Arc::clone(node), kept);
+        self.changed = true;
+    }
+
+    /// There is no such node any more.
+    pub(super) fn remove(&mut self, node: &str) {
+        self.changed |= self.nodes.remove(node).is_some();
+    }
+
+    /// What is to be written, if that is something new.
+    pub(super) fn text(&mut self) -> Option<io::Result<Vec<u8>>> {
+        std::mem::take(&mut self.changed).then(|| serde_json::to_vec(self).map_err(io::Error::from))
+    }
+
+    /// It could not be written.
+    pub(super) fn unsaved(&mut self) {
+        self.changed = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::spiffe_id::SpiffeId;
+
+    #[test]
+    fn numbers_and_residents_outlive_an_agent_and_not_the_machine() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join(FILE);
+        let mut kept = Kept::recall(&path);
+        let [one, two, three]: [Arc<str>; 3] = ["one", "two", "three"].map(Arc::from);
+        assert_eq!(
+            [&one, &two, &one].map(|node| kept.number(node)),
+            [Some(1), Some(2), Some(1)]
+        );
+        kept.remove("one");
+        assert_eq!(kept.number(&three), Some(3), "1 rests");
+        let resident = Resident {
+            address: "10.0.0.1".parse().expect("literal"),
+            spiffe: SpiffeId::parse("spiffe://hanzo.ai/a").expect("literal"),
+            incarnation: 7,
+        };
+        kept.set(&two, 2, true, vec![resident.clone()]);
+        let text = kept.text().expect("new").expect("JSON");
+        assert!(kept.text().is_none(), "once");
+        fs::write(&path, &text).expect("written");
+        let mut again = Kept::recall(&path);
+        assert_eq!(again.get("two").expect("known").residents, [resident]);
+        assert_eq!(again.number(&one), Some(4));
+
+        let boot = kept::boot().expect("the kernel says");
+        let other = String::from_utf8(text)
+            .expect("text")
+            .replace(&boot, "of-another-start");
+        fs::write(&path, other).expect("written");
+        assert_eq!(Kept::recall(&path).nodes().count(), 0);
+    }
+
+    #[test]
+    fn there_are_only_so_many_numbers() {
+        let mut kept = Kept::default();
+        for index in 1..=MAX_NODES {
+            assert_eq!(kept.number(&format!("n{index}").into()), Some(index));
+        }
+        assert_eq!(kept.number(&"more".into()), None);
+        kept.remove("n7");
+        assert_eq!(kept.number(&"more".into()), Some(7));
+    }
+}

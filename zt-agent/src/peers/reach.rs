@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Making a connection, and who is at its other end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::{TlsConnector, TlsStream};
+
+use super::PROTOCOL;
+use super::pair::Shared;
+use crate::identity::peers::Speaker;
+use crate::spiffe_id::SpiffeId;
+use crate::tls;
+
+/// A connection to the right agent.
+pub(super) struct Arrived {
+    pub(super) stream: TlsStream<TcpStream>,
+    /// When the certificate that it showed ends, Unix seconds.
+    pub(super) expires: i64,
+}
+
+/// Why an agent that was reached is not spoken to.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReachError {
+    #[error("there is no certificate of this agent yet")]
+    NoCertificate,
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    #[error("{0}")]
+    Connect(std::io::Error),
+    #[error("TLS: {0}")]
+    Tls(std::io::Error),
+    #[error("it is `{found}`; the agent there would be `{expected}`")]
+    Another { found: String, expected: String },
+    #[error("it does not speak `zt-peers/1`")]
+    Protocol,
+}
+
+impl ReachError {
+    /// The cause that it is counted under, where the other end was reached.
+    pub(super) const fn cause(&self) -> Option<&'static str> {
+        match self {
+            Self::Another { .. } => Some("not_a_node"),
+            Self::Protocol | Self::Tls(_) => Some("tls"),
+            Self::NoCertificate | Self::Timeout(_) | Self::Connect(_) => None,
+        }
+    }
+}
+
+/// Makes a connection to the agent of a node.
+pub(super) async fn dial(shared: &Shared, speaker: &Speaker) -> Result<Arrived, ReachError> {
+    let patience = shared.settings.timing.handshake;
+    let client = {
+        let certificates = shared.certificates.borrow();
+        let mutual = certificates.as_ref().as_ref().ok_or(ReachError::NoCertificate)?;
+        Arc::clone(&mutual.client)
+    };
+    let dialled = async {
+        let address = &*speaker.neighbour.address;
+        let stream = TcpStream::connect(address).await.map_err(ReachError::Connect)?;
+        // Without it the last of what is said waits for an acknowledgement.
+        let _ = stream.set_nodelay(true);
+        let nobody = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
+        let connected = TlsConnector::from(client).connect(nobody, stream).await;
+        connected.map_err(ReachError::Tls)
+    };
+    let stream = timeout(patience, dialled)
+        .await
+        .map_err(|_| ReachError::Timeout(patience))??;
+    is_the_agent(TlsStream::from(stream), speaker)
+}
+
+/// Whether who is at the other end is the agent of that node.
+fn is_the_agent(stream: TlsStream<TcpStream>, speaker: &Speaker) -> Result<Arrived, ReachError> {
+    let (found, expires) = who_is(&stream)?;
+    if found != speaker.agent {
+        return Err(ReachError::Another {
+            found: found.to_string(),
+            expected: speaker.agent.to_string(),
+        });
+    }
+    Ok(Arrived { stream, expires })
+}
+
+/// Whose certificate the other end has shown, and when that ends.
+pub(super) fn who_is(stream: &TlsStream<TcpStream>) -> Result<(SpiffeId, i64), ReachError> {
+    let (_, session) = stream.get_ref();
+    if session.alpn_protocol() != Some(PROTOCOL) {
+        return Err(ReachError::Protocol);
+    }
+    let shown = session.peer_certificates().and_then(<[_]>::first);
+    let shown = shown.ok_or(ReachError::Protocol)?;
+    let peer = tls::peer(shown).map_err(|error| ReachError::Tls(std::io::Error::other(error)))?;
+    Ok((peer.id, peer.expires))
+}
