@@ -108,8 +108,8 @@ impl Namespaces {
                 .and_then(|cookie| self.known.get_mut(cookie))
             {
                 namespace.pid = pid;
-                let untouched = namespace.fast_open == FastOpen::Untouched;
-                if !refresh && !(switch_off && untouched) {
+                let due = switch_off && namespace.fast_open == FastOpen::Untouched;
+                if !refresh && !due {
                     continue;
                 }
             }

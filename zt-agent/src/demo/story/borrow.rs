@@ -18,8 +18,7 @@ impl Story {
         };
         let address = Who::Iam.ipv4();
         let text = format!(
-            "iam may reach postgres, and the directory says that iam is at {address}. Now chat has that address, and its own \
-             end only observes:"
+            "iam may reach postgres, and is at {address} by the directory. Now chat has that address, and its end only observes:"
         );
         self.screen.say(&text)?;
         network::lend(&self.world.names)?;
@@ -52,7 +51,8 @@ impl Story {
         )?;
         let shown = json!({
             "decision": record["decision"], "enforced": record["enforced"], "reason": record["reason"],
-            "proof": record["proof"], "source": record["source"],
+            "proof": record["proof"],
+            "source": { "address": record["source"]["address"], "spiffe_id": record["source"]["spiffe_id"] },
         });
         self.screen.faint(&shown.to_string())?;
         network::give_back(&self.world.names)?;

@@ -272,12 +272,11 @@ fn rule() -> impl Strategy<Value = String> {
         let action = if deny { "DENY" } else { "ALLOW" };
         let to: Vec<String> = to
             .into_iter()
-            .map(
-                |(text, proof)| match proof && !deny && from.starts_with("spiffe") {
-                    true => format!("{text}, requireProof: true}}"),
-                    false => format!("{text}}}"),
-                },
-            )
+            .map(|(text, proof)| {
+                let asked = proof && !deny && from.starts_with("spiffe");
+                let proof = if asked { ", requireProof: true" } else { "" };
+                format!("{text}{proof}}}")
+            })
             .collect();
         format!("{{from: {{{from}}}, to: [{}], action: {action}}}", to.join(", "))
     })
