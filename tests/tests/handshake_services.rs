@@ -170,6 +170,30 @@ fn of_several_behind_a_service_the_one_that_answers_is_named() -> Result<()> {
     world.client.dies(connected)
 }
 
+/// A rule may require proof of who is behind a virtual address: it is there, of one identity and of several.
+#[test]
+fn who_is_behind_a_service_can_be_required_to_prove_it() -> Result<()> {
+    for (label, several) in [("front-required-one", false), ("front-required-group", true)] {
+        let mut policy = Policy::new("required").allow_proven("client", "a", TCP, "80");
+        if several {
+            policy = policy.allow("client", "b", TCP, "80");
+        }
+        let mut world = world(label, &policy)?;
+        let mut parties = vec![&world.a];
+        parties.extend(several.then_some(&world.b));
+        world.behind(&[80], &parties)?;
+        translate(&world.client, &world.a, 80)?;
+        let (records, _) = world.talk()?;
+        let record = &records[0];
+        assert!(
+            says(record, &world.client.id, &world.a.id, "ALLOW", "rule"),
+            "{record}"
+        );
+        assert_eq!(record["proof"], "mutual", "{label}");
+    }
+    Ok(())
+}
+
 /// An address behind the Service was given to somebody else, and the API does not know yet.
 #[test]
 fn who_is_not_behind_a_service_and_answers_is_found_out() -> Result<()> {
