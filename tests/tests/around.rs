@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::Result;
+use serde_json::json;
 use zt_tests::probe::{ConnectOptions, Handle, ListenOptions, Operation, TIMEOUT};
 use zt_tests::trail::{RECORDED, says};
 use zt_tests::{Agent, Party, Policy, Scene, TCP, UDP, eventually};
@@ -17,6 +18,10 @@ fn any(port: u16) -> SocketAddr {
 
 /// A server with an allowed port (80) and a refused one (81), a client, and another workload that may do nothing.
 fn three(label: &str) -> Result<(Scene, [Party; 3], Agent)> {
+    three_with(label, "auto")
+}
+
+fn three_with(label: &str, handshake: &str) -> Result<(Scene, [Party; 3], Agent)> {
     let mut scene = Scene::new(label)?;
     let mut server = scene.workload("server")?;
     let client = scene.workload("client")?;
@@ -24,7 +29,10 @@ fn three(label: &str) -> Result<(Scene, [Party; 3], Agent)> {
     let policy = Policy::new("around")
         .allow("client", "server", TCP, "80")
         .allow("client", "server", UDP, "80");
-    let agent = scene.agent(&policy)?.start()?;
+    let agent = scene
+        .agent(&policy)?
+        .config("handshake", json!(handshake))
+        .start()?;
     for port in [80, 81] {
         server.serve(any(port))?.local()?;
         server.udp_bind(any(port))?.local()?;
@@ -306,7 +314,7 @@ fn disconnecting_and_connecting_anew_asks_anew() -> Result<()> {
 
 #[test]
 fn data_in_the_first_packet_does_not_precede_the_decision() -> Result<()> {
-    let (_scene, [server, mut client, _other], _agent) = three("fast-open-source")?;
+    let (_scene, [server, mut client, _other], _agent) = three_with("fast-open-source", "off")?;
     let early = || ConnectOptions {
         fast_open: Some("word".into()),
         ..ConnectOptions::default()

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Result;
+use serde_json::json;
 use zt_tests::hooks::fill_connections;
 use zt_tests::probe::{ConnectOptions, Flood, Handle, ListenOptions, Operation, TIMEOUT};
 use zt_tests::trail::{RECORDED, party, says};
@@ -25,6 +26,10 @@ struct Beside {
 }
 
 fn beside(label: &str) -> Result<Beside> {
+    beside_with(label, "auto")
+}
+
+fn beside_with(label: &str, handshake: &str) -> Result<Beside> {
     let mut scene = Scene::new(label)?;
     let namespace = scene.host("node")?;
     let server = scene.workload_in("server", &namespace)?;
@@ -33,7 +38,10 @@ fn beside(label: &str) -> Result<Beside> {
     let host = scene.outsider_in("daemon", &namespace)?;
     // Names a workload, allows nothing between these two. `builtin/host` is on.
     let policy = Policy::new("beside").allow("server", "lax", "TCP", "1");
-    let agent = scene.agent(&policy)?.start()?;
+    let agent = scene
+        .agent(&policy)?
+        .config("handshake", json!(handshake))
+        .start()?;
     Ok(Beside {
         scene,
         server,
@@ -71,11 +79,11 @@ impl Beside {
     }
 }
 
-/// With TCP Fast Open the destination's socket is there before the source has heard anything.
+/// With TCP Fast Open, which is on where handshakes bear no identities, the destination's socket is there before the source has heard anything.
 #[test]
 fn fast_open_is_no_other_name() -> Result<()> {
     const COUNT: usize = 20;
-    let mut world = beside("name-tfo")?;
+    let mut world = beside_with("name-tfo", "off")?;
     world.server.host.sysctl("net/ipv4/tcp_fastopen", "519")?;
     let socket = world.serve(ListenOptions {
         fast_open: Some(64),

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
 use zt_tests::probe::{ConnectOptions, Flood, Handle, ListenOptions, Operation, TIMEOUT};
 use zt_tests::trail::{RECORDED, says};
 use zt_tests::{Agent, Party, Policy, Scene, TCP, eventually};
@@ -19,11 +20,18 @@ fn any(port: u16) -> SocketAddr {
 
 /// A server that nobody may reach, and a stranger who tries.
 fn two(label: &str) -> Result<(Scene, Party, Party, Agent)> {
+    two_with(label, "auto")
+}
+
+fn two_with(label: &str, handshake: &str) -> Result<(Scene, Party, Party, Agent)> {
     let mut scene = Scene::new(label)?;
     let server = scene.workload("server")?;
     let stranger = scene.outsider("stranger")?;
     let policy = Policy::new("inbound").allow("world", "server", TCP, "443");
-    let agent = scene.agent(&policy)?.start()?;
+    let agent = scene
+        .agent(&policy)?
+        .config("handshake", json!(handshake))
+        .start()?;
     Ok((scene, server, stranger, agent))
 }
 
@@ -182,13 +190,13 @@ fn a_sender_that_was_blocked_in_its_handshake_gets_nothing_through() -> Result<(
     Ok(())
 }
 
-/// TCP Fast Open carries data in the SYN, if the namespace of the server offers it.
+/// TCP Fast Open carries data in the SYN, if the namespace of the server offers it and handshakes bear no identities.
 #[test]
 fn fast_open_carries_nothing_in() -> Result<()> {
     const COUNT: usize = 20;
     /// A client, a server, and both without a cookie: the first SYN carries data already.
     const ALWAYS: &str = "519";
-    let (_scene, mut server, mut stranger, agent) = two("fast-open")?;
+    let (_scene, mut server, mut stranger, agent) = two_with("fast-open", "off")?;
     for host in [&server.host, &stranger.host] {
         host.sysctl("net/ipv4/tcp_fastopen", ALWAYS)?;
     }
