@@ -157,21 +157,37 @@ pub struct Told {
 }
 
 /// Counts what was decided of a connection, and hands it to the agent.
-#[inline(never)]
+#[inline(always)]
 pub fn told(cookie: u64, started: u64, connection: &Connection, told: Told) {
+    let how = told.hook as u32 | u32::from(told.flags) << 8 | (told.proof as u32) << 16;
+    zt_told(cookie, started, connection, how);
+}
+
+/// [`told`], with hook, flags and proof as the bytes of `how`.
+///
+/// A *global* function of the object, as `zt_judge` is: the verifier looks at it once, by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn zt_told(cookie: u64, started: u64, connection: *const Connection, how: u32) -> u32 {
+    if connection.is_null() {
+        return 0;
+    }
+    // SAFETY: checked above; the verifier knows the size from the type.
+    let connection = unsafe { &*connection };
+    let (hook, more, proof) = (how as u8, (how >> 8) as u8, (how >> 16) as u8);
     let allowed = connection.flags & CONNECTION_DENIED == 0;
     let enforced = connection.flags & CONNECTION_ENFORCED != 0;
     let inbound = connection.flags & CONNECTION_INBOUND != 0;
     count_decision(allowed, enforced);
     if floods(connection.workload, context::now()) {
         count(Counter::EventsLost);
-        return;
+        return 0;
     }
     let Some(mut slot) = maps::zt_events.reserve(0) else {
         count(Counter::EventsLost);
-        return;
+        return 0;
     };
-    let mut flags = told.flags;
+    let mut flags = more;
     if allowed {
         flags |= ALLOWED;
     }
@@ -214,20 +230,21 @@ pub fn told(cookie: u64, started: u64, connection: &Connection, told: Told) {
         }
         (*event).target_port = connection.target_port;
         (*event).protocol = connection.protocol;
-        (*event).hook = told.hook as u8;
+        (*event).hook = hook;
         (*event).pid = connection.pid;
         (*event).latency = connection.latency;
         (*event).reason = connection.reason;
         (*event).flags = flags;
-        (*event).proof = told.proof as u8;
+        (*event).proof = proof;
         (*event).reserved = [0; 5];
         (*event).comm = connection.comm;
     }
-    slot.submit(if told.flags & REFUSED_SOCKET != 0 {
+    slot.submit(if more & REFUSED_SOCKET != 0 {
         FORCE_WAKEUP
     } else {
         NO_WAKEUP
     });
+    1
 }
 
 /// Whether a workload has had its share of a ring buffer that is filling up.
