@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The usual cast of a kernel test: named workloads in cgroups and namespaces of their own, and whoever is not managed.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
@@ -144,6 +144,11 @@ impl Party {
     /// A port at its IPv4 address.
     pub fn v4(&self, port: u16) -> SocketAddr {
         SocketAddr::new(self.host.ipv4.into(), port)
+    }
+
+    /// As [`Self::v4`], for who speaks without a kernel.
+    pub fn socket_v4(&self, port: u16) -> SocketAddrV4 {
+        SocketAddrV4::new(self.host.ipv4, port)
     }
 
     /// A port at each of its addresses, and at the v4-mapped form of one.

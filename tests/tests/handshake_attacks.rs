@@ -2,205 +2,15 @@
 //! Somebody with packet sockets against the identity option: nothing that he makes up, cuts, repeats or puts elsewhere names
 //! anybody, and good connections go on.
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::time::Duration;
+use std::net::SocketAddrV4;
 
 use anyhow::{Context as _, Result};
-use aya::maps::{HashMap, Map, MapData};
-use serde_json::json;
 use zt_agent::spiffe_id::number_of;
-use zt_common::abi::{Source, SourceKey};
 use zt_common::handshake::IdentityOption;
-use zt_common::names;
-use zt_tests::pair::any;
-use zt_tests::trail::{RECORDED, party};
-use zt_tests::wire::{ACK, RST, SYN, Segment, Wire};
-use zt_tests::{Agent, Party, Policy, Scene, TCP, eventually};
-
-/// Where the attacker is. No kernel has this address.
-const ATTACKER: Ipv4Addr = Ipv4Addr::new(10, 99, 66, 6);
-const ANSWERED: Duration = Duration::from_secs(30);
-
-struct Stage {
-    scene: Scene,
-    server: Party,
-    other: Party,
-    client: Party,
-    attacker: Party,
-    agent: Agent,
-    wire: Wire,
-    hardware: [[u8; 6]; 2],
-    port: u16,
-}
-
-/// `client` may reach `server` and `other` at port 80, and the world may reach `server` at port 81.
-fn stage(label: &str) -> Result<Stage> {
-    let mut scene = Scene::new(label)?;
-    let mut server = scene.workload("server")?;
-    let mut other = scene.workload("other")?;
-    let client = scene.workload("client")?;
-    let attacker = scene.outsider("attacker")?;
-    let policy = Policy::new("attacks")
-        .allow("client", "server", TCP, "80")
-        .allow("client", "other", TCP, "80")
-        .allow("world", "server", TCP, "81");
-    let agent = scene.agent(&policy)?.config("handshake", json!("auto")).start()?;
-    for port in [80, 81] {
-        server.serve(any(port))?.local()?;
-    }
-    other.serve(any(80))?.local()?;
-    for host in [&server.host, &other.host] {
-        host.neighbour(ATTACKER.into(), attacker.host.hardware()?)?;
-    }
-    Ok(Stage {
-        wire: Wire::open(&attacker.host, "eth0")?,
-        hardware: [server.host.hardware()?, other.host.hardware()?],
-        scene,
-        server,
-        other,
-        client,
-        attacker,
-        agent,
-        port: 40_000,
-    })
-}
-
-fn v4(address: SocketAddr) -> SocketAddrV4 {
-    match address {
-        SocketAddr::V4(v4) => v4,
-        SocketAddr::V6(v6) => unreachable!("{v6} is not IPv4"),
-    }
-}
-
-impl Stage {
-    /// An address of the attacker's that nobody has used.
-    fn fresh(&mut self) -> SocketAddrV4 {
-        self.port += 1;
-        SocketAddrV4::new(ATTACKER, self.port)
-    }
-
-    /// A whole handshake, of which the attacker makes every segment; his SYN and what answered it.
-    fn shake(
-        &self,
-        from: SocketAddrV4,
-        to: SocketAddrV4,
-        sequence: u32,
-        options: &[u8],
-    ) -> Result<(Segment, Segment)> {
-        let hardware = self.hardware[usize::from(*to.ip() == self.other.host.ipv4)];
-        let syn = Segment::syn(from, to, sequence, options);
-        self.wire.send(&syn, hardware)?;
-        let answer = self.wire.receive("an answer", ANSWERED, |segment| {
-            segment.from == to && segment.to == from && segment.flags == SYN | ACK
-        })?;
-        self.wire.send(&syn.completes(&answer), hardware)?;
-        Ok((syn, answer))
-    }
-
-    /// Waits for the one record of a connection, and says who the destination's end took for its source.
-    fn named(&self, from: SocketAddrV4) -> Result<(String, String, String)> {
-        let mut all = self.all_named(from, 1)?;
-        Ok(all.swap_remove(0))
-    }
-
-    /// The same of so many connections from one place.
-    fn all_named(&self, from: SocketAddrV4, count: usize) -> Result<Vec<(String, String, String)>> {
-        let records = self.agent.records("", count, |record| {
-            record["observer"] == "destination"
-                && record["source"]["address"] == from.ip().to_string()
-                && record["source"]["port"] == from.port()
-        })?;
-        let named = records.iter().map(|record| {
-            let text = |field: &str| record[field].as_str().unwrap_or_default().to_owned();
-            (party(&record["source"]).to_owned(), text("reason"), text("proof"))
-        });
-        Ok(named.collect())
-    }
-
-    /// What is sent to the client's address from now on reaches the attacker.
-    fn takes_over(&self) -> Result<()> {
-        let hardware = self.attacker.host.hardware()?;
-        for host in [&self.server.host, &self.other.host] {
-            host.neighbour(self.client.host.ipv4.into(), hardware)?;
-        }
-        Ok(())
-    }
-
-    /// Undoes [`Self::takes_over`].
-    fn gives_back(&self) -> Result<()> {
-        let hardware = self.client.host.hardware()?;
-        for host in [&self.server.host, &self.other.host] {
-            host.neighbour(self.client.host.ipv4.into(), hardware)?;
-        }
-        Ok(())
-    }
-
-    /// Nothing that this node's own sockets have sent is known any more: only what is proven names their workloads.
-    fn forget_sources(&self) -> Result<()> {
-        let map =
-            MapData::from_pin(self.scene.sandbox().maps()?.join(names::SOURCES)).context("no zt_sources")?;
-        let mut map: HashMap<_, SourceKey, Source> = HashMap::try_from(Map::LruHashMap(map))?;
-        let keys = map.keys().collect::<Result<Vec<_>, _>>()?;
-        for key in keys {
-            map.remove(&key)?;
-        }
-        Ok(())
-    }
-
-    /// The attacker shakes hands with these options, and is nobody.
-    fn is_nobody(&mut self, what: &str, options: &[u8]) -> Result<()> {
-        let from = self.fresh();
-        self.shake(from, v4(self.server.v4(80)), 7_000_000, options)?;
-        let (source, reason, proof) = self.named(from)?;
-        assert_eq!(
-            (source.as_str(), reason.as_str(), proof.as_str()),
-            ("unknown", "tag_invalid", "none:tag_invalid"),
-            "{what}"
-        );
-        Ok(())
-    }
-
-    /// What the client's kernel puts into a SYN to the server, and the server's into its answer.
-    fn overheard(&mut self) -> Result<[Segment; 2]> {
-        let to = Wire::open(&self.server.host, "eth0")?;
-        let back = Wire::open(&self.client.host, "eth0")?;
-        assert_eq!(self.client.talk(self.server.v4(80))?, "ok");
-        let syn = to.receive("the client's SYN", ANSWERED, |segment| segment.flags == SYN)?;
-        let answer = back.receive("the answer", ANSWERED, |segment| segment.flags == SYN | ACK)?;
-        Ok([syn, answer])
-    }
-
-    /// Nobody was ever taken for the client but the client, and it still gets through.
-    fn ends_well(&mut self, talks: usize) -> Result<()> {
-        assert_eq!(self.client.talk(self.server.v4(80))?, "ok");
-        let id = self.client.id.clone();
-        self.agent.records("decision=ALLOW", talks + 1, |record| {
-            party(&record["source"]) == id && record["proof"] == "mutual"
-        })?;
-        let named = self.agent.all_records("")?;
-        let wrong = named
-            .iter()
-            .find(|record| record["observer"] == "destination" && party(&record["source"]) == id);
-        assert_eq!(wrong, None);
-        // One whose forgery is believed leaves no record at this end: its source's end is thought to have made it.
-        assert_eq!(self.agent.counter("agreed")?, talks as u64 + 1);
-        Ok(())
-    }
-}
-
-/// Who is nobody because of a tag.
-fn nobody() -> (String, String, String) {
-    ("unknown".into(), "tag_invalid".into(), "none:tag_invalid".into())
-}
-
-/// An option with this identity and a tag that was guessed.
-fn forged(name: &str) -> [u8; 20] {
-    let mut option = [0; 20];
-    option[..4].copy_from_slice(&[253, 20, b'Z', b'T']);
-    option[4..12].copy_from_slice(&number_of(name).to_be_bytes());
-    option[12..].copy_from_slice(&0x4123_4567_89ab_cdef_u64.to_be_bytes());
-    option
-}
+use zt_tests::attacker::{ANSWERED, ATTACKER, Stage, forged, nobody, stage};
+use zt_tests::eventually;
+use zt_tests::trail::RECORDED;
+use zt_tests::wire::{RST, Segment};
 
 #[test]
 fn what_is_made_up_or_cut_names_nobody() -> Result<()> {
@@ -237,14 +47,14 @@ fn what_is_repeated_elsewhere_names_nobody() -> Result<()> {
     let nobody = nobody();
     // From an address and ports of the attacker's own, with the very sequence number.
     let from = stage.fresh();
-    stage.shake(from, v4(stage.server.v4(80)), syn.sequence, &option)?;
+    stage.shake(from, stage.server.socket_v4(80), syn.sequence, &option)?;
     assert_eq!(stage.named(from)?, nobody);
     let from = SocketAddrV4::new(ATTACKER, syn.from.port());
-    stage.shake(from, v4(stage.server.v4(80)), syn.sequence, &option)?;
+    stage.shake(from, stage.server.socket_v4(80), syn.sequence, &option)?;
     assert_eq!(stage.named(from)?, nobody);
     // What the server itself said.
     let from = stage.fresh();
-    stage.shake(from, v4(stage.server.v4(80)), syn.sequence, &reflected)?;
+    stage.shake(from, stage.server.socket_v4(80), syn.sequence, &reflected)?;
     assert_eq!(stage.named(from)?, nobody);
 
     // From the client's address, which the attacker has taken over: from another port, at another time, to another audience,
@@ -252,15 +62,15 @@ fn what_is_repeated_elsewhere_names_nobody() -> Result<()> {
     stage.takes_over()?;
     let client = stage.client.host.ipv4;
     let elsewhere = SocketAddrV4::new(client, syn.from.port() ^ 1);
-    stage.shake(elsewhere, v4(stage.server.v4(80)), syn.sequence, &option)?;
+    stage.shake(elsewhere, stage.server.socket_v4(80), syn.sequence, &option)?;
     assert_eq!(stage.named(elsewhere)?, nobody);
     let mut count = 0;
     for (to, sequence) in [
-        (stage.server.v4(80), syn.sequence.wrapping_add(1)),
-        (stage.other.v4(80), syn.sequence),
-        (stage.server.v4(81), syn.sequence),
+        (stage.server.socket_v4(80), syn.sequence.wrapping_add(1)),
+        (stage.other.socket_v4(80), syn.sequence),
+        (stage.server.socket_v4(81), syn.sequence),
     ] {
-        let (_, answer) = stage.shake(syn.from, v4(to), sequence, &option)?;
+        let (_, answer) = stage.shake(syn.from, to, sequence, &option)?;
         assert_eq!(answer.option(253), None, "{to}: who proves nothing gets no proof");
         count += 1;
         let named = stage.all_named(syn.from, count)?;
@@ -268,7 +78,7 @@ fn what_is_repeated_elsewhere_names_nobody() -> Result<()> {
     }
     // And with none at all.
     let silent = SocketAddrV4::new(client, 39_002);
-    stage.shake(silent, v4(stage.server.v4(80)), 1, &[])?;
+    stage.shake(silent, stage.server.socket_v4(80), 1, &[])?;
     assert_eq!(
         stage.named(silent)?,
         ("unknown".into(), "proof_missing".into(), "none:absent".into())
@@ -283,7 +93,7 @@ fn a_bit_that_is_turned_over_names_nobody() -> Result<()> {
     let mut stage = stage("attack-bits")?;
     let [syn, _] = stage.overheard()?;
     let option = syn.option(253).context("the SYN bears one")?.to_vec();
-    let to = v4(stage.server.v4(80));
+    let to = stage.server.socket_v4(80);
     stage.takes_over()?;
     stage.forget_sources()?;
     // The kind, the length and the identifier make it another option or none: those are in the other tests.
@@ -291,9 +101,14 @@ fn a_bit_that_is_turned_over_names_nobody() -> Result<()> {
     for bit in bits.clone() {
         let mut turned = option.clone();
         turned[bit / 8] ^= 1 << (bit % 8);
-        stage.shake(syn.from, to, syn.sequence, &turned)?;
-        stage.wire.receive("the reset", ANSWERED, |segment| {
-            segment.from == to && segment.to == syn.from && segment.flags & RST != 0
+        let (sent, answer) = stage.shake(syn.from, to, syn.sequence, &turned)?;
+        // Until the refused socket is gone, the next SYN would be one of its connection.
+        eventually("the refusal", ANSWERED, || {
+            stage.wire.send(&sent.completes(&answer), stage.hardware[0])?;
+            let seen = stage.wire.seen()?;
+            Ok(seen
+                .iter()
+                .any(|segment| segment.to == syn.from && segment.flags & RST != 0))
         })?;
     }
     let named = stage.all_named(syn.from, bits.len())?;
@@ -319,7 +134,7 @@ fn a_bit_that_is_turned_over_names_nobody() -> Result<()> {
 fn an_option_on_a_data_segment_changes_nothing() -> Result<()> {
     let mut stage = stage("attack-data")?;
     let from = stage.fresh();
-    let to = v4(stage.server.v4(81));
+    let to = stage.server.socket_v4(81);
     let (syn, answer) = stage.shake(from, to, 1_000, &[])?;
     assert_eq!(answer.option(253), None, "who bears none is answered with none");
     let (source, ..) = stage.named(from)?;
@@ -355,7 +170,7 @@ fn an_answer_is_signed_for_no_stranger() -> Result<()> {
         ("what leaves the proof for later", deferred.as_slice()),
     ] {
         let from = stage.fresh();
-        let (_, answer) = stage.shake(from, v4(stage.server.v4(80)), syn.sequence, option)?;
+        let (_, answer) = stage.shake(from, stage.server.socket_v4(80), syn.sequence, option)?;
         assert_eq!(answer.option(253), None, "{what}");
         let (source, ..) = stage.named(from)?;
         assert!(
@@ -366,7 +181,7 @@ fn an_answer_is_signed_for_no_stranger() -> Result<()> {
     // Nor at the client's own address, where no kernel of this node has sent it.
     stage.takes_over()?;
     let from = SocketAddrV4::new(stage.client.host.ipv4, 39_003);
-    let (_, answer) = stage.shake(from, v4(stage.server.v4(80)), syn.sequence, &deferred)?;
+    let (_, answer) = stage.shake(from, stage.server.socket_v4(80), syn.sequence, &deferred)?;
     assert_eq!(answer.option(253), None);
     let (source, reason, _) = stage.named(from)?;
     assert_eq!((source.as_str(), reason.as_str()), ("unknown", "proof_missing"));
@@ -380,7 +195,7 @@ fn an_answer_is_signed_for_no_stranger() -> Result<()> {
 fn cookies_under_a_flood_lose_nobody() -> Result<()> {
     let mut stage = stage("attack-flood")?;
     stage.server.host.sysctl("net/ipv4/tcp_syncookies", "1")?;
-    let to = v4(stage.server.v4(80));
+    let to = stage.server.socket_v4(80);
     let option = forged(&stage.client.id);
     let talks = 20;
     let flood = |stage: &Stage, count: u32| -> Result<()> {
