@@ -159,6 +159,7 @@ pub(super) struct Sources {
 }
 
 /// The node thread's state.
+#[expect(clippy::struct_excessive_bools, reason = "facts that have nothing to do with one another")]
 pub(super) struct Node {
     parts: Parts,
     settings: Arc<policy::Settings>,
@@ -306,15 +307,7 @@ impl Node {
         let left = node.parts.kernel.left_in_force()?;
         let before = left.get(&AllowKey::HEADER).map_or(0, |header| header.number);
         if node.loaded.policies.all().is_empty() && left.len() > 1 {
-            return Err(AppError::Input {
-                problems: vec![Problem {
-                    file: String::new(),
-                    line: 0,
-                    column: 0,
-                    field: String::new(),
-                    message: "there is no policy, and the kernel has the one of before, which stays in force: make a policy, or run `zt-agent detach`".to_owned(),
-                }],
-            });
+            return Err(no_policy_any_more());
         }
         node.revision = before.max(1);
         let mut table = node.compile(&node.loaded.policies, node.revision)?;
@@ -354,6 +347,19 @@ impl Node {
     fn any_enforced(&self) -> bool {
         let mut workloads = self.parts.kernel.workloads().values();
         workloads.any(|workload| workload.mode == MODE_ENFORCE)
+    }
+}
+
+/// The policies are gone, and what was compiled from them is in the kernel.
+fn no_policy_any_more() -> AppError {
+    AppError::Input {
+        problems: vec![Problem {
+            file: String::new(),
+            line: 0,
+            column: 0,
+            field: String::new(),
+            message: "there is no policy, and the kernel has the one of before, which stays in force: make a policy, or run `zt-agent detach`".to_owned(),
+        }],
     }
 }
 

@@ -188,30 +188,37 @@ pub(super) fn entries(
 #[derive(Debug, Default)]
 struct Shares<'g> {
     total: usize,
-    /// What each namespace has, and its groups by size.
-    namespaces: HashMap<&'g str, (usize, BTreeSet<(usize, u64)>)>,
+    namespaces: HashMap<&'g str, Share>,
     by_share: BTreeSet<(usize, &'g str)>,
+}
+
+/// What one namespace has.
+#[derive(Debug, Default)]
+struct Share {
+    entries: usize,
+    /// Its groups, by size.
+    groups: BTreeSet<(usize, u64)>,
 }
 
 impl<'g> Shares<'g> {
     fn add(&mut self, namespace: &'g str, size: usize, number: u64) {
-        let (share, groups) = self.namespaces.entry(namespace).or_default();
-        self.by_share.remove(&(*share, namespace));
-        *share += size;
-        groups.insert((size, number));
-        self.by_share.insert((*share, namespace));
+        let share = self.namespaces.entry(namespace).or_default();
+        self.by_share.remove(&(share.entries, namespace));
+        share.entries += size;
+        share.groups.insert((size, number));
+        self.by_share.insert((share.entries, namespace));
         self.total += size;
     }
 
     /// The largest group of the namespace that has the most, which has none any more.
     fn take_largest(&mut self) -> Option<u64> {
         let (_, namespace) = self.by_share.pop_last()?;
-        let (share, groups) = self.namespaces.get_mut(namespace)?;
-        let (size, number) = groups.pop_last()?;
-        *share -= size;
+        let share = self.namespaces.get_mut(namespace)?;
+        let (size, number) = share.groups.pop_last()?;
+        share.entries -= size;
         self.total -= size;
-        if !groups.is_empty() {
-            self.by_share.insert((*share, namespace));
+        if !share.groups.is_empty() {
+            self.by_share.insert((share.entries, namespace));
         }
         Some(number)
     }
