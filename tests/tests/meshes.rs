@@ -27,12 +27,12 @@ fn at(party: &Party, port: u16) -> SocketAddrV4 {
 }
 
 /// Waits until the status tells of it.
-fn wait_around(agent: &Agent, what: &str, order: Value) -> Result<Value> {
+fn wait_around(agent: &Agent, what: &str, order: Option<&str>) -> Result<Value> {
     let mut last = Value::Null;
     let found = wait_for(&format!("{what} in the status"), LATER, || {
         last = agent.get("/v1/status")?["around"].clone();
         let found = last.as_array().into_iter().flatten();
-        let mut found = found.filter(|one| one["what"] == what && one["order"] == order);
+        let mut found = found.filter(|one| one["what"] == what && one["order"].as_str() == order);
         Ok(found.next().cloned())
     });
     found.with_context(|| format!("last: {last}"))
@@ -78,7 +78,7 @@ fn below_the_managed_root_policy_is_asked_about_the_destination_that_somebody_el
     agent.records("decision=ALLOW", 1, |record| {
         says(record, &client.id, &server.id, "ALLOW", "rule")
     })?;
-    let told = wait_around(&agent, "other", "before".into())?;
+    let told = wait_around(&agent, "other", Some("before"))?;
     ensure!(
         told["evidence"]
             .as_str()
@@ -103,7 +103,7 @@ fn above_the_managed_root_the_destinations_end_decides_about_who_is_really_reach
     agent.records("decision=DENY", 2, |record| {
         record["observer"] == "destination" && says(record, &client.id, &other.id, "DENY", "no_rule")
     })?;
-    let told = wait_around(&agent, "cilium", "after".into())?;
+    let told = wait_around(&agent, "cilium", Some("after"))?;
     ensure!(
         told["evidence"]
             .as_str()
@@ -188,7 +188,7 @@ fn a_sidecar_changes_nothing_at_the_source_and_is_a_port_of_its_own_at_the_desti
     // What it may reach, and what it may not, though its proxy would carry either on.
     assert_eq!(client.talk(server.v4(80))?, "ok");
     assert_eq!(client.talk(other.v4(80))?, "EPERM");
-    let told = wait_around(&agent, "istio", Value::Null)?;
+    let told = wait_around(&agent, "istio", None)?;
     ensure!(
         told["evidence"]
             .as_str()

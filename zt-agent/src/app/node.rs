@@ -159,7 +159,10 @@ pub(super) struct Sources {
 }
 
 /// The node thread's state.
-#[expect(clippy::struct_excessive_bools, reason = "facts that have nothing to do with one another")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts that have nothing to do with one another"
+)]
 pub(super) struct Node {
     parts: Parts,
     settings: Arc<policy::Settings>,

@@ -3,6 +3,7 @@
 //! itself takes to answer.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -30,7 +31,7 @@ const REST: Duration = Duration::from_millis(100);
 struct Waiting(Child);
 
 impl Waiting {
-    fn start(program: &std::path::Path) -> Result<Self> {
+    fn start(program: &Path) -> Result<Self> {
         let mut command = Command::new(program);
         command.arg("3600").stdin(Stdio::null()).stdout(Stdio::null());
         Ok(Self(
@@ -136,9 +137,19 @@ pub(crate) fn attested(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
         );
         metrics.push(added.target(Target::AtMost(OURS)));
     }
-    let many = plan.rounds(50, 300);
+    at_once(plan.rounds(50, 300), &world, &program, known, metrics)
+}
+
+/// Many processes, each in a cgroup of its own.
+fn at_once(
+    many: usize,
+    world: &World,
+    program: &Path,
+    known: impl Fn(u64) -> bool,
+    metrics: &mut Vec<Metric>,
+) -> Result<()> {
     let started: Vec<Waiting> = (0..many)
-        .map(|_| Waiting::start(&program))
+        .map(|_| Waiting::start(program))
         .collect::<Result<_>>()?;
     let start = Instant::now();
     let mut waiting = Vec::with_capacity(many);
