@@ -155,7 +155,13 @@ impl Pair {
                     End::Stopped => return,
                     End::Replaced(arrived) => next = Some(*arrived),
                     End::Renew => self.unheard("certificates are newer: a new connection is made"),
-                    End::Lost(why) => self.unheard(&why),
+                    End::Lost(why) => {
+                        self.unheard(&why);
+                        // Who hangs up at once is not dialled at once.
+                        if self.role == Role::Dials {
+                            self.rest();
+                        }
+                    }
                     End::Refused(cause, why) => {
                         self.refuse(cause, &why);
                         self.unheard(&why);
