@@ -6,7 +6,8 @@ use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use zt_common::abi::{
     CONNECTION_DENIED, CONNECTION_ENFORCED, CONNECTION_ESTABLISHED, CONNECTION_HERE, CONNECTION_INBOUND,
-    CONNECTION_IPV6, CONNECTION_LOCAL, CONNECTION_REQUIRES, Connection, SOCKET_FRONT, SOCKET_HERE, SOCKET_LOCAL,
+    CONNECTION_IPV6, CONNECTION_LOCAL, CONNECTION_REQUIRES, Connection, SOCKET_FRONT, SOCKET_HERE,
+    SOCKET_LOCAL,
 };
 use zt_common::address::Address;
 use zt_common::entry::Flow;

@@ -317,8 +317,8 @@ fn is_still(workload: u64, identity: u64) -> bool {
 
 /// The destination says who it is. There is no socket yet: it knows itself by who listens at this place.
 ///
-/// It says so only in answer to an option that verifies, and to where a SYN to a virtual address really comes from:
-/// otherwise whoever has seen a SYN could fetch the answer to it.
+/// It says so only in answer to an option that verifies, to a workload of this node that has just sent this very SYN, and to
+/// where a SYN to a virtual address really comes from: otherwise whoever has seen a SYN could fetch the answer to it.
 #[inline(never)]
 fn answered(ctx: &SockOpsContext) {
     const COOKIE: u32 = 2;
@@ -347,10 +347,17 @@ fn answered(ctx: &SockOpsContext) {
     let node = if deferred {
         origin::asking(&caller.address, caller.port, caller.syn)
     } else {
-        let node = origin::node_at(&caller.address);
-        let mut message = Message::syn(&caller, own, ends.local_port);
-        if asked.bits().resend() || !proof::verifies(control, node, &mut message, &asked) {
+        if asked.bits().resend() {
             return;
+        }
+        let mut node = origin::node_at(&caller.address);
+        let mut message = Message::syn(&caller, own, ends.local_port);
+        if !proof::verifies(control, node, &mut message, &asked) {
+            // It may have been meant for somebody else, who is not here: its source is to hear who is.
+            if !origin::is_ours(ctx, caller.syn) {
+                return;
+            }
+            node = 0;
         }
         node
     };

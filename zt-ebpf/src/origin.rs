@@ -11,7 +11,7 @@ use zt_common::identity;
 use zt_common::verdict::Verdict;
 
 use crate::call::TCP;
-use crate::ends::{ends, next_received};
+use crate::ends::{Ends, ends, next_received};
 use crate::lookup::{is_local, network};
 use crate::proof::Claim;
 use crate::{context, emit, maps};
@@ -65,16 +65,7 @@ pub fn origin(ctx: &SockOpsContext, claim: &Claim) -> Origin {
     let local = is_local(netns, &arrival.remote);
     // The one before the next: nothing but the SYN has been received.
     let sequence = next_received(ctx).wrapping_sub(1);
-    let key = SourceKey {
-        netns: if local { netns } else { 0 },
-        source: arrival.remote,
-        destination: arrival.local,
-        source_port: arrival.remote_port,
-        destination_port: arrival.local_port,
-        protocol: TCP,
-        reserved: [0; 3],
-    };
-    if let Some(origin) = begun_here(&key, sequence) {
+    if let Some(origin) = begun_here(&key_of(&arrival, if local { netns } else { 0 }), sequence) {
         return origin;
     }
     // It may have been sent to a virtual address.
@@ -83,7 +74,8 @@ pub fn origin(ctx: &SockOpsContext, claim: &Claim) -> Origin {
     {
         return origin;
     }
-    let unproven = claim.is_absent() && would_prove(&arrival.remote);
+    // From the namespace itself, whoever is no workload is the host.
+    let unproven = claim.is_absent() && !local && would_prove(&arrival.remote);
     if claim.is_invalid() || unproven {
         if unproven {
             emit::count(Counter::OptionsMissing);
@@ -102,6 +94,29 @@ pub fn origin(ctx: &SockOpsContext, claim: &Claim) -> Origin {
         };
     }
     by_address(&arrival.remote)
+}
+
+/// Where a connection within the node is noted.
+#[inline(always)]
+fn key_of(arrival: &Ends, netns: u64) -> SourceKey {
+    SourceKey {
+        netns,
+        source: arrival.remote,
+        destination: arrival.local,
+        source_port: arrival.remote_port,
+        destination_port: arrival.local_port,
+        protocol: TCP,
+        reserved: [0; 3],
+    }
+}
+
+/// Whether one of this node's own workloads has just sent this very SYN, whoever it was meant for.
+#[inline(never)]
+pub fn is_ours(ctx: &SockOpsContext, sequence: u32) -> bool {
+    let arrival = ends(ctx);
+    let netns = context::netns_cookie(ctx.as_ptr());
+    let local = is_local(netns, &arrival.remote);
+    begun_here(&key_of(&arrival, if local { netns } else { 0 }), sequence).is_some()
 }
 
 #[inline(always)]

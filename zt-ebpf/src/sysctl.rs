@@ -25,9 +25,8 @@ pub fn zt_sysctl(ctx: SysctlContext) -> i32 {
     }
     let mut name = [0_u8; 32];
     // SAFETY: the buffer has the length given.
-    let length = unsafe {
-        helper::bpf_sysctl_get_name(ctx.sysctl, name.as_mut_ptr().cast(), name.len() as u64, 0)
-    };
+    let length =
+        unsafe { helper::bpf_sysctl_get_name(ctx.sysctl, name.as_mut_ptr().cast(), name.len() as u64, 0) };
     if length != NAME.len() as i64 {
         return ALLOW;
     }
@@ -40,9 +39,9 @@ pub fn zt_sysctl(ctx: SysctlContext) -> i32 {
     }
     let mut value = [0_u8; LONGEST];
     // SAFETY: as above.
-    let mut length = unsafe {
-        helper::bpf_sysctl_get_new_value(ctx.sysctl, value.as_mut_ptr().cast(), LONGEST as u64)
-    } as u64;
+    let mut length =
+        unsafe { helper::bpf_sysctl_get_new_value(ctx.sysctl, value.as_mut_ptr().cast(), LONGEST as u64) }
+            as u64;
     if length == 0 || length >= LONGEST as u64 {
         length = LONGEST as u64;
     }

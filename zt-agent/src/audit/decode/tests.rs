@@ -143,7 +143,7 @@ fn damage_is_named() {
     };
     assert_eq!(with(HOOK, 0), Err(DecodeError::Hook { found: 0 }));
     assert_eq!(with(HOOK, 7), Err(DecodeError::Hook { found: 7 }));
-    assert_eq!(with(REASON, 16), Err(DecodeError::Reason { found: 16 }));
+    assert_eq!(with(REASON, 200), Err(DecodeError::Reason { found: 200 }));
     assert_eq!(with(REASON + 1, 64), Err(DecodeError::Flags { found: 64 }));
     assert_eq!(with(REASON + 2, 200), Err(DecodeError::Proof { found: 200 }));
 
