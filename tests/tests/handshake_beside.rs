@@ -70,7 +70,12 @@ fn others_who_ask_for_the_same_callbacks_keep_them() -> Result<()> {
     }
     assert_eq!(client.tcp(server.v4(81))?, "EPERM");
     proven(&agent, 3, "mutual", &client, &server)?;
-    assert_eq!(bearing(&to.seen()?, 253), [SYN, SYN], "two of the three are IPv4");
+    let both = [SYN, SYN | ACK];
+    assert_eq!(
+        bearing(&to.seen()?, 253),
+        [both, both].concat(),
+        "two of the three are IPv4"
+    );
     assert_eq!(agent.counter("options_no_room")?, 0);
     Ok(())
 }
@@ -84,17 +89,16 @@ fn an_option_of_others_is_written_beside_ours() -> Result<()> {
         }
         Ok(vec![OtherProgram::attach(scene.sandbox().managed(), 8)?])
     })?;
-    let (to, back) = (
-        Wire::open(&server.host, "eth0")?,
-        Wire::open(&client.host, "eth0")?,
-    );
+    let wire = Wire::open(&server.host, "eth0")?;
     assert_eq!(client.talk(server.v4(80))?, "ok");
     proven(&agent, 1, "mutual", &client, &server)?;
-    let (sent, answered) = (to.seen()?, back.seen()?);
-    assert_eq!(bearing(&sent, 253), [SYN], "{sent:?}");
-    assert_eq!(bearing(&answered, 253), [SYN | ACK], "{answered:?}");
-    let theirs = bearing(&sent, KIND);
-    assert!(theirs.len() > 1, "theirs go on after the handshake: {sent:?}");
+    let seen = wire.seen()?;
+    assert_eq!(bearing(&seen, 253), [SYN, SYN | ACK], "{seen:?}");
+    let theirs = bearing(&seen, KIND);
+    assert!(
+        theirs.iter().any(|flags| flags & SYN == 0),
+        "theirs go on after the handshake: {seen:?}"
+    );
     Ok(())
 }
 
@@ -162,7 +166,7 @@ fn segments_may_be_small() -> Result<()> {
     exchange(&mut client, socket, 4096, 16)?;
     proven(&agent, 1, "mutual", &client, &server)?;
     let seen = wire.seen()?;
-    assert_eq!(bearing(&seen, 253), [SYN], "{seen:?}");
+    assert_eq!(bearing(&seen, 253), [SYN, SYN | ACK], "{seen:?}");
     Ok(())
 }
 

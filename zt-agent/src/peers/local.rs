@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What this node says of itself: who is in force here, and what SVIDs they have.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -43,6 +43,8 @@ fn of(workloads: &[Placed], svids: &Svids) -> Local {
         residents: BTreeMap::new(),
         identities: BTreeMap::new(),
     };
+    // Addresses that two workloads say are theirs: nobody is to be told a name for them.
+    let mut shared = BTreeSet::new();
     for placed in workloads {
         let Some(incarnation) = placed.cgroup_ids.first() else {
             continue;
@@ -70,8 +72,50 @@ fn of(workloads: &[Placed], svids: &Svids) -> Local {
                 spiffe: spiffe.clone(),
                 incarnation: *incarnation,
             };
-            local.residents.insert(*address, resident);
+            let other = local.residents.insert(*address, resident);
+            if other.is_some_and(|other| other.spiffe != *spiffe) {
+                shared.insert(*address);
+            }
         }
     }
+    local.residents.retain(|address, _| !shared.contains(address));
     local
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::{Mode, WorkloadRecord};
+    use crate::spiffe_id::SpiffeId;
+
+    fn placed(name: &str, cgroup: u64, address: &str) -> Placed {
+        Placed {
+            record: Arc::new(WorkloadRecord {
+                spiffe: SpiffeId::parse(&format!("spiffe://hanzo.ai/{name}")).expect("literal"),
+                cgroup: name.into(),
+                cgroup_id: None,
+                addresses: vec![address.parse().expect("literal")],
+                mode: None,
+                pod: None,
+            }),
+            cgroup_ids: vec![cgroup],
+            mode: Mode::Enforce,
+        }
+    }
+
+    #[test]
+    fn an_address_of_two_is_told_of_as_nobodys() {
+        let svids = Svids::default();
+        let one = [placed("a", 1, "10.0.0.1"), placed("a", 2, "10.0.0.1")];
+        assert_eq!(of(&one, &svids).residents.len(), 1, "one identity, twice");
+        let two = [
+            placed("a", 1, "10.0.0.1"),
+            placed("b", 2, "10.0.0.1"),
+            placed("a", 3, "10.0.0.1"),
+            placed("c", 4, "10.0.0.2"),
+        ];
+        let told = of(&two, &svids);
+        let named: Vec<String> = told.residents.keys().map(ToString::to_string).collect();
+        assert_eq!(named, ["10.0.0.2"]);
+    }
 }
