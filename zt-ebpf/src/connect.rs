@@ -6,8 +6,8 @@ use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use zt_common::abi::{
     CONNECTION_DENIED, CONNECTION_ENFORCED, CONNECTION_ESTABLISHED, CONNECTION_HERE, CONNECTION_INBOUND,
-    CONNECTION_IPV6, CONNECTION_LOCAL, CONNECTION_REQUIRES, Connection, SOCKET_FRONT, SOCKET_HERE,
-    SOCKET_LOCAL,
+    CONNECTION_IPV6, CONNECTION_LOCAL, CONNECTION_PORTS, CONNECTION_REQUIRES, Connection, SOCKET_FRONT,
+    SOCKET_HERE, SOCKET_LOCAL,
 };
 use zt_common::address::Address;
 use zt_common::entry::Flow;
@@ -113,7 +113,8 @@ fn connect(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
         entry.flags |= party.front;
         proves = party.here || party.front != 0 || entry.node != 0;
     }
-    if !proves {
+    // Of several ports behind a virtual address nobody could say whether who answers is one of those.
+    if !proves || party.front & CONNECTION_PORTS != 0 {
         verdict = verdict.unproven();
     }
     if verdict.proof {
@@ -145,12 +146,14 @@ fn connect(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
         entry.started = started;
     }
     let filed = admit::connection(cookie, &entry);
-    if !filed && entry.flags & CONNECTION_REQUIRES != 0 && own.enforced() {
+    if !filed && entry.flags & CONNECTION_REQUIRES != 0 {
         // Nobody would ask at the end of the handshake.
         entry.flags |= CONNECTION_DENIED;
         entry.reason = Reason::ProofRequired as u8;
-        emit::told(cookie, started, &entry, NOW);
-        return REFUSE;
+        if own.enforced() {
+            emit::told(cookie, started, &entry, NOW);
+            return REFUSE;
+        }
     }
     if !filed && protocol == TCP {
         let mut flags = 0;
