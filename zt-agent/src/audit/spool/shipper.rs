@@ -213,7 +213,7 @@ impl Shipper {
 /// fails here is tried again when its turn comes.
 async fn ahead(spool: &Spool, last: u64, most: u64) -> Option<Ready> {
     if let Err(error) = spool.tidy().await {
-        tracing::warn!(%error, "what has been shipped stays in the spool for now");
+        tracing::warn!(%error, "what has been shipped cannot be removed from the spool: it takes up room there until that succeeds; it is tried again with the next batch");
     }
     let batch = spool.look_ahead(last, most).await.ok().flatten()?;
     let preparing = tokio::task::spawn_blocking(move || {
