@@ -10,7 +10,7 @@ use zt_agent::audit::pipeline::{self, pipeline};
 use zt_agent::audit::query::{Filter, GraphFilter};
 use zt_agent::audit::sqlite::{Settings, Store};
 use zt_agent::audit::store::Sink;
-use zt_agent::audit::{Decision, Directory, NameBook};
+use zt_agent::audit::{Decision, Directory, NameBook, RuleTexts};
 use zt_common::address::Address;
 use zt_common::event::Hook;
 use zt_common::verdict::Reason;
@@ -63,6 +63,24 @@ fn cpu_seconds() -> f64 {
     ticks / 100.0
 }
 
+#[derive(Debug)]
+struct Rules(Vec<(u64, Arc<str>)>);
+
+impl RuleTexts for Rules {
+    fn get(&self, number: u64) -> Option<Arc<str>> {
+        let place = usize::try_from(number.checked_sub(1 << 50)?).ok()?;
+        self.0.get(place).map(|(_, text)| Arc::clone(text))
+    }
+
+    fn has(&self, number: u64) -> bool {
+        self.get(number).is_some()
+    }
+
+    fn numbers(&self) -> Box<dyn Iterator<Item = u64> + '_> {
+        Box::new(self.0.iter().map(|(number, _)| *number))
+    }
+}
+
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let mut words = std::env::args().skip(1);
@@ -85,7 +103,7 @@ async fn main() -> anyhow::Result<()> {
     };
     names.update(&Directory {
         identities: numbered(1 << 40, "spiffe://hanzo.ai/hanzo-k8s/hanzo/workload-"),
-        rules: numbered(1 << 50, "hanzo-core-policy/rule-"),
+        rules: Arc::new(Rules(numbered(1 << 50, "hanzo-core-policy/rule-"))),
         workloads: Vec::new(),
     });
     let (intake, recorder) = pipeline(

@@ -32,5 +32,5 @@ pub use convert::{
     from_mode_change, from_policy_change,
 };
 pub use decode::{Decision, DecodeError, Event, Notice, decode};
-pub use names::{Directory, NameBook, NameResolver};
+pub use names::{Directory, NameBook, NameResolver, RuleTexts};
 pub use record::{AuditRecord, Entry, Kept};

@@ -24,6 +24,7 @@ mod operator;
 mod outside;
 mod ports;
 mod problem;
+mod rule_names;
 mod schema;
 mod set;
 mod table;
@@ -47,6 +48,7 @@ pub use operator::{
 };
 pub use ports::PortRange;
 pub use problem::Problem;
+pub use rule_names::{RuleName, RuleNames};
 pub use schema::{GROUP, RESOURCES, collection_of, definitions, document_of, resource_of};
 pub use set::{PolicySet, Standing, parse, reparse, standing};
 pub use table::{AllowTable, Decision, Party};

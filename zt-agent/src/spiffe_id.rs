@@ -32,9 +32,11 @@ pub fn number_of(text: &str) -> u64 {
         .fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
-/// A SPIFFE ID in its one canonical text, with its number. Cheap to clone.
+/// A SPIFFE ID in its one canonical text, with its number. Cheap to clone, and one word: there are many places that name one.
 #[derive(Clone)]
-pub struct SpiffeId {
+pub struct SpiffeId(Arc<Numbered>);
+
+struct Numbered {
     text: Arc<str>,
     number: u64,
 }
@@ -47,45 +49,45 @@ impl SpiffeId {
         if number < identity::FIRST_WORKLOAD {
             return Err(SpiffeIdError::ReservedNumber { number });
         }
-        Ok(Self {
+        Ok(Self(Arc::new(Numbered {
             text: Arc::from(text),
             number,
-        })
+        })))
     }
 
     /// As if `text` had this number, which costs four thousand million attempts otherwise.
     #[cfg(test)]
     pub(crate) fn numbered(text: &str, number: u64) -> Self {
         check(text).expect("a literal of a test");
-        Self {
+        Self(Arc::new(Numbered {
             text: Arc::from(text),
             number,
-        }
+        }))
     }
 
     /// The canonical text.
     pub fn as_str(&self) -> &str {
-        &self.text
+        &self.0.text
     }
 
     /// The canonical text, shared.
     pub fn text(&self) -> Arc<str> {
-        Arc::clone(&self.text)
+        Arc::clone(&self.0.text)
     }
 
     /// The trust domain: `hanzo.ai` in `spiffe://hanzo.ai/hanzo-k8s/hanzo/iam`.
     pub fn trust_domain(&self) -> &str {
-        split(&self.text).0
+        split(&self.0.text).0
     }
 
     /// The path without its leading slash; empty for the ID of a trust domain itself.
     pub fn path(&self) -> &str {
-        split(&self.text).1.unwrap_or_default()
+        split(&self.0.text).1.unwrap_or_default()
     }
 
     /// The number that stands for this identity in the kernel, at least [`identity::FIRST_WORKLOAD`].
     pub fn number(&self) -> u64 {
-        self.number
+        self.0.number
     }
 }
 
@@ -195,7 +197,7 @@ pub enum SpiffeIdError {
 // The number follows from the text, so comparing the texts is comparing the identities.
 impl PartialEq for SpiffeId {
     fn eq(&self, other: &Self) -> bool {
-        self.number == other.number && self.text == other.text
+        self.0.number == other.0.number && self.0.text == other.0.text
     }
 }
 
@@ -209,25 +211,25 @@ impl PartialOrd for SpiffeId {
 
 impl Ord for SpiffeId {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.text.cmp(&other.text)
+        self.0.text.cmp(&other.0.text)
     }
 }
 
 impl Hash for SpiffeId {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.number.hash(state);
+        self.0.number.hash(state);
     }
 }
 
 impl fmt::Display for SpiffeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.text)
+        f.pad(&self.0.text)
     }
 }
 
 impl fmt::Debug for SpiffeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        f.write_str(&self.0.text)
     }
 }
 
@@ -241,7 +243,7 @@ impl std::str::FromStr for SpiffeId {
 
 impl Serialize for SpiffeId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.text)
+        serializer.serialize_str(&self.0.text)
     }
 }
 

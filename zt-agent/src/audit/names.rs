@@ -5,11 +5,13 @@
 //! changed, or the agent was restarted. So names are kept for longer than they are in force: in memory the most
 //! recent ones, in the store all of them.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::{ArcSwap, Guard};
+use foldhash::fast::RandomState;
 use zt_common::identity;
 use zt_common::verdict::{RULE_HOST, RULE_SELF};
 
@@ -25,15 +27,51 @@ pub trait NameResolver {
     fn here(&self, address: IpAddr) -> Option<(u64, Option<Arc<str>>)>;
 }
 
+/// The names of the rules in force. There may be a hundred thousand, of which few are ever asked for: they are put together
+/// when they are.
+pub trait RuleTexts: std::fmt::Debug + Send + Sync {
+    /// The name of the rule with that number.
+    fn get(&self, number: u64) -> Option<Arc<str>>;
+    /// Whether there is such a rule.
+    fn has(&self, number: u64) -> bool;
+    /// The numbers, in no order.
+    fn numbers(&self) -> Box<dyn Iterator<Item = u64> + '_>;
+}
+
+/// No rules.
+impl RuleTexts for () {
+    fn get(&self, _: u64) -> Option<Arc<str>> {
+        None
+    }
+
+    fn has(&self, _: u64) -> bool {
+        false
+    }
+
+    fn numbers(&self) -> Box<dyn Iterator<Item = u64> + '_> {
+        Box::new(std::iter::empty())
+    }
+}
+
 /// What there is to name at one moment, as the snapshot in force has it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Directory {
     /// Identities and networks by number. Entities need not be listed.
     pub identities: Vec<(u64, Arc<str>)>,
     /// Rules by number. Built-in ones need not be listed.
-    pub rules: Vec<(u64, Arc<str>)>,
+    pub rules: Arc<dyn RuleTexts>,
     /// The workloads of this node.
     pub workloads: Vec<Placement>,
+}
+
+impl Default for Directory {
+    fn default() -> Self {
+        Self {
+            identities: Vec::new(),
+            rules: Arc::new(()),
+            workloads: Vec::new(),
+        }
+    }
 }
 
 /// A workload of this node.
@@ -92,9 +130,16 @@ pub struct Named {
 /// Names no longer in force that are kept in memory: the store has the rest.
 pub const MAX_PAST: usize = 16_384;
 
-type Texts = HashMap<(Kind, u64), Arc<str>>;
+type Texts = HashMap<(Kind, u64), Arc<str>, RandomState>;
 /// Who of this node is reached where.
 type Here = HashMap<IpAddr, (u64, Option<Arc<str>>)>;
+
+/// The names that a snapshot brings with it.
+struct InForce {
+    identities: Arc<Texts>,
+    rules: Arc<dyn RuleTexts>,
+    here: Arc<Here>,
+}
 
 /// The pods by their cgroups.
 fn pods(workloads: &[Placement]) -> Texts {
@@ -111,21 +156,71 @@ fn pods(workloads: &[Placement]) -> Texts {
 }
 
 /// The names of one moment. See [`NameBook::load`].
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Names {
-    current: Arc<Texts>,
+    identities: Arc<Texts>,
+    rules: Arc<dyn RuleTexts>,
     pods: Texts,
     past: Arc<Texts>,
     here: Arc<Here>,
 }
 
+impl Default for Names {
+    fn default() -> Self {
+        Self {
+            identities: Arc::default(),
+            rules: Arc::new(()),
+            pods: Texts::default(),
+            past: Arc::default(),
+            here: Arc::default(),
+        }
+    }
+}
+
 impl Names {
     fn get(&self, kind: Kind, number: u64) -> Option<Arc<str>> {
-        self.current
-            .get(&(kind, number))
-            .or_else(|| self.pods.get(&(kind, number)))
-            .or_else(|| self.past.get(&(kind, number)))
-            .cloned()
+        let known = match kind {
+            Kind::Identity => self.identities.get(&(kind, number)).cloned(),
+            Kind::Rule => self.rules.get(number),
+            Kind::Pod => self.pods.get(&(kind, number)).cloned(),
+        };
+        known.or_else(|| self.past.get(&(kind, number)).cloned())
+    }
+}
+
+/// Names for the records of one batch: those of rules are put together once.
+#[derive(Debug)]
+pub(super) struct OfBatch<'a> {
+    names: &'a Names,
+    rules: RefCell<HashMap<u64, Option<Arc<str>>, RandomState>>,
+}
+
+impl<'a> OfBatch<'a> {
+    pub(super) fn new(names: &'a Names) -> Self {
+        Self {
+            names,
+            rules: RefCell::default(),
+        }
+    }
+}
+
+impl NameResolver for OfBatch<'_> {
+    fn identity(&self, number: u64) -> Option<Arc<str>> {
+        self.names.identity(number)
+    }
+
+    fn rule(&self, number: u64) -> Option<Arc<str>> {
+        let mut rules = self.rules.borrow_mut();
+        let rule = rules.entry(number).or_insert_with(|| self.names.rule(number));
+        rule.clone()
+    }
+
+    fn pod(&self, cgroup: u64) -> Option<Arc<str>> {
+        self.names.pod(cgroup)
+    }
+
+    fn here(&self, address: IpAddr) -> Option<(u64, Option<Arc<str>>)> {
+        self.names.here(address)
     }
 }
 
@@ -214,11 +309,11 @@ impl NameBook {
     /// Takes over the names of a new snapshot. Call it before the kernel is given what they stand for, so that no
     /// decision comes back under a number without a name.
     pub fn update(&self, directory: &Directory) {
-        let mut current = Texts::new();
         let mut here = HashMap::new();
-        let of = |kind: Kind| move |(number, text): &(u64, Arc<str>)| ((kind, *number), Arc::clone(text));
-        current.extend(directory.identities.iter().map(of(Kind::Identity)));
-        current.extend(directory.rules.iter().map(of(Kind::Rule)));
+        let named = directory.identities.iter();
+        let identities: Texts = named
+            .map(|(number, text)| ((Kind::Identity, *number), Arc::clone(text)))
+            .collect();
         for workload in &directory.workloads {
             here.extend(
                 workload
@@ -227,10 +322,12 @@ impl NameBook {
                     .map(|ip| (*ip, (workload.identity, workload.pod.clone()))),
             );
         }
-        self.change(
-            Some((Arc::new(current), Arc::new(here))),
-            pods(&directory.workloads),
-        );
+        let texts = InForce {
+            identities: Arc::new(identities),
+            rules: Arc::clone(&directory.rules),
+            here: Arc::new(here),
+        };
+        self.change(Some(texts), pods(&directory.workloads));
     }
 
     /// Takes over where workloads are now, and leaves all other names as they are: a cgroup that comes or goes costs
@@ -239,33 +336,37 @@ impl NameBook {
         self.change(None, pods(workloads));
     }
 
-    fn change(&self, texts: Option<(Arc<Texts>, Arc<Here>)>, pods: Texts) {
+    fn change(&self, texts: Option<InForce>, pods: Texts) {
         // Nothing in here can panic half-way, so what a poisoned lock guards is whole.
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.names.load();
-        history.keep(before.pods.iter().filter(|(key, _)| !pods.contains_key(*key)));
-        let (current, here) = match texts {
-            Some((current, here)) => {
-                history.keep(
-                    before
-                        .current
-                        .iter()
-                        .filter(|(key, _)| !current.contains_key(*key)),
-                );
-                history.note(
-                    current
-                        .iter()
-                        .filter(|(key, text)| before.current.get(*key) != Some(*text)),
-                );
-                (current, here)
+        let gone = before.pods.iter().filter(|(key, _)| !pods.contains_key(*key));
+        history.keep(gone.map(|(key, text)| (*key, Arc::clone(text))));
+        let now = match texts {
+            Some(now) => {
+                let gone = before.identities.iter();
+                let gone = gone.filter(|(key, _)| !now.identities.contains_key(*key));
+                history.keep(gone.map(|(key, text)| (*key, Arc::clone(text))));
+                let new = now.identities.iter();
+                let new = new.filter(|(key, text)| before.identities.get(*key) != Some(*text));
+                history.note(new.map(|(key, text)| (*key, Arc::clone(text))));
+                // A rule's number is made of its name: another name has another number.
+                history.keep(only(&*before.rules, &*now.rules));
+                history.note(only(&*now.rules, &*before.rules));
+                now
             }
-            None => (Arc::clone(&before.current), Arc::clone(&before.here)),
+            None => InForce {
+                identities: Arc::clone(&before.identities),
+                rules: Arc::clone(&before.rules),
+                here: Arc::clone(&before.here),
+            },
         };
         self.names.store(Arc::new(Names {
-            current,
+            identities: now.identities,
+            rules: now.rules,
             pods,
             past: Arc::clone(&history.texts),
-            here,
+            here: now.here,
         }));
     }
 
@@ -296,15 +397,15 @@ impl NameBook {
 
 impl History {
     /// Keeps names that went out of force, as many as there is room for.
-    fn keep<'a>(&mut self, gone: impl Iterator<Item = (&'a (Kind, u64), &'a Arc<str>)>) {
+    fn keep(&mut self, gone: impl Iterator<Item = ((Kind, u64), Arc<str>)>) {
         let mut gone = gone.peekable();
         if gone.peek().is_none() {
             return;
         }
         let texts = Arc::make_mut(&mut self.texts);
         for (key, text) in gone {
-            if texts.insert(*key, Arc::clone(text)).is_none() {
-                self.order.push_back(*key);
+            if texts.insert(key, text).is_none() {
+                self.order.push_back(key);
             }
             while self.order.len() > MAX_PAST {
                 let Some(oldest) = self.order.pop_front() else {
@@ -316,24 +417,47 @@ impl History {
     }
 
     /// Notes names to be saved. Pods of cgroups are not: cgroup ids do not outlive the cgroup.
-    fn note<'a>(&mut self, new: impl Iterator<Item = (&'a (Kind, u64), &'a Arc<str>)>) {
-        self.unsaved.extend(new.map(|((kind, number), text)| Named {
-            kind: *kind,
-            number: *number,
-            text: Arc::clone(text),
-        }));
+    fn note(&mut self, new: impl Iterator<Item = ((Kind, u64), Arc<str>)>) {
+        self.unsaved
+            .extend(new.map(|((kind, number), text)| Named { kind, number, text }));
     }
+}
+
+/// The rules of `these` that `others` does not have.
+fn only<'a>(
+    these: &'a dyn RuleTexts,
+    others: &'a dyn RuleTexts,
+) -> impl Iterator<Item = ((Kind, u64), Arc<str>)> + 'a {
+    let numbers = these.numbers().filter(|number| !others.has(*number));
+    numbers.filter_map(|number| Some(((Kind::Rule, number), these.get(number)?)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    impl RuleTexts for Vec<(u64, Arc<str>)> {
+        fn get(&self, number: u64) -> Option<Arc<str>> {
+            let found = self.iter().find(|(of, _)| *of == number);
+            found.map(|(_, text)| Arc::clone(text))
+        }
+
+        fn has(&self, number: u64) -> bool {
+            self.get(number).is_some()
+        }
+
+        fn numbers(&self) -> Box<dyn Iterator<Item = u64> + '_> {
+            Box::new(self.iter().map(|(number, _)| *number))
+        }
+    }
+
     fn directory(identities: &[(u64, &str)], rules: &[(u64, &str)]) -> Directory {
-        let owned = |list: &[(u64, &str)]| list.iter().map(|(n, t)| (*n, Arc::from(*t))).collect();
+        let owned = |list: &[(u64, &str)]| -> Vec<(u64, Arc<str>)> {
+            list.iter().map(|(n, t)| (*n, Arc::from(*t))).collect()
+        };
         Directory {
             identities: owned(identities),
-            rules: owned(rules),
+            rules: Arc::new(owned(rules)),
             workloads: Vec::new(),
         }
     }
@@ -362,11 +486,11 @@ mod tests {
     #[test]
     fn each_new_name_is_to_be_saved_once() {
         let book = NameBook::default();
-        let first = directory(&[(1 << 40, "spiffe://a/b")], &[]);
+        let first = directory(&[(1 << 40, "spiffe://a/b")], &[(1 << 41, "p/rule-1")]);
         book.update(&first);
         book.update(&first);
         let unsaved = book.take_unsaved();
-        assert_eq!(unsaved.len(), 1);
+        assert_eq!(unsaved.len(), 2);
         assert_eq!(book.take_unsaved(), []);
         book.put_back(unsaved.clone());
         assert_eq!(book.take_unsaved(), unsaved);

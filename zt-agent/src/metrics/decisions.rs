@@ -4,6 +4,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use foldhash::fast::RandomState;
+
 use super::MAX_PAIRS;
 use crate::audit::names;
 use crate::audit::record::{AuditRecord, Outcome};
@@ -37,14 +39,14 @@ pub(super) struct Decisions {
 
 #[derive(Debug, Default)]
 struct Inner {
-    declared: HashSet<Arc<str>>,
-    pairs: HashMap<Pair, Counts>,
+    declared: HashSet<Arc<str>, RandomState>,
+    pairs: HashMap<Pair, Counts, RandomState>,
     rest: Counts,
 }
 
 impl Decisions {
     pub(super) fn declare(&self, identities: HashSet<Arc<str>>) {
-        self.lock().declared = identities;
+        self.lock().declared = identities.into_iter().collect();
     }
 
     pub(super) fn count(&self, record: &AuditRecord) {

@@ -4,9 +4,8 @@
 mod canonical;
 mod read;
 
-use std::sync::Arc;
-
 use serde_json::Value as Json;
+use smallvec::SmallVec;
 
 use super::action::{Action, Protocol};
 use super::endpoint::Endpoint;
@@ -39,21 +38,22 @@ pub struct ServiceAccessPolicy {
     digest: String,
 }
 
-/// One rule of a policy.
+/// Ports of a target; few have more than these beside each other.
+pub(super) type Ports = SmallVec<[PortRange; 4]>;
+
+/// One rule of a policy. There may be a hundred thousand of them: each byte counts.
 #[derive(Clone, Debug)]
 pub struct Rule {
-    /// `<policy>/rule-<n>`, n from 1 in document order.
-    pub name: Arc<str>,
-    /// The number that stands for the name in the kernel.
+    /// The number that stands in the kernel for its name, `<policy>/rule-<n>` ([`RuleName`](super::RuleName)).
     pub number: u64,
     /// `description`.
-    pub description: Option<String>,
+    pub description: Option<Box<str>>,
     /// `action`.
     pub action: Action,
     /// `from`: who opens the connection.
     pub from: Endpoint,
     /// `to`: whom it reaches; may be empty for a rule about raw sockets.
-    pub to: Vec<Target>,
+    pub to: Box<[Target]>,
     /// `rawSockets`: the rule is also about the source's right to raw sockets.
     pub raw_sockets: bool,
 }
@@ -64,7 +64,7 @@ pub struct Target {
     /// Who accepts the connection.
     pub endpoint: Endpoint,
     /// `ports`, as written; empty for all.
-    pub ports: Vec<PortRange>,
+    pub ports: Ports,
     /// `protocol`.
     pub protocol: Protocol,
     /// `requireProof`: only for who proves in the handshake who it is, at both ends.
@@ -86,5 +86,17 @@ impl ServiceAccessPolicy {
     fn sealed(mut self) -> Self {
         self.digest = self.canonical().digest();
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_is_small() {
+        // With a hundred thousand rules, eight bytes of each are a megabyte.
+        assert!(size_of::<Rule>() <= 72, "{}", size_of::<Rule>());
+        assert!(size_of::<Target>() <= 56, "{}", size_of::<Target>());
     }
 }

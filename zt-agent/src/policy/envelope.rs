@@ -82,7 +82,7 @@ pub(super) fn read_rules<R>(
     fields: &Fields<'_>,
     path: &Path<'_>,
     policy: &str,
-    mut read_rule: impl FnMut(&mut Walk<'_>, &Node, &Path<'_>, String) -> Option<R>,
+    mut read_rule: impl FnMut(&mut Walk<'_>, &Node, &Path<'_>, &str) -> Option<R>,
 ) -> Option<Vec<R>> {
     let list = walk.required(fields, spec, path, "rules")?;
     let path = path.field("rules");
@@ -90,7 +90,7 @@ pub(super) fn read_rules<R>(
     let mut rules = Vec::with_capacity(list.len());
     for (index, node) in list.iter().enumerate() {
         let name = format!("{policy}/rule-{}", index + 1);
-        rules.extend(read_rule(walk, node, &path.index(index), name));
+        rules.extend(read_rule(walk, node, &path.index(index), &name));
     }
     Some(rules)
 }

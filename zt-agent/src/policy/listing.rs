@@ -50,7 +50,8 @@ impl AllowTable {
         } else {
             Action::Allow
         };
-        let rule = self.rule_name(entry.number).unwrap_or("?");
+        let rule = self.rule_name(entry.number);
+        let rule = rule.as_deref().unwrap_or("?");
         let source = party(key.source);
         if key.protocol == PROTOCOL_RAW {
             return format!("{} {source} raw sockets by {rule}", action.name());

@@ -2,7 +2,6 @@
 //! All policies of a node together, checked against each other.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -18,6 +17,7 @@ use super::network;
 use super::operator::{OperatorDecision, OperatorRequest, OperatorRules};
 use super::outside;
 use super::problem::Problem;
+use super::rule_names::{RuleName, RuleNames};
 use super::walk::Walk;
 use super::{Document, Settings};
 use crate::spiffe_id::{Pattern, SpiffeId};
@@ -37,7 +37,7 @@ pub struct PolicySet {
     files: Vec<ParsedFile>,
     trust_domain: String,
     digest: String,
-    rule_names: Arc<FastMap<u64, Arc<str>>>,
+    rule_names: Arc<RuleNames>,
     /// The identities that rules name outright.
     identities: BTreeSet<SpiffeId>,
     /// The networks that rules name, with their numbers.
@@ -107,8 +107,11 @@ impl PolicySet {
     /// Number and name of every rule, those of zt itself first.
     pub fn rule_names(&self) -> impl Iterator<Item = (u64, String)> + '_ {
         let builtin = BUILTIN.iter().map(|(number, name)| (*number, (*name).to_owned()));
-        let rules = self.policies.iter().flat_map(|policy| &policy.rules);
-        builtin.chain(rules.map(|rule| (rule.number, rule.name.to_string())))
+        let rules = self.policies.iter().flat_map(|policy| {
+            let named = policy.rules.iter().enumerate();
+            named.map(|(index, rule)| (rule.number, RuleName::at(&policy.head.name, index).to_string()))
+        });
+        builtin.chain(rules)
     }
 
     /// The networks that rules name, with their numbers, sorted.
@@ -125,7 +128,7 @@ impl PolicySet {
         &self.outside
     }
 
-    pub(super) fn names_by_number(&self) -> &Arc<FastMap<u64, Arc<str>>> {
+    pub(super) fn names_by_number(&self) -> &Arc<RuleNames> {
         &self.rule_names
     }
 
@@ -145,15 +148,17 @@ impl PolicySet {
         let operators = OperatorRules::of(operators.into_iter());
         let mut problems = Vec::new();
         let rules = policies.iter().map(|policy| policy.rules.len()).sum();
-        let mut rule_names: FastMap<u64, Arc<str>> =
-            FastMap::with_capacity_and_hasher(rules, BuildHasherDefault::default());
+        let mut rule_names = RuleNames::with_capacity(rules);
         let mut networks: BTreeMap<u64, IpNet> = BTreeMap::new();
         let mut identities: FastMap<u64, SpiffeId> = FastMap::default();
         for policy in &policies {
+            let numbers = policy.rules.iter().map(|rule| rule.number);
+            for (index, other) in rule_names.add(&policy.head.name, numbers) {
+                let name = RuleName::at(&policy.head.name, index).to_string();
+                let number = policy.rules.get(index).map_or(0, |rule| rule.number);
+                problems.push(collision(policy, &name, &other, number));
+            }
             for rule in &policy.rules {
-                if let Some(other) = rule_names.insert(rule.number, Arc::clone(&rule.name)) {
-                    problems.push(collision(policy, &rule.name, &other, rule.number));
-                }
                 for endpoint in
                     std::iter::once(&rule.from).chain(rule.to.iter().map(|target| &target.endpoint))
                 {

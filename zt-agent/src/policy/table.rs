@@ -19,6 +19,7 @@ use super::group::Groups;
 use super::hash::{FastMap, FoldHasher};
 use super::network::Networks;
 use super::outside::ToStrangers;
+use super::rule_names::RuleNames;
 use super::set::BUILTIN;
 use crate::spiffe_id::SpiffeId;
 
@@ -26,7 +27,7 @@ use crate::spiffe_id::SpiffeId;
 #[derive(Clone, Debug, Default)]
 pub struct AllowTable {
     pub(super) entries: FastMap<AllowKey, AllowEntry>,
-    pub(super) rule_names: Arc<FastMap<u64, Arc<str>>>,
+    pub(super) rule_names: Arc<RuleNames>,
     pub(super) networks: Networks,
     /// Sorted by text.
     pub(super) identities: Vec<SpiffeId>,
@@ -188,7 +189,7 @@ impl AllowTable {
         Decision {
             allowed: verdict.allowed,
             reason: verdict.reason,
-            rule: self.shared_rule_name(verdict.rule),
+            rule: self.rule_name(verdict.rule),
             revision: verdict.revision,
             proof_required: verdict.proof,
         }
@@ -205,31 +206,22 @@ impl AllowTable {
     }
 
     /// The name of a rule: `<policy>/rule-<n>`, `builtin/self` or `builtin/host`.
-    pub fn rule_name(&self, number: u64) -> Option<&str> {
-        let builtin = BUILTIN
-            .iter()
-            .find(|(of, _)| *of == number)
-            .map(|(_, name)| *name);
-        builtin.or_else(|| self.rule_names.get(&number).map(AsRef::as_ref))
-    }
-
-    fn shared_rule_name(&self, number: u64) -> Option<Arc<str>> {
-        match self.rule_names.get(&number) {
-            Some(name) => Some(Arc::clone(name)),
-            None => self.rule_name(number).map(Arc::from),
+    pub fn rule_name(&self, number: u64) -> Option<Arc<str>> {
+        let builtin = BUILTIN.iter().find(|(of, _)| *of == number);
+        match builtin {
+            Some((_, name)) => Some(Arc::from(*name)),
+            None => self
+                .rule_names
+                .get(number)
+                .map(|name| Arc::from(name.to_string())),
         }
     }
 
-    /// Number and name of every rule, those of zt itself too, in no order.
+    /// Number and name of every rule, without those of zt itself.
     ///
     /// Numbers of rules and of parties are different spaces: 2 is `builtin/host` here and the entity `host` there.
-    pub fn rule_names(&self) -> impl Iterator<Item = (u64, &str)> {
-        let builtin = BUILTIN.iter().copied();
-        builtin.chain(
-            self.rule_names
-                .iter()
-                .map(|(number, name)| (*number, name.as_ref())),
-        )
+    pub fn rule_names(&self) -> &Arc<RuleNames> {
+        &self.rule_names
     }
 
     /// The networks that its rules name, as `cidr:NETWORK`, with their numbers.
@@ -254,13 +246,6 @@ impl AllowTable {
             .chain(networks)
             .chain(identities)
             .chain(groups)
-    }
-
-    /// Number and name of every rule, built-in ones left out, sharing the texts.
-    pub fn rule_texts(&self) -> impl Iterator<Item = (u64, Arc<str>)> {
-        self.rule_names
-            .iter()
-            .map(|(number, name)| (*number, Arc::clone(name)))
     }
 
     /// [`Self::party_names`], sharing the texts of identities.

@@ -20,7 +20,8 @@ pub enum Pattern {
 /// A pattern with wildcards: the same number of segments, each equal or `*`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Segments {
-    text: Arc<str>,
+    /// One word: nearly every pattern is an exact one, and as large as this.
+    text: Arc<Box<str>>,
 }
 
 /// Why a text is no pattern.
@@ -76,7 +77,7 @@ impl Pattern {
         }
         super::check(&text.replace('*', "x"))?;
         Ok(Self::Segments(Segments {
-            text: Arc::from(text),
+            text: Arc::new(Box::from(text)),
         }))
     }
 

@@ -10,10 +10,29 @@ use zt_common::counter::Counter;
 use super::Node;
 use super::unnamed::LEFT_ALONE;
 use crate::api::{DisputeStatus, HandshakeStatus, HookStatus, NodeStatus, RootStatus};
-use crate::audit::names::{Directory, Placement};
+use crate::audit::names::{Directory, Placement, RuleTexts};
 use crate::config::UnknownWorkload;
+use crate::policy::RuleNames;
 use crate::spiffe_id::SpiffeId;
 use crate::state::{Placed, Snapshot};
+
+/// The rules of the table in force, for the trail.
+#[derive(Debug)]
+struct Rules(Arc<RuleNames>);
+
+impl RuleTexts for Rules {
+    fn get(&self, number: u64) -> Option<Arc<str>> {
+        self.0.get(number).map(|name| Arc::from(name.to_string()))
+    }
+
+    fn has(&self, number: u64) -> bool {
+        self.0.get(number).is_some()
+    }
+
+    fn numbers(&self) -> Box<dyn Iterator<Item = u64> + '_> {
+        Box::new(self.0.iter().map(|(number, _)| number))
+    }
+}
 
 impl Node {
     /// Publishes what is in force.
@@ -58,7 +77,7 @@ impl Node {
         };
         self.parts.names.update(&Directory {
             identities: table.party_texts().collect(),
-            rules: table.rule_texts().collect(),
+            rules: Arc::new(Rules(Arc::clone(table.rule_names()))),
             workloads: self.placements(|_| true),
         });
         let declared: HashSet<Arc<str>> = table.identities().iter().map(SpiffeId::text).collect();

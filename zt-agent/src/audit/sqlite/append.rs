@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{Connection, Row as _};
 use uuid::Uuid;
@@ -52,8 +53,11 @@ pub(super) struct Known {
     /// The deletions of shapes that are known of.
     shapes_gone: i64,
     /// Shapes of the segment that is being filled.
-    spans: (i64, HashSet<i64>),
+    spans: (i64, Span),
 }
+
+/// Ids of the shapes of a segment.
+type Span = HashSet<i64, RandomState>;
 
 impl Known {
     /// Shapes that have gone are looked up again; says whether there are any.
@@ -245,7 +249,7 @@ async fn learn_names(
 
 /// The segments that a batch falls into, and their shapes that are not noted yet.
 fn spanned(
-    known: &mut (i64, HashSet<i64>),
+    known: &mut (i64, Span),
     entries: &[Entry],
     shapes: &[i64],
     first_row: i64,
@@ -262,7 +266,7 @@ fn spanned(
             _ => segments.push((segment, time, time)),
         }
         if known.0 != segment {
-            *known = (segment, HashSet::new());
+            *known = (segment, Span::default());
         }
         if known.1.insert(*shape) {
             spans.push((segment, *shape));

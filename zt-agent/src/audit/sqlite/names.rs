@@ -4,10 +4,12 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
+
 use crate::audit::record::Entry;
 
 /// Ids of names by their text.
-pub(super) type Names = HashMap<Arc<str>, i64>;
+pub(super) type Names = HashMap<Arc<str>, i64, RandomState>;
 
 /// The ids of the names of an entry; 0 where it has no such name.
 #[derive(Clone, Copy, Debug)]

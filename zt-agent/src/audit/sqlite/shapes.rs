@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
 use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
 
@@ -99,7 +100,7 @@ pub(super) fn kind_of(hook: &str) -> Kind {
 }
 
 /// Ids of shapes that are committed.
-pub(super) type Shapes = HashMap<ShapeKey, i64>;
+pub(super) type Shapes = HashMap<ShapeKey, i64, RandomState>;
 
 /// The shape of each entry, by id, and those that are not known yet, for [`make`].
 pub(super) fn look_up(known: &mut Shapes, keys: &[ShapeKey]) -> (Vec<i64>, Vec<(i64, ShapeKey)>) {

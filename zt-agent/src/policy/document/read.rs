@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use zt_common::identity;
 
-use super::{KIND, RULE_FIELDS, Rule, SPEC_FIELDS, ServiceAccessPolicy, TARGET_FIELDS, Target};
+use super::{KIND, Ports, RULE_FIELDS, Rule, SPEC_FIELDS, ServiceAccessPolicy, TARGET_FIELDS, Target};
 use crate::policy::action::{Action, Protocol};
 use crate::policy::any::AnyPolicy;
 use crate::policy::endpoint::{self, Endpoint};
@@ -82,7 +82,7 @@ fn read_rule(
     walk: &mut Walk<'_>,
     node: &Node,
     path: &Path<'_>,
-    name: String,
+    name: &str,
     trust_domain: &str,
 ) -> Option<Rule> {
     let fields = walk.fields(node, path, &RULE_FIELDS)?;
@@ -108,7 +108,7 @@ fn read_rule(
         }
         Some(from)
     });
-    let to = match fields.get("to") {
+    let to: Vec<Target> = match fields.get("to") {
         None if raw_sockets => Vec::new(),
         None => {
             walk.required(&fields, node, path, "to");
@@ -123,7 +123,7 @@ fn read_rule(
             read_targets(walk, node, &path.field("to"), trust_domain, &rule)
         }
     };
-    let number = number_of(&name);
+    let number = number_of(name);
     if number < identity::FIRST_WORKLOAD {
         walk.report(
             node,
@@ -132,12 +132,11 @@ fn read_rule(
         );
     }
     Some(Rule {
-        name: Arc::from(name),
         number,
-        description,
+        description: description.map(String::into_boxed_str),
         action,
         from: from?,
-        to,
+        to: to.into_boxed_slice(),
         raw_sockets,
     })
 }
@@ -187,7 +186,7 @@ fn read_target(
     let endpoint = Endpoint::read(walk, node, &fields, path, trust_domain);
     let ports = fields
         .get("ports")
-        .map_or_else(Vec::new, |node| read_ports(walk, node, &path.field("ports")));
+        .map_or_else(Ports::new, |node| read_ports(walk, node, &path.field("ports")));
     let protocol = fields
         .get("protocol")
         .and_then(|node| {
@@ -239,9 +238,9 @@ fn read_proof(
     true
 }
 
-fn read_ports(walk: &mut Walk<'_>, node: &Node, path: &Path<'_>) -> Vec<PortRange> {
+fn read_ports(walk: &mut Walk<'_>, node: &Node, path: &Path<'_>) -> Ports {
     let Some(list) = walk.list(node, path) else {
-        return Vec::new();
+        return Ports::new();
     };
     if list.is_empty() {
         walk.report(
@@ -250,7 +249,7 @@ fn read_ports(walk: &mut Walk<'_>, node: &Node, path: &Path<'_>) -> Vec<PortRang
             "the list is empty: leave `ports` out to mean all ports",
         );
     }
-    let mut ports = Vec::with_capacity(list.len());
+    let mut ports = Ports::with_capacity(list.len());
     for (index, node) in list.iter().enumerate() {
         let range = match &node.value {
             Value::Integer(number) => PortRange::single(*number),

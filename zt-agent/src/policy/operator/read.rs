@@ -31,7 +31,7 @@ pub(in crate::policy) fn read(walk: &mut Walk<'_>, node: &Node) -> Option<Operat
     Some(policy.sealed())
 }
 
-fn read_rule(walk: &mut Walk<'_>, node: &Node, path: &Path<'_>, name: String) -> Option<OperatorRule> {
+fn read_rule(walk: &mut Walk<'_>, node: &Node, path: &Path<'_>, name: &str) -> Option<OperatorRule> {
     let fields = walk.fields(node, path, &OPERATOR_RULE_FIELDS)?;
     let description = read_description(walk, &fields, path);
     let role = walk

@@ -19,8 +19,13 @@ fn tcp(table: &AllowTable, source: u64, destination: u64, port: u16) -> zt_commo
     })
 }
 
-fn named(table: &AllowTable, source: u64, destination: u64, port: u16) -> Option<&str> {
-    table.rule_name(tcp(table, source, destination, port).rule)
+fn named(table: &AllowTable, source: u64, destination: u64, port: u16) -> Option<&'static str> {
+    rule(table, tcp(table, source, destination, port).rule)
+}
+
+/// A name for comparing, which lives as long as the tests.
+fn rule(table: &AllowTable, number: u64) -> Option<&'static str> {
+    table.rule_name(number).map(|name| &*name.to_string().leak())
 }
 
 #[test]
@@ -83,7 +88,7 @@ fn who_requires_proof_is_not_overruled_by_who_does_not() {
         protocol: 17,
     });
     assert_eq!(
-        (datagram.allowed, datagram.reason, table.rule_name(datagram.rule)),
+        (datagram.allowed, datagram.reason, rule(&table, datagram.rule)),
         (false, Reason::ProofRequired, Some("p/rule-7"))
     );
     let unproven = tcp(&table, a, to, 80).unproven();
@@ -223,7 +228,7 @@ fn all_policies_must_agree_to_allow_by_default() {
 fn raw_sockets_are_a_right_of_their_holders() {
     let rules = "    - {from: {spiffe: spiffe://hanzo.ai/ping}, rawSockets: true}\n    - {from: {spiffe: spiffe://hanzo.ai/t/*}, rawSockets: true}\n    - {from: {spiffe: spiffe://hanzo.ai/t/b}, rawSockets: true, action: DENY}";
     let table1 = table(&[policy("p", rules)], &[id("t/a"), id("t/b")]);
-    let rule = |id| table1.rule_name(table1.decide_raw_socket(id).rule);
+    let rule = |id| rule(&table1, table1.decide_raw_socket(id).rule);
     assert_eq!(rule(id("ping").number()), Some("p/rule-1"));
     assert_eq!(rule(id("t/a").number()), Some("p/rule-2"));
     assert!(!table1.decide_raw_socket(id("t/b").number()).allowed);

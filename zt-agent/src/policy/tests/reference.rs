@@ -201,7 +201,13 @@ impl Reference<'_> {
         port: u16,
         protocol: Protocol,
     ) -> (bool, Reason, Vec<String>) {
-        let names = |rules: Vec<&Rule>| rules.iter().map(|rule| rule.name.to_string()).collect::<Vec<_>>();
+        let name = |rule: &&Rule| {
+            self.set
+                .names_by_number()
+                .get(rule.number)
+                .map(|name| name.to_string())
+        };
+        let names = |rules: Vec<&Rule>| rules.iter().filter_map(name).collect::<Vec<_>>();
         let denying = self.matching(source, destination, port, protocol, Action::Deny, false);
         if !denying.is_empty() {
             return (false, Reason::DenyRule, names(denying));

@@ -10,6 +10,7 @@ use super::super::{ApiEvent, Message};
 use super::Recorder;
 use crate::audit::clock;
 use crate::audit::convert::{self, Context};
+use crate::audit::names::OfBatch;
 use crate::audit::record::{Entry, Timestamp};
 use crate::audit::store::{RingMark, Sink};
 
@@ -68,10 +69,11 @@ impl<S: Sink> Recorder<S> {
                     Err(error) => tracing::error!(%error, "cannot read the clock: keeping its last offset"),
                 }
                 let (context, names) = (self.context(), self.names.load());
+                let names = OfBatch::new(&names);
                 batch.records.reserve(decisions.len());
                 for decision in &decisions {
                     let id = self.ids.next(convert::time_of(decision, &context).0);
-                    let record = convert::from_decision(decision, &**names, &context, id);
+                    let record = convert::from_decision(decision, &names, &context, id);
                     let record = Entry::Decision(record);
                     self.show(&record);
                     batch.records.push(record);

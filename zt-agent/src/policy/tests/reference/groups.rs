@@ -71,7 +71,7 @@ proptest! {
             prop_assert_eq!(found.reason == Reason::DenyRule, denied, "{:?} -> {:?}\n{}", source, &members, &table);
             if let Some(rule) = table.rule_name(found.rule) {
                 let of_members: Vec<&String> = answers.iter().flat_map(|(_, _, rules)| rules).collect();
-                prop_assert!(of_members.iter().any(|name| *name == rule), "{} of {:?}", rule, of_members);
+                prop_assert!(of_members.iter().any(|name| name.as_str() == &*rule), "{} of {:?}", rule, of_members);
             }
             // Another port, another protocol: nobody said anything about those.
             for flow in [Flow { port: port + 1, ..flow }, Flow { protocol: 17, ..flow }] {
