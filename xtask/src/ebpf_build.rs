@@ -108,6 +108,9 @@ impl Tools {
         let flags = [
             format!("-Clinker={}", self.linker.display()),
             "-Clink-arg=--btf".into(),
+            // Without it, memory is set in a call, byte by byte: a frame of its own on a stack of 512 bytes, of which kernels
+            // before 6.8 count at least 32, and a loop for the verifier to walk.
+            "-Clink-arg=--disable-expand-memcpy-in-order".into(),
             "-Cdebuginfo=2".into(),
             // 32-bit jumps, and additions that return the old value: every kernel from 5.12 on has them.
             "-Ctarget-cpu=v3".into(),

@@ -29,7 +29,7 @@ use tokio::task::JoinHandle;
 
 use crate::api::{self, ApiState, Readiness};
 use crate::cgroup::Watcher;
-use crate::config::{Config, Sources};
+use crate::config::{Config, Handshake, Sources};
 use crate::identity::file as identity_file;
 use crate::identity::spire::Source;
 use crate::kernel::Kernel;
@@ -91,7 +91,7 @@ pub async fn run(config: Config, sources: Sources, take_over: bool) -> Result<()
     let metrics = Metrics::new();
     let endpoints = Endpoints::bind(&config, turn.waited, &metrics, &configured).await?;
     let roots = node::roots(&config.managed_cgroup.present(&input.mount), &input.mount);
-    let kernel = Kernel::load(&config.bpffs, verified)?;
+    let kernel = Kernel::load(&config.bpffs, config.handshake == Handshake::Auto, verified)?;
     let trail = Trail::open(&config, &metrics).await?;
     let (stored, intake) = (trail.store.ring_mark().await?, trail.intake.clone());
     let (publisher, snapshots) = state::channel(state::Snapshot::default());

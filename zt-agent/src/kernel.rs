@@ -94,12 +94,12 @@ pub struct Verified(Loaded);
 impl Verified {
     /// Loads the programs beside an agent that runs, on the maps that it has pinned. Nothing where it has not pinned
     /// them all: two who make pins at a time would be in each other's way.
-    pub fn beside(bpffs: &Path) -> Result<Option<Self>, KernelError> {
+    pub fn beside(bpffs: &Path, handshakes: bool) -> Result<Option<Self>, KernelError> {
         let pins = Pins::below(bpffs);
         if !names::MAPS.iter().all(|name| pins.map(name).exists()) {
             return Ok(None);
         }
-        Ok(Some(Self(Loaded::load(&pins)?)))
+        Ok(Some(Self(Loaded::load(&pins, handshakes)?)))
     }
 }
 
@@ -126,14 +126,15 @@ impl std::fmt::Debug for Kernel {
 
 impl Kernel {
     /// Takes over what is pinned below `bpffs`, with programs that are verified already or are verified now. Hooks that
-    /// a predecessor left go on with its programs until [`Self::attach`]. The caller has the [`Lock`].
-    pub fn load(bpffs: &Path, verified: Option<Verified>) -> Result<Self, KernelError> {
+    /// a predecessor left go on with its programs until [`Self::attach`]. The caller has the [`Lock`]. `handshakes`: whether
+    /// handshakes can be made to bear identities.
+    pub fn load(bpffs: &Path, handshakes: bool, verified: Option<Verified>) -> Result<Self, KernelError> {
         let pins = Pins::below(bpffs);
         pins.prepare()?;
         let verified = verified.map(|verified| verified.0);
         let mut loaded = match verified.filter(|loaded| loaded.is_pinned(&pins)) {
             Some(loaded) => loaded,
-            None => Loaded::load(&pins)?,
+            None => Loaded::load(&pins, handshakes)?,
         };
         let tables = Tables::new(&mut loaded)?;
         let keys = Keys::open(&pins)?;

@@ -44,6 +44,9 @@ pub const EVENTS: &str = "zt_events";
 /// Per-CPU counters.
 pub const COUNTERS: &str = "zt_counters";
 
+/// A constant of the programs, one byte: whether they can have handshakes bear identities.
+pub const HANDSHAKES: &str = "ZT_HANDSHAKES";
+
 /// Every pinned map.
 pub const MAPS: [&str; 21] = [
     WORKLOADS,

@@ -104,7 +104,7 @@ pub fn active(ctx: &SockOpsContext, passive: bool, claim: &mut Claim) -> bool {
     let decided = connection.revision;
     watch_close(ctx);
     let mut other = false;
-    if connection.flags & CONNECTION_OFFERS != 0 {
+    if option::is_had() && connection.flags & CONNECTION_OFFERS != 0 {
         if passive {
             // Two that opened toward each other: neither answers the other's SYN with an option.
             claim.proof = Proof::Absent as u32;

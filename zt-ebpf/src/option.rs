@@ -29,10 +29,22 @@ const ACK: u32 = 0x10;
 /// Of `bpf_load_hdr_opt`: look into the SYN, not into the segment at hand.
 pub const OF_SYN: u64 = 1;
 
+/// Whether these programs can have handshakes bear identities: a constant of the loaded programs, so that the verifier does not
+/// walk what an agent without that never runs. Kernels before 6.12 do not walk as far as that.
+#[unsafe(no_mangle)]
+static ZT_HANDSHAKES: u8 = 1;
+
+/// See [`ZT_HANDSHAKES`].
+#[inline(always)]
+pub fn is_had() -> bool {
+    // SAFETY: a static of this object, whose value only the loader knows.
+    unsafe { core::ptr::read_volatile(&raw const ZT_HANDSHAKES) != 0 }
+}
+
 /// Whether handshakes bear identities.
 #[inline(always)]
 pub fn is_on(control: &Control) -> bool {
-    control.flags & HANDSHAKE != 0
+    is_had() && control.flags & HANDSHAKE != 0
 }
 
 #[inline(always)]

@@ -42,8 +42,10 @@ pub fn zt_sock_ops(ctx: SockOpsContext) -> u32 {
             }
         }
         LISTEN => listening(&ctx),
+        // What programs that bore identities have asked for: not any more.
+        OPTION_LENGTH if !option::is_had() => option::abandon(&ctx),
         OPTION_LENGTH => option::reserve(&ctx),
-        OPTION_WRITE => option::write(&ctx),
+        OPTION_WRITE if option::is_had() => option::write(&ctx),
         _ => {}
     }
     1

@@ -39,12 +39,10 @@ pub fn zt_sysctl(ctx: SysctlContext) -> i32 {
     }
     let mut value = [0_u8; LONGEST];
     // SAFETY: as above.
-    let mut length =
-        unsafe { helper::bpf_sysctl_get_new_value(ctx.sysctl, value.as_mut_ptr().cast(), LONGEST as u64) }
-            as u64;
-    if length == 0 || length >= LONGEST as u64 {
-        length = LONGEST as u64;
-    }
+    let length =
+        unsafe { helper::bpf_sysctl_get_new_value(ctx.sysctl, value.as_mut_ptr().cast(), LONGEST as u64) };
+    // From 1 to the most, in a way that kernels before 6.4 follow: of a comparison with 0 they learn nothing.
+    let length = ((length as u64).wrapping_sub(1) & (LONGEST as u64 - 1)) + 1;
     // As long as what was written: else the writer would go on with the rest.
     value = [b'\n'; LONGEST];
     value[0] = b'0';

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use super::signals::Signals;
 use super::{AppError, notify};
 use crate::api::{self, ServeError};
-use crate::config::Config;
+use crate::config::{Config, Handshake};
 use crate::kernel::{self, Claim, Holder, KernelError, Lock, Verified};
 
 /// How long the running agent may take to end when it is asked to: its API drains, its records are flushed.
@@ -54,7 +54,8 @@ pub(super) async fn wait(
         Claim::Taken(holder) => holder,
     };
     // First of all: a version that this kernel refuses must not have anybody step aside.
-    let verified = blocking(config, |bpffs| Verified::beside(&bpffs)).await?;
+    let handshakes = config.handshake == Handshake::Auto;
+    let verified = blocking(config, move |bpffs| Verified::beside(&bpffs, handshakes)).await?;
     let standing_by = if take_over {
         tracing::info!(bpffs = %config.bpffs.display(), "taking over: asking {holder} to end; the kernel goes on enforcing");
         holder.ask_to_end()?;

@@ -68,7 +68,7 @@ pub(super) const HOOKS: [Hook; 10] = [
 /// The receive guard, attached to single workloads.
 pub(super) const UDP_GUARD: Hook = hook("zt_udp_guard", 0);
 
-/// Attached for a moment, where older listeners are made to prove who they are. Kernels before 6.12 cannot be asked to.
+/// Attached for a moment, where older listeners are made to prove who they are. Kernels before 6.12 could not be asked to.
 pub(super) const ADOPT: Hook = hook("zt_adopt", 22);
 
 /// The programs of the sockhash of refused sockets.

@@ -10,7 +10,7 @@ use aya::programs::{
     CgroupSkb, CgroupSock, CgroupSockAddr, CgroupSockopt, CgroupSysctl, Program, ProgramFd, SkMsg, SkSkb,
     SockOps,
 };
-use aya::{Ebpf, EbpfLoader};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use zt_common::names;
 
 use super::error::KernelError;
@@ -34,10 +34,15 @@ pub(super) struct Loaded {
 }
 
 impl Loaded {
-    /// Loads everything; nothing is attached yet.
-    pub(super) fn load(pins: &Pins) -> Result<Self, KernelError> {
+    /// Loads everything; nothing is attached yet. `handshakes`: with what has handshakes bear identities, which an older kernel's
+    /// verifier does not take.
+    pub(super) fn load(pins: &Pins, handshakes: bool) -> Result<Self, KernelError> {
         let started = Instant::now();
         let mut loader = EbpfLoader::new();
+        // Why a program is refused, and not the way of the verifier there, which can be a hundred megabytes.
+        loader.verifier_log_level(VerifierLogLevel::STATS);
+        let handshakes = u8::from(handshakes);
+        loader.override_global(names::HANDSHAKES, &handshakes, true);
         for name in names::MAPS {
             loader.map_pin_path(name, pins.map(name));
         }
@@ -53,7 +58,7 @@ impl Loaded {
                 Ok((name, map))
             })
             .collect::<Result<_, KernelError>>()?;
-        let count = load_programs(&mut ebpf)?;
+        let count = load_programs(&mut ebpf).map_err(|error| if_without(handshakes != 0, error))?;
         if let Err(error) = load_program(ADOPT.program, ebpf.program_mut(ADOPT.program)) {
             tracing::warn!(%error, "listeners that are older than the agent will not prove who they are");
         }
@@ -112,6 +117,14 @@ pub(super) fn open(pins: &Pins, name: &'static str) -> Result<MapData, KernelErr
 /// The descriptor of a map handle.
 pub(super) fn fd(map: &MapData) -> BorrowedFd<'_> {
     map.fd().as_fd()
+}
+
+/// What to do about programs that this kernel does not take, where it may take those that leave handshakes alone.
+fn if_without(handshakes: bool, error: KernelError) -> KernelError {
+    match error {
+        KernelError::Load { program, cause } if handshakes => KernelError::TooOld { program, cause },
+        error => error,
+    }
 }
 
 /// Has the kernel verify all programs that hooks need, at the same time: nearly all of the agent's start is this, and
