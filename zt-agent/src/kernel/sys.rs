@@ -8,6 +8,7 @@
 
 mod batch;
 mod objects;
+mod types;
 
 use std::ffi::CString;
 use std::io;
@@ -97,9 +98,13 @@ struct MapCreate {
     inner_map: u32,
     numa_node: u32,
     name: [u8; 16],
+    device: u32,
+    types: u32,
+    key_type: u32,
+    value_type: u32,
 }
 
-/// Creates a map that carries a name of ours.
+/// Creates a map that carries a name of ours; `described`: with what the object's own maps of structs have, a description of them.
 pub(super) fn create_map(
     kind: u32,
     name: &str,
@@ -107,7 +112,11 @@ pub(super) fn create_map(
     value_size: usize,
     max_entries: u32,
     flags: u32,
+    described: bool,
 ) -> io::Result<OwnedFd> {
+    let types = described
+        .then(|| types::describe(key_size, value_size))
+        .transpose()?;
     let mut attributes = MapCreate {
         kind,
         key_size: key_size as u32,
@@ -116,6 +125,11 @@ pub(super) fn create_map(
         flags,
         ..MapCreate::default()
     };
+    if let Some(described) = &types {
+        attributes.types = described.as_raw_fd() as u32;
+        attributes.key_type = types::KEY;
+        attributes.value_type = types::VALUE;
+    }
     // The last byte stays zero.
     for (place, byte) in attributes.name.iter_mut().take(15).zip(name.bytes()) {
         *place = byte;

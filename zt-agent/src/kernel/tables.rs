@@ -149,6 +149,7 @@ impl Tables {
             size_of::<AllowEntry>(),
             room as u32,
             0,
+            true,
         )
         .map_err(KernelError::map(names::ALLOW))?;
         let slot = self.place_networks(table.networks())?;
@@ -204,6 +205,8 @@ impl Tables {
             size_of::<u64>(),
             entries.len().max(1) as u32,
             NO_PREALLOC,
+            // Its values are numbers, of which the kernel knows all.
+            false,
         )
         .map_err(KernelError::map(names::NETWORKS))?;
         let trie = MapData::from_fd(fd).map_err(KernelError::map(names::NETWORKS))?;
