@@ -22,7 +22,7 @@ use crate::sandbox::Sandbox;
 use crate::wait::wait_for;
 
 /// How long an agent may take to be ready, and to end.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_secs(180);
 /// How much of its output a failure shows.
 const LOG_LINES: usize = 60;
 

@@ -19,6 +19,7 @@ pub mod hooks;
 pub mod http;
 pub mod kube_api;
 pub mod kubelet;
+pub mod linux;
 pub mod metrics;
 pub mod network;
 mod obtained;

@@ -289,7 +289,8 @@ fn kernel_api_and_documents_agree() -> Result<()> {
         .start()?;
     let start = Instant::now();
     let (mut policies, mut flows) = (0, 0);
-    while start.elapsed() < BUDGET {
+    // A slow machine takes longer.
+    while start.elapsed() < BUDGET || policies < LEAST_POLICIES {
         policies += 1;
         let (rules, default_allow) = random_policy(&mut random);
         let text = document(&rules, default_allow, policies);
@@ -347,7 +348,6 @@ fn kernel_api_and_documents_agree() -> Result<()> {
         }
     }
     println!("{policies} policies, {flows} flows");
-    assert!(policies >= LEAST_POLICIES, "only {policies} policies");
     Ok(())
 }
 

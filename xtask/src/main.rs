@@ -9,6 +9,7 @@ mod controller_manager;
 mod demo;
 mod ebpf_build;
 mod golang;
+mod instructions;
 mod kubernetes;
 mod privilege;
 mod services;
@@ -17,6 +18,7 @@ mod spire;
 mod test;
 mod test_report;
 mod tidy;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -54,6 +56,9 @@ enum Task {
     Test {
         /// What to run; everything if nothing is named
         tiers: Vec<test::Tier>,
+        /// Take down how many instructions the verifier walks, for later runs to compare with (tiers `kernel` and `vm`)
+        #[arg(long)]
+        record_instructions: bool,
         /// Arguments for the test binaries, such as the name of a test
         #[arg(last = true)]
         arguments: Vec<String>,
@@ -73,9 +78,13 @@ fn main() -> ExitCode {
         Task::Setup { check } => setup::run(check),
         Task::BuildEbpf => build_ebpf::run(),
         Task::Demo { release, arguments } => demo::run(release, &arguments),
-        Task::Test { tiers, arguments } => {
+        Task::Test {
+            tiers,
+            record_instructions,
+            arguments,
+        } => {
             // Its last line says what came of it.
-            let passed = test::run(&tiers, &arguments);
+            let passed = test::run(&tiers, record_instructions, &arguments);
             return if passed {
                 ExitCode::SUCCESS
             } else {

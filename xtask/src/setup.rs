@@ -1,106 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cargo xtask setup`: installs what building, testing and the demo need, and skips what is there.
 
-use std::env;
+mod packages;
+
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, ensure};
 
+pub(crate) use self::packages::program;
+use self::packages::{FOR_APISERVER, FOR_VM, PROGRAMS, Program, WRK, find, install, install_packages, lacks};
 use crate::ebpf_build::{Install, Tools};
-use crate::{chart, containerd, privilege, spire};
-
-/// A program that comes in a package of the distribution.
-struct Program {
-    name: &'static str,
-    package: &'static str,
-    purpose: &'static str,
-    required: bool,
-}
-
-const PROGRAMS: [Program; 8] = [
-    Program {
-        name: "ip",
-        package: "iproute2",
-        purpose: "network namespaces of tests and demo",
-        required: true,
-    },
-    Program {
-        name: "nsenter",
-        package: "util-linux",
-        purpose: "commands inside those namespaces",
-        required: true,
-    },
-    Program {
-        name: "bpftool",
-        package: "bpftool",
-        purpose: "tests that look at the kernel from outside",
-        required: true,
-    },
-    Program {
-        name: "redis-server",
-        package: "redis-server",
-        purpose: "the demo's real Redis",
-        required: false,
-    },
-    Program {
-        name: "postgres",
-        package: "postgresql",
-        purpose: "tests of the audit trail, and the demo's real PostgreSQL",
-        required: true,
-    },
-    Program {
-        name: "prometheus",
-        package: "prometheus",
-        purpose: "tests of the metrics, scraped by a real Prometheus",
-        required: true,
-    },
-    Program {
-        name: "runc",
-        package: "runc",
-        purpose: "tests of containers that wait for their identity, under a real containerd",
-        required: true,
-    },
-    Program {
-        name: "promtool",
-        package: "prometheus",
-        purpose: "tests of the alerts",
-        required: true,
-    },
-];
-
-/// What asks the API in the benchmark; not needed for anything else.
-const WRK: Program = Program {
-    name: "wrk",
-    package: "wrk",
-    purpose: "the benchmark's requests over HTTP",
-    required: false,
-};
-
-/// What the tests against a real API server need besides that; not needed for anything else.
-const FOR_APISERVER: [Program; 2] = [
-    Program {
-        name: "etcd",
-        package: "etcd-server",
-        purpose: "where the API server of Kubernetes keeps its objects",
-        required: true,
-    },
-    Program {
-        name: "curl",
-        package: "curl",
-        purpose: "the tests' requests to it over TLS",
-        required: true,
-    },
-];
-
-/// Services that these packages would start and enable; nobody asked for them.
-const SERVICES: [&str; 4] = [
-    "etcd.service",
-    "redis-server.service",
-    "postgresql.service",
-    "prometheus.service",
-];
+use crate::{chart, containerd, spire, vm};
 
 /// Installs what is missing, or with `check` only reports it, and fails if something that is required is missing.
 pub(crate) fn run(check: bool) -> Result<()> {
@@ -117,18 +29,14 @@ pub(crate) fn run(check: bool) -> Result<()> {
     }
     let absent: Vec<&Program> = PROGRAMS
         .iter()
+        .chain(&FOR_VM)
         .filter(|program| !note(program.name, find(program).is_some()))
         .collect();
     if !check && !absent.is_empty() {
         install_packages(&absent)?;
     }
     for program in absent.iter().filter(|program| find(program).is_none()) {
-        let line = format!(
-            "{} ({}): run `{}`",
-            program.name,
-            program.purpose,
-            by_hand(program)
-        );
+        let line = lacks(program);
         if program.required {
             missing.push(line);
         } else {
@@ -171,6 +79,18 @@ pub(crate) fn run(check: bool) -> Result<()> {
                 .map(|error| format!("containerd (tests of containers): {error:#}")),
         );
     }
+    if !note("Linux 6.1 and 6.12 for virtual machines", vm::is_present()) {
+        let obtained = if check {
+            Err(anyhow::anyhow!("run `cargo xtask setup`"))
+        } else {
+            vm::obtain()
+        };
+        missing.extend(
+            obtained
+                .err()
+                .map(|error| format!("kernels (tests on older kernels): {error:#}")),
+        );
+    }
     missing.extend(kernel_lacks());
     ensure!(
         missing.is_empty(),
@@ -188,21 +108,15 @@ pub(crate) fn for_bench() -> Result<()> {
     Ok(())
 }
 
+/// Installs what the tests on other kernels need, the kernels too.
+pub(crate) fn for_vm() -> Result<()> {
+    install(&FOR_VM)?;
+    vm::obtain()
+}
+
 /// Installs what only the tests against a real API server need. No service is left running.
 pub(crate) fn for_apiserver() -> Result<()> {
-    let absent = || FOR_APISERVER.iter().filter(|program| find(program).is_none());
-    if absent().next().is_some() {
-        install_packages(&absent().collect::<Vec<_>>())?;
-    }
-    match absent().next() {
-        Some(program) => bail!(
-            "{} ({}): run `{}`",
-            program.name,
-            program.purpose,
-            by_hand(program)
-        ),
-        None => Ok(()),
-    }
+    install(&FOR_APISERVER)
 }
 
 fn note(name: &str, present: bool) -> bool {
@@ -224,123 +138,6 @@ fn add_component(component: &str) -> bool {
         .args(["component", "add", component])
         .status()
         .is_ok_and(|status| status.success())
-}
-
-/// Where a program is. System directories count also for users whose path lacks them.
-fn find(program: &Program) -> Option<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let mut directories: Vec<PathBuf> = env::split_paths(&path).collect();
-    directories.extend(["/usr/sbin", "/sbin"].map(PathBuf::from));
-    // Debian keeps each version of PostgreSQL in a directory of its own.
-    if let Ok(versions) = fs::read_dir("/usr/lib/postgresql") {
-        directories.extend(versions.flatten().map(|version| version.path().join("bin")));
-    }
-    directories
-        .into_iter()
-        .map(|directory| directory.join(program.name))
-        .find(|file| file.is_file())
-}
-
-fn by_hand(program: &Program) -> String {
-    if Path::new("/usr/bin/apt-get").exists() {
-        format!("apt-get install --no-install-recommends {}", program.package)
-    } else {
-        format!("your package manager for {}", program.package)
-    }
-}
-
-fn install_packages(programs: &[&Program]) -> Result<()> {
-    if !Path::new("/usr/bin/apt-get").exists() {
-        // Said program by program afterwards.
-        return Ok(());
-    }
-    let why = "to install packages with apt-get";
-    let _held = HeldServices::hold()?;
-    let updated = privilege::as_root("apt-get", why)?
-        .args(["update", "--quiet"])
-        .status()?;
-    if !updated.success() {
-        eprintln!("  apt-get update failed; trying with the package lists that are there");
-    }
-    // One by one: a package that cannot be had must not keep the others away.
-    for program in programs {
-        println!("  installing: {} ({})", program.package, program.purpose);
-        // Without systemd, this runlevel tells Debian's scripts not to start services.
-        let status = privilege::as_root("env", why)?
-            .args([
-                "RUNLEVEL=1",
-                "DEBIAN_FRONTEND=noninteractive",
-                "apt-get",
-                "install",
-                "--yes",
-            ])
-            .args(["--quiet", "--no-install-recommends", program.package])
-            .status()
-            .context("cannot run apt-get")?;
-        if !status.success() && program.required {
-            bail!(
-                "apt-get could not install {}: run `{}`",
-                program.package,
-                by_hand(program)
-            );
-        }
-    }
-    Ok(())
-}
-
-/// Keeps systemd from starting the services of packages that are being installed: masked until a reboot at most, and
-/// not enabled afterwards. Services that were there before are left alone.
-struct HeldServices {
-    services: Vec<&'static str>,
-}
-
-impl HeldServices {
-    fn hold() -> Result<Self> {
-        let mut services = Vec::new();
-        if Path::new("/run/systemd/system").exists() {
-            let known = |service: &&str| {
-                let cat = Command::new("systemctl").args(["cat", service]).output();
-                cat.is_ok_and(|output| output.status.success())
-            };
-            services = SERVICES
-                .iter()
-                .copied()
-                .filter(|service| !known(service))
-                .collect();
-        }
-        let held = Self { services };
-        held.systemctl(&["mask", "--runtime"])?;
-        Ok(held)
-    }
-
-    fn systemctl(&self, arguments: &[&str]) -> Result<()> {
-        if self.services.is_empty() {
-            return Ok(());
-        }
-        let why = "to keep new packages from starting services";
-        let status = privilege::as_root("systemctl", why)?
-            .args(arguments)
-            .args(&self.services)
-            .status()?;
-        ensure!(
-            status.success(),
-            "systemctl {} {} failed",
-            arguments.join(" "),
-            self.services.join(" ")
-        );
-        Ok(())
-    }
-}
-
-impl Drop for HeldServices {
-    fn drop(&mut self) {
-        for arguments in [&["unmask", "--runtime"][..], &["disable"]] {
-            if let Err(error) = self.systemctl(arguments) {
-                // A service of a package that did not get installed cannot be disabled either.
-                eprintln!("  {error:#}");
-            }
-        }
-    }
 }
 
 /// What no package can mend.

@@ -9,7 +9,8 @@ use clap::ValueEnum;
 
 use crate::test_report::Report;
 use crate::{
-    chart, containerd, controller_manager, kubernetes, privilege, services, setup, spire, tidy, workspace,
+    chart, containerd, controller_manager, instructions, kubernetes, privilege, services, setup, spire, tidy,
+    vm, workspace,
 };
 
 /// What to run.
@@ -21,6 +22,8 @@ pub(crate) enum Tier {
     Unit,
     /// Tests over real cgroups and network namespaces; as root
     Kernel,
+    /// Core tests of the kernel tier on Linux 6.1 and 6.12, in virtual machines without the help of hardware
+    Vm,
     /// Tests against real programs of others (PostgreSQL, Prometheus, SPIRE, containerd, Helm, schemathesis), each started for itself; as root
     Services,
     /// Tests against a real API server of Kubernetes and etcd, with SPIRE and its controller manager; as root. Not part of `all`:
@@ -33,10 +36,10 @@ pub(crate) enum Tier {
 /// Runs the tiers, always in the same order and each to its end; `arguments` go to the test binaries.
 ///
 /// Ends with the line `N passed, N failed`, where a check that failed counts as one. False if anything did.
-pub(crate) fn run(tiers: &[Tier], arguments: &[String]) -> bool {
+pub(crate) fn run(tiers: &[Tier], records_instructions: bool, arguments: &[String]) -> bool {
     let all = tiers.is_empty() || tiers.contains(&Tier::All);
     let wanted = |tier| all || tiers.contains(&tier);
-    let mut report = Report::default();
+    let mut report = Report::new(records_instructions);
     if all {
         report.step("setup", |_| setup::run(false));
     }
@@ -61,11 +64,17 @@ pub(crate) fn run(tiers: &[Tier], arguments: &[String]) -> bool {
     if wanted(Tier::Kernel) {
         report.step("kernel", |report| kernel(report, arguments));
     }
+    if wanted(Tier::Vm) {
+        report.step("vm", |report| on_older_kernels(report, arguments));
+    }
     if wanted(Tier::Services) {
         report.step("services", |report| services(report, arguments));
     }
     if tiers.contains(&Tier::Apiserver) {
         report.step("apiserver", |report| apiserver(report, arguments));
+    }
+    if records_instructions {
+        report.step("record instructions", Report::record);
     }
     report.finish()
 }
@@ -108,7 +117,10 @@ fn services(report: &mut Report, arguments: &[String]) -> Result<()> {
     let chart = chart::obtain()?;
     let containerd = containerd::obtain()?;
     build_binaries()?;
-    for binary in kernel_tests()?.iter().filter(|binary| is_service_test(binary)) {
+    for binary in kernel_tests(&["*"])?
+        .iter()
+        .filter(|binary| is_service_test(binary))
+    {
         let why = "because an agent is started, which loads programs into the kernel, and servers run as users of their own";
         // sudo passes on what it is given on the command line.
         let mut command = privilege::as_root("env", why)?;
@@ -133,7 +145,7 @@ fn apiserver(report: &mut Report, arguments: &[String]) -> Result<()> {
     let spire = spire::obtain()?;
     let chart = chart::obtain()?;
     build_binaries()?;
-    for binary in kernel_tests()?
+    for binary in kernel_tests(&["*"])?
         .iter()
         .filter(|binary| test_name(binary) == APISERVER_TEST)
     {
@@ -199,7 +211,7 @@ fn unit(report: &mut Report, arguments: &[String]) -> Result<()> {
 /// The kernel tests: built as this user, run as root.
 fn kernel(report: &mut Report, arguments: &[String]) -> Result<()> {
     build_binaries()?;
-    let binaries = kernel_tests()?;
+    let binaries = kernel_tests(&["*"])?;
     for binary in binaries.iter().filter(|binary| is_kernel_test(binary)) {
         let name = binary
             .file_name()
@@ -208,8 +220,12 @@ fn kernel(report: &mut Report, arguments: &[String]) -> Result<()> {
             .into_owned();
         let why =
             "because kernel tests make cgroups and network namespaces, and load programs into the kernel";
-        let mut command = privilege::as_root(binary, why)?;
+        let mut command = privilege::as_root("env", why)?;
+        if report.records_instructions() {
+            command.arg(instructions::RECORDING);
+        }
         command
+            .arg(binary)
             .args(arguments)
             .current_dir(workspace::root().join("tests"));
         report.tests(command, &name)?;
@@ -217,10 +233,20 @@ fn kernel(report: &mut Report, arguments: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Builds `tests/tests/*.rs` and returns the binaries.
-fn kernel_tests() -> Result<Vec<PathBuf>> {
+/// The same programs and tests, in guests that boot other kernels.
+fn on_older_kernels(report: &mut Report, arguments: &[String]) -> Result<()> {
+    setup::for_vm()?;
+    build_binaries()?;
+    let binaries = kernel_tests(&vm::tests())?;
+    vm::run(report, &binaries, &test_name, arguments)
+}
+
+/// Builds tests of `tests/tests`, all for `*`, and returns the binaries.
+fn kernel_tests(names: &[&str]) -> Result<Vec<PathBuf>> {
+    let tests = names.iter().flat_map(|name| ["--test", name]);
     let output = Command::new(workspace::cargo())
-        .args(["test", "--package", "zt-tests", "--test", "*", "--no-run"])
+        .args(["test", "--package", "zt-tests", "--no-run"])
+        .args(tests)
         .arg("--message-format=json-render-diagnostics")
         .current_dir(workspace::root())
         .stderr(Stdio::inherit())

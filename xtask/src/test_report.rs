@@ -7,6 +7,8 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::instructions::{self, Measured};
+
 /// What has passed and failed so far.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
@@ -14,9 +16,39 @@ pub(crate) struct Report {
     failed: u64,
     /// What to show in the end: steps and binaries that failed, and tests that did, by name.
     failures: Vec<String>,
+    measured: Vec<Measured>,
+    records_instructions: bool,
 }
 
 impl Report {
+    /// An empty one. Whether tests are to report instructions that are taken down in the end, rather than compare them.
+    pub(crate) fn new(records_instructions: bool) -> Self {
+        Self {
+            records_instructions,
+            ..Self::default()
+        }
+    }
+
+    /// See [`Self::new`].
+    pub(crate) fn records_instructions(&self) -> bool {
+        self.records_instructions
+    }
+
+    /// Notes a failure that no test reports.
+    pub(crate) fn fail(&mut self, what: String) {
+        println!("error: {what}");
+        self.failed += 1;
+        self.failures.push(what);
+    }
+
+    /// Takes down what the verifier walked, where that was asked for.
+    pub(crate) fn record(&mut self) -> Result<()> {
+        if self.records_instructions {
+            instructions::record(&self.measured)?;
+        }
+        Ok(())
+    }
+
     /// Runs a step between its heading and its time. A step that fails counts as one failure, and the next one follows.
     pub(crate) fn step(&mut self, name: &str, run: impl FnOnce(&mut Self) -> Result<()>) {
         println!("\n== {name}");
@@ -42,7 +74,7 @@ impl Report {
         for line in BufReader::new(stdout).lines() {
             let line = line?;
             println!("{line}");
-            self.read(&line);
+            self.read("", &line);
         }
         let status = child.wait()?;
         // A crash, or a compile error: no test says that it failed.
@@ -52,15 +84,18 @@ impl Report {
         Ok(())
     }
 
-    fn read(&mut self, line: &str) {
+    /// Counts what a line of a test binary says; `place` is where it ran.
+    pub(crate) fn read(&mut self, place: &str, line: &str) {
         if let Some((passed, failed)) = totals(line) {
             self.passed += passed;
             self.failed += failed;
+        } else if let Some(measured) = Measured::read(line) {
+            self.measured.push(measured);
         } else if let Some(test) = line
             .strip_prefix("test ")
             .and_then(|rest| rest.strip_suffix(" ... FAILED"))
         {
-            self.failures.push(test.to_owned());
+            self.failures.push(format!("{place}{test}"));
         }
     }
 

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The verifier takes every program, and has room left: how many instructions it walks is compared with what is recorded of this
+//! kernel's series in `zt-ebpf/instructions.json`. `cargo xtask test kernel vm --record-instructions` records it anew.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::programs::{
+    CgroupSkb, CgroupSock, CgroupSockAddr, CgroupSockopt, CgroupSysctl, Program, ProgramError, SkMsg, SkSkb,
+    SockOps,
+};
+use aya::{EbpfLoader, VerifierLogLevel};
+use serde::Deserialize;
+use serde_json::json;
+use zt_common::names;
+use zt_tests::{Policy, Scene, linux};
+
+/// What is recorded.
+#[derive(Debug, Deserialize)]
+struct Record {
+    /// What made the object. Another compiler's object is another program.
+    compiler: String,
+    /// By the first two numbers of the kernel's version: instructions by program.
+    kernels: BTreeMap<String, BTreeMap<String, u32>>,
+}
+
+const RECORD: &str = include_str!("../../zt-ebpf/instructions.json");
+/// `BPF_COMPLEXITY_LIMIT_INSNS` of the kernel.
+const LIMIT: u32 = 1_000_000;
+
+#[test]
+fn the_verifier_takes_every_program() -> Result<()> {
+    let (major, minor) = linux::version()?;
+    let mut walked = walk(false)?;
+    // An older kernel is told of by the agent, which asks for `handshake: off`.
+    if (major, minor) >= linux::BEARS_IDENTITIES {
+        let bearing = walk(true)?.into_iter();
+        walked.extend(bearing.map(|(program, instructions)| (program + " with handshakes", instructions)));
+    }
+    let (compiler, kernel) = (compiler()?, format!("{major}.{minor}"));
+    let line = json!({ "compiler": compiler, "kernel": kernel, "programs": walked });
+    // Not by `println`, which tests that pass keep to themselves.
+    writeln!(std::io::stdout(), "instructions: {line}")?;
+    for (program, instructions) in &walked {
+        // A kernel of the same series, or another compiler's register allocation, must not be the end of it.
+        ensure!(
+            *instructions <= LIMIT / 10 * 8,
+            "{program}: the verifier walks {instructions} instructions of {LIMIT} that it would"
+        );
+    }
+    let record: Record = serde_json::from_str(RECORD)?;
+    let recorded = record
+        .kernels
+        .get(&kernel)
+        .filter(|_| record.compiler == compiler);
+    let Some(recorded) = recorded.filter(|_| std::env::var_os("ZT_RECORD_INSTRUCTIONS").is_none()) else {
+        return Ok(());
+    };
+    let mut jumps = Vec::new();
+    for (program, instructions) in &walked {
+        match recorded.get(program) {
+            None => jumps.push(format!("{program} is not recorded")),
+            Some(before) if *instructions > before + before / 10 => {
+                jumps.push(format!(
+                    "{program}: {before} instructions before, {instructions} now"
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    ensure!(
+        jumps.is_empty(),
+        "Linux {kernel}: {}; if that is meant, run `cargo xtask test kernel vm --record-instructions -- the_verifier`",
+        jumps.join("; ")
+    );
+    Ok(())
+}
+
+/// An agent that a kernel cannot serve ends and says what would be served.
+#[test]
+fn who_asks_an_older_kernel_for_handshakes_is_told() -> Result<()> {
+    let scene = Scene::new("too-old")?;
+    let mut agent = scene
+        .agent(&Policy::new("policy"))?
+        .config("handshake", json!("auto"))
+        .launch()?;
+    if linux::version()? >= linux::BEARS_IDENTITIES {
+        return agent.wait_ready();
+    }
+    assert_eq!(agent.wait_exit()?.code(), Some(77));
+    let log = agent.log()?;
+    ensure!(
+        log.contains("zt_sock_ops") && log.contains("Linux 6.12 or later") && log.contains("handshake: off"),
+        "{log}"
+    );
+    Ok(())
+}
+
+/// Has the kernel verify every program of the object: how many instructions it walked until it was done.
+/// With or without what has handshakes bear identities.
+fn walk(handshakes: bool) -> Result<BTreeMap<String, u32>> {
+    let mut loader = EbpfLoader::new();
+    // Why, and not every instruction that came before: that would be a hundred megabytes.
+    loader.verifier_log_level(VerifierLogLevel::STATS);
+    let handshakes = u8::from(handshakes);
+    loader.override_global(names::HANDSHAKES, &handshakes, true);
+    let mut object = loader.load(zt_agent::kernel::object())?;
+    let mut walked = BTreeMap::new();
+    let mut refused = Vec::new();
+    for (name, program) in object.programs_mut() {
+        match load(program).and_then(|()| program.info()) {
+            Ok(info) => {
+                let instructions = info.verified_instruction_count();
+                walked.insert(name.to_owned(), instructions.context("the kernel does not say")?);
+            }
+            Err(error) => refused.push(format!("{name}: {:#}", anyhow::Error::new(error))),
+        }
+    }
+    if !refused.is_empty() {
+        bail!("the kernel refuses {}", refused.join("\n"));
+    }
+    Ok(walked)
+}
+
+fn load(program: &mut Program) -> Result<(), ProgramError> {
+    match program {
+        Program::CgroupSockAddr(program) => CgroupSockAddr::load(program),
+        Program::CgroupSock(program) => CgroupSock::load(program),
+        Program::CgroupSkb(program) => CgroupSkb::load(program),
+        Program::SockOps(program) => SockOps::load(program),
+        Program::CgroupSockopt(program) => CgroupSockopt::load(program),
+        Program::CgroupSysctl(program) => CgroupSysctl::load(program),
+        Program::SkMsg(program) => SkMsg::load(program),
+        Program::SkSkb(program) => SkSkb::load(program),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+/// What made the object, as it says itself.
+fn compiler() -> Result<String> {
+    const MARK: &[u8] = b"(rustc version ";
+    let object = zt_agent::kernel::object();
+    let at = object.windows(MARK.len()).position(|bytes| bytes == MARK);
+    let rest = &object[at.context("the object does not say what made it")? + MARK.len()..];
+    let end = rest.iter().position(|&byte| byte == 0).context("no end")?;
+    let text = String::from_utf8_lossy(&rest[..end]);
+    Ok(format!("rustc {}", text.strip_suffix(')').unwrap_or(&text)))
+}

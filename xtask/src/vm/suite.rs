@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is tried on the older kernels: of each thing that a kernel does for zt, the test that says most about it. A guest without
+//! the help of hardware is slow, so that not every test is.
+
+/// Tests of one binary.
+pub(super) struct Selection {
+    /// Its name.
+    pub(super) binary: &'static str,
+    /// Its tests, by their full names.
+    pub(super) tests: &'static [&'static str],
+    /// Whether its handshakes bear identities, for which some kernels are too old.
+    pub(super) handshakes: bool,
+}
+
+const fn of(binary: &'static str, tests: &'static [&'static str]) -> Selection {
+    Selection {
+        binary,
+        tests,
+        handshakes: false,
+    }
+}
+
+const fn with_handshakes(binary: &'static str, tests: &'static [&'static str]) -> Selection {
+    Selection {
+        binary,
+        tests,
+        handshakes: true,
+    }
+}
+
+/// In the order in which they run. The first says which program does not load, where one does not.
+pub(super) const SUITE: [Selection; 13] = [
+    of(
+        "instructions",
+        &[
+            "the_verifier_takes_every_program",
+            "who_asks_an_older_kernel_for_handshakes_is_told",
+        ],
+    ),
+    of(
+        "decide",
+        &["allowed_and_refused_over_both_families_and_protocols"],
+    ),
+    of("differential", &["kernel_api_and_documents_agree"]),
+    of(
+        "birth",
+        &["whoever_was_never_named_is_refused_from_birth_where_that_is_configured"],
+    ),
+    of("change", &["however_a_file_is_changed_the_policy_follows"]),
+    of("revoke", &["a_revoked_connection_dies_at_both_ends"]),
+    of("udp", &["a_strangers_datagrams_are_dropped_and_a_clients_arrive"]),
+    of("inbound", &["not_one_byte_of_a_stranger_arrives"]),
+    of("older", &["sockets_older_than_the_agent_are_judged_and_owned"]),
+    of("handover", &["a_second_agent_has_the_first_one_hand_over"]),
+    with_handshakes(
+        "handshake",
+        &[
+            "who_shares_a_loopback_is_told_apart_in_both_directions",
+            "older_listeners_prove_who_they_are",
+        ],
+    ),
+    with_handshakes("handshake_keys", &["the_next_agent_goes_on_with_the_key"]),
+    with_handshakes("require_proof", &["who_proves_gets_through_and_who_asks_is_told"]),
+];
