@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use aya::maps::{HashMap, Map, MapData};
 use serde_json::json;
 use zt_agent::spiffe_id::number_of;
-use zt_common::abi::{Source, SourceKey};
+use zt_common::abi::{Source, SourceKey, Workload};
 use zt_common::names;
 
 use crate::agent::Agent;
@@ -16,7 +16,8 @@ use crate::pair::any;
 use crate::rules::{Policy, TCP};
 use crate::scene::{Party, Scene};
 use crate::trail::party;
-use crate::wire::{ACK, SYN, Segment, Wire};
+use crate::wait::eventually;
+use crate::wire::{ACK, RST, SYN, Segment, Wire};
 
 /// Where the attacker is. No kernel has this address.
 pub const ATTACKER: Ipv4Addr = Ipv4Addr::new(10, 99, 66, 6);
@@ -47,16 +48,24 @@ pub struct Stage {
 
 /// Handshakes bear identities; `client` may reach `server` and `other` at port 80, and the world may reach `server` at port 81.
 pub fn stage(label: &str) -> Result<Stage> {
+    let policy = Policy::new("attacks")
+        .allow("client", "server", TCP, "80")
+        .allow("client", "other", TCP, "80")
+        .allow("world", "server", TCP, "81");
+    stage_with(label, &policy, "auto")
+}
+
+/// The same with another policy and another `handshake`.
+pub fn stage_with(label: &str, policy: &Policy, handshake: &str) -> Result<Stage> {
     let mut scene = Scene::new(label)?;
     let mut server = scene.workload("server")?;
     let mut other = scene.workload("other")?;
     let client = scene.workload("client")?;
     let attacker = scene.outsider("attacker")?;
-    let policy = Policy::new("attacks")
-        .allow("client", "server", TCP, "80")
-        .allow("client", "other", TCP, "80")
-        .allow("world", "server", TCP, "81");
-    let agent = scene.agent(&policy)?.config("handshake", json!("auto")).start()?;
+    let agent = scene
+        .agent(policy)?
+        .config("handshake", json!(handshake))
+        .start()?;
     for port in [80, 81] {
         server.serve(any(port))?.local()?;
     }
@@ -142,9 +151,7 @@ impl Stage {
 
     /// Nothing that this node's own sockets have sent is known any more: only what is proven names their workloads.
     pub fn forget_sources(&self) -> Result<()> {
-        let map =
-            MapData::from_pin(self.scene.sandbox().maps()?.join(names::SOURCES)).context("no zt_sources")?;
-        let mut map: HashMap<_, SourceKey, Source> = HashMap::try_from(Map::LruHashMap(map))?;
+        let mut map = self.sources()?;
         let keys = map.keys().collect::<Result<Vec<_>, _>>()?;
         for key in keys {
             map.remove(&key)?;
@@ -152,12 +159,49 @@ impl Stage {
         Ok(())
     }
 
-    /// The attacker shakes hands with these options, and is nobody.
+    /// Waits until nothing is left of a connection that was refused: before that, the next SYN would be one of its own.
+    pub fn refused(&self, syn: &Segment, answer: &Segment) -> Result<()> {
+        let hardware = self.hardware[usize::from(*syn.to.ip() == self.other.host.ipv4)];
+        eventually("the refusal", ANSWERED, || {
+            self.wire.send(&syn.completes(answer), hardware)?;
+            let seen = self.wire.seen()?;
+            Ok(seen
+                .iter()
+                .any(|segment| segment.to == syn.from && segment.flags & RST != 0))
+        })
+    }
+
+    /// What this node's own sockets have sent was so many seconds longer ago.
+    pub fn age_sources(&self, seconds: u32) -> Result<()> {
+        let mut map = self.sources()?;
+        let noted = map.iter().collect::<Result<Vec<_>, _>>()?;
+        for (key, source) in noted {
+            let noted = source.noted.wrapping_sub(seconds);
+            map.insert(key, Source { noted, ..source }, 0)?;
+        }
+        Ok(())
+    }
+
+    /// How many workloads the kernel knows.
+    pub fn workloads(&self) -> Result<usize> {
+        let map = MapData::from_pin(self.scene.sandbox().maps()?.join(names::WORKLOADS))
+            .context("no zt_workloads")?;
+        let map: HashMap<_, u64, Workload> = HashMap::try_from(Map::HashMap(map))?;
+        Ok(map.keys().count())
+    }
+
+    fn sources(&self) -> Result<HashMap<MapData, SourceKey, Source>> {
+        let map =
+            MapData::from_pin(self.scene.sandbox().maps()?.join(names::SOURCES)).context("no zt_sources")?;
+        Ok(HashMap::try_from(Map::LruHashMap(map))?)
+    }
+
+    /// The attacker shakes hands with these options from an address of his own, and is who that says.
     pub fn is_nobody(&mut self, what: &str, options: &[u8]) -> Result<()> {
         let from = self.fresh();
         self.shake(from, self.server.socket_v4(80), 7_000_000, options)?;
         let named = self.named(from)?;
-        ensure!(named == nobody(), "{what}: {named:?}");
+        ensure!(named == outsider(), "{what}: {named:?}");
         Ok(())
     }
 
@@ -195,6 +239,16 @@ impl Stage {
 /// Who is nobody because of a tag.
 pub fn nobody() -> (String, String, String) {
     ("unknown".into(), "tag_invalid".into(), "none:tag_invalid".into())
+}
+
+/// Who is from elsewhere, and has a tag that says nothing else.
+pub fn outsider() -> (String, String, String) {
+    ("world".into(), "no_rule".into(), "none:tag_invalid".into())
+}
+
+/// Who has the address of a workload of this node, and no option.
+pub fn silent() -> (String, String, String) {
+    ("unknown".into(), "proof_missing".into(), "none:absent".into())
 }
 
 /// An option with this identity and a tag that was guessed.

@@ -98,6 +98,39 @@ pub fn fill_connections(maps: &Path) -> Result<u64> {
     Ok(filled)
 }
 
+/// Says that a workload has its share of `zt_connections`, pinned below `maps`.
+pub fn fill_share(maps: &Path, workload: u64) -> Result<()> {
+    let map = MapData::from_pin(maps.join(zt_common::names::SHARES)).context("no zt_shares")?;
+    let mut map: HashMap<_, u64, u64> = HashMap::try_from(Map::HashMap(map))?;
+    Ok(map.insert(workload, u64::from(zt_common::names::CONNECTION_SHARE), 0)?)
+}
+
+/// How many connections each workload has filed, by the maps pinned below `maps`.
+pub fn shares(maps: &Path) -> Result<std::collections::HashMap<u64, u64>> {
+    let map = MapData::from_pin(maps.join(zt_common::names::SHARES)).context("no zt_shares")?;
+    let map: HashMap<_, u64, u64> = HashMap::try_from(Map::HashMap(map))?;
+    Ok(map.iter().collect::<Result<_, _>>()?)
+}
+
+const STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
+
+/// How often a program runs for what `what` does.
+pub fn runs(program: u64, what: impl FnOnce() -> Result<()>) -> Result<u64> {
+    let count = || -> Result<u64> {
+        let shown = bpftool(&["prog", "show", "id", &program.to_string()])?;
+        Ok(shown["run_cnt"].as_u64().unwrap_or_default())
+    };
+    let before = std::fs::read_to_string(STATS)?;
+    std::fs::write(STATS, "1")?;
+    let counted = (|| {
+        let begun = count()?;
+        what()?;
+        Ok(count()? - begun)
+    })();
+    std::fs::write(STATS, before)?;
+    counted
+}
+
 /// The answer of a `bpftool` command, as JSON.
 pub fn bpftool(arguments: &[&str]) -> Result<Value> {
     let output = Command::new("bpftool")

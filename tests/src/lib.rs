@@ -21,6 +21,7 @@ pub mod kube_api;
 pub mod kubelet;
 pub mod linux;
 pub mod metrics;
+pub mod nat;
 pub mod network;
 mod obtained;
 pub mod other_program;

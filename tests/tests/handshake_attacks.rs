@@ -7,10 +7,10 @@ use std::net::SocketAddrV4;
 use anyhow::{Context as _, Result};
 use zt_agent::spiffe_id::number_of;
 use zt_common::handshake::IdentityOption;
-use zt_tests::attacker::{ANSWERED, ATTACKER, Stage, forged, nobody, stage};
+use zt_tests::attacker::{ANSWERED, ATTACKER, Stage, forged, nobody, outsider, silent, stage};
 use zt_tests::eventually;
 use zt_tests::trail::RECORDED;
-use zt_tests::wire::{RST, Segment};
+use zt_tests::wire::Segment;
 
 #[test]
 fn what_is_made_up_or_cut_names_nobody() -> Result<()> {
@@ -48,14 +48,14 @@ fn what_is_repeated_elsewhere_names_nobody() -> Result<()> {
     // From an address and ports of the attacker's own, with the very sequence number.
     let from = stage.fresh();
     stage.shake(from, stage.server.socket_v4(80), syn.sequence, &option)?;
-    assert_eq!(stage.named(from)?, nobody);
+    assert_eq!(stage.named(from)?, outsider());
     let from = SocketAddrV4::new(ATTACKER, syn.from.port());
     stage.shake(from, stage.server.socket_v4(80), syn.sequence, &option)?;
-    assert_eq!(stage.named(from)?, nobody);
+    assert_eq!(stage.named(from)?, outsider());
     // What the server itself said.
     let from = stage.fresh();
     stage.shake(from, stage.server.socket_v4(80), syn.sequence, &reflected)?;
-    assert_eq!(stage.named(from)?, nobody);
+    assert_eq!(stage.named(from)?, outsider());
 
     // From the client's address, which the attacker has taken over: from another port, at another time, to another audience,
     // to another port of the same audience.
@@ -79,10 +79,7 @@ fn what_is_repeated_elsewhere_names_nobody() -> Result<()> {
     // And with none at all.
     let silent = SocketAddrV4::new(client, 39_002);
     stage.shake(silent, stage.server.socket_v4(80), 1, &[])?;
-    assert_eq!(
-        stage.named(silent)?,
-        ("unknown".into(), "proof_missing".into(), "none:absent".into())
-    );
+    assert_eq!(stage.named(silent)?, self::silent());
     stage.gives_back()?;
     stage.ends_well(1)
 }
@@ -102,23 +99,12 @@ fn a_bit_that_is_turned_over_names_nobody() -> Result<()> {
         let mut turned = option.clone();
         turned[bit / 8] ^= 1 << (bit % 8);
         let (sent, answer) = stage.shake(syn.from, to, syn.sequence, &turned)?;
-        // Until the refused socket is gone, the next SYN would be one of its connection.
-        eventually("the refusal", ANSWERED, || {
-            stage.wire.send(&sent.completes(&answer), stage.hardware[0])?;
-            let seen = stage.wire.seen()?;
-            Ok(seen
-                .iter()
-                .any(|segment| segment.to == syn.from && segment.flags & RST != 0))
-        })?;
+        stage.refused(&sent, &answer)?;
     }
     let named = stage.all_named(syn.from, bits.len())?;
     for (bit, named) in bits.zip(named) {
         // With the bit of an option that is deferred it claims nothing, and bears nothing afterwards.
-        let expected = if bit == 12 * 8 + 4 {
-            ("unknown".into(), "proof_missing".into(), "none:absent".into())
-        } else {
-            nobody()
-        };
+        let expected = if bit == 12 * 8 + 4 { silent() } else { nobody() };
         assert_eq!(named, expected, "bit {bit}");
     }
     assert_eq!(stage.agent.counter("agreed")?, 1, "the client itself");

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::{Value, json};
+use zt_common::names::CONNECTION_SHARE;
+use zt_tests::hooks::{fill_share, shares};
 use zt_tests::pair::{any, pair_after_agent, policy};
 use zt_tests::probe::{ConnectOptions, Operation};
 use zt_tests::trail::says;
 use zt_tests::wire::{ACK, SYN, Segment, Wire};
-use zt_tests::{Agent, Party, Scene, TCP};
+use zt_tests::{Agent, Party, Scene, TCP, eventually};
 
 const ANSWERED: Duration = Duration::from_secs(30);
 
@@ -147,4 +149,32 @@ fn the_last_syns_go_without() -> Result<()> {
     client.wait()?.ok()?;
     allowed(&agent, 1, "none:absent", &client, &server)?;
     Ok(())
+}
+
+/// Who has his share of the table of connections leaves the rest to the others. His own are known by name all the same, and what is
+/// over is given back.
+#[test]
+fn nobody_takes_the_room_of_all() -> Result<()> {
+    let mut scene = Scene::new("proof-share")?;
+    let (mut server, mut client, mut greedy) = (
+        scene.workload("server")?,
+        scene.workload("client")?,
+        scene.workload("greedy")?,
+    );
+    let policy = policy().allow("greedy", "server", TCP, "80");
+    let agent = scene.agent(&policy)?.config("handshake", json!("auto")).start()?;
+    server.serve(any(80))?.local()?;
+    let maps = scene.sandbox().maps()?;
+    let id = greedy.cgroup.id()?;
+    fill_share(&maps, id)?;
+    assert_eq!(greedy.talk(server.v4(80))?, "ok");
+    assert_eq!(client.talk(server.v4(80))?, "ok");
+    allowed(&agent, 1, "none", &greedy, &server)?;
+    allowed(&agent, 1, "mutual", &client, &server)?;
+    assert_eq!(agent.counter("connections_full")?, 1);
+    assert_eq!(agent.counter("agreed")?, 2, "the destination knows both");
+    eventually("what is over to be given back", ANSWERED, || {
+        let shares = shares(&maps)?;
+        Ok(shares.len() == 1 && shares.get(&id) == Some(&u64::from(CONNECTION_SHARE)))
+    })
 }

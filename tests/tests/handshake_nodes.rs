@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use aya::Pod;
 use aya::maps::{HashMap, Map, MapData};
 use serde_json::{Value, json};
@@ -16,11 +16,13 @@ use zt_common::abi::{
 };
 use zt_common::address::Address;
 use zt_common::control::{Control, HAS_SERVICES};
+use zt_common::identity::REMOTE_NODE;
 use zt_common::names;
+use zt_tests::nat::{nat, translate};
 use zt_tests::pair::{pair_after_agent, policy};
 use zt_tests::trail::says;
 use zt_tests::wire::{ACK, SYN, Wire};
-use zt_tests::{Agent, Party, Scene};
+use zt_tests::{Agent, Party, Policy, Scene, TCP};
 
 /// The number of the other node.
 const OTHER: u32 = 1;
@@ -35,7 +37,11 @@ struct Nodes {
 }
 
 fn nodes(label: &str) -> Result<Nodes> {
-    let (scene, server, client, agent) = pair_after_agent(label, &policy(), |agent| agent)?;
+    nodes_with(label, &policy())
+}
+
+fn nodes_with(label: &str, policy: &Policy) -> Result<Nodes> {
+    let (scene, server, client, agent) = pair_after_agent(label, policy, |agent| agent)?;
     let nodes = Nodes {
         scene,
         server,
@@ -70,6 +76,17 @@ impl Nodes {
             peers.insert(Address::from(address), peer, 0)?;
         }
         Ok(())
+    }
+
+    /// An address is the other node's own.
+    fn is_a_node(&self, address: Ipv4Addr) -> Result<()> {
+        let peer = Peer {
+            identity: REMOTE_NODE,
+            flags: PEER_PROVES,
+            node: OTHER,
+        };
+        let mut peers = self.map::<Address, Peer>(names::PEERS)?;
+        Ok(peers.insert(Address::from(IpAddr::V4(address)), peer, 0)?)
     }
 
     fn lives(&self, party: &Party, there: bool) -> Result<()> {
@@ -224,6 +241,77 @@ fn an_address_of_a_node_that_proves_is_no_name() -> Result<()> {
     Ok(())
 }
 
+/// As long as there is no key to prove with, an address of such a node names who has it there, as those of all other nodes do.
+#[test]
+fn without_a_key_nobody_is_asked_for_proof() -> Result<()> {
+    let mut nodes = nodes("nodes-unkeyed")?;
+    nodes.uses(0)?;
+    assert_eq!(nodes.client.talk(nodes.server.v4(80))?, "ok");
+    let record = nodes.record("destination")?;
+    assert!(
+        says(&record, &nodes.client.id, &nodes.server.id, "ALLOW", "rule"),
+        "{record}"
+    );
+    assert_eq!(record["proof"], "none:absent");
+    Ok(())
+}
+
+/// A port of the other node that leads to a workload there: the source calls the node, and proves to the workload that answers
+/// who it is.
+#[test]
+fn behind_a_port_of_another_node_the_source_is_proven() -> Result<()> {
+    let node: Ipv4Addr = "10.99.200.1".parse()?;
+    let mut nodes = nodes_with(
+        "nodes-port",
+        &policy().allow("client", "remote-node", TCP, "30080"),
+    )?;
+    nodes.is_a_node(node)?;
+    translate(&nodes.client, node, 30_080, &nodes.server)?;
+    assert_eq!(nodes.client.talk(SocketAddr::new(node.into(), 30_080))?, "ok");
+    let record = nodes.record("source")?;
+    assert!(
+        says(&record, &nodes.client.id, "remote-node", "ALLOW", "rule"),
+        "{record}"
+    );
+    assert_eq!(record["proof"], "source");
+    let record = nodes.record("destination")?;
+    assert!(
+        says(&record, &nodes.client.id, &nodes.server.id, "ALLOW", "rule"),
+        "{record}"
+    );
+    assert_eq!(record["proof"], "source");
+    assert_eq!(nodes.agent.counter("tags_invalid")?, 0);
+    Ok(())
+}
+
+/// What is masqueraded on its way between nodes comes from the node.
+#[test]
+fn behind_a_masquerade_it_is_the_node() -> Result<()> {
+    let node: Ipv4Addr = "10.99.200.1".parse()?;
+    let mut nodes = nodes_with(
+        "nodes-masquerade",
+        &policy().allow("remote-node", "server", TCP, "80"),
+    )?;
+    nodes.is_a_node(node)?;
+    nodes.client.host.add_address(&format!("{node}/16"))?;
+    nat(
+        &nodes.client,
+        &format!(
+            "POSTROUTING -d {} -j SNAT --to-source {node}",
+            nodes.server.host.ipv4
+        ),
+    )?;
+    assert_eq!(nodes.client.talk(nodes.server.v4(80))?, "ok");
+    assert_eq!(nodes.record("source")?["proof"], "none:absent");
+    let record = nodes.record("destination")?;
+    assert!(
+        says(&record, "remote-node", &nodes.server.id, "ALLOW", "rule"),
+        "{record}"
+    );
+    assert_eq!(record["proof"], "none:tag_invalid");
+    Ok(())
+}
+
 /// As long as there is no key, nothing is sent, and names are those of addresses.
 #[test]
 fn without_a_key_nothing_is_sent() -> Result<()> {
@@ -279,21 +367,7 @@ fn who_answers_from_behind_a_virtual_address_says_on_which_node_he_is() -> Resul
     control.set(0, Control { flags, ..before }, 0)?;
 
     nodes.client.host.add_route("10.96.0.0/16")?;
-    let rule = format!(
-        "-w -t nat -A OUTPUT -d {address} -p tcp --dport 8000 -j DNAT --to-destination {}:80",
-        nodes.server.host.ipv4
-    );
-    let output = nodes
-        .client
-        .host
-        .command("iptables")
-        .args(rule.split_whitespace())
-        .output()?;
-    ensure!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    translate(&nodes.client, address, 8000, &nodes.server)?;
     assert_eq!(nodes.client.talk(SocketAddr::new(address.into(), 8000))?, "ok");
     let record = nodes.record("source")?;
     assert!(

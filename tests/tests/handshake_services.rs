@@ -5,8 +5,9 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use serde_json::{Value, json};
+use zt_tests::nat::{nat, translate_to};
 use zt_tests::pair::any;
 use zt_tests::services::{SERVICES, SLICES, service, slice};
 use zt_tests::trail::{party, says};
@@ -65,26 +66,7 @@ fn to() -> SocketAddr {
 
 /// Has a namespace translate the virtual address, as a node does.
 fn translate(party: &Party, to: &Party, port: u16) -> Result<()> {
-    let destination = format!("{}:{port}", to.host.ipv4);
-    nat(
-        party,
-        &format!("OUTPUT -d {VIRTUAL} -p tcp --dport {PORT} -j DNAT --to-destination {destination}"),
-    )
-}
-
-fn nat(party: &Party, rule: &str) -> Result<()> {
-    let arguments = format!("-w -t nat -A {rule}");
-    let output = party
-        .host
-        .command("iptables")
-        .args(arguments.split_whitespace())
-        .output()?;
-    ensure!(
-        output.status.success(),
-        "iptables {arguments}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(())
+    translate_to(party, VIRTUAL, PORT, to, port).map(drop)
 }
 
 impl World {
@@ -297,5 +279,24 @@ fn behind_a_masquerade_names_are_those_of_addresses() -> Result<()> {
         record["observer"] == "destination" && record["source"]["address"] == json!(other)
     })?;
     assert_ne!(party(&arrived[0]["source"]), world.client.id);
+    Ok(())
+}
+
+/// A workload that is led back to itself, without a masquerade, is proven to itself.
+#[test]
+fn who_is_behind_its_own_service_is_proven() -> Result<()> {
+    let policy = Policy::new("hairpin").allow("client", "client", TCP, "80");
+    let mut world = world("front-hairpin", &policy)?;
+    world.client.serve(any(80))?.local()?;
+    world.behind(&[80], &[&world.client])?;
+    translate(&world.client, &world.client, 80)?;
+    assert_eq!(world.client.talk(to())?, "ok");
+    let id = world.client.id.clone();
+    let records = world
+        .agent
+        .records("decision=ALLOW", 1, |record| party(&record["source"]) == id)?;
+    assert_eq!(party(&records[0]["destination"]), id, "{records:?}");
+    assert_eq!(records[0]["proof"], "mutual", "{records:?}");
+    assert_eq!(world.agent.counter("agreed")?, 1);
     Ok(())
 }

@@ -8,10 +8,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde_json::json;
 use zt_common::ABI_VERSION;
-use zt_tests::hooks::{attached, bpftool, exists, pins};
+use zt_tests::hooks::{attached, bpftool, exists, pins, runs};
 use zt_tests::pair::{any, pair, policy};
 use zt_tests::probe::{Flood, Operation, TIMEOUT};
-use zt_tests::{Party, Policy, Scene, eventually};
+use zt_tests::{Party, Policy, Scene, TCP, eventually};
 
 fn two(label: &str) -> Result<(Scene, Party, Party)> {
     let (scene, mut server, client) = pair(label)?;
@@ -129,5 +129,52 @@ fn detach_removes_every_version_and_says_what_it_cannot() -> Result<()> {
     let output = agent.command(&["detach", "--yes"]).output()?;
     assert!(output.status.success());
     assert!(!directory.exists());
+    Ok(())
+}
+
+/// Two versions beside each other do not write into the same handshakes, and what the old one asked of those who listen is asked
+/// of nobody whom they accept.
+#[test]
+fn a_new_version_takes_over_what_handshakes_bear() -> Result<()> {
+    let (scene, mut server, mut client) = two("versions-proof")?;
+    let directory = scene.sandbox().pins()?;
+    let mut agent = scene
+        .agent(&policy().allow("client", "server", TCP, "82"))?
+        .config("handshake", json!("auto"))
+        .start()?;
+    server.serve(any(82))?.local()?;
+    assert_eq!(client.talk(server.v4(82))?, "ok");
+    client.send(Operation::ConnectMany(Flood {
+        duration: Some(Duration::from_secs(8)),
+        pace: Some(Duration::from_micros(500)),
+        echo: true,
+        to: vec![server.v4(80), server.v4(82)],
+        ..Flood::new(server.v4(80), u64::MAX)
+    }))?;
+    assert!(agent.terminate()?.success());
+    as_version(&directory, "v0")?;
+    agent.restart()?;
+    let reply = client.wait()?.ok()?;
+    for outcome in &reply.outcomes {
+        assert_eq!(outcome.counts.keys().collect::<Vec<_>>(), ["ok"], "{reply:?}");
+    }
+    assert_eq!(client.talk(server.v6(82))?, "ok");
+    agent.records("decision=ALLOW", 1, |record| {
+        record["destination"]["address"] == json!(server.host.ipv6) && record["proof"] == "mutual"
+    })?;
+
+    // Nothing of ours runs for what is sent on a connection.
+    let programs = attached(scene.sandbox().managed())?;
+    let program = programs.iter().find(|program| program.hook.ends_with("sock_ops"));
+    let program = program.context("the program of handshakes")?.id;
+    let socket = client.connect(server.v4(82))?.handle()?;
+    let ran = runs(program, || {
+        for _ in 0..50 {
+            client.send_text(socket, "word")?.ok()?;
+            client.receive(socket)?.ok()?;
+        }
+        Ok(())
+    })?;
+    assert!(ran < 50, "{ran} runs for 200 segments");
     Ok(())
 }

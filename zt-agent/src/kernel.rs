@@ -37,7 +37,7 @@ mod urgent;
 mod versions;
 
 use std::collections::HashMap;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -111,6 +111,8 @@ pub struct Kernel {
     keys: Keys,
     nodes: Nodes,
     connections: MapData,
+    /// The socket storage of other versions, as long as there are listeners that only they know.
+    elders: Vec<OwnedFd>,
     attached: Vec<Attached>,
     guards: Guards,
     table: Option<Arc<AllowTable>>,
@@ -141,6 +143,7 @@ impl Kernel {
         let nodes = Nodes::open(&pins)?;
         let connections = load::open(&pins, names::CONNECTIONS)?;
         let guards = Guards::new(&pins)?;
+        let elders = versions::sockets_of_others(&pins);
         Ok(Self {
             pins,
             loaded,
@@ -148,6 +151,7 @@ impl Kernel {
             keys,
             nodes,
             connections,
+            elders,
             attached: Vec::new(),
             guards,
             table: None,

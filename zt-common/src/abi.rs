@@ -5,8 +5,10 @@
 //! [`crate::identity`]; a `workload` is the cgroup id under which `zt_workloads` knows it.
 
 mod nodes;
+mod sources;
 
 pub use self::nodes::{Homes, KeyId, MOST_HOMES, Node, NodeKey, ResidentKey, WITHIN};
+pub use self::sources::{SOURCE_LIFE, Source, SourceKey};
 use crate::address::Address;
 
 /// Value of `zt_workloads`, keyed by cgroup id (`u64`).
@@ -130,7 +132,8 @@ pub struct Socket {
     pub port: u16,
     /// See `address`.
     pub protocol: u8,
-    /// Or of the `SOCKET_` constants.
+    /// Or of the `SOCKET_` constants. At this place in every version of the layout, as [`SOCKET_WRITES`] is the same bit in
+    /// every version: what an older version asked of a listener outlives it.
     pub flags: u8,
     /// Always zero.
     pub reserved: u32,
@@ -140,13 +143,11 @@ pub struct Socket {
 pub const SOCKET_NOTED: u8 = 1;
 /// The socket calls a peer of this node, and `zt_connections` had no room to say so.
 pub const SOCKET_HERE: u8 = 2;
-/// As [`SOCKET_HERE`], and the peer is in the same network namespace.
-pub const SOCKET_LOCAL: u8 = 4;
 /// It was us who asked for the callbacks that write the identity option into a listener's answers.
 pub const SOCKET_WRITES: u8 = 8;
 /// The listener keeps the SYNs of what it has not accepted yet: where there is none, a SYN cookie took its place.
 pub const SOCKET_KEEPS: u8 = 16;
-/// The socket calls a virtual address, and `zt_connections` had no room to say so.
+/// As [`SOCKET_HERE`], of one that calls somebody of whom it is not known where he is.
 pub const SOCKET_FRONT: u8 = 32;
 
 /// Value of `zt_connections`, keyed by socket cookie (`u64`): a live admitted connection, TCP or connected UDP.
@@ -227,7 +228,7 @@ pub const CONNECTION_INBOUND: u32 = 2;
 pub const CONNECTION_SOURCE_MANAGED: u32 = 4;
 /// The socket is of the IPv6 family, whatever form its addresses have.
 pub const CONNECTION_IPV6: u32 = 8;
-/// The other end is on this node, and looks the source up in `zt_sources`.
+/// The other end is on this node.
 pub const CONNECTION_HERE: u32 = 16;
 /// The other end is in the same network namespace.
 pub const CONNECTION_LOCAL: u32 = 32;
@@ -249,43 +250,11 @@ pub const CONNECTION_PORTS: u32 = 4096;
 pub const CONNECTION_REQUIRES: u32 = 8192;
 /// The other end proved in the handshake who it is.
 pub const CONNECTION_PROVEN: u32 = 16_384;
-
-/// Key of `zt_sources` (LRU): a TCP connection that a managed socket of this node began, so that the receiving end
-/// knows whose it is. Written before the first SYN leaves, and left to be displaced by newer ones.
-///
-/// Of one to a virtual address the destination is not known: its address and port are zeros.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct SourceKey {
-    /// Cookie of the namespace when both ends are in it, else 0.
-    pub netns: u64,
-    /// Source address.
-    pub source: Address,
-    /// Destination address.
-    pub destination: Address,
-    /// Source port.
-    pub source_port: u16,
-    /// Destination port, as the source's socket sees it.
-    pub destination_port: u16,
-    /// IP protocol number.
-    pub protocol: u8,
-    /// Always zero.
-    pub reserved: [u8; 3],
-}
-
-/// Value of `zt_sources`.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Source {
-    /// The workload whose socket it is.
-    pub workload: u64,
-    /// Its identity at the time.
-    pub identity: u64,
-    /// The sequence number of its SYN: another connection from the same port begins with another.
-    pub sequence: u32,
-    /// Always zero.
-    pub reserved: u32,
-}
+/// As [`CONNECTION_PORTS`], because the destination is a node's address, of which nobody says where it may lead (a port of the
+/// host, `hostPort`, `NodePort`): who answers is not judged by his own name.
+pub const CONNECTION_TRANSLATED: u32 = 32_768;
+/// The other end is a workload of another node: its SYN leads back here in no case.
+pub const CONNECTION_ELSEWHERE: u32 = 65_536;
 
 /// Key of `zt_flows` and `zt_denied_flows` (LRU): a UDP flow as one workload sees it.
 ///
@@ -372,8 +341,7 @@ const _: () = assert!(size_of::<Peer>() == 16);
 const _: () = assert!(size_of::<ServiceKey>() == 20);
 const _: () = assert!(size_of::<Service>() == 16);
 const _: () = assert!(size_of::<Socket>() == 48);
+const _: () = assert!(core::mem::offset_of!(Socket, flags) == 43 && SOCKET_WRITES == 8);
 const _: () = assert!(size_of::<Connection>() == 128);
-const _: () = assert!(size_of::<SourceKey>() == 48);
-const _: () = assert!(size_of::<Source>() == 24);
 const _: () = assert!(size_of::<FlowKey>() == 32);
 const _: () = assert!(size_of::<FlowState>() == 48);

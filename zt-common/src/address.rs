@@ -67,6 +67,17 @@ impl Address {
         a | b | d == 0 && (c == 0 || c == MAPPED)
     }
 
+    /// The address as tags cover it: before a loopback address, which every network namespace has, stands the cookie of its own.
+    #[inline(always)]
+    #[must_use]
+    pub const fn within(&self, netns: u64) -> Self {
+        if !self.is_loopback() {
+            return *self;
+        }
+        let [_, _, c, d] = self.words();
+        Self::from_words([((netns >> 32) as u32).to_be(), (netns as u32).to_be(), c, d])
+    }
+
     /// `127.0.0.0/8` or `::1`.
     #[inline(always)]
     pub const fn is_loopback(&self) -> bool {
@@ -143,6 +154,20 @@ mod tests {
         assert_eq!(Address::from(plain), Address::from(mapped));
         assert!(Address::from(mapped).is_loopback());
         assert!(Address::from("::ffff:0.0.0.0".parse::<IpAddr>().expect("literal")).is_unspecified());
+    }
+
+    #[test]
+    fn a_loopback_address_is_one_of_its_namespace() {
+        let netns = 0x0102_0304_0506_0708;
+        for text in ["127.0.0.1", "127.9.8.7", "::1"] {
+            let address = Address::from(text.parse::<IpAddr>().expect("literal"));
+            let within = address.within(netns);
+            assert_eq!(within.0[..8], [1, 2, 3, 4, 5, 6, 7, 8], "{text}");
+            assert_eq!(within.0[8..], address.0[8..], "{text}");
+            assert_ne!(within, address.within(netns + 1), "{text}");
+        }
+        let other = Address::from("10.0.0.1".parse::<IpAddr>().expect("literal"));
+        assert_eq!(other.within(netns), other);
     }
 
     #[test]

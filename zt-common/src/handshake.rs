@@ -32,6 +32,18 @@ impl Bits {
         Self(if resend { epoch | Self::RESEND } else { epoch })
     }
 
+    /// As a number.
+    #[inline(always)]
+    pub const fn number(self) -> u8 {
+        self.0
+    }
+
+    /// From the number that they are.
+    #[inline(always)]
+    pub const fn from_number(number: u8) -> Self {
+        Self(number)
+    }
+
     /// The epoch of the key, modulo four.
     #[inline(always)]
     pub const fn epoch(self) -> u64 {
@@ -69,7 +81,7 @@ impl IdentityOption {
 
     /// An option with its tag.
     #[inline(always)]
-    const fn new(identity: u64, bits: Bits, mac: u64) -> Self {
+    pub const fn new(identity: u64, bits: Bits, mac: u64) -> Self {
         let word = (bits.0 as u64) << 60 | mac & Self::MAC_MASK;
         Self([
             Self::HEADER,
@@ -102,6 +114,12 @@ impl IdentityOption {
     #[inline(always)]
     pub const fn bits(&self) -> Bits {
         Bits((u32::from_be(self.0[3]) >> 28) as u8)
+    }
+
+    /// Whether it proves what this tag is over.
+    #[inline(always)]
+    pub const fn has(&self, mac: u64) -> bool {
+        !self.bits().deferred() && mac & Self::MAC_MASK == self.mac()
     }
 
     #[inline(always)]
@@ -138,29 +156,31 @@ impl IdentityOption {
 }
 
 /// What a tag covers, beside the identity that the option names.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Message {
-    direction: u8,
-    /// 1 in a SYN-ACK that answers an option which is deferred.
-    deferred: u8,
-    /// Source port, as the source's socket has it.
-    port: u16,
-    /// In a SYN: the port that policy speaks about.
-    target_port: u16,
-    /// The SYN's sequence number.
-    syn: u32,
-    /// The SYN-ACK's sequence number; 0 in a SYN.
-    answer: u32,
     /// The identity of who shall read it; 0 for whoever does.
     pub audience: u64,
     /// Source address, as the source's socket has it.
     address: Address,
+    /// The SYN's sequence number.
+    syn: u32,
+    /// The SYN-ACK's sequence number; 0 in a SYN.
+    answer: u32,
+    /// Source port, as the source's socket has it.
+    port: u16,
+    /// In a SYN: the port that policy speaks about.
+    target_port: u16,
+    direction: u8,
+    /// 1 in a SYN-ACK that answers an option which is deferred.
+    deferred: u8,
+    reserved: u16,
 }
 
 /// The end of a connection that began it, as its own socket has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// Address.
+    /// Address, as [`Address::within`] says it.
     pub address: Address,
     /// Port.
     pub port: u16,
@@ -182,6 +202,7 @@ impl Message {
             answer: 0,
             audience,
             address: caller.address,
+            reserved: 0,
         }
     }
 
@@ -198,6 +219,7 @@ impl Message {
             answer,
             audience: source,
             address: caller.address,
+            reserved: 0,
         }
     }
 
@@ -213,11 +235,13 @@ impl Message {
             answer,
             audience,
             address: caller.address,
+            reserved: 0,
         }
     }
 
+    /// The tag over all of this.
     #[inline(always)]
-    const fn mac(&self, key: &Key, identity: u64, bits: Bits) -> u64 {
+    pub const fn mac(&self, key: &Key, identity: u64, bits: Bits) -> u64 {
         let [a, b, c, d] = self.address.words();
         // What comes first on the wire is lowest: `SipHash` reads little-endian words.
         siphash_2_4(
@@ -248,12 +272,12 @@ impl Message {
     /// Whether whoever sent the option has the key, and meant all of this.
     #[inline(always)]
     pub const fn verifies(&self, key: &Key, option: &IdentityOption) -> bool {
-        let bits = option.bits();
-        !bits.deferred() && self.mac(key, option.identity(), bits) & IdentityOption::MAC_MASK == option.mac()
+        option.has(self.mac(key, option.identity(), option.bits()))
     }
 }
 
 const _: () = assert!(size_of::<IdentityOption>() == OPTION_BYTES as usize);
+const _: () = assert!(size_of::<Message>() == 40);
 
 #[cfg(all(test, feature = "user"))]
 mod tests;

@@ -21,7 +21,9 @@ pub const CONTROL: &str = "zt_control";
 pub const SOCKETS: &str = "zt_sockets";
 /// Live admitted connections.
 pub const CONNECTIONS: &str = "zt_connections";
-/// Flows begun by managed sockets of this node.
+/// Workload → how many live admitted connections.
+pub const SHARES: &str = "zt_shares";
+/// SYNs that managed sockets of this node have sent.
 pub const SOURCES: &str = "zt_sources";
 /// Node → epoch of the key in use towards it.
 pub const NODES: &str = "zt_nodes";
@@ -48,7 +50,7 @@ pub const COUNTERS: &str = "zt_counters";
 pub const HANDSHAKES: &str = "ZT_HANDSHAKES";
 
 /// Every pinned map.
-pub const MAPS: [&str; 21] = [
+pub const MAPS: [&str; 22] = [
     WORKLOADS,
     LISTENERS,
     LOCAL,
@@ -59,6 +61,7 @@ pub const MAPS: [&str; 21] = [
     CONTROL,
     SOCKETS,
     CONNECTIONS,
+    SHARES,
     SOURCES,
     NODES,
     RESIDENTS,
@@ -99,6 +102,10 @@ pub const MAX_RESIDENTS: u32 = 131_072;
 pub const MAX_HOMES: u32 = 65_536;
 /// Most workloads (cgroups) on one node.
 pub const MAX_WORKLOADS: u32 = 65_536;
+/// Most live connections of all workloads of a node together; one between two of them counts twice.
+pub const MAX_CONNECTIONS: u32 = 262_144;
+/// Most of these that one workload may have.
+pub const CONNECTION_SHARE: u32 = MAX_CONNECTIONS / 4;
 /// Most known peer addresses.
 pub const MAX_PEERS: u32 = 262_144;
 /// Most virtual places: address, port and protocol of a service.

@@ -1,35 +1,82 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What an admission leaves behind: the connection for a later sweep, and the source for the other end to find.
+//! What an admission leaves behind: the connection, for the end of its handshake and for a later sweep.
 
-use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST, bpf_sock};
-use zt_common::abi::{Connection, Socket, Source, SourceKey};
+use aya_ebpf::bindings::{BPF_EXIST, BPF_NOEXIST, bpf_sock};
+use zt_common::abi::{Connection, Socket};
 use zt_common::address::Address;
 use zt_common::counter::Counter;
 use zt_common::event::Hook;
+use zt_common::names::CONNECTION_SHARE;
 use zt_common::proof::Proof;
 
 use crate::call::TCP;
 use crate::emit::Told;
 use crate::{context, emit, maps};
 
-/// Files a connection under its socket's cookie; whether there was room for it.
+/// Files a connection under its socket's cookie; whether there was room for it, and its workload had not had its share.
 #[inline(always)]
 pub fn connection(cookie: u64, connection: &Connection) -> bool {
-    if maps::zt_connections
-        .insert(cookie, connection, u64::from(BPF_NOEXIST))
-        .is_ok()
-    {
+    if file(cookie, connection) != 0 {
         return true;
     }
     // What an earlier call on this socket left, which failed before it sent anything, and has no record yet.
     tell(cookie, Proof::Unanswered);
     let filed = maps::zt_connections
-        .insert(cookie, connection, u64::from(BPF_ANY))
+        .insert(cookie, connection, u64::from(BPF_EXIST))
         .is_ok();
     if !filed {
         emit::count(Counter::ConnectionsFull);
     }
     filed
+}
+
+/// Files what was not there before, if there is room.
+///
+/// Not a *global* function of the object: kernels before 6.2 take no value for a map from one's arguments.
+#[inline(never)]
+fn file(cookie: u64, connection: &Connection) -> u32 {
+    if has_room(connection.workload)
+        && maps::zt_connections
+            .insert(cookie, connection, u64::from(BPF_NOEXIST))
+            .is_ok()
+    {
+        take_room(connection.workload);
+        return 1;
+    }
+    0
+}
+
+/// Whether a workload may file one more. Numbers below zero come of two who change one at a time.
+#[inline(always)]
+fn has_room(workload: u64) -> bool {
+    // SAFETY: read once, copied at once.
+    match unsafe { maps::zt_shares.get(workload) } {
+        Some(filed) => (*filed as i64) < CONNECTION_SHARE as i64,
+        None => true,
+    }
+}
+
+#[inline(always)]
+fn take_room(workload: u64) {
+    if maps::zt_shares
+        .insert(workload, 1, u64::from(BPF_NOEXIST))
+        .is_err()
+        && let Some(filed) = maps::zt_shares.get_ptr_mut(workload)
+    {
+        // SAFETY: a live entry, changed atomically.
+        unsafe { context::add(filed, 1) };
+    }
+}
+
+#[inline(always)]
+fn give_room(workload: u64) {
+    if let Some(filed) = maps::zt_shares.get_ptr_mut(workload) {
+        // SAFETY: as above.
+        let before = unsafe { context::fetch_add(filed, u64::MAX) };
+        if before as i64 <= 1 {
+            let _ = maps::zt_shares.remove(workload);
+        }
+    }
 }
 
 /// Keeps with the socket itself whose connection it is, where `zt_connections` was full: the other end on this node
@@ -78,53 +125,29 @@ pub fn tell(cookie: u64, proof: Proof) {
 /// A connection is over; if it has no record yet, nobody answered.
 #[inline(always)]
 pub fn closed(cookie: u64) {
+    zt_closed(cookie);
+}
+
+/// [`closed`], as a *global* function of the object.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn zt_closed(cookie: u64) -> u32 {
     tell(cookie, Proof::Unanswered);
     gone(cookie);
+    0
 }
 
 /// Forgets a connection.
 #[inline(always)]
 pub fn gone(cookie: u64) {
-    // Absent for what was never admitted: nothing to forget.
-    let _ = maps::zt_connections.remove(cookie);
-}
-
-/// Where the other end will look for whose connection this is. Zeros for the destination of one to a virtual address, as
-/// nobody knows what becomes of that.
-pub struct Begun {
-    pub netns: u64,
-    pub source: Address,
-    pub destination: Address,
-    pub source_port: u16,
-    pub destination_port: u16,
-    pub protocol: u8,
-}
-
-impl Begun {
-    /// Its key in `zt_sources`.
-    #[inline(always)]
-    pub fn key(&self) -> SourceKey {
-        SourceKey {
-            netns: self.netns,
-            source: self.source,
-            destination: self.destination,
-            source_port: self.source_port,
-            destination_port: self.destination_port,
-            protocol: self.protocol,
-            reserved: [0; 3],
-        }
-    }
-}
-
-/// Says whose connection this is, whose SYN has this sequence number.
-#[inline(always)]
-pub fn source(begun: &Begun, workload: u64, identity: u64, sequence: u32) {
-    let source = Source {
-        workload,
-        identity,
-        sequence,
-        reserved: 0,
+    // SAFETY: read once, copied at once.
+    let Some(connection) = (unsafe { maps::zt_connections.get(cookie) }) else {
+        // It was never admitted: nothing to forget.
+        return;
     };
-    // An LRU map evicts rather than fails; a lost entry means naming the source by its address.
-    let _ = maps::zt_sources.insert(begun.key(), source, u64::from(BPF_ANY));
+    let workload = connection.workload;
+    // Of two who do so at a time, one has removed it.
+    if maps::zt_connections.remove(cookie).is_ok() {
+        give_room(workload);
+    }
 }

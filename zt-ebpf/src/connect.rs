@@ -5,13 +5,14 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use zt_common::abi::{
-    CONNECTION_DENIED, CONNECTION_ENFORCED, CONNECTION_ESTABLISHED, CONNECTION_HERE, CONNECTION_INBOUND,
-    CONNECTION_IPV6, CONNECTION_LOCAL, CONNECTION_PORTS, CONNECTION_REQUIRES, Connection, SOCKET_FRONT,
-    SOCKET_HERE, SOCKET_LOCAL,
+    CONNECTION_DENIED, CONNECTION_ELSEWHERE, CONNECTION_ENFORCED, CONNECTION_ESTABLISHED, CONNECTION_FRONT,
+    CONNECTION_HERE, CONNECTION_INBOUND, CONNECTION_IPV6, CONNECTION_LOCAL, CONNECTION_PORTS,
+    CONNECTION_REQUIRES, CONNECTION_TRANSLATED, Connection, SOCKET_FRONT, SOCKET_HERE,
 };
 use zt_common::address::Address;
 use zt_common::entry::Flow;
 use zt_common::event::{Hook, IPV6};
+use zt_common::identity;
 use zt_common::proof::Proof;
 use zt_common::verdict::{Reason, Verdict};
 
@@ -111,10 +112,13 @@ fn connect(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
             entry.node = party.node;
         }
         entry.flags |= party.front;
+        if party.identity == identity::HOST || party.identity == identity::REMOTE_NODE && entry.node != 0 {
+            entry.flags |= CONNECTION_FRONT | CONNECTION_PORTS | CONNECTION_TRANSLATED;
+        }
         proves = party.here || party.front != 0 || entry.node != 0;
     }
     // Of several ports behind a virtual address nobody could say whether who answers is one of those.
-    if !proves || party.front & CONNECTION_PORTS != 0 {
+    if !proves || entry.flags & CONNECTION_PORTS != 0 {
         verdict = verdict.unproven();
     }
     if verdict.proof {
@@ -131,6 +135,9 @@ fn connect(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
     }
     if party.local {
         entry.flags |= CONNECTION_LOCAL;
+    }
+    if party.node != 0 && identity::is_workload(party.identity) {
+        entry.flags |= CONNECTION_ELSEWHERE;
     }
     if !verdict.allowed {
         entry.flags |= CONNECTION_DENIED;
@@ -156,18 +163,10 @@ fn connect(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
         }
     }
     if !filed && protocol == TCP {
-        let mut flags = 0;
-        if party.here {
-            flags |= SOCKET_HERE;
-        }
-        if party.local {
-            flags |= SOCKET_LOCAL;
-        }
-        if proves && party.front != 0 {
-            flags |= SOCKET_FRONT;
-        }
-        if flags != 0 {
-            admit::unfiled(socket_of(ctx.sock_addr), own.workload, netns, flags);
+        let known = party.here && entry.flags & CONNECTION_FRONT == 0;
+        if known || entry.flags & CONNECTION_ELSEWHERE == 0 && option::is_on(control) {
+            let flag = if known { SOCKET_HERE } else { SOCKET_FRONT };
+            admit::unfiled(socket_of(ctx.sock_addr), own.workload, netns, flag);
         }
     }
     if !filed || entry.started == 0 {

@@ -7,12 +7,11 @@
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::programs::SockOpsContext;
 use zt_common::abi::{
-    CONNECTION_DENIED, CONNECTION_ENFORCED, CONNECTION_ESTABLISHED, CONNECTION_FRONT, CONNECTION_HERE,
-    CONNECTION_INBOUND, CONNECTION_IPV6, CONNECTION_LOCAL, CONNECTION_OFFERS, CONNECTION_PORTS,
-    CONNECTION_PROVEN, CONNECTION_REQUIRES, CONNECTION_RESENDS, CONNECTION_SOURCE_MANAGED, Connection,
-    MODE_ENFORCE, SOCKET_FRONT, SOCKET_HERE, SOCKET_KEEPS, SOCKET_LOCAL, SOCKET_NOTED, SOCKET_WRITES,
+    CONNECTION_DENIED, CONNECTION_ENFORCED, CONNECTION_ESTABLISHED, CONNECTION_INBOUND, CONNECTION_IPV6,
+    CONNECTION_OFFERS, CONNECTION_PORTS, CONNECTION_PROVEN, CONNECTION_REQUIRES, CONNECTION_RESENDS,
+    CONNECTION_SOURCE_MANAGED, CONNECTION_TRANSLATED, Connection, MODE_ENFORCE, SOCKET_KEEPS, SOCKET_NOTED,
+    SOCKET_WRITES,
 };
-use zt_common::address::Address;
 use zt_common::counter::Counter;
 use zt_common::entry::Flow;
 use zt_common::event::{Hook, REFUSED_SOCKET};
@@ -20,70 +19,14 @@ use zt_common::identity;
 use zt_common::proof::Proof;
 use zt_common::verdict::Reason;
 
-use crate::admit::Begun;
 use crate::call::TCP;
 use crate::emit::Told;
-use crate::ends::{ends, opens, socket_of, unacknowledged, watch_close, write_no_options};
+use crate::ends::{ends, socket_of, watch_close, write_no_options};
 use crate::lookup::{self, Target};
 use crate::origin::Origin;
 use crate::own::Own;
 use crate::proof::Claim;
-use crate::{admit, context, emit, fence, judge, maps, option, proof};
-
-/// Before the SYN leaves: tells the other end, where it is on this node, whose connection this is.
-///
-/// Not later: a SYN that carries data (Fast Open) makes the destination's socket before the source has heard anything.
-#[inline(never)]
-pub fn begun(ctx: &SockOpsContext) {
-    if !opens(ctx) {
-        return;
-    }
-    let filed = maps::zt_connections.get_ptr_mut(context::socket_cookie(ctx.as_ptr()));
-    // SAFETY: the entry belongs to this socket.
-    let (here, local, front, netns, workload, source) = match filed.map(|place| unsafe { &mut *place }) {
-        Some(connection) => {
-            option::offer(ctx, connection);
-            (
-                connection.flags & CONNECTION_HERE != 0,
-                connection.flags & CONNECTION_LOCAL != 0,
-                connection.flags & CONNECTION_FRONT != 0,
-                connection.netns,
-                connection.workload,
-                connection.source,
-            )
-        }
-        // There was no room for it, or nobody of ours called.
-        None => match context::stored(socket_of(ctx)) {
-            Some(socket) => (
-                socket.flags & SOCKET_HERE != 0,
-                socket.flags & SOCKET_LOCAL != 0,
-                socket.flags & SOCKET_FRONT != 0,
-                socket.netns,
-                socket.workload,
-                identity::UNKNOWN,
-            ),
-            None => (false, false, false, 0, 0, 0),
-        },
-    };
-    if !here && !front {
-        return;
-    }
-    let ends = ends(ctx);
-    let mut begun = Begun {
-        netns: if local { netns } else { 0 },
-        source: ends.local,
-        destination: ends.remote,
-        source_port: ends.local_port,
-        destination_port: ends.remote_port,
-        protocol: TCP,
-    };
-    if front {
-        begun.destination = Address::UNSPECIFIED_V6;
-        begun.destination_port = 0;
-    }
-    // Not the next to be sent: the kernel asks for the time-out again before it repeats the SYN.
-    admit::source(&begun, workload, source, unacknowledged(ctx));
-}
+use crate::{admit, context, emit, fence, judge, maps, option, proof, sender};
 
 /// The source's end. `connect` decided before the socket had a port, and policy may have changed since: a swap that
 /// fell between is caught here, because the sweep could not yet see this socket.
@@ -93,6 +36,7 @@ pub fn begun(ctx: &SockOpsContext) {
 pub fn active(ctx: &SockOpsContext, passive: bool, claim: &mut Claim) -> bool {
     let cookie = context::socket_cookie(ctx.as_ptr());
     let Some(place) = maps::zt_connections.get_ptr_mut(cookie) else {
+        sender::taken(ctx, false);
         return false;
     };
     let ends = ends(ctx);
@@ -111,6 +55,10 @@ pub fn active(ctx: &SockOpsContext, passive: bool, claim: &mut Claim) -> bool {
         } else {
             proof::of_destination(ctx, connection, claim);
         }
+        if claim.is_invalid() && connection.flags & CONNECTION_TRANSLATED != 0 {
+            // From behind a node's address, of whose key nobody knows: it names nobody, and the address is judged anyway.
+            claim.proof = Proof::Absent as u32;
+        }
         if claim.resend != 0 {
             connection.flags |= CONNECTION_RESENDS;
             connection.node = claim.node;
@@ -122,6 +70,7 @@ pub fn active(ctx: &SockOpsContext, passive: bool, claim: &mut Claim) -> bool {
             connection.flags |= CONNECTION_PROVEN;
         }
     }
+    sender::taken(ctx, claim.is_proven() && (!other || claim.resend != 0));
     let unproven = connection.flags & CONNECTION_REQUIRES != 0 && !claim.is_proven();
     // A record that names who was thought to be there would be of a connection that never was.
     if connection.started != 0 && !other && !unproven && !claim.is_invalid() {

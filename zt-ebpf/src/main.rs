@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! zt's kernel programs: one file a hook, thin. All maps are in `maps`, all shared logic in `own` (who acts),
-//! `lookup` and `origin` (who the other is), `judge` (what policy says), `admit` (what an admission leaves behind), `option`
+//! `lookup`, `origin` and `sender` (who the other is), `judge` (what policy says), `admit` (what an admission leaves behind), `option`
 //! and `proof` (identity in the handshake) and `emit` (what is told).
 //!
 //! Decisions are made at the handshake. Nothing here runs for a data segment of an established TCP connection; the
@@ -28,6 +28,7 @@ mod option;
 mod origin;
 mod own;
 mod proof;
+mod sender;
 mod sendmsg;
 mod sock_ops;
 mod socket;

@@ -18,8 +18,8 @@ use zt_common::counter::Counter;
 use zt_common::entry::{AllowEntry, AllowKey};
 use zt_common::event::DecisionEvent;
 use zt_common::names::{
-    MAX_HOMES, MAX_KEYS, MAX_LOCAL, MAX_NODES, MAX_PEERS, MAX_RESIDENTS, MAX_SERVICES, MAX_WORKLOADS,
-    NETWORK_SLOTS, RING_BYTES,
+    MAX_CONNECTIONS, MAX_HOMES, MAX_KEYS, MAX_LOCAL, MAX_NODES, MAX_PEERS, MAX_RESIDENTS, MAX_SERVICES,
+    MAX_WORKLOADS, NETWORK_SLOTS, RING_BYTES,
 };
 
 const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
@@ -49,7 +49,9 @@ pub static zt_control: Array<Control, 1> = Array::new();
 #[btf_map]
 pub static zt_sockets: ClonedStorage<Socket> = ClonedStorage::new();
 #[btf_map]
-pub static zt_connections: HashMap<u64, Connection, 131_072> = HashMap::new();
+pub static zt_connections: HashMap<u64, Connection, { MAX_CONNECTIONS as usize }, SPARSE> = HashMap::new();
+#[btf_map]
+pub static zt_shares: HashMap<u64, u64, { MAX_WORKLOADS as usize }, SPARSE> = HashMap::new();
 #[btf_map]
 pub static zt_sources: LruHashMap<SourceKey, Source, 65_536> = LruHashMap::new();
 #[btf_map]

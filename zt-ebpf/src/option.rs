@@ -47,6 +47,12 @@ pub fn is_on(control: &Control) -> bool {
     is_had() && control.flags & HANDSHAKE != 0
 }
 
+/// The same of the control that is in force.
+#[inline(always)]
+pub fn in_force() -> bool {
+    matches!(maps::zt_control.get(0), Some(control) if is_on(control))
+}
+
 #[inline(always)]
 fn key(id: KeyId) -> Option<Key> {
     // SAFETY: entries are written once; read once, copied at once.
@@ -143,7 +149,7 @@ pub fn abandon(ctx: &SockOpsContext) {
 /// A socket begins to listen: its SYNs shall be kept until their handshake is complete, and its answers written to.
 #[inline(always)]
 pub fn listen(ctx: &SockOpsContext, owner: &mut Socket) {
-    if !matches!(maps::zt_control.get(0), Some(control) if is_on(control)) {
+    if !in_force() {
         return;
     }
     if save_syn(ctx) {
@@ -284,7 +290,7 @@ fn said(ctx: &SockOpsContext, again: bool) {
     let Some(connection) = (unsafe { maps::zt_connections.get(context::socket_cookie(ctx.as_ptr())) }) else {
         return;
     };
-    let (source, node) = (connection.source, connection.node);
+    let (source, node, netns) = (connection.source, connection.node, connection.netns);
     if !is_still(connection.workload, source) {
         // Who has no identity has none to prove, nor has he who has lost it.
         return;
@@ -305,7 +311,7 @@ fn said(ctx: &SockOpsContext, again: bool) {
     let ends = ends(ctx);
     let first = unacknowledged(ctx);
     let mut caller = Caller {
-        address: ends.local,
+        address: ends.local.within(netns),
         port: ends.local_port,
         syn: first,
     };
@@ -316,7 +322,7 @@ fn said(ctx: &SockOpsContext, again: bool) {
     } else {
         Message::syn(&caller, audience, connection.target_port)
     };
-    store(ctx, &message.option(&key, source, Bits::new(epoch, again)));
+    sign(ctx, &key, &message, source, Bits::new(epoch, again));
 }
 
 /// Whether a workload has the identity that it had when it called `connect`.
@@ -343,7 +349,8 @@ fn answered(ctx: &SockOpsContext) {
         return;
     }
     let ends = ends(ctx);
-    let own = lookup::listening(context::netns_cookie(ctx.as_ptr()), &ends.local, ends.local_port);
+    let netns = context::netns_cookie(ctx.as_ptr());
+    let own = lookup::listening(netns, &ends.local, ends.local_port);
     if !identity::is_workload(own) {
         return;
     }
@@ -351,18 +358,18 @@ fn answered(ctx: &SockOpsContext) {
         return;
     };
     let caller = Caller {
-        address: ends.remote,
+        address: ends.remote.within(netns),
         port: ends.remote_port,
         syn: acknowledged.wrapping_sub(1),
     };
     let deferred = asked.bits().deferred();
     let node = if deferred {
-        origin::asking(&caller.address, caller.port, caller.syn)
+        origin::asking(ctx, &ends.remote, caller.syn)
     } else {
         if asked.bits().resend() {
             return;
         }
-        let mut node = origin::node_at(&caller.address);
+        let mut node = origin::node_at(&ends.remote);
         let mut message = Message::syn(&caller, own, ends.local_port);
         if !proof::verifies(control, node, &mut message, &asked) {
             // It may have been meant for somebody else, who is not here: its source is to hear who is.
@@ -385,10 +392,13 @@ fn answered(ctx: &SockOpsContext) {
         emit::count(Counter::OptionCookies);
     }
     let message = Message::syn_ack(&caller, asked.identity(), deferred, sequence);
-    store(
-        ctx,
-        &message.option(&key, own, Bits::new(epoch, cookie || deferred)),
-    );
+    sign(ctx, &key, &message, own, Bits::new(epoch, cookie || deferred));
+}
+
+#[inline(always)]
+fn sign(ctx: &SockOpsContext, key: &Key, message: &Message, identity: u64, bits: Bits) {
+    let tag = proof::tag(key, message, identity, bits);
+    store(ctx, &IdentityOption::new(identity, bits, tag));
 }
 
 #[inline(always)]

@@ -1,20 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Who a connection or datagram comes from, as the receiving end can know it.
 
-use aya_ebpf::EbpfContext as _;
 use aya_ebpf::programs::SockOpsContext;
-use zt_common::abi::{PEER_HERE, PEER_PROVES, Source, SourceKey};
+use zt_common::abi::{PEER_HERE, PEER_PROVES};
 use zt_common::address::Address;
-use zt_common::control::HAS_SERVICES;
 use zt_common::counter::Counter;
 use zt_common::identity;
 use zt_common::verdict::Verdict;
 
-use crate::call::TCP;
-use crate::ends::{Ends, ends, next_received};
-use crate::lookup::{is_local, network};
+use crate::lookup::network;
 use crate::proof::Claim;
-use crate::{context, emit, maps};
+use crate::sender::{Arrival, LED, MEANT, PAST};
+use crate::{emit, maps, option};
 
 /// Who a flow comes from, as the receiving end can know it.
 #[derive(Clone, Copy)]
@@ -47,8 +44,9 @@ impl Origin {
 
 /// The source of a connection: by what its SYN proves, by this node's own sockets, as an entity, by address.
 ///
-/// A tag that does not verify names nobody, and no address does in its stead; what this kernel itself knows of the very
-/// SYN stands. Nor does the address of a workload of this node name who proves nothing: its sockets do.
+/// A tag that does not verify is no better than none: whoever has one that does not could have left it out, and whose address has been
+/// translated on the way has one. It names no workload, and no address of a workload does in its stead; what this kernel itself
+/// knows of the very SYN stands. Nor does the address of a workload of this node name who proves nothing: its sockets do.
 #[inline(never)]
 pub fn origin(ctx: &SockOpsContext, claim: &Claim) -> Origin {
     if claim.is_proven() {
@@ -60,32 +58,31 @@ pub fn origin(ctx: &SockOpsContext, claim: &Claim) -> Origin {
             revision: 0,
         };
     }
-    let arrival = ends(ctx);
-    let netns = context::netns_cookie(ctx.as_ptr());
-    let local = is_local(netns, &arrival.remote);
-    // The one before the next: nothing but the SYN has been received.
-    let sequence = next_received(ctx).wrapping_sub(1);
-    if let Some(origin) = begun_here(&key_of(&arrival, if local { netns } else { 0 }), sequence) {
-        return origin;
+    let arrival = Arrival::complete(ctx);
+    let mut known = identity::UNKNOWN;
+    let how = arrival.sender(&mut known);
+    if how == MEANT || how == LED {
+        return Origin {
+            identity: known,
+            managed: true,
+            unproven: false,
+            revision: 0,
+        };
     }
-    // It may have been sent to a virtual address.
-    if has_services()
-        && let Some(origin) = begun_here(&front_key(&arrival.remote, arrival.remote_port), sequence)
-    {
-        return origin;
+    let home = arrival.is_home();
+    let bare = claim.is_absent() || claim.is_invalid();
+    // From the namespace itself, whoever is no workload is the host. With a tag that is none, he is not.
+    let unproven = how == PAST || bare && !home && would_prove(&arrival.remote);
+    if unproven && claim.is_absent() {
+        emit::count(Counter::OptionsMissing);
     }
-    // From the namespace itself, whoever is no workload is the host.
-    let unproven = claim.is_absent() && !local && would_prove(&arrival.remote);
-    if claim.is_invalid() || unproven {
-        if unproven {
-            emit::count(Counter::OptionsMissing);
-        }
+    if unproven || home && claim.is_invalid() {
         return Origin {
             unproven,
             ..Origin::NOBODY
         };
     }
-    if local {
+    if home {
         return Origin {
             identity: identity::HOST,
             managed: false,
@@ -93,47 +90,38 @@ pub fn origin(ctx: &SockOpsContext, claim: &Claim) -> Origin {
             revision: 0,
         };
     }
-    by_address(&arrival.remote)
-}
-
-/// Where a connection within the node is noted.
-#[inline(always)]
-fn key_of(arrival: &Ends, netns: u64) -> SourceKey {
-    SourceKey {
-        netns,
-        source: arrival.remote,
-        destination: arrival.local,
-        source_port: arrival.remote_port,
-        destination_port: arrival.local_port,
-        protocol: TCP,
-        reserved: [0; 3],
+    let origin = by_address(&arrival.remote);
+    if claim.is_invalid() && identity::is_workload(origin.identity) {
+        return Origin::NOBODY;
     }
+    origin
 }
 
-/// Whether one of this node's own workloads has just sent this very SYN, whoever it was meant for.
-#[inline(never)]
+/// Whether one of this node's own workloads has just sent this very SYN to this place.
+#[inline(always)]
 pub fn is_ours(ctx: &SockOpsContext, sequence: u32) -> bool {
-    let arrival = ends(ctx);
-    let netns = context::netns_cookie(ctx.as_ptr());
-    let local = is_local(netns, &arrival.remote);
-    begun_here(&key_of(&arrival, if local { netns } else { 0 }), sequence).is_some()
+    unanswered(ctx, sequence) == MEANT
 }
 
-#[inline(always)]
-fn has_services() -> bool {
-    match maps::zt_control.get(0) {
-        Some(control) => control.flags & HAS_SERVICES != 0,
-        None => false,
-    }
+/// What this kernel knows of a SYN that nobody has answered. A function of its own in the object, so that it does not share the
+/// caller's stack.
+#[inline(never)]
+fn unanswered(ctx: &SockOpsContext, sequence: u32) -> u32 {
+    let mut known = identity::UNKNOWN;
+    Arrival::unanswered(ctx, sequence).sender(&mut known)
 }
 
 /// Whether the directory has a workload at an address whose kernel has it prove who it is: one of this node, or of a node
-/// whose agent says so.
+/// whose agent says so and with which there are keys to do it with.
 #[inline(always)]
 fn would_prove(address: &Address) -> bool {
     // SAFETY: read once, copied at once.
-    let peer = unsafe { maps::zt_peers.get(*address) };
-    matches!(peer, Some(peer) if peer.flags & (PEER_HERE | PEER_PROVES) != 0 && identity::is_workload(peer.identity))
+    match unsafe { maps::zt_peers.get(*address) } {
+        Some(peer) if identity::is_workload(peer.identity) => {
+            peer.flags & PEER_HERE != 0 || peer.flags & PEER_PROVES != 0 && option::has_key(peer.node)
+        }
+        _ => false,
+    }
 }
 
 /// The node at an address, with which a key is shared; 0 for this one, whose own key is for whatever else there is.
@@ -149,7 +137,7 @@ pub fn node_at(address: &Address) -> u32 {
 /// With whom the key is shared that answers a SYN to a virtual address: 0 within this node, or another node. [`NOBODY`] where
 /// its source's address was translated, or is unknown: the answer would not be understood.
 #[inline(always)]
-pub fn asking(address: &Address, port: u16, sequence: u32) -> u32 {
+pub fn asking(ctx: &SockOpsContext, address: &Address, sequence: u32) -> u32 {
     // SAFETY: read once, copied at once.
     match unsafe { maps::zt_peers.get(*address) } {
         Some(peer)
@@ -160,29 +148,14 @@ pub fn asking(address: &Address, port: u16, sequence: u32) -> u32 {
         _ => {}
     }
     // Whatever its address: a SYN that our own socket sent, and that bears the address which that has.
-    if begun_here(&front_key(address, port), sequence).is_some() {
-        0
-    } else {
-        NOBODY
+    match unanswered(ctx, sequence) {
+        MEANT | LED => 0,
+        _ => NOBODY,
     }
 }
 
 /// No node's number.
 pub const NOBODY: u32 = u32::MAX;
-
-/// Where a connection to a virtual address is noted.
-#[inline(always)]
-fn front_key(source: &Address, source_port: u16) -> SourceKey {
-    SourceKey {
-        netns: 0,
-        source: *source,
-        destination: Address::UNSPECIFIED_V6,
-        source_port,
-        destination_port: 0,
-        protocol: TCP,
-        reserved: [0; 3],
-    }
-}
 
 /// Who is behind an address that is not the namespace's own.
 #[inline(never)]
@@ -203,26 +176,4 @@ pub fn by_address(address: &Address) -> Origin {
         unproven: false,
         revision,
     }
-}
-
-#[inline(always)]
-fn begun_here(key: &SourceKey, sequence: u32) -> Option<Origin> {
-    // SAFETY: read once, copied at once.
-    let source: Source = unsafe { maps::zt_sources.get(key) }.copied()?;
-    // What was said of one SYN is not true of the next from the same port, whose owner must speak for himself. Nor is
-    // it said once only: one SYN cookie can make more than one socket.
-    if source.sequence != sequence {
-        return None;
-    }
-    // SAFETY: as above.
-    let identity = match unsafe { maps::zt_workloads.get(source.workload) } {
-        Some(workload) => workload.identity,
-        None => source.identity,
-    };
-    Some(Origin {
-        identity,
-        managed: true,
-        unproven: false,
-        revision: 0,
-    })
 }

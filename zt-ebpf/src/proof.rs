@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Reads the identity option of the other end, and says whether it proves anything.
 
+use aya_ebpf::EbpfContext as _;
 use aya_ebpf::programs::SockOpsContext;
 use zt_common::abi::{CONNECTION_FRONT, Connection, MOST_HOMES, ResidentKey};
 use zt_common::control::Control;
 use zt_common::counter::Counter;
-use zt_common::handshake::{Caller, IdentityOption, Message, OPTION_BYTES};
+use zt_common::handshake::{Bits, Caller, IdentityOption, Message, OPTION_BYTES};
 use zt_common::identity;
 use zt_common::proof::Proof;
+use zt_common::siphash::Key;
 
 use crate::ends::{ends, next_received, unacknowledged};
-use crate::{emit, maps, option, origin};
+use crate::{context, emit, maps, option, origin};
 
 /// What an option says of the other end. Plain numbers with a value on every path, as the verifier wants them.
 #[derive(Clone, Copy)]
@@ -111,7 +113,7 @@ pub fn of_source(ctx: &SockOpsContext, own: u64, keeps: bool, claim: &mut Claim)
     if is_option(length, &found) && found.bits().resend() == again {
         let ends = ends(ctx);
         let caller = Caller {
-            address: ends.remote,
+            address: ends.remote.within(context::netns_cookie(ctx.as_ptr())),
             port: ends.remote_port,
             // The one before the next: nothing but the SYN has been received.
             syn: next_received(ctx).wrapping_sub(1),
@@ -152,13 +154,38 @@ pub fn verifies(control: &Control, node: u32, message: &mut Message, found: &Ide
     is_of(control, node, message, found)
 }
 
-/// A function of its own in the object, so that there is one copy of the rounds.
 #[inline(never)]
 fn is_of(control: &Control, node: u32, message: &Message, found: &IdentityOption) -> bool {
     let Some(key) = option::accepted(control, node, found.bits()) else {
         return false;
     };
-    message.verifies(&key, found) && (node == 0 || lives(node, found.identity()))
+    found.has(tag(&key, message, found.identity(), found.bits()))
+        && (node == 0 || lives(node, found.identity()))
+}
+
+/// The tag of a message.
+#[inline(always)]
+pub fn tag(key: &Key, message: &Message, identity: u64, bits: Bits) -> u64 {
+    zt_tag(
+        key.k0,
+        key.k1,
+        &raw const *message,
+        identity,
+        u32::from(bits.number()),
+    )
+}
+
+/// [`tag`], as a *global* function of the object: the verifier walks the rounds once, and not again for every state of
+/// every caller.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn zt_tag(k0: u64, k1: u64, message: *const Message, identity: u64, bits: u32) -> u64 {
+    if message.is_null() {
+        return 0;
+    }
+    // SAFETY: checked above; the verifier knows the size from the type.
+    let message = unsafe { &*message };
+    message.mac(&Key { k0, k1 }, identity, Bits::from_number(bits as u8))
 }
 
 /// Whether a node has proven to hold an identity.
@@ -193,7 +220,7 @@ pub fn of_destination(ctx: &SockOpsContext, connection: &Connection, claim: &mut
     if is_option(length, &found) {
         let front = connection.flags & CONNECTION_FRONT != 0;
         let caller = Caller {
-            address: connection.local,
+            address: connection.local.within(connection.netns),
             port: connection.local_port,
             // The SYN is acknowledged, and nothing but the SYN-ACK has been received.
             syn: unacknowledged(ctx).wrapping_sub(1),

@@ -14,7 +14,7 @@ use crate::call::TCP;
 use crate::ends::{ends, socket_of};
 use crate::own::Own;
 use crate::proof::Claim;
-use crate::{admit, context, emit, established, option, origin, socket};
+use crate::{admit, context, emit, established, option, origin, sender, socket};
 
 /// The socket is about to send its first SYN, and knows the SYN's sequence number: the first callback that does.
 const TIMEOUT_INIT: u32 = 1;
@@ -30,7 +30,7 @@ const STATE_CLOSED: u32 = 7;
 #[sock_ops]
 pub fn zt_sock_ops(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
-        TIMEOUT_INIT => established::begun(&ctx),
+        TIMEOUT_INIT => sender::begun(&ctx),
         ACTIVE_ESTABLISHED => source_end(&ctx, false),
         PASSIVE_ESTABLISHED if established::connected_itself(&ctx) => source_end(&ctx, true),
         PASSIVE_ESTABLISHED => destination_end(&ctx),

@@ -213,6 +213,8 @@ pub(super) struct Node {
     /// Changes of mode that were made without this agent, and not recorded yet.
     unrecorded: Vec<bool>,
     diagnostics: bool,
+    /// Hooks of another version decide beside these. Two do not write into the same handshakes: this one waits.
+    beside: bool,
     /// Why the agent is not ready, as it was said last.
     troubles: Option<String>,
     host_netns: u64,
@@ -284,6 +286,7 @@ impl Node {
             observe_written: false,
             unrecorded: Vec::new(),
             diagnostics: false,
+            beside: parts.kernel.has_other_versions(),
             troubles: None,
             host_netns,
             namespaces: Namespaces::new(fast_open_off),

@@ -84,11 +84,12 @@ fn attach(program: BorrowedFd<'_>, root: &Path) -> io::Result<OwnedFd> {
     sys::link_create(program, directory.as_fd(), ADOPT.attach_type)
 }
 
-/// Adopts listeners, by their inodes. `adopter` attaches the program where they are to prove who they are.
+/// Adopts listeners, by their inodes. `elders` is the socket storage of other versions; `adopter` attaches the program where they are to prove who they are.
 pub(super) fn adopt(
     pins: &Pins,
     mut foundlings: HashMap<u32, Foundling>,
     pids: &[u32],
+    elders: &[OwnedFd],
     adopter: Option<&dyn Fn() -> Adopter>,
 ) -> Result<Adopted, KernelError> {
     let mut adopted = Adopted::default();
@@ -107,8 +108,9 @@ pub(super) fn adopt(
             let Some(foundling) = foundlings.get(&inode) else {
                 continue;
             };
-            let outcome = descriptors::borrow(pid, number, inode)
-                .and_then(|socket| take_in(&mut storage, socket.as_fd(), *foundling, adopter.as_ref()));
+            let outcome = descriptors::borrow(pid, number, inode).and_then(|socket| {
+                take_in(&mut storage, elders, socket.as_fd(), *foundling, adopter.as_ref())
+            });
             match outcome {
                 Ok(one) => {
                     adopted.add(one);
@@ -131,8 +133,16 @@ pub(super) fn adopt(
 /// What a listener is asked for that begins under handshakes that bear identities.
 const ALL: u8 = SOCKET_KEEPS | SOCKET_WRITES;
 
+/// Whether another version asked for the callbacks that write into a listener's answers.
+fn wrote(elder: BorrowedFd<'_>, socket: BorrowedFd<'_>) -> bool {
+    let stored = sys::of_socket(elder, socket).unwrap_or_default();
+    let flags = stored.get(std::mem::offset_of!(Socket, flags));
+    flags.is_some_and(|flags| flags & SOCKET_WRITES != 0)
+}
+
 fn take_in(
     storage: &mut SkStorage<MapData, Socket>,
+    elders: &[OwnedFd],
     socket: BorrowedFd<'_>,
     foundling: Foundling,
     adopter: Option<&Adopter>,
@@ -141,6 +151,10 @@ fn take_in(
     let key = socket.as_raw_fd();
     let there = foundling.owned.then(|| storage.get(&key, 0).ok()).flatten();
     let mut stored = there.unwrap_or(foundling.entry);
+    if there.is_none() && elders.iter().any(|elder| wrote(elder.as_fd(), socket)) {
+        // What another version asked for is ours to take back from what the listener accepts.
+        stored.flags |= SOCKET_WRITES;
+    }
     let before = stored.flags;
     let prove = adopter.filter(|_| before & ALL != ALL);
     if prove.is_some() && sys::set_option(socket, libc::IPPROTO_TCP, libc::TCP_SAVE_SYN, 1).is_ok() {

@@ -201,6 +201,16 @@ impl Kernel {
         Ok(Some(removal))
     }
 
+    /// Whether there are pins of other ABI versions.
+    pub fn has_other_versions(&self) -> bool {
+        versions::others(&self.pins).is_ok_and(|others| !others.is_empty())
+    }
+
+    /// What other versions knew of listeners is not needed any more.
+    pub fn forget_other_versions(&mut self) {
+        self.elders.clear();
+    }
+
     /// The flags of [`zt_common::control`] that another ABI version left, where this one starts for the first time.
     pub fn flags_of_other_versions(&self) -> u64 {
         let others = versions::others(&self.pins).unwrap_or_default();

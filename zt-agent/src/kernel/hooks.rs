@@ -57,13 +57,16 @@ pub(super) const HOOKS: [Hook; 10] = [
     hook("zt_sysctl", 18),
     hook("zt_post_bind4", 12),
     hook("zt_post_bind6", 13),
-    hook("zt_sock_ops", 3),
+    SOCK_OPS,
     hook("zt_sock_create", 2),
     hook("zt_sendmsg4", 14),
     hook("zt_sendmsg6", 15),
     hook("zt_connect4", 10),
     hook("zt_connect6", 11),
 ];
+
+/// What sees handshakes.
+pub(super) const SOCK_OPS: Hook = hook("zt_sock_ops", 3);
 
 /// The receive guard, attached to single workloads.
 pub(super) const UDP_GUARD: Hook = hook("zt_udp_guard", 0);

@@ -46,6 +46,7 @@ impl Kernel {
         let attach = || Adopter::attach(&self.loaded, roots.iter().copied());
         let finder = Finder {
             table,
+            elders: &self.elders,
             adopter: if proving { Some(&attach) } else { None },
             search,
             owner,

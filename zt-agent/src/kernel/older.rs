@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
+use std::os::fd::OwnedFd;
 
 use zt_common::abi::{
     CONNECTION_ESTABLISHED, CONNECTION_INBOUND, CONNECTION_IPV6, CONNECTION_LOCAL, Connection, ListenerKey,
@@ -100,6 +101,8 @@ pub(super) struct Finder<'a> {
     pub is_below: &'a dyn Fn(u64, u64) -> bool,
     /// The managed processes.
     pub pids: &'a [u32],
+    /// The socket storage of other versions.
+    pub elders: &'a [OwnedFd],
     /// By whom listeners are made to prove who they are, where they shall.
     pub adopter: Option<&'a dyn Fn() -> Adopter>,
 }
@@ -177,7 +180,7 @@ impl Finder<'_> {
                 }
             }
         }
-        older.adopted = adopt(pins, foundlings, self.pids, self.adopter)?;
+        older.adopted = adopt(pins, foundlings, self.pids, self.elders, self.adopter)?;
         Ok(older)
     }
 

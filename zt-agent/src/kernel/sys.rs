@@ -17,7 +17,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 pub(super) use self::batch::{read_each, update_batch};
-pub(super) use self::objects::{change_first_word, first_word, id_of, program_of_map};
+pub(super) use self::objects::{change_first_word, first_word, id_of, of_socket, program_of_map};
 
 const MAP_CREATE: u32 = 0;
 const OBJ_PIN: u32 = 6;

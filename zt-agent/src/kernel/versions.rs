@@ -3,13 +3,14 @@
 //! those of the other go; whoever detaches means all of them.
 
 use std::fs;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use zt_common::names;
 
 use super::capabilities::check_privileges;
 use super::error::KernelError;
+use super::hooks::SOCK_OPS;
 use super::host::Pins;
 use super::lock::{Claim, Lock};
 use super::sys;
@@ -69,8 +70,15 @@ pub(super) fn remove(directory: &Path, removal: &mut Removal) {
     let pins = Pins::at(directory.clone());
     for (part, are_links) in [(pins.links(), true), (pins.maps(), false)] {
         // Absent where making it broke off.
-        for pin in fs::read_dir(&part).into_iter().flatten().flatten() {
-            let path = pin.path();
+        let mut pins: Vec<PathBuf> = fs::read_dir(&part)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|pin| pin.path())
+            .collect();
+        // Who judges handshakes first: it would miss what a hook that is gone already has no note of.
+        pins.sort_by_key(|path| !is_of(path, SOCK_OPS.program));
+        for path in pins {
             if are_links {
                 // An agent that still runs holds the link open: removing the pin alone would leave the hook.
                 let detached = sys::open_pin(&path).and_then(|link| sys::link_detach(link.as_fd()));
@@ -94,6 +102,20 @@ pub(super) fn remove(directory: &Path, removal: &mut Removal) {
         removal,
         fs::remove_dir(&directory).map_err(KernelError::io("remove", &directory)),
     );
+}
+
+/// Whether a pin is one of a program's links.
+fn is_of(pin: &Path, program: &str) -> bool {
+    pin.file_name()
+        .is_some_and(|name| name.to_string_lossy().starts_with(program))
+}
+
+/// The socket storage of other versions: it says what they have asked of listeners.
+pub(super) fn sockets_of_others(pins: &Pins) -> Vec<OwnedFd> {
+    let others = others(pins).unwrap_or_default().into_iter();
+    others
+        .filter_map(|directory| sys::open_pin(&Pins::at(directory).map(names::SOCKETS)).ok())
+        .collect()
 }
 
 fn note(removal: &mut Removal, outcome: Result<(), KernelError>) {

@@ -105,7 +105,10 @@ impl Node {
             (self.any_enforced(), HAS_ENFORCED),
             (self.parts.kernel.services() > 0, HAS_SERVICES),
             (self.diagnostics, DIAGNOSTICS),
-            (self.parts.config.handshake == Handshake::Auto, HANDSHAKE),
+            (
+                self.parts.config.handshake == Handshake::Auto && !self.beside,
+                HANDSHAKE,
+            ),
             (unrecorded(true), UNRECORDED_OBSERVE),
             (unrecorded(false), UNRECORDED_RESTORE),
         ];

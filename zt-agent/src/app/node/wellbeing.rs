@@ -80,6 +80,7 @@ impl Node {
             self.judge_what_passed();
         }
         let others = self.remove_other_versions();
+        self.begin_handshakes();
         let troubles = self.troubles_of(&mended).or(others);
         if troubles != self.troubles {
             if let Some(troubles) = &troubles {
@@ -122,6 +123,24 @@ impl Node {
             ));
         }
         (!self.parts.kernel.is_attached()).then(|| "no hook is attached".into())
+    }
+
+    /// Has handshakes bear identities that waited for another version of the agent to go, and asks those who listen for what they are
+    /// asked for then.
+    fn begin_handshakes(&mut self) {
+        if !self.beside || self.parts.kernel.has_other_versions() {
+            return;
+        }
+        self.beside = false;
+        let begun = self.write_control();
+        let begun = begun.and_then(|()| self.find_older(Search::Older, None));
+        match begun {
+            Ok(()) => self.parts.kernel.forget_other_versions(),
+            Err(error) => {
+                tracing::warn!(%error, "handshakes bear no identities yet; trying again");
+                self.beside = true;
+            }
+        }
     }
 
     /// Removes what another ABI version of the agent left, once this one has everything in place.

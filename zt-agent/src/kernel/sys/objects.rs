@@ -66,6 +66,26 @@ pub(in crate::kernel) fn program_of_map(map: BorrowedFd<'_>, attach_type: u32) -
     Ok((query.count > 0 && id != 0).then_some(id))
 }
 
+/// What a map of socket storage has for a socket, whatever that is; at most as much as is looked at.
+pub(in crate::kernel) fn of_socket(storage: BorrowedFd<'_>, socket: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+    let size = head(storage)?.value_size as usize;
+    if size > VALUE {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let socket = socket.as_raw_fd();
+    let mut value = vec![0; size];
+    bpf(
+        MAP_LOOKUP_ELEM,
+        &mut Element {
+            map: storage.as_raw_fd() as u32,
+            key: std::ptr::from_ref(&socket) as u64,
+            value: value.as_mut_ptr() as u64,
+            ..Element::default()
+        },
+    )?;
+    Ok(value)
+}
+
 /// The first eight bytes of the first value of an array, whatever else is in it.
 pub(in crate::kernel) fn first_word(array: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(first_value(array)?[0])

@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What this kernel knows of a SYN because one of its own workloads has sent it (`zt_sources`).
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::BPF_ANY;
+use aya_ebpf::programs::SockOpsContext;
+use zt_common::abi::{
+    CONNECTION_ELSEWHERE, CONNECTION_FRONT, CONNECTION_HERE, CONNECTION_INBOUND, SOCKET_FRONT, SOCKET_HERE,
+    SOURCE_LIFE, Source, SourceKey,
+};
+use zt_common::address::Address;
+use zt_common::identity;
+
+use crate::ends::{Ends, ends, next_received, opens, socket_of, unacknowledged};
+use crate::lookup::is_local;
+use crate::{context, maps, option};
+
+/// A SYN, as the end that has received it knows it.
+#[repr(C)]
+pub struct Arrival {
+    pub remote: Address,
+    local: Address,
+    /// Cookie of this namespace where the remote address is one of its own, else 0.
+    home: u64,
+    /// What [`Source::answered`] has to be, or [`ANY`].
+    answer: u64,
+    sequence: u32,
+    remote_port: u16,
+    local_port: u16,
+}
+
+/// Whether and how the source was answered does not matter.
+const ANY: u64 = u64::MAX;
+
+impl Arrival {
+    /// That of a handshake that is complete.
+    #[inline(always)]
+    pub fn complete(ctx: &SockOpsContext) -> Self {
+        // With Fast Open a connection is there before the source is answered; it is off where handshakes bear identities.
+        let answer = if option::in_force() {
+            Source::answer(unacknowledged(ctx).wrapping_sub(1))
+        } else {
+            ANY
+        };
+        // The one before the next: nothing but the SYN has been received.
+        Self::of(ctx, next_received(ctx).wrapping_sub(1), answer)
+    }
+
+    /// That of a SYN with this sequence number, to which nobody has answered.
+    #[inline(always)]
+    pub fn unanswered(ctx: &SockOpsContext, sequence: u32) -> Self {
+        Self::of(ctx, sequence, 0)
+    }
+
+    #[inline(always)]
+    fn of(ctx: &SockOpsContext, sequence: u32, answer: u64) -> Self {
+        let Ends {
+            local,
+            remote,
+            local_port,
+            remote_port,
+            ..
+        } = ends(ctx);
+        let netns = context::netns_cookie(ctx.as_ptr());
+        Self {
+            remote,
+            local,
+            home: if is_local(netns, &remote) { netns } else { 0 },
+            answer,
+            sequence,
+            remote_port,
+            local_port,
+        }
+    }
+
+    /// Whether it comes from the namespace itself.
+    #[inline(always)]
+    pub fn is_home(&self) -> bool {
+        self.home != 0
+    }
+
+    /// Who has sent it: one of the constants of this module, and the identity where it is known.
+    #[inline(always)]
+    pub fn sender(&self, identity: &mut u64) -> u32 {
+        zt_sender(&raw const *self, &raw mut *identity)
+    }
+}
+
+/// No workload of this node has, as far as is known.
+pub const NOT_OURS: u32 = 0;
+/// A workload of this node has, to this very place.
+pub const MEANT: u32 = 1;
+/// A workload of this node has, to a place of which it may be that it leads here.
+pub const LED: u32 = 2;
+/// A workload of this node has, and that does not name who sends it here: it was long ago, or went elsewhere, or has been answered
+/// otherwise, or the workload is gone.
+pub const PAST: u32 = 3;
+
+/// Who has sent a SYN. A *global* function of the object, as `zt_judge` is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn zt_sender(arrival: *const Arrival, identity: *mut u64) -> u32 {
+    if arrival.is_null() || identity.is_null() {
+        return NOT_OURS;
+    }
+    // SAFETY: checked above; the verifier knows the sizes from the types.
+    let arrival = unsafe { &*arrival };
+    let key = SourceKey {
+        source: arrival.remote,
+        sequence: arrival.sequence,
+        source_port: arrival.remote_port,
+        reserved: 0,
+    };
+    // SAFETY: a live entry; one that is displaced meanwhile is another SYN's, whose sender is one of ours as well.
+    let Some(source) = (unsafe { maps::zt_sources.get(key) }) else {
+        return NOT_OURS;
+    };
+    if arrival.home != 0 && source.netns != arrival.home {
+        // The same address of another namespace.
+        return NOT_OURS;
+    }
+    // It is not said once only: one SYN cookie can make more than one socket.
+    let other = arrival.answer != ANY && arrival.answer != source.answered;
+    if other || seconds().wrapping_sub(source.noted) > SOURCE_LIFE {
+        return PAST;
+    }
+    let mut how = LED;
+    if source.destination_port != 0 {
+        let there = source.destination == arrival.local;
+        if there && source.destination_port == arrival.local_port {
+            how = MEANT;
+        } else if !there && arrival.home == 0 {
+            return PAST;
+        }
+    }
+    // SAFETY: read once, copied at once.
+    let known = match unsafe { maps::zt_workloads.get(source.workload) } {
+        Some(workload) => workload.identity,
+        // It never had a name.
+        None if source.identity == identity::UNKNOWN => identity::UNKNOWN,
+        // Somebody else may have its address by now.
+        None => return PAST,
+    };
+    // SAFETY: checked above.
+    unsafe { *identity = known };
+    how
+}
+
+/// Before the SYN leaves: tells the other end, which may be on this node, whose connection this is.
+///
+/// Not later: a SYN that carries data (Fast Open) makes the destination's socket before the source has heard anything.
+#[inline(never)]
+pub fn begun(ctx: &SockOpsContext) {
+    if !opens(ctx) {
+        return;
+    }
+    let filed = maps::zt_connections.get_ptr_mut(context::socket_cookie(ctx.as_ptr()));
+    // SAFETY: the entry belongs to this socket.
+    let (here, front, netns, workload, identity) = match filed.map(|place| unsafe { &mut *place }) {
+        Some(connection) => {
+            option::offer(ctx, connection);
+            (
+                connection.flags & CONNECTION_HERE != 0 && connection.flags & CONNECTION_FRONT == 0,
+                connection.flags & (CONNECTION_INBOUND | CONNECTION_ELSEWHERE) == 0,
+                connection.netns,
+                connection.workload,
+                connection.source,
+            )
+        }
+        // There was no room for it, or nobody of ours called.
+        None => match context::stored(socket_of(ctx)) {
+            Some(socket) => (
+                socket.flags & SOCKET_HERE != 0,
+                socket.flags & SOCKET_FRONT != 0,
+                socket.netns,
+                socket.workload,
+                identity::UNKNOWN,
+            ),
+            None => (false, false, 0, 0, 0),
+        },
+    };
+    // Who goes somewhere else may be led back here. Where nobody asks for proof his address is his name.
+    if !here && !(front && option::in_force()) {
+        return;
+    }
+    let ends = ends(ctx);
+    let mut source = Source {
+        workload,
+        identity,
+        netns,
+        answered: 0,
+        destination: ends.remote,
+        noted: seconds(),
+        destination_port: ends.remote_port,
+        reserved: 0,
+    };
+    if !here {
+        source.destination = Address::UNSPECIFIED_V6;
+        source.destination_port = 0;
+    }
+    // Not the next to be sent: the kernel asks for the time-out again before it repeats the SYN.
+    note(&key_of(&ends, unacknowledged(ctx)), &source);
+}
+
+/// Where the SYN of a socket is noted.
+#[inline(always)]
+fn key_of(ends: &Ends, sequence: u32) -> SourceKey {
+    SourceKey {
+        source: ends.local,
+        sequence,
+        source_port: ends.local_port,
+        reserved: 0,
+    }
+}
+
+/// Says which answer to its SYN the source has taken, or that nobody has to ask: the destination is `proven`, and so will the
+/// source be.
+///
+/// A function of its own in the object, so that it does not share the caller's stack.
+#[inline(never)]
+pub fn taken(ctx: &SockOpsContext, proven: bool) {
+    // The SYN is acknowledged, and nothing but the SYN-ACK has been received.
+    let key = key_of(&ends(ctx), unacknowledged(ctx).wrapping_sub(1));
+    if proven {
+        forget(&key);
+    } else {
+        answered(&key, next_received(ctx).wrapping_sub(1));
+    }
+}
+
+/// Notes a SYN. Of one whose destination may be translated, `destination_port` is 0.
+#[inline(always)]
+fn note(key: &SourceKey, source: &Source) {
+    // An LRU map evicts rather than fails; a lost entry means naming the source by its address.
+    let _ = maps::zt_sources.insert(key, source, u64::from(BPF_ANY));
+}
+
+/// Notes which SYN-ACK the source has taken, before it acknowledges it.
+#[inline(always)]
+fn answered(key: &SourceKey, sequence: u32) {
+    if let Some(source) = maps::zt_sources.get_ptr_mut(key) {
+        // SAFETY: a live entry; one write.
+        unsafe { (&raw mut (*source).answered).write_volatile(Source::answer(sequence)) };
+    }
+}
+
+/// Forgets a SYN: the other end has proven that it knows whose it is, and asks nobody else.
+#[inline(always)]
+fn forget(key: &SourceKey) {
+    let _ = maps::zt_sources.remove(key);
+}
+
+/// `CLOCK_MONOTONIC`, seconds.
+#[inline(always)]
+fn seconds() -> u32 {
+    (context::now() / 1_000_000_000) as u32
+}
