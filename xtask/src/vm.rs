@@ -87,7 +87,7 @@ pub(crate) fn run(
                 scope.spawn(move || guest::run(kernel, userland, &list, directory, heard))
             })
             .collect();
-        let ended = guests.into_iter().map(|guest| guest.join());
+        let ended = guests.into_iter().map(thread::ScopedJoinHandle::join);
         ended
             .map(|ended| ended.unwrap_or_else(|_| Err(anyhow!("the thread of a guest panicked"))))
             .collect()

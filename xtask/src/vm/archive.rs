@@ -78,14 +78,14 @@ impl Archive {
             name.len() as u32 + 1,
             0,
         ];
-        let mut text = String::from("070701");
+        let mut text = b"070701".to_vec();
         for field in header {
-            text.push_str(&format!("{field:08X}"));
+            write!(text, "{field:08X}")?;
         }
-        text.push_str(name);
+        text.extend(name.as_bytes());
         // The name's end, and up to a multiple of four.
         let named = text.len() + 1;
-        self.file.write_all(text.as_bytes())?;
+        self.file.write_all(&text)?;
         self.file.write_all(&[0; 4][..=padding(named)])?;
         self.file.write_all(bytes)?;
         Ok(self.file.write_all(&[0; 3][..padding(bytes.len())])?)
@@ -105,8 +105,8 @@ mod tests {
     fn entries_are_aligned_and_directories_come_before_what_is_in_them() -> Result<()> {
         let path = std::env::temp_dir().join(format!("zt-archive-{}", std::process::id()));
         let mut archive = Archive::create(&path)?;
-        archive.file("/a/b/c", b"text")?;
-        archive.file("/a/d", b"")?;
+        archive.file("/usr/b/c", b"text")?;
+        archive.file("/usr/d", b"")?;
         archive.finish()?;
         let bytes = std::fs::read(&path)?;
         std::fs::remove_file(&path)?;
@@ -124,7 +124,7 @@ mod tests {
             at += (110 + name).next_multiple_of(4);
             at += size.next_multiple_of(4);
         }
-        assert_eq!(names, ["a", "a/b", "a/b/c", "a/d", END]);
+        assert_eq!(names, ["usr", "usr/b", "usr/b/c", "usr/d", END]);
         Ok(())
     }
 }

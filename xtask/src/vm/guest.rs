@@ -62,9 +62,9 @@ impl Userland {
                 .context("a program has a name")?
                 .to_string_lossy();
             let place = if in_deps {
-                format!("/zt/target/debug/deps/{name}")
+                format!("/opt/zt/target/debug/deps/{name}")
             } else {
-                format!("/zt/target/debug/{name}")
+                format!("/opt/zt/target/debug/{name}")
             };
             files.push((place, stripped(path)?));
             libraries.extend(needed(path)?);
@@ -90,7 +90,7 @@ impl Userland {
     fn write(&self, kernel: &Kernel, list: &[String], archive: &Path) -> Result<()> {
         let mut archive = Archive::create(archive)?;
         for directory in [
-            "/zt/tests",
+            "/opt/zt/tests",
             "/sys",
             "/proc",
             "/dev",
@@ -108,15 +108,15 @@ impl Userland {
                 .context("a module has a name")?
                 .to_string_lossy()
                 .into_owned();
-            archive.file(&format!("/modules/{name}"), &fs::read(&module)?)?;
+            archive.file(&format!("/opt/modules/{name}"), &fs::read(&module)?)?;
             order.push_str(&name);
             order.push('\n');
         }
-        archive.file("/modules/order", order.as_bytes())?;
+        archive.file("/opt/modules/order", order.as_bytes())?;
         for (path, bytes) in &self.files {
             archive.file(path, bytes)?;
         }
-        archive.file("/zt/list", (list.join("\n") + "\n").as_bytes())?;
+        archive.file("/opt/zt/list", (list.join("\n") + "\n").as_bytes())?;
         archive.finish()
     }
 }

@@ -19,19 +19,19 @@ hostname guest
 exec </dev/null >/dev/ttyS1 2>&1
 stty -F /dev/ttyS1 -onlcr
 while read -r module; do
-    insmod "/modules/$module" || echo "guest: cannot insert $module"
-done </modules/order
+    insmod "/opt/modules/$module" || echo "guest: cannot insert $module"
+done </opt/modules/order
 ip link set lo up
 echo "guest: kernel $(uname -r)"
 echo "guest: lsm $(cat /sys/kernel/security/lsm)"
-cd /zt/tests || echo "guest: no directory of the tests"
+cd /opt/zt/tests || echo "guest: no directory of the tests"
 # Each line of the list: a binary, the seconds that it may take, and its arguments.
 while read -r binary seconds arguments; do
     echo "guest: begin $binary"
     # shellcheck disable=SC2086
-    timeout -s KILL "$seconds" "/zt/target/debug/deps/$binary" $arguments
+    timeout -s KILL "$seconds" "/opt/zt/target/debug/deps/$binary" $arguments
     echo "guest: end $binary $?"
-done </zt/list
+done </opt/zt/list
 echo "guest: done"
 sync
 reboot -f

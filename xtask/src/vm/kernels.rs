@@ -102,7 +102,8 @@ pub(crate) fn obtain(series: Series) -> Result<Kernel> {
     let apt = Apt::of(series.suite, &work)?;
     let package = apt.package(series)?;
     apt.run("apt-get", &["download", &package])?;
-    let archive = found(&work, &|name| name.ends_with(".deb"))?.context("apt-get downloaded no package")?;
+    let archive = found(&work, &|name| name.rsplit('.').next() == Some("deb"))?
+        .context("apt-get downloaded no package")?;
     let unpacked = work.join("unpacked");
     output(
         Command::new("dpkg-deb").arg("-x").args([&archive, &unpacked]),
@@ -279,13 +280,10 @@ impl Apt {
             series.name
         );
         let depends = field("Depends:").unwrap_or_default();
-        let packages = depends
+        let mut packages = depends
             .split(',')
             .filter_map(|package| package.split_whitespace().next());
-        match packages
-            .into_iter()
-            .find(|package| package.starts_with("linux-image-"))
-        {
+        match packages.find(|package| package.starts_with("linux-image-")) {
             Some(package) => Ok(package.to_owned()),
             None => bail!("{NEWEST} depends on no kernel: {depends}"),
         }
