@@ -8,6 +8,8 @@ mod database;
 mod life;
 #[path = "spire/node.rs"]
 mod node;
+#[path = "spire/nodes.rs"]
+mod nodes;
 #[path = "spire/outage.rs"]
 mod outage;
 #[path = "spire/own.rs"]

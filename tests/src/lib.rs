@@ -23,6 +23,7 @@ pub mod linux;
 pub mod metrics;
 pub mod nat;
 pub mod network;
+pub mod nodes;
 mod obtained;
 pub mod other_program;
 pub mod pair;

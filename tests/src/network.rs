@@ -70,6 +70,27 @@ impl Host {
         ip(Some(&self.namespace), &format!("route add {network} dev eth0\n"))
     }
 
+    /// Runs lines of `ip` commands here.
+    pub fn ip(&self, batch: &str) -> Result<()> {
+        ip(Some(&self.namespace), batch)
+    }
+
+    /// Adds a rule to the table of NAT, as `iptables` takes it.
+    pub fn nat(&self, rule: &str) -> Result<()> {
+        let arguments = format!("-w -t nat -A {rule}");
+        let output = self
+            .command("iptables")
+            .args(arguments.split_whitespace())
+            .output()
+            .context("cannot run `iptables`: run `apt-get install iptables`")?;
+        ensure!(
+            output.status.success(),
+            "iptables {arguments}: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        Ok(())
+    }
+
     /// Cuts the bridge's port off: packets are lost in both directions, and the interface stays up.
     pub fn cut(&self) -> Result<()> {
         self.port_state("0")

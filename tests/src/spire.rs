@@ -22,7 +22,7 @@ use crate::wait::{eventually, wait_for};
 /// The trust domain.
 pub const DOMAIN: &str = "hanzo.ai";
 /// The identity of the node that the agent is on.
-const NODE: &str = "spiffe://hanzo.ai/spire-node";
+pub const NODE: &str = "spiffe://hanzo.ai/spire-node";
 /// How long either may take to start, and for a change to come through.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -43,6 +43,26 @@ pub struct Spire {
     watch: Child,
     // Dropped first of all in `Drop`: its end is what the watch waits for.
     alive: Option<ChildStdin>,
+}
+
+/// One more node of a [`Spire`], with an agent of its own.
+#[derive(Debug)]
+pub struct Node {
+    /// Its identity, below which its workloads are registered.
+    pub id: String,
+    /// Where its agent serves the Workload API.
+    pub socket: PathBuf,
+    /// Where it serves the Delegated Identity API.
+    pub admin_socket: PathBuf,
+    agent: Option<Child>,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(agent) = self.agent.take() {
+            let _ = end(agent);
+        }
+    }
 }
 
 impl Spire {
@@ -80,14 +100,37 @@ impl Spire {
             alive,
         };
         fs::write(spire.directory.join("server.conf"), spire.server_settings(ttl))?;
-        fs::write(spire.directory.join("agent.conf"), spire.agent_settings())?;
+        let settings = spire.agent_settings("agent", &spire.socket(), &spire.admin_socket());
+        fs::write(spire.directory.join("agent.conf"), settings)?;
         spire.start_server()?;
-        let answer = spire.server(&["token", "generate", "-spiffeID", NODE, "-output", "json"])?;
-        let answer: Value = serde_json::from_str(&answer).context("a token in JSON")?;
-        let token = answer["value"].as_str().context("a token")?.to_owned();
+        let token = spire.token(NODE)?;
         spire.launch_agent(&["-joinToken", &token])?;
         spire.wait_agent()?;
         Ok(spire)
+    }
+
+    /// One more node, with an agent of its own.
+    pub fn join(&self, name: &str) -> Result<Node> {
+        let who = format!("agent-{name}");
+        let mut node = Node {
+            id: format!("{NODE}-{name}"),
+            socket: self.directory.join(format!("{who}-public/agent.sock")),
+            admin_socket: self.directory.join(format!("{who}-admin/admin.sock")),
+            agent: None,
+        };
+        let settings = self.agent_settings(&who, &node.socket, &node.admin_socket);
+        fs::write(self.directory.join(format!("{who}.conf")), settings)?;
+        let token = self.token(&node.id)?;
+        node.agent = Some(self.launch("spire-agent", &who, &["-joinToken", &token])?);
+        self.wait_for(&who, &node.socket, &node.admin_socket)?;
+        Ok(node)
+    }
+
+    /// What an agent of a node joins with.
+    fn token(&self, node: &str) -> Result<String> {
+        let answer = self.server(&["token", "generate", "-spiffeID", node, "-output", "json"])?;
+        let answer: Value = serde_json::from_str(&answer).context("a token in JSON")?;
+        Ok(answer["value"].as_str().context("a token")?.to_owned())
     }
 
     /// The identity that whoever asks about others must have.
@@ -107,7 +150,12 @@ impl Spire {
 
     /// Registers a workload for whoever has all these selectors, such as `unix:path:/bin/cat`. Returns the entry's id.
     pub fn register(&self, id: &str, selectors: &[&str], more: &[&str]) -> Result<String> {
-        let mut arguments = vec!["entry", "create", "-parentID", NODE, "-spiffeID", id];
+        self.register_on(NODE, id, selectors, more)
+    }
+
+    /// The same, on a node by its identity.
+    pub fn register_on(&self, node: &str, id: &str, selectors: &[&str], more: &[&str]) -> Result<String> {
+        let mut arguments = vec!["entry", "create", "-parentID", node, "-spiffeID", id];
         for selector in selectors {
             arguments.extend(["-selector", selector]);
         }
@@ -212,16 +260,19 @@ impl Spire {
     }
 
     fn wait_agent(&self) -> Result<()> {
-        let socket = self.socket();
+        self.wait_for("agent", &self.socket(), &self.admin_socket())
+    }
+
+    fn wait_for(&self, who: &str, socket: &Path, admin_socket: &Path) -> Result<()> {
         let healthy = wait_for("the SPIRE agent to answer", PATIENCE, || {
-            self.alive("agent")?;
+            self.alive(who)?;
             let check = Command::new(self.programs.join("spire-agent"))
                 .args(["healthcheck", "-socketPath"])
-                .arg(&socket)
+                .arg(socket)
                 .output()?;
-            Ok((check.status.success() && self.admin_socket().exists()).then_some(()))
+            Ok((check.status.success() && admin_socket.exists()).then_some(()))
         });
-        healthy.with_context(|| self.log("agent"))
+        healthy.with_context(|| self.log(who))
     }
 
     fn alive(&self, who: &str) -> Result<()> {

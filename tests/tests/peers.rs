@@ -1,122 +1,47 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Two agents as two nodes: each has a tree of its own, workloads in namespaces on one network, and the certificate of its node.
 
-use std::fs;
-use std::net::SocketAddr;
-use std::path::Path;
 use std::process::{Command, Output};
 
 use anyhow::{Context as _, Result};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
-use serde_json::{Value, json};
-use zt_tests::agent::{DEADLINE, binary, free_ports};
+use serde_json::Value;
+use zt_tests::agent::{DEADLINE, binary};
 use zt_tests::agent_files::Workload;
+use zt_tests::nodes::Nodes;
 use zt_tests::{Agent, Party, Policy, Scene, TCP, wait_for};
-
-const NODES: [&str; 2] = ["one", "two"];
-
-/// Writes a certificate for each node's agent, of one authority.
-fn certificates(directory: &Path) -> Result<()> {
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let key = KeyPair::generate()?;
-    let authority = params.self_signed(&key)?;
-    fs::write(directory.join("ca.pem"), authority.pem())?;
-    let issuer = Issuer::new(params, key);
-    for node in NODES {
-        let mut params = CertificateParams::default();
-        let id = format!("spiffe://hanzo.ai/agents/{node}");
-        params
-            .subject_alt_names
-            .push(SanType::URI(id.as_str().try_into()?));
-        let key = KeyPair::generate()?;
-        fs::write(
-            directory.join(format!("{node}.pem")),
-            params.signed_by(&key, &issuer)?.pem(),
-        )?;
-        fs::write(directory.join(format!("{node}.key")), key.serialize_pem())?;
-    }
-    Ok(())
-}
 
 struct World {
     scene: Scene,
     parties: [Party; 2],
-    listen: [SocketAddr; 2],
+    nodes: Nodes,
 }
 
 impl World {
     /// `chat` on node one, `iam` on node two.
     fn new(label: &str) -> Result<Self> {
         let scene = Scene::new(label)?;
-        certificates(scene.sandbox().directory())?;
         let start = |name: &str, node: &str| {
             let cgroup = scene.sandbox().cgroup(&format!("{node}/{name}"))?;
             scene.start(name, &cgroup, &scene.host(name)?)
         };
         let parties = [start("chat", "one")?, start("iam", "two")?];
-        let (one, two) = free_ports()?;
+        let of = |party: &Party| party.host.addresses().map(|address| address.to_string()).into();
+        let nodes = Nodes::new(scene.sandbox(), [of(&parties[0]), of(&parties[1])])?;
         Ok(Self {
             scene,
             parties,
-            listen: [one, two],
+            nodes,
         })
     }
 
     /// The agent of a node, which may tell of identities that match.
     fn agent(&self, index: usize, policy: &Policy, identities: &str) -> Result<Agent> {
-        let (node, sandbox) = (NODES[index], self.scene.sandbox());
-        let directory = sandbox.directory();
-        let nodes: Vec<Value> = (0..2)
-            .map(|index| {
-                json!({
-                    "name": NODES[index],
-                    "address": self.listen[index].to_string(),
-                    "speaksFor": self.parties[index].host.addresses(),
-                    "identities": identities,
-                })
-            })
-            .collect();
-        let (listen, health) = free_ports()?;
         let party = &self.parties[index];
         let workload = Workload::new(&party.id, &party.cgroup).at(party.host.addresses());
-        let agent = sandbox.agent_beside(node)?;
-        let files = directory.join(node);
+        let agent = self.nodes.agent(self.scene.sandbox(), index, identities, &[])?;
         agent
-            .mode("enforce")
             .workload(workload)
             .policy("policy.yaml", &policy.text())?
-            .listens(listen, health)
-            .config("node", json!(node))
-            .config("handshake", json!("auto"))
-            .config("managedCgroup", json!(sandbox.cgroup(node)?.relative()))
-            .config("bpffs", json!(sandbox.pins()?.join(node)))
-            .config(
-                "identity",
-                json!({
-                    "source": ["file", "peers"],
-                    "file": files.join("workloads.yaml"),
-                    "peers": {
-                        "listen": self.listen[index],
-                        "nodes": nodes,
-                        "id": "spiffe://hanzo.ai/agents/{node}",
-                        "hold": "1s",
-                    },
-                }),
-            )
-            .config(
-                "api",
-                json!({
-                    "listen": listen,
-                    "health": health,
-                    "socket": files.join("agent.sock"),
-                    "tls": {
-                        "cert": directory.join(format!("{node}.pem")),
-                        "key": directory.join(format!("{node}.key")),
-                        "clientCa": directory.join("ca.pem"),
-                    },
-                }),
-            )
             .start()
     }
 }

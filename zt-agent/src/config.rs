@@ -30,7 +30,7 @@ use crate::policy;
 use crate::problem::Problem;
 
 pub use load::Sources;
-pub use peers::Peers;
+pub use peers::{OtherPods, Peers};
 pub use setting::{SETTINGS, Setting};
 
 /// Where the configuration file is looked for if none is named.

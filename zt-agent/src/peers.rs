@@ -5,7 +5,10 @@
 //! A pair is one task: the node whose name is lower dials. What a node says is believed about its own addresses and about
 //! identities whose SVIDs it shows to hold (`identity::peers`), and reaches the node thread as [`Told`].
 
+mod allowance;
 mod connection;
+mod crowd;
+mod door;
 mod health;
 mod keys;
 mod local;
@@ -14,6 +17,7 @@ mod pair;
 mod proof;
 mod protocol;
 mod reach;
+mod retiring;
 mod service;
 
 use std::net::IpAddr;
@@ -21,6 +25,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tokio::sync::oneshot;
 use zt_common::siphash::Key;
 
@@ -65,6 +70,10 @@ pub struct Timing {
     pub rotate: Duration,
     /// The pause before another try, which doubles up to the longest one.
     pub pauses: (Duration, Duration),
+    /// How long a key that the other end no longer uses is accepted: handshakes that began with it may be under way.
+    pub overlap: Duration,
+    /// How long a node is believed anew when somebody who vouched for it or its identities no longer counts.
+    pub reprove: Duration,
     /// How long what is new may wait to be kept for the next agent.
     pub save: Duration,
 }
@@ -77,6 +86,9 @@ impl Default for Timing {
             handshake: Duration::from_secs(10),
             rotate: Duration::from_secs(600),
             pauses: (Duration::from_millis(200), Duration::from_secs(30)),
+            // Longer than a SYN is repeated, with all the others after it.
+            overlap: Duration::from_secs(180),
+            reprove: Duration::from_secs(30),
             save: Duration::from_secs(5),
         }
     }
@@ -101,19 +113,26 @@ pub enum Told {
         epoch: u64,
         /// The key.
         key: Key,
-        /// The epochs that are needed; others are forgotten.
-        needed: [u64; 2],
+        /// The places (epochs modulo four) that are needed; what is in others is forgotten.
+        needed: Vec<u64>,
         /// Answered when it is done; dropped where it could not be.
         done: oneshot::Sender<()>,
     },
-    /// Forget the keys of what the node sends that are not of these epochs.
+    /// Forget the keys of what the node sends that are in none of these places.
     Needed {
         /// The node's number.
         node: u32,
-        /// The epochs that are needed.
-        needed: [u64; 2],
+        /// The places that are needed.
+        needed: Vec<u64>,
     },
-    /// Send to the node with this key from now on.
+    /// The node has said all that there is to say about these networks, and proves it: nobody else is believed about them.
+    Speaks {
+        /// The node's number.
+        node: u32,
+        /// Which; none as long as it is not heard.
+        networks: Vec<IpNet>,
+    },
+    /// Send to the node with this key from now on, and then say so.
     Use {
         /// The node's number.
         node: u32,
@@ -121,6 +140,8 @@ pub enum Told {
         epoch: u64,
         /// The key.
         key: Key,
+        /// Answered when it is done; dropped where it could not be.
+        done: oneshot::Sender<()>,
     },
     /// Forget all keys of the node.
     Forget {

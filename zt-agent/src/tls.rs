@@ -23,7 +23,7 @@ use rustls::{
 };
 use tokio::sync::{mpsc, watch};
 
-pub use identity::{IdentityError, Peer, peer};
+pub use identity::{IdentityError, Peer, expires, peer};
 pub use material::{Material, TlsError};
 pub use mutual::{Mutual, ShownError, certified, mutual, sign, verify};
 

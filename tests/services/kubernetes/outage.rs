@@ -3,11 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use zt_agent::identity::kubernetes::{Changes, Template, Whose};
-use zt_agent::kubernetes::{Client, Settings, Source, Timing};
+use zt_agent::kubernetes::{Client, Others, Settings, Source, Timing};
 use zt_tests::eventually;
 use zt_tests::kube_api::Faults;
 
@@ -251,6 +253,7 @@ fn where_pods_of_other_nodes_are_is_not_believed_for_ever() -> Result<()> {
             believed: Duration::from_secs(1),
             ..Timing::default()
         },
+        others: Others::default(),
     };
     let mut source = runtime.block_on(Source::start(settings, &BTreeMap::new(), LATER));
     let known = source.changes();
@@ -278,4 +281,67 @@ fn where_pods_of_other_nodes_are_is_not_believed_for_ever() -> Result<()> {
     until("nobody's", |whose| *whose == Whose::Nobody)?;
     api.listen()?;
     until("the pod's again", |whose| matches!(whose, Whose::Pod { .. }))
+}
+
+#[test]
+fn pods_of_other_nodes_are_followed_only_while_nobody_else_tells_of_them() -> Result<()> {
+    let api = KubeApi::start()?;
+    let address: IpAddr = "10.1.1.1".parse()?;
+    api.put(PODS, pod("server", "server", OTHER, &address.to_string()));
+    let directory = tempfile::tempdir()?;
+    let kubeconfig = api.kubeconfig(directory.path())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?;
+    let wanted = Arc::new(AtomicBool::new(true));
+    let others = Arc::clone(&wanted);
+    let settings = Settings {
+        client: runtime.block_on(Client::new(Some(&kubeconfig), Duration::from_secs(30)))?,
+        naming: Template::default().fixed("hanzo.ai", "hanzo-k8s")?,
+        node: NODE.to_owned(),
+        roots: vec!["kubepods".into()],
+        memory: directory.path().join("pods.json"),
+        timing: Timing {
+            // It is looked as often.
+            believed: Duration::from_secs(1),
+            ..Timing::default()
+        },
+        others: Others(Box::new(move |_| others.load(Ordering::Relaxed))),
+    };
+    let mut source = runtime.block_on(Source::start(settings, &BTreeMap::new(), LATER));
+    let health = source.health();
+    let of_address = |changes: &Changes| {
+        let of = changes.addresses.iter().rfind(|(at, _)| *at == address);
+        of.map(|(_, whose)| whose.clone())
+    };
+    let known = source.changes();
+    assert!(
+        matches!(of_address(&known), Some(Some(Whose::Pod { .. }))),
+        "{known:?}"
+    );
+    let (sender, mut told) = mpsc::channel(16);
+    let (_cgroups, events) = mpsc::unbounded_channel();
+    runtime.spawn(source.run(events, sender));
+    let mut until = |what: &str, is_so: fn(&Option<Whose>) -> bool| -> Result<()> {
+        let waiting = async {
+            loop {
+                let changes = told.recv().await.context("the source has ended")?;
+                if of_address(&changes).as_ref().is_some_and(is_so) {
+                    return Ok(());
+                }
+            }
+        };
+        let done = runtime.block_on(async { timeout(LATER, waiting).await });
+        done.with_context(|| format!("the address was not {what}"))?
+    };
+    wanted.store(false, Ordering::Relaxed);
+    until("free", Option::is_none)?;
+    assert!(health.freshness.stale().is_none(), "nothing is missing");
+    // What happens meanwhile is not heard, and not missed.
+    api.put(PODS, pod("other", "other", OTHER, "10.1.1.2"));
+    wanted.store(true, Ordering::Relaxed);
+    until("the pod's again", |whose| {
+        matches!(whose, Some(Whose::Pod { .. }))
+    })
 }

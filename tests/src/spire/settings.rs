@@ -2,6 +2,7 @@
 //! The configuration files of both programs.
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::time::Duration;
 
 use super::{DOMAIN, Spire};
@@ -44,7 +45,8 @@ plugins {{
         text
     }
 
-    pub(super) fn agent_settings(&self) -> String {
+    /// Those of an agent with this data directory below ours, and these sockets.
+    pub(super) fn agent_settings(&self, who: &str, socket: &Path, admin: &Path) -> String {
         let directory = self.directory.display();
         let kubernetes = self.kubelet.map_or(String::new(), |port| {
             format!(
@@ -53,7 +55,7 @@ plugins {{
         });
         format!(
             r#"agent {{
-  data_dir = "{directory}/agent"
+  data_dir = "{directory}/{who}"
   log_level = "DEBUG"
   server_address = "127.0.0.1"
   server_port = "{port}"
@@ -71,7 +73,7 @@ plugins {{
     plugin_data {{}}
   }}
   KeyManager "disk" {{
-    plugin_data {{ directory = "{directory}/agent" }}
+    plugin_data {{ directory = "{directory}/{who}" }}
   }}
   WorkloadAttestor "unix" {{
     plugin_data {{
@@ -84,8 +86,8 @@ plugins {{
 }}
 "#,
             port = self.port,
-            socket = self.socket().display(),
-            admin = self.admin_socket().display(),
+            socket = socket.display(),
+            admin = admin.display(),
             delegate = Self::delegate(),
         )
     }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::audit::record::Timestamp;
+use crate::identity::peers::Dispute;
 use crate::peers::{Health, NodeStatus};
 
 #[derive(Serialize, ToSchema)]
@@ -19,6 +20,31 @@ pub(super) struct PeersStatus {
     connections: u64,
     /// Changes of keys of handshakes.
     keys: u64,
+    /// Addresses that more than one node claims.
+    disputes: Vec<DisputeEntry>,
+}
+
+/// Addresses that more than one node claims.
+#[derive(Serialize, ToSchema)]
+struct DisputeEntry {
+    /// Which.
+    net: String,
+    /// Whose they are; null: nobody's.
+    #[schema(value_type = Option<String>, required = true)]
+    owner: Option<Arc<str>>,
+    /// Who claims them, and is not believed about them.
+    #[schema(value_type = Vec<String>)]
+    claimants: Vec<Arc<str>>,
+}
+
+impl From<Dispute> for DisputeEntry {
+    fn from(dispute: Dispute) -> Self {
+        Self {
+            net: dispute.net.to_string(),
+            owner: dispute.owner,
+            claimants: dispute.claimants.into_iter().collect(),
+        }
+    }
 }
 
 /// Another node.
@@ -73,6 +99,7 @@ impl From<&Health> for PeersStatus {
             refused: status.refused,
             connections: status.connections,
             keys: status.rotations,
+            disputes: status.disputes.into_iter().map(DisputeEntry::from).collect(),
         }
     }
 }

@@ -15,12 +15,14 @@ use super::node::{Command, DEPTH, Sources};
 use super::peers::Peers;
 use super::{AppError, descriptors, forward};
 use crate::cgroup::{CgroupEvent, Watcher};
-use crate::config::{Config, IdentitySource};
+use crate::config::{Config, IdentitySource, OtherPods};
 use crate::identity::kubernetes::Changes;
+use crate::identity::since::now;
 use crate::identity::spire::{self, Source, own};
 use crate::kubernetes;
 use crate::metrics::Metrics;
 use crate::nri;
+use crate::peers;
 use crate::state::Snapshot;
 
 /// How long the SPIRE agent may take for an answer.
@@ -61,7 +63,8 @@ pub(super) async fn open(
 ) -> Result<(BTreeMap<PathBuf, u64>, Sources, Followed), AppError> {
     let cgroups = watcher.snapshot();
     let services = config.identity.has(IdentitySource::Kubernetes);
-    let mut pods = pods(config, input, &cgroups).await?;
+    let peers_health = Arc::new(peers::Health::default());
+    let mut pods = pods(config, input, &cgroups, &peers_health).await?;
     if let Some(source) = &pods {
         metrics.read_kubernetes(source.health());
     }
@@ -95,7 +98,7 @@ pub(super) async fn open(
         let asked = pods.as_ref().filter(|_| config.identity.peers.nodes.is_empty());
         let freshness = asked.map(|source| Arc::clone(&source.health().freshness));
         let kubernetes = input.kubernetes.clone().zip(freshness);
-        Some(Peers::open(config, node_epochs, svids, kubernetes).await?)
+        Some(Peers::open(config, node_epochs, svids, kubernetes, peers_health).await?)
     } else {
         None
     };
@@ -142,6 +145,7 @@ async fn pods(
     config: &Config,
     input: &Input,
     cgroups: &BTreeMap<PathBuf, u64>,
+    peers: &Arc<peers::Health>,
 ) -> Result<Option<kubernetes::Source>, AppError> {
     let client = input.kubernetes.clone();
     let Some(client) = client.filter(|_| config.identity.has(IdentitySource::Kubernetes)) else {
@@ -158,10 +162,23 @@ async fn pods(
         roots: input.root_paths.clone(),
         memory: config.state_directory().join(kubernetes::FILE),
         timing: kubernetes::Timing::default(),
+        others: others(config, peers),
     };
     Ok(Some(
         kubernetes::Source::start(settings, cgroups, FIRST_LIST).await,
     ))
+}
+
+/// Whether the API is to tell of pods of other nodes. Where all of these have agents that tell of them, it need not.
+fn others(config: &Config, peers: &Arc<peers::Health>) -> kubernetes::Others {
+    let settings = &config.identity.peers;
+    // A list of nodes need not have all of them.
+    let all = config.identity.has(IdentitySource::Peers) && settings.nodes.is_empty();
+    if !all || settings.pods == OtherPods::Always {
+        return kubernetes::Others::default();
+    }
+    let peers = Arc::clone(peers);
+    kubernetes::Others(Box::new(move |asked| peers.others_wanted(asked, now())))
 }
 
 /// Keeps the agent's own SVID on disk, if its certificates are SPIRE's. Returns when there is one, or after a while: what

@@ -19,6 +19,7 @@ mod raw;
 mod recover;
 mod restraint;
 mod services;
+mod speaking;
 mod sweep;
 mod switches;
 mod unnamed;

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,8 @@ use tokio::time::{Instant, sleep};
 use super::node::Command;
 use super::{AppError, forward};
 use crate::config::{Config, Handshake};
-use crate::identity::peers::{Local, Svids};
+use crate::identity::peers::{Local, Svids, is_reachable};
+use crate::kernel::netns;
 use crate::kubernetes;
 use crate::kubernetes::nodes::{Agents, follow_nodes};
 use crate::peers::{FILE, Health, PROTOCOL, Parts, Recalled, Service, Settings, Timing, Told, follow_local};
@@ -43,6 +44,13 @@ async fn bind(listen: SocketAddr) -> io::Result<TcpListener> {
     }
 }
 
+/// The addresses of this machine's interfaces, as far as others can reach them.
+fn own_addresses() -> Vec<IpAddr> {
+    let addresses = netns::addresses().unwrap_or_default();
+    let addresses = addresses.into_iter().map(IpAddr::from);
+    addresses.filter(|address| is_reachable(*address)).collect()
+}
+
 type Following = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The agents of other nodes, before they are spoken to.
@@ -66,6 +74,7 @@ impl Peers {
         uses: HashMap<u32, u64>,
         svids: Option<watch::Receiver<Svids>>,
         kubernetes: Option<(kubernetes::Client, Arc<kubernetes::Freshness>)>,
+        health: Arc<Health>,
     ) -> Result<Self, AppError> {
         let (cert, key, client_ca) = config.api.tls.all().ok_or(AppError::Ended {
             part: "the reading of api.tls",
@@ -85,18 +94,20 @@ impl Peers {
             let agents = Agents {
                 pattern: config.agent_pattern(),
                 own: config.node.clone(),
+                here: own_addresses,
                 port: listen.port(),
             };
             let timing = kubernetes::Timing::default();
             Some(follow_nodes(client, timing, freshness, agents, roster))
         } else {
-            let listed = config.roster().map_err(|source| AppError::Roster { source })?;
+            let listed = config
+                .roster(&own_addresses())
+                .map_err(|source| AppError::Roster { source })?;
             roster.send_replace(Some(Arc::new(listed)));
             None
         };
         let (told, said) = mpsc::channel(QUEUE);
         let (local, own) = watch::channel(Arc::default());
-        let health = Arc::new(Health::default());
         let service = Service::new(Parts {
             settings: Settings {
                 node: config.node.as_str().into(),

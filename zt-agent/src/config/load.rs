@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::setting::{Raw, SETTINGS};
 use super::{Config, DEFAULT_FILE, IdentitySource, PolicySource};
+use crate::identity::peers::Roster;
 use crate::identity::spire::own;
 use crate::problem::{Problem, nearest};
 use crate::yaml::{self, Entry, Node, Report, Value};
@@ -125,8 +126,11 @@ fn peers(config: &Config) -> Option<Problem> {
     } else if config.identity.peers.nodes.is_empty() && !config.identity.has(IdentitySource::Kubernetes) {
         let message = "is empty: `peers` without `kubernetes` among the identity sources needs a list of the other nodes";
         ("identity.peers.nodes", message.to_owned())
+    } else if config.identity.peers.nodes.is_empty() && !config.identity.has(IdentitySource::Spire) {
+        let message = "is empty: without `spire` among the identity sources no agent can show who lives on its node; list the nodes, with their `identities`";
+        ("identity.peers.nodes", message.to_owned())
     } else {
-        let error = config.roster().err()?;
+        let error = config.roster(&[]).and_then(Roster::undisputed).err()?;
         ("identity.peers.nodes", error.to_string())
     };
     Some(plain("configuration", field, message))

@@ -18,6 +18,16 @@ const FIELDS: [&str; 4] = ["name", "address", "speaksFor", "identities"];
 /// What holds longer than that is no longer what was said.
 const LONGEST_HOLD: Duration = Duration::from_secs(86_400);
 
+/// Whether the Kubernetes API is asked about pods of other nodes although their agents tell of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OtherPods {
+    /// Only as long as not all agents are heard.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+}
+
 /// `identity.peers`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peers {
@@ -27,6 +37,8 @@ pub struct Peers {
     pub nodes: Vec<Neighbour>,
     /// `identity.peers.id`: how the SPIFFE ID of a node's agent is made.
     pub id: String,
+    /// `identity.peers.pods`: whether the API is always asked about pods of other nodes as well.
+    pub pods: OtherPods,
     /// `identity.peers.hold`: how long what a node said is believed when it is no longer heard.
     pub hold: Duration,
 }
@@ -37,6 +49,7 @@ impl Default for Peers {
             listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8056)),
             nodes: Vec::new(),
             id: "spiffe://{trustDomain}/{cluster}/zt-system/zt-agent/nodes/{node}".to_owned(),
+            pods: OtherPods::Auto,
             hold: Duration::from_secs(300),
         }
     }
@@ -53,10 +66,10 @@ impl Config {
         id.replace("{cluster}", &self.cluster)
     }
 
-    /// The other nodes that are listed.
-    pub fn roster(&self) -> Result<Roster, RosterError> {
+    /// The other nodes that are listed; `here` are addresses of this machine, which are no other one's.
+    pub fn roster(&self, here: &[IpAddr]) -> Result<Roster, RosterError> {
         let listed = self.identity.peers.nodes.iter().cloned();
-        Roster::new(listed, &self.agent_pattern(), &self.node)
+        Roster::new(listed, &self.agent_pattern(), &self.node, here)
     }
 }
 
@@ -88,6 +101,15 @@ pub(super) fn hold(config: &mut Config, raw: Raw<'_>) -> Result<(), String> {
         return Err(format!("must be at most a day, not `{text}`"));
     }
     config.identity.peers.hold = hold;
+    Ok(())
+}
+
+pub(super) fn pods(config: &mut Config, raw: Raw<'_>) -> Result<(), String> {
+    config.identity.peers.pods = match raw.text()? {
+        "auto" => OtherPods::Auto,
+        "always" => OtherPods::Always,
+        other => return Err(format!("must be `auto` or `always`, not `{other}`")),
+    };
     Ok(())
 }
 
@@ -187,6 +209,7 @@ fn neighbour(
         name: Arc::from(name),
         address: Arc::from(address),
         speaks_for,
+        says: Vec::new(),
         identities,
     })
 }

@@ -82,6 +82,7 @@ identity:
       - {name: three, address: 'three.example.org:9000', speaksFor: [10.3.0.0/24], identities: 'spiffe://hanzo.ai/db/*'}
     id: spiffe://{trustDomain}/agents/{node}
     hold: 90s
+    pods: always
 audit:
   dsn: sqlite:///a.db
   spool: /s.db
@@ -150,16 +151,19 @@ fn every_key_is_read() {
                         name: "two".into(),
                         address: "10.0.0.2:9000".into(),
                         speaks_for: vec!["10.0.0.2/32".parse().expect("net")],
+                        says: Vec::new(),
                         identities: Vec::new(),
                     },
                     Neighbour {
                         name: "three".into(),
                         address: "three.example.org:9000".into(),
                         speaks_for: vec!["10.3.0.0/24".parse().expect("net")],
+                        says: Vec::new(),
                         identities: vec![Pattern::parse("spiffe://hanzo.ai/db/*").expect("pattern")],
                     },
                 ],
                 id: "spiffe://{trustDomain}/agents/{node}".into(),
+                pods: OtherPods::Always,
                 hold: Duration::from_secs(90),
             },
         },

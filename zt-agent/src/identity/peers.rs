@@ -14,7 +14,7 @@ use std::sync::Arc;
 use rustls::sign::CertifiedKey;
 use serde::{Deserialize, Serialize};
 
-pub use self::roster::{Neighbour, Roster, RosterError, Speaker, agent_id};
+pub use self::roster::{Dispute, Neighbour, Roster, RosterError, Speaker, agent_id};
 pub use self::table::{Difference, Refusal, Table};
 use crate::spiffe_id::SpiffeId;
 
@@ -49,6 +49,8 @@ pub enum Who {
     Node,
     /// The node was not heard for so long that nobody knows.
     Nobody,
+    /// Another node claims the address as well: it is neither one's.
+    Disputed,
 }
 
 /// What this node says of itself. Cheap to clone.

@@ -4,6 +4,7 @@
 //! They are in the pinned map and nowhere else: neither on a disk nor in a log nor in an answer. A successor goes on with
 //! what it finds there.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use aya::maps::{HashMap as KernelMap, Map, MapData, MapError};
@@ -80,6 +81,13 @@ impl Keys {
             }
             Err(error) => Err(KernelError::map(names::KEYS)(error)),
         }
+    }
+
+    /// The nodes with which keys are shared.
+    pub(super) fn nodes(&self) -> Result<HashSet<u32>, KernelError> {
+        let ids = self.0.keys().collect::<Result<Vec<KeyId>, _>>();
+        let ids = ids.map_err(KernelError::map(names::KEYS))?;
+        Ok(ids.iter().filter_map(KeyId::node).collect())
     }
 
     /// Removes the keys of all epochs within the node but these.

@@ -99,14 +99,6 @@ impl Nodes {
     }
 }
 
-/// The slots in which the keys of these epochs are.
-fn slots(epochs: &[u64]) -> impl Iterator<Item = u64> {
-    epochs
-        .iter()
-        .filter(|epoch| **epoch != 0)
-        .map(|epoch| epoch & EPOCH_MASK)
-}
-
 impl Kernel {
     /// Epochs of the keys in use towards other nodes, by node.
     pub fn node_epochs(&self) -> HashMap<u32, u64> {
@@ -117,7 +109,9 @@ impl Kernel {
     /// Forgets all other nodes but these.
     pub fn keep_nodes(&mut self, nodes: &HashSet<u32>) -> Result<(), KernelError> {
         let known = self.nodes.used.content().keys();
-        let known: HashSet<u32> = known.chain(self.nodes.by_node.keys()).copied().collect();
+        let mut known: HashSet<u32> = known.chain(self.nodes.by_node.keys()).copied().collect();
+        // Also of one towards which no key is in use.
+        known.extend(self.keys.nodes()?);
         for node in known.difference(nodes) {
             self.forget_node_keys(*node)?;
             self.set_residents(*node, &HashSet::new())?;
@@ -130,7 +124,7 @@ impl Kernel {
         self.nodes.live(node, identities)
     }
 
-    /// Verifies what a node sends with this key too, and with those of the epochs that are needed, and with no others.
+    /// Verifies what a node sends with this key too, and with those in the places that are needed, and with no others.
     pub fn verify_node(
         &mut self,
         node: u32,
@@ -142,9 +136,8 @@ impl Kernel {
         self.need_keys(node, needed)
     }
 
-    /// Forgets keys of what a node sends that are not of these epochs.
+    /// Forgets keys of what a node sends that are in none of these places.
     pub fn need_keys(&mut self, node: u32, needed: &[u64]) -> Result<(), KernelError> {
-        let needed: Vec<u64> = slots(needed).collect();
         for slot in (0..=EPOCH_MASK).filter(|slot| !needed.contains(slot)) {
             self.keys.remove(KeyId::from(node, slot))?;
         }
@@ -156,11 +149,21 @@ impl Kernel {
         let before = self.nodes.used.content().get(&node).map_or(0, |node| node.epoch);
         self.keys.place(KeyId::to(node, epoch), key)?;
         self.nodes.used.set(node, Node { epoch, reserved: 0 })?;
-        let needed: Vec<u64> = slots(&[before, epoch]).collect();
+        let needed = [before, epoch].map(|epoch| epoch & EPOCH_MASK);
         for slot in (0..=EPOCH_MASK).filter(|slot| !needed.contains(slot)) {
-            self.keys.remove(KeyId::to(node, slot))?;
+            // The new key is in use: what else is there is not sent with, and goes with the next one.
+            if let Err(error) = self.keys.remove(KeyId::to(node, slot)) {
+                tracing::warn!(%error, "an old key of handshakes with another node could not be removed");
+            }
         }
         Ok(())
+    }
+
+    /// Forgets all keys of all nodes.
+    pub fn forget_all_node_keys(&mut self) -> Result<(), KernelError> {
+        let used: Vec<u32> = self.nodes.used.content().keys().copied().collect();
+        let nodes: HashSet<u32> = used.into_iter().chain(self.keys.nodes()?).collect();
+        nodes.into_iter().try_for_each(|node| self.forget_node_keys(node))
     }
 
     /// Forgets all keys of a node: no option is sent there any more, and none from there verifies.

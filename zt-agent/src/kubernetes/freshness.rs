@@ -68,6 +68,11 @@ impl Freshness {
         )
     }
 
+    /// A collection is not followed any more, and nobody goes by it.
+    pub(super) fn end(&self, name: &str) {
+        self.lock().remove(name);
+    }
+
     /// A collection is going to be followed: nothing is known yet.
     pub(crate) fn begin(&self, name: &'static str) {
         self.with(name, |status| {

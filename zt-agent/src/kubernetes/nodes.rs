@@ -11,10 +11,12 @@ use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
 use super::{Client, Collection, Freshness, Said, Timing, follow};
-use crate::identity::peers::{Neighbour, Roster};
+use crate::identity::peers::{Neighbour, Roster, agent_id, is_reachable};
 
 /// Changes that may wait.
 const QUEUE: usize = 256;
+/// Addresses, and networks, of one node that are looked at.
+const MOST_EACH: usize = 16;
 
 /// All nodes.
 pub fn nodes() -> Collection {
@@ -51,10 +53,13 @@ impl TryFrom<Value> for ReadNode {
             addresses: addresses
                 .filter_map(|entry| entry["address"].as_str()?.parse::<IpAddr>().ok())
                 .map(|address| address.to_canonical())
+                .filter(|address| is_reachable(*address))
+                .take(MOST_EACH)
                 .collect(),
             networks: networks
                 .filter_map(|text| text.parse::<IpNet>().ok())
                 .map(|net| net.trunc())
+                .take(MOST_EACH)
                 .collect(),
         })
     }
@@ -64,11 +69,12 @@ impl ReadNode {
     /// The node as other agents know it; `None` while it has no address.
     fn neighbour(&self, port: u16) -> Option<Neighbour> {
         let first = self.addresses.first()?;
-        let own = self.addresses.iter().map(|address| IpNet::from(*address));
         Some(Neighbour {
             name: Arc::clone(&self.name),
             address: SocketAddr::new(*first, port).to_string().into(),
-            speaks_for: own.chain(self.networks.iter().copied()).collect(),
+            // They are given once, and not by the node.
+            speaks_for: self.networks.clone(),
+            says: self.addresses.clone(),
             identities: Vec::new(),
         })
     }
@@ -81,6 +87,8 @@ pub struct Agents {
     pub pattern: String,
     /// This node.
     pub own: String,
+    /// The addresses of this machine, which are no other one's.
+    pub here: fn() -> Vec<IpAddr>,
     /// Where they listen, on every node.
     pub port: u16,
 }
@@ -109,8 +117,11 @@ pub async fn follow_nodes(
             if !listed {
                 continue;
             }
-            let neighbours = known.values().filter_map(|node| node.neighbour(agents.port));
-            match Roster::new(neighbours, &agents.pattern, &agents.own) {
+            // One that can have no agent costs itself and nothing else.
+            let can_speak = |node: &&ReadNode| agent_id(&agents.pattern, &node.name).is_ok();
+            let neighbours = known.values().filter(can_speak);
+            let neighbours = neighbours.filter_map(|node| node.neighbour(agents.port));
+            match Roster::new(neighbours, &agents.pattern, &agents.own, &(agents.here)()) {
                 Ok(new) => {
                     roster.send_if_modified(|before| {
                         let differs = before.as_deref() != Some(&new);
@@ -162,6 +173,7 @@ mod tests {
             "status": {"addresses": [
                 {"type": "Hostname", "address": "worker-1"},
                 {"type": "ExternalIP", "address": "198.51.100.7"},
+                {"type": "InternalIP", "address": "127.0.0.1"},
                 {"type": "InternalIP", "address": "10.0.0.11"},
                 {"type": "InternalIP", "address": "fd00::11"},
             ]},
@@ -169,10 +181,9 @@ mod tests {
         let neighbour = node.expect("a node").neighbour(8056).expect("it has an address");
         assert_eq!(&*neighbour.address, "10.0.0.11:8056");
         let nets: Vec<String> = neighbour.speaks_for.iter().map(ToString::to_string).collect();
-        assert_eq!(
-            nets,
-            ["10.0.0.11/32", "fd00::11/128", "10.244.1.0/24", "fd00:1::/64"]
-        );
+        assert_eq!(nets, ["10.244.1.0/24", "fd00:1::/64"]);
+        let says: Vec<String> = neighbour.says.iter().map(ToString::to_string).collect();
+        assert_eq!(says, ["10.0.0.11", "fd00::11"]);
         assert!(neighbour.identities.is_empty());
     }
 

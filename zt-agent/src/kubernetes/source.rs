@@ -2,11 +2,13 @@
 //! The `kubernetes` identity source at work: two watches of pods and the cgroups of this node, put together.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::pods::{COLLECTIONS, ReadPod, of_node, of_others};
@@ -30,6 +32,44 @@ const REFRESH: Duration = Duration::from_secs(memory::MOST_AGE.as_secs() / 2);
 /// How often it is looked whether what is known is too old, should nothing be said.
 const LOOK: Duration = Duration::from_secs(5);
 
+/// Whether the API is to be asked about pods of other nodes, given whether it is.
+pub struct Others(pub Box<dyn Fn(bool) -> bool + Send + Sync>);
+
+impl Default for Others {
+    /// It always is.
+    fn default() -> Self {
+        Self(Box::new(|_| true))
+    }
+}
+
+impl fmt::Debug for Others {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Others")
+    }
+}
+
+/// Pods of other nodes, as they are told of.
+#[derive(Debug)]
+struct Elsewhere {
+    said: mpsc::Receiver<Said<ReadPod>>,
+    task: AbortHandle,
+}
+
+impl Elsewhere {
+    fn follow(watches: &mut Watches, node: &str) -> Self {
+        let (said, task) = watches.follow_for_now(of_others(node), QUEUE);
+        Self { said, task }
+    }
+}
+
+/// What is said of them next; never, where nobody is asked.
+async fn next(elsewhere: &mut Option<Elsewhere>) -> Option<Said<ReadPod>> {
+    match elsewhere {
+        Some(elsewhere) => elsewhere.said.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// What the source goes by.
 #[derive(Debug)]
 pub struct Settings {
@@ -45,6 +85,8 @@ pub struct Settings {
     pub memory: PathBuf,
     /// How long things may take.
     pub timing: Timing,
+    /// Whether pods of other nodes are of interest: others may tell of them.
+    pub others: Others,
 }
 
 /// The source.
@@ -55,7 +97,9 @@ pub struct Source {
     directory: Directory,
     health: Arc<Health>,
     here: mpsc::Receiver<Said<ReadPod>>,
-    elsewhere: mpsc::Receiver<Said<ReadPod>>,
+    /// `None` while others tell of them.
+    elsewhere: Option<Elsewhere>,
+    others: Others,
     watches: Watches,
     save_at: Option<Instant>,
     /// When the API last said that what is known is so, as far as earlier agents knew.
@@ -76,7 +120,8 @@ impl Source {
         let recalled = memory::recall(&settings.memory, &settings.node, &mut directory);
         let mut watches = Watches::new(settings.client, settings.timing);
         let here = watches.follow(of_node(&settings.node), QUEUE);
-        let elsewhere = watches.follow(of_others(&settings.node), QUEUE);
+        // Who else tells of them is not known yet.
+        let elsewhere = Some(Elsewhere::follow(&mut watches, &settings.node));
         let mut source = Self {
             node: settings.node,
             memory: settings.memory,
@@ -84,6 +129,7 @@ impl Source {
             health: Health::new(Arc::clone(watches.freshness())),
             here,
             elsewhere,
+            others: settings.others,
             watches,
             save_at: None,
             heard: recalled.heard,
@@ -106,7 +152,7 @@ impl Source {
         while missing.contains(&true) {
             let (part, said) = tokio::select! {
                 Some(said) = self.here.recv() => (Part::Here, said),
-                Some(said) = self.elsewhere.recv() => (Part::Elsewhere, said),
+                Some(said) = next(&mut self.elsewhere) => (Part::Elsewhere, said),
                 else => return,
             };
             if matches!(said, Said::All(_)) {
@@ -149,26 +195,27 @@ impl Source {
                     None => told = false,
                 },
                 Some(said) = self.here.recv() => self.take(Part::Here, said),
-                Some(said) = self.elsewhere.recv() => self.take(Part::Elsewhere, said),
+                Some(said) = next(&mut self.elsewhere) => self.take(Part::Elsewhere, said),
                 () = due(self.save_at) => {
                     self.save().await;
                     continue;
                 }
                 Some(ended) = self.watches.ended() => {
-                    if let Err(error) = ended {
+                    if let Err(error) = ended
+                        && !error.is_cancelled()
+                    {
                         tracing::error!(%error, "a watch of the Kubernetes API failed: what is known of it stays as it is; restart the agent");
                     }
                     continue;
                 }
-                _ = look.tick() => {}
+                _ = look.tick() => self.follow_others(),
                 () = out.closed() => break,
             }
             // What has come meanwhile is put in force with it.
             for _ in 0..BATCH {
                 let here = self.here.try_recv().map(|said| (Part::Here, said));
-                let Ok((part, said)) =
-                    here.or_else(|_| self.elsewhere.try_recv().map(|said| (Part::Elsewhere, said)))
-                else {
+                let elsewhere = || Some((Part::Elsewhere, self.elsewhere.as_mut()?.said.try_recv().ok()?));
+                let Some((part, said)) = here.ok().or_else(elsewhere) else {
                     break;
                 };
                 self.take(part, said);
@@ -203,6 +250,24 @@ impl Source {
         match event {
             CgroupEvent::Created { path, .. } => self.directory.cgroup_created(path),
             CgroupEvent::Removed { path, .. } => self.directory.cgroup_removed(path),
+        }
+    }
+
+    /// Asks about pods of other nodes as long as that is wanted, and forgets them when it is not.
+    fn follow_others(&mut self) {
+        let wanted = (self.others.0)(self.elsewhere.is_some());
+        if wanted && self.elsewhere.is_none() {
+            tracing::info!(
+                "not all agents of other nodes are heard: following the pods of other nodes in the Kubernetes API"
+            );
+            self.elsewhere = Some(Elsewhere::follow(&mut self.watches, &self.node));
+        } else if !wanted && let Some(elsewhere) = self.elsewhere.take() {
+            tracing::info!(
+                "the agents of all other nodes are heard: their pods are not followed in the Kubernetes API any more"
+            );
+            elsewhere.task.abort();
+            self.health.freshness.end(COLLECTIONS[1]);
+            self.directory.all(Part::Elsewhere, &[]);
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 
 use super::watch::{Collection, Said, Timing, follow};
 use super::{Client, Freshness};
@@ -37,11 +37,19 @@ impl Watches {
         collection: Collection,
         queue: usize,
     ) -> mpsc::Receiver<Said<T>> {
+        self.follow_for_now(collection, queue).0
+    }
+
+    /// The same, until it is aborted.
+    pub fn follow_for_now<T: DeserializeOwned + Send + 'static>(
+        &mut self,
+        collection: Collection,
+        queue: usize,
+    ) -> (mpsc::Receiver<Said<T>>, AbortHandle) {
         let (sender, receiver) = mpsc::channel(queue);
         let (client, freshness) = (self.client.clone(), Arc::clone(&self.freshness));
-        self.tasks
-            .spawn(follow(client, collection, self.timing, freshness, sender));
-        receiver
+        let following = follow(client, collection, self.timing, freshness, sender);
+        (receiver, self.tasks.spawn(following))
     }
 
     /// How following each stands.

@@ -27,6 +27,11 @@ pub(super) fn peers(writer: &mut Writer<'_>, metrics: &Metrics) -> fmt::Result {
         "Addresses of other nodes of which their agents say who is there",
         addresses as f64,
     )?;
+    writer.gauge(
+        "zt_peers_disputes",
+        "Addresses and networks that more than one node claims",
+        status.disputes.len() as f64,
+    )?;
     writer.counter(
         "zt_peers_connections",
         "Connections with agents of other nodes over which all was said",

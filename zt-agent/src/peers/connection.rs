@@ -3,17 +3,17 @@
 //! wait for each other.
 
 mod judge;
+mod rotate;
 mod say;
 mod wire;
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
-use super::Told;
-use super::keys::{self, Epochs, Known, Next, Role};
+use super::Timing;
+use super::keys::{Epochs, Known, Role};
 use super::pair::Pair;
 use super::proof::Binding;
 use super::protocol::{Message, VERSION};
@@ -22,10 +22,10 @@ use super::reach::Arrived;
 use self::say::Saying;
 use self::wire::{Moved, Wire};
 
-/// What a node may say at once: all that it can have, twice.
-const BURST: f64 = 16_384.0;
-/// What it may say in a second from then on.
-const PER_SECOND: f64 = 200.0;
+/// Bytes that may wait for a node that does not take them.
+const MOST_WAITING: usize = 512 * 1024;
+/// Changes that may wait for one.
+const MOST_UNSAID: usize = 65_536;
 
 /// How a connection ended.
 pub(super) enum End {
@@ -33,8 +33,12 @@ pub(super) enum End {
     Lost(String),
     /// What the other end said or did, by a cause of `REFUSALS`.
     Refused(&'static str, String),
-    /// There are newer certificates, or the one that it rests on has ended: both come back with theirs.
+    /// There are newer certificates, or the one that it rests on has ended, or it may speak for more: both come back.
     Renew,
+    /// An authority is not believed any more: what was shown by its certificates is to be shown anew.
+    Doubted,
+    /// The certificate that it rests on is not believed any more, and nothing that was said over it.
+    Distrusted(String),
     /// The other end has made another one.
     Replaced(Box<Arrived>),
     /// Nobody listens to this agent's parts any more.
@@ -73,8 +77,9 @@ pub(super) struct Connection<'a> {
     beat: Instant,
     rotate: Instant,
     ends: Instant,
-    allowance: f64,
-    counted: Instant,
+    begun: Instant,
+    /// When the other end took something last, or there was nothing for it.
+    taken: Instant,
 }
 
 impl<'a> Connection<'a> {
@@ -97,8 +102,8 @@ impl<'a> Connection<'a> {
             rotate: now + timing.rotate,
             // A year is for ever, and does not overflow.
             ends: now + std::time::Duration::from_secs(left.min(365 * 86_400).unsigned_abs()),
-            allowance: BURST,
-            counted: now,
+            begun: now,
+            taken: now,
             wire: Wire::new(arrived.stream),
             pair,
         })
@@ -124,7 +129,11 @@ impl<'a> Connection<'a> {
         self.pair.begin();
         let mut local = self.pair.shared().local.clone();
         let mut certificates = self.pair.shared().certificates.clone();
+        let mut speakers = self.pair.speakers();
         certificates.mark_unchanged();
+        // It may have waited while they changed.
+        self.is_believed().map_err(End::Lost)?;
+        speakers.mark_changed();
         loop {
             self.fill()?;
             let expiry = self.pair.next_expiry();
@@ -134,12 +143,14 @@ impl<'a> Connection<'a> {
                 .min(self.beat)
                 .min(self.heard + timing.silence)
                 .min(self.rotate)
+                .min(self.patience(&timing))
                 .min(self.pair.holds_until().unwrap_or(self.rotate))
+                .min(self.pair.retires().unwrap_or(self.rotate))
                 .min(expiry);
             tokio::select! {
                 moved = self.wire.transfer() => {
                     match moved {
-                        Ok(Moved::Wrote) => {}
+                        Ok(Moved::Wrote) => self.taken = Instant::now(),
                         Ok(Moved::Read(0)) => return Err(End::Lost("the other end closed the connection".to_owned())),
                         Ok(Moved::Read(_)) => self.hear().await?,
                         Err(error) => return Err(broken(&error)),
@@ -151,8 +162,19 @@ impl<'a> Connection<'a> {
                     }
                     let now = Arc::clone(&local.borrow_and_update());
                     self.saying.change_to(now);
+                    if self.saying.left() > MOST_UNSAID {
+                        return Err(End::Lost("it does not take what changes as fast as that does".to_owned()));
+                    }
                 }
-                Ok(()) = certificates.changed(), if self.doubts => return Err(End::Renew),
+                Ok(()) = certificates.changed() => self.look_at_certificates()?,
+                Ok(()) = speakers.changed() => {
+                    let speaker = Arc::clone(&speakers.borrow_and_update());
+                    let more = self.pair.speaks(speaker);
+                    self.tell().await?;
+                    if more {
+                        return Err(End::Renew);
+                    }
+                }
                 arrived = self.pair.arrived() => return Err(End::Replaced(Box::new(arrived))),
                 () = sleep_until(due) => self.look_at_the_clock().await?,
             }
@@ -167,6 +189,14 @@ impl<'a> Connection<'a> {
         }
         if now >= self.heard + timing.silence {
             return Err(End::Refused("silent", "it says nothing".to_owned()));
+        }
+        if now >= self.patience(&timing) {
+            let why = if self.stage == Stage::New {
+                "it did not say in time who it is"
+            } else {
+                "it does not take what it is told"
+            };
+            return Err(End::Refused("silent", why.to_owned()));
         }
         if self.stage != Stage::Whole && self.pair.holds_until().is_some_and(|until| now >= until) {
             return Err(End::Lost("it has not said all for too long".to_owned()));
@@ -184,15 +214,46 @@ impl<'a> Connection<'a> {
             }
         }
         self.pair.expire(unix_seconds());
+        self.pair.retire(now).await.map_err(stopped)?;
         self.tell().await
+    }
+
+    /// Until when the other end may leave this one waiting.
+    fn patience(&mut self, timing: &Timing) -> Instant {
+        if self.stage == Stage::New {
+            return self.begun + timing.handshake;
+        }
+        if self.wire.is_idle() {
+            self.taken = Instant::now();
+        }
+        self.taken + timing.silence
+    }
+
+    /// Whether what this connection rests on is still believed.
+    fn look_at_certificates(&mut self) -> Result<(), End> {
+        if self.pair.lost_an_authority() {
+            self.is_believed().map_err(End::Distrusted)?;
+            return Err(End::Doubted);
+        }
+        if self.doubts {
+            return Err(End::Renew);
+        }
+        Ok(())
+    }
+
+    fn is_believed(&self) -> Result<(), String> {
+        let certificates = Arc::clone(&self.pair.shared().certificates.borrow());
+        let Some(mutual) = certificates.as_ref() else {
+            return Ok(());
+        };
+        let is_server = self.role == Role::Dials;
+        let believed = mutual.still_believed(self.wire.certificates(), is_server);
+        believed.map_err(|error| error.to_string())
     }
 
     /// Takes what has come.
     async fn hear(&mut self) -> Result<(), End> {
         self.heard = Instant::now();
-        let passed = self.heard.duration_since(self.counted).as_secs_f64();
-        self.counted = self.heard;
-        self.allowance = (self.allowance + passed * PER_SECOND).min(BURST);
         loop {
             let message = match self.wire.next() {
                 Ok(Some(message)) => message,
@@ -204,16 +265,21 @@ impl<'a> Connection<'a> {
                 Message::Gone { addresses } => addresses.len().max(1),
                 // A signature and a chain are verified.
                 Message::Holds { .. } => 4,
+                // The kernel's maps are written.
+                Message::Ready { .. } | Message::Uses { .. } => 16,
                 _ => 1,
             };
-            self.allowance -= cost as f64;
-            if self.allowance < 0.0 {
+            if !self.pair.may(cost as f64) {
                 return Err(End::Refused(
                     "flood",
                     "it says more than a node can have to say".to_owned(),
                 ));
             }
             self.take(message).await?;
+            if self.wire.waiting() > MOST_WAITING {
+                let why = "it asks for more than it takes".to_owned();
+                return Err(End::Refused("flood", why));
+            }
         }
         self.tell().await
     }
@@ -261,93 +327,9 @@ impl<'a> Connection<'a> {
                 Ok(())
             }
             Message::Ready { epoch } => self.ready(epoch).await,
-            Message::Uses { epoch } => {
-                let epochs = self.epochs()?;
-                epochs.used(epoch).map_err(|error| nonsense(&error))?;
-                let needed = epochs.needed();
-                let node = self.pair.number();
-                self.pair
-                    .tell(Told::Needed { node, needed })
-                    .await
-                    .map_err(stopped)
-            }
+            Message::Uses { epoch } => self.used(epoch).await,
             Message::Beat {} => Ok(()),
         }
-    }
-
-    async fn greeted(&mut self, version: u16, node: &str, proves: bool, theirs: Known) -> Result<(), End> {
-        if version != VERSION {
-            let why = format!("it speaks version {version} of the protocol, this agent {VERSION}");
-            return Err(End::Refused("protocol", why));
-        }
-        if node != &**self.pair.name() {
-            let why = format!(
-                "its certificate is that of `{}`, and it calls itself `{node}`",
-                self.pair.name()
-            );
-            return Err(End::Refused("not_a_node", why));
-        }
-        self.stage = Stage::Greeted;
-        let settings = &self.pair.shared().settings;
-        self.proves = proves && settings.proves;
-        let local = self.pair.shared().local.borrow().clone();
-        self.saying.begin(local);
-        self.pair.proves(self.proves);
-        let (role, known) = (self.role, self.pair.known());
-        let epochs = Epochs::agree(role, known, theirs).map_err(|error| nonsense(&error))?;
-        if self.proves {
-            self.epochs = Some(epochs);
-            self.verify_with(epochs.verifies()).await?;
-        } else if known.uses != 0 {
-            self.pair.knows(Known { uses: 0, ..known });
-            let node = self.pair.number();
-            self.pair.tell(Told::Forget { node }).await.map_err(stopped)?;
-        }
-        Ok(())
-    }
-
-    fn epochs(&mut self) -> Result<&mut Epochs, End> {
-        let why = "it speaks of keys, and there are none";
-        self.epochs
-            .as_mut()
-            .ok_or_else(|| End::Refused("protocol", why.to_owned()))
-    }
-
-    /// Has the kernel verify with the keys of an epoch, and says so.
-    async fn verify_with(&mut self, epoch: u64) -> Result<(), End> {
-        let epochs = *self.epochs()?;
-        let key = keys::key(&self.wire.stream, self.role.other(), epoch).map_err(|error| broken(&error))?;
-        let (done, is_done) = oneshot::channel();
-        let told = Told::Verify {
-            node: self.pair.number(),
-            epoch,
-            key,
-            needed: epochs.needed(),
-            done,
-        };
-        self.pair.tell(told).await.map_err(stopped)?;
-        is_done
-            .await
-            .map_err(|_| End::Lost("the kernel took no key".to_owned()))?;
-        self.pair.knows(epochs.known());
-        self.send(&Message::Ready { epoch })
-    }
-
-    async fn ready(&mut self, epoch: u64) -> Result<(), End> {
-        let next = self.epochs()?.ready(epoch).map_err(|error| nonsense(&error))?;
-        if next == Next::FollowAndUse {
-            self.verify_with(epoch).await?;
-        }
-        let key = keys::key(&self.wire.stream, self.role, epoch).map_err(|error| broken(&error))?;
-        let node = self.pair.number();
-        self.pair
-            .tell(Told::Use { node, epoch, key })
-            .await
-            .map_err(stopped)?;
-        let known = self.epochs()?.known();
-        self.pair.knows(known);
-        self.pair.uses(epoch);
-        self.send(&Message::Uses { epoch })
     }
 
     async fn tell(&mut self) -> Result<(), End> {
@@ -370,10 +352,6 @@ impl<'a> Connection<'a> {
         }
         Ok(())
     }
-}
-
-fn nonsense(error: &keys::EpochError) -> End {
-    End::Refused("protocol", error.to_string())
 }
 
 fn stopped(_: super::pair::Stopped) -> End {

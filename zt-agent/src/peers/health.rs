@@ -4,11 +4,13 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::identity::peers::Dispute;
 use crate::identity::since::now;
 
 /// Why other agents are refused, or what they say is not believed: each has a sample from the start.
-pub const REFUSALS: [&str; 9] = [
+pub const REFUSALS: [&str; 10] = [
     "address",
+    "crowded",
     "direction",
     "flood",
     "identity",
@@ -18,6 +20,10 @@ pub const REFUSALS: [&str; 9] = [
     "tls",
     "too_many",
 ];
+
+/// For how long a node may be unknown before somebody else is asked; nanoseconds. Agents that are started or exchanged do
+/// not have the whole cluster listed.
+const UNKNOWN_FOR: i64 = 120_000_000_000;
 
 /// What is known of a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,6 +87,10 @@ pub struct Status {
     pub connections: u64,
     /// Changes of keys.
     pub rotations: u64,
+    /// Addresses that more than one node claims.
+    pub disputes: Vec<Dispute>,
+    /// The other nodes are known.
+    pub listed: bool,
 }
 
 /// What is known of the other agents.
@@ -107,10 +117,26 @@ impl Health {
         self.lock().clone()
     }
 
+    /// Whether somebody else is to be asked who is on other nodes, given whether he is: as long as not all of them are known,
+    /// and again when one is not for a while. `now` is in Unix nanoseconds.
+    pub fn others_wanted(&self, asked: bool, now: i64) -> bool {
+        let status = self.lock();
+        let mut unknown = status.nodes.values().filter(|node| node.state == State::Unknown);
+        let since = |node: &NodeStatus| now.saturating_sub(node.since);
+        !status.listed || unknown.any(|node| asked || since(node) >= UNKNOWN_FOR)
+    }
+
     /// How many nodes are in each of [`State::ALL`].
     pub fn states(&self) -> [usize; State::ALL.len()] {
         let status = self.lock();
         State::ALL.map(|state| status.nodes.values().filter(|node| node.state == state).count())
+    }
+
+    /// These are all nodes; what they disagree about.
+    pub(super) fn disputed(&self, disputes: &[Dispute]) {
+        let mut status = self.lock();
+        status.disputes = disputes.to_vec();
+        status.listed = true;
     }
 
     /// There is such a node.
@@ -184,5 +210,30 @@ impl Health {
 
     fn lock(&self) -> MutexGuard<'_, Status> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_are_asked_until_all_nodes_are_known_and_again_when_one_is_not_for_long() {
+        let health = Health::default();
+        let soon = now() + UNKNOWN_FOR / 2;
+        assert!(health.others_wanted(true, soon) && health.others_wanted(false, soon));
+        health.disputed(&[]);
+        assert!(!health.others_wanted(true, soon), "there are no other nodes");
+        let [one, two] = ["one", "two"].map(Arc::<str>::from);
+        health.listed(&one, &one);
+        health.listed(&two, &two);
+        health.stands(&one, State::Connected, None);
+        assert!(health.others_wanted(true, soon));
+        assert!(!health.others_wanted(false, soon), "it is given time");
+        assert!(health.others_wanted(false, now() + UNKNOWN_FOR + 1));
+        health.stands(&two, State::Stale, None);
+        assert!(!health.others_wanted(true, soon), "what it said is believed");
+        health.stands(&two, State::Unknown, None);
+        assert!(health.others_wanted(true, soon));
     }
 }

@@ -3,15 +3,19 @@
 //! Keys are not among it.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{fs, io};
+
+use ipnet::IpNet;
 
 use serde::{Deserialize, Serialize};
 use zt_common::names::MAX_NODES;
 
 use crate::identity::kept;
 use crate::identity::peers::Resident;
+use crate::spiffe_id::SpiffeId;
 
 /// The file in the directory of the agent's state.
 pub const FILE: &str = "peers.json";
@@ -19,11 +23,32 @@ pub const FILE: &str = "peers.json";
 const MAX_BYTES: u64 = 256 << 20;
 
 /// What is kept of a node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct KeptNode {
     pub(super) number: u32,
     pub(super) proves: bool,
     pub(super) residents: Vec<Resident>,
+    /// Who lives there, and until when that is shown, Unix seconds; `None` in what an agent of an older version left.
+    #[serde(default)]
+    pub(super) held: Option<Vec<(SpiffeId, i64)>>,
+    /// Networks about which it has said all.
+    #[serde(default)]
+    pub(super) networks: Vec<IpNet>,
+    /// Since when it is not heard, Unix seconds; `None` while it is.
+    #[serde(default)]
+    pub(super) unheard: Option<i64>,
+}
+
+impl KeptNode {
+    /// Who lives there at that time.
+    pub(super) fn held_at(&self, now: i64) -> Vec<(SpiffeId, i64)> {
+        if let Some(held) = &self.held {
+            let last = held.iter().filter(|(_, expires)| *expires > now);
+            return last.cloned().collect();
+        }
+        let of = self.residents.iter();
+        of.map(|resident| (resident.spiffe.clone(), i64::MAX)).collect()
+    }
 }
 
 /// What is kept.
@@ -36,6 +61,9 @@ pub(super) struct Kept {
     last: u32,
     #[serde(skip)]
     changed: bool,
+    /// When the last agent was at work last, Unix seconds.
+    #[serde(skip)]
+    left: i64,
 }
 
 impl Kept {
@@ -48,6 +76,8 @@ impl Kept {
             kept = Self::default();
         }
         kept.boot = boot;
+        let written = fs::metadata(path).and_then(|metadata| metadata.modified());
+        kept.left = written.map_or(0, unix_seconds);
         let usable = |number: u32| (1..=MAX_NODES).contains(&number);
         kept.nodes.retain(|_, node| usable(node.number));
         kept
@@ -56,6 +86,13 @@ impl Kept {
     /// What is known of a node.
     pub(super) fn get(&self, node: &str) -> Option<&KeptNode> {
         self.nodes.get(node)
+    }
+
+    /// For how long what was kept of a node is still believed, of as long as it is held.
+    pub(super) fn rest(&self, node: &KeptNode, hold: Duration, now: i64) -> Duration {
+        let unheard = node.unheard.unwrap_or(self.left).min(self.left);
+        let passed = Duration::from_secs(now.saturating_sub(unheard).max(0).unsigned_abs());
+        hold.saturating_sub(passed)
     }
 
     /// The nodes that are known.
@@ -75,16 +112,15 @@ impl Kept {
             .map(|before| before + 1)
             .find(|number| !taken.contains(number))?;
         self.last = number;
-        self.set(node, number, false, Vec::new());
+        let new = KeptNode {
+            number,
+            ..KeptNode::default()
+        };
+        self.set(node, new);
         Some(number)
     }
 
-    pub(super) fn set(&mut self, node: &Arc<str>, number: u32, proves: bool, residents: Vec<Resident>) {
-        let kept = KeptNode {
-            number,
-            proves,
-            residents,
-        };
+    pub(super) fn set(&mut self, node: &Arc<str>, kept: KeptNode) {
         self.nodes.insert(Arc::clone(node), kept);
         self.changed = true;
     }
@@ -105,12 +141,24 @@ impl Kept {
     }
 }
 
+/// Says that an agent is at work, where nothing is new.
+pub(super) fn touch(path: &Path) -> io::Result<()> {
+    match fs::File::options().append(true).open(path) {
+        Ok(file) => file.set_modified(SystemTime::now()),
+        // Nothing was known so far.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn unix_seconds(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
-    use crate::spiffe_id::SpiffeId;
 
     #[test]
     fn numbers_and_residents_outlive_an_agent_and_not_the_machine() {
@@ -129,12 +177,24 @@ mod tests {
             spiffe: SpiffeId::parse("spiffe://hanzo.ai/a").expect("literal"),
             incarnation: 7,
         };
-        kept.set(&two, 2, true, vec![resident.clone()]);
+        let node = KeptNode {
+            number: 2,
+            proves: true,
+            residents: vec![resident.clone()],
+            held: Some(vec![(resident.spiffe.clone(), 100)]),
+            networks: vec!["10.0.0.0/24".parse().expect("literal")],
+            unheard: None,
+        };
+        kept.set(&two, node.clone());
         let text = kept.text().expect("new").expect("JSON");
         assert!(kept.text().is_none(), "once");
         fs::write(&path, &text).expect("written");
         let mut again = Kept::recall(&path);
-        assert_eq!(again.get("two").expect("known").residents, [resident]);
+        assert_eq!(again.get("two"), Some(&node));
+        assert_eq!(node.held_at(99).len(), 1);
+        assert!(node.held_at(100).is_empty());
+        let older = KeptNode { held: None, ..node };
+        assert_eq!(older.held_at(100), [(resident.spiffe, i64::MAX)], "as it was");
         assert_eq!(again.number(&one), Some(4));
 
         let boot = kept::boot().expect("the kernel says");
@@ -143,6 +203,27 @@ mod tests {
             .replace(&boot, "of-another-start");
         fs::write(&path, other).expect("written");
         assert_eq!(Kept::recall(&path).nodes().count(), 0);
+    }
+
+    #[test]
+    fn what_was_not_heard_before_a_restart_is_not_held_anew() {
+        let kept = Kept {
+            left: 1000,
+            ..Kept::default()
+        };
+        let node = |unheard| KeptNode {
+            unheard,
+            ..KeptNode::default()
+        };
+        let rest = |unheard, now| {
+            let rest = kept.rest(&node(unheard), Duration::from_secs(300), now);
+            rest.as_secs()
+        };
+        assert_eq!(rest(None, 1002), 298, "it was heard to the end");
+        assert_eq!(rest(Some(900), 1002), 198);
+        assert_eq!(rest(None, 1300), 0);
+        assert_eq!(rest(Some(700), 1001), 0);
+        assert_eq!(rest(None, 900), 300, "a clock that was put back");
     }
 
     #[test]

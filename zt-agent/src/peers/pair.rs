@@ -1,22 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One other node: its agent is dialled or waited for, listened to, and believed for a while when it is no longer heard.
 
-use std::collections::HashSet;
+mod belief;
+
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
+use super::allowance::{Allowance, Words};
 use super::connection::{Connection, End, unix_seconds};
 use super::health::{Health, State};
 use super::keys::{Known, Role};
 use super::memory::Kept;
 use super::reach::{Arrived, dial};
+use super::retiring::Retiring;
 use super::{Settings, Told};
-use crate::identity::peers::{Local, Located, Refusal, Resident, Speaker, Table, Who};
+use crate::identity::peers::{Local, Refusal, Resident, Speaker, Table};
+use crate::spiffe_id::SpiffeId;
 use crate::tls::Certificates;
+
+/// What a node may say at once: all that it can have, twice.
+const BURST: f64 = 16_384.0;
+/// What it may say in a second from then on.
+const PER_SECOND: f64 = 200.0;
+/// What a connection of its own costs it.
+const CONNECTION: f64 = 64.0;
 
 /// What all pairs have in common.
 pub(super) struct Shared {
@@ -31,10 +44,23 @@ pub(super) struct Shared {
 /// Nobody listens any more.
 pub(super) struct Stopped;
 
+/// What the last agent knew of a node.
+#[derive(Debug, Default)]
+pub(super) struct Recall {
+    pub(super) proves: bool,
+    pub(super) residents: Vec<Resident>,
+    pub(super) held: Vec<(SpiffeId, i64)>,
+    pub(super) networks: Vec<IpNet>,
+    /// For how long that is still believed.
+    pub(super) rest: Duration,
+}
+
 /// One other node.
 pub(super) struct Pair {
     shared: Arc<Shared>,
     speaker: Arc<Speaker>,
+    /// What it speaks for may change.
+    speakers: watch::Receiver<Arc<Speaker>>,
     number: u32,
     role: Role,
     table: Table,
@@ -44,8 +70,21 @@ pub(super) struct Pair {
     lost: HashSet<IpAddr>,
     /// Addresses that are to be told of beside those that the table says.
     restless: HashSet<IpAddr>,
+    /// Networks about which it was told that all has been said.
+    networks: Vec<IpNet>,
     /// When what it said is no longer believed; `None` while it is heard, and when it is so already.
     hold: Option<Instant>,
+    /// Since when it is not heard, Unix seconds.
+    unheard: Option<i64>,
+    /// Networks about which all has been said, and is believed.
+    covered: Vec<IpNet>,
+    /// Epochs of the keys that it needs; `None` until it has said so.
+    needed: Option<[u64; 2]>,
+    retiring: Retiring,
+    /// Whom its certificates were believed by.
+    authorities: Arc<BTreeSet<Vec<u8>>>,
+    allowance: Allowance,
+    words: Words,
     pause: Duration,
     arriving: mpsc::Receiver<Arrived>,
     /// Who was refused is not listened to before.
@@ -56,39 +95,53 @@ impl Pair {
     /// A pair that goes on with what the last agent `recalled`, for as long as it is held.
     pub(super) fn new(
         shared: Arc<Shared>,
-        speaker: Arc<Speaker>,
+        speakers: watch::Receiver<Arc<Speaker>>,
         number: u32,
         uses: u64,
-        recalled: Option<(bool, Vec<Resident>)>,
+        recalled: Recall,
         arriving: mpsc::Receiver<Arrived>,
     ) -> Self {
-        let own = &shared.settings.node;
-        let role = if **own < *speaker.neighbour.name {
+        let speaker = Arc::clone(&speakers.borrow());
+        let role = if *shared.settings.node < *speaker.neighbour.name {
             Role::Dials
         } else {
             Role::Listens
         };
         let mut table = Table::new(Arc::clone(&speaker));
-        let own = own_addresses(&speaker).collect();
         let now = Instant::now();
-        let (proves, residents) = recalled.unwrap_or_default();
-        let believed = uses != 0 || !residents.is_empty();
-        table.recall(residents);
+        let believed = !recalled.rest.is_zero() && (uses != 0 || !recalled.residents.is_empty());
+        let covered = if believed { recalled.networks } else { Vec::new() };
+        if believed {
+            table.recall(recalled.held, recalled.residents);
+        }
         let state = if believed { State::Stale } else { State::Unknown };
         shared.health.stands(&speaker.neighbour.name, state, None);
         shared.health.counts(&speaker.neighbour.name, table.counts());
         Self {
-            hold: believed.then(|| now + shared.settings.hold),
+            hold: believed.then(|| now + recalled.rest),
+            unheard: Some(unix_seconds()),
+            covered,
+            needed: None,
+            // Which of them are still on their way is not known.
+            retiring: Retiring::all(now + shared.settings.timing.overlap),
+            authorities: authorities(&shared.certificates),
+            allowance: Allowance::new(BURST, PER_SECOND, now),
+            words: Words::new(now),
             pause: shared.settings.timing.pauses.0,
-            known: Known { highest: uses, uses },
+            known: Known {
+                highest: uses,
+                uses: if believed { uses } else { 0 },
+            },
             shared,
-            speaker,
             number,
             role,
             table,
-            proves,
+            proves: recalled.proves,
             lost: HashSet::new(),
-            restless: own,
+            restless: speaker.own_addresses().collect(),
+            networks: Vec::new(),
+            speaker,
+            speakers,
             arriving,
             not_before: now,
         }
@@ -100,6 +153,10 @@ impl Pair {
 
     pub(super) fn speaker(&self) -> &Speaker {
         &self.speaker
+    }
+
+    pub(super) fn speakers(&self) -> watch::Receiver<Arc<Speaker>> {
+        self.speakers.clone()
     }
 
     pub(super) fn name(&self) -> &Arc<str> {
@@ -129,18 +186,23 @@ impl Pair {
         if self.tell_changes().await.is_err() {
             return;
         }
+        let mut speakers = self.speakers();
+        let mut certificates = self.shared.certificates.clone();
         loop {
-            let hold = self.hold;
+            // Also what has changed while it was listened to.
+            speakers.mark_unchanged();
+            certificates.mark_unchanged();
+            if self.look_around().await.is_err() {
+                return;
+            }
+            let next = self.next_moment();
             let arrived = tokio::select! {
-                arrived = self.reach() => arrived,
-                () = due(hold) => {
-                    if self.give_up().await.is_err() {
-                        return;
-                    }
-                    continue;
-                }
+                arrived = self.reach() => Some(arrived),
+                Ok(()) = speakers.changed() => None,
+                Ok(()) = certificates.changed() => None,
+                () = sleep_until(next) => None,
             };
-            let mut next = Some(arrived);
+            let mut next = arrived;
             while let Some(arrived) = next.take() {
                 let role = self.role;
                 let (end, was_whole) = match Connection::new(&mut self, role, arrived) {
@@ -150,11 +212,24 @@ impl Pair {
                 if was_whole {
                     self.pause = self.shared.settings.timing.pauses.0;
                     self.hold = Some(Instant::now() + self.shared.settings.hold);
+                    self.unheard = Some(unix_seconds());
+                    self.keep();
                 }
                 match end {
                     End::Stopped => return,
                     End::Replaced(arrived) => next = Some(*arrived),
-                    End::Renew => self.unheard("certificates are newer: a new connection is made"),
+                    End::Renew => self.unheard("what it goes by has changed: a new connection is made"),
+                    End::Doubted => {
+                        self.holds_at_most(self.shared.settings.timing.reprove);
+                        self.unheard("an authority has gone: who lives there is to be shown anew");
+                    }
+                    End::Distrusted(why) => {
+                        self.refuse("tls", &why);
+                        if self.give_up(&why).await.is_err() {
+                            return;
+                        }
+                        self.rest();
+                    }
                     End::Lost(why) => {
                         self.unheard(&why);
                         // Who hangs up at once is not dialled at once.
@@ -172,6 +247,51 @@ impl Pair {
         }
     }
 
+    /// When there is something to do although nothing happens.
+    fn next_moment(&self) -> Instant {
+        let expiry = self.next_expiry();
+        let retires = self.retires();
+        [self.hold, retires]
+            .into_iter()
+            .flatten()
+            .fold(expiry, Instant::min)
+    }
+
+    /// What has changed while it is not heard.
+    async fn look_around(&mut self) -> Result<(), Stopped> {
+        let speaker = Arc::clone(&self.speakers.borrow_and_update());
+        self.speaks(speaker);
+        if self.lost_an_authority() {
+            self.holds_at_most(self.shared.settings.timing.reprove);
+        }
+        let now = Instant::now();
+        if self.hold.is_some_and(|hold| now >= hold) {
+            self.give_up("it was not heard for longer than `identity.peers.hold`")
+                .await?;
+        }
+        self.expire(unix_seconds());
+        self.retire(now).await?;
+        self.tell_changes().await
+    }
+
+    /// Whether somebody is not believed any more who was, as this was asked last.
+    pub(super) fn lost_an_authority(&mut self) -> bool {
+        let now = authorities(&self.shared.certificates);
+        let before = std::mem::replace(&mut self.authorities, now);
+        !before.is_subset(&self.authorities)
+    }
+
+    /// What it said is not believed for longer than that, if it is not heard.
+    fn holds_at_most(&mut self, longest: Duration) {
+        let until = Instant::now() + longest;
+        self.hold = self.hold.map(|hold| hold.min(until));
+    }
+
+    /// Whether it may do that much more. It may not do more by connecting anew.
+    pub(super) fn may(&mut self, much: f64) -> bool {
+        self.allowance.take(much, Instant::now())
+    }
+
     /// The pause after a refusal; who comes meanwhile is not listened to.
     fn rest(&mut self) {
         let pause = self.next_pause();
@@ -186,14 +306,16 @@ impl Pair {
         pause + pause.mul_f64(jitter())
     }
 
-    fn unheard(&self, why: &str) {
+    fn unheard(&mut self, why: &str) {
         let state = if self.hold.is_some() {
             State::Stale
         } else {
             State::Unknown
         };
-        if self.shared.health.stands(self.name(), state, Some(why)) {
-            tracing::warn!(node = %self.name(), why, "no connection to the agent of another node; what it said last holds for a while");
+        if self.shared.health.stands(self.name(), state, Some(why))
+            && let Some(unsaid) = self.words.may_say(Instant::now())
+        {
+            tracing::warn!(node = %self.name(), why, unsaid, "no connection to the agent of another node; what it said last holds for a while");
         }
     }
 
@@ -212,8 +334,7 @@ impl Pair {
                 self.refuse(cause, &why.to_string());
             }
             self.unheard(&why.to_string());
-            let pause = self.next_pause();
-            self.not_before = Instant::now() + pause;
+            self.rest();
         }
     }
 
@@ -221,149 +342,37 @@ impl Pair {
     pub(super) async fn arrived(&mut self) -> Arrived {
         loop {
             match self.arriving.recv().await {
-                Some(arrived) if Instant::now() >= self.not_before => return arrived,
-                // Hung up upon.
-                Some(_) => {}
+                // Who is refused is hung up upon.
+                Some(_) if Instant::now() < self.not_before => {}
+                Some(arrived) if self.may(CONNECTION) => return arrived,
+                Some(_) => self.refuse("flood", "it connects more often than a node has reason to"),
                 None => std::future::pending().await,
             }
         }
     }
 
-    /// What was said is no longer believed.
-    async fn give_up(&mut self) -> Result<(), Stopped> {
-        self.hold = None;
-        self.known.uses = 0;
-        let lost = self.table.forget();
-        tracing::warn!(node = %self.name(), addresses = lost.len(), "another node was not heard for too long: whoever is at its addresses is unknown");
-        self.restless.extend(lost.iter().copied());
-        self.lost.extend(lost);
-        self.shared.health.stands(
-            self.name(),
-            State::Unknown,
-            Some("it was not heard for longer than `identity.peers.hold`"),
-        );
-        self.shared.health.counts(self.name(), (0, 0));
-        self.shared.health.keys(self.name(), 0, self.proves);
-        self.tell(Told::Forget { node: self.number }).await?;
-        self.tell_changes().await
-    }
-
-    /// A connection begins to say all.
-    pub(super) fn begin(&mut self) {
-        self.table.begin();
-    }
-
-    /// Whether its workloads prove.
-    pub(super) fn proves(&mut self, proves: bool) {
-        self.proves = proves;
-        let uses = if proves { self.known.uses } else { 0 };
-        self.shared.health.keys(self.name(), uses, proves);
-    }
-
-    pub(super) fn knows(&mut self, known: Known) {
-        self.known = known;
-    }
-
-    /// Keys of that epoch are in use.
-    pub(super) fn uses(&mut self, epoch: u64) {
-        self.shared.health.keys(self.name(), epoch, self.proves);
-        tracing::debug!(node = %self.name(), epoch, "new keys with another node");
-    }
-
-    fn stands(&mut self, state: State, error: Option<&str>) {
-        if state == State::Connected {
-            self.hold = None;
-            self.pause = self.shared.settings.timing.pauses.0;
-        }
-        if self.shared.health.stands(self.name(), state, error) {
-            let (addresses, identities) = self.table.counts();
-            tracing::info!(node = %self.name(), addresses, identities, proves = self.proves, "the agent of another node has said who lives there");
-        }
-    }
-
     /// Something that it said is not believed.
-    pub(super) fn refused(&self, refusal: Refusal, why: &str) {
+    pub(super) fn refused(&mut self, refusal: Refusal, why: &str) {
         self.refuse(refusal.cause(), why);
     }
 
-    fn refuse(&self, cause: &'static str, why: &str) {
-        if self.shared.health.refused(Some(self.name()), cause, why) {
-            tracing::warn!(node = %self.name(), cause, "refused what another node says: {why}");
+    fn refuse(&mut self, cause: &'static str, why: &str) {
+        if self.shared.health.refused(Some(self.name()), cause, why)
+            && let Some(unsaid) = self.words.may_say(Instant::now())
+        {
+            tracing::warn!(node = %self.name(), cause, unsaid, "refused what another node says: {why}");
         }
-    }
-
-    pub(super) fn expire(&mut self, now: i64) {
-        self.table.expire(now);
-    }
-
-    /// When something of what is believed ends.
-    pub(super) fn next_expiry(&self) -> Instant {
-        // A day is far enough.
-        let left = self.table.next_expiry().map_or(86_400, |expires| {
-            expires.saturating_sub(unix_seconds()).clamp(1, 86_400)
-        });
-        Instant::now() + Duration::from_secs(left.unsigned_abs())
     }
 
     pub(super) async fn tell(&self, told: Told) -> Result<(), Stopped> {
         self.shared.out.send(told).await.map_err(|_| Stopped)
     }
-
-    /// It has said all.
-    pub(super) fn whole(&mut self) {
-        self.table.whole();
-        self.restless.extend(self.lost.drain());
-        self.stands(State::Connected, None);
-    }
-
-    /// Tells what has changed.
-    pub(super) async fn tell_changes(&mut self) -> Result<(), Stopped> {
-        let difference = self.table.difference();
-        if difference.is_empty() && self.restless.is_empty() {
-            return Ok(());
-        }
-        let mut changed = std::mem::take(&mut self.restless);
-        changed.extend(difference.addresses);
-        self.shared.health.counts(self.name(), self.table.counts());
-        self.keep();
-        let addresses = changed.into_iter();
-        let told = Told::Changed {
-            node: self.number,
-            addresses: addresses
-                .map(|address| (address, self.located(address)))
-                .collect(),
-            identities: difference.identities,
-        };
-        self.tell(told).await
-    }
-
-    fn located(&self, address: IpAddr) -> Option<Located> {
-        let who = match self.table.resident(address) {
-            _ if self.lost.contains(&address) => Who::Nobody,
-            Some(id) => Who::Workload(id.clone()),
-            None if own_addresses(&self.speaker).any(|own| own == address) => Who::Node,
-            None => return None,
-        };
-        Some(Located {
-            proves: self.proves && matches!(who, Who::Workload(_)),
-            who,
-            node: self.number,
-        })
-    }
-
-    /// Has it kept for the next agent.
-    fn keep(&self) {
-        let residents = self.table.residents().cloned().collect();
-        let mut kept = self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.set(self.name(), self.number, self.proves, residents);
-    }
 }
 
-async fn due(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
-    }
+fn authorities(certificates: &Certificates) -> Arc<BTreeSet<Vec<u8>>> {
+    let certificates = certificates.borrow();
+    let mutual = certificates.as_ref().as_ref();
+    mutual.map_or_else(Arc::default, |mutual| Arc::clone(mutual.authorities()))
 }
 
 /// From 0 to 1.
@@ -372,11 +381,4 @@ fn jitter() -> f64 {
     // Without it all come back at once.
     let _ = aws_lc_rs::rand::fill(&mut bytes);
     f64::from(u32::from_ne_bytes(bytes)) / f64::from(u32::MAX)
-}
-
-/// The addresses of the node itself, among those that it speaks for.
-pub(super) fn own_addresses(speaker: &Speaker) -> impl Iterator<Item = IpAddr> {
-    let nets = speaker.neighbour.speaks_for.iter();
-    nets.filter(|net| net.prefix_len() == net.max_prefix_len())
-        .map(|net| net.addr().to_canonical())
 }

@@ -18,7 +18,7 @@ use crate::tls;
 /// A connection to the right agent.
 pub(super) struct Arrived {
     pub(super) stream: TlsStream<TcpStream>,
-    /// When the certificate that it showed ends, Unix seconds.
+    /// When the first of the certificates that it showed ends, Unix seconds.
     pub(super) expires: i64,
 }
 
@@ -91,8 +91,8 @@ pub(super) fn who_is(stream: &TlsStream<TcpStream>) -> Result<(SpiffeId, i64), R
     if session.alpn_protocol() != Some(PROTOCOL) {
         return Err(ReachError::Protocol);
     }
-    let shown = session.peer_certificates().and_then(<[_]>::first);
-    let shown = shown.ok_or(ReachError::Protocol)?;
-    let peer = tls::peer(shown).map_err(|error| ReachError::Tls(std::io::Error::other(error)))?;
-    Ok((peer.id, peer.expires))
+    let chain = session.peer_certificates().unwrap_or_default();
+    let own = chain.first().ok_or(ReachError::Protocol)?;
+    let peer = tls::peer(own).map_err(|error| ReachError::Tls(std::io::Error::other(error)))?;
+    Ok((peer.id, tls::expires(chain)))
 }

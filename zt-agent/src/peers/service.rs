@@ -1,29 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
 //! All pairs of this node: one task for each other node, and a listener for those that dial.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use ipnet::IpNet;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
-use tokio_rustls::{TlsAcceptor, TlsStream};
+use tokio::time::{Instant, sleep_until};
+use tokio_rustls::TlsStream;
 
+use super::allowance::Words;
+use super::connection::unix_seconds;
+use super::door;
 use super::health::Health;
-use super::memory::Kept;
-use super::pair::{Pair, Shared, own_addresses};
+use super::memory::{Kept, touch};
+use super::pair::{Pair, Recall, Shared};
 use super::reach::{Arrived, who_is};
 use super::{Settings, Told};
 use crate::identity::kept;
 use crate::identity::peers::{Local, Located, Roster, Speaker, Who};
+use crate::spiffe_id::SpiffeId;
 use crate::tls::Certificates;
 
-/// TLS handshakes at a time of those who dial.
-const MOST_HANDSHAKES: usize = 128;
-/// The pause after connections could not be taken, as when there are no descriptors.
-const ACCEPT_AGAIN: std::time::Duration = std::time::Duration::from_millis(100);
+/// Connections with good certificates that wait to be looked at.
+const QUEUE: usize = 64;
+/// How often it is left on disk that this agent is at work, where nothing is new.
+const TOUCH: Duration = Duration::from_secs(30);
 
 /// What the last agent left, for the start of the node thread.
 #[derive(Debug, Default)]
@@ -31,7 +37,9 @@ pub struct Recalled {
     /// Who is at addresses of other nodes.
     pub addresses: Vec<(IpAddr, Located)>,
     /// Who lives on them, by the node's number.
-    pub identities: HashMap<u32, Vec<crate::spiffe_id::SpiffeId>>,
+    pub identities: HashMap<u32, Vec<SpiffeId>>,
+    /// About which addresses their word is all there is to know.
+    pub networks: HashMap<u32, Vec<IpNet>>,
 }
 
 /// The pairs, before they run.
@@ -40,6 +48,8 @@ pub struct Service {
     roster: watch::Receiver<Option<Arc<Roster>>>,
     /// Epochs of the keys in use, by node, as the kernel's map has them.
     uses: HashMap<u32, u64>,
+    words: Words,
+    touched: Instant,
 }
 
 /// What a service works with.
@@ -62,7 +72,7 @@ pub struct Parts {
 
 /// A pair at work.
 struct Running {
-    speaker: Arc<Speaker>,
+    speaker: watch::Sender<Arc<Speaker>>,
     number: u32,
     arrived: mpsc::Sender<Arrived>,
     task: tokio::task::AbortHandle,
@@ -83,6 +93,8 @@ impl Service {
             }),
             roster: parts.roster,
             uses: parts.uses,
+            words: Words::new(Instant::now()),
+            touched: Instant::now(),
         }
     }
 
@@ -91,6 +103,7 @@ impl Service {
         let roster = self.roster.borrow().clone();
         let kept = self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let mut recalled = Recalled::default();
+        let now = unix_seconds();
         for (name, node) in kept.nodes() {
             // Without a roster: it was true of the nodes that there were when the last agent ended.
             let speaker = roster.as_ref().map(|roster| roster.get(name));
@@ -103,23 +116,30 @@ impl Service {
                 who,
                 node: node.number,
             };
-            let own = speaker.into_iter().flat_map(|speaker| own_addresses(speaker));
+            let is_disputed = |address| speaker.is_some_and(|speaker| speaker.is_disputed(address));
+            let who = |address, who| if is_disputed(address) { Who::Disputed } else { who };
+            let own = speaker.into_iter().flat_map(|speaker| speaker.own_addresses());
             recalled
                 .addresses
-                .extend(own.map(|address| (address, locate(Who::Node))));
-            let mut identities = BTreeMap::new();
+                .extend(own.map(|address| (address, locate(who(address, Who::Node)))));
+            if kept.rest(node, self.shared.settings.hold, now).is_zero() {
+                continue;
+            }
+            let held = node.held_at(now);
+            let lives: HashSet<&SpiffeId> = held.iter().map(|(id, _)| id).collect();
             for resident in &node.residents {
-                if speaker.is_some_and(|speaker| !speaker.speaks_for(resident.address)) {
+                let address = resident.address;
+                if speaker.is_some_and(|speaker| !speaker.speaks_for(address))
+                    || !lives.contains(&resident.spiffe)
+                {
                     continue;
                 }
-                let id = &resident.spiffe;
-                identities.insert(id.text(), id.clone());
-                let located = locate(Who::Workload(id.clone()));
-                recalled.addresses.push((resident.address, located));
+                let who = who(address, Who::Workload(resident.spiffe.clone()));
+                recalled.addresses.push((address, locate(who)));
             }
-            recalled
-                .identities
-                .insert(node.number, identities.into_values().collect());
+            recalled.networks.insert(node.number, node.networks.clone());
+            let identities = held.into_iter().map(|(id, _)| id).collect();
+            recalled.identities.insert(node.number, identities);
         }
         recalled
     }
@@ -128,8 +148,9 @@ impl Service {
     pub async fn run(mut self, listener: TcpListener) {
         let mut tasks = JoinSet::new();
         let mut running: BTreeMap<Arc<str>, Running> = BTreeMap::new();
-        let (come, mut coming) = mpsc::channel(MOST_HANDSHAKES);
-        tasks.spawn(accept(listener, Arc::clone(&self.shared), come));
+        let (come, mut coming) = mpsc::channel(QUEUE);
+        let roster = self.roster.clone();
+        tasks.spawn(door::accept(listener, Arc::clone(&self.shared), roster, come));
         let mut told_of_roster = true;
         let timing = self.shared.settings.timing;
         let mut save = Instant::now() + timing.save;
@@ -160,9 +181,14 @@ impl Service {
             return;
         };
         let health = Arc::clone(&self.shared.health);
+        self.say_disputes(&roster);
+        let is_same = |name: &str, pair: &Running| {
+            let agent = roster.get(name).map(|speaker| &speaker.agent);
+            agent == Some(&pair.speaker.borrow().agent)
+        };
         let gone: Vec<Arc<str>> = running
             .iter()
-            .filter(|(name, pair)| roster.get(name) != Some(&pair.speaker))
+            .filter(|(name, pair)| !is_same(name, pair))
             .map(|(name, _)| Arc::clone(name))
             .collect();
         for name in gone {
@@ -186,13 +212,28 @@ impl Service {
             self.forget(&name, number).await;
         }
         for (name, speaker) in roster.iter() {
-            if running.contains_key(name) {
+            if let Some(pair) = running.get(name) {
+                // What else it has goes on.
+                pair.speaker.send_if_modified(|before| {
+                    let differs = *before != *speaker;
+                    if differs {
+                        *before = Arc::clone(speaker);
+                    }
+                    differs
+                });
                 continue;
             }
             let (number, recalled) = {
                 let mut kept = self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner);
-                let before = kept.get(name).map(|node| (node.proves, node.residents.clone()));
-                (kept.number(name), before)
+                let now = unix_seconds();
+                let before = kept.get(name).map(|node| Recall {
+                    proves: node.proves,
+                    residents: node.residents.clone(),
+                    held: node.held_at(now),
+                    networks: node.networks.clone(),
+                    rest: kept.rest(node, self.shared.settings.hold, now),
+                });
+                (kept.number(name), before.unwrap_or_default())
             };
             let Some(number) = number else {
                 tracing::error!(node = %name, "there are more other nodes than this agent can keep apart: nothing is believed of this one");
@@ -201,16 +242,16 @@ impl Service {
             health.listed(name, &speaker.neighbour.address);
             let (arrived, arriving) = mpsc::channel(1);
             let uses = self.uses.remove(&number).unwrap_or(0);
+            let (speaker, speakers) = watch::channel(Arc::clone(speaker));
             let pair = Pair::new(
                 Arc::clone(&self.shared),
-                Arc::clone(speaker),
+                speakers,
                 number,
                 uses,
                 recalled,
                 arriving,
             );
             let task = tasks.spawn(pair.run());
-            let speaker = Arc::clone(speaker);
             let pair = Running {
                 speaker,
                 number,
@@ -221,7 +262,32 @@ impl Service {
         }
     }
 
-    /// There is no such node any more, or it speaks for other addresses.
+    /// Says what nodes disagree about, where that is new.
+    fn say_disputes(&mut self, roster: &Roster) {
+        let known = self.shared.health.status().disputes;
+        let new = roster
+            .disputes()
+            .iter()
+            .filter(|dispute| !known.contains(dispute));
+        for dispute in new {
+            let Some(unsaid) = self.words.may_say(Instant::now()) else {
+                continue;
+            };
+            let claimants: Vec<&str> = dispute.claimants.iter().map(|name| &**name).collect();
+            let (net, claimants) = (dispute.net, claimants.join(", "));
+            match &dispute.owner {
+                Some(owner) => {
+                    tracing::warn!(%net, %owner, claimants, unsaid, "addresses of one node are claimed by others, which are not believed about them");
+                }
+                None => {
+                    tracing::warn!(%net, claimants, unsaid, "addresses are claimed by several nodes: whoever is there is unknown");
+                }
+            }
+        }
+        self.shared.health.disputed(roster.disputes());
+    }
+
+    /// There is no such node any more, or its agent is another one.
     async fn forget(&self, name: &Arc<str>, number: u32) {
         self.shared.health.removed(name);
         self.shared
@@ -234,8 +300,8 @@ impl Service {
     }
 
     /// Somebody has dialled, and shown a certificate of our authority.
-    fn arrived(&self, stream: TlsStream<TcpStream>, running: &BTreeMap<Arc<str>, Running>) {
-        let health = &self.shared.health;
+    fn arrived(&mut self, stream: TlsStream<TcpStream>, running: &BTreeMap<Arc<str>, Running>) {
+        let health = Arc::clone(&self.shared.health);
         let (id, expires) = match who_is(&stream) {
             Ok(shown) => shown,
             Err(error) => {
@@ -245,7 +311,9 @@ impl Service {
         };
         let roster = self.roster.borrow();
         let Some(speaker) = roster.as_ref().and_then(|roster| roster.of_agent(&id)) else {
-            tracing::warn!(caller = %id, "refused who dialled: it is the agent of no node that is known");
+            if let Some(unsaid) = self.words.may_say(Instant::now()) {
+                tracing::warn!(caller = %id, unsaid, "refused who dialled: it is the agent of no node that is known");
+            }
             health.refused(None, "not_a_node", id.as_str());
             return;
         };
@@ -264,76 +332,36 @@ impl Service {
         }
     }
 
-    async fn save(&self) {
+    async fn save(&mut self) {
         let text = self
             .shared
             .kept
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .text();
-        let Some(text) = text else { return };
         let path = self.shared.settings.memory.clone();
         let to = path.clone();
-        let written = tokio::task::spawn_blocking(move || kept::replace(&to, &text?)).await;
-        let written = written.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        let is_new = text.is_some();
+        if !is_new && self.touched.elapsed() < TOUCH {
+            return;
+        }
+        self.touched = Instant::now();
+        let written = tokio::task::spawn_blocking(move || match text {
+            Some(text) => kept::replace(&to, &text?),
+            None => touch(&to),
+        });
+        let written = written
+            .await
+            .unwrap_or_else(|error| Err(std::io::Error::other(error)));
         if let Err(error) = written {
             tracing::warn!(file = %path.display(), %error, "other nodes cannot be remembered for the next start");
-            self.shared
-                .kept
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .unsaved();
-        }
-    }
-}
-
-/// Takes connections for ever.
-async fn accept(listener: TcpListener, shared: Arc<Shared>, come: mpsc::Sender<TlsStream<TcpStream>>) {
-    let handshakes = Arc::new(Semaphore::new(MOST_HANDSHAKES));
-    let mut tasks = JoinSet::new();
-    loop {
-        while tasks.try_join_next().is_some() {}
-        // Nobody closes it.
-        let Ok(turn) = Arc::clone(&handshakes).acquire_owned().await else {
-            return;
-        };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                tasks.spawn(greet(stream, Arc::clone(&shared), come.clone(), turn));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a connection of another agent could not be taken");
-                tokio::time::sleep(ACCEPT_AGAIN).await;
+            if is_new {
+                self.shared
+                    .kept
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .unsaved();
             }
         }
     }
-}
-
-async fn greet(
-    stream: TcpStream,
-    shared: Arc<Shared>,
-    come: mpsc::Sender<TlsStream<TcpStream>>,
-    _turn: OwnedSemaphorePermit,
-) {
-    let server = {
-        let certificates = shared.certificates.borrow();
-        certificates
-            .as_ref()
-            .as_ref()
-            .map(|mutual| Arc::clone(&mutual.server))
-    };
-    let Some(server) = server else { return };
-    let _ = stream.set_nodelay(true);
-    let accepted = TlsAcceptor::from(server).accept(stream);
-    let why = match timeout(shared.settings.timing.handshake, accepted).await {
-        Ok(Ok(stream)) => {
-            // The service ends where nobody listens.
-            let _ = come.send(TlsStream::from(stream)).await;
-            return;
-        }
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => "it did not finish its handshake in time".to_owned(),
-    };
-    tracing::debug!(why, "refused who dialled");
-    shared.health.refused(None, "tls", &why);
 }

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Pairs of agents over real TCP and real TLS, with real certificates. What a kernel would be told is kept here instead.
 
+mod crowds;
 mod lies;
 mod many;
 mod pairs;
+mod trust;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -43,6 +46,10 @@ struct Kernel {
     lives: HashMap<u32, Vec<String>>,
     verifies: HashMap<(u32, u64), (u64, Key)>,
     uses: HashMap<u32, (u64, Key)>,
+    speaks: HashMap<u32, Vec<IpNet>>,
+    /// Who says so of which address.
+    claims: BTreeMap<(IpAddr, u32), Located>,
+    refuses_keys: Arc<AtomicBool>,
 }
 
 impl Kernel {
@@ -55,9 +62,10 @@ impl Kernel {
             } => {
                 for (address, located) in addresses {
                     match located {
-                        Some(located) => self.at.insert(address, located),
-                        None => self.at.remove(&address),
+                        Some(located) => self.claims.insert((address, node), located),
+                        None => self.claims.remove(&(address, node)),
                     };
+                    self.settle(address);
                 }
                 if let Some(identities) = identities {
                     let mut paths: Vec<String> = identities.iter().map(|id| id.path().to_owned()).collect();
@@ -73,26 +81,57 @@ impl Kernel {
                 done,
             } => {
                 self.verifies.insert((node, epoch & EPOCH_MASK), (epoch, key));
-                self.need(node, needed);
+                self.need(node, &needed);
                 done.send(()).expect("somebody waits");
             }
-            Told::Needed { node, needed } => self.need(node, needed),
-            Told::Use { node, epoch, key } => {
+            Told::Needed { node, needed } => self.need(node, &needed),
+            // An answer that does not come is a key that the kernel has not taken.
+            Told::Use { .. } if self.refuses_keys.load(Ordering::Relaxed) => {}
+            Told::Use {
+                node,
+                epoch,
+                key,
+                done,
+            } => {
                 self.uses.insert(node, (epoch, key));
+                done.send(()).expect("somebody waits");
+            }
+            Told::Speaks { node, networks } => {
+                self.speaks.insert(node, networks);
             }
             Told::Forget { node } => self.forget(node),
             Told::Removed { node } => {
                 self.forget(node);
                 self.lives.remove(&node);
-                self.at.retain(|_, located| located.node != node);
+                self.speaks.remove(&node);
+                let of_it = self.claims.keys().filter(|(_, of)| *of == node);
+                let of_it: Vec<IpAddr> = of_it.map(|(address, _)| *address).collect();
+                self.claims.retain(|(_, of), _| *of != node);
+                for address in of_it {
+                    self.settle(address);
+                }
             }
         }
     }
 
-    fn need(&mut self, node: u32, needed: [u64; 2]) {
-        let slots = needed.map(|epoch| epoch & EPOCH_MASK);
+    /// Whoever alone has an address is there.
+    fn settle(&mut self, address: IpAddr) {
+        let mut claims = self.claims.range((address, 0)..=(address, u32::MAX));
+        let (first, second) = (claims.next(), claims.next());
+        let Some((_, located)) = first else {
+            self.at.remove(&address);
+            return;
+        };
+        let mut located = located.clone();
+        if second.is_some() {
+            located.who = Who::Disputed;
+        }
+        self.at.insert(address, located);
+    }
+
+    fn need(&mut self, node: u32, places: &[u64]) {
         self.verifies
-            .retain(|(of, slot), _| *of != node || slots.contains(slot));
+            .retain(|(of, place), _| *of != node || places.contains(place));
     }
 
     fn forget(&mut self, node: u32) {
@@ -106,6 +145,7 @@ impl Kernel {
             Who::Workload(id) => id.path().to_owned(),
             Who::Node => "node".to_owned(),
             Who::Nobody => "nobody".to_owned(),
+            Who::Disputed => "disputed".to_owned(),
         })
     }
 }
@@ -211,6 +251,8 @@ struct World {
     listeners: HashMap<String, std::net::TcpListener>,
     timing: Timing,
     hold: Duration,
+    /// The agent whose kernel takes no key to send with, in the beginning.
+    refuses_keys: Option<&'static str>,
 }
 
 impl World {
@@ -230,6 +272,7 @@ impl World {
                 name: (*name).into(),
                 address: address.into(),
                 speaks_for: nets.iter().map(|net| net.parse().expect("literal")).collect(),
+                says: Vec::new(),
                 identities: match identities {
                     "" => Vec::new(),
                     pattern => vec![Pattern::parse(pattern).expect("literal")],
@@ -250,6 +293,7 @@ impl World {
                 ..Timing::default()
             },
             hold: Duration::from_secs(3600),
+            refuses_keys: None,
         }
     }
 
@@ -262,7 +306,7 @@ impl World {
     }
 
     fn roster(&self, own: &str) -> Roster {
-        Roster::new(self.neighbours.iter().cloned(), PATTERN, own).expect("a roster")
+        Roster::new(self.neighbours.iter().cloned(), PATTERN, own, &[]).expect("a roster")
     }
 
     fn address(&self, node: &str) -> String {
@@ -303,8 +347,13 @@ impl World {
             health: Arc::clone(&health),
         });
         let mut start = Kernel::default();
+        let refuses = self.refuses_keys == Some(node);
+        start.refuses_keys.store(refuses, Ordering::Relaxed);
         let recalled = service.recalled();
-        start.at.extend(recalled.addresses);
+        for (address, located) in recalled.addresses {
+            start.claims.insert((address, located.node), located);
+            start.settle(address);
+        }
         let (sender, kernel) = watch::channel(start);
         let following = tokio::spawn(async move {
             while let Some(told) = said.recv().await {

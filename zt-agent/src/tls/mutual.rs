@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! TLS between agents: both show a certificate, and are known by the SPIFFE ID in it, whatever the address is called.
 
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use rustls::client::Resumption;
@@ -14,7 +16,7 @@ use rustls::{
     SignatureScheme, version,
 };
 
-use super::identity::{Peer, peer};
+use super::identity::{Peer, expires, peer};
 use super::material::{Material, TlsError};
 use super::{SpiffeVerifier, provider};
 
@@ -53,6 +55,8 @@ pub struct Mutual {
     /// For who calls.
     pub client: Arc<ClientConfig>,
     chains: Arc<SpiffeVerifier>,
+    servers: Arc<Servers>,
+    authorities: Arc<BTreeSet<Vec<u8>>>,
 }
 
 /// Connections with these certificates; `protocol` is what is spoken (ALPN).
@@ -60,6 +64,9 @@ pub fn mutual(material: Material, protocol: &[u8]) -> Result<Mutual, TlsError> {
     let unusable = |what| move |source: rustls::Error| TlsError::Unusable { what, source };
     let provider = provider();
     let roots = Arc::new(material.roots);
+    let anchors = roots.roots.iter();
+    let authorities = anchors.map(|anchor| [&*anchor.subject, &*anchor.subject_public_key_info].concat());
+    let authorities = Arc::new(authorities.collect());
     let chain = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
         .build()
         .map_err(|source| TlsError::Roots { source })?;
@@ -74,14 +81,15 @@ pub fn mutual(material: Material, protocol: &[u8]) -> Result<Mutual, TlsError> {
     server.session_storage = Arc::new(NoServerSessionStorage {});
     server.send_tls13_tickets = 0;
     server.alpn_protocols = vec![protocol.to_vec()];
+    let servers = Arc::new(Servers {
+        roots,
+        chains: Arc::clone(&chains),
+    });
     let mut client = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&version::TLS13])
         .map_err(unusable("TLS 1.3"))?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Servers {
-            roots,
-            chains: Arc::clone(&chains),
-        }))
+        .with_custom_certificate_verifier(Arc::clone(&servers) as Arc<dyn ServerCertVerifier>)
         .with_client_auth_cert(material.chain, material.key)
         .map_err(unusable("api.tls.cert with api.tls.key"))?;
     client.resumption = Resumption::disabled();
@@ -91,6 +99,8 @@ pub fn mutual(material: Material, protocol: &[u8]) -> Result<Mutual, TlsError> {
         server: Arc::new(server),
         client: Arc::new(client),
         chains,
+        servers,
+        authorities,
     })
 }
 
@@ -101,8 +111,34 @@ impl Mutual {
         self.chains
             .verify_client_cert(own, others, UnixTime::now())
             .map_err(ShownError::Chain)?;
-        peer(own)
-            .map_err(|error| ShownError::Chain(CertificateError::Other(OtherError(Arc::new(error))).into()))
+        let peer = peer(own).map_err(|error| {
+            ShownError::Chain(CertificateError::Other(OtherError(Arc::new(error))).into())
+        })?;
+        Ok(Peer {
+            expires: expires(chain),
+            ..peer
+        })
+    }
+
+    /// Whether the other end of a connection, with the chain that it showed, would be taken now.
+    pub fn still_believed(&self, chain: &[CertificateDer<'_>], is_server: bool) -> Result<(), ShownError> {
+        let (own, others) = chain.split_first().ok_or(ShownError::Empty)?;
+        let (now, nobody) = (
+            UnixTime::now(),
+            ServerName::IpAddress(Ipv4Addr::UNSPECIFIED.into()),
+        );
+        let believed = if is_server {
+            let believed = self.servers.verify_server_cert(own, others, &nobody, &[], now);
+            believed.map(drop)
+        } else {
+            self.chains.verify_client_cert(own, others, now).map(drop)
+        };
+        believed.map_err(ShownError::Chain)
+    }
+
+    /// The authorities that are believed, each by its name and key.
+    pub fn authorities(&self) -> &Arc<BTreeSet<Vec<u8>>> {
+        &self.authorities
     }
 }
 

@@ -57,6 +57,20 @@ impl Authority {
         })
     }
 
+    /// An authority for a while, by this one.
+    pub(crate) fn below(&self, while_from_now: Duration) -> Self {
+        let since = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .expect("after 1970");
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.not_after = date_time_ymd(1970, 1, 1) + since + while_from_now;
+        let key = KeyPair::generate().expect("key");
+        let certificate = params.signed_by(&key, &self.issuer).expect("signed");
+        let issuer = Issuer::new(params, key);
+        Self { certificate, issuer }
+    }
+
     fn issue_with(&self, uris: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Issued {
         let mut params = CertificateParams::new(vec!["localhost".to_owned()]).expect("name");
         let uris = uris
@@ -95,8 +109,15 @@ impl Authority {
 impl Authority {
     /// Both ends of connections between agents that believe this authority and show a certificate.
     pub(crate) fn mutual(&self, shows: &Issued) -> Mutual {
+        self.mutual_with(shows, &[])
+    }
+
+    /// The same, and others are believed as well.
+    pub(crate) fn mutual_with(&self, shows: &Issued, also: &[&Self]) -> Mutual {
         let mut roots = RootCertStore::empty();
-        roots.add(self.certificate.der().clone()).expect("root");
+        for authority in also.iter().copied().chain([self]) {
+            roots.add(authority.certificate.der().clone()).expect("root");
+        }
         let material = Material {
             chain: vec![shows.certificate.der().clone()],
             key: PrivateKeyDer::try_from(shows.key.serialize_der()).expect("key"),
@@ -204,4 +225,41 @@ async fn new_certificates_are_taken_and_bad_ones_left() {
     drop(config);
     let ended = tokio::time::timeout(Duration::from_secs(10), running).await;
     ended.expect("ends when nobody uses them").expect("no panic");
+}
+
+#[test]
+fn a_chain_ends_with_the_first_of_its_certificates() {
+    let authority = Authority::new();
+    let below = authority.below(Duration::from_secs(100));
+    let issued = below.issue(&["spiffe://hanzo.ai/w/chat"]);
+    let mutual = authority.mutual(&authority.issue(&["spiffe://hanzo.ai/agent"]));
+    let chain = [issued.certificate.der().clone(), below.certificate.der().clone()];
+    let soon = |peer: &Peer| {
+        let now = std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_secs();
+        peer.expires <= i64::try_from(now).expect("few") + 100
+    };
+    let shown = mutual.believed(&chain).expect("it leads to the authority");
+    assert!(soon(&shown), "{shown:?}");
+    assert!(!soon(&peer(&chain[0]).expect("an SVID")));
+    assert_eq!(expires(&chain), shown.expires);
+    assert_eq!(expires(&[]), 0);
+}
+
+#[test]
+fn whoever_rests_on_an_authority_that_has_gone_is_not_believed_any_more() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let own = authority.issue(&["spiffe://hanzo.ai/agent"]);
+    let chain = [other
+        .issue(&["spiffe://hanzo.ai/w/chat"])
+        .certificate
+        .der()
+        .clone()];
+    let (both, one) = (authority.mutual_with(&own, &[&other]), authority.mutual(&own));
+    for is_server in [true, false] {
+        assert!(both.still_believed(&chain, is_server).is_ok());
+        assert!(one.still_believed(&chain, is_server).is_err());
+        assert!(both.still_believed(&[], is_server).is_err());
+    }
+    assert!(one.authorities().is_subset(both.authorities()));
+    assert!(!both.authorities().is_subset(one.authorities()));
 }

@@ -69,6 +69,15 @@ impl KeyId {
             epoch: epoch & EPOCH_MASK,
         }
     }
+
+    /// The node with which the key is shared; `None`: it stays on this one.
+    pub const fn node(&self) -> Option<u32> {
+        let node = self.peer / 2;
+        if node == 0 || node > u32::MAX as u64 {
+            return None;
+        }
+        Some(node as u32)
+    }
 }
 
 /// Value of `zt_keys`. Written once: no program ever sees half of one. It cannot be printed.

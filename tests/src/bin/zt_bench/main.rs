@@ -18,6 +18,7 @@ mod load;
 mod machine;
 mod memory;
 mod order;
+mod peers;
 mod pods;
 mod processor;
 mod programs;
@@ -113,6 +114,8 @@ enum Bench {
     Memory,
     /// A cluster of 5,500 pods and 1,000 Services: listed, churned, and what that takes
     Kubernetes,
+    /// A node with 500 others whose agents tell it of 50,000 addresses, and a new workload until another node knows it
+    Peers,
     /// Process in a new cgroup to the identity that a real SPIRE gives it
     Spire,
     /// Decisions in user space by a call, beside other engines on the same rules
@@ -138,6 +141,7 @@ impl Bench {
             Self::Birth => birth::identity(plan, metrics),
             Self::Memory => memory::of_agent(plan, metrics),
             Self::Kubernetes => pods::cluster(plan, metrics),
+            Self::Peers => peers::nodes(plan, metrics),
             Self::Spire => spire::attested(plan, metrics),
             Self::Evaluate => evaluate::in_process(plan, metrics),
             Self::Http => http::evaluate(plan, metrics),

@@ -168,12 +168,14 @@ fn add_nobodies(
     unnamed.leave_alone(cgroups, wanted);
 }
 
-/// Takes an address for somebody. This host's own stay its own, and one that two take is nobody's.
+/// Takes an address for somebody. This host's own stay its own, and one that two take is nobody's. What the agent of another
+/// node says of an address of this node changes nothing.
 fn claim(peers: &mut HashMap<Address, Peer>, address: Address, peer: Peer) {
     peers
         .entry(address)
         .and_modify(|before| {
-            if before.identity != identity::HOST && before.identity != peer.identity {
+            let is_ours = before.flags & PEER_HERE != 0 && peer.node != 0;
+            if before.identity != identity::HOST && before.identity != peer.identity && !is_ours {
                 before.identity = identity::UNKNOWN;
             }
         })
@@ -217,6 +219,8 @@ fn lost(
 
 #[cfg(test)]
 mod tests {
+    use zt_common::abi::PEER_PROVES;
+
     use super::*;
 
     fn workload(identity: u64, mode: u8) -> Workload {
@@ -322,5 +326,14 @@ mod tests {
         claim(&mut peers, two, peer(1 << 41, 0));
         claim(&mut peers, two, peer(1 << 41, 0));
         assert_eq!(peers[&two].identity, identity::UNKNOWN);
+        // The agent of another node has nothing to say about who is here.
+        let here = Address::from_v4([10, 0, 0, 3]);
+        claim(&mut peers, here, peer(1 << 40, PEER_HERE));
+        let theirs = Peer {
+            node: 7,
+            ..peer(1 << 41, PEER_PROVES)
+        };
+        claim(&mut peers, here, theirs);
+        assert!(peers[&here] == peer(1 << 40, PEER_HERE));
     }
 }

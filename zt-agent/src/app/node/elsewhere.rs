@@ -5,11 +5,13 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use zt_common::abi::{PEER_HERE, PEER_PROVES, Peer};
 use zt_common::address::Address;
 use zt_common::identity;
 
 use super::numbers::Numbers;
+use super::speaking::Speaking;
 use super::{AppError, Node};
 use crate::identity::kubernetes::{Changes, Whose};
 use crate::identity::peers::{Located, Who};
@@ -20,9 +22,12 @@ use crate::spiffe_id::SpiffeId;
 pub(super) struct Elsewhere {
     by_address: HashMap<IpAddr, Whose>,
     located: HashMap<IpAddr, Located>,
+    /// What other nodes than that one say of the same address.
+    rivals: HashMap<IpAddr, Vec<Located>>,
+    speaking: Speaking,
     /// Who lives on other nodes, by the node's number.
     residents: HashMap<u32, Vec<SpiffeId>>,
-    /// Each identity, and how often it is in these three.
+    /// Each identity, and how often it is in these.
     identities: HashMap<SpiffeId, usize>,
 }
 
@@ -41,18 +46,45 @@ impl Elsewhere {
         self.discount(id(&before));
     }
 
-    /// What the agent of its node says of an address.
-    pub(super) fn locate(&mut self, address: IpAddr, located: Option<Located>) {
-        let id = |located: &Option<Located>| match located.as_ref().map(|located| &located.who) {
-            Some(Who::Workload(spiffe)) => Some(spiffe.clone()),
-            _ => None,
+    /// What the agent of a node says of an address.
+    pub(super) fn locate(&mut self, node: u32, address: IpAddr, located: Option<Located>) {
+        self.count(workload(located.as_ref()));
+        let before = if self.located.get(&address).is_none_or(|known| known.node == node) {
+            match located {
+                Some(located) => self.located.insert(address, located),
+                None => self.located.remove(&address),
+            }
+        } else {
+            let rivals = self.rivals.entry(address).or_default();
+            let before = rivals.iter().position(|rival| rival.node == node);
+            let before = before.map(|index| rivals.swap_remove(index));
+            rivals.extend(located);
+            before
         };
-        self.count(id(&located));
-        let before = match located {
-            Some(located) => self.located.insert(address, located),
-            None => self.located.remove(&address),
+        self.discount(workload(before.as_ref()));
+        // Whoever is left has it.
+        let Some(rivals) = self.rivals.get_mut(&address) else {
+            return;
         };
-        self.discount(id(&before));
+        if !self.located.contains_key(&address)
+            && let Some(rival) = rivals.pop()
+        {
+            self.located.insert(address, rival);
+        }
+        if rivals.is_empty() {
+            self.rivals.remove(&address);
+        }
+    }
+
+    /// All that there is to say about these networks is what the agent of a node says. The addresses that are another's by
+    /// that.
+    pub(super) fn speaks(&mut self, node: u32, networks: Vec<IpNet>) -> Vec<IpAddr> {
+        let before = self.speaking.set(node, networks);
+        let now = self.speaking.of(node);
+        let within = |nets: &[IpNet], address: &IpAddr| nets.iter().any(|net| net.contains(address));
+        let pods = self.by_address.keys();
+        let moved = pods.filter(|address| within(&before, address) != within(now, address));
+        moved.copied().collect()
     }
 
     /// Who lives on a node.
@@ -72,7 +104,10 @@ impl Elsewhere {
 
     /// Where the agent of a node has said that somebody is.
     pub(super) fn located_on(&self, node: u32) -> Vec<IpAddr> {
-        let located = self.located.iter().filter(|(_, located)| located.node == node);
+        let rivals = self.rivals.iter();
+        let rivals = rivals.flat_map(|(address, rivals)| rivals.iter().map(move |rival| (address, rival)));
+        let located = self.located.iter().chain(rivals);
+        let located = located.filter(|(_, located)| located.node == node);
         located.map(|(address, _)| *address).collect()
     }
 
@@ -118,28 +153,36 @@ impl Elsewhere {
         addresses.filter_map(|address| Some((Address::from(*address), self.peer(*address, numbers)?)))
     }
 
-    /// Whose an address is, as Kubernetes says.
+    /// Whose an address is, as Kubernetes says. Of a pod about which the agent of its node says nothing although it could,
+    /// that is not believed.
     pub(super) fn whose(&self, address: IpAddr) -> Option<&Whose> {
-        self.by_address.get(&address)
+        let whose = self.by_address.get(&address)?;
+        let is_silent = matches!(whose, Whose::Pod { .. })
+            && !self.located.contains_key(&address)
+            && self.speaking.node(address).is_some();
+        Some(if is_silent { &Whose::Nobody } else { whose })
     }
 
     /// Who is at an address, as the agent of its node says.
     pub(super) fn who(&self, address: IpAddr) -> Option<&Who> {
+        if self.rivals.contains_key(&address) {
+            return Some(&Who::Disputed);
+        }
         self.located.get(&address).map(|located| &located.who)
     }
 
     fn peer(&self, address: IpAddr, numbers: &Numbers) -> Option<Peer> {
-        let whose = self.by_address.get(&address);
-        let located = self.located.get(&address);
+        let whose = self.whose(address);
+        let who = self.who(address);
         let by_kubernetes = whose.map(|whose| match whose {
             Whose::Pod { spiffe, .. } => numbers.workload(spiffe),
             Whose::Node => identity::REMOTE_NODE,
             Whose::Nobody => identity::UNKNOWN,
         });
-        let by_agent = located.map(|located| match &located.who {
+        let by_agent = who.map(|who| match who {
             Who::Workload(spiffe) => numbers.workload(spiffe),
             Who::Node => identity::REMOTE_NODE,
-            Who::Nobody => identity::UNKNOWN,
+            Who::Nobody | Who::Disputed => identity::UNKNOWN,
         });
         let identity = match (by_kubernetes, by_agent) {
             (None, None) => return None,
@@ -149,15 +192,27 @@ impl Elsewhere {
             (Some(identity::REMOTE_NODE), Some(other)) => other,
             _ => identity::UNKNOWN,
         };
+        // Whom the agent there has not named yet may still prove who he is.
+        let speaking = || self.speaking.node(address).map(|node| (node, true));
+        let located = self.located.get(&address);
+        let (node, proves) = match who {
+            Some(Who::Disputed) => (0, false),
+            Some(_) => located.map_or((0, false), |located| (located.node, located.proves)),
+            None => speaking().unwrap_or_default(),
+        };
         Some(Peer {
             identity,
-            flags: if located.is_some_and(|located| located.proves) {
-                PEER_PROVES
-            } else {
-                0
-            },
-            node: located.map_or(0, |located| located.node),
+            flags: if proves { PEER_PROVES } else { 0 },
+            node,
         })
+    }
+}
+
+/// Who is there, if somebody is.
+fn workload(located: Option<&Located>) -> Option<SpiffeId> {
+    match located.map(|located| &located.who) {
+        Some(Who::Workload(spiffe)) => Some(spiffe.clone()),
+        _ => None,
     }
 }
 
@@ -206,78 +261,4 @@ impl Node {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-
-    #[test]
-    fn an_identity_is_there_as_long_as_one_address_is_its() {
-        let spiffe = SpiffeId::parse("spiffe://hanzo.ai/c/n/a").expect("literal");
-        let pod = Whose::Pod {
-            spiffe: spiffe.clone(),
-            pod: "n/a".into(),
-            uid: "u".into(),
-        };
-        let [one, two] = ["10.0.0.1", "10.0.0.2"].map(|text| text.parse::<IpAddr>().expect("literal"));
-        let mut elsewhere = Elsewhere::default();
-        elsewhere.set(one, Some(pod.clone()));
-        elsewhere.set(one, Some(pod.clone()));
-        elsewhere.set(two, Some(pod));
-        elsewhere.set(one, Some(Whose::Node));
-        assert_eq!(elsewhere.identities().count(), 1);
-        assert_eq!(
-            elsewhere.peer(one, &Numbers::default()).map(|peer| peer.identity),
-            Some(identity::REMOTE_NODE)
-        );
-        elsewhere.set(two, None);
-        assert_eq!(elsewhere.identities().count(), 0);
-        elsewhere.set(two, None);
-        assert_eq!(elsewhere.peers(&Numbers::default()).count(), 1);
-    }
-
-    #[test]
-    fn what_kubernetes_and_the_agent_there_say_must_be_the_same() {
-        let [one, other] = ["a", "b"]
-            .map(|name| SpiffeId::parse(&format!("spiffe://hanzo.ai/c/n/{name}")).expect("literal"));
-        let table = {
-            let ids = [&one, &other].into_iter().cloned().collect();
-            let (policies, settings) = Default::default();
-            Arc::new(crate::policy::compile(&policies, &ids, &settings, 1).expect("it fits"))
-        };
-        let numbers = Numbers::of(Some(&table));
-        let address: IpAddr = "10.0.0.1".parse().expect("literal");
-        let located = |who: Who| Located {
-            proves: matches!(who, Who::Workload(_)),
-            who,
-            node: 7,
-        };
-        let pod = |spiffe: &SpiffeId| Whose::Pod {
-            spiffe: spiffe.clone(),
-            pod: "n/a".into(),
-            uid: "u".into(),
-        };
-        let mut elsewhere = Elsewhere::default();
-        let peer = |elsewhere: &Elsewhere| {
-            let peer = elsewhere.peer(address, &numbers).expect("told of");
-            (peer.identity, peer.flags, peer.node)
-        };
-        elsewhere.locate(address, Some(located(Who::Workload(one.clone()))));
-        assert_eq!(peer(&elsewhere), (one.number(), PEER_PROVES, 7));
-        elsewhere.set(address, Some(pod(&one)));
-        assert_eq!(peer(&elsewhere), (one.number(), PEER_PROVES, 7));
-        elsewhere.set(address, Some(pod(&other)));
-        assert_eq!(peer(&elsewhere), (identity::UNKNOWN, PEER_PROVES, 7));
-        elsewhere.set(address, Some(Whose::Node));
-        assert_eq!(peer(&elsewhere), (one.number(), PEER_PROVES, 7));
-        elsewhere.locate(address, Some(located(Who::Nobody)));
-        assert_eq!(peer(&elsewhere), (identity::UNKNOWN, 0, 7));
-        elsewhere.locate(address, None);
-        assert_eq!(peer(&elsewhere), (identity::REMOTE_NODE, 0, 0));
-        elsewhere.live(7, vec![one.clone(), other.clone()]);
-        assert_eq!(elsewhere.identities().count(), 2);
-        elsewhere.live(7, vec![one]);
-        assert_eq!(elsewhere.identities().count(), 1);
-        assert_eq!(elsewhere.peers(&numbers).count(), 1);
-    }
-}
+mod tests;

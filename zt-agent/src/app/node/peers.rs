@@ -19,12 +19,13 @@ impl Node {
         let kernel = &mut self.parts.kernel;
         kernel.keep_nodes(&known)?;
         if self.parts.config.handshake == Handshake::Off {
-            for node in kernel.node_epochs().into_keys() {
-                kernel.forget_node_keys(node)?;
-            }
+            kernel.forget_all_node_keys()?;
         }
         for (address, located) in recalled.addresses {
-            self.elsewhere.locate(address, Some(located));
+            self.elsewhere.locate(located.node, address, Some(located));
+        }
+        for (node, networks) in recalled.networks {
+            self.elsewhere.speaks(node, networks);
         }
         for (node, identities) in recalled.identities {
             self.elsewhere.live(node, identities);
@@ -42,7 +43,7 @@ impl Node {
                 identities,
             } => {
                 for (address, located) in addresses {
-                    self.elsewhere.locate(address, located);
+                    self.elsewhere.locate(node, address, located);
                     self.fronting.moved(address);
                     moved.push(address);
                 }
@@ -64,12 +65,30 @@ impl Node {
                 let _ = done.send(());
             }),
             Told::Needed { node, needed } => kernel.need_keys(node, &needed),
-            Told::Use { node, epoch, key } => kernel.use_key(node, epoch, key),
+            Told::Use {
+                node,
+                epoch,
+                key,
+                done,
+            } => kernel.use_key(node, epoch, key).map(|()| {
+                let _ = done.send(());
+            }),
+            Told::Speaks { node, networks } => {
+                for address in self.elsewhere.speaks(node, networks) {
+                    self.fronting.moved(address);
+                    moved.push(address);
+                }
+                return false;
+            }
             Told::Forget { node } => kernel.forget_node_keys(node),
             Told::Removed { node } => {
                 let done = kernel.forget_node_keys(node);
                 for address in self.elsewhere.located_on(node) {
-                    self.elsewhere.locate(address, None);
+                    self.elsewhere.locate(node, address, None);
+                    self.fronting.moved(address);
+                    moved.push(address);
+                }
+                for address in self.elsewhere.speaks(node, Vec::new()) {
                     self.fronting.moved(address);
                     moved.push(address);
                 }

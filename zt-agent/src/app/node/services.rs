@@ -79,10 +79,9 @@ impl Occupants for Everywhere<'_> {
             identity: None,
         };
         let whose = self.elsewhere.whose(address);
-        match (self.here.0.get(&address), self.elsewhere.who(address)) {
-            (None, Some(who)) => return Some(by_agent(who, whose)),
-            (Some(Tenant::Workload { .. }), Some(_)) => return Some(nobody),
-            _ => {}
+        // What is this node's is no other one's.
+        if let (None, Some(who)) = (self.here.0.get(&address), self.elsewhere.who(address)) {
+            return Some(by_agent(who, whose));
         }
         match (self.here.0.get(&address), whose) {
             // The host's own stay its own.

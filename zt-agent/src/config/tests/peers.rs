@@ -18,7 +18,7 @@ fn is_wrong(peers: &str) -> String {
 fn a_node_speaks_for_its_agents_address_or_for_what_is_said() {
     let text = with("nodes: [{name: two, address: '10.0.0.2:1'}, {name: one, address: '10.0.0.1:1'}]");
     let config = load(&text, &[], &[]).expect("valid");
-    let roster = config.roster().expect("a roster");
+    let roster = config.roster(&[]).expect("a roster");
     let (name, two) = roster.iter().next().expect("two");
     assert_eq!((&**name, roster.iter().count()), ("two", 1), "not itself");
     assert_eq!(
@@ -76,6 +76,7 @@ fn what_makes_no_roster_is_said() {
         ),
         ("id: spiffe://hanzo.ai/agents", "must have `{node}` in it once"),
         ("id: 'spiffe://hanzo.ai/*/{node}'", "has no `*`"),
+        ("pods: never", "must be `auto` or `always`, not `never`"),
         ("hold: 2", "must be text"),
         ("hold: 25 h", "is no time such as"),
         ("hold: 2000m", "at most a day"),

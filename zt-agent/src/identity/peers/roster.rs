@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which other nodes there are, where their agents are reached, and what each may speak about.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -19,8 +19,10 @@ pub struct Neighbour {
     pub name: Arc<str>,
     /// Where its agent listens: an address or name, and a port.
     pub address: Arc<str>,
-    /// The addresses that it speaks for.
+    /// The addresses that others have given to it.
     pub speaks_for: Vec<IpNet>,
+    /// Addresses that it says are its own, which is worth less.
+    pub says: Vec<IpAddr>,
     /// Identities that it may tell of without showing an SVID.
     pub identities: Vec<Pattern>,
 }
@@ -32,12 +34,49 @@ pub struct Speaker {
     pub neighbour: Neighbour,
     /// Whose certificate its agent shows.
     pub agent: SpiffeId,
+    /// What of its addresses is another node's, or this one's, with a better claim.
+    without: Vec<IpNet>,
+    /// What of its addresses another node claims just as well.
+    disputed: Vec<IpNet>,
 }
 
 impl Speaker {
+    /// A node about whose addresses there is no dispute.
+    pub fn new(neighbour: Neighbour, agent: SpiffeId) -> Self {
+        Self {
+            neighbour,
+            agent,
+            without: Vec::new(),
+            disputed: Vec::new(),
+        }
+    }
+
     /// Whether an address is one of its own.
     pub fn speaks_for(&self, address: IpAddr) -> bool {
-        self.neighbour.speaks_for.iter().any(|net| net.contains(&address))
+        let given = self.neighbour.speaks_for.iter().any(|net| net.contains(&address));
+        (given || self.neighbour.says.contains(&address)) && !contains(&self.without, address)
+    }
+
+    /// Whether an address of its own is another node's just as well, and so nobody's.
+    pub fn is_disputed(&self, address: IpAddr) -> bool {
+        contains(&self.disputed, address)
+    }
+
+    /// The addresses of the node itself, among those that it speaks for.
+    pub fn own_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let nets = self.neighbour.speaks_for.iter();
+        let single = nets.filter(|net| net.prefix_len() == net.max_prefix_len());
+        let single = single.map(|net| net.addr().to_canonical());
+        let all = single.chain(self.neighbour.says.iter().copied());
+        all.filter(|address| !contains(&self.without, *address))
+    }
+
+    /// The networks that it speaks for, but for those that are not its own as a whole.
+    pub fn networks(&self) -> Vec<IpNet> {
+        let said = self.neighbour.says.iter().map(|address| IpNet::from(*address));
+        let all = self.neighbour.speaks_for.iter().map(IpNet::trunc).chain(said);
+        all.filter(|net| !self.without.iter().any(|without| without.contains(net)))
+            .collect()
     }
 
     /// Whether it may tell of an identity without an SVID.
@@ -47,6 +86,21 @@ impl Speaker {
             .iter()
             .any(|pattern| pattern.matches(id))
     }
+}
+
+fn contains(nets: &[IpNet], address: IpAddr) -> bool {
+    nets.iter().any(|net| net.contains(&address))
+}
+
+/// Addresses that more than one node claims.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Dispute {
+    /// Which.
+    pub net: IpNet,
+    /// Whose they are: of this node, or of one to which others gave them; `None`: nobody's.
+    pub owner: Option<Arc<str>>,
+    /// Who claims them in vain.
+    pub claimants: BTreeSet<Arc<str>>,
 }
 
 /// Why there is no roster.
@@ -82,65 +136,101 @@ pub fn agent_id(pattern: &str, node: &str) -> Result<SpiffeId, SpiffeIdError> {
     SpiffeId::parse(&pattern.replace(NODE, node))
 }
 
+/// How good a claim to an address is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    /// The node says so itself, in a cluster that gives networks to nodes.
+    Said,
+    /// Others have given it to the node.
+    Given,
+    /// It is this node's.
+    Own,
+}
+
 /// All other nodes, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Roster {
     speakers: BTreeMap<Arc<str>, Arc<Speaker>>,
     by_agent: HashMap<SpiffeId, Arc<str>>,
+    disputes: Vec<Dispute>,
 }
 
 impl Roster {
-    /// The nodes other than `own`, whose agents' IDs follow `pattern`.
+    /// The nodes other than `own`, whose agents' IDs follow `pattern`. What this node has, by its own entry and by `here`, is
+    /// no other node's. What two others claim with equal right is nobody's, and all else is theirs. What a node says of itself
+    /// is worth less than what was given to another one, if something was given to this node as well.
     pub fn new(
         neighbours: impl IntoIterator<Item = Neighbour>,
         pattern: &str,
         own: &str,
+        here: &[IpAddr],
     ) -> Result<Self, RosterError> {
-        let mut roster = Self::default();
+        let mut speakers: BTreeMap<Arc<str>, Speaker> = BTreeMap::new();
+        let own: Arc<str> = Arc::from(own);
+        let neighbours: Vec<Neighbour> = neighbours.into_iter().collect();
+        // Where nobody gives networks to nodes, whoever has one may have taken it.
+        let given = neighbours
+            .iter()
+            .any(|neighbour| neighbour.name == own && !neighbour.speaks_for.is_empty());
+        let said = if given { Rank::Said } else { Rank::Given };
+        let mut claims: Vec<(IpNet, Rank, Arc<str>)> = Vec::new();
+        let of_this = here.iter().map(|address| IpNet::from(address.to_canonical()));
+        claims.extend(of_this.map(|net| (net, Rank::Own, Arc::clone(&own))));
         for neighbour in neighbours {
-            if &*neighbour.name == own {
+            let name = Arc::clone(&neighbour.name);
+            let ranks = if name == own {
+                (Rank::Own, Rank::Own)
+            } else {
+                (Rank::Given, said)
+            };
+            let nets = neighbour.speaks_for.iter().map(IpNet::trunc);
+            claims.extend(nets.map(|net| (net, ranks.0, Arc::clone(&name))));
+            let addresses = neighbour.says.iter().map(|address| IpNet::from(*address));
+            claims.extend(addresses.map(|net| (net, ranks.1, Arc::clone(&name))));
+            if name == own {
                 continue;
             }
-            let agent = agent_id(pattern, &neighbour.name).map_err(|source| RosterError::Agent {
-                node: Arc::clone(&neighbour.name),
+            let agent = agent_id(pattern, &name).map_err(|source| RosterError::Agent {
+                node: Arc::clone(&name),
                 pattern: pattern.to_owned(),
                 source,
             })?;
-            let name = Arc::clone(&neighbour.name);
-            let speaker = Arc::new(Speaker { neighbour, agent });
-            roster.by_agent.insert(speaker.agent.clone(), Arc::clone(&name));
-            if roster.speakers.insert(Arc::clone(&name), speaker).is_some() {
+            let speaker = Speaker::new(neighbour, agent);
+            if speakers.insert(Arc::clone(&name), speaker).is_some() {
                 return Err(RosterError::Twice(name));
             }
         }
-        roster.check_shared()?;
-        Ok(roster)
+        let disputes = settle(claims, &mut speakers);
+        let by_agent = speakers.iter();
+        Ok(Self {
+            by_agent: by_agent
+                .map(|(name, speaker)| (speaker.agent.clone(), Arc::clone(name)))
+                .collect(),
+            speakers: speakers
+                .into_iter()
+                .map(|(name, speaker)| (name, Arc::new(speaker)))
+                .collect(),
+            disputes,
+        })
     }
 
-    /// Networks in order: one that another one has within it comes right before it, or before one that it has too.
-    fn check_shared(&self) -> Result<(), RosterError> {
-        let mut nets: Vec<(IpNet, &Arc<str>)> = Vec::new();
-        for (name, speaker) in &self.speakers {
-            let of = speaker.neighbour.speaks_for.iter();
-            nets.extend(of.map(|net| (net.trunc(), name)));
-        }
-        nets.sort_by_key(|(net, _)| (net.network(), net.prefix_len()));
-        let mut around: Option<(IpNet, &Arc<str>)> = None;
-        for (net, name) in nets {
-            match around {
-                Some((outer, one)) if outer.contains(&net) => {
-                    if one != name {
-                        return Err(RosterError::Shared {
-                            one: Arc::clone(one),
-                            other: Arc::clone(name),
-                            net,
-                        });
-                    }
-                }
-                _ => around = Some((net, name)),
-            }
-        }
-        Ok(())
+    /// The same, if no address has two nodes.
+    pub fn undisputed(self) -> Result<Self, RosterError> {
+        let Some(dispute) = self.disputes.first() else {
+            return Ok(self);
+        };
+        let mut nodes = dispute.owner.iter().chain(&dispute.claimants).cloned();
+        let mut next = || nodes.next().unwrap_or_default();
+        Err(RosterError::Shared {
+            one: next(),
+            other: next(),
+            net: dispute.net,
+        })
+    }
+
+    /// Addresses that more than one node claims.
+    pub fn disputes(&self) -> &[Dispute] {
+        &self.disputes
     }
 
     /// The nodes, by name.
@@ -159,80 +249,62 @@ impl Roster {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PATTERN: &str = "spiffe://hanzo.ai/zt-agent/nodes/{node}";
-
-    fn neighbour(name: &str, nets: &[&str]) -> Neighbour {
-        Neighbour {
-            name: name.into(),
-            address: format!("{name}:8056").into(),
-            speaks_for: nets.iter().map(|net| net.parse().expect("literal")).collect(),
-            identities: vec![Pattern::parse("spiffe://hanzo.ai/db/*").expect("literal")],
+/// Finds what more than one claims, and says so to each of them who has the worse claim, or none better than the other's.
+fn settle(
+    mut claims: Vec<(IpNet, Rank, Arc<str>)>,
+    speakers: &mut BTreeMap<Arc<str>, Speaker>,
+) -> Vec<Dispute> {
+    // In this order a network comes after all that it lies in.
+    claims.sort_by(|(one, ..), (other, ..)| {
+        (one.network(), one.prefix_len()).cmp(&(other.network(), other.prefix_len()))
+    });
+    let mut found: BTreeMap<IpNet, BTreeMap<Arc<str>, Rank>> = BTreeMap::new();
+    let mut around: Vec<&(IpNet, Rank, Arc<str>)> = Vec::new();
+    for claim in &claims {
+        let (net, rank, name) = claim;
+        while around.last().is_some_and(|(outer, ..)| !outer.contains(net)) {
+            around.pop();
         }
-    }
-
-    #[test]
-    fn a_node_speaks_for_its_own_addresses_and_is_known_by_its_agent() {
-        let nodes = [
-            neighbour("one", &["10.1.0.0/24"]),
-            neighbour("two", &["10.2.0.0/24", "fd00:2::/64"]),
-        ];
-        let roster = Roster::new(nodes, PATTERN, "one").expect("a roster");
-        assert_eq!(roster.iter().count(), 1, "itself is no other node");
-        let id = |text: &str| SpiffeId::parse(text).expect("literal");
-        let two = roster
-            .of_agent(&id("spiffe://hanzo.ai/zt-agent/nodes/two"))
-            .expect("known");
-        for (address, own) in [("10.2.0.7", true), ("fd00:2::1", true), ("10.1.0.7", false)] {
-            assert_eq!(
-                two.speaks_for(address.parse().expect("literal")),
-                own,
-                "{address}"
-            );
+        let others = around.iter().filter(|(_, _, other)| other != name);
+        for (_, other_rank, other) in others {
+            let claimants = found.entry(*net).or_default();
+            for (claimant, rank) in [(name, rank), (other, other_rank)] {
+                let best = claimants.entry(Arc::clone(claimant)).or_insert(*rank);
+                *best = (*best).max(*rank);
+            }
         }
-        assert!(two.may_say(&id("spiffe://hanzo.ai/db/main")));
-        assert!(!two.may_say(&id("spiffe://hanzo.ai/web/main")));
-        assert!(
-            roster
-                .of_agent(&id("spiffe://hanzo.ai/zt-agent/nodes/three"))
-                .is_none()
-        );
+        around.push(claim);
     }
-
-    #[test]
-    fn an_address_has_one_node() {
-        let shared = |nets: [&[&str]; 3]| {
-            let names = ["a", "b", "c"];
-            let nodes = names.iter().zip(nets).map(|(name, nets)| neighbour(name, nets));
-            Roster::new(nodes, PATTERN, "me").err()
+    let mut disputes = Vec::new();
+    for (net, claimants) in found {
+        let Some(best) = claimants.values().max().copied() else {
+            continue;
         };
-        assert_eq!(
-            shared([&["10.0.0.0/24"], &["10.0.1.0/24"], &["10.0.2.1/32"]]),
-            None
-        );
-        assert_eq!(
-            shared([&["10.0.0.0/16", "10.0.0.0/24"], &["10.1.0.0/24"], &[]]),
-            None,
-            "of one node"
-        );
-        for nets in [
-            [&["10.0.0.0/24"][..], &["10.0.0.0/24"], &[]],
-            [&["10.0.0.0/16"], &["10.0.7.0/24"], &[]],
-            [&["10.0.7.0/24"], &[], &["10.0.0.0/16"]],
-            // What lies between hides nothing.
-            [&["10.0.0.0/16", "10.0.3.0/24"], &["10.0.7.1/32"], &[]],
-        ] {
-            assert!(
-                matches!(shared(nets), Some(RosterError::Shared { .. })),
-                "{nets:?}"
-            );
+        let mut with_best = claimants.iter().filter(|(_, rank)| **rank == best);
+        let (first, second) = (with_best.next(), with_best.next());
+        let owner = first
+            .filter(|_| second.is_none())
+            .map(|(name, _)| Arc::clone(name));
+        for (name, rank) in &claimants {
+            let Some(speaker) = speakers.get_mut(name).filter(|_| owner.as_ref() != Some(name)) else {
+                continue;
+            };
+            let list = if *rank < best {
+                &mut speaker.without
+            } else {
+                &mut speaker.disputed
+            };
+            list.push(net);
         }
-        let twice = Roster::new([neighbour("a", &[]), neighbour("a", &[])], PATTERN, "me");
-        assert_eq!(twice, Err(RosterError::Twice("a".into())));
-        let odd = Roster::new([neighbour("a b", &[])], PATTERN, "me");
-        assert!(matches!(odd, Err(RosterError::Agent { .. })));
+        let claimants = claimants.into_keys();
+        disputes.push(Dispute {
+            net,
+            claimants: claimants.filter(|name| owner.as_ref() != Some(name)).collect(),
+            owner,
+        });
     }
+    disputes
 }
+
+#[cfg(test)]
+mod tests;

@@ -88,6 +88,22 @@ impl Table {
         &self.speaker
     }
 
+    /// It speaks for other addresses from now on. What it said of those that are none of its any more is forgotten.
+    pub fn speaks(&mut self, speaker: Arc<Speaker>) {
+        let before = std::mem::replace(&mut self.speaker, speaker);
+        let (speaker, changed) = (&self.speaker, &mut self.changed);
+        self.said.at.retain(|address, _| {
+            let stays = speaker.speaks_for(*address);
+            if !stays || speaker.is_disputed(*address) != before.is_disputed(*address) {
+                changed.insert(*address);
+            }
+            stays
+        });
+        if let Some(coming) = &mut self.coming {
+            coming.at.retain(|address, _| speaker.speaks_for(*address));
+        }
+    }
+
     /// A new connection begins to say all.
     pub fn begin(&mut self) {
         self.coming = Some(Said::default());
@@ -213,12 +229,23 @@ impl Table {
     }
 
     /// Takes up what was believed before a restart.
-    pub fn recall(&mut self, residents: impl IntoIterator<Item = Resident>) {
+    pub fn recall(
+        &mut self,
+        held: impl IntoIterator<Item = (SpiffeId, i64)>,
+        residents: impl IntoIterator<Item = Resident>,
+    ) {
+        for (id, expires) in held {
+            let _ = self.holds(id, expires);
+        }
         for resident in residents {
             // What a changed configuration no longer lets it say is not taken up.
-            let _ = self.holds(resident.spiffe.clone(), i64::MAX);
             let _ = self.at(resident);
         }
+    }
+
+    /// Identities that are believed to live there, and until when; Unix seconds.
+    pub fn held(&self) -> impl Iterator<Item = (&SpiffeId, i64)> {
+        self.said.held.iter().map(|(id, expires)| (id, *expires))
     }
 
     /// Nothing is believed any more. Who was where.

@@ -64,6 +64,11 @@ impl Saying {
         self.left.extend(lets.map(|text| Say::Lets(Arc::clone(text))));
     }
 
+    /// How much is still to be said.
+    pub(super) fn left(&self) -> usize {
+        self.left.len()
+    }
+
     /// The next message, if there is something to say.
     pub(super) fn next(&mut self, binding: &Binding, role: Role) -> Option<Message> {
         loop {
@@ -181,10 +186,11 @@ mod tests {
             name: "a".into(),
             address: "a:1".into(),
             speaks_for: vec!["10.0.0.0/8".parse().expect("literal")],
+            says: Vec::new(),
             identities: vec![Pattern::parse("*").expect("literal")],
         };
         let agent = SpiffeId::parse("spiffe://hanzo.ai/a").expect("literal");
-        Table::new(Arc::new(Speaker { neighbour, agent }))
+        Table::new(Arc::new(Speaker::new(neighbour, agent)))
     }
 
     proptest! {

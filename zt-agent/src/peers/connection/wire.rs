@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::Poll;
 
 use bytes::BytesMut;
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
@@ -52,6 +53,16 @@ impl Wire {
     /// Whether little waits to be sent.
     pub(super) fn is_low(&self) -> bool {
         self.out.len() < LOW
+    }
+
+    /// How many bytes wait to be sent.
+    pub(super) fn waiting(&self) -> usize {
+        self.out.len()
+    }
+
+    /// What the other end has shown.
+    pub(super) fn certificates(&self) -> &[CertificateDer<'static>] {
+        self.stream.get_ref().1.peer_certificates().unwrap_or_default()
     }
 
     /// Whether nothing waits to be sent.

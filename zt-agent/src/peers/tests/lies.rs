@@ -13,13 +13,13 @@ use crate::peers::proof::{self, Binding};
 use crate::peers::protocol::{self, Message, Proof, VERSION};
 
 /// Somebody who dials and says whatever is asked.
-struct Liar {
+pub(super) struct Liar {
     stream: TlsStream<TcpStream>,
     binding: Binding,
 }
 
 impl Liar {
-    async fn dial(agent: &Agent, shows: &Mutual) -> std::io::Result<Self> {
+    pub(super) async fn dial(agent: &Agent, shows: &Mutual) -> std::io::Result<Self> {
         let stream = TcpStream::connect(&agent.address).await?;
         let name = ServerName::try_from("anything").expect("a name");
         let stream = TlsConnector::from(Arc::clone(&shows.client))
@@ -31,14 +31,14 @@ impl Liar {
     }
 
     /// As node `a`, which it is by its certificate.
-    async fn as_a(world: &World, agent: &Agent) -> Self {
+    pub(super) async fn as_a(world: &World, agent: &Agent) -> Self {
         let shows = world.authority.mutual(&world.certificate("a"));
         let mut liar = Self::dial(agent, &shows).await.expect("taken");
         liar.say(&hello("a")).await;
         liar
     }
 
-    async fn say(&mut self, message: &Message) {
+    pub(super) async fn say(&mut self, message: &Message) {
         let mut out = BytesMut::new();
         protocol::write(message, &mut out).expect("short");
         self.bytes(&out).await;
@@ -51,14 +51,14 @@ impl Liar {
     }
 
     /// Reads until the other end hangs up.
-    async fn until_hung_up(mut self) {
+    pub(super) async fn until_hung_up(mut self) {
         let mut buffer = vec![0; 4096];
         let ends = async { while matches!(self.stream.read(&mut buffer).await, Ok(1..)) {} };
         timeout(DEADLINE, ends).await.expect("it hangs up");
     }
 }
 
-fn hello(node: &str) -> Message {
+pub(super) fn hello(node: &str) -> Message {
     Message::Hello {
         version: VERSION,
         node: node.to_owned(),

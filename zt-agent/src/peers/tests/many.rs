@@ -36,7 +36,7 @@ async fn one_node_hears_of_all_that_live_on_many_others() {
     let z = world.start("z", HashMap::new());
     let only_z = || {
         let z = world.neighbours.last().cloned().expect("the last one");
-        Roster::new([z], PATTERN, "other").expect("a roster")
+        Roster::new([z], PATTERN, "other", &[]).expect("a roster")
     };
     let others: Vec<Agent> = names
         .iter()
@@ -60,7 +60,9 @@ async fn one_node_hears_of_all_that_live_on_many_others() {
     .await;
     let known = made.elapsed();
     let status = z.health.status();
-    assert!(status.refused.values().all(|count| *count == 0), "{status:?}");
+    // All of them are at one address here, and may crowd each other out for a moment.
+    let mut refused = status.refused.iter().filter(|(cause, _)| **cause != "crowded");
+    assert!(refused.all(|(_, count)| *count == 0), "{status:?}");
     // What one of them changes is heard beside all that.
     let changed = Instant::now();
     others[0].says(&[("10.0.0.7", "new")]);

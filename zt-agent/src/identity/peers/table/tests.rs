@@ -13,10 +13,11 @@ fn speaker() -> Arc<Speaker> {
         speaks_for: ["10.2.0.0/24", "fd00:2::/64"]
             .map(|net| net.parse().expect("literal"))
             .into(),
+        says: Vec::new(),
         identities: Vec::new(),
     };
     let agent = SpiffeId::parse("spiffe://hanzo.ai/agents/two").expect("literal");
-    Arc::new(Speaker { neighbour, agent })
+    Arc::new(Speaker::new(neighbour, agent))
 }
 
 fn id(name: &str) -> SpiffeId {
@@ -131,6 +132,28 @@ fn what_is_no_longer_shown_ends_with_its_svid() {
     let difference = table.difference();
     assert_eq!(difference.addresses.len(), 1);
     assert_eq!(difference.identities, Some(vec![id("b")]));
+}
+
+#[test]
+fn what_it_no_longer_speaks_for_is_forgotten_and_nothing_else() {
+    let mut table = Table::new(speaker());
+    table.holds(id("a"), i64::MAX).expect("few");
+    for address in ["10.2.0.1", "fd00:2::9"] {
+        table.at(resident(address, "a")).expect("its own");
+    }
+    table.difference();
+    table.begin();
+    table.holds(id("a"), i64::MAX).expect("few");
+    for address in ["10.2.0.1", "fd00:2::9"] {
+        table.at(resident(address, "a")).expect("its own");
+    }
+    let mut less = speaker();
+    Arc::make_mut(&mut less).neighbour.speaks_for.truncate(1);
+    table.speaks(less);
+    assert_eq!(changed(&mut table), [entry("fd00:2::9", None)]);
+    table.whole();
+    assert_eq!(changed(&mut table), [entry("10.2.0.1", Some("a"))]);
+    assert_eq!(table.counts(), (1, 1));
 }
 
 #[test]
