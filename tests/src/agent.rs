@@ -136,6 +136,7 @@ impl AgentBuilder {
     pub fn launch(self) -> Result<Agent> {
         self.files.write_config(&self.config)?;
         self.files.write_workloads(&self.workloads)?;
+        let has_tls = self.config.get("api").is_some_and(|api| !api["tls"].is_null());
         let mut agent = Agent {
             binary: binary()?,
             files: self.files,
@@ -145,6 +146,7 @@ impl AgentBuilder {
             through: self.through,
             api: self.api,
             health: self.health,
+            has_tls,
             child: None,
         };
         agent.spawn()?;
@@ -164,6 +166,8 @@ pub struct Agent {
     through: Vec<String>,
     api: SocketAddr,
     health: SocketAddr,
+    /// Its port answers over TLS alone, and is asked at its socket.
+    has_tls: bool,
     child: Option<Child>,
 }
 
@@ -190,7 +194,12 @@ impl Agent {
 
     /// `GET`s JSON from the API; anything but 2xx is an error.
     pub fn get(&self, path: &str) -> Result<Value> {
-        http::get(self.api, path)?.success()?.json()
+        let answer = if self.has_tls {
+            http::get_over(&self.socket(), path)?
+        } else {
+            http::get(self.api, path)?
+        };
+        answer.success()?.json()
     }
 
     /// `POST`s JSON to the API; the status is the caller's to judge.

@@ -5,6 +5,8 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -41,6 +43,23 @@ impl Answer {
 /// `GET`s a path, with its query.
 pub fn get(server: SocketAddr, path: &str) -> Result<Answer> {
     request(server, "GET", path, None)
+}
+
+/// The same over a Unix socket.
+pub fn get_over(socket: &Path, path: &str) -> Result<Answer> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.write_all(
+        format!("GET {path} HTTP/1.0\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes(),
+    )?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let (head, body) = text.split_once("\r\n\r\n").context("an answer with a head")?;
+    let status = head.split(' ').nth(1).context("a status")?;
+    Ok(Answer {
+        status: status.parse()?,
+        body: body.to_owned(),
+    })
 }
 
 /// `POST`s JSON to a path.
