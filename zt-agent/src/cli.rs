@@ -16,7 +16,6 @@ mod mode;
 mod monitor;
 mod offline;
 mod output;
-mod party;
 mod policy;
 pub mod run;
 mod status;

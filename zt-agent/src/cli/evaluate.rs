@@ -12,9 +12,8 @@ use super::client::{ApiArgs, Client};
 use super::exit::{Exit, Failure};
 use super::offline::{self, SettingsArgs};
 use super::output::{Format, Output, Tone};
-use super::party::NamedParty;
 use super::table::{Cell, pairs, plain};
-use crate::policy::{OperatorRequest, Protocol};
+use crate::policy::{NamedParty, OperatorRequest, Protocol};
 
 /// Arguments of `evaluate`.
 #[derive(Debug, Args)]
@@ -111,7 +110,8 @@ impl EvaluateArgs {
     }
 }
 
-fn protocol(text: &str) -> Result<Protocol, String> {
+/// A protocol as one names it on the command line.
+pub(super) fn protocol(text: &str) -> Result<Protocol, String> {
     Protocol::from_name(&text.to_uppercase()).ok_or_else(|| "must be TCP or UDP".to_owned())
 }
 

@@ -24,6 +24,11 @@ pub(super) struct SettingsArgs {
 }
 
 impl SettingsArgs {
+    /// The configuration file that is named, if any.
+    pub(super) fn file(&self) -> Option<PathBuf> {
+        self.config.clone()
+    }
+
     /// The configuration that the policy is for.
     pub(super) fn config(&self) -> Result<Config, Failure> {
         let mut sources = Sources::of_process(self.config.clone());
@@ -43,8 +48,13 @@ pub(super) struct Loaded {
 
 /// Reads, checks and compiles the policy at `path`, for the identities that it names and `others`.
 pub(super) fn load(path: &Path, settings: &Settings, others: &BTreeSet<SpiffeId>) -> Result<Loaded, Failure> {
-    let documents = policy_dir::read(path).0.map_err(Failure::Policy)?;
-    let set = policy::parse(&documents, settings).map_err(Failure::Policy)?;
+    let set = set(path, settings)?;
     let table = policy::compile(&set, others, settings, 1)?;
     Ok(Loaded { set, table })
+}
+
+/// Reads and checks the policy at `path`.
+pub(super) fn set(path: &Path, settings: &Settings) -> Result<PolicySet, Failure> {
+    let documents = policy_dir::read(path).0.map_err(Failure::Policy)?;
+    policy::parse(&documents, settings).map_err(Failure::Policy)
 }

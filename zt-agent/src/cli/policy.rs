@@ -3,6 +3,9 @@
 
 mod change;
 mod crds;
+mod diff;
+mod explain;
+mod test;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -31,8 +34,12 @@ pub enum PolicyCommand {
     Show(change::ShowArgs),
     /// Put one policy in force: checked, written into the policy directory, recorded
     Apply(change::ApplyArgs),
-    /// What a policy would newly allow and deny
-    Diff(change::DiffArgs),
+    /// What another directory of policies, or one policy, would newly allow and deny
+    Diff(diff::DiffArgs),
+    /// Why a flow is allowed or denied, rule by rule
+    Explain(explain::ExplainArgs),
+    /// Try policies against a table of expectations
+    Test(test::TestArgs),
     /// Take one policy out of force
     Delete(change::DeleteArgs),
     /// Print the custom resource definitions of policies, for a Kubernetes cluster
@@ -65,7 +72,9 @@ pub(super) fn policy(command: &PolicyCommand) -> Result<Exit, Failure> {
         PolicyCommand::List(arguments) => super::block_on(list(arguments)),
         PolicyCommand::Show(arguments) => super::block_on(change::show(arguments)),
         PolicyCommand::Apply(arguments) => super::block_on(change::apply(arguments)),
-        PolicyCommand::Diff(arguments) => super::block_on(change::diff(arguments)),
+        PolicyCommand::Diff(arguments) => diff::diff(arguments),
+        PolicyCommand::Explain(arguments) => explain::explain(arguments),
+        PolicyCommand::Test(arguments) => test::test(arguments),
         PolicyCommand::Delete(arguments) => super::block_on(change::delete(arguments)),
         PolicyCommand::Crds(arguments) => crds::crds(arguments),
     }

@@ -30,6 +30,11 @@ fn every_documented_form_is_understood() {
         "zt-agent policy list -o table",
         "zt-agent policy apply -f p.yaml --dry-run --if-match none -o json",
         "zt-agent policy diff -f - --fail",
+        "zt-agent policy diff policies -o json",
+        "zt-agent policy test policies --tests t.yaml -v -o json",
+        "zt-agent policy explain --from host --to spiffe://hanzo.ai/b --port 1",
+        "zt-agent policy explain policies --from unknown --to 10.0.0.1 --port 53 --protocol udp --all -o json",
+        "zt-agent policy diff old new --fail --trust-domain a.b --config c",
         "zt-agent policy show p",
         "zt-agent policy delete p --if-match 12",
         "zt-agent status --api unix:///run/zt/agent.sock",
@@ -92,6 +97,27 @@ fn what_makes_no_sense_is_refused() {
             ErrorKind::ValueValidation,
         ),
         ("zt-agent audit query --limit 0", ErrorKind::ValueValidation),
+        ("zt-agent policy diff", ErrorKind::MissingRequiredArgument),
+        (
+            ErrorKind::ValueValidation,
+        ),
+        (
+            ErrorKind::ValueValidation,
+        ),
+        (
+            ErrorKind::ValueValidation,
+        ),
+        (
+            ErrorKind::ValueValidation,
+        ),
+        (
+            ErrorKind::MissingRequiredArgument,
+        ),
+        (
+            ErrorKind::ArgumentConflict,
+        ),
+        ("zt-agent policy diff a -f b", ErrorKind::ArgumentConflict),
+        ("zt-agent policy diff a b c", ErrorKind::TooManyValues),
         ("zt-agent status -o yaml", ErrorKind::InvalidValue),
     ] {
         assert_eq!(parse(line).expect_err(line), kind, "{line}");

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 
+pub(super) use self::progress::Progress;
 pub(super) use self::verify::{VerifyArgs, verify};
 use super::audit::FilterArgs;
 use super::exit::{Exit, Failure};

@@ -44,7 +44,7 @@ impl Action {
 }
 
 /// A transport protocol that policy speaks about.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub enum Protocol {
     /// TCP, and the default.
     #[default]

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From policies and identities to the allow table.
 
+mod alone;
+
 use std::collections::BTreeSet;
 use std::hash::BuildHasherDefault;
 use std::rc::Rc;
@@ -23,6 +25,8 @@ use super::ports::{self, Block};
 use super::set::PolicySet;
 use super::table::AllowTable;
 use crate::spiffe_id::{Pattern, SpiffeId};
+
+pub(super) use alone::Alone;
 
 /// Why policies and identities, each valid by itself, give no table.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -114,6 +114,12 @@ impl PolicySet {
         builtin.chain(rules)
     }
 
+    /// The name of one of its rules; empty for a number that none has.
+    pub fn rule_name(&self, number: u64) -> Arc<str> {
+        let name = self.rule_names.get(number);
+        name.map_or_else(|| Arc::from(""), |name| Arc::from(name.to_string()))
+    }
+
     /// The networks that rules name, with their numbers, sorted.
     pub fn networks(&self) -> &[(IpNet, u64)] {
         &self.networks

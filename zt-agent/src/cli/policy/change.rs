@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::diff::DiffArgs;
 use crate::cli::client::{ApiArgs, Client, ClientError, Sent};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Format, Output, line};
@@ -30,21 +31,6 @@ pub struct ApplyArgs {
     /// Only if the policy has this digest as its `ETag`; `none`: only if there is no such policy
     #[arg(long, value_name = "ETAG")]
     if_match: Option<String>,
-    #[command(flatten)]
-    api: ApiArgs,
-    #[command(flatten)]
-    output: Output,
-}
-
-/// Arguments of `policy diff`.
-#[derive(Debug, Args)]
-pub struct DiffArgs {
-    /// One policy, YAML or JSON; `-` for standard input
-    #[arg(short = 'f', long = "file", value_name = "FILE")]
-    file: PathBuf,
-    /// Exit with 1 if anything would change
-    #[arg(long)]
-    fail: bool,
     #[command(flatten)]
     api: ApiArgs,
     #[command(flatten)]
@@ -86,12 +72,13 @@ pub(super) async fn apply(arguments: &ApplyArgs) -> Result<Exit, Failure> {
     Ok(done(&answer))
 }
 
-pub(super) async fn diff(arguments: &DiffArgs) -> Result<Exit, Failure> {
-    let (name, text) = read(&arguments.file)?;
+/// `policy diff -f`: what the agent says of one policy.
+pub(super) async fn diff(arguments: &DiffArgs, file: &Path) -> Result<Exit, Failure> {
+    let (name, text) = read(file)?;
     let answer = Client::new(&arguments.api)?
         .send_document(put(&name, &text, true, None))
         .await;
-    let answer = answer.map_err(|error| place(error, &arguments.file))?;
+    let answer = answer.map_err(|error| place(error, file))?;
     print(&answer, arguments.output.format)?;
     let changes = answer["diff"]["policies"]
         .as_array()

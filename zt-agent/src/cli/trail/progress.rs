@@ -16,7 +16,7 @@ const CLEAR: &str = "\r\x1b[K";
 
 /// Tells of the work, from a thread of its own: also while the work waits for a server that sorts.
 #[derive(Debug, Default)]
-pub(super) struct Progress {
+pub(in crate::cli) struct Progress {
     entries: Arc<AtomicU64>,
     thread: Option<(Sender<()>, JoinHandle<()>)>,
 }
@@ -24,6 +24,15 @@ pub(super) struct Progress {
 impl Progress {
     /// Begins; says nothing where standard error is no terminal.
     pub(super) fn begin() -> Self {
+        Self::telling(|entries, seconds| format!("{entries} entries looked at in {seconds} s"))
+    }
+
+    /// Begins to tell how long something takes.
+    pub(in crate::cli) fn waiting(what: &'static str) -> Self {
+        Self::telling(move |_, seconds| format!("{what}: {seconds} s"))
+    }
+
+    fn telling(text: impl Fn(u64, u64) -> String + Send + 'static) -> Self {
         let entries = Arc::new(AtomicU64::new(0));
         let thread = io::stderr().is_terminal().then(|| {
             let (done, is_done) = mpsc::channel();
@@ -34,7 +43,7 @@ impl Progress {
                     let seconds = start.elapsed();
                     if seconds >= SILENT {
                         let entries = entries.load(Ordering::Relaxed);
-                        eprint!("{CLEAR}{entries} entries looked at in {} s", seconds.as_secs());
+                        eprint!("{CLEAR}{}", text(entries, seconds.as_secs()));
                         shown = true;
                     }
                 }

@@ -2,6 +2,8 @@
 //! The compiled table decides as the semantics say: a naive evaluator, written from the words of the documentation
 //! over addresses and texts, agrees with it on random policies and flows.
 
+mod effects;
+mod explain;
 mod groups;
 mod outside;
 

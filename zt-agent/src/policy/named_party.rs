@@ -1,22 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A party as one names it on the command line.
+//! A party as people name it: on the command line, in tests of policy, in records.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
-use crate::policy::{AllowTable, ENTITIES, Party, entity_number};
+use super::entity::{ENTITIES, entity_number};
+use super::table::{AllowTable, Party};
 use crate::problem::nearest;
 use crate::spiffe_id::SpiffeId;
 
 /// A SPIFFE ID, an entity, an address, or a network that policy names (`cidr:10.0.0.0/8`).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum NamedParty {
+pub enum NamedParty {
+    /// A workload.
     Spiffe(SpiffeId),
+    /// An entity, by its name.
     Entity(&'static str),
+    /// An address: the policy's networks say who it is.
     Address(IpAddr),
+    /// A network that policy names.
     Network(IpNet),
 }
 
@@ -53,9 +59,20 @@ impl FromStr for NamedParty {
     }
 }
 
+impl fmt::Display for NamedParty {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Spiffe(id) => f.write_str(id.as_str()),
+            Self::Entity(name) => f.write_str(name),
+            Self::Address(address) => address.fmt(f),
+            Self::Network(network) => write!(f, "cidr:{network}"),
+        }
+    }
+}
+
 impl NamedParty {
     /// As the API takes it.
-    pub(super) fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         match self {
             Self::Spiffe(id) => json!({ "spiffe_id": id }),
             Self::Entity(name) => json!({ "entity": name }),
@@ -65,7 +82,7 @@ impl NamedParty {
     }
 
     /// As `table` takes it; `None` for a network that no rule names.
-    pub(super) fn of<'a>(&'a self, table: &AllowTable) -> Option<Party<'a>> {
+    pub fn of<'a>(&'a self, table: &AllowTable) -> Option<Party<'a>> {
         Some(match self {
             Self::Spiffe(id) => Party::Spiffe(id),
             Self::Entity(name) => Party::Number(entity_number(name)?),
@@ -78,7 +95,7 @@ impl NamedParty {
     }
 
     /// The identity, if it is one.
-    pub(super) fn spiffe(&self) -> Option<&SpiffeId> {
+    pub fn spiffe(&self) -> Option<&SpiffeId> {
         match self {
             Self::Spiffe(id) => Some(id),
             _ => None,
