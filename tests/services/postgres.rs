@@ -27,6 +27,8 @@ mod shapes;
 mod spool;
 #[path = "postgres/stated.rs"]
 mod stated;
+#[path = "postgres/traffic.rs"]
+mod traffic;
 #[path = "postgres/trail.rs"]
 mod trail;
 #[path = "postgres/verify.rs"]

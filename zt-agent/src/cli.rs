@@ -20,6 +20,7 @@ mod policy;
 pub mod run;
 mod status;
 mod table;
+mod traffic;
 mod trail;
 mod when;
 

@@ -30,8 +30,10 @@ mod operator;
 mod outside;
 mod ports;
 mod problem;
+mod recommend;
 mod rule_names;
 mod schema;
+mod seen;
 mod set;
 mod table;
 mod walk;
@@ -60,8 +62,10 @@ pub use operator::{
 };
 pub use ports::PortRange;
 pub use problem::Problem;
+pub use recommend::{Counted, RecommendError, Recommended, Unused, Wishes, recommend, unused};
 pub use rule_names::{RuleName, RuleNames};
 pub use schema::{GROUP, RESOURCES, collection_of, definitions, document_of, resource_of};
+pub use seen::{SeenFlow, SeenParty, Undecided};
 pub use set::{PolicySet, Standing, parse, reparse, standing};
 pub use table::{AllowTable, Decision, Party};
 

@@ -6,4 +6,5 @@ mod rollout {
     pub(crate) mod expectations;
     pub(crate) mod explain;
     pub(crate) mod program;
+    pub(crate) mod traffic;
 }

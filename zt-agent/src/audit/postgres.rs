@@ -26,6 +26,7 @@ mod rows;
 mod select;
 mod shape;
 mod statements;
+mod traffic;
 mod turn;
 mod walk;
 mod writer;

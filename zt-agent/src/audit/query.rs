@@ -3,11 +3,13 @@
 
 mod graph;
 mod page;
+mod traffic;
 
 use uuid::Uuid;
 
 pub use self::graph::{Adding, Connections, Edge, Graph, GraphFilter, HOUR, MAX_EDGES, Node, NodeKind};
 pub use self::page::{Page, Shown, Unreadable};
+pub use self::traffic::{AddingSeen, Counted, MAX_SEEN, Seen, is_by_address, is_by_policy};
 use super::record::{Entry, Kept, Kind, Outcome, Timestamp};
 use crate::spiffe_id::{Pattern, SpiffeId};
 
@@ -22,6 +24,9 @@ pub enum TooMuch {
     /// Of the graph.
     #[error("the graph has more than {MAX_EDGES} edges: narrow it by time or namespace")]
     Edges,
+    /// Of recorded connections.
+    #[error("there are more than {MAX_SEEN} different connections: narrow them by time or namespace")]
+    Seen,
 }
 
 /// Which records to find. Every `None` finds all.

@@ -32,6 +32,7 @@ mod shapes;
 mod share;
 mod ship;
 mod told;
+mod traffic;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -5,6 +5,8 @@ mod change;
 mod crds;
 mod diff;
 mod explain;
+mod recommend;
+mod replay;
 mod test;
 
 use std::collections::BTreeSet;
@@ -40,6 +42,10 @@ pub enum PolicyCommand {
     Explain(explain::ExplainArgs),
     /// Try policies against a table of expectations
     Test(test::TestArgs),
+    /// What policies would newly deny or allow of the connections that were recorded
+    Replay(replay::ReplayArgs),
+    /// The smallest policy that allows the connections that were recorded
+    Recommend(recommend::RecommendArgs),
     /// Take one policy out of force
     Delete(change::DeleteArgs),
     /// Print the custom resource definitions of policies, for a Kubernetes cluster
@@ -75,6 +81,8 @@ pub(super) fn policy(command: &PolicyCommand) -> Result<Exit, Failure> {
         PolicyCommand::Diff(arguments) => diff::diff(arguments),
         PolicyCommand::Explain(arguments) => explain::explain(arguments),
         PolicyCommand::Test(arguments) => test::test(arguments),
+        PolicyCommand::Replay(arguments) => replay::replay(arguments),
+        PolicyCommand::Recommend(arguments) => recommend::recommend(arguments),
         PolicyCommand::Delete(arguments) => super::block_on(change::delete(arguments)),
         PolicyCommand::Crds(arguments) => crds::crds(arguments),
     }

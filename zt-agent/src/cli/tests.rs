@@ -31,6 +31,10 @@ fn every_documented_form_is_understood() {
         "zt-agent policy apply -f p.yaml --dry-run --if-match none -o json",
         "zt-agent policy diff -f - --fail",
         "zt-agent policy diff policies -o json",
+        "zt-agent policy recommend --since 7d --name n --pattern spiffe://hanzo.ai/*/a --include-denied -o json",
+        "zt-agent policy recommend --traffic - --diff policies --fail",
+        "zt-agent policy replay policies --since 7d --until 1h --namespace n --store sqlite:///a --fail -o json",
+        "zt-agent policy replay policies --traffic - --fail=any",
         "zt-agent policy test policies --tests t.yaml -v -o json",
         "zt-agent policy explain --from host --to spiffe://hanzo.ai/b --port 1",
         "zt-agent policy explain policies --from unknown --to 10.0.0.1 --port 53 --protocol udp --all -o json",
@@ -110,12 +114,17 @@ fn what_makes_no_sense_is_refused() {
         (
             ErrorKind::ValueValidation,
         ),
+        ("zt-agent policy recommend --name A", ErrorKind::ValueValidation),
         (
+            "zt-agent policy recommend --fail",
             ErrorKind::MissingRequiredArgument,
         ),
+        ("zt-agent policy replay", ErrorKind::MissingRequiredArgument),
         (
+            "zt-agent policy replay p --traffic a --store b",
             ErrorKind::ArgumentConflict,
         ),
+        ("zt-agent policy replay p --fail=some", ErrorKind::InvalidValue),
         ("zt-agent policy diff a -f b", ErrorKind::ArgumentConflict),
         ("zt-agent policy diff a b c", ErrorKind::TooManyValues),
         ("zt-agent status -o yaml", ErrorKind::InvalidValue),

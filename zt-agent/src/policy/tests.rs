@@ -7,6 +7,7 @@ mod difference;
 mod examples;
 mod operators;
 mod parsing;
+mod recommend;
 mod reference;
 mod scale;
 mod schema;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A full trail in both stores: how fast records get in, and how fast pages and the graph come out.
+//! A full trail in both stores: how fast records get in, and how fast pages, the graph and a replay come out.
 
 mod fill;
 mod plans;
@@ -10,9 +10,10 @@ use std::time::Instant;
 
 use anyhow::Result;
 use zt_agent::audit::postgres::Reader;
-use zt_agent::audit::query::{Cursor, Filter, Graph, GraphFilter, Page};
+use zt_agent::audit::query::{Cursor, Filter, Graph, GraphFilter, Page, Seen};
 use zt_agent::audit::record::Timestamp;
-use zt_agent::audit::sqlite::Store;
+use zt_agent::audit::sqlite::{self, Store};
+use zt_agent::policy::{self, PolicySet, SeenFlow, Settings};
 use zt_tests::entries::Maker;
 
 use self::questions::{Group, Question};
@@ -27,6 +28,8 @@ const DAY: i64 = 86_400_000_000_000;
 const LIMIT: u32 = 100;
 /// Milliseconds that a page may take.
 const PAGE: f64 = 100.0;
+/// Milliseconds that a replay of a million records may take.
+const REPLAY: f64 = 5000.0;
 
 /// A store that is full.
 enum Trail {
@@ -53,6 +56,16 @@ impl Trail {
         Ok(match self {
             Self::Sqlite(store) => store.graph(filter).await?,
             Self::Postgres(reader) => reader.graph(filter).await?,
+        })
+    }
+
+    async fn traffic(&self, filter: &GraphFilter) -> Result<Vec<Seen>> {
+        Ok(match self {
+            Self::Sqlite(store) => {
+                let dsn = format!("sqlite://{}", store.path().display());
+                sqlite::Reader::open(&dsn).await?.traffic(filter).await?
+            }
+            Self::Postgres(reader) => reader.traffic(filter).await?,
         })
     }
 }
@@ -148,6 +161,37 @@ async fn ask(plan: &Plan, trail: &Trail, maker: &Maker, metrics: &mut Vec<Metric
         let line = format!("{name}, {} rows: graph {what}, {edges} edges", plan.rows);
         metrics.push(Metric::summed(line, "ms", Summary::of(&times)));
     }
+    replay(plan, trail, metrics).await
+}
+
+/// What `policy replay` takes of the whole trail: connections read, and judged by another policy.
+async fn replay(plan: &Plan, trail: &Trail, metrics: &mut Vec<Metric>) -> Result<()> {
+    let (set, settings) = (PolicySet::default(), Settings::default());
+    let (mut times, mut different) = (Vec::new(), 0);
+    for _ in 0..plan.rounds(3, 5) {
+        let begun = Instant::now();
+        let seen = trail.traffic(&GraphFilter::default()).await?;
+        let flows = seen.iter().filter_map(|seen| {
+            let edge = &seen.edge;
+            let (source, destination) = (
+                (&*edge.source, seen.source_address),
+                (&*edge.destination, seen.destination_address),
+            );
+            SeenFlow::new(source, destination, edge.port, edge.protocol.0).ok()
+        });
+        let flows: Vec<SeenFlow> = flows.collect();
+        let workloads = flows.iter().flat_map(SeenFlow::workloads).cloned().collect();
+        let table = policy::compile(&set, &workloads, &settings, 1)?;
+        different = flows.iter().filter(|flow| flow.judge(&table).is_ok()).count();
+        times.push(begun.elapsed().as_secs_f64() * 1000.0);
+    }
+    let line = format!(
+        "{}, {} rows: replay of all, {different} different connections",
+        trail.name(),
+        plan.rows
+    );
+    let most = REPLAY * (plan.rows as f64 / 1e6).max(1.0);
+    metrics.push(Metric::summed(line, "ms", Summary::of(&times)).target(Target::AtMost(most)));
     Ok(())
 }
 

@@ -18,8 +18,8 @@ use uuid::Uuid;
 use super::connect::{Role, Target};
 use super::guide::{self, Parameters, Place};
 use super::rows::{self, columns};
-use super::{DAY, PgError, cut, graph};
-use crate::audit::query::{Cursor, Filter, Graph, GraphFilter, HOUR, MAX_LIMIT, Page};
+use super::{DAY, PgError, cut, graph, traffic};
+use crate::audit::query::{Cursor, Filter, Graph, GraphFilter, HOUR, MAX_LIMIT, Page, Seen};
 
 /// Questions at a time.
 const READERS: u32 = 4;
@@ -122,6 +122,11 @@ impl Reader {
     /// Who talks to whom.
     pub async fn graph(&self, filter: &GraphFilter) -> Result<Graph, PgError> {
         graph::graph(&mut *self.begin().await?, filter).await
+    }
+
+    /// The connections of a range of hours, each counted once.
+    pub async fn traffic(&self, filter: &GraphFilter) -> Result<Vec<Seen>, PgError> {
+        traffic::traffic(&mut *self.begin().await?, filter).await
     }
 
     /// Closes every connection.

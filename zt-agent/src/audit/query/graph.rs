@@ -151,7 +151,7 @@ pub struct Connections {
 
 impl Edge {
     /// The edge of these connections, none of which is counted yet.
-    fn of(connections: &Connections) -> Self {
+    pub(super) fn of(connections: &Connections) -> Self {
         Self {
             source: Arc::clone(&connections.source),
             destination: Arc::clone(&connections.destination),
@@ -166,7 +166,7 @@ impl Edge {
     }
 
     /// Counts connections of this edge. Returns how many of them correct others, and are not counted yet.
-    fn take(&mut self, connections: &Connections) -> u64 {
+    pub(super) fn take(&mut self, connections: &Connections) -> u64 {
         self.first_seen = self.first_seen.min(connections.first_seen);
         self.last_seen = self.last_seen.max(connections.last_seen);
         match (connections.denied, connections.enforced) {

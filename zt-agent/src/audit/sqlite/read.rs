@@ -106,6 +106,11 @@ impl Reader {
         self.has_table("shipping").await
     }
 
+    /// The connection, which sees one moment.
+    pub(super) fn connection(&mut self) -> &mut SqliteConnection {
+        &mut self.connection
+    }
+
     /// Notes what a row's shape is counted as, where that is not what the entry is.
     fn look_at_part(&mut self, row: &SqliteRow, entry: &Entry) -> Result<(), StoreError> {
         let part = entry.decision().map_or(Part::Aside, AuditRecord::part).number();

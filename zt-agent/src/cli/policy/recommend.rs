@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `zt-agent policy recommend`: a policy that allows what was recorded.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::replay::workloads;
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::offline::{self, SettingsArgs};
+use crate::cli::output::{Format, Output, Tone, line};
+use crate::cli::table::{Cell, Table, printable};
+use crate::cli::traffic::{Recorded, TrafficArgs};
+use crate::cli::trail::Progress;
+use crate::policy::{self, Counted, RecommendError, Recommended, Settings, Unused, Wishes};
+use crate::spiffe_id::Pattern;
+
+/// Arguments of `policy recommend`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Prints one ServiceAccessPolicy: a rule for each source, the ports that were seen, and in comments how often and \
+    when last. What policy refused (enforced) is not in it, unless --include-denied says so; what was only observed is. \
+    With --diff it prints what the policies of PATH are missing, and which of their rules nothing used.\n\n\
+    Examples:\n  \
+    zt-agent policy recommend --since 7d > recommended.yaml\n  \
+    zt-agent policy recommend --since 7d --pattern 'spiffe://hanzo.ai/k8s/monitoring/*'\n  \
+    zt-agent policy recommend --since 30d --diff policies/\n  \
+    zt-agent graph -o json | zt-agent policy recommend --traffic -\n\n\
+    Exits with 1 where nothing is recorded. Read what it prints before you put it in force: it allows what happened, wanted or not."
+)]
+pub struct RecommendArgs {
+    /// The policy's name
+    #[arg(long, value_name = "NAME", default_value = "recommended", value_parser = name)]
+    name: String,
+    /// Write this pattern for every identity that it matches; may be given more than once
+    #[arg(long = "pattern", value_name = "PATTERN", value_parser = |text: &str| Pattern::parse(text).map_err(|error| error.to_string()))]
+    patterns: Vec<Pattern>,
+    /// Allow also what was refused
+    #[arg(long)]
+    include_denied: bool,
+    /// Compare with these policies: what they are missing, and what of them is never used
+    #[arg(long, value_name = "PATH")]
+    diff: Option<PathBuf>,
+    /// With --diff: exit with 1 if anything is missing or unused
+    #[arg(long, requires = "diff")]
+    fail: bool,
+    #[command(flatten)]
+    traffic: TrafficArgs,
+    #[command(flatten)]
+    settings: SettingsArgs,
+    #[command(flatten)]
+    output: Output,
+}
+
+fn name(text: &str) -> Result<String, String> {
+    if policy::is_policy_name(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("a name has 1 to 63 of a-z, 0-9 and `-`, neither first nor last a `-`".to_owned())
+    }
+}
+
+pub(super) fn recommend(arguments: &RecommendArgs) -> Result<Exit, Failure> {
+    let settings = arguments.settings.config()?.policy_settings();
+    let recorded = arguments.traffic.read(arguments.settings.file())?;
+    let wanted: Vec<&Recorded> = recorded
+        .iter()
+        .filter(|recorded| arguments.count(recorded) > 0)
+        .collect();
+    if let Some(path) = &arguments.diff {
+        return compare(arguments, path, &recorded, &wanted, &settings);
+    }
+    let counted: Vec<Counted> = wanted
+        .iter()
+        .filter_map(|recorded| {
+            Some(Counted {
+                flow: recorded.flow.clone().ok()?,
+                count: arguments.count(recorded),
+                last_seen: recorded.last_seen.to_string(),
+            })
+        })
+        .collect();
+    let wishes = Wishes {
+        name: arguments.name.clone(),
+        patterns: arguments.patterns.clone(),
+    };
+    let made = {
+        let _progress = Progress::waiting("looking for the smallest policy");
+        policy::recommend(&counted, &wishes, &settings).map_err(|error| match error {
+            RecommendError::Compile(error) => error.into(),
+            RecommendError::Invalid(problems) => Failure::Policy(problems),
+        })?
+    };
+    let unsaid = arguments.unsaid(&wanted, &made);
+    match arguments.output.format {
+        Format::Json => crate::cli::output::json(&json!({
+            "rules": made.rules,
+            "policy": made.text,
+            "unsaid": unsaid.iter().map(|(what, why)| json!({ "connection": what, "reason": why })).collect::<Vec<_>>(),
+        }))?,
+        Format::Table => {
+            let total = wanted.iter().fold(0_u64, |sum, recorded| {
+                sum.saturating_add(arguments.count(recorded))
+            });
+            line(&format!(
+                "# Allows what was seen: {total} connections, {} different.",
+                wanted.len()
+            ))?;
+            for (what, why) in &unsaid {
+                line(&format!("# Not in it: {}: {why}", printable(what)))?;
+            }
+            line(made.text.trim_end())?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+impl RecommendArgs {
+    /// How many connections went through, or shall.
+    const fn count(&self, recorded: &Recorded) -> u64 {
+        let passed = recorded.allowed.saturating_add(recorded.would_deny);
+        if self.include_denied {
+            passed.saturating_add(recorded.denied)
+        } else {
+            passed
+        }
+    }
+
+    /// What the policy does not say, each once, with why.
+    fn unsaid(&self, wanted: &[&Recorded], made: &Recommended) -> BTreeSet<(String, String)> {
+        let known = made.unsaid.iter().map(|(flow, why)| {
+            let what = format!(
+                "{} -> {} {} {}",
+                flow.source,
+                flow.destination,
+                flow.protocol.name(),
+                flow.port
+            );
+            (what, why.clone())
+        });
+        let other = wanted.iter().filter_map(|recorded| {
+            let why = recorded.flow.as_ref().err()?;
+            let count = self.count(recorded);
+            Some((
+                format!("{} ({count} connections)", text(recorded)),
+                why.to_string(),
+            ))
+        });
+        known.chain(other).collect()
+    }
+}
+
+fn text(recorded: &Recorded) -> String {
+    format!(
+        "{} -> {} {} {}",
+        recorded.source, recorded.destination, recorded.protocol, recorded.port
+    )
+}
+
+/// What current policies are missing, and what of them is not used.
+fn compare(
+    arguments: &RecommendArgs,
+    path: &Path,
+    recorded: &[Recorded],
+    wanted: &[&Recorded],
+    settings: &Settings,
+) -> Result<Exit, Failure> {
+    let set = offline::set(path, settings)?;
+    let table = policy::compile(&set, &workloads(recorded), settings, 1)?;
+    let allowed = |recorded: &Recorded| match &recorded.flow {
+        Ok(flow) => flow.judge(&table).map(|decision| decision.allowed),
+        Err(why) => Err(*why),
+    };
+    let missing: Vec<&Recorded> = wanted
+        .iter()
+        .copied()
+        .filter(|recorded| allowed(recorded) == Ok(false))
+        .collect();
+    // Rules that deny are used by what was refused.
+    let flows = recorded.iter().filter_map(|recorded| recorded.flow.as_ref().ok());
+    let unused = policy::unused(&set, &table, flows);
+    match arguments.output.format {
+        Format::Json => {
+            let missing: Vec<Value> = missing
+                .iter()
+                .map(|recorded| {
+                    json!({
+                        "source": recorded.source,
+                        "destination": recorded.destination,
+                        "address": recorded.address,
+                        "protocol": recorded.protocol,
+                        "port": recorded.port,
+                        "connections": arguments.count(recorded),
+                        "first_seen": recorded.first_seen,
+                        "last_seen": recorded.last_seen,
+                    })
+                })
+                .collect();
+            crate::cli::output::json(&json!({ "missing": missing, "unused": unused }))?;
+        }
+        Format::Table => print(arguments, &missing, &unused)?,
+    }
+    let differs = !missing.is_empty() || !unused.is_empty();
+    Ok(if arguments.fail && differs {
+        Exit::Failed
+    } else {
+        Exit::Done
+    })
+}
+
+fn print(arguments: &RecommendArgs, missing: &[&Recorded], unused: &[Unused]) -> Result<(), Failure> {
+    let mut table = Table::new(&["", "RULE OR SOURCE", "DESTINATION", "PORT", "COUNT", "LAST SEEN"]);
+    for recorded in missing {
+        let address = recorded
+            .address
+            .map_or_else(String::new, |address| format!(" ({address})"));
+        table.row([
+            Cell::toned("missing", Tone::Bad),
+            printable(&recorded.source).into(),
+            format!("{}{address}", printable(&recorded.destination)).into(),
+            format!("{}/{}", recorded.port, recorded.protocol).into(),
+            arguments.count(recorded).to_string().into(),
+            recorded.last_seen.to_string().into(),
+        ]);
+    }
+    for unused in unused {
+        table.row([
+            Cell::toned("unused", Tone::Caution),
+            unused.rule.to_string().into(),
+            unused
+                .target
+                .clone()
+                .unwrap_or_else(|| "all of it".to_owned())
+                .into(),
+            "-".into(),
+            "0".into(),
+            "-".into(),
+        ]);
+    }
+    table.print("nothing is missing, and every rule was used")?;
+    Ok(())
+}

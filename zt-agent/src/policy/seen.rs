@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Connections that were seen, judged by another policy than the one that was in force.
+//!
+//! A record names its ends as they were known then. Who has an address in some network is known by the policy's networks, so
+//! with another policy it may have another name: such an end is looked up anew, by its address.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::Serialize;
+use zt_common::entry::Flow;
+use zt_common::identity;
+
+use super::action::Protocol;
+use super::named_party::NamedParty;
+use super::table::{AllowTable, Decision, Party};
+use crate::spiffe_id::SpiffeId;
+
+/// One end of a connection that was seen.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SeenParty {
+    /// A workload.
+    Workload(SpiffeId),
+    /// Somebody without a name of their own: an entity, or whoever is in a network.
+    Nameless {
+        /// What the record calls it.
+        name: String,
+        /// Where it was.
+        address: Option<IpAddr>,
+    },
+}
+
+/// Why a connection that was seen cannot be judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Undecided {
+    /// It went to a Service behind which several identities or ports stand, and the record does not say to which.
+    Service,
+    /// An end is known by its address, which is not known here, and the policy names networks.
+    Address,
+    /// Policy does not speak about its protocol.
+    Protocol,
+    /// An end has a name that means nothing.
+    Name,
+}
+
+impl fmt::Display for Undecided {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Service => "a Service of several identities or ports",
+            Self::Address => "the address is not known, and the policy names networks",
+            Self::Protocol => "neither TCP nor UDP",
+            Self::Name => "a name that means nothing",
+        })
+    }
+}
+
+impl SeenParty {
+    /// The party that a record calls `name`, at `address` where that is what it is known by.
+    pub fn new(name: &str, address: Option<IpAddr>) -> Result<Self, Undecided> {
+        if name.starts_with("service:") {
+            return Err(Undecided::Service);
+        }
+        match name.parse::<NamedParty>() {
+            Ok(NamedParty::Spiffe(id)) => Ok(Self::Workload(id)),
+            Ok(NamedParty::Entity(_) | NamedParty::Network(_)) => Ok(Self::Nameless {
+                name: name.to_owned(),
+                address,
+            }),
+            Ok(NamedParty::Address(_)) | Err(_) => Err(Undecided::Name),
+        }
+    }
+
+    /// The identity, if it has one.
+    pub const fn workload(&self) -> Option<&SpiffeId> {
+        match self {
+            Self::Workload(id) => Some(id),
+            Self::Nameless { .. } => None,
+        }
+    }
+
+    /// By which number `table` knows it. `is_source`: who connects without a name is nobody wherever it is.
+    fn number(&self, table: &AllowTable, is_source: bool) -> Result<u64, Undecided> {
+        let (name, address) = match self {
+            Self::Workload(id) => return Ok(table.number(Party::Spiffe(id))),
+            Self::Nameless { name, address } => (name, *address),
+        };
+        let by_name = match name.parse::<NamedParty>().map_err(|_| Undecided::Name)? {
+            NamedParty::Entity(entity) => match NamedParty::Entity(entity).of(table) {
+                Some(Party::Number(number)) => number,
+                _ => return Err(Undecided::Name),
+            },
+            NamedParty::Network(network) => {
+                return address
+                    .or_else(|| whole(table, &network).then(|| network.network()))
+                    .map(|address| table.number(Party::Address(address)))
+                    .ok_or(Undecided::Address);
+            }
+            NamedParty::Spiffe(_) | NamedParty::Address(_) => return Err(Undecided::Name),
+        };
+        let nobody = by_name == identity::UNKNOWN;
+        if !(by_name == identity::WORLD || nobody) || (nobody && is_source) {
+            return Ok(by_name);
+        }
+        match address.map(|address| table.number(Party::Address(address))) {
+            // Who was nobody in the cluster is not in the world because the cluster's networks are not known here.
+            Some(identity::WORLD) if nobody => Ok(by_name),
+            Some(number) => Ok(number),
+            None if table.network_names().next().is_none() => Ok(by_name),
+            None => Err(Undecided::Address),
+        }
+    }
+}
+
+/// Whether `table` knows every address of a network by the same name.
+fn whole(table: &AllowTable, network: &ipnet::IpNet) -> bool {
+    table
+        .networks()
+        .entries()
+        .all(|(known, _)| known == *network || !network.contains(&known))
+}
+
+impl fmt::Display for SeenParty {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Workload(id) => f.write_str(id.as_str()),
+            Self::Nameless { name, .. } => f.write_str(name),
+        }
+    }
+}
+
+/// A connection that was seen.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SeenFlow {
+    /// Who connected.
+    pub source: SeenParty,
+    /// To whom.
+    pub destination: SeenParty,
+    /// To which port.
+    pub port: u16,
+    /// By which protocol.
+    pub protocol: Protocol,
+}
+
+impl SeenFlow {
+    /// One that a record tells of: parties by name and address, port, and IP protocol number.
+    pub fn new(
+        source: (&str, Option<IpAddr>),
+        destination: (&str, Option<IpAddr>),
+        port: u16,
+        protocol: u8,
+    ) -> Result<Self, Undecided> {
+        let protocols = [Protocol::Tcp, Protocol::Udp];
+        let protocol = protocols.into_iter().find(|of| of.number() == protocol);
+        Ok(Self {
+            protocol: protocol.ok_or(Undecided::Protocol)?,
+            source: SeenParty::new(source.0, source.1)?,
+            destination: SeenParty::new(destination.0, destination.1)?,
+            port,
+        })
+    }
+
+    /// The identities of its ends, for which a table must have been compiled that judges it.
+    pub fn workloads(&self) -> impl Iterator<Item = &SpiffeId> {
+        [&self.source, &self.destination]
+            .into_iter()
+            .filter_map(SeenParty::workload)
+    }
+
+    /// What a policy says about it.
+    pub fn judge(&self, table: &AllowTable) -> Result<Decision, Undecided> {
+        Ok(table.decision(table.decide(&self.as_known_to(table)?)))
+    }
+
+    /// The flow that a table is asked about.
+    pub(super) fn as_known_to(&self, table: &AllowTable) -> Result<Flow, Undecided> {
+        Ok(Flow {
+            source: self.source.number(table, true)?,
+            destination: self.destination.number(table, false)?,
+            port: self.port,
+            protocol: self.protocol.number(),
+        })
+    }
+}
