@@ -15,6 +15,7 @@ pub mod decode;
 pub mod export;
 pub mod id;
 pub mod names;
+pub mod ocsf;
 pub mod pipeline;
 pub mod postgres;
 pub mod query;

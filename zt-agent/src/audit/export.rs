@@ -93,7 +93,7 @@ pub async fn json_lines<T: Trail>(
     Ok(entries)
 }
 
-fn readable<E: std::error::Error>(found: &Found) -> Result<&Kept, ExportError<E>> {
+pub(super) fn readable<E: std::error::Error>(found: &Found) -> Result<&Kept, ExportError<E>> {
     found.kept.as_ref().map_err(|cause| ExportError::Unreadable {
         seq: found.seq,
         cause: cause.clone(),

@@ -19,7 +19,7 @@ use crate::audit::record::{Kind, Outcome, TimestampError};
 pub enum AuditCommand {
     /// Find records, newest first
     Query(QueryArgs),
-    /// Write records to a file, oldest first: JSON Lines or CSV
+    /// Write records to a file, oldest first: JSON Lines, CSV or OCSF
     Export(trail::ExportArgs),
     /// Find what was changed, removed, moved or inserted in the trail or in an export
     Verify(trail::VerifyArgs),

@@ -47,6 +47,8 @@ fn every_documented_form_is_understood() {
         "zt-agent identity show spiffe://hanzo.ai/a",
         "zt-agent audit query --since 10m --until 2026-01-01T00:00:00Z --decision deny --enforced true --limit 1000",
         "zt-agent audit query --source spiffe://a/* --destination world --port 1 --policy p/rule-1 --node n --cursor r1",
+        "zt-agent audit export -o ocsf --since 1h",
+        "zt-agent audit export --format csv",
         "zt-agent graph -o dot",
         "zt-agent graph -o mermaid",
         "zt-agent mode observe --all",

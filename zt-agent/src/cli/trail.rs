@@ -20,6 +20,7 @@ use super::run::RunArgs;
 use super::when::When;
 use crate::audit::archive;
 use crate::audit::export;
+use crate::audit::ocsf;
 use crate::audit::postgres::{Target, Upkeep, Walk};
 use crate::audit::query::Filter;
 use crate::audit::record::Timestamp;
@@ -71,6 +72,8 @@ pub(super) enum ExportFormat {
     Jsonl,
     /// For tables
     Csv,
+    /// Decisions as JSON Lines of the Open Cybersecurity Schema Framework: network activity (4001)
+    Ocsf,
 }
 
 /// Arguments of `audit export`.
@@ -79,7 +82,14 @@ pub struct ExportArgs {
     #[command(flatten)]
     filter: FilterArgs,
     /// How to write
-    #[arg(long, value_enum, default_value = "jsonl")]
+    #[arg(
+        short = 'o',
+        long,
+        visible_alias = "output",
+        value_enum,
+        value_name = "FORMAT",
+        default_value = "jsonl"
+    )]
     format: ExportFormat,
     /// With filters: also the digests of what they leave out, so that `audit verify` can check the export
     #[arg(long)]
@@ -133,6 +143,7 @@ async fn write<T: Trail>(
     let written = match arguments.format {
         ExportFormat::Jsonl => export::json_lines(trail, filter, arguments.proof, to).await,
         ExportFormat::Csv => export::csv(trail, filter, to).await,
+        ExportFormat::Ocsf => ocsf::lines(trail, filter, to).await,
     };
     match written {
         Ok(written) => Ok(written),
