@@ -5,6 +5,7 @@ mod rollout {
     pub(crate) mod diff;
     pub(crate) mod expectations;
     pub(crate) mod explain;
+    pub(crate) mod network_policy;
     pub(crate) mod program;
     pub(crate) mod traffic;
 }

@@ -5,6 +5,7 @@ mod change;
 mod crds;
 mod diff;
 mod explain;
+mod network_policy;
 mod recommend;
 mod replay;
 mod test;
@@ -46,6 +47,8 @@ pub enum PolicyCommand {
     Replay(replay::ReplayArgs),
     /// The smallest policy that allows the connections that were recorded
     Recommend(recommend::RecommendArgs),
+    /// Print Kubernetes network policies that say what the policies say
+    NetworkPolicy(network_policy::NetworkPolicyArgs),
     /// Take one policy out of force
     Delete(change::DeleteArgs),
     /// Print the custom resource definitions of policies, for a Kubernetes cluster
@@ -83,6 +86,7 @@ pub(super) fn policy(command: &PolicyCommand) -> Result<Exit, Failure> {
         PolicyCommand::Test(arguments) => test::test(arguments),
         PolicyCommand::Replay(arguments) => replay::replay(arguments),
         PolicyCommand::Recommend(arguments) => recommend::recommend(arguments),
+        PolicyCommand::NetworkPolicy(arguments) => network_policy::network_policy(arguments),
         PolicyCommand::Delete(arguments) => super::block_on(change::delete(arguments)),
         PolicyCommand::Crds(arguments) => crds::crds(arguments),
     }

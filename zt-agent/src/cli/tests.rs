@@ -31,6 +31,8 @@ fn every_documented_form_is_understood() {
         "zt-agent policy apply -f p.yaml --dry-run --if-match none -o json",
         "zt-agent policy diff -f - --fail",
         "zt-agent policy diff policies -o json",
+        "zt-agent policy network-policy policies --label app={serviceAccount} --dns none --entity host=10.0.0.1/32 -o json",
+        "zt-agent policy network-policy --check - --workload spiffe://hanzo.ai/a/b",
         "zt-agent policy recommend --since 7d --name n --pattern spiffe://hanzo.ai/*/a --include-denied -o json",
         "zt-agent policy recommend --traffic - --diff policies --fail",
         "zt-agent policy replay policies --since 7d --until 1h --namespace n --store sqlite:///a --fail -o json",
@@ -105,15 +107,19 @@ fn what_makes_no_sense_is_refused() {
         ("zt-agent audit query --limit 0", ErrorKind::ValueValidation),
         ("zt-agent policy diff", ErrorKind::MissingRequiredArgument),
         (
+            "zt-agent policy network-policy --label app",
             ErrorKind::ValueValidation,
         ),
         (
+            "zt-agent policy network-policy --label app={x}",
             ErrorKind::ValueValidation,
         ),
         (
+            "zt-agent policy network-policy --dns kube-system",
             ErrorKind::ValueValidation,
         ),
         (
+            "zt-agent policy network-policy --entity world=10.0.0.0/8",
             ErrorKind::ValueValidation,
         ),
         ("zt-agent policy recommend --name A", ErrorKind::ValueValidation),

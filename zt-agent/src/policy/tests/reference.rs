@@ -5,6 +5,7 @@
 mod effects;
 mod explain;
 mod groups;
+mod mirror;
 mod outside;
 
 use std::collections::BTreeSet;

@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The Kubernetes `NetworkPolicy` objects that say what a policy says, as far as they can.
+//!
+//! One object a service, with what may reach it and what it may reach. Who may is asked of the compiled table, party by party
+//! and port by port, so that a DENY, proof and defaults are in what comes out. Where a `NetworkPolicy` cannot say it, the object
+//! allows less than the policy, never more, and a note says so.
+
+mod blocks;
+mod object;
+mod place;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+use serde_json::Value;
+use zt_common::identity;
+
+use super::Settings;
+use super::action::Protocol;
+use super::compile::{CompileError, compile};
+use super::cut::{self, Cut};
+use super::entity::ENTITIES;
+use super::exemplar::exemplars;
+use super::ports::PortRange;
+use super::set::PolicySet;
+use crate::spiffe_id::{Pattern, SpiffeId};
+
+use blocks::Blocks;
+pub use object::{Difference, differences};
+pub use place::LabelError;
+use place::{Layout, Place};
+
+/// The numbers of a workload that no rule names, as source and as destination.
+const STRANGERS: [u64; 2] = [u64::MAX, u64::MAX - 1];
+
+/// Services that a note names one by one.
+const NAMED: usize = 2;
+
+/// How identities are pods, and what else a cluster needs.
+#[derive(Clone, Debug)]
+pub struct Mapping {
+    /// `identity.template`, with trust domain and cluster filled in.
+    pub template: String,
+    /// `KEY=VALUE` of the labels that pods of an identity have, with `{namespace}` and `{serviceAccount}`.
+    pub labels: Vec<(String, String)>,
+    /// Where the cluster's DNS is: namespace and label. `None`: egress to it is not allowed besides.
+    pub dns: Option<(String, (String, String))>,
+    /// Where entities are that no selector finds.
+    pub entities: BTreeMap<String, Vec<IpNet>>,
+    /// Services to make objects for, besides those that policies name.
+    pub workloads: BTreeSet<SpiffeId>,
+}
+
+/// What was made.
+#[derive(Clone, Debug, Default)]
+pub struct Mirror {
+    /// The objects, by namespace and name.
+    pub objects: Vec<Value>,
+    /// What they do not say, each once.
+    pub notes: BTreeSet<String>,
+}
+
+/// Whom one side of an object allows.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Peer {
+    /// Every pod.
+    AnyPod,
+    /// The pods of an identity or of a pattern.
+    Pods(Place),
+    /// Addresses, without some of them.
+    Block(IpNet, Vec<IpNet>),
+}
+
+/// Which ports, of TCP and of UDP.
+type Ports = [Vec<PortRange>; 2];
+
+/// An identity, or what stands for a pattern.
+struct Workload {
+    id: SpiffeId,
+    /// The pattern that it stands for.
+    pattern: Option<Pattern>,
+    place: Option<Place>,
+}
+
+impl Workload {
+    fn name(&self) -> &str {
+        self.pattern.as_ref().map_or(self.id.as_str(), Pattern::as_str)
+    }
+}
+
+/// Makes the objects for every service that the policies name outright.
+///
+/// # Errors
+///
+/// The policies do not fit into a table, or two services have the same labels.
+pub fn mirror(set: &PolicySet, mapping: &Mapping, settings: &Settings) -> Result<Mirror, MirrorError> {
+    let exemplars = exemplars([set]);
+    let known: BTreeSet<SpiffeId> = exemplars.keys().chain(&mapping.workloads).cloned().collect();
+    let table = compile(set, &known, settings, 1)?;
+    let layout = Layout::new(mapping);
+    let workloads: Vec<Workload> = table
+        .identities()
+        .iter()
+        .map(|id| {
+            let pattern = exemplars.get(id).and_then(|text| Pattern::parse(text).ok());
+            let named = set.identities().contains(id) || mapping.workloads.contains(id);
+            let pattern = pattern.filter(|_| !named);
+            let text = pattern.as_ref().map_or(id.as_str(), Pattern::as_str);
+            Workload {
+                place: layout.place(text),
+                id: id.clone(),
+                pattern,
+            }
+        })
+        .collect();
+    layout.check(
+        workloads
+            .iter()
+            .filter(|one| one.pattern.is_none())
+            .filter_map(|one| {
+                let place = one.place.as_ref()?;
+                Some((one.name(), place))
+            }),
+    )?;
+    let making = Making {
+        cut: Cut::new(&table),
+        blocks: Blocks::new(&table),
+        workloads: &workloads,
+        mapping,
+    };
+    let (mut mirror, mut lacking) = (Mirror::default(), Lacking::new());
+    for subject in workloads.iter().filter(|one| one.pattern.is_none()) {
+        let Some(place) = &subject.place else {
+            let note = format!(
+                "{} is no pod of this cluster by `identity.template`",
+                subject.name()
+            );
+            mirror.notes.insert(note);
+            continue;
+        };
+        let ingress = making.side(subject, true, &mut lacking);
+        let egress = making.side(subject, false, &mut lacking);
+        mirror.objects.extend(layout.object(place, &ingress, &egress));
+    }
+    mirror.notes.extend(told(&lacking));
+    mirror.notes.extend(beyond(set));
+    mirror.objects.sort_by_key(object::key);
+    Ok(mirror)
+}
+
+/// Why there are no objects.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MirrorError {
+    /// The policies cannot be compiled.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    /// Labels do not tell services apart.
+    #[error(transparent)]
+    Labels(#[from] LabelError),
+}
+
+/// What objects do not allow though policy does, with the services that it is about.
+type Lacking = BTreeMap<String, BTreeSet<String>>;
+
+/// One note for each thing, however many services it is about.
+fn told(lacking: &Lacking) -> impl Iterator<Item = String> {
+    lacking.iter().map(|(what, services)| match services.len() {
+        0..=NAMED => {
+            let services: Vec<&str> = services.iter().map(String::as_str).collect();
+            format!("{}: {what}", services.join(", "))
+        }
+        more => format!("{more} services: {what}"),
+    })
+}
+
+/// What policies say that no `NetworkPolicy` is about.
+fn beyond(set: &PolicySet) -> Vec<String> {
+    let rules = || set.policies().iter().flat_map(|policy| &policy.rules);
+    let proof = rules().filter(|rule| rule.to.iter().any(|target| target.require_proof));
+    let proof = proof.map(|rule| {
+        format!(
+            "{}: proof is not required by a NetworkPolicy",
+            set.rule_name(rule.number)
+        )
+    });
+    let raw = rules().filter(|rule| rule.raw_sockets);
+    let raw = raw.map(|rule| {
+        format!(
+            "{}: raw sockets are not a NetworkPolicy's matter",
+            set.rule_name(rule.number)
+        )
+    });
+    proof.chain(raw).collect()
+}
+
+/// A workload that no rule names, at the other end.
+const fn stranger(ingress: bool) -> u64 {
+    if ingress { STRANGERS[0] } else { STRANGERS[1] }
+}
+
+struct Making<'a> {
+    cut: Cut<'a>,
+    blocks: Blocks,
+    workloads: &'a [Workload],
+    mapping: &'a Mapping,
+}
+
+impl Making<'_> {
+    /// Whom a service may be reached by, or whom it may reach.
+    fn side(&self, subject: &Workload, ingress: bool, lacking: &mut Lacking) -> BTreeMap<Peer, Ports> {
+        let own = subject.id.number();
+        let ends = |other: u64| if ingress { (other, own) } else { (own, other) };
+        let entities = ENTITIES.iter().map(|(_, number)| *number);
+        let parties: Vec<u64> = self
+            .workloads
+            .iter()
+            .map(|workload| workload.id.number())
+            .chain([stranger(ingress)])
+            .chain(entities)
+            .chain(self.blocks.numbers())
+            .collect();
+        let mut peers: BTreeMap<Peer, Ports> = BTreeMap::new();
+        for (index, protocol) in [Protocol::Tcp, Protocol::Udp].into_iter().enumerate() {
+            let about = parties.iter().flat_map(|party| {
+                let (source, destination) = ends(*party);
+                self.cut.about(source, destination)
+            });
+            for range in cut::ranges(about, protocol) {
+                let allowed = |party: u64| {
+                    let (source, destination) = ends(party);
+                    self.cut
+                        .verdict(source, destination, range.first, protocol)
+                        .allowed
+                };
+                for peer in self.peers(subject, ingress, &allowed, lacking) {
+                    let ports = peers.entry(peer).or_default();
+                    if let Some(ranges) = ports.get_mut(index) {
+                        cut::extend(ranges, range);
+                    }
+                }
+            }
+        }
+        peers
+    }
+
+    /// The peers that are allowed at one port.
+    fn peers(
+        &self,
+        subject: &Workload,
+        ingress: bool,
+        allowed: &dyn Fn(u64) -> bool,
+        lacking: &mut Lacking,
+    ) -> BTreeSet<Peer> {
+        let mut peers = BTreeSet::new();
+        let (from_to, name) = (if ingress { "from" } else { "to" }, subject.name());
+        let mut note = |what: &str, why: &str| {
+            let traffic = format!("traffic {from_to} {what} is not allowed: {why}");
+            lacking.entry(traffic).or_default().insert(name.to_owned());
+        };
+        let may: Vec<bool> = self
+            .workloads
+            .iter()
+            .map(|workload| allowed(workload.id.number()))
+            .collect();
+        let all = may.iter().all(|may| *may);
+        let any = allowed(stranger(ingress));
+        if any && all {
+            peers.insert(Peer::AnyPod);
+        } else {
+            if any {
+                note(
+                    "`*`",
+                    "not every workload may, and a NetworkPolicy cannot except one",
+                );
+            }
+            self.pods(&may, &mut peers, &mut note);
+        }
+        for (entity, number) in ENTITIES {
+            if number == identity::WORLD || !allowed(number) {
+                continue;
+            }
+            match self.mapping.entities.get(entity) {
+                Some(networks) => {
+                    peers.extend(networks.iter().map(|network| Peer::Block(*network, Vec::new())));
+                }
+                // The kubelet of a pod's own node reaches it whatever a NetworkPolicy says.
+                None if ingress && number == identity::HOST => {}
+                None => note(&format!("`{entity}`"), "where it is was not said (--entity)"),
+            }
+        }
+        peers.extend(self.blocks.allowed(allowed));
+        peers
+    }
+
+    /// Those of the workloads that may, by as few selectors as their patterns give.
+    fn pods(&self, may: &[bool], peers: &mut BTreeSet<Peer>, note: &mut dyn FnMut(&str, &str)) {
+        let mut covered = vec![false; may.len()];
+        let both = || self.workloads.iter().zip(may);
+        for (workload, _) in both().filter(|(_, may)| **may) {
+            let Some(pattern) = &workload.pattern else {
+                continue;
+            };
+            // What stands for a narrower pattern matches the wider one too.
+            if both().any(|(other, may)| !may && pattern.matches(&other.id)) {
+                note(
+                    pattern.as_str(),
+                    "not all that it matches may, and a NetworkPolicy cannot except one",
+                );
+                continue;
+            }
+            match &workload.place {
+                Some(place) => {
+                    peers.insert(Peer::Pods(place.clone()));
+                    let theirs = self.workloads.iter().zip(&mut covered);
+                    for (_, covered) in theirs.filter(|(other, _)| pattern.matches(&other.id)) {
+                        *covered = true;
+                    }
+                }
+                None => note(pattern.as_str(), "no labels say what it matches"),
+            }
+        }
+        for ((workload, _), _) in both()
+            .zip(covered)
+            .filter(|((workload, may), covered)| **may && !covered && workload.pattern.is_none())
+        {
+            match &workload.place {
+                Some(place) => {
+                    peers.insert(Peer::Pods(place.clone()));
+                }
+                None => note(
+                    workload.name(),
+                    "it is no pod of this cluster by `identity.template`",
+                ),
+            }
+        }
+    }
+}

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Which pods an identity is: `identity.template` read backwards, and the labels that pods have.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use super::Mapping;
+
+/// A namespace and a service account; `None` where a pattern leaves it open.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    pub(super) namespace: Option<String>,
+    pub(super) account: Option<String>,
+}
+
+/// Two services that no label tells apart.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{one} and {other} have the same namespace and labels: give --label KEY=VALUE that tells them apart")]
+pub struct LabelError {
+    one: String,
+    other: String,
+}
+
+/// How pods are found.
+pub(super) struct Layout<'m> {
+    pub(super) mapping: &'m Mapping,
+}
+
+impl<'m> Layout<'m> {
+    pub(super) const fn new(mapping: &'m Mapping) -> Self {
+        Self { mapping }
+    }
+
+    /// Where an identity or a pattern is; `None` if it is not of the template's form.
+    pub(super) fn place(&self, text: &str) -> Option<Place> {
+        let (ours, theirs): (Vec<&str>, Vec<&str>) = (
+            self.mapping.template.split('/').collect(),
+            text.split('/').collect(),
+        );
+        if ours.len() != theirs.len() {
+            return None;
+        }
+        let mut found: BTreeMap<&str, Option<String>> = BTreeMap::new();
+        for (our, their) in ours.iter().zip(theirs) {
+            let Some((before, rest)) = our.split_once('{') else {
+                if *our != their && their != "*" {
+                    return None;
+                }
+                continue;
+            };
+            let (name, after) = rest.split_once('}')?;
+            let value = match their {
+                "*" if before.is_empty() && after.is_empty() => None,
+                "*" => return None,
+                their => Some(their.strip_prefix(before)?.strip_suffix(after)?.to_owned()),
+            };
+            if found
+                .insert(name, value.clone())
+                .is_some_and(|earlier| earlier != value)
+            {
+                return None;
+            }
+        }
+        Some(Place {
+            namespace: found.remove("namespace")?,
+            account: found.remove("serviceAccount")?,
+        })
+    }
+
+    /// Whether every service has labels of its own.
+    pub(super) fn check<'p>(
+        &self,
+        services: impl Iterator<Item = (&'p str, &'p Place)>,
+    ) -> Result<(), LabelError> {
+        let mut known: BTreeMap<String, &str> = BTreeMap::new();
+        for (name, place) in services {
+            let labels = format!("{:?} {}", place.namespace, self.labels(place));
+            if let Some(other) = known.insert(labels, name) {
+                return Err(LabelError {
+                    one: other.to_owned(),
+                    other: name.to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The labels of its pods; those that a pattern leaves open are left out.
+    pub(super) fn labels(&self, place: &Place) -> Value {
+        let fill = |text: &str| -> Option<String> {
+            let mut text = text.to_owned();
+            let values = [
+                ("{namespace}", &place.namespace),
+                ("{serviceAccount}", &place.account),
+            ];
+            for (name, value) in values {
+                if text.contains(name) {
+                    text = text.replace(name, value.as_deref()?);
+                }
+            }
+            Some(text)
+        };
+        let labels = self.mapping.labels.iter();
+        let labels: Map<String, Value> = labels
+            .filter_map(|(key, value)| Some((key.clone(), json!(fill(value)?))))
+            .collect();
+        labels.into()
+    }
+}
