@@ -12,7 +12,7 @@ use zt_tests::nodes::{Nodes, Overlay};
 use zt_tests::pair::any;
 use zt_tests::services::{SERVICES, SLICES, service, slice};
 use zt_tests::trail::party;
-use zt_tests::{Agent, KubeApi, Party, Policy, Scene, TCP, eventually};
+use zt_tests::{Agent, KubeApi, Party, Policy, Scene, TCP, eventually, wait_for};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 /// No interface has it.
@@ -99,7 +99,9 @@ impl World {
     /// What the agent of a node recorded of one end, at a port.
     fn record(&self, index: usize, observer: &str, port: u16) -> Result<Value> {
         let records = self.agents[index].records("", 1, |record| {
-            record["observer"] == observer && record["destination"]["port"] == port
+            record["observer"] == observer
+                && record["destination"]["port"] == port
+                && record["decision"] == "ALLOW"
         })?;
         records.into_iter().next().context("one record")
     }
@@ -112,7 +114,10 @@ fn whoever_calls_a_service_is_proven_through_its_translation_and_vxlan() -> Resu
     let [chat, iam] = [world.chat.id.clone(), world.iam.id.clone()];
     // From pod to pod, through both bridges and VXLAN.
     let to = world.iam.v4(8080);
-    assert_eq!(world.chat.talk(to)?, "ok");
+    // What the status says of the other node is in the kernel's map a moment later.
+    wait_for("the other node's pod to be reached", PATIENCE, || {
+        Ok((world.chat.talk(to)? == "ok").then_some(()))
+    })?;
     let record = world.record(0, "source", 8080)?;
     assert_eq!(
         (party(&record["destination"]), &record["proof"]),
@@ -129,14 +134,15 @@ fn whoever_calls_a_service_is_proven_through_its_translation_and_vxlan() -> Resu
     // Through a Service: its address is translated on node one.
     let to = SocketAddr::from((VIRTUAL, PORT));
     assert_eq!(world.chat.talk(to)?, "ok");
-    let records = world.agents[0].records("", 2, |record| record["observer"] == "source")?;
+    let records = world.agents[0].records("decision=ALLOW", 2, |record| record["observer"] == "source")?;
     let record = records.last().context("a record")?;
     assert_eq!(
         (party(&record["destination"]), &record["proof"]),
         (&*iam, &"mutual".into()),
         "{record}"
     );
-    let records = world.agents[1].records("", 2, |record| record["observer"] == "destination")?;
+    let records =
+        world.agents[1].records("decision=ALLOW", 2, |record| record["observer"] == "destination")?;
     let record = records.last().context("a record")?;
     assert_eq!(
         (party(&record["source"]), &record["proof"]),
