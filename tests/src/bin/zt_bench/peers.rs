@@ -181,7 +181,7 @@ pub(crate) fn nodes(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
     let others = others.start()?;
     known(&map, others.last_of_each(), Duration::from_millis(5))?;
     let seconds = start.elapsed().as_secs_f64();
-    let addresses = map.keys().filter(Result::is_ok).count();
+    let addresses = map.keys().flatten().count();
     ensure!(addresses >= count * EACH, "only {addresses} addresses are known");
     std::thread::sleep(SETTLE);
     let after = resident(pid)?;

@@ -37,7 +37,7 @@ struct Other {
 /// All of them.
 pub(super) struct Others {
     runtime: Runtime,
-    others: Vec<Other>,
+    all: Vec<Other>,
     memory: PathBuf,
     roster: Arc<Roster>,
     kept: Vec<watch::Sender<Arc<Local>>>,
@@ -69,7 +69,7 @@ impl Others {
                 .worker_threads(1)
                 .enable_all()
                 .build()?,
-            others,
+            all: others,
             memory: certificates.directory.to_owned(),
             roster: Arc::new(Roster::new([neighbour], PATTERN, "others", &[])?),
             kept: Vec::new(),
@@ -80,12 +80,12 @@ impl Others {
     pub(super) fn entries(&self) -> Vec<Value> {
         let net = |other: &Other| format!("10.{}.{}.0/24", other.number / 250, other.number % 250);
         let entry = |other: &Other| entry(&other.name, "127.0.0.1:9", &net(other));
-        self.others.iter().map(entry).collect()
+        self.all.iter().map(entry).collect()
     }
 
     /// Has all of them dial it, and say who is there.
     pub(super) fn start(mut self) -> Result<Self> {
-        for other in &self.others {
+        for other in &self.all {
             let (local, own) = watch::channel(Arc::new(residents(other.number)?));
             let (out, mut told) = mpsc::channel(16);
             let service = Service::new(Parts {
@@ -122,10 +122,7 @@ impl Others {
 
     /// The address that each says last.
     pub(super) fn last_of_each(&self) -> Vec<IpAddr> {
-        self.others
-            .iter()
-            .map(|other| address(other.number, EACH))
-            .collect()
+        self.all.iter().map(|other| address(other.number, EACH)).collect()
     }
 }
 
