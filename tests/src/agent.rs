@@ -45,7 +45,7 @@ impl AgentBuilder {
     /// are in `directory`.
     pub(crate) fn new(sandbox: &Sandbox, directory: PathBuf) -> Result<Self> {
         let files = AgentFiles::create(directory)?;
-        let (api, health) = free_ports()?;
+        let (api, health) = ports::two()?;
         let config = json!({
             "node": "test-node",
             "policyPath": files.policies(),
@@ -395,13 +395,6 @@ impl Drop for Agent {
 
 /// The `zt-agent` to test: `ZT_AGENT_BINARY`, or the one built next to the running test.
 pub fn binary() -> Result<PathBuf> {
-    match std::env::var_os("ZT_AGENT_BINARY") {
-        Some(path) => Ok(path.into()),
-        None => built_binary("zt-agent", "cargo build -p zt-agent"),
-    }
-}
-
-/// Two loopback addresses that are free.
-pub fn free_ports() -> Result<(SocketAddr, SocketAddr)> {
-    Ok((ports::free()?, ports::free()?))
+    let named = std::env::var_os("ZT_AGENT_BINARY").map(|path| Ok(path.into()));
+    named.unwrap_or_else(|| built_binary("zt-agent", "cargo build -p zt-agent"))
 }

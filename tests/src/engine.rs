@@ -12,9 +12,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Map, Value, json};
 
-use crate::agent::{Metrics, binary, free_ports};
+use crate::agent::{Metrics, binary};
 use crate::cgroup::Cgroup;
 use crate::http::{self, Answer};
+use crate::ports;
 use crate::sandbox::Sandbox;
 use crate::wait::wait_for;
 
@@ -40,7 +41,7 @@ impl Engine {
     pub fn new(sandbox: &Sandbox, name: &str, policies: &Path) -> Result<Self> {
         let home = sandbox.directory().join(name);
         fs::create_dir_all(&home)?;
-        let (api, health) = free_ports()?;
+        let (api, health) = ports::two()?;
         let config = json!({
             "node": name,
             "policyPath": policies,

@@ -9,8 +9,9 @@ use anyhow::Result;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use serde_json::{Value, json};
 
-use crate::agent::{AgentBuilder, free_ports};
+use crate::agent::AgentBuilder;
 use crate::network::Host;
+use crate::ports;
 use crate::sandbox::Sandbox;
 use crate::scene::Scene;
 
@@ -45,7 +46,7 @@ impl Nodes {
             fs::write(directory.join(format!("{node}.pem")), certificate.pem())?;
             fs::write(directory.join(format!("{node}.key")), key.serialize_pem())?;
         }
-        let (one, two) = free_ports()?;
+        let (one, two) = ports::two()?;
         Ok(Self {
             directory,
             listen: [one, two],
@@ -73,7 +74,7 @@ impl Nodes {
         };
         let nodes: Vec<Value> = (0..NODES.len()).map(entry).collect();
         let sources: Vec<&str> = ["file", "peers"].iter().chain(sources).copied().collect();
-        let (listen, health) = free_ports()?;
+        let (listen, health) = ports::two()?;
         let files = self.directory.join(node);
         let builder = sandbox.agent_beside(node)?;
         Ok(builder

@@ -25,3 +25,8 @@ pub fn free() -> Result<SocketAddr> {
     }
     bail!("no loopback port is free")
 }
+
+/// Two of them.
+pub fn two() -> Result<(SocketAddr, SocketAddr)> {
+    Ok((free()?, free()?))
+}

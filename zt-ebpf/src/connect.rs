@@ -20,7 +20,7 @@ use crate::call::{ALLOW, REFUSE, TCP, UDP, destination_v6, local_port, port_and_
 use crate::emit::Told;
 use crate::lookup::{self, Target};
 use crate::own::Own;
-use crate::{admit, context, emit, flow, judge, maps, option};
+use crate::{admit, context, emit, flow, judge, keys, maps};
 
 #[cgroup_sock_addr(connect4)]
 pub fn zt_connect4(ctx: SockAddrContext) -> i32 {
@@ -107,8 +107,8 @@ fn connect(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
     }
     // Where the handshake bears identities, it shows a moment later who answers.
     let mut proves = false;
-    if protocol == TCP && option::is_on(control) {
-        if option::has_key(party.node) {
+    if protocol == TCP && keys::is_on(control) {
+        if keys::has_key(party.node) {
             entry.node = party.node;
         }
         entry.flags |= party.front;
@@ -164,7 +164,7 @@ fn connect(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
     }
     if !filed && protocol == TCP {
         let known = party.here && entry.flags & CONNECTION_FRONT == 0;
-        if known || entry.flags & CONNECTION_ELSEWHERE == 0 && option::is_on(control) {
+        if known || entry.flags & CONNECTION_ELSEWHERE == 0 && keys::is_on(control) {
             let flag = if known { SOCKET_HERE } else { SOCKET_FRONT };
             admit::unfiled(socket_of(ctx.sock_addr), own.workload, netns, flag);
         }

@@ -26,7 +26,7 @@ use crate::lookup::{self, Target};
 use crate::origin::Origin;
 use crate::own::Own;
 use crate::proof::Claim;
-use crate::{admit, context, emit, fence, judge, maps, option, proof, sender};
+use crate::{admit, context, emit, fence, judge, keys, maps, option, proof, sender};
 
 /// The source's end. `connect` decided before the socket had a port, and policy may have changed since: a swap that
 /// fell between is caught here, because the sweep could not yet see this socket.
@@ -48,7 +48,7 @@ pub fn active(ctx: &SockOpsContext, passive: bool, claim: &mut Claim) -> bool {
     let decided = connection.revision;
     watch_close(ctx);
     let mut other = false;
-    if option::is_had() && connection.flags & CONNECTION_OFFERS != 0 {
+    if keys::is_had() && connection.flags & CONNECTION_OFFERS != 0 {
         if passive {
             // Two that opened toward each other: neither answers the other's SYN with an option.
             claim.proof = Proof::Absent as u32;

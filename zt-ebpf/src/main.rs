@@ -22,6 +22,7 @@ mod established;
 mod fence;
 mod flow;
 mod judge;
+mod keys;
 mod lookup;
 mod maps;
 mod option;

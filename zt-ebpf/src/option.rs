@@ -9,105 +9,22 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::programs::SockOpsContext;
 use zt_common::abi::{
-    CONNECTION_FRONT, CONNECTION_OFFERS, CONNECTION_RESENDS, CONNECTION_WRITES, Connection, KeyId, NodeKey,
-    SOCKET_KEEPS, SOCKET_NOTED, SOCKET_WRITES, Socket, WITHIN,
+    CONNECTION_FRONT, CONNECTION_OFFERS, CONNECTION_RESENDS, CONNECTION_WRITES, Connection, SOCKET_KEEPS,
+    SOCKET_NOTED, SOCKET_WRITES, Socket,
 };
-use zt_common::control::{Control, HANDSHAKE};
 use zt_common::counter::Counter;
-use zt_common::handshake::{
-    Bits, Caller, EPOCH_MASK, IdentityOption, Message, OPTION_BYTES, RETRANSMISSIONS,
-};
+use zt_common::handshake::{Bits, Caller, IdentityOption, Message, OPTION_BYTES, RETRANSMISSIONS};
 use zt_common::identity;
 use zt_common::siphash::Key;
 
 use crate::ends::{self, ends, next_received, unacknowledged};
-use crate::{context, emit, lookup, maps, origin, proof};
+use crate::{context, emit, keys, lookup, maps, origin, proof};
 
 const SYN: u32 = 0x02;
 const ACK: u32 = 0x10;
 
 /// Of `bpf_load_hdr_opt`: look into the SYN, not into the segment at hand.
 pub const OF_SYN: u64 = 1;
-
-/// Whether these programs can have handshakes bear identities: a constant of the loaded programs, so that the verifier does not
-/// walk what an agent without that never runs. Kernels before 6.12 do not walk as far as that.
-#[unsafe(no_mangle)]
-static ZT_HANDSHAKES: u8 = 1;
-
-/// See [`ZT_HANDSHAKES`].
-#[inline(always)]
-pub fn is_had() -> bool {
-    // SAFETY: a static of this object, whose value only the loader knows.
-    unsafe { core::ptr::read_volatile(&raw const ZT_HANDSHAKES) != 0 }
-}
-
-/// Whether handshakes bear identities.
-#[inline(always)]
-pub fn is_on(control: &Control) -> bool {
-    is_had() && control.flags & HANDSHAKE != 0
-}
-
-/// The same of the control that is in force.
-#[inline(always)]
-pub fn in_force() -> bool {
-    matches!(maps::zt_control.get(0), Some(control) if is_on(control))
-}
-
-#[inline(always)]
-fn key(id: KeyId) -> Option<Key> {
-    // SAFETY: entries are written once; read once, copied at once.
-    let key: NodeKey = unsafe { maps::zt_keys.get(id) }.copied()?;
-    Some(Key {
-        k0: key.k0,
-        k1: key.k1,
-    })
-}
-
-/// The epoch in use towards a node, 0 being this one. 0 where there is no key.
-#[inline(always)]
-fn epoch(control: &Control, node: u32) -> u64 {
-    if node == 0 {
-        return control.epoch;
-    }
-    // SAFETY: read once, copied at once.
-    match unsafe { maps::zt_nodes.get(node) } {
-        Some(node) => node.epoch,
-        None => 0,
-    }
-}
-
-/// Whether there is a key that is shared with another node.
-#[inline(always)]
-pub fn has_key(node: u32) -> bool {
-    // SAFETY: read once, copied at once.
-    node != 0 && matches!(unsafe { maps::zt_nodes.get(node) }, Some(node) if node.epoch != 0)
-}
-
-/// The key to make a tag with.
-#[inline(always)]
-fn sent(node: u32, epoch: u64) -> Option<Key> {
-    key(if node == 0 {
-        KeyId { peer: WITHIN, epoch }
-    } else {
-        KeyId::to(node, epoch)
-    })
-}
-
-/// The key that an option of a node names: within this one that in use or the one before, else whatever there is.
-#[inline(always)]
-pub fn accepted(control: &Control, node: u32, bits: Bits) -> Option<Key> {
-    if node != 0 {
-        return key(KeyId::from(node, bits.epoch()));
-    }
-    let behind = control.epoch.wrapping_sub(bits.epoch()) & EPOCH_MASK;
-    if behind > 1 {
-        return None;
-    }
-    key(KeyId {
-        peer: WITHIN,
-        epoch: control.epoch.wrapping_sub(behind),
-    })
-}
 
 /// Looks an option up: its length, or a negative number of the kernel.
 #[inline(always)]
@@ -149,7 +66,7 @@ pub fn abandon(ctx: &SockOpsContext) {
 /// A socket begins to listen: its SYNs shall be kept until their handshake is complete, and its answers written to.
 #[inline(always)]
 pub fn listen(ctx: &SockOpsContext, owner: &mut Socket) {
-    if !in_force() {
+    if !keys::in_force() {
         return;
     }
     if save_syn(ctx) {
@@ -299,8 +216,8 @@ fn said(ctx: &SockOpsContext, again: bool) {
         store(ctx, &IdentityOption::deferred(source));
         return;
     }
-    let epoch = epoch(control, node);
-    let Some(key) = sent(node, epoch) else {
+    let epoch = keys::epoch(control, node);
+    let Some(key) = keys::sent(node, epoch) else {
         return;
     };
     let audience = if identity::is_workload(connection.destination) {
@@ -345,7 +262,7 @@ fn answered(ctx: &SockOpsContext) {
     let Some(control) = maps::zt_control.get(0) else {
         return;
     };
-    if !is_on(control) || !proof::is_option(length, &asked) {
+    if !keys::is_on(control) || !proof::is_option(length, &asked) {
         return;
     }
     let ends = ends(ctx);
@@ -383,8 +300,8 @@ fn answered(ctx: &SockOpsContext) {
     if node == origin::NOBODY {
         return;
     }
-    let epoch = epoch(control, node);
-    let Some(key) = sent(node, epoch) else {
+    let epoch = keys::epoch(control, node);
+    let Some(key) = keys::sent(node, epoch) else {
         return;
     };
     let cookie = ctx.arg(0) == COOKIE;

@@ -11,7 +11,7 @@ use zt_common::verdict::Verdict;
 use crate::lookup::network;
 use crate::proof::Claim;
 use crate::sender::{Arrival, LED, MEANT, PAST};
-use crate::{emit, maps, option};
+use crate::{emit, keys, maps};
 
 /// Who a flow comes from, as the receiving end can know it.
 #[derive(Clone, Copy)]
@@ -118,7 +118,7 @@ fn would_prove(address: &Address) -> bool {
     // SAFETY: read once, copied at once.
     match unsafe { maps::zt_peers.get(*address) } {
         Some(peer) if identity::is_workload(peer.identity) => {
-            peer.flags & PEER_HERE != 0 || peer.flags & PEER_PROVES != 0 && option::has_key(peer.node)
+            peer.flags & PEER_HERE != 0 || peer.flags & PEER_PROVES != 0 && keys::has_key(peer.node)
         }
         _ => false,
     }

@@ -12,7 +12,7 @@ use zt_common::proof::Proof;
 use zt_common::siphash::Key;
 
 use crate::ends::{ends, next_received, unacknowledged};
-use crate::{context, emit, maps, option, origin};
+use crate::{context, emit, keys, maps, option, origin};
 
 /// What an option says of the other end. Plain numbers with a value on every path, as the verifier wants them.
 #[derive(Clone, Copy)]
@@ -89,7 +89,7 @@ pub fn of_source(ctx: &SockOpsContext, own: u64, keeps: bool, claim: &mut Claim)
     let Some(control) = maps::zt_control.get(0) else {
         return;
     };
-    if !option::is_on(control) {
+    if !keys::is_on(control) {
         return;
     }
     let mut found = IdentityOption::SEARCH;
@@ -156,7 +156,7 @@ pub fn verifies(control: &Control, node: u32, message: &mut Message, found: &Ide
 
 #[inline(never)]
 fn is_of(control: &Control, node: u32, message: &Message, found: &IdentityOption) -> bool {
-    let Some(key) = option::accepted(control, node, found.bits()) else {
+    let Some(key) = keys::accepted(control, node, found.bits()) else {
         return false;
     };
     found.has(tag(&key, message, found.identity(), found.bits()))
@@ -206,7 +206,7 @@ pub fn of_destination(ctx: &SockOpsContext, connection: &Connection, claim: &mut
     let Some(control) = maps::zt_control.get(0) else {
         return;
     };
-    if !option::is_on(control) {
+    if !keys::is_on(control) {
         // Switched off since the SYN was sent; the keys go next.
         return;
     }

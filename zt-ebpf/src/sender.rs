@@ -13,7 +13,7 @@ use zt_common::identity;
 
 use crate::ends::{Ends, ends, next_received, opens, socket_of, unacknowledged};
 use crate::lookup::is_local;
-use crate::{context, maps, option};
+use crate::{context, keys, maps, option};
 
 /// A SYN, as the end that has received it knows it.
 #[repr(C)]
@@ -37,7 +37,7 @@ impl Arrival {
     #[inline(always)]
     pub fn complete(ctx: &SockOpsContext) -> Self {
         // With Fast Open a connection is there before the source is answered; it is off where handshakes bear identities.
-        let answer = if option::in_force() {
+        let answer = if keys::in_force() {
             Source::answer(unacknowledged(ctx).wrapping_sub(1))
         } else {
             ANY
@@ -180,7 +180,7 @@ pub fn begun(ctx: &SockOpsContext) {
         },
     };
     // Who goes somewhere else may be led back here. Where nobody asks for proof his address is his name.
-    if !here && !(front && option::in_force()) {
+    if !here && !(front && keys::in_force()) {
         return;
     }
     let ends = ends(ctx);

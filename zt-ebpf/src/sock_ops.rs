@@ -14,7 +14,7 @@ use crate::call::TCP;
 use crate::ends::{ends, socket_of};
 use crate::own::Own;
 use crate::proof::Claim;
-use crate::{admit, context, emit, established, option, origin, sender, socket};
+use crate::{admit, context, emit, established, keys, option, origin, sender, socket};
 
 /// The socket is about to send its first SYN, and knows the SYN's sequence number: the first callback that does.
 const TIMEOUT_INIT: u32 = 1;
@@ -43,9 +43,9 @@ pub fn zt_sock_ops(ctx: SockOpsContext) -> u32 {
         }
         LISTEN => listening(&ctx),
         // What programs that bore identities have asked for: not any more.
-        OPTION_LENGTH if !option::is_had() => option::abandon(&ctx),
+        OPTION_LENGTH if !keys::is_had() => option::abandon(&ctx),
         OPTION_LENGTH => option::reserve(&ctx),
-        OPTION_WRITE if option::is_had() => option::write(&ctx),
+        OPTION_WRITE if keys::is_had() => option::write(&ctx),
         _ => {}
     }
     1

@@ -7,7 +7,7 @@ use aya_ebpf::programs::SysctlContext;
 use zt_common::counter::Counter;
 
 use crate::call::{ALLOW, REFUSE};
-use crate::{emit, maps, option};
+use crate::{emit, keys, maps};
 
 /// A longer value is none that the kernel takes.
 const LONGEST: usize = 16;
@@ -20,7 +20,7 @@ pub fn zt_sysctl(ctx: SysctlContext) -> i32 {
     if unsafe { (*ctx.sysctl).write } == 0 {
         return ALLOW;
     }
-    if !matches!(maps::zt_control.get(0), Some(control) if option::is_on(control)) {
+    if !matches!(maps::zt_control.get(0), Some(control) if keys::is_on(control)) {
         return ALLOW;
     }
     let mut name = [0_u8; 32];

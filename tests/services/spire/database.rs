@@ -60,7 +60,7 @@ fn evaluate(socket: &Path) -> Result<()> {
 fn the_way_to_postgresql_shows_the_svid_and_no_record_is_lost_when_it_is_renewed() -> Result<()> {
     let spire = Spire::start(Duration::from_secs(12))?;
     let sandbox = Sandbox::new("spire-database")?;
-    let (port, _) = zt_tests::agent::free_ports()?;
+    let port = zt_tests::ports::free()?;
     let server = Server::start_on(port.port(), "fsync = off\nlisten_addresses = '127.0.0.1'")?;
     server.sql("GRANT zt_audit_maintainer TO engine")?;
     let fetcher = format!("unix:path:{}", spire.program("spire-agent").display());

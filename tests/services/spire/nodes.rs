@@ -35,7 +35,7 @@ fn agent(
         })
     };
     let files = sandbox.directory().join(node);
-    let (api, health) = zt_tests::agent::free_ports()?;
+    let (api, health) = ports::two()?;
     let (id, cgroup) = workload;
     let policy = Policy::new("nodes").allow(CHAT, IAM, TCP, &OPEN.to_string());
     let workload = zt_tests::agent_files::Workload::new(id, cgroup).at(hosts[index].addresses());

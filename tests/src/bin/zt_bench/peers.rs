@@ -18,8 +18,8 @@ use zt_common::ABI_VERSION;
 use zt_common::abi::Peer;
 use zt_common::address::Address;
 use zt_common::names;
-use zt_tests::agent::free_ports;
 use zt_tests::agent_files::Workload;
+use zt_tests::ports;
 use zt_tests::{Agent, Cgroup, Sandbox};
 
 use crate::Plan;
@@ -87,7 +87,7 @@ fn agent(
 ) -> Result<Agent> {
     let directory = sandbox.directory().join(node);
     let files = certificates.files(node)?;
-    let (api, health) = free_ports()?;
+    let (api, health) = ports::two()?;
     let mut builder = sandbox
         .agent_beside(node)?
         .mode("enforce")
@@ -156,7 +156,7 @@ pub(crate) fn nodes(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
     let count = plan.rounds(100, 500);
     let sandbox = Sandbox::new("peers")?;
     let certificates = Certificates::new(sandbox.directory())?;
-    let (here, there) = free_ports()?;
+    let (here, there) = ports::two()?;
     let names: Vec<String> = (0..plan.rounds(6, 30))
         .map(|number| format!("pod{number}"))
         .collect();
