@@ -10,8 +10,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
-use zt_tests::agent::free_ports;
 use zt_tests::http::Answer;
+use zt_tests::ports;
 use zt_tests::{Cgroup, Sandbox, eventually};
 
 use super::LATER;
@@ -44,7 +44,7 @@ impl Cluster {
         let alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let directory = sandbox.directory().join("cluster");
         fs::create_dir_all(&directory)?;
-        let ((etcd_at, peers), (at, _)) = (free_ports()?, free_ports()?);
+        let (etcd_at, peers, at) = (ports::free()?, ports::free()?, ports::free()?);
         let mut cluster = Self {
             directory,
             cgroup: sandbox.outside().child("cluster")?,

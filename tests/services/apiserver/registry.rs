@@ -8,7 +8,7 @@ use std::process::{Child, Command};
 
 use anyhow::ensure;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose};
-use zt_tests::agent::free_ports;
+use zt_tests::ports;
 
 use super::cluster::end;
 use super::manifests::{files, head, make, rendered};
@@ -173,7 +173,7 @@ impl Registry {
         self.write("root.crt", &root.self_signed(&key)?.pem())?;
         self.write("root.key", &key.serialize_pem())?;
         let kubeconfig = self.kubeconfig("spire-server")?;
-        let (at, health) = free_ports()?;
+        let (at, health) = ports::two()?;
         let text = settings(
             &self.manifests,
             "server.conf",
@@ -226,7 +226,7 @@ impl Registry {
         });
         self.write("bundle.crt", &bundle.with_context(|| self.log("spire-server"))?)?;
         self.write("token", token)?;
-        let (health, _) = free_ports()?;
+        let health = ports::free()?;
         let text = settings(
             &self.manifests,
             "agent.conf",
@@ -270,7 +270,7 @@ impl Registry {
         let program = std::env::var_os("ZT_CONTROLLER_MANAGER");
         let program =
             program.context("ZT_CONTROLLER_MANAGER is not set: run `cargo xtask test apiserver`")?;
-        let (health, _) = free_ports()?;
+        let health = ports::free()?;
         let text = settings(
             &self.manifests,
             "config.yaml",
