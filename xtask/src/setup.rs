@@ -29,7 +29,6 @@ pub(crate) fn run(check: bool) -> Result<()> {
     }
     let absent: Vec<&Program> = PROGRAMS
         .iter()
-        .chain(&FOR_VM)
         .filter(|program| !note(program.name, find(program).is_some()))
         .collect();
     if !check && !absent.is_empty() {
@@ -77,18 +76,6 @@ pub(crate) fn run(check: bool) -> Result<()> {
             built
                 .err()
                 .map(|error| format!("containerd (tests of containers): {error:#}")),
-        );
-    }
-    if !note("Linux 6.1 and 6.12 for virtual machines", vm::is_present()) {
-        let obtained = if check {
-            Err(anyhow::anyhow!("run `cargo xtask setup`"))
-        } else {
-            vm::obtain()
-        };
-        missing.extend(
-            obtained
-                .err()
-                .map(|error| format!("kernels (tests on older kernels): {error:#}")),
         );
     }
     missing.extend(kernel_lacks());

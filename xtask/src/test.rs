@@ -22,7 +22,8 @@ pub(crate) enum Tier {
     Unit,
     /// Tests over real cgroups and network namespaces; as root
     Kernel,
-    /// Core tests of the kernel tier on Linux 6.1 and 6.12, in virtual machines without the help of hardware
+    /// Core tests of the kernel tier on Linux 6.1 and 6.12, in virtual machines without the help of hardware. Not part of `all`:
+    /// they take longer than all others together
     Vm,
     /// Tests against real programs of others (PostgreSQL, Prometheus, SPIRE, containerd, Helm, schemathesis), each started for itself; as root
     Services,
@@ -64,7 +65,7 @@ pub(crate) fn run(tiers: &[Tier], records_instructions: bool, arguments: &[Strin
     if wanted(Tier::Kernel) {
         report.step("kernel", |report| kernel(report, arguments));
     }
-    if wanted(Tier::Vm) {
+    if tiers.contains(&Tier::Vm) {
         report.step("vm", |report| on_older_kernels(report, arguments));
     }
     if wanted(Tier::Services) {

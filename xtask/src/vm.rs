@@ -31,13 +31,6 @@ pub(crate) fn obtain() -> Result<()> {
     kernels().map(drop)
 }
 
-/// Whether all kernels are there.
-pub(crate) fn is_present() -> bool {
-    SERIES
-        .into_iter()
-        .all(|series| kernels::present(series).is_some())
-}
-
 fn kernels() -> Result<Vec<Kernel>> {
     SERIES.into_iter().map(kernels::obtain).collect()
 }

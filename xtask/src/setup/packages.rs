@@ -69,7 +69,7 @@ pub(super) const PROGRAMS: [Program; 8] = [
     },
 ];
 
-/// What the tests on other kernels need besides that; setup installs it, too.
+/// What the tests on other kernels need besides that; not needed for anything else.
 pub(super) const FOR_VM: [Program; 5] = [
     Program {
         name: "bridge",
