@@ -2,8 +2,9 @@
 //! The Kubernetes `NetworkPolicy` objects that say what a policy says, as far as they can.
 //!
 //! One object a service, with what may reach it and what it may reach. Who may is asked of the compiled table, party by party
-//! and port by port, so that a DENY, proof and defaults are in what comes out. Where a `NetworkPolicy` cannot say it, the object
-//! allows less than the policy, never more, and a note says so.
+//! and port by port, so that a DENY, proof and defaults are in what comes out. Where a selector cannot say it, the object
+//! allows less than the policy, and a note says so. A block that stands for the world has the addresses of nodes and of the API
+//! server in it, unless it is said where they are; a note says that too.
 
 mod blocks;
 mod object;
@@ -35,6 +36,16 @@ const STRANGERS: [u64; 2] = [u64::MAX, u64::MAX - 1];
 
 /// Services that a note names one by one.
 const NAMED: usize = 2;
+
+/// Why an identity has no selector.
+const NO_POD: &str = "it is no pod of this cluster by `identity.template`";
+const NO_LABEL: &str = "no label tells its service account (--label)";
+/// Entities that have addresses.
+const WITH_ADDRESSES: [(&str, u64); 3] = [
+    ("host", identity::HOST),
+    ("remote-node", identity::REMOTE_NODE),
+    ("kube-apiserver", identity::KUBE_APISERVER),
+];
 
 /// How identities are pods, and what else a cluster needs.
 #[derive(Clone, Debug)]
@@ -79,7 +90,8 @@ struct Workload {
     id: SpiffeId,
     /// The pattern that it stands for.
     pattern: Option<Pattern>,
-    place: Option<Place>,
+    /// Where its pods are, or why nothing says that.
+    place: Result<Place, &'static str>,
 }
 
 impl Workload {
@@ -98,7 +110,7 @@ pub fn mirror(set: &PolicySet, mapping: &Mapping, settings: &Settings) -> Result
     let known: BTreeSet<SpiffeId> = exemplars.keys().chain(&mapping.workloads).cloned().collect();
     let table = compile(set, &known, settings, 1)?;
     let layout = Layout::new(mapping);
-    let workloads: Vec<Workload> = table
+    let mut workloads: Vec<Workload> = table
         .identities()
         .iter()
         .map(|id| {
@@ -107,7 +119,7 @@ pub fn mirror(set: &PolicySet, mapping: &Mapping, settings: &Settings) -> Result
             let pattern = pattern.filter(|_| !named);
             let text = pattern.as_ref().map_or(id.as_str(), Pattern::as_str);
             Workload {
-                place: layout.place(text),
+                place: layout.place(text).ok_or(NO_POD),
                 id: id.clone(),
                 pattern,
             }
@@ -118,28 +130,39 @@ pub fn mirror(set: &PolicySet, mapping: &Mapping, settings: &Settings) -> Result
             .iter()
             .filter(|one| one.pattern.is_none())
             .filter_map(|one| {
-                let place = one.place.as_ref()?;
+                let place = one.place.as_ref().ok()?;
                 Some((one.name(), place))
             }),
     )?;
+    // A selector without the account would take pods of others.
+    for workload in &mut workloads {
+        if workload.place.as_ref().is_ok_and(|place| !layout.tells(place)) {
+            workload.place = Err(NO_LABEL);
+        }
+    }
     let making = Making {
         cut: Cut::new(&table),
-        blocks: Blocks::new(&table),
+        blocks: Blocks::new(&table, &mapping.entities),
         workloads: &workloads,
         mapping,
     };
     let (mut mirror, mut lacking) = (Mirror::default(), Lacking::new());
     for subject in workloads.iter().filter(|one| one.pattern.is_none()) {
-        let Some(place) = &subject.place else {
-            let note = format!(
-                "{} is no pod of this cluster by `identity.template`",
-                subject.name()
-            );
-            mirror.notes.insert(note);
-            continue;
+        let place = match &subject.place {
+            Ok(place) => place,
+            Err(why) => {
+                let note = format!("{} has no object: {why}", subject.name());
+                mirror.notes.insert(note);
+                continue;
+            }
         };
         let ingress = making.side(subject, true, &mut lacking);
         let egress = making.side(subject, false, &mut lacking);
+        let world = |peer: &Peer| matches!(peer, Peer::Block(network, _) if network.prefix_len() == 0);
+        if settings.cluster_cidrs.is_empty() && ingress.keys().chain(egress.keys()).any(world) {
+            let note = "clusterCIDRs is empty: blocks that stand for `world` have the cluster's own addresses in them";
+            mirror.notes.insert(note.to_owned());
+        }
         mirror.objects.extend(layout.object(place, &ingress, &egress));
     }
     mirror.notes.extend(told(&lacking));
@@ -159,7 +182,7 @@ pub enum MirrorError {
     Labels(#[from] LabelError),
 }
 
-/// What objects do not allow though policy does, with the services that it is about.
+/// What objects do not allow though policy does, or the other way round, with the services that it is about.
 type Lacking = BTreeMap<String, BTreeSet<String>>;
 
 /// One note for each thing, however many services it is about.
@@ -279,13 +302,20 @@ impl Making<'_> {
             if number == identity::WORLD || !allowed(number) {
                 continue;
             }
-            match self.mapping.entities.get(entity) {
-                Some(networks) => {
-                    peers.extend(networks.iter().map(|network| Peer::Block(*network, Vec::new())));
+            // The kubelet of a pod's own node reaches it whatever a NetworkPolicy says.
+            let reached = ingress && number == identity::HOST;
+            if !reached && !self.mapping.entities.contains_key(entity) {
+                note(&format!("`{entity}`"), "where it is was not said (--entity)");
+            }
+        }
+        if allowed(identity::WORLD) {
+            for (entity, number) in WITH_ADDRESSES {
+                if !allowed(number) && !self.mapping.entities.contains_key(entity) {
+                    let traffic = format!(
+                        "traffic {from_to} `{entity}` is ALLOWED with `world`, though policy denies it: say where it is (--entity)"
+                    );
+                    lacking.entry(traffic).or_default().insert(name.to_owned());
                 }
-                // The kubelet of a pod's own node reaches it whatever a NetworkPolicy says.
-                None if ingress && number == identity::HOST => {}
-                None => note(&format!("`{entity}`"), "where it is was not said (--entity)"),
             }
         }
         peers.extend(self.blocks.allowed(allowed));
@@ -309,14 +339,15 @@ impl Making<'_> {
                 continue;
             }
             match &workload.place {
-                Some(place) => {
+                Ok(place) => {
                     peers.insert(Peer::Pods(place.clone()));
                     let theirs = self.workloads.iter().zip(&mut covered);
                     for (_, covered) in theirs.filter(|(other, _)| pattern.matches(&other.id)) {
                         *covered = true;
                     }
                 }
-                None => note(pattern.as_str(), "no labels say what it matches"),
+                Err(NO_POD) => note(pattern.as_str(), "no labels say what it matches"),
+                Err(why) => note(pattern.as_str(), why),
             }
         }
         for ((workload, _), _) in both()
@@ -324,13 +355,10 @@ impl Making<'_> {
             .filter(|((workload, may), covered)| **may && !covered && workload.pattern.is_none())
         {
             match &workload.place {
-                Some(place) => {
+                Ok(place) => {
                     peers.insert(Peer::Pods(place.clone()));
                 }
-                None => note(
-                    workload.name(),
-                    "it is no pod of this cluster by `identity.template`",
-                ),
+                Err(why) => note(workload.name(), why),
             }
         }
     }

@@ -26,7 +26,7 @@ fn objects_are_printed_and_checked() {
     assert!(yaml.contains("k8s-app: kube-dns"), "{yaml}");
     assert!(
         ran.stderr()
-            .contains("spiffe://hanzo.ai/k8s/elsewhere is no pod of this cluster"),
+            .contains("spiffe://hanzo.ai/k8s/elsewhere has no object: it is no pod of this cluster"),
         "{}",
         ran.stderr()
     );

@@ -7,6 +7,9 @@ use serde_json::{Map, Value, json};
 
 use super::Mapping;
 
+const NAMESPACE: &str = "{namespace}";
+const ACCOUNT: &str = "{serviceAccount}";
+
 /// A namespace and a service account; `None` where a pattern leaves it open.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
@@ -86,25 +89,32 @@ impl<'m> Layout<'m> {
         Ok(())
     }
 
+    /// Whether what is selected has the service account that is given: the namespace has a selector of its own.
+    pub(super) fn tells(&self, place: &Place) -> bool {
+        let labels = self.mapping.labels.iter();
+        place.account.is_none()
+            || labels
+                .into_iter()
+                .any(|(_, value)| value.contains(ACCOUNT) && filled(value, place).is_some())
+    }
+
     /// The labels of its pods; those that a pattern leaves open are left out.
     pub(super) fn labels(&self, place: &Place) -> Value {
-        let fill = |text: &str| -> Option<String> {
-            let mut text = text.to_owned();
-            let values = [
-                ("{namespace}", &place.namespace),
-                ("{serviceAccount}", &place.account),
-            ];
-            for (name, value) in values {
-                if text.contains(name) {
-                    text = text.replace(name, value.as_deref()?);
-                }
-            }
-            Some(text)
-        };
         let labels = self.mapping.labels.iter();
         let labels: Map<String, Value> = labels
-            .filter_map(|(key, value)| Some((key.clone(), json!(fill(value)?))))
+            .filter_map(|(key, value)| Some((key.clone(), json!(filled(value, place)?))))
             .collect();
         labels.into()
     }
+}
+
+/// A label's value with what it names; `None` where a pattern leaves that open.
+fn filled(text: &str, place: &Place) -> Option<String> {
+    let mut text = text.to_owned();
+    for (name, value) in [(NAMESPACE, &place.namespace), (ACCOUNT, &place.account)] {
+        if text.contains(name) {
+            text = text.replace(name, value.as_deref()?);
+        }
+    }
+    Some(text)
 }

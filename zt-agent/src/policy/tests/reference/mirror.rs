@@ -23,10 +23,26 @@ fn pod_id(pod: Pod) -> SpiffeId {
     id(&format!("{}/{}", pod.0, pod.1))
 }
 
-fn mapping(workloads: BTreeSet<SpiffeId>) -> Mapping {
+/// Labels that pods may have.
+type Labels = &'static [(&'static str, &'static str)];
+
+const BY_ACCOUNT: Labels = &[("app", "{serviceAccount}")];
+const MAPPINGS: [Labels; 6] = [
+    BY_ACCOUNT,
+    &[("app", "{namespace}-{serviceAccount}")],
+    &[("team", "{namespace}"), ("app", "{serviceAccount}")],
+    &[("team", "{namespace}"), ("app", "{namespace}-{serviceAccount}")],
+    &[("tier", "any"), ("app", "{serviceAccount}")],
+    &[("team", "{namespace}")],
+];
+
+fn mapping(labels: Labels, workloads: BTreeSet<SpiffeId>) -> Mapping {
+    let labels = labels.iter();
     Mapping {
         template: "spiffe://hanzo.ai/{namespace}/{serviceAccount}".to_owned(),
-        labels: vec![("app".to_owned(), "{serviceAccount}".to_owned())],
+        labels: labels
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect(),
         dns: None,
         entities: BTreeMap::new(),
         workloads,
@@ -34,20 +50,24 @@ fn mapping(workloads: BTreeSet<SpiffeId>) -> Mapping {
 }
 
 /// Whether a selector takes these labels.
-fn selects(selector: &Value, labels: &[(&str, &str)]) -> bool {
+fn selects(selector: &Value, labels: &[(&str, String)]) -> bool {
     let wanted = selector["matchLabels"].as_object();
     wanted.is_none_or(|wanted| {
         wanted
             .iter()
-            .all(|(key, value)| labels.iter().any(|(of, is)| of == key && value == is))
+            .all(|(key, value)| labels.iter().any(|(of, is)| of == key && value == is.as_str()))
     })
 }
 
-fn pod_labels(pod: Pod) -> [(&'static str, &'static str); 1] {
-    [("app", pod.1)]
+fn pod_labels(labels: Labels, pod: Pod) -> Vec<(&'static str, String)> {
+    let filled = |text: &str| {
+        text.replace("{namespace}", pod.0)
+            .replace("{serviceAccount}", pod.1)
+    };
+    labels.iter().map(|(key, value)| (*key, filled(value))).collect()
 }
 
-fn peer_is(peer: &Value, far: &Far) -> bool {
+fn peer_is(labels: Labels, peer: &Value, far: &Far) -> bool {
     let network = |value: &Value| value.as_str().expect("a CIDR").parse::<IpNet>().expect("a CIDR");
     match (far, peer.get("ipBlock")) {
         (Far::Address(address), Some(block)) => {
@@ -58,8 +78,8 @@ fn peer_is(peer: &Value, far: &Far) -> bool {
         (Far::Pod(pod), None) => {
             selects(
                 &peer["namespaceSelector"],
-                &[("kubernetes.io/metadata.name", pod.0)],
-            ) && selects(&peer["podSelector"], &pod_labels(*pod))
+                &[("kubernetes.io/metadata.name", pod.0.to_owned())],
+            ) && selects(&peer["podSelector"], &pod_labels(labels, *pod))
         }
         _ => false,
     }
@@ -79,7 +99,7 @@ fn port_is(rule: &Value, port: u16, protocol: Protocol) -> bool {
 
 /// Whether the objects that select a pod let it talk to `far`; `None` where none selects it, so that everything is allowed.
 fn lets(
-    mirror: &Mirror,
+    (mirror, labels): (&Mirror, Labels),
     pod: Pod,
     side: [&str; 2],
     far: &Far,
@@ -87,14 +107,15 @@ fn lets(
     protocol: Protocol,
 ) -> Option<bool> {
     let objects = mirror.objects.iter().filter(|object| {
-        object["metadata"]["namespace"] == pod.0 && selects(&object["spec"]["podSelector"], &pod_labels(pod))
+        object["metadata"]["namespace"] == pod.0
+            && selects(&object["spec"]["podSelector"], &pod_labels(labels, pod))
     });
     let mut selected = objects.peekable();
     selected.peek()?;
     let rules = selected.flat_map(|object| object["spec"][side[0]].as_array().expect("rules"));
     let allows = |rule: &Value| {
         let peers = rule[side[1]].as_array().expect("peers");
-        port_is(rule, port, protocol) && peers.iter().any(|peer| peer_is(peer, far))
+        port_is(rule, port, protocol) && peers.iter().any(|peer| peer_is(labels, peer, far))
     };
     Some(rules.into_iter().any(allows))
 }
@@ -122,26 +143,30 @@ proptest! {
         texts in documents(),
         settings in settings(),
         every in any::<bool>(),
+        labels in select(&MAPPINGS[..]),
         port in prop_oneof![select(vec![79_u16, 80, 81, 100, 4095, 4096, 8192, 12_287, 12_288, 1, u16::MAX]), 1_u16..],
     ) {
         let docs: Vec<_> = texts.iter().enumerate().map(|(n, text)| document(&format!("{n}.yaml"), text)).collect();
         let set = set(&docs);
         let extra: BTreeSet<SpiffeId> = PODS[..4].iter().filter(|_| every).map(|pod| pod_id(*pod)).collect();
-        let made = mirror(&set, &mapping(extra), &settings).expect("objects");
+        // Services that no label tells apart are refused.
+        let Ok(made) = mirror(&set, &mapping(labels, extra), &settings) else {
+            return Ok(());
+        };
         let table = compile(&set, &PODS.into_iter().map(pod_id).collect(), &settings, 1).expect("it fits");
         let exact = !made.notes.iter().any(|note| {
-            note.contains("cannot except one") || note.contains("is no pod of this cluster") || note.contains("it is no pod")
+            note.contains("cannot except one") || note.contains("it is no pod") || note.contains("no label tells")
         });
         for source in &everybody() {
             for destination in &everybody() {
                 for protocol in [Protocol::Tcp, Protocol::Udp] {
                     let said = table.evaluate(who(source).party(), who(destination).party(), port, protocol);
                     let out = match source {
-                        Far::Pod(pod) => lets(&made, *pod, ["egress", "to"], destination, port, protocol),
+                        Far::Pod(pod) => lets((&made, labels), *pod, ["egress", "to"], destination, port, protocol),
                         Far::Address(_) => None,
                     };
                     let into = match destination {
-                        Far::Pod(pod) => lets(&made, *pod, ["ingress", "from"], source, port, protocol),
+                        Far::Pod(pod) => lets((&made, labels), *pod, ["ingress", "from"], source, port, protocol),
                         Far::Address(_) => None,
                     };
                     // Where no object selects either end, a NetworkPolicy says nothing.
@@ -170,7 +195,7 @@ fn objects_read_as_a_person_would_write_them() {
         - from: {spiffe: 'spiffe://hanzo.ai/y/a'}\n      to: [{entity: world, ports: [443]}, {entity: kube-apiserver}]\n    \
         - from: {spiffe: '*'}\n      to: [{cidr: 169.254.0.0/16}]\n      action: DENY";
     let set = set(&[super::super::policy("p", rules)]);
-    let mut mapping = mapping(BTreeSet::new());
+    let mut mapping = mapping(BY_ACCOUNT, BTreeSet::new());
     mapping.dns = Some((
         "kube-system".to_owned(),
         ("k8s-app".to_owned(), "kube-dns".to_owned()),
@@ -200,8 +225,62 @@ fn objects_read_as_a_person_would_write_them() {
     assert_eq!(
         made.notes.iter().collect::<Vec<_>>(),
         [
-            "spiffe://hanzo.ai/y/a: traffic to `kube-apiserver` is not allowed: where it is was not said (--entity)"
+            "clusterCIDRs is empty: blocks that stand for `world` have the cluster's own addresses in them",
+            "spiffe://hanzo.ai/y/a: traffic to `host` is ALLOWED with `world`, though policy denies it: say where it is (--entity)",
+            "spiffe://hanzo.ai/y/a: traffic to `kube-apiserver` is not allowed: where it is was not said (--entity)",
+            "spiffe://hanzo.ai/y/a: traffic to `remote-node` is ALLOWED with `world`, though policy denies it: say where it is (--entity)",
         ]
+    );
+}
+
+#[test]
+fn entities_that_are_denied_are_no_part_of_the_world() {
+    let rules = "    - from: {spiffe: 'spiffe://hanzo.ai/y/a'}\n      to: [{entity: world, ports: [443]}, {entity: remote-node, ports: [10250]}]";
+    let set = set(&[super::super::policy("p", rules)]);
+    let mut mapping = mapping(BY_ACCOUNT, BTreeSet::new());
+    for (entity, network) in [("kube-apiserver", "10.0.0.1/32"), ("remote-node", "10.1.0.0/16")] {
+        mapping
+            .entities
+            .insert(entity.to_owned(), vec![network.parse().expect("a CIDR")]);
+    }
+    let made = mirror(&set, &mapping, &Settings::default()).expect("objects");
+    let egress = made.objects[0]["spec"]["egress"].as_array().expect("rules");
+    let at = |port: u64| {
+        let rule = egress.iter().find(|rule| rule["ports"][0]["port"] == port);
+        &rule.expect("a rule of the port")["to"]
+    };
+    assert_eq!(
+        *at(443),
+        serde_json::json!([
+            {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.0.0.1/32", "10.1.0.0/16"]}},
+            {"ipBlock": {"cidr": "::/0"}},
+        ])
+    );
+    assert_eq!(
+        *at(10_250),
+        serde_json::json!([{"ipBlock": {"cidr": "10.1.0.0/16"}}])
+    );
+    assert!(
+        !made.notes.iter().any(|note| note.contains("kube-apiserver")),
+        "{:?}",
+        made.notes
+    );
+}
+
+#[test]
+fn a_pattern_whose_account_no_label_tells_selects_nobody() {
+    let rules = "    - from: {spiffe: 'spiffe://hanzo.ai/*/prometheus'}\n      to: [{spiffe: 'spiffe://hanzo.ai/y/a', ports: [80]}]";
+    let set = set(&[super::super::policy("p", rules)]);
+    let labels = &[("app", "{namespace}-{serviceAccount}")];
+    let made = mirror(&set, &mapping(labels, BTreeSet::new()), &Settings::default()).expect("objects");
+    let text = made.objects[0]["spec"]["ingress"].to_string();
+    assert!(!text.contains("\"namespaceSelector\":{}"), "{text}");
+    assert!(
+        made.notes
+            .iter()
+            .any(|note| note.contains("no label tells its service account")),
+        "{:?}",
+        made.notes
     );
 }
 
@@ -210,8 +289,7 @@ fn services_that_no_label_tells_apart_are_refused() {
     let rules =
         "    - from: {spiffe: 'spiffe://hanzo.ai/x/a'}\n      to: [{spiffe: 'spiffe://hanzo.ai/x/b'}]";
     let set = set(&[super::super::policy("p", rules)]);
-    let mut mapping = mapping(BTreeSet::new());
-    mapping.labels = vec![("team".to_owned(), "{namespace}".to_owned())];
+    let mapping = mapping(&[("team", "{namespace}")], BTreeSet::new());
     let error = mirror(&set, &mapping, &Settings::default()).expect_err("alike");
     assert!(
         error
@@ -226,7 +304,7 @@ fn what_a_cluster_has_is_compared() {
     let rules = "    - from: {spiffe: 'spiffe://hanzo.ai/x/a'}\n      to: [{spiffe: 'spiffe://hanzo.ai/x/b', ports: [1]}]";
     let made = |rules| {
         let set = set(&[super::super::policy("p", rules)]);
-        mirror(&set, &mapping(BTreeSet::new()), &Settings::default())
+        mirror(&set, &mapping(BY_ACCOUNT, BTreeSet::new()), &Settings::default())
             .expect("objects")
             .objects
     };
