@@ -26,6 +26,9 @@ use crate::spiffe_id::SpiffeId;
 
 /// Stand for any workload that no rule names, as source and as destination. They are two, for nobody is a stranger to itself.
 const STRANGERS: [u64; 2] = [u64::MAX, u64::MAX - 1];
+/// Most pairs of parties that are looked at, and most effects that are told.
+const MAX_PAIRS: usize = 4_000_000;
+const MAX_EFFECTS: usize = 200_000;
 /// What a stranger is called.
 pub const ANY_OTHER: &str = "*";
 
@@ -68,12 +71,15 @@ pub struct Effects {
     pub flows: Vec<Effect>,
     /// Raw sockets.
     pub raw_sockets: Vec<RawEffect>,
+    /// Pairs of parties that were not looked at, for there are too many.
+    #[serde(default)]
+    pub beyond: usize,
 }
 
 impl Effects {
-    /// Whether nothing changes.
+    /// Whether nothing changes, as far as is known.
     pub fn is_empty(&self) -> bool {
-        self.flows.is_empty() && self.raw_sockets.is_empty()
+        self.flows.is_empty() && self.raw_sockets.is_empty() && self.beyond == 0
     }
 }
 
@@ -91,19 +97,24 @@ pub fn effects(before: &AllowTable, after: &AllowTable, exemplars: &Exemplars) -
     let parties = parties(tables, exemplars);
     let cuts = tables.map(Cut::new);
     let mut flows = Vec::new();
-    for (source, destination) in pairs(&cuts, &parties) {
-        compare(&cuts, &parties[source], &parties[destination], &mut flows);
+    let Pairs {
+        set: pairs,
+        mut beyond,
+    } = pairs(&cuts, &parties);
+    for (source, destination) in pairs {
+        if flows.len() < MAX_EFFECTS {
+            compare(&cuts, &parties[source], &parties[destination], &mut flows);
+        } else {
+            beyond += 1;
+        }
     }
     flows.sort_by(|a, b| {
-        let key = |effect: &Effect| {
-            (
-                effect.source.clone(),
-                effect.destination.clone(),
-                effect.protocol.clone(),
-                effect.ports.clone(),
-            )
-        };
-        key(a).cmp(&key(b))
+        (&a.source, &a.destination, &a.protocol, &a.ports).cmp(&(
+            &b.source,
+            &b.destination,
+            &b.protocol,
+            &b.ports,
+        ))
     });
     let raw = |party: &Someone| {
         let of = |table: &AllowTable| Outcome::from(&table.decide_raw_socket(party.numbers[0]));
@@ -120,6 +131,7 @@ pub fn effects(before: &AllowTable, after: &AllowTable, exemplars: &Exemplars) -
     Effects {
         flows,
         raw_sockets: workloads.filter_map(raw).collect(),
+        beyond,
     }
 }
 
@@ -187,9 +199,27 @@ fn next(address: IpAddr) -> Option<IpAddr> {
     })
 }
 
-/// Which pairs of parties may be judged differently, as places in the list.
-fn pairs(cuts: &[Cut<'_>; 2], parties: &[Someone]) -> BTreeSet<(usize, usize)> {
-    let mut pairs = BTreeSet::new();
+/// Pairs of parties, as places in the list.
+#[derive(Default)]
+struct Pairs {
+    set: BTreeSet<(usize, usize)>,
+    /// How many found no room.
+    beyond: usize,
+}
+
+impl Pairs {
+    fn add(&mut self, source: usize, destination: usize) {
+        if self.set.len() < MAX_PAIRS {
+            self.set.insert((source, destination));
+        } else if !self.set.contains(&(source, destination)) {
+            self.beyond += 1;
+        }
+    }
+}
+
+/// Which pairs of parties may be judged differently.
+fn pairs(cuts: &[Cut<'_>; 2], parties: &[Someone]) -> Pairs {
+    let mut pairs = Pairs::default();
     let switches = cuts.each_ref().map(|cut| {
         let bits = cut.table().get(&AllowKey::HEADER).map_or(0, |header| header.bits);
         bits & (Shapes::DEFAULT_ALLOW | Shapes::SELF | Shapes::HOST)
@@ -197,12 +227,6 @@ fn pairs(cuts: &[Cut<'_>; 2], parties: &[Someone]) -> BTreeSet<(usize, usize)> {
     // Without a policy there is no header, and nobody may anything.
     let same_switches =
         switches[0] == switches[1] && cuts[0].table().is_empty() == cuts[1].table().is_empty();
-    if !same_switches {
-        return (0..parties.len())
-            .flat_map(|source| (0..parties.len()).map(move |destination| (source, destination)))
-            .filter(|(source, destination)| !stranger_to_itself(*source, *destination))
-            .collect();
-    }
     let mut places: [FastMap<u64, Vec<usize>>; 2] = [FastMap::default(), FastMap::default()];
     for (place, party) in parties.iter().enumerate() {
         for (places, number) in places.iter_mut().zip(party.numbers) {
@@ -220,7 +244,9 @@ fn pairs(cuts: &[Cut<'_>; 2], parties: &[Someone]) -> BTreeSet<(usize, usize)> {
                 (source, identity::ANY) => to_any.extend(of(source)),
                 (source, destination) => {
                     for source in of(source) {
-                        pairs.extend(of(destination).iter().map(|destination| (*source, *destination)));
+                        for destination in of(destination) {
+                            pairs.add(*source, *destination);
+                        }
                     }
                 }
             }
@@ -228,12 +254,25 @@ fn pairs(cuts: &[Cut<'_>; 2], parties: &[Someone]) -> BTreeSet<(usize, usize)> {
     }
     to_any.insert(0);
     from_any.insert(1);
-    for source in &to_any {
-        pairs.extend(from_any.iter().map(|destination| (*source, *destination)));
+    if !same_switches {
+        // A switch is about everybody. For workloads without entries of their own the stranger stands; for who is none, nobody does.
+        for (place, party) in parties.iter().enumerate() {
+            if !party.numbers.into_iter().all(identity::is_workload) {
+                to_any.insert(place);
+                from_any.insert(place);
+            }
+        }
     }
     // To itself nobody is a stranger: what is said to any workload may be about one and itself.
-    pairs.extend((0..parties.len()).map(|place| (place, place)));
-    pairs.retain(|(source, destination)| {
+    for place in 0..parties.len() {
+        pairs.add(place, place);
+    }
+    for source in &to_any {
+        for destination in &from_any {
+            pairs.add(*source, *destination);
+        }
+    }
+    pairs.set.retain(|(source, destination)| {
         let numbers = |table: usize| {
             (
                 parties[*source].numbers[table],
@@ -241,7 +280,8 @@ fn pairs(cuts: &[Cut<'_>; 2], parties: &[Someone]) -> BTreeSet<(usize, usize)> {
             )
         };
         let (was, is) = (numbers(0), numbers(1));
-        !stranger_to_itself(*source, *destination) && cuts[0].about(was.0, was.1) != cuts[1].about(is.0, is.1)
+        !stranger_to_itself(*source, *destination)
+            && (!same_switches || cuts[0].about(was.0, was.1) != cuts[1].about(is.0, is.1))
     });
     pairs
 }

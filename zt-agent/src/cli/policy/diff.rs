@@ -140,6 +140,7 @@ impl Compared {
             "default_action": self.statements.default_action,
             "flows": self.effects.flows,
             "raw_sockets": self.effects.raw_sockets,
+            "beyond": self.effects.beyond,
             "operators": {
                 "added": operators(&self.statements.added),
                 "removed": operators(&self.statements.removed),
@@ -173,6 +174,12 @@ impl Compared {
             "no flow is judged differently"
         };
         table.print(same)?;
+        if self.effects.beyond > 0 {
+            let beyond = self.effects.beyond;
+            line(&format!(
+                "{beyond} pairs of parties were not compared: there are too many"
+            ))?;
+        }
         for (sign, statements) in [("-", &self.statements.removed), ("+", &self.statements.added)] {
             for statement in Self::operators(statements) {
                 line(&format!("{sign} {statement}"))?;

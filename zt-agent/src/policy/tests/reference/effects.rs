@@ -125,3 +125,26 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn another_default_is_told_of_strangers_and_not_of_every_pair() {
+    const MANY: usize = 1500;
+    let rules: Vec<String> = (0..MANY)
+        .map(|n| {
+            let (from, to) = (id(&format!("x/w{n}")), id(&format!("x/w{}", (n + 1) % MANY)));
+            format!("    - {{from: {{spiffe: '{from}'}}, to: [{{spiffe: '{to}', ports: [80]}}]}}")
+        })
+        .collect();
+    let before = super::super::policy("p", &rules.join("\n"));
+    let after = document("p.yaml", &format!("{}  defaultAction: ALLOW\n", before.text));
+    let tables = [before, after].map(|document| {
+        let set = set(&[document]);
+        compile(&set, &BTreeSet::new(), &Settings::default(), 1).expect("it fits")
+    });
+    let found = effects(&tables[0], &tables[1], &Exemplars::new());
+    assert_eq!(found.beyond, 0);
+    assert!(found.flows.len() < 4 * MANY, "{}", found.flows.len());
+    let strangers =
+        |effect: &Effect| effect.source == "*" && effect.destination == "*" && effect.after == Outcome::Allow;
+    assert!(found.flows.iter().any(strangers));
+}
