@@ -64,7 +64,9 @@ pub use operator::{
 };
 pub use ports::PortRange;
 pub use problem::Problem;
-pub use recommend::{Counted, RecommendError, Recommended, Unused, Wishes, recommend, unused};
+pub use recommend::{
+    Counted, MAX_ADDRESSES, Moment, RecommendError, Recommended, Unused, Wishes, recommend, unused,
+};
 pub use rule_names::{RuleName, RuleNames};
 pub use schema::{GROUP, RESOURCES, collection_of, definitions, document_of, resource_of};
 pub use seen::{SeenFlow, SeenParty, Undecided};

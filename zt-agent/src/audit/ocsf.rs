@@ -137,9 +137,9 @@ pub fn of(record: &AuditRecord) -> Option<Value> {
     if let Some(node) = node(record) {
         event["device"] = json!({ "hostname": node, "type_id": 1, "type": "Server" });
     }
-    if record.source.pid.is_some() || record.source.comm.is_some() {
-        let mut process = Map::new();
-        process.extend(record.source.pid.map(|pid| ("pid".to_owned(), json!(pid))));
+    // The schema wants a process to have a number.
+    if let Some(pid) = record.source.pid {
+        let mut process = Map::from_iter([("pid".to_owned(), json!(pid))]);
         process.extend(
             record
                 .source

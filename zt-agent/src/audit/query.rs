@@ -9,7 +9,9 @@ use uuid::Uuid;
 
 pub use self::graph::{Adding, Connections, Edge, Graph, GraphFilter, HOUR, MAX_EDGES, Node, NodeKind};
 pub use self::page::{Page, Shown, Unreadable};
-pub use self::traffic::{AddingSeen, Counted, MAX_SEEN, Seen, is_by_address, is_by_policy};
+pub use self::traffic::{
+    AddingSeen, Counted, MAX_SEEN, Seen, Span, Spans, Traffic, is_by_address, is_by_policy,
+};
 use super::record::{Entry, Kept, Kind, Outcome, Timestamp};
 use crate::spiffe_id::{Pattern, SpiffeId};
 

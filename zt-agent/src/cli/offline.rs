@@ -2,6 +2,7 @@
 //! Policy files without an agent: read, checked and compiled by the code that the agent runs.
 
 use std::collections::BTreeSet;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -51,6 +52,23 @@ pub(super) fn load(path: &Path, settings: &Settings, others: &BTreeSet<SpiffeId>
     let set = set(path, settings)?;
     let table = policy::compile(&set, others, settings, 1)?;
     Ok(Loaded { set, table })
+}
+
+/// The text of a file, `-` for standard input; an error if it has more bytes than `most`.
+pub(super) fn text(path: &Path, most: u64) -> Result<String, Failure> {
+    let failed = |error: io::Error| Failure::Usage(format!("{}: {error}", path.display()));
+    let mut text = String::new();
+    let read = if path == Path::new("-") {
+        io::stdin().take(most + 1).read_to_string(&mut text)
+    } else {
+        std::fs::File::open(path).and_then(|file| file.take(most + 1).read_to_string(&mut text))
+    };
+    let bytes = read.map_err(failed)?;
+    if bytes as u64 > most {
+        let (shown, most) = (path.display(), most >> 20);
+        return Err(Failure::Usage(format!("{shown}: larger than {most} MiB")));
+    }
+    Ok(text)
 }
 
 /// Reads and checks the policy at `path`.

@@ -123,10 +123,6 @@ fn what_makes_no_sense_is_refused() {
             ErrorKind::ValueValidation,
         ),
         ("zt-agent policy recommend --name A", ErrorKind::ValueValidation),
-        (
-            "zt-agent policy recommend --fail",
-            ErrorKind::MissingRequiredArgument,
-        ),
         ("zt-agent policy replay", ErrorKind::MissingRequiredArgument),
         (
             "zt-agent policy replay p --traffic a --store b",

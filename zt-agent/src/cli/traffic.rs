@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Recorded connections, for the commands that ask policies about them.
 
-use std::io::Read as _;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -9,18 +9,20 @@ use clap::Args;
 use serde::Deserialize;
 
 use super::exit::Failure;
+use super::offline;
+use super::output::line;
 use super::run::RunArgs;
 use super::trail::Progress;
 use super::when::When;
 use crate::audit::archive;
 use crate::audit::postgres::{self, Target};
-use crate::audit::query::{GraphFilter, Seen};
+use crate::audit::query::{GraphFilter, Seen, Span, Spans, Traffic};
 use crate::audit::record::{Protocol, Timestamp, TimestampError};
 use crate::audit::sqlite::Reader;
 use crate::policy::{SeenFlow, Undecided};
 
 /// Most bytes of a file of connections.
-const MAX_BYTES: u64 = 1 << 30;
+const MAX_BYTES: u64 = 256 << 20;
 
 /// Which connections.
 #[derive(Debug, Args)]
@@ -56,8 +58,30 @@ pub(super) struct Recorded {
     pub(super) allowed: u64,
     pub(super) denied: u64,
     pub(super) would_deny: u64,
-    pub(super) first_seen: Timestamp,
-    pub(super) last_seen: Timestamp,
+    /// How many of those denied, and of those that would be, were so for want of proof.
+    pub(super) unproven: u64,
+    pub(super) spans: Spans,
+    pub(super) span: Span,
+}
+
+/// Connections of a range.
+#[derive(Debug)]
+pub(super) struct Range {
+    pub(super) recorded: Vec<Recorded>,
+    /// How many were decided for another reason than policy, by that reason.
+    pub(super) left_out: BTreeMap<String, u64>,
+}
+
+impl Range {
+    /// Says what was left out, one reason a line.
+    pub(super) fn print_left_out(&self, before: &str) -> Result<(), Failure> {
+        for (reason, count) in &self.left_out {
+            line(&format!(
+                "{before}{count} left out, for policy did not decide: {reason}"
+            ))?;
+        }
+        Ok(())
+    }
 }
 
 impl Recorded {
@@ -66,6 +90,26 @@ impl Recorded {
         self.allowed
             .saturating_add(self.denied)
             .saturating_add(self.would_deny)
+    }
+
+    /// When those were that policy denied, refused or not.
+    pub(super) fn refused_span(&self) -> Span {
+        self.span_of([self.spans.denied, self.spans.would_deny])
+    }
+
+    /// When those were that went through.
+    pub(super) fn passed_span(&self) -> Span {
+        self.span_of([self.spans.allowed, self.spans.would_deny])
+    }
+
+    /// When those were that policy allowed.
+    pub(super) fn allowed_span(&self) -> Span {
+        self.span_of([self.spans.allowed, None])
+    }
+
+    fn span_of(&self, spans: [Option<Span>; 2]) -> Span {
+        let known = spans.into_iter().flatten().reduce(Span::with);
+        known.unwrap_or(self.span)
     }
 }
 
@@ -90,24 +134,30 @@ struct Graph {
 
 impl TrafficArgs {
     /// The connections that are asked for; an error where there are none.
-    pub(super) fn read(&self, config: Option<PathBuf>) -> Result<Vec<Recorded>, Failure> {
+    pub(super) fn read(&self, config: Option<PathBuf>) -> Result<Range, Failure> {
         let filter = self.filter()?;
-        let recorded: Vec<Recorded> = if let Some(file) = &self.traffic {
+        let range = if let Some(file) = &self.traffic {
             let edges = edges(file)?.into_iter();
-            edges
+            let recorded = edges
                 .filter(|edge| filter.takes(&edge.source, &edge.destination))
-                .map(Edge::recorded)
-                .collect()
+                .map(Edge::recorded);
+            Range {
+                recorded: recorded.collect(),
+                left_out: BTreeMap::new(),
+            }
         } else {
             let dsn = self.dsn(config)?;
             let _progress = Progress::waiting("reading the recorded traffic");
-            let seen = super::block_on(seen(&dsn, &filter))?;
-            seen.into_iter().map(recorded).collect()
+            let traffic = super::block_on(traffic(&dsn, &filter))?;
+            Range {
+                recorded: traffic.seen.into_iter().map(recorded).collect(),
+                left_out: traffic.left_out,
+            }
         };
-        if recorded.iter().all(|recorded| recorded.count() == 0) {
+        if range.recorded.iter().all(|recorded| recorded.count() == 0) {
             return Err(Failure::NotFound(self.nothing()));
         }
-        Ok(recorded)
+        Ok(range)
     }
 
     fn filter(&self) -> Result<GraphFilter, Failure> {
@@ -152,12 +202,12 @@ impl TrafficArgs {
     }
 }
 
-async fn seen(dsn: &str, filter: &GraphFilter) -> Result<Vec<Seen>, Failure> {
+async fn traffic(dsn: &str, filter: &GraphFilter) -> Result<Traffic, Failure> {
     if archive::is_postgres(dsn) {
         let reader = postgres::Reader::new(Target::parse(dsn)?);
-        let seen = reader.traffic(filter).await;
+        let traffic = reader.traffic(filter).await;
         reader.close().await;
-        Ok(seen?)
+        Ok(traffic?)
     } else {
         Ok(Reader::open(dsn).await?.traffic(filter).await?)
     }
@@ -168,6 +218,8 @@ fn recorded(seen: Seen) -> Recorded {
         edge,
         source_address,
         destination_address,
+        unproven,
+        spans,
     } = seen;
     Recorded {
         flow: SeenFlow::new(
@@ -184,8 +236,12 @@ fn recorded(seen: Seen) -> Recorded {
         allowed: edge.allowed,
         denied: edge.denied,
         would_deny: edge.would_deny,
-        first_seen: edge.first_seen,
-        last_seen: edge.last_seen,
+        unproven,
+        spans,
+        span: Span {
+            first: edge.first_seen,
+            last: edge.last_seen,
+        },
     }
 }
 
@@ -202,21 +258,18 @@ impl Edge {
             allowed: self.allowed,
             denied: self.denied,
             would_deny: self.would_deny,
-            first_seen: self.first_seen,
-            last_seen: self.last_seen,
+            unproven: 0,
+            spans: Spans::default(),
+            span: Span {
+                first: self.first_seen,
+                last: self.last_seen,
+            },
         }
     }
 }
 
 fn edges(path: &Path) -> Result<Vec<Edge>, Failure> {
-    let mut text = String::new();
-    if path == Path::new("-") {
-        std::io::stdin().take(MAX_BYTES).read_to_string(&mut text)?;
-    } else {
-        let file = std::fs::File::open(path);
-        file.and_then(|file| file.take(MAX_BYTES).read_to_string(&mut text))
-            .map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?;
-    }
+    let text = offline::text(path, MAX_BYTES)?;
     let graph: Graph = serde_json::from_str(&text).map_err(|error| {
         Failure::Usage(format!(
             "{}: not what `zt-agent graph -o json` prints: {error}",

@@ -103,6 +103,10 @@ pub struct ExportArgs {
 
 /// Writes the trail, oldest first.
 pub(super) async fn export(arguments: &ExportArgs) -> Result<Exit, Failure> {
+    if arguments.proof && arguments.format != ExportFormat::Jsonl {
+        let what = "--proof is for exports that `audit verify` reads: it goes with -o jsonl alone";
+        return Err(Failure::Usage(what.to_owned()));
+    }
     let filter = arguments.filter.filter()?;
     let (_, dsn, _) = arguments.store.load()?;
     let mut to: Box<dyn io::Write> = match &arguments.to {

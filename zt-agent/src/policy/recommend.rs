@@ -2,21 +2,26 @@
 //! The smallest readable policy that allows what was seen.
 //!
 //! One rule a source, one target a destination and protocol, the ports that were seen. Patterns stand there only where they
-//! were asked for. What zt allows by itself is not said. What was made is parsed, compiled and asked about every connection by
-//! the one verdict function: what it does not allow is told, and a rule without which all of them are allowed is left out.
+//! were asked for, and the world as a destination only where a source reached many of its addresses. What zt allows by itself
+//! is not said. What was made is parsed, compiled and asked about every connection by the one verdict function: what it does
+//! not allow is told, and a rule without which all of them are allowed is left out.
 
 mod unused;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
-use super::compile::{CompileError, compile};
+use ipnet::IpNet;
+use zt_common::entry::Flow;
+
+use super::compile::{Alone, CompileError, compile};
 use super::ports::PortRange;
 use super::seen::{SeenFlow, SeenParty};
 use super::set::{PolicySet, parse};
 use super::table::AllowTable;
 use super::{Document, Problem, Protocol, Settings};
-use crate::spiffe_id::Pattern;
+use crate::spiffe_id::{Pattern, SpiffeId};
 
 pub use unused::{Unused, unused};
 
@@ -27,9 +32,21 @@ pub struct Counted {
     pub flow: SeenFlow,
     /// How often.
     pub count: u64,
-    /// When last, as it is to be written.
-    pub last_seen: String,
+    /// When last.
+    pub last_seen: Moment,
 }
+
+/// A time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment {
+    /// Nanoseconds since 1970.
+    pub at: i64,
+    /// As it is to be written.
+    pub text: String,
+}
+
+/// Most addresses of the world that a source reached for which each is written by itself.
+pub const MAX_ADDRESSES: usize = 16;
 
 /// What to recommend.
 #[derive(Clone, Debug)]
@@ -74,7 +91,7 @@ enum End {
 #[derive(Clone, Debug, Default)]
 struct Times {
     count: u64,
-    last_seen: String,
+    last_seen: Moment,
 }
 
 impl Times {
@@ -95,40 +112,70 @@ pub fn recommend(
     wishes: &Wishes,
     settings: &Settings,
 ) -> Result<Recommended, RecommendError> {
-    let nothing = table(&PolicySet::default(), seen, settings)?;
-    let needed: Vec<&Counted> = seen
-        .iter()
-        .filter(|counted| {
-            !counted
-                .flow
-                .judge(&nothing)
-                .is_ok_and(|decision| decision.allowed)
-        })
-        .collect();
-    let mut rules = rules(&needed, wishes);
-    let overlap = |end: &End| !matches!(end, End::Spiffe(text) if !text.contains('*'));
-    if rules.keys().any(overlap) {
-        leave_out(&mut rules, seen, wishes, settings)?;
+    let mut unsaid = Vec::new();
+    let mut fit: Vec<&Counted> = Vec::with_capacity(seen.len());
+    for counted in seen {
+        match unfit(&counted.flow, settings) {
+            Some(why) => unsaid.push((counted.flow.clone(), why)),
+            None => fit.push(counted),
+        }
     }
-    let text = write::document(&wishes.name, &rules);
-    let set = read(&text, settings)?;
-    let table = table(&set, seen, settings)?;
-    let unsaid = seen.iter().filter_map(|counted| {
+    let nothing = table(&PolicySet::default(), &fit, settings)?;
+    let is_allowed = |counted: &Counted, table: &AllowTable| {
+        let decision = counted.flow.judge(table);
+        decision.is_ok_and(|decision| decision.allowed)
+    };
+    let needed: Vec<&Counted> = fit
+        .iter()
+        .copied()
+        .filter(|counted| !is_allowed(counted, &nothing))
+        .collect();
+    let all = rules(&needed, wishes);
+    let made = |rules: &Rules| -> Result<(String, PolicySet, AllowTable), RecommendError> {
+        let text = write::document(&wishes.name, rules);
+        let set = read(&text, settings)?;
+        let table = table(&set, &fit, settings)?;
+        Ok((text, set, table))
+    };
+    let (mut text, set, mut table) = made(&all)?;
+    let smaller = without_redundant(&all, &set, &table, &needed, wishes);
+    let mut count = all.len();
+    if smaller.len() < all.len() {
+        let (smaller_text, _, smaller_table) = made(&smaller)?;
+        // A network that no rule names any more may have given an address its name.
+        if fit
+            .iter()
+            .all(|counted| !is_allowed(counted, &table) || is_allowed(counted, &smaller_table))
+        {
+            (text, table, count) = (smaller_text, smaller_table, smaller.len());
+        }
+    }
+    unsaid.extend(fit.iter().filter_map(|counted| {
         let why = match counted.flow.judge(&table) {
             Ok(decision) if decision.allowed => return None,
             Ok(decision) => decision.reason.name().to_owned(),
             Err(why) => why.to_string(),
         };
         Some((counted.flow.clone(), why))
-    });
+    }));
     Ok(Recommended {
-        unsaid: unsaid.collect(),
-        rules: rules.len(),
+        unsaid,
+        rules: count,
         text,
     })
 }
 
-fn table(set: &PolicySet, seen: &[Counted], settings: &Settings) -> Result<AllowTable, CompileError> {
+/// Why no rule can be written for a connection.
+fn unfit(flow: &SeenFlow, settings: &Settings) -> Option<String> {
+    if flow.port == 0 {
+        return Some("0 is not a port".to_owned());
+    }
+    let mut domains = flow.workloads().map(SpiffeId::trust_domain);
+    let other = domains.find(|domain| *domain != settings.trust_domain)?;
+    Some(format!("`{other}` is another trust domain"))
+}
+
+fn table(set: &PolicySet, seen: &[&Counted], settings: &Settings) -> Result<AllowTable, CompileError> {
     let workloads: BTreeSet<_> = seen
         .iter()
         .flat_map(|counted| counted.flow.workloads())
@@ -146,10 +193,17 @@ fn read(text: &str, settings: &Settings) -> Result<PolicySet, RecommendError> {
 }
 
 fn rules(seen: &[&Counted], wishes: &Wishes) -> Rules {
+    let far = addresses(seen, wishes);
     let mut rules = Rules::new();
     for counted in seen {
         let flow = &counted.flow;
-        let key = (end(&flow.destination, wishes), flow.protocol);
+        let destination = match address_in_the_world(&flow.destination) {
+            Some(address) if far.contains_key(&end(&flow.source, wishes)) => {
+                End::Cidr(IpNet::from(address).to_string())
+            }
+            _ => end(&flow.destination, wishes),
+        };
+        let key = (destination, flow.protocol);
         let targets = rules.entry(end(&flow.source, wishes)).or_default();
         let times = targets.entry(key).or_default().entry(flow.port).or_default();
         times.take(&Times {
@@ -158,6 +212,37 @@ fn rules(seen: &[&Counted], wishes: &Wishes) -> Rules {
         });
     }
     rules
+}
+
+/// The sources that reached few addresses of the world, with these. None, where the address of anybody in the world is not
+/// known: by a policy that names networks, he could not be judged.
+fn addresses(seen: &[&Counted], wishes: &Wishes) -> BTreeMap<End, BTreeSet<IpAddr>> {
+    let mut far: BTreeMap<End, BTreeSet<IpAddr>> = BTreeMap::new();
+    for counted in seen {
+        let flow = &counted.flow;
+        let lost = |party: &SeenParty| matches!(party, SeenParty::Nameless { name, address: None } if name == "world");
+        if lost(&flow.source) || lost(&flow.destination) {
+            return BTreeMap::new();
+        }
+        if let Some(address) = address_in_the_world(&flow.destination) {
+            let known = far.entry(end(&flow.source, wishes)).or_default();
+            // One more tells that there are too many.
+            if known.len() <= MAX_ADDRESSES {
+                known.insert(address);
+            }
+        }
+    }
+    far.retain(|_, addresses| addresses.len() <= MAX_ADDRESSES);
+    far
+}
+
+fn address_in_the_world(party: &SeenParty) -> Option<IpAddr> {
+    match party {
+        SeenParty::Nameless { name, address } if name == "world" => {
+            address.map(|address| address.to_canonical())
+        }
+        _ => None,
+    }
 }
 
 fn end(party: &SeenParty, wishes: &Wishes) -> End {
@@ -173,33 +258,53 @@ fn end(party: &SeenParty, wishes: &Wishes) -> End {
     }
 }
 
-/// Leaves out every rule whose connections the others allow.
-fn leave_out(
-    rules: &mut Rules,
-    seen: &[Counted],
+/// The rules, without those whose connections others allow. That can only be where sources may be the same: an identity is
+/// written by one rule, be it by its name or by a pattern.
+fn without_redundant(
+    rules: &Rules,
+    set: &PolicySet,
+    table: &AllowTable,
+    needed: &[&Counted],
     wishes: &Wishes,
-    settings: &Settings,
-) -> Result<(), RecommendError> {
-    let allowed = |rules: &Rules| -> Result<usize, RecommendError> {
-        let table = table(
-            &read(&write::document(&wishes.name, rules), settings)?,
-            seen,
-            settings,
-        )?;
-        let allowed = |counted: &&Counted| counted.flow.judge(&table).is_ok_and(|decision| decision.allowed);
-        Ok(seen.iter().filter(allowed).count())
+) -> Rules {
+    let may_be_others = |end: &End| match end {
+        End::Spiffe(text) => text.contains('*'),
+        End::Cidr(_) => true,
+        End::Entity(name) => matches!(name.as_str(), "world" | "unknown"),
     };
-    let all = allowed(rules)?;
+    let mut kept = rules.clone();
+    let candidates: BTreeSet<&End> = rules.keys().filter(|end| may_be_others(end)).collect();
+    if candidates.len() < 2 {
+        return kept;
+    }
+    let flows: Vec<Flow> = needed
+        .iter()
+        .filter(|counted| candidates.contains(&end(&counted.flow.source, wishes)))
+        .filter_map(|counted| counted.flow.as_known_to(table).ok())
+        .collect();
+    let mut alone = Alone::new(table.identities(), table.networks());
+    // One rule a source, in their order.
+    let written = set.policies().iter().flat_map(|policy| &policy.rules);
+    let allowed: Vec<(&End, Vec<usize>)> = rules
+        .keys()
+        .zip(written)
+        .filter(|(end, _)| candidates.contains(end))
+        .map(|(end, rule)| (end, alone.allowed(rule, &flows)))
+        .collect();
+    let mut times = vec![0_usize; flows.len()];
+    for place in allowed.iter().flat_map(|(_, places)| places) {
+        times[*place] += 1;
+    }
     // The narrowest first: those with names, then networks, then entities, the order of `End`.
-    for source in rules.keys().cloned().collect::<Vec<_>>() {
-        let Some(targets) = rules.remove(&source) else {
-            continue;
-        };
-        if allowed(rules)? < all {
-            rules.insert(source, targets);
+    for (source, places) in &allowed {
+        if places.iter().all(|place| times[*place] > 1) {
+            kept.remove(*source);
+            for place in places {
+                times[*place] -= 1;
+            }
         }
     }
-    Ok(())
+    kept
 }
 
 /// The ports of a target, joined where one follows the other, each with how often and when last.

@@ -38,6 +38,9 @@ pub enum Undecided {
     Service,
     /// An end is known by its address, which is not known here, and the policy names networks.
     Address,
+    /// An end was nobody, at an address that the policy gives a name; the record does not say whether it was nobody
+    /// because of its address.
+    Nobody,
     /// Policy does not speak about its protocol.
     Protocol,
     /// An end has a name that means nothing.
@@ -49,6 +52,7 @@ impl fmt::Display for Undecided {
         f.write_str(match self {
             Self::Service => "a Service of several identities or ports",
             Self::Address => "the address is not known, and the policy names networks",
+            Self::Nobody => "who was nobody there may have a name by this policy's networks",
             Self::Protocol => "neither TCP nor UDP",
             Self::Name => "a name that means nothing",
         })
@@ -79,8 +83,8 @@ impl SeenParty {
         }
     }
 
-    /// By which number `table` knows it. `is_source`: who connects without a name is nobody wherever it is.
-    fn number(&self, table: &AllowTable, is_source: bool) -> Result<u64, Undecided> {
+    /// By which number `table` knows it.
+    fn number(&self, table: &AllowTable) -> Result<u64, Undecided> {
         let (name, address) = match self {
             Self::Workload(id) => return Ok(table.number(Party::Spiffe(id))),
             Self::Nameless { name, address } => (name, *address),
@@ -99,12 +103,14 @@ impl SeenParty {
             NamedParty::Spiffe(_) | NamedParty::Address(_) => return Err(Undecided::Name),
         };
         let nobody = by_name == identity::UNKNOWN;
-        if !(by_name == identity::WORLD || nobody) || (nobody && is_source) {
+        if !(by_name == identity::WORLD || nobody) {
             return Ok(by_name);
         }
         match address.map(|address| table.number(Party::Address(address))) {
             // Who was nobody in the cluster is not in the world because the cluster's networks are not known here.
-            Some(identity::WORLD) if nobody => Ok(by_name),
+            Some(identity::WORLD | identity::UNKNOWN) if nobody => Ok(by_name),
+            // A workload without an identity, or a Service without endpoints, stays nobody; who is nobody by its address does not.
+            Some(_) if nobody => Err(Undecided::Nobody),
             Some(number) => Ok(number),
             None if table.network_names().next().is_none() => Ok(by_name),
             None => Err(Undecided::Address),
@@ -175,8 +181,8 @@ impl SeenFlow {
     /// The flow that a table is asked about.
     pub(super) fn as_known_to(&self, table: &AllowTable) -> Result<Flow, Undecided> {
         Ok(Flow {
-            source: self.source.number(table, true)?,
-            destination: self.destination.number(table, false)?,
+            source: self.source.number(table)?,
+            destination: self.destination.number(table)?,
             port: self.port,
             protocol: self.protocol.number(),
         })

@@ -129,6 +129,7 @@ fn a_candidate_is_judged_by_what_was_recorded() {
     assert_eq!(answer["changes"][0]["last_seen"], json!("2026-01-01T05:30:00Z"));
     assert_eq!(answer["newly_denied"], json!({ "flows": 2, "connections": 6 }));
     assert_eq!(answer["connections"], json!(14));
+    assert_eq!(answer["left_out"], json!({ "tag_invalid": 2 }));
     let fail = |what: &str| zt_agent(&["policy", "replay", path, "--store", &dsn, what]).code();
     assert_eq!(
         (fail("--fail"), fail("--fail=allowed"), fail("--fail=any")),
@@ -137,6 +138,10 @@ fn a_candidate_is_judged_by_what_was_recorded() {
     let text = zt_agent(&["policy", "replay", path, "--store", &dsn]).stdout();
     assert!(text.contains("6 would be newly denied (2 different)"), "{text}");
     assert!(text.contains("world (198.51.100.7)"), "{text}");
+    assert!(
+        text.contains("2 left out, for policy did not decide: tag_invalid"),
+        "{text}"
+    );
 
     let later = [
         "policy",
@@ -179,8 +184,18 @@ fn what_is_recommended_denies_nothing_on_replay() {
         ]
     );
     let compared = zt_agent(&["policy", "recommend", "--store", &dsn, "--diff", path, "--fail"]);
-    assert_eq!(compared.stdout(), "nothing is missing, and every rule was used\n");
+    // A Service of several identities is no failure, and said.
+    let table = compared.stdout();
+    assert!(
+        table.contains("cannot be judged: a Service of several identities"),
+        "{table}"
+    );
+    assert!(!table.contains("missing") && !table.contains("unused"), "{table}");
     assert_eq!(compared.code(), 0);
+    let fail = |what: &str| zt_agent(&["policy", "replay", path, "--store", &dsn, what]).code();
+    assert_eq!((fail("--fail"), fail("--fail=strict")), (0, 1));
+    let fails = zt_agent(&["policy", "recommend", "--store", &dsn, "--fail"]);
+    assert_eq!(fails.code(), 0, "{}", fails.stdout());
     let all = zt_agent(&[
         "policy",
         "recommend",
@@ -192,6 +207,72 @@ fn what_is_recommended_denies_nothing_on_replay() {
     ]);
     assert!(all.stdout().contains("ports: [22, 5432]"), "{}", all.stdout());
     assert_eq!(all.stdout().matches("- from:").count(), 1, "{}", all.stdout());
+}
+
+#[test]
+fn each_verdict_has_its_times_and_want_of_proof_is_want_of_policy() {
+    let (iam, db) = (id("hanzo/iam"), id("hanzo/db"));
+    let (_trail, dsn) = trail(&[
+        record(1, &iam, (&db, "10.0.0.2"), 5432, 1, "allowed"),
+        record(2, &iam, (&db, "10.0.0.2"), 5432, 9, "denied"),
+        record(3, &iam, (&db, "10.0.0.2"), 80, 3, "proof_required"),
+        record(4, "unknown", (&db, "10.0.0.2"), 80, 3, "allowed"),
+    ]);
+    let cidr = format!("    - from: {{cidr: 10.0.0.0/8}}\n      to: [{{spiffe: \"{db}\", ports: [1]}}]\n");
+    let directory = directory(&[
+        (
+            "plain/p.yaml",
+            &policy("core", &rule("hanzo/iam", "hanzo/db", "80")),
+        ),
+        (
+            "proof/p.yaml",
+            &policy(
+                "core",
+                &rule("hanzo/iam", "hanzo/db", "80").replace("ports:", "requireProof: true, ports:"),
+            ),
+        ),
+        ("cidr/p.yaml", &policy("core", &cidr)),
+    ]);
+    let replay = |name: &str| {
+        let path = directory.path().join(name);
+        zt_agent(&["policy", "replay", shown(&path), "--store", &dsn, "-o", "json"])
+    };
+    let plain = replay("plain");
+    assert_eq!(
+        changes(&plain),
+        [
+            "newly_denied iam db 5432 2",
+            "newly_denied unknown db 80 2",
+            "newly_allowed iam db 80 2",
+        ]
+    );
+    assert_eq!(
+        plain.json()["changes"][0]["last_seen"],
+        json!("2026-01-01T01:30:00Z")
+    );
+    assert!(
+        !changes(&replay("proof")).contains(&"newly_allowed iam db 80 2".to_owned()),
+        "it proves nothing there either"
+    );
+    // Whether `unknown` was so by its address, and would be 10.0.0.0/8 then, is not recorded.
+    assert!(
+        changes(&replay("cidr")).contains(&"undecided unknown db 80 2".to_owned()),
+        "{:?}",
+        changes(&replay("cidr"))
+    );
+    let path = directory.path().join("cidr");
+    let compared = [
+        "policy",
+        "recommend",
+        "--store",
+        &dsn,
+        "--diff",
+        shown(&path),
+        "-o",
+        "json",
+    ];
+    let undecided = &zt_agent(&compared).json()["undecided"];
+    assert_eq!(undecided[0]["reason"], json!("nobody"), "{undecided}");
 }
 
 #[test]

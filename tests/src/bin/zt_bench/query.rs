@@ -63,9 +63,9 @@ impl Trail {
         Ok(match self {
             Self::Sqlite(store) => {
                 let dsn = format!("sqlite://{}", store.path().display());
-                sqlite::Reader::open(&dsn).await?.traffic(filter).await?
+                sqlite::Reader::open(&dsn).await?.traffic(filter).await?.seen
             }
-            Self::Postgres(reader) => reader.traffic(filter).await?,
+            Self::Postgres(reader) => reader.traffic(filter).await?.seen,
         })
     }
 }

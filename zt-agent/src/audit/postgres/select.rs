@@ -19,7 +19,7 @@ use super::connect::{Role, Target};
 use super::guide::{self, Parameters, Place};
 use super::rows::{self, columns};
 use super::{DAY, PgError, cut, graph, traffic};
-use crate::audit::query::{Cursor, Filter, Graph, GraphFilter, HOUR, MAX_LIMIT, Page, Seen};
+use crate::audit::query::{Cursor, Filter, Graph, GraphFilter, HOUR, MAX_LIMIT, Page, Traffic};
 
 /// Questions at a time.
 const READERS: u32 = 4;
@@ -125,7 +125,7 @@ impl Reader {
     }
 
     /// The connections of a range of hours, each counted once.
-    pub async fn traffic(&self, filter: &GraphFilter) -> Result<Vec<Seen>, PgError> {
+    pub async fn traffic(&self, filter: &GraphFilter) -> Result<Traffic, PgError> {
         traffic::traffic(&mut *self.begin().await?, filter).await
     }
 

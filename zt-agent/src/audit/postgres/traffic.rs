@@ -8,7 +8,7 @@ use sqlx::Row as _;
 use sqlx::postgres::{PgConnection, PgRow};
 
 use super::{DAY, PgError};
-use crate::audit::query::{AddingSeen, Connections, Counted, GraphFilter, HOUR, Seen, is_by_policy};
+use crate::audit::query::{AddingSeen, Connections, Counted, GraphFilter, HOUR, Traffic};
 use crate::audit::record::{Outcome, Part, Timestamp};
 
 /// The first and last hour with a count.
@@ -69,10 +69,7 @@ const BY_ADDRESS: &str = concat!(
 );
 
 /// The connections of a range of hours, each counted once.
-pub(super) async fn traffic(
-    connection: &mut PgConnection,
-    filter: &GraphFilter,
-) -> Result<Vec<Seen>, PgError> {
+pub(super) async fn traffic(connection: &mut PgConnection, filter: &GraphFilter) -> Result<Traffic, PgError> {
     let mut adding = AddingSeen::new(filter);
     let (Some(oldest), Some(latest)) = sqlx::query_as(ENDS).fetch_one(&mut *connection).await? else {
         return Ok(adding.done());
@@ -118,7 +115,7 @@ fn counted(row: &PgRow) -> Result<Counted, sqlx::Error> {
             first_seen: Timestamp(row.try_get(9)?),
             last_seen: Timestamp(row.try_get(10)?),
         },
-        by_policy: is_by_policy(row.try_get(7)?),
+        reason: row.try_get(7)?,
         source_address: row.try_get(11)?,
         destination_address: row.try_get(12)?,
     })

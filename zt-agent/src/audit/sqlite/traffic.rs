@@ -9,7 +9,7 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
 use super::{Reader, StoreError};
-use crate::audit::query::{AddingSeen, Connections, Counted, GraphFilter, HOUR, Seen, is_by_policy};
+use crate::audit::query::{AddingSeen, Connections, Counted, GraphFilter, HOUR, Traffic};
 use crate::audit::record::{Outcome, Part, Timestamp};
 
 /// A party that is known by its address.
@@ -72,7 +72,7 @@ const BY_ADDRESS: &str = concat!(
 
 impl Reader {
     /// The connections of a range of hours, each counted once.
-    pub async fn traffic(&mut self, filter: &GraphFilter) -> Result<Vec<Seen>, StoreError> {
+    pub async fn traffic(&mut self, filter: &GraphFilter) -> Result<Traffic, StoreError> {
         let (first, last) = filter.hours();
         let mut adding = AddingSeen::new(filter);
         for sql in [NAMED, BY_ADDRESS] {
@@ -109,7 +109,7 @@ fn counted(row: &SqliteRow) -> Result<Counted, sqlx::Error> {
             first_seen: Timestamp(row.try_get(9)?),
             last_seen: Timestamp(row.try_get(10)?),
         },
-        by_policy: is_by_policy(row.try_get(7)?),
+        reason: row.try_get(7)?,
         source_address: address(11)?,
         destination_address: address(12)?,
     })

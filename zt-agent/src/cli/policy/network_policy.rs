@@ -2,7 +2,6 @@
 //! `zt-agent policy network-policy`: the Kubernetes objects that say the same.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -26,8 +25,8 @@ const MAX_BYTES: u64 = 256 << 20;
 #[derive(Debug, Args)]
 #[command(
     after_help = "One object for each service that policies name outright, with what may reach it and what it may reach. DENY rules and \
-    defaults are in what comes out. Where a NetworkPolicy cannot say what a policy says, it allows less, and a note on standard \
-    error tells.\n\n\
+    defaults are in what comes out. Where a selector cannot say what a policy says, it allows less; the block of the world has nodes and \
+    the API server in it unless --entity says where they are. Notes on standard error tell.\n\n\
     Examples:\n  \
     zt-agent policy network-policy policies/ | kubectl apply -f -\n  \
     zt-agent policy network-policy policies/ --label app={serviceAccount} --entity kube-apiserver=10.0.0.1/32\n  \
@@ -168,14 +167,7 @@ impl NetworkPolicyArgs {
 
 /// The objects of a list, or of one object.
 fn objects(path: &Path) -> Result<Vec<Value>, Failure> {
-    let mut text = String::new();
-    if path == Path::new("-") {
-        std::io::stdin().take(MAX_BYTES).read_to_string(&mut text)?;
-    } else {
-        let file = std::fs::File::open(path);
-        file.and_then(|file| file.take(MAX_BYTES).read_to_string(&mut text))
-            .map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?;
-    }
+    let text = offline::text(path, MAX_BYTES)?;
     let wrong = |what: &str| {
         let wanted = "what `kubectl get networkpolicies -A -o json` prints";
         Failure::Usage(format!("{}: not {wanted}: {what}", path.display()))

@@ -12,16 +12,19 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::offline::{self, SettingsArgs};
 use crate::cli::output::{Format, Output, Tone, line};
 use crate::cli::table::{Cell, Table, printable};
-use crate::cli::traffic::{Recorded, TrafficArgs};
+use crate::cli::traffic::{Range, Recorded, TrafficArgs};
 use crate::cli::trail::Progress;
-use crate::policy::{self, Counted, RecommendError, Recommended, Settings, Unused, Wishes};
+use crate::policy::{
+    self, Counted, Moment, RecommendError, Recommended, Settings, Undecided, Unused, Wishes,
+};
 use crate::spiffe_id::Pattern;
 
 /// Arguments of `policy recommend`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Prints one ServiceAccessPolicy: a rule for each source, the ports that were seen, and in comments how often and \
-    when last. What policy refused (enforced) is not in it, unless --include-denied says so; what was only observed is. \
+    when last. What policy refused (enforced) is not in it, unless --include-denied says so; what was only observed is. Addresses of \
+    the world that a source reached are written one by one, up to 16 of them. \
     With --diff it prints what the policies of PATH are missing, and which of their rules nothing used.\n\n\
     Examples:\n  \
     zt-agent policy recommend --since 7d > recommended.yaml\n  \
@@ -43,8 +46,9 @@ pub struct RecommendArgs {
     /// Compare with these policies: what they are missing, and what of them is never used
     #[arg(long, value_name = "PATH")]
     diff: Option<PathBuf>,
-    /// With --diff: exit with 1 if anything is missing or unused
-    #[arg(long, requires = "diff")]
+    /// Exit with 1 if what is printed does not allow all that was seen; with --diff if anything is missing or unused, or cannot be
+    /// judged. Connections to Services of several identities or ports alone are no failure
+    #[arg(long)]
     fail: bool,
     #[command(flatten)]
     traffic: TrafficArgs,
@@ -64,13 +68,14 @@ fn name(text: &str) -> Result<String, String> {
 
 pub(super) fn recommend(arguments: &RecommendArgs) -> Result<Exit, Failure> {
     let settings = arguments.settings.config()?.policy_settings();
-    let recorded = arguments.traffic.read(arguments.settings.file())?;
-    let wanted: Vec<&Recorded> = recorded
+    let range = arguments.traffic.read(arguments.settings.file())?;
+    let wanted: Vec<&Recorded> = range
+        .recorded
         .iter()
         .filter(|recorded| arguments.count(recorded) > 0)
         .collect();
     if let Some(path) = &arguments.diff {
-        return compare(arguments, path, &recorded, &wanted, &settings);
+        return compare(arguments, path, &range, &wanted, &settings);
     }
     let counted: Vec<Counted> = wanted
         .iter()
@@ -78,7 +83,7 @@ pub(super) fn recommend(arguments: &RecommendArgs) -> Result<Exit, Failure> {
             Some(Counted {
                 flow: recorded.flow.clone().ok()?,
                 count: arguments.count(recorded),
-                last_seen: recorded.last_seen.to_string(),
+                last_seen: arguments.last_seen(recorded),
             })
         })
         .collect();
@@ -99,6 +104,7 @@ pub(super) fn recommend(arguments: &RecommendArgs) -> Result<Exit, Failure> {
             "rules": made.rules,
             "policy": made.text,
             "unsaid": unsaid.iter().map(|(what, why)| json!({ "connection": what, "reason": why })).collect::<Vec<_>>(),
+            "left_out": range.left_out,
         }))?,
         Format::Table => {
             let total = wanted.iter().fold(0_u64, |sum, recorded| {
@@ -108,13 +114,22 @@ pub(super) fn recommend(arguments: &RecommendArgs) -> Result<Exit, Failure> {
                 "# Allows what was seen: {total} connections, {} different.",
                 wanted.len()
             ))?;
+            line("# DENY rules and requireProof of the policies in force are not repeated.")?;
             for (what, why) in &unsaid {
                 line(&format!("# Not in it: {}: {why}", printable(what)))?;
             }
+            range.print_left_out("# ")?;
             line(made.text.trim_end())?;
         }
     }
-    Ok(Exit::Done)
+    let service = Undecided::Service.to_string();
+    Ok(
+        if arguments.fail && unsaid.iter().any(|(_, why)| *why != service) {
+            Exit::Failed
+        } else {
+            Exit::Done
+        },
+    )
 }
 
 impl RecommendArgs {
@@ -125,6 +140,18 @@ impl RecommendArgs {
             passed.saturating_add(recorded.denied)
         } else {
             passed
+        }
+    }
+
+    /// When the last of them was.
+    fn last_seen(&self, recorded: &Recorded) -> Moment {
+        let mut span = recorded.passed_span();
+        if self.include_denied {
+            span = span.with(recorded.refused_span());
+        }
+        Moment {
+            at: span.last.0,
+            text: span.last.to_string(),
         }
     }
 
@@ -163,12 +190,12 @@ fn text(recorded: &Recorded) -> String {
 fn compare(
     arguments: &RecommendArgs,
     path: &Path,
-    recorded: &[Recorded],
+    range: &Range,
     wanted: &[&Recorded],
     settings: &Settings,
 ) -> Result<Exit, Failure> {
     let set = offline::set(path, settings)?;
-    let table = policy::compile(&set, &workloads(recorded), settings, 1)?;
+    let table = policy::compile(&set, &workloads(&range.recorded), settings, 1)?;
     let allowed = |recorded: &Recorded| match &recorded.flow {
         Ok(flow) => flow.judge(&table).map(|decision| decision.allowed),
         Err(why) => Err(*why),
@@ -178,31 +205,38 @@ fn compare(
         .copied()
         .filter(|recorded| allowed(recorded) == Ok(false))
         .collect();
+    let undecided: Vec<(&Recorded, Undecided)> = wanted
+        .iter()
+        .filter_map(|recorded| Some((*recorded, allowed(recorded).err()?)))
+        // No policy could say anything about it.
+        .filter(|(_, why)| *why != Undecided::Protocol)
+        .collect();
     // Rules that deny are used by what was refused.
-    let flows = recorded.iter().filter_map(|recorded| recorded.flow.as_ref().ok());
+    let flows = range.recorded.iter();
+    let flows = flows.filter_map(|recorded| recorded.flow.as_ref().ok());
     let unused = policy::unused(&set, &table, flows);
     match arguments.output.format {
         Format::Json => {
-            let missing: Vec<Value> = missing
-                .iter()
-                .map(|recorded| {
-                    json!({
-                        "source": recorded.source,
-                        "destination": recorded.destination,
-                        "address": recorded.address,
-                        "protocol": recorded.protocol,
-                        "port": recorded.port,
-                        "connections": arguments.count(recorded),
-                        "first_seen": recorded.first_seen,
-                        "last_seen": recorded.last_seen,
-                    })
-                })
-                .collect();
-            crate::cli::output::json(&json!({ "missing": missing, "unused": unused }))?;
+            let missing: Vec<Value> = missing.iter().map(|recorded| arguments.json(recorded)).collect();
+            let undecided = undecided.iter().map(|(recorded, why)| {
+                let mut value = arguments.json(recorded);
+                value["reason"] = json!(why);
+                value
+            });
+            crate::cli::output::json(&json!({
+                "missing": missing,
+                "unused": unused,
+                "undecided": undecided.collect::<Vec<_>>(),
+                "left_out": range.left_out,
+            }))?;
         }
-        Format::Table => print(arguments, &missing, &unused)?,
+        Format::Table => {
+            print(arguments, &missing, &unused, &undecided)?;
+            range.print_left_out("")?;
+        }
     }
-    let differs = !missing.is_empty() || !unused.is_empty();
+    let open = undecided.iter().any(|(_, why)| *why != Undecided::Service);
+    let differs = !missing.is_empty() || !unused.is_empty() || open;
     Ok(if arguments.fail && differs {
         Exit::Failed
     } else {
@@ -210,19 +244,48 @@ fn compare(
     })
 }
 
-fn print(arguments: &RecommendArgs, missing: &[&Recorded], unused: &[Unused]) -> Result<(), Failure> {
+impl RecommendArgs {
+    fn json(&self, recorded: &Recorded) -> Value {
+        json!({
+            "source": recorded.source,
+            "destination": recorded.destination,
+            "address": recorded.address,
+            "protocol": recorded.protocol,
+            "port": recorded.port,
+            "connections": self.count(recorded),
+            "first_seen": recorded.passed_span().first,
+            "last_seen": self.last_seen(recorded).text,
+        })
+    }
+}
+
+fn print(
+    arguments: &RecommendArgs,
+    missing: &[&Recorded],
+    unused: &[Unused],
+    undecided: &[(&Recorded, Undecided)],
+) -> Result<(), Failure> {
     let mut table = Table::new(&["", "RULE OR SOURCE", "DESTINATION", "PORT", "COUNT", "LAST SEEN"]);
-    for recorded in missing {
+    let connections = missing
+        .iter()
+        .map(|recorded| (*recorded, Cell::toned("missing", Tone::Bad)))
+        .chain(undecided.iter().map(|(recorded, why)| {
+            (
+                *recorded,
+                Cell::toned(&format!("cannot be judged: {why}"), Tone::Caution),
+            )
+        }));
+    for (recorded, what) in connections {
         let address = recorded
             .address
             .map_or_else(String::new, |address| format!(" ({address})"));
         table.row([
-            Cell::toned("missing", Tone::Bad),
+            what,
             printable(&recorded.source).into(),
             format!("{}{address}", printable(&recorded.destination)).into(),
             format!("{}/{}", recorded.port, recorded.protocol).into(),
             arguments.count(recorded).to_string().into(),
-            recorded.last_seen.to_string().into(),
+            arguments.last_seen(recorded).text.into(),
         ]);
     }
     for unused in unused {

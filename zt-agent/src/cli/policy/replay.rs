@@ -9,13 +9,14 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde_json::json;
 
+use crate::audit::query::Span;
 use crate::audit::record::Timestamp;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::offline::{self, SettingsArgs};
 use crate::cli::output::{Format, Output, Tone, line};
 use crate::cli::table::{Cell, Table, printable};
-use crate::cli::traffic::{Recorded, TrafficArgs};
-use crate::policy::{self, AllowTable, Decision, Outcome, Undecided};
+use crate::cli::traffic::{Range, Recorded, TrafficArgs};
+use crate::policy::{self, AllowTable, Outcome, Undecided};
 
 /// Addresses of one row that are shown to people.
 const SHOWN: usize = 2;
@@ -36,7 +37,8 @@ pub struct ReplayArgs {
     /// A directory of policies or one file: the candidate
     #[arg(value_name = "PATH")]
     path: PathBuf,
-    /// Exit with 1 if anything would be newly denied (or need proof), newly allowed, or either
+    /// Exit with 1 if anything would be newly denied (or need proof), newly allowed, or either; connections to Services of several
+    /// identities or ports, which cannot be judged, fail only with `strict`
     #[arg(
         long,
         value_enum,
@@ -63,6 +65,8 @@ enum FailOn {
     Allowed,
     /// Either
     Any,
+    /// Either, or a Service of several identities or ports was connected to
+    Strict,
 }
 
 /// What becomes of connections.
@@ -122,28 +126,32 @@ struct Replayed {
 pub(super) fn replay(arguments: &ReplayArgs) -> Result<Exit, Failure> {
     let settings = arguments.settings.config()?.policy_settings();
     let set = offline::set(&arguments.path, &settings)?;
-    let recorded = arguments.traffic.read(arguments.settings.file())?;
-    let table = policy::compile(&set, &workloads(&recorded), &settings, 1)?;
+    let range = arguments.traffic.read(arguments.settings.file())?;
+    let table = policy::compile(&set, &workloads(&range.recorded), &settings, 1)?;
     let mut replayed = Replayed::default();
-    for recorded in &recorded {
+    for recorded in &range.recorded {
         replayed.take(recorded, &table);
     }
     match arguments.output.format {
-        Format::Json => replayed.print_json()?,
-        Format::Table => replayed.print()?,
+        Format::Json => replayed.print_json(&range)?,
+        Format::Table => replayed.print(&range)?,
     }
     let wanted: &[Change] = match arguments.fail {
         None => &[],
         Some(FailOn::Denied) => &[Change::NewlyDenied, Change::NeedsProof, Change::Undecided],
         Some(FailOn::Allowed) => &[Change::NewlyAllowed],
-        Some(FailOn::Any) => &[
+        Some(FailOn::Any | FailOn::Strict) => &[
             Change::NewlyDenied,
             Change::NeedsProof,
             Change::NewlyAllowed,
             Change::Undecided,
         ],
     };
-    let fails = replayed.rows.keys().any(|row| wanted.contains(&row.change));
+    let service = Undecided::Service.to_string();
+    let strict = arguments.fail == Some(FailOn::Strict);
+    let counts = |row: &Row| strict || row.change != Change::Undecided || row.reason != service;
+    let mut rows = replayed.rows.keys();
+    let fails = rows.any(|row| wanted.contains(&row.change) && counts(row));
     Ok(if fails { Exit::Failed } else { Exit::Done })
 }
 
@@ -156,6 +164,8 @@ pub(super) fn workloads(recorded: &[Recorded]) -> BTreeSet<crate::spiffe_id::Spi
 impl Replayed {
     fn take(&mut self, recorded: &Recorded, table: &AllowTable) {
         let refused = recorded.denied.saturating_add(recorded.would_deny);
+        let allowed_span = recorded.allowed_span();
+        let refused_span = recorded.refused_span();
         self.connections = self.connections.saturating_add(recorded.count());
         self.flows += u64::from(recorded.count() > 0);
         let judged = recorded.flow.as_ref().map_err(|why| *why);
@@ -165,32 +175,37 @@ impl Replayed {
             Err(why) => self.add(
                 recorded,
                 Change::Undecided,
-                recorded.count(),
+                (recorded.count(), recorded.span),
                 None,
                 &why.to_string(),
             ),
-            Ok(decision) => match Outcome::from(&decision) {
-                Outcome::Deny => self.decided(recorded, Change::NewlyDenied, recorded.allowed, &decision),
-                Outcome::Allow => self.decided(recorded, Change::NewlyAllowed, refused, &decision),
-                Outcome::AllowWithProof => {
-                    self.decided(recorded, Change::NeedsProof, recorded.allowed, &decision);
-                    self.decided(recorded, Change::NewlyAllowed, refused, &decision);
+            Ok(decision) => {
+                let mut decided = |change, count, span| {
+                    let rule = decision.rule.as_deref();
+                    self.add(recorded, change, (count, span), rule, decision.reason.name());
+                };
+                match Outcome::from(&decision) {
+                    Outcome::Deny => decided(Change::NewlyDenied, recorded.allowed, allowed_span),
+                    Outcome::Allow => decided(Change::NewlyAllowed, refused, refused_span),
+                    Outcome::AllowWithProof => {
+                        decided(Change::NeedsProof, recorded.allowed, allowed_span);
+                        // What proved nothing then is no better off with another rule that asks for proof.
+                        let others = refused.saturating_sub(recorded.unproven);
+                        decided(Change::NewlyAllowed, others, refused_span);
+                    }
                 }
-            },
+            }
         }
     }
 
-    fn decided(&mut self, recorded: &Recorded, change: Change, count: u64, decision: &Decision) {
-        self.add(
-            recorded,
-            change,
-            count,
-            decision.rule.as_deref(),
-            decision.reason.name(),
-        );
-    }
-
-    fn add(&mut self, recorded: &Recorded, change: Change, count: u64, rule: Option<&str>, reason: &str) {
+    fn add(
+        &mut self,
+        recorded: &Recorded,
+        change: Change,
+        (count, span): (u64, Span),
+        rule: Option<&str>,
+        reason: &str,
+    ) {
         if count == 0 {
             return;
         }
@@ -205,13 +220,13 @@ impl Replayed {
         };
         let times = self.rows.entry(row).or_insert_with(|| Times {
             connections: 0,
-            first_seen: recorded.first_seen,
-            last_seen: recorded.last_seen,
+            first_seen: span.first,
+            last_seen: span.last,
             addresses: BTreeSet::new(),
         });
         times.connections = times.connections.saturating_add(count);
-        times.first_seen = times.first_seen.min(recorded.first_seen);
-        times.last_seen = times.last_seen.max(recorded.last_seen);
+        times.first_seen = times.first_seen.min(span.first);
+        times.last_seen = times.last_seen.max(span.last);
         times.addresses.extend(recorded.address);
     }
 
@@ -223,7 +238,7 @@ impl Replayed {
         })
     }
 
-    fn print_json(&self) -> Result<(), Failure> {
+    fn print_json(&self, range: &Range) -> Result<(), Failure> {
         let sum = |change| {
             let (flows, connections) = self.sum(change);
             json!({ "flows": flows, "connections": connections })
@@ -247,12 +262,13 @@ impl Replayed {
             "needs_proof": sum(Change::NeedsProof),
             "newly_allowed": sum(Change::NewlyAllowed),
             "undecided": sum(Change::Undecided),
+            "left_out": range.left_out,
             "changes": changes,
         }))?;
         Ok(())
     }
 
-    fn print(&self) -> Result<(), Failure> {
+    fn print(&self, range: &Range) -> Result<(), Failure> {
         let mut table = Table::new(&[
             "CHANGE",
             "SOURCE",
@@ -294,7 +310,7 @@ impl Replayed {
                 line(&format!("{connections} {what} ({flows} different)"))?;
             }
         }
-        Ok(())
+        range.print_left_out("")
     }
 }
 

@@ -37,6 +37,14 @@ impl<'a> Alone<'a> {
             .any(|flow| verdict(&entries, flow).rule == rule.number)
     }
 
+    /// Which of these flows the rule allows, as places in the list.
+    pub(in crate::policy) fn allowed(&mut self, rule: &'a Rule, flows: &[Flow]) -> Vec<usize> {
+        self.put(rule);
+        let entries = Entries(&self.0.entries);
+        let allowed = |(place, flow)| verdict(&entries, flow).allowed.then_some(place);
+        flows.iter().enumerate().filter_map(allowed).collect()
+    }
+
     /// Makes a table of the rule.
     fn put(&mut self, rule: &'a Rule) {
         self.0.entries.clear();

@@ -13,6 +13,8 @@ use crate::yaml::{self, Node, Value};
 const FIELDS: [&str; 10] = [
     "name", "from", "to", "ports", "protocol", "operator", "service", "action", "expect", "rule",
 ];
+/// Most cases of one test.
+const MAX_CASES: usize = 100_000;
 const OUTCOMES: [&str; 3] = ["ALLOW", "ALLOW_WITH_PROOF", "DENY"];
 
 pub(super) fn all(documents: &[Document], settings: &Settings) -> Result<Vec<Expectation>, Vec<Problem>> {
@@ -175,10 +177,20 @@ fn connect(
         )?,
         None => Protocol::default(),
     };
+    let (from, to, ports) = (from?, to?, ports?);
+    let cases = from.len().saturating_mul(to.len()).saturating_mul(ports.len());
+    if cases > MAX_CASES {
+        walk.report(
+            node,
+            path,
+            format!("{cases} cases, more than the {MAX_CASES} that one test may have: split it"),
+        );
+        return None;
+    }
     Some(Asked::Connect {
-        from: from?,
-        to: to?,
-        ports: ports?,
+        from,
+        to,
+        ports,
         protocol,
     })
 }

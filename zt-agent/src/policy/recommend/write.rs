@@ -19,6 +19,9 @@ pub(super) fn document(name: &str, rules: &Rules) -> String {
         let _ = writeln!(text, "    - from: {{{source}}}\n      to:");
         for ((destination, protocol), ports) in targets {
             let ports = joined(ports);
+            if let Some(careful) = careful_to(destination) {
+                let _ = writeln!(text, "        # {careful}");
+            }
             for (range, times) in &ports {
                 let connections = if times.count == 1 {
                     "connection"
@@ -28,7 +31,7 @@ pub(super) fn document(name: &str, rules: &Rules) -> String {
                 let _ = writeln!(
                     text,
                     "        # {range}: {} {connections}, last {}",
-                    times.count, times.last_seen
+                    times.count, times.last_seen.text
                 );
             }
             let list: Vec<String> = ports
@@ -62,6 +65,19 @@ fn careful(source: &End) -> Option<&'static str> {
             Some("Careful: these have no identity. Give them one, rather than let in whoever has none.")
         }
         End::Entity(name) if name == "world" => Some("Careful: anybody outside the cluster."),
+        _ => None,
+    }
+}
+
+/// The same of a target.
+fn careful_to(destination: &End) -> Option<&'static str> {
+    match destination {
+        End::Entity(name) if name == "unknown" => {
+            Some("Careful: whoever in the cluster has no identity, and Services without endpoints.")
+        }
+        End::Entity(name) if name == "world" => {
+            Some("Careful: every address outside the cluster, a cloud's metadata service too.")
+        }
         _ => None,
     }
 }

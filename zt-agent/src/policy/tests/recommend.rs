@@ -8,7 +8,10 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::{document, id, set};
-use crate::policy::{Counted, PolicySet, SeenFlow, Settings, Undecided, Wishes, compile, recommend, unused};
+use crate::policy::{
+    Counted, MAX_ADDRESSES, Moment, PolicySet, SeenFlow, Settings, Undecided, Wishes, compile, recommend,
+    unused,
+};
 use crate::spiffe_id::Pattern;
 
 /// Names as records have them, with the address of those that are known by it.
@@ -42,6 +45,13 @@ fn flow(
     .expect("a flow")
 }
 
+fn on_day(day: i64) -> Moment {
+    Moment {
+        at: day,
+        text: format!("2026-01-0{day}T00:00:00Z"),
+    }
+}
+
 fn seen() -> impl Strategy<Value = Vec<Counted>> {
     let one = (
         select(&PARTIES[..]),
@@ -53,7 +63,7 @@ fn seen() -> impl Strategy<Value = Vec<Counted>> {
     let one = one.prop_map(|(source, destination, port, protocol, count)| Counted {
         flow: flow(source, destination, port, protocol),
         count,
-        last_seen: format!("2026-01-0{count}T00:00:00Z"),
+        last_seen: on_day(count.cast_signed()),
     });
     proptest::collection::vec(one, 0..24)
 }
@@ -111,10 +121,10 @@ proptest! {
 #[test]
 fn what_is_made_reads_as_a_person_would_write_it() {
     let [a, b] = [PARTIES[0], PARTIES[1]];
-    let counted = |flow, count, day: u8| Counted {
+    let counted = |flow, count, day| Counted {
         flow,
         count,
-        last_seen: format!("2026-01-0{day}T00:00:00Z"),
+        last_seen: on_day(day),
     };
     let seen = [
         counted(flow(a, b, 8002, 6), 1, 1),
@@ -147,6 +157,60 @@ fn what_is_made_reads_as_a_person_would_write_it() {
             .rules
             .is_empty()
     );
+}
+
+#[test]
+fn one_bad_record_spoils_nothing() {
+    let [a, b] = [PARTIES[0], PARTIES[1]];
+    let other = ("spiffe://other.example/a", None);
+    let seen = [flow(a, b, 0, 6), flow(other, b, 1, 6), flow(a, b, 443, 6)].map(|flow| Counted {
+        flow,
+        count: 1,
+        last_seen: on_day(1),
+    });
+    let made = recommend(&seen, &wishes(&[]), &Settings::default()).expect("a policy");
+    assert_eq!(
+        (made.rules, made.text.contains("ports: [443]")),
+        (1, true),
+        "{}",
+        made.text
+    );
+    let unsaid: Vec<&str> = made.unsaid.iter().map(|(_, why)| why.as_str()).collect();
+    assert_eq!(
+        unsaid,
+        ["0 is not a port", "`other.example` is another trust domain"]
+    );
+}
+
+#[test]
+fn the_world_is_written_by_its_addresses_where_they_are_few() {
+    let to = |address: &str| flow(PARTIES[0], ("world", Some(address)), 443, 6);
+    let seen = |addresses: usize| -> Vec<Counted> {
+        let counted = |last| Counted {
+            flow: to(&format!("192.0.2.{last}")),
+            count: 1,
+            last_seen: on_day(1),
+        };
+        (0..addresses).map(counted).collect()
+    };
+    let few = recommend(&seen(MAX_ADDRESSES), &wishes(&[]), &Settings::default()).expect("a policy");
+    let policy = set(&[document("made.yaml", &few.text)]);
+    assert_eq!(denied(&policy, &seen(MAX_ADDRESSES)), []);
+    let elsewhere = [Counted {
+        flow: to("169.254.169.254"),
+        count: 1,
+        last_seen: on_day(1),
+    }];
+    assert_eq!(denied(&policy, &elsewhere).len(), 1, "{}", few.text);
+    let many = recommend(&seen(MAX_ADDRESSES + 1), &wishes(&[]), &Settings::default()).expect("a policy");
+    assert!(
+        many.text.contains(
+            "        # Careful: every address outside the cluster, a cloud's metadata service too.\n"
+        ),
+        "{}",
+        many.text
+    );
+    assert!(many.text.contains("- entity: world\n"), "{}", many.text);
 }
 
 #[test]
@@ -189,6 +253,11 @@ fn ends_without_a_name_are_looked_up_by_their_address() {
         "all of it has one name"
     );
     assert_eq!(judged(("unknown", Some("192.0.2.7")), &settings), Ok(false));
+    assert_eq!(
+        judged(("unknown", Some("10.9.9.9")), &settings),
+        Err(Undecided::Nobody),
+        "a workload without identity has no other name, whoever is nobody by his address has"
+    );
     for (name, why) in [
         ("service:x/web", Undecided::Service),
         ("raw-sockets", Undecided::Name),
