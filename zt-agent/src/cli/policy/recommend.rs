@@ -122,14 +122,14 @@ pub(super) fn recommend(arguments: &RecommendArgs) -> Result<Exit, Failure> {
             line(made.text.trim_end())?;
         }
     }
-    let service = Undecided::Service.to_string();
-    Ok(
-        if arguments.fail && unsaid.iter().any(|(_, why)| *why != service) {
-            Exit::Failed
-        } else {
-            Exit::Done
-        },
-    )
+    // Of these no policy could say anything.
+    let beyond = [Undecided::Service, Undecided::Protocol].map(|why| why.to_string());
+    let lacks = unsaid.iter().any(|(_, why)| !beyond.contains(why));
+    Ok(if arguments.fail && lacks {
+        Exit::Failed
+    } else {
+        Exit::Done
+    })
 }
 
 impl RecommendArgs {
@@ -272,7 +272,7 @@ fn print(
         .chain(undecided.iter().map(|(recorded, why)| {
             (
                 *recorded,
-                Cell::toned(&format!("cannot be judged: {why}"), Tone::Caution),
+                Cell::toned(format!("cannot be judged: {why}"), Tone::Caution),
             )
         }));
     for (recorded, what) in connections {
