@@ -49,7 +49,7 @@ impl Default for Peers {
             listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8056)),
             nodes: Vec::new(),
             id: "spiffe://{trustDomain}/{cluster}/zt-system/zt-agent/nodes/{node}".to_owned(),
-            pods: OtherPods::Auto,
+            pods: OtherPods::Always,
             hold: Duration::from_secs(300),
         }
     }

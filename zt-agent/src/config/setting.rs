@@ -168,7 +168,7 @@ settings! {
     "identity.peers.hold", "ZT_IDENTITY_PEERS_HOLD", "identity-peers-hold", "TIME", peers::hold,
         "How long a node is believed that is no longer heard [default: 5m]";
     "identity.peers.pods", "ZT_IDENTITY_PEERS_PODS", "identity-peers-pods", "WHEN", peers::pods,
-        "auto or always: when the Kubernetes API is asked about pods of other nodes, too [default: auto]";
+        "auto or always: when the Kubernetes API is asked about pods of other nodes, too [default: always]";
     "audit.dsn", "ZT_AUDIT_DSN", "audit-dsn", "DSN", apply::audit_dsn,
         "Database of records, sqlite:// or postgres:// [default: sqlite:///var/lib/zt/audit.db]";
     "audit.keys", "ZT_AUDIT_KEYS", "audit-keys", "DIR", apply::audit_keys,

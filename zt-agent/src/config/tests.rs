@@ -82,7 +82,7 @@ identity:
       - {name: three, address: 'three.example.org:9000', speaksFor: [10.3.0.0/24], identities: 'spiffe://hanzo.ai/db/*'}
     id: spiffe://{trustDomain}/agents/{node}
     hold: 90s
-    pods: always
+    pods: auto
 audit:
   dsn: sqlite:///a.db
   spool: /s.db
@@ -163,7 +163,7 @@ fn every_key_is_read() {
                     },
                 ],
                 id: "spiffe://{trustDomain}/agents/{node}".into(),
-                pods: OtherPods::Always,
+                pods: OtherPods::Auto,
                 hold: Duration::from_secs(90),
             },
         },
