@@ -70,11 +70,17 @@ pub(super) const PROGRAMS: [Program; 8] = [
 ];
 
 /// What the tests on other kernels need besides that; not needed for anything else.
-pub(super) const FOR_VM: [Program; 5] = [
+pub(super) const FOR_VM: [Program; 6] = [
     Program {
         name: "bridge",
         package: "iproute2",
         purpose: "network namespaces of tests on older kernels",
+        required: true,
+    },
+    Program {
+        name: "ss",
+        package: "iproute2",
+        purpose: "sockets of tests on older kernels",
         required: true,
     },
     Program {

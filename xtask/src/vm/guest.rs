@@ -27,7 +27,7 @@ const LAST_LINES: usize = 30;
 const MEMORY_MIB: &str = "1536";
 
 /// The programs that tests and the agent start, besides those of busybox.
-const PROGRAMS: [&str; 4] = ["ip", "bridge", "nsenter", "bpftool"];
+const PROGRAMS: [&str; 5] = ["ip", "bridge", "ss", "nsenter", "bpftool"];
 
 /// What one guest said.
 pub(super) struct Said {

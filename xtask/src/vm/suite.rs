@@ -49,7 +49,6 @@ pub(super) const SUITE: [Selection; 13] = [
     of("change", &["however_a_file_is_changed_the_policy_follows"]),
     of("revoke", &["a_revoked_connection_dies_at_both_ends"]),
     of("udp", &["a_strangers_datagrams_are_dropped_and_a_clients_arrive"]),
-    of("inbound", &["not_one_byte_of_a_stranger_arrives"]),
     of("older", &["sockets_older_than_the_agent_are_judged_and_owned"]),
     of("handover", &["a_second_agent_has_the_first_one_hand_over"]),
     with_handshakes(
@@ -59,6 +58,7 @@ pub(super) const SUITE: [Selection; 13] = [
             "older_listeners_prove_who_they_are",
         ],
     ),
+    with_handshakes("inbound", &["not_one_byte_of_a_stranger_arrives"]),
     with_handshakes("handshake_keys", &["the_next_agent_goes_on_with_the_key"]),
     with_handshakes("require_proof", &["who_proves_gets_through_and_who_asks_is_told"]),
 ];
