@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 pub use self::graph::{Adding, Connections, Edge, Graph, GraphFilter, HOUR, MAX_EDGES, Node, NodeKind};
 pub use self::page::{Page, Shown, Unreadable};
+pub(in crate::audit) use self::traffic::by_address;
 pub use self::traffic::{
     AddingSeen, Counted, MAX_SEEN, Seen, Span, Spans, Traffic, is_by_address, is_by_policy,
 };

@@ -8,24 +8,11 @@ use sqlx::Row as _;
 use sqlx::postgres::{PgConnection, PgRow};
 
 use super::{DAY, PgError};
-use crate::audit::query::{AddingSeen, Connections, Counted, GraphFilter, HOUR, Traffic};
+use crate::audit::query::{AddingSeen, Connections, Counted, GraphFilter, HOUR, Traffic, by_address};
 use crate::audit::record::{Outcome, Part, Timestamp};
 
 /// The first and last hour with a count.
 const ENDS: &str = "SELECT min(hour), max(hour) FROM zt_audit.bucket";
-
-/// A party that is known by its address.
-macro_rules! by_address {
-    ($name:literal) => {
-        concat!(
-            "(",
-            $name,
-            " IN ('world', 'unknown') OR ",
-            $name,
-            " LIKE 'cidr:%')"
-        )
-    };
-}
 
 /// Each shape is added up before it is looked at what it says. Parameters: 1 what is no connection, 2 and 3 the hours.
 const NAMED: &str = concat!(

@@ -100,6 +100,20 @@ pub struct Counted {
     pub destination_address: Option<IpAddr>,
 }
 
+/// [`is_by_address`] in SQL, of a column.
+macro_rules! by_address {
+    ($name:literal) => {
+        concat!(
+            "(",
+            $name,
+            " IN ('world', 'unknown') OR ",
+            $name,
+            " LIKE 'cidr:%')"
+        )
+    };
+}
+pub(in crate::audit) use by_address;
+
 /// Whether a party of that name is whoever has an address in some network: another policy may know it by another name.
 pub fn is_by_address(name: &str) -> bool {
     matches!(name, "world" | "unknown") || name.starts_with("cidr:")

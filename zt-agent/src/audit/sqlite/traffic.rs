@@ -9,21 +9,8 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
 use super::{Reader, StoreError};
-use crate::audit::query::{AddingSeen, Connections, Counted, GraphFilter, HOUR, Traffic};
+use crate::audit::query::{AddingSeen, Connections, Counted, GraphFilter, HOUR, Traffic, by_address};
 use crate::audit::record::{Outcome, Part, Timestamp};
-
-/// A party that is known by its address.
-macro_rules! by_address {
-    ($name:literal) => {
-        concat!(
-            "(",
-            $name,
-            " IN ('world', 'unknown') OR ",
-            $name,
-            " LIKE 'cidr:%')"
-        )
-    };
-}
 
 /// Parameters: 1 what is no connection, 2 and 3 the first and the last hour.
 const NAMED: &str = concat!(
