@@ -220,7 +220,9 @@ pub(super) struct Node {
     troubles: Option<String>,
     host_netns: u64,
     namespaces: Namespaces,
-    refreshed: Instant,
+    /// When the addresses of all namespaces may be read again, and when those of the host.
+    next_refresh: Instant,
+    next_host: Instant,
     /// When all processes may be looked at again.
     next_look: Instant,
     /// Connections that are not in the kernel's map, or not as what they are now, by cookie.
@@ -291,7 +293,8 @@ impl Node {
             troubles: None,
             host_netns,
             namespaces: Namespaces::new(fast_open_off),
-            refreshed: Instant::now(),
+            next_refresh: Instant::now(),
+            next_host: Instant::now(),
             next_look: Instant::now(),
             older: HashMap::new(),
             adopted: Adopted::default(),

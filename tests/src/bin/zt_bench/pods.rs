@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 use zt_common::abi::{Peer, Workload};
 use zt_common::address::Address;
 use zt_common::names;
-use zt_tests::KubeApi;
+use zt_tests::{Cgroup, KubeApi};
 
 use crate::memory::resident;
 use crate::report::{Metric, Target};
@@ -26,6 +27,7 @@ const NODES: usize = 500;
 pub(crate) const ELSEWHERE: usize = 5000;
 /// Pods of this node.
 const HERE: usize = 500;
+const SETTLE: Duration = Duration::from_secs(15);
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// The pod of a number on a node, at an address of its own.
@@ -125,12 +127,17 @@ pub(crate) fn cluster(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
     }
     births(plan, &api, &world, metrics)?;
     fronts::churn(plan, &api, &world, metrics)?;
-    for number in 0..HERE {
-        world
-            .sandbox
-            .cgroup(&format!("burstable/pod{}", uid(100_000 + number)))?;
-    }
+    let running: Vec<Running> = (0..HERE)
+        .map(|number| {
+            Running::start(
+                &world
+                    .sandbox
+                    .cgroup(&format!("burstable/pod{}", uid(100_000 + number)))?,
+            )
+        })
+        .collect::<Result<_>>()?;
     churn(&api, &world, metrics)?;
+    drop(running);
     fleet::at_once(&api, &world, metrics)?;
     let pid = world.agent.pid().context("the agent is running")?;
     metrics.push(
@@ -217,9 +224,36 @@ fn births(plan: &Plan, api: &KubeApi, world: &World, metrics: &mut Vec<Metric>) 
     Ok(())
 }
 
+/// A process of a pod, in a network namespace of its own.
+struct Running(Child);
+
+impl Running {
+    fn start(cgroup: &Cgroup) -> Result<Self> {
+        let mut command = Command::new("unshare");
+        let child = Self(
+            command
+                .args(["--net", "sleep", "3600"])
+                .spawn()
+                .context("unshare")?,
+        );
+        cgroup.add(child.0.id())?;
+        Ok(child)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // One that has ended is what is wanted.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
 /// Heartbeats and changes all over the cluster, a hundred a second.
 fn churn(api: &KubeApi, world: &World, metrics: &mut Vec<Metric>) -> Result<()> {
     let pid = world.agent.pid().context("the agent is running")?;
+    // It has found the namespaces by then.
+    std::thread::sleep(SETTLE);
     let idle = cpu(pid)?;
     let period = Duration::from_secs(30);
     std::thread::sleep(period);

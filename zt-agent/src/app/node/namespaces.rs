@@ -8,8 +8,9 @@ use crate::kernel::RefusedSocket;
 use crate::kernel::netns;
 use crate::metrics::NodeEvent;
 
-/// Looking at all processes may take this part of the time: after one look, so many times its length is waited.
-const LOOK_SHARE: u32 = 20;
+/// Looking at all processes, and entering all namespaces for their addresses, may each take this part of the time: after one
+/// look, so many times its length is waited.
+const LOOK_SHARE: u32 = 200;
 
 impl Node {
     /// Processes below the managed roots, and this one, which stands for the host's namespace.
@@ -24,12 +25,21 @@ impl Node {
     /// Looks at all managed processes' namespaces.
     pub(super) fn look_at_namespaces(&mut self, refresh: bool) -> Result<(), AppError> {
         let started = Instant::now();
-        if refresh {
-            self.refreshed = started;
-        }
         let changed = self.namespaces.look(&self.pids(), refresh, true);
-        self.next_look = Instant::now() + started.elapsed() * LOOK_SHARE;
+        let (now, rest) = (Instant::now(), started.elapsed() * LOOK_SHARE);
+        self.next_look = now + rest.min(LONGEST_WAIT);
+        if refresh {
+            self.next_refresh = now + rest.clamp(REFRESH, LONGEST_REFRESH);
+        }
         if changed {
+            self.parts.kernel.set_local(&self.namespaces)?;
+        }
+        Ok(())
+    }
+
+    /// Reads the host's addresses again: it may have new ones.
+    pub(super) fn look_at_host(&mut self) -> Result<(), AppError> {
+        if self.namespaces.look(&[std::process::id()], true, false) {
             self.parts.kernel.set_local(&self.namespaces)?;
         }
         Ok(())
@@ -72,4 +82,7 @@ impl Node {
 }
 
 /// How long the look at all processes may wait at most.
-pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(10);
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// How often the addresses of all namespaces are read again, as a rule and at least.
+const REFRESH: Duration = Duration::from_secs(15);
+const LONGEST_REFRESH: Duration = Duration::from_secs(120);

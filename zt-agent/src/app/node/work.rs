@@ -5,14 +5,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::namespaces::LONGEST_WAIT;
 use super::{AppError, Command, Node, QUEUE};
 use crate::api::ControlError;
 
 /// How often hooks are checked, namespaces looked at, and the kernel's log read.
 const TICK: Duration = Duration::from_secs(1);
-/// How often all namespaces' addresses are read again.
-const REFRESH: Duration = Duration::from_secs(15);
+/// How often the host's addresses are read again, and what else is attached there.
+const HOST: Duration = Duration::from_secs(15);
 
 impl Node {
     /// Works until everybody who has something to tell it has gone.
@@ -188,12 +187,14 @@ impl Node {
         self.adopt_switches()?;
         self.tend_keys()?;
         self.check_roots()?;
-        let refresh = self.refreshed.elapsed() >= REFRESH;
-        if refresh || Instant::now() >= self.next_look.min(self.refreshed + LONGEST_WAIT) {
+        let now = Instant::now();
+        let refresh = now >= self.next_refresh;
+        if refresh || now >= self.next_look {
             self.look_at_namespaces(refresh)?;
         }
-        if refresh {
-            // The host may have new addresses.
+        if now >= self.next_host {
+            self.next_host = now + HOST;
+            self.look_at_host()?;
             self.direct()?;
             self.look_around();
         }

@@ -46,6 +46,12 @@ pub(super) struct Others {
 impl Others {
     /// Agents of `count` nodes that know one other, which listens there.
     pub(super) fn new(certificates: &Certificates<'_>, count: usize, z: SocketAddr) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()?;
+        // The files of certificates are watched from within it.
+        let entered = runtime.enter();
         let mut others = Vec::new();
         for number in 0..count {
             let name = format!("n{number:04}");
@@ -64,11 +70,9 @@ impl Others {
             says: Vec::new(),
             identities: Vec::new(),
         };
+        drop(entered);
         Ok(Self {
-            runtime: tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(1)
-                .enable_all()
-                .build()?,
+            runtime,
             all: others,
             memory: certificates.directory.to_owned(),
             roster: Arc::new(Roster::new([neighbour], PATTERN, "others", &[])?),
