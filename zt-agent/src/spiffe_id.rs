@@ -21,7 +21,8 @@ pub const MAX_BYTES: usize = 2048;
 /// The most bytes that a trust domain may have.
 pub const MAX_TRUST_DOMAIN_BYTES: usize = 255;
 
-const SCHEME: &str = "spiffe://";
+/// What every SPIFFE ID begins with.
+pub const SCHEME: &str = "spiffe://";
 
 /// The number that stands for `text` in the kernel: the first eight bytes of its SHA-256, big-endian.
 pub fn number_of(text: &str) -> u64 {

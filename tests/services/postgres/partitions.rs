@@ -12,6 +12,16 @@ use super::{batches, maker, server, ship, target, today, with_tables};
 
 const DAY: i64 = 86_400_000_000_000;
 
+/// What patterns are compared with.
+const NAMES: &str = "SELECT name FROM zt_audit.name ORDER BY name";
+
+/// The names of workloads, as they are listed.
+fn workloads(numbers: std::ops::Range<u64>) -> String {
+    let mut names: Vec<String> = numbers.map(|number| maker(0, 1, 1).name(number)).collect();
+    names.sort();
+    names.join("\n")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_are_made_ahead_once() {
     let server = server();
@@ -93,6 +103,7 @@ async fn days_past_their_time_go_with_all_that_they_had() {
     let unused = "SELECT count(*) FROM zt_audit.shape s WHERE NOT EXISTS
                   (SELECT FROM zt_audit.bucket b WHERE b.shape = s.id AND b.hour / 24 = s.day)";
     assert_eq!(server.number(unused).expect("count"), 0);
+    assert_eq!(server.sql(NAMES).expect("names"), workloads(0..5));
     let reader = Reader::new(target(&server, "engine"));
     let page = reader.query(&Filter::default(), None, 1000).await.expect("page");
     assert_eq!((page.records.len(), page.next), (400, None));
@@ -104,6 +115,24 @@ async fn days_past_their_time_go_with_all_that_they_had() {
             .all(|edge| edge.first_seen.0 >= today() - 4 * DAY)
     );
     assert_eq!(maintainer.keep(Some(4)).await.expect("kept").dropped, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_go_with_the_last_shape_that_has_them() {
+    let server = with_tables().await;
+    ship(&server, &maker(today() - 10 * DAY, DAY / 100, 5), 500).await;
+    let mut head = Head::new(Uuid::from_u128(8));
+    let records = maker(today(), 1000, 2).kept(0..10, &mut head);
+    let mut writer = Writer::new(target(&server, "node"));
+    for batch in batches(head.writer, &records, 10) {
+        assert!(writer.ship(&batch).await.expect("shipped"));
+    }
+    assert_eq!(server.sql(NAMES).expect("names"), workloads(0..5));
+    let mut maintainer = Maintainer::open(&target(&server, "keeper"))
+        .await
+        .expect("tables");
+    maintainer.keep(Some(4)).await.expect("kept");
+    assert_eq!(server.sql(NAMES).expect("names"), workloads(0..2));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,9 @@ use zt_agent::audit::query::{Filter, GraphFilter};
 use super::{maker, server, ship, target, today, with_tables};
 
 /// Every table, and the view.
-const TABLES: [&str; 9] = [
+const TABLES: [&str; 11] = [
+    "name",
+    "gap",
     "record",
     "shape",
     "batch",

@@ -214,6 +214,10 @@ async fn a_count_that_was_tampered_with_is_named() {
             "INSERT INTO zt_audit.bucket SELECT gen_random_uuid(), hour, login, 1, 1, first_seen, last_seen FROM {count}",
             "which is not there, inserted by",
         ),
+        (
+            "DELETE FROM zt_audit.name WHERE name = (SELECT max(name) FROM zt_audit.name)",
+            "the list of names that patterns are compared with, of spiffe://hanzo.ai/hanzo-k8s/",
+        ),
     ] {
         let count = match change {
             "UPDATE {count}" => COUNT.replacen("WHERE", "SET connections = connections + 7 WHERE", 1),

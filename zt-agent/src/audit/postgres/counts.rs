@@ -76,6 +76,16 @@ const BEYOND: &str = "
 UNION ALL
 (SELECT shape, 'day ' || day, login FROM zt_audit.bucket_day WHERE day < $1 / 24 OR day >= $2 / 24 ORDER BY day LIMIT $3)";
 
+/// Names that shapes have and that no pattern is compared with.
+const UNNAMED: &str = "
+SELECT s.name, s.login FROM (
+    SELECT source AS name, login FROM zt_audit.shape WHERE source >= 'spiffe://' AND source < 'spiffe:/0'
+    UNION
+    SELECT destination, login FROM zt_audit.shape WHERE destination >= 'spiffe://' AND destination < 'spiffe:/0'
+) s
+WHERE NOT EXISTS (SELECT FROM zt_audit.name n WHERE n.name = s.name AND n.login = s.login)
+ORDER BY s.name, s.login LIMIT $1";
+
 /// Makes a finding of a row of a day.
 type Tell = fn(&PgRow, i32) -> Result<Miscount, sqlx::Error>;
 
@@ -121,19 +131,27 @@ impl Counts {
     }
 }
 
+/// Counts of times in which nothing can be, and names that are not listed.
 async fn beyond(connection: &mut PgConnection) -> Result<Vec<Miscount>, PgError> {
     let rows: Vec<(Uuid, String, String)> = sqlx::query_as(BEYOND)
         .bind(DAYS.start * 24)
         .bind(DAYS.end * 24)
         .bind(MOST)
-        .fetch_all(connection)
+        .fetch_all(&mut *connection)
         .await?;
     let told = |(shape, time, login): (Uuid, String, String)| Miscount {
         what: format!("the count of the shape {shape} in the {time} since 1970, of {login}"),
         kept: "something".to_owned(),
         counted: "nothing".to_owned(),
     };
-    Ok(rows.into_iter().map(told).collect())
+    let mut wrong: Vec<Miscount> = rows.into_iter().map(told).collect();
+    let unnamed: Vec<(String, String)> = sqlx::query_as(UNNAMED).bind(MOST).fetch_all(connection).await?;
+    wrong.extend(unnamed.into_iter().map(|(name, login)| Miscount {
+        what: format!("the list of names that patterns are compared with, of {name}, inserted by {login},"),
+        kept: "nothing".to_owned(),
+        counted: "that it is there".to_owned(),
+    }));
+    Ok(wrong)
 }
 
 fn of_hour(row: &PgRow, _: i32) -> Result<Miscount, sqlx::Error> {

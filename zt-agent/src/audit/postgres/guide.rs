@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::PgError;
 use crate::audit::query::{Cursor, Filter, HOUR, PartyFilter};
 use crate::audit::record::{Kind, Outcome};
-use crate::spiffe_id::SpiffeId;
+use crate::spiffe_id::{Pattern, SCHEME, SpiffeId};
 
 /// The newest hour with a record, within bounds.
 const NEWEST: &str =
@@ -47,27 +47,8 @@ GROUP BY b.shape, b.hour
 ORDER BY 3 DESC FETCH FIRST ($14::bigint) ROWS WITH TIES"
 );
 
-/// Names of parties, each once: from one to the next through the index.
-macro_rules! names {
-    ($column:literal) => {
-        concat!(
-            "WITH RECURSIVE names (name) AS (
-                (SELECT min(",
-            $column,
-            ") FROM zt_audit.shape WHERE ",
-            $column,
-            " >= 'spiffe://')
-                UNION ALL
-                SELECT (SELECT min(",
-            $column,
-            ") FROM zt_audit.shape WHERE ",
-            $column,
-            " > n.name) FROM names n WHERE n.name < 'spiffe:/0'
-            )
-            SELECT name FROM names WHERE name < 'spiffe:/0'"
-        )
-    };
-}
+/// The SPIFFE IDs of parties between two texts, each once.
+const NAMES: &str = "SELECT DISTINCT name FROM zt_audit.name WHERE name >= $1 AND name < $2";
 
 /// A filter as parameters.
 #[derive(Debug, Default)]
@@ -108,8 +89,8 @@ impl Parameters {
         {
             return Ok(None);
         }
-        let source = parties(connection, filter.source.as_ref(), names!("source")).await?;
-        let destination = parties(connection, filter.destination.as_ref(), names!("destination")).await?;
+        let source = parties(connection, filter.source.as_ref()).await?;
+        let destination = parties(connection, filter.destination.as_ref()).await?;
         if [&source, &destination].into_iter().flatten().any(Vec::is_empty) {
             return Ok(None);
         }
@@ -209,22 +190,46 @@ fn rules_of(policy: &str) -> String {
 async fn parties(
     connection: &mut PgConnection,
     asked: Option<&PartyFilter>,
-    names: &'static str,
 ) -> Result<Option<Vec<String>>, PgError> {
-    match asked {
-        None => Ok(None),
-        Some(PartyFilter::Exact(text)) => Ok(Some(vec![text.clone()])),
-        Some(PartyFilter::Pattern(pattern)) => {
-            let all: Vec<String> = sqlx::query_scalar(names).fetch_all(connection).await?;
-            let matches = |text: &String| SpiffeId::parse(text).is_ok_and(|id| pattern.matches(&id));
-            Ok(Some(all.into_iter().filter(matches).collect()))
-        }
-    }
+    let pattern = match asked {
+        None => return Ok(None),
+        Some(PartyFilter::Exact(text)) => return Ok(Some(vec![text.clone()])),
+        Some(PartyFilter::Pattern(pattern)) => pattern,
+    };
+    let first = match pattern {
+        Pattern::Any => SCHEME,
+        Pattern::Exact(id) => return Ok(Some(vec![id.as_str().to_owned()])),
+        Pattern::Segments(segments) => segments.literal_prefix(),
+    };
+    let all: Vec<String> = sqlx::query_scalar(NAMES)
+        .bind(first)
+        .bind(end_of(first))
+        .fetch_all(connection)
+        .await?;
+    let matches = |text: &String| SpiffeId::parse(text).is_ok_and(|id| pattern.matches(&id));
+    Ok(Some(all.into_iter().filter(matches).collect()))
+}
+
+/// The first text behind all that begin with `prefix`, which ends in a `/`, by their bytes.
+fn end_of(prefix: &str) -> String {
+    let mut end = prefix.strip_suffix('/').unwrap_or(prefix).to_owned();
+    end.push('0');
+    end
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_that_begin_so_are_before_the_end() {
+        let end = end_of("spiffe://a/b/");
+        for name in ["spiffe://a/b/", "spiffe://a/b/\u{10ffff}", "spiffe://a/b//"] {
+            assert!(name < &*end, "{name}");
+        }
+        assert!("spiffe://a/b0" >= &*end && "spiffe://a/bc" > &*end);
+        assert!(b'/' + 1 == b'0');
+    }
 
     #[test]
     fn a_policys_name_is_no_pattern() {
