@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use zt_agent::audit::pipeline::{self, pipeline};
 use zt_agent::audit::query::{Filter, GraphFilter};
-use zt_agent::audit::sqlite::{Settings, Store};
+use zt_agent::audit::sqlite::{Durability, Settings, Store};
 use zt_agent::audit::store::Sink;
 use zt_agent::audit::{Decision, Directory, NameBook, RuleTexts};
 use zt_common::address::Address;
@@ -93,6 +93,7 @@ async fn main() -> anyhow::Result<()> {
         max_disk_bytes: megabytes << 20,
         retention_days: Some(365),
         keys: None,
+        sync: Durability::default(),
     };
     let store = Arc::new(Store::open(settings).await?);
     let names = Arc::new(NameBook::default());

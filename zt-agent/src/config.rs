@@ -5,6 +5,7 @@
 //! silently passed over: what one believes to be configured would not be.
 
 mod apply;
+mod audit;
 mod callers;
 mod load;
 mod modes;
@@ -21,6 +22,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::audit::spool::WhenFull;
+use crate::audit::sqlite::Durability;
 use crate::caller::CallerRule;
 use crate::cgroup::ManagedCgroup;
 use crate::identity::kubernetes::Template;
@@ -148,6 +150,8 @@ pub struct Audit {
     pub when_full: WhenFull,
     /// `audit.keys`: directory of the keys that checkpoints are signed with; `None`: `keys` beside the database.
     pub keys: Option<PathBuf>,
+    /// `audit.sync`: when records are safe from a crash of the machine.
+    pub sync: Durability,
     /// `audit.maxDiskBytes`: beyond this the oldest records go, counted.
     pub max_disk_bytes: u64,
     /// `audit.apiShare`: percent of that which evaluations over the API may take; `None`: [`API_SHARE`], and all of it
@@ -269,6 +273,7 @@ impl Default for Config {
                 spool: PathBuf::from("/var/lib/zt/spool.db"),
                 when_full: WhenFull::Oldest,
                 keys: None,
+                sync: Durability::Second,
                 max_disk_bytes: 2 << 30,
                 api_share: None,
                 retention_days: 365,

@@ -39,6 +39,7 @@ fn stored(engine: &Engine) -> Result<(String, u64)> {
             max_disk_bytes: 1 << 30,
             retention_days: None,
             keys: None,
+            sync: sqlite::Durability::default(),
         })
         .await?;
         let head = store.head().await?;

@@ -49,6 +49,7 @@ impl Node {
             max_disk_bytes,
             retention_days: None,
             keys: Some(directory.path().join("keys")),
+            sync: sqlite::Durability::default(),
         };
         Self {
             spool: Arc::new(Spool::open(settings, when_full).await.expect("a spool")),

@@ -8,6 +8,7 @@ use zt_agent::audit::archive::{Archive, Settings};
 use zt_agent::audit::query::{Cursor, Filter};
 use zt_agent::audit::record::{Entry, Kind, Outcome};
 use zt_agent::audit::spool::WhenFull;
+use zt_agent::audit::sqlite;
 use zt_agent::audit::store::Sink as _;
 use zt_tests::entries::Maker;
 use zt_tests::postgres::Server;
@@ -26,6 +27,7 @@ async fn open(server: &Server, directory: &tempfile::TempDir) -> Archive {
         when_full: WhenFull::Oldest,
         retention_days: 365,
         keys: None,
+        sync: sqlite::Durability::default(),
     };
     Archive::open(settings).await.expect("an archive")
 }

@@ -47,6 +47,7 @@ impl World {
             max_disk_bytes,
             retention_days: None,
             keys: Some(self.directory.path().join("keys")),
+            sync: sqlite::Durability::default(),
         };
         Arc::new(Spool::open(settings, when_full).await.expect("a spool"))
     }

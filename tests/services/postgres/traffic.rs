@@ -39,6 +39,7 @@ async fn recorded_connections_are_the_same_from_both_stores() {
         max_disk_bytes: 1 << 30,
         retention_days: None,
         keys: None,
+        sync: sqlite::Durability::default(),
     });
     let store = store.await.unwrap();
     let entries: Vec<Entry> = records.iter().map(|kept| kept.entry.clone()).collect();

@@ -86,6 +86,7 @@ async fn main() -> Result<()> {
         max_disk_bytes: arguments.max_bytes,
         retention_days: None,
         keys: arguments.spool.parent().map(|directory| directory.join("keys")),
+        sync: sqlite::Durability::default(),
     };
     let when_full = if arguments.newest {
         WhenFull::Newest

@@ -189,6 +189,7 @@ async fn world() -> World {
         max_disk_bytes: 1 << 30,
         retention_days: None,
         keys: None,
+        sync: sqlite::Durability::default(),
     };
     let store = Arc::new(Archive::from(Store::open(settings).await.expect("store")));
     let metrics = Metrics::new();

@@ -95,6 +95,7 @@ async fn open(config: &Config) -> Result<Archive, AppError> {
         when_full: config.audit.when_full,
         retention_days: config.audit.retention_days,
         keys: config.audit.keys.clone(),
+        sync: config.audit.sync,
     };
     Ok(Archive::open(settings).await?)
 }

@@ -40,6 +40,8 @@ pub struct Settings {
     pub retention_days: u32,
     /// Directory of the keys; `None`: `keys` beside the local file.
     pub keys: Option<PathBuf>,
+    /// When what is in the local file is safe from a crash of the machine.
+    pub sync: sqlite::Durability,
 }
 
 /// An error of the [`Archive`].
@@ -131,6 +133,7 @@ impl Archive {
             max_disk_bytes: settings.max_disk_bytes,
             retention_days: Some(settings.retention_days),
             keys: Some(keys.clone()),
+            sync: settings.sync,
         };
         let archive = match target {
             None => Self::Local(Box::new(Store::open(local).await?)),

@@ -8,14 +8,14 @@
 //! and each segment notes its times and its shapes, so that a question reads only the segments that can answer it.
 //! Inserting costs the same however large the trail is.
 //!
-//! Durability: write-ahead log with `synchronous=NORMAL`. A commit survives a crash of the agent; a crash of the
-//! *machine* may take the commits since the last checkpoint (at most some 16 MiB of log, about a second at the
-//! highest rate), and never damages what is older. `FULL` would sync the disk for every batch.
+//! Durability: a commit survives a crash of the agent. What a crash of the *machine* may take, [`Durability`] says; it never
+//! damages what is older.
 
 mod append;
 mod bulk;
 mod counts;
 mod dsn;
+mod durability;
 mod error;
 mod gaps;
 mod graph;
@@ -46,6 +46,7 @@ use sqlx::{Connection, Executor as _};
 use tokio::sync::Mutex;
 
 pub use self::append::Links;
+pub use self::durability::Durability;
 pub use self::error::StoreError;
 pub use self::read::{Reader, Shipped, default_keys};
 pub use self::schema::SEGMENT_ROWS;
@@ -68,6 +69,8 @@ pub struct Settings {
     pub retention_days: Option<u32>,
     /// Directory of the keys that checkpoints are signed with; without one nothing is signed.
     pub keys: Option<PathBuf>,
+    /// When records are safe from a crash of the machine.
+    pub sync: Durability,
 }
 
 /// An open audit store. One connection writes, a few others read; nobody waits for anybody.
@@ -81,6 +84,7 @@ pub struct Store {
     /// For what the agent itself looks up: shipping and housekeeping wait for no question.
     house: SqlitePool,
     share: Arc<share::Share>,
+    syncer: Option<durability::Syncer>,
 }
 
 /// The one connection that writes.
@@ -89,6 +93,7 @@ struct Writer {
     connection: SqliteConnection,
     known: append::Known,
     share: Arc<share::Share>,
+    sync: Durability,
 }
 
 /// Questions at a time, and looks of the agent itself. Each holds a connection with its cache.
@@ -109,7 +114,7 @@ impl Store {
             path: path.clone(),
             source,
         };
-        let mut connection = SqliteConnection::connect_with(&options(&path))
+        let mut connection = SqliteConnection::connect_with(&options(&path, settings.sync))
             .await
             .map_err(failed)?;
         schema::migrate(&mut connection, &path).await?;
@@ -135,7 +140,9 @@ impl Store {
             connection,
             known: append::Known::default(),
             share: Arc::clone(&share),
+            sync: settings.sync,
         });
+        let syncer = (settings.sync == Durability::Second).then(|| durability::Syncer::start(&path));
         Ok(Self {
             path,
             settings,
@@ -143,6 +150,7 @@ impl Store {
             readers,
             house,
             share,
+            syncer,
         })
     }
 
@@ -198,7 +206,11 @@ impl Store {
         entries: &[Entry],
         mark: Option<RingMark>,
     ) -> Result<Option<Links>, StoreError> {
-        append::append(&mut *self.writer.lock().await, entries, mark).await
+        let links = append::append(&mut *self.writer.lock().await, entries, mark).await?;
+        if let Some(syncer) = &self.syncer {
+            syncer.written();
+        }
+        Ok(links)
     }
 
     /// Where the chain of this store's writer ends.
@@ -294,12 +306,15 @@ impl Sink for Store {
     }
 }
 
-fn options(path: &Path) -> SqliteConnectOptions {
+fn options(path: &Path, sync: Durability) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(false)
         .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Normal)
+        .synchronous(match sync {
+            Durability::Batch => SqliteSynchronous::Full,
+            Durability::Second => SqliteSynchronous::Normal,
+        })
         // Lets a lowered limit give space back to the file system; takes effect when the file is new.
         .auto_vacuum(SqliteAutoVacuum::Incremental)
         .busy_timeout(Duration::from_secs(5))

@@ -206,6 +206,7 @@ pub(super) async fn prune(arguments: &PruneArgs) -> Result<Exit, Failure> {
         max_disk_bytes: config.audit.max_disk_bytes,
         retention_days: None,
         keys: Some(keys),
+        sync: config.audit.sync,
     });
     let store = store.await?;
     let gone = store.prune_before(before).await?;

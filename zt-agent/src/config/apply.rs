@@ -9,16 +9,14 @@ use ipnet::IpNet;
 
 use super::setting::Raw;
 use super::{Config, Handshake, IdentitySource, OnExpiry, PolicySource, UnknownWorkload};
-use crate::audit::archive;
-use crate::audit::postgres::Target;
-use crate::audit::spool::WhenFull;
 use crate::cgroup::ManagedCgroup;
 use crate::identity::Mode;
 use crate::identity::kubernetes::Template;
 use crate::spiffe_id::check_trust_domain;
 use crate::yaml::Value;
 
-type Applied = Result<(), String>;
+/// Done, or what is wrong with the value.
+pub(super) type Applied = Result<(), String>;
 
 const SOURCE_NAMES: &str = "`file`, `spire`, `kubernetes`, `peers` or several of them";
 
@@ -214,77 +212,6 @@ pub(super) fn identity_file(config: &mut Config, raw: Raw<'_>) -> Applied {
     Ok(())
 }
 
-pub(super) fn audit_dsn(config: &mut Config, raw: Raw<'_>) -> Applied {
-    let text = raw.text()?;
-    if archive::is_postgres(text) {
-        // A DSN may carry a password: it is not repeated.
-        Target::parse(text).map_err(|error| error.to_string())?;
-        text.clone_into(&mut config.audit.dsn);
-        return Ok(());
-    }
-    match text.strip_prefix("sqlite://") {
-        Some(path) if Path::new(path).is_absolute() && !path.ends_with('/') => {
-            text.clone_into(&mut config.audit.dsn);
-            Ok(())
-        }
-        Some(_) => {
-            Err("must name a file by its absolute path, such as `sqlite:///var/lib/zt/audit.db`".to_owned())
-        }
-        None => Err(
-            "must be `sqlite://` and an absolute path, such as `sqlite:///var/lib/zt/audit.db`, or \
-             `postgres://user@host/database`"
-                .to_owned(),
-        ),
-    }
-}
-
-pub(super) fn audit_spool(config: &mut Config, raw: Raw<'_>) -> Applied {
-    config.audit.spool = absolute(raw)?;
-    Ok(())
-}
-
-pub(super) fn audit_when_full(config: &mut Config, raw: Raw<'_>) -> Applied {
-    let text = raw.text()?;
-    config.audit.when_full =
-        WhenFull::from_name(text).ok_or_else(|| format!("must be `oldest` or `newest`, not `{text}`"))?;
-    Ok(())
-}
-
-pub(super) fn audit_keys(config: &mut Config, raw: Raw<'_>) -> Applied {
-    config.audit.keys = Some(absolute(raw)?);
-    Ok(())
-}
-
-pub(super) fn audit_max_disk_bytes(config: &mut Config, raw: Raw<'_>) -> Applied {
-    const LEAST: u64 = 16 << 20;
-    let text = raw.quantity()?;
-    let bytes = size(&text)
-        .ok_or_else(|| format!("`{text}` is not a size such as `2GiB`, `500MiB` or a number of bytes"))?;
-    if bytes < LEAST {
-        return Err(format!("must be at least 16MiB, not `{text}`"));
-    }
-    config.audit.max_disk_bytes = bytes;
-    Ok(())
-}
-
-pub(super) fn audit_api_share(config: &mut Config, raw: Raw<'_>) -> Applied {
-    let text = raw.quantity()?;
-    config.audit.api_share = match text.parse() {
-        Ok(percent @ 1..=100) => Some(percent),
-        _ => return Err(format!("must be a number of percent from 1 to 100, not `{text}`")),
-    };
-    Ok(())
-}
-
-pub(super) fn audit_retention_days(config: &mut Config, raw: Raw<'_>) -> Applied {
-    let text = raw.quantity()?;
-    config.audit.retention_days = match text.parse() {
-        Ok(days @ 1..=36_500) => days,
-        _ => return Err(format!("must be a number of days from 1 to 36500, not `{text}`")),
-    };
-    Ok(())
-}
-
 pub(super) fn api_listen(config: &mut Config, raw: Raw<'_>) -> Applied {
     config.api.listen = socket_address(raw)?;
     Ok(())
@@ -352,7 +279,7 @@ fn name(raw: Raw<'_>) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-fn absolute(raw: Raw<'_>) -> Result<PathBuf, String> {
+pub(super) fn absolute(raw: Raw<'_>) -> Result<PathBuf, String> {
     let path = Path::new(raw.text()?);
     if path.is_absolute() {
         Ok(path.to_path_buf())
@@ -378,7 +305,7 @@ pub(super) fn socket_address(raw: Raw<'_>) -> Result<SocketAddr, String> {
 }
 
 /// A number of bytes with an optional unit; `None` if it is not one or does not fit.
-fn size(text: &str) -> Option<u64> {
+pub(super) fn size(text: &str) -> Option<u64> {
     let digits = text.trim_end_matches(|character: char| !character.is_ascii_digit());
     let unit: u64 = match text.get(digits.len()..)?.trim() {
         "" | "B" => 1,

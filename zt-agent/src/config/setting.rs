@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Every setting, once: its key in the file, its environment variable, its flag, and how its value is read.
 
-use super::{Config, apply, callers, modes, nri, peers};
+use super::{Config, apply, audit, callers, modes, nri, peers};
 use crate::yaml::{Node, Value};
 
 /// One setting.
@@ -169,19 +169,21 @@ settings! {
         "How long a node is believed that is no longer heard [default: 5m]";
     "identity.peers.pods", "ZT_IDENTITY_PEERS_PODS", "identity-peers-pods", "WHEN", peers::pods,
         "auto or always: when the Kubernetes API is asked about pods of other nodes, too [default: always]";
-    "audit.dsn", "ZT_AUDIT_DSN", "audit-dsn", "DSN", apply::audit_dsn,
+    "audit.dsn", "ZT_AUDIT_DSN", "audit-dsn", "DSN", audit::dsn,
         "Database of records, sqlite:// or postgres:// [default: sqlite:///var/lib/zt/audit.db]";
-    "audit.keys", "ZT_AUDIT_KEYS", "audit-keys", "DIR", apply::audit_keys,
+    "audit.keys", "ZT_AUDIT_KEYS", "audit-keys", "DIR", audit::keys,
         "Keys that checkpoints of the trail are signed with [default: keys beside the database]";
-    "audit.spool", "ZT_AUDIT_SPOOL", "audit-spool", "FILE", apply::audit_spool,
+    "audit.spool", "ZT_AUDIT_SPOOL", "audit-spool", "FILE", audit::spool,
         "With postgres://: where records wait until they are shipped [default: /var/lib/zt/spool.db]";
-    "audit.whenFull", "ZT_AUDIT_WHEN_FULL", "audit-when-full", "WHICH", apply::audit_when_full,
+    "audit.whenFull", "ZT_AUDIT_WHEN_FULL", "audit-when-full", "WHICH", audit::when_full,
         "With postgres://: oldest or newest records are lost when the spool is full [default: oldest]";
-    "audit.maxDiskBytes", "ZT_AUDIT_MAX_DISK_BYTES", "audit-max-disk-bytes", "SIZE", apply::audit_max_disk_bytes,
+    "audit.sync", "ZT_AUDIT_SYNC", "audit-sync", "WHEN", audit::sync,
+        "second or batch: records are on disk within a second, or before anybody is answered [default: second]";
+    "audit.maxDiskBytes", "ZT_AUDIT_MAX_DISK_BYTES", "audit-max-disk-bytes", "SIZE", audit::max_disk_bytes,
         "Size beyond which the oldest records go, such as 2GiB [default: 2GiB]";
-    "audit.apiShare", "ZT_AUDIT_API_SHARE", "audit-api-share", "PERCENT", apply::audit_api_share,
+    "audit.apiShare", "ZT_AUDIT_API_SHARE", "audit-api-share", "PERCENT", audit::api_share,
         "Percent of that which evaluations may take [default: 50; 100 at an engine]";
-    "audit.retentionDays", "ZT_AUDIT_RETENTION_DAYS", "audit-retention-days", "DAYS", apply::audit_retention_days,
+    "audit.retentionDays", "ZT_AUDIT_RETENTION_DAYS", "audit-retention-days", "DAYS", audit::retention_days,
         "Age beyond which records go [default: 365]";
     "api.listen", "ZT_API_LISTEN", "api-listen", "ADDRESS", apply::api_listen,
         "Address of the API; not loopback only with api.tls [default: 127.0.0.1:8054]";

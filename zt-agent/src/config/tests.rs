@@ -87,6 +87,7 @@ audit:
   dsn: sqlite:///a.db
   spool: /s.db
   whenFull: newest
+  sync: batch
   keys: /k
   maxDiskBytes: 100MiB
   apiShare: 20
@@ -172,6 +173,7 @@ fn every_key_is_read() {
             spool: "/s.db".into(),
             when_full: WhenFull::Newest,
             keys: Some("/k".into()),
+            sync: Durability::Batch,
             max_disk_bytes: 100 << 20,
             api_share: Some(20),
             retention_days: 7,
@@ -283,6 +285,10 @@ fn bad_values_say_what_is_wrong() {
             "not a PostgreSQL DSN",
         ),
         ("audit: {whenFull: block}", "must be `oldest` or `newest`"),
+        (
+            "audit: {sync: always}",
+            "must be `second` or `batch`, not `always`",
+        ),
         ("audit: {spool: spool.db}", "must be an absolute path"),
         ("audit: {maxDiskBytes: 2 apples}", "is not a size"),
         ("audit: {maxDiskBytes: 1KiB}", "at least 16MiB"),

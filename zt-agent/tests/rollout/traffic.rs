@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 use zt_agent::audit::record::{AuditRecord, Entry};
-use zt_agent::audit::sqlite::{Settings, Store};
+use zt_agent::audit::sqlite::{Durability, Settings, Store};
 use zt_agent::audit::store::Sink as _;
 
 use super::program::{Ran, directory, id, policy, rule, shown, zt_agent};
@@ -59,6 +59,7 @@ fn trail(records: &[Entry]) -> (tempfile::TempDir, String) {
         max_disk_bytes: 1 << 30,
         retention_days: None,
         keys: None,
+        sync: Durability::default(),
     };
     let runtime = tokio::runtime::Runtime::new().expect("runtime");
     runtime.block_on(async {

@@ -145,6 +145,7 @@ async fn everything_submitted_is_stored_in_order() {
         max_disk_bytes: 1 << 30,
         retention_days: None,
         keys: None,
+        sync: sqlite::Durability::default(),
     };
     let store = Arc::new(Store::open(settings).await.expect("opens"));
     let (intake, running) = start(&store);

@@ -166,7 +166,7 @@ impl Store {
         // What is told must still have been said after a crash of the machine.
         seal::sync_commits(connection).await?;
         let stated = state(connection, keys, before).await;
-        seal::spare_commits(connection).await?;
+        seal::spare_commits(connection, self.settings.sync).await?;
         let mut parsed = Vec::new();
         for (row, text) in stated? {
             match parse(row, &text) {

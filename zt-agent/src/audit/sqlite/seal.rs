@@ -7,7 +7,7 @@ use sqlx::Connection;
 use sqlx::sqlite::SqliteConnection;
 
 use super::place::head;
-use super::{StoreError, Writer};
+use super::{Durability, StoreError, Writer};
 use crate::audit::chain::Hash;
 use crate::audit::clock;
 use crate::audit::record::Timestamp;
@@ -33,7 +33,7 @@ pub(super) async fn seal(writer: &mut Writer, directory: &Path) -> Result<Option
         Ok::<_, StoreError>(sealed)
     };
     let sealed = sealed.await;
-    spare_commits(connection).await?;
+    spare_commits(connection, writer.sync).await?;
     let sealed = sealed?;
     if let Some(checkpoint) = &sealed {
         keys.note(checkpoint)?;
@@ -59,8 +59,14 @@ pub(super) async fn sync_commits(connection: &mut SqliteConnection) -> Result<()
     Ok(())
 }
 
-/// Commits survive the death of the process again, and that of the machine some time later.
-pub(super) async fn spare_commits(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+/// Commits are again as they were: on disk some time later, where that is enough.
+pub(super) async fn spare_commits(
+    connection: &mut SqliteConnection,
+    sync: Durability,
+) -> Result<(), StoreError> {
+    if sync == Durability::Batch {
+        return Ok(());
+    }
     sqlx::raw_sql("PRAGMA synchronous = NORMAL")
         .execute(connection)
         .await?;

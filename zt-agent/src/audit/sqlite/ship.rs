@@ -83,7 +83,7 @@ impl Store {
         let connection = &mut writer.connection;
         seal::sync_commits(connection).await?;
         let noted = note(connection, shipping).await;
-        seal::spare_commits(connection).await?;
+        seal::spare_commits(connection, self.settings.sync).await?;
         noted
     }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The store over real files.
 
+mod durability;
 mod graph;
 mod limits;
 mod paging;
@@ -26,6 +27,7 @@ fn settings(directory: &TempDir) -> Settings {
         max_disk_bytes: 2 << 30,
         retention_days: None,
         keys: None,
+        sync: Durability::default(),
     }
 }
 
@@ -143,7 +145,7 @@ async fn another_file_is_left_alone() {
 
     std::fs::remove_file(&path).expect("removes");
     dsn::create(&path).expect("creates");
-    let mut foreign = SqliteConnection::connect_with(&options(&path))
+    let mut foreign = SqliteConnection::connect_with(&options(&path, Durability::default()))
         .await
         .expect("opens");
     sqlx::raw_sql("CREATE TABLE cookies (crumb TEXT)")

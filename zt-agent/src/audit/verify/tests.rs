@@ -21,7 +21,7 @@ use crate::audit::export::verify;
 use crate::audit::record::{Entry, Hook, Timestamp};
 use crate::audit::sample::{CHAT, context, decision, record_of};
 use crate::audit::seal::Keys;
-use crate::audit::sqlite::{Reader, Settings, Store, StoreError};
+use crate::audit::sqlite::{Durability, Reader, Settings, Store, StoreError};
 use crate::audit::store::{Sink as _, Trail as _};
 
 /// Entries of the trail.
@@ -106,6 +106,7 @@ impl World {
             max_disk_bytes: 1 << 30,
             retention_days: None,
             keys: Some(self.keys()),
+            sync: Durability::default(),
         };
         Store::open(settings).await.expect("opens")
     }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use zt_agent::audit::chain::Head;
 use zt_agent::audit::postgres::{Batch, Maintainer, Reader, Target as Place, Writer};
 use zt_agent::audit::record::{Entry, Kept};
-use zt_agent::audit::sqlite::{Settings, Store};
+use zt_agent::audit::sqlite::{Durability, Settings, Store};
 use zt_agent::audit::store::Sink as _;
 use zt_tests::entries::Maker;
 use zt_tests::postgres::Server;
@@ -103,6 +103,7 @@ pub(super) async fn sqlite(
         max_disk_bytes: 1 << 40,
         retention_days: None,
         keys: Some(directory.path().join("keys")),
+        sync: Durability::default(),
     })
     .await?;
     let made = maker.clone();
