@@ -9,10 +9,20 @@ mod agent;
 mod attacker;
 #[path = "postgres/cluster.rs"]
 mod cluster;
+#[path = "postgres/columns.rs"]
+mod columns;
 #[path = "postgres/days.rs"]
 mod days;
+#[path = "postgres/filters.rs"]
+mod filters;
+#[path = "postgres/killed.rs"]
+mod killed;
 #[path = "postgres/lag.rs"]
 mod lag;
+#[path = "postgres/nasty.rs"]
+mod nasty;
+#[path = "postgres/network.rs"]
+mod network;
 #[path = "postgres/outage.rs"]
 mod outage;
 #[path = "postgres/paging.rs"]

@@ -47,7 +47,7 @@ impl Engine {
             "policyPath": policies,
             "identity": { "file": home.join("workloads.yaml") },
             "audit": { "dsn": format!("sqlite://{}", home.join("audit.db").display()) },
-            "api": { "listen": api, "health": health, "socket": home.join("agent.sock") },
+            "api": { "listen": api, "health": health, "socket": home.join("agent.sock"), "drain": "0s" },
         });
         let Value::Object(config) = config else {
             bail!("the configuration is an object")

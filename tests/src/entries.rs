@@ -29,6 +29,18 @@ pub fn spread(number: u64) -> u64 {
     bits ^ (bits >> 31)
 }
 
+/// What a record can say of proof.
+const PROOFS: [&str; 8] = [
+    "none",
+    "mutual",
+    "source",
+    "destination",
+    "none:unanswered",
+    "none:absent",
+    "none:unsaved",
+    "none:tag_invalid",
+];
+
 impl Maker {
     /// The SPIFFE ID of a workload.
     pub fn name(&self, number: u64) -> String {
@@ -125,6 +137,53 @@ impl Maker {
             mfa: (random >> 54).is_multiple_of(8).then_some(denied),
             incident: (random >> 54).is_multiple_of(16).then(|| Arc::from("INC-\"7\"")),
         }
+    }
+
+    /// One entry that says something in every field, and in turn everything that a field with few words can say. Each
+    /// seventh is a change and no decision.
+    pub fn full(&self, number: u64) -> Entry {
+        let random = spread(number);
+        let node: Arc<str> = Arc::from(format!("worker-{}", random % 4));
+        let caller: Arc<str> = Arc::from(format!("uid:{number} pid:{}", number + 1));
+        if number.is_multiple_of(7) {
+            let change = Change::new(
+                (self.id(number), self.time(number)),
+                (Arc::from("hanzo-k8s"), node),
+                caller,
+                number,
+                serde_json::json!({"to": "b", "from": "a", "number": number}),
+            );
+            return match number / 7 % 3 {
+                0 => Entry::PolicyChange(change),
+                1 => Entry::ModeChange(change),
+                _ => Entry::IdentityChange(change),
+            };
+        }
+        let hooks: Vec<record::Hook> = (1..=u8::MAX)
+            .map_while(zt_common::event::Hook::from_number)
+            .map(record::Hook::Kernel)
+            .chain([record::Hook::Api])
+            .collect();
+        let turn = usize::try_from(number).expect("few");
+        let word = |words: &[&'static str]| words[turn % words.len()];
+        let reasons = zt_common::verdict::Reason::ALL;
+        let mut record = self.decision(number, random, node);
+        record.hook = hooks[turn % hooks.len()];
+        record.reason = record::Reason::Verdict(reasons[turn % reasons.len()]);
+        record.proof = record::Proof::from_name(word(&PROOFS)).expect("a proof");
+        record.observer = Observer::from_name(word(&["source", "destination"])).expect("an end");
+        record.policy_matched = Some(Arc::from(format!("policy-{}/rule-{number}", number % 3)));
+        record.source.port = Some(1024 + turn as u16 % 60_000);
+        record.source.pid = Some(u32::MAX - number as u32);
+        record.destination.pod = Some(Arc::from("hanzo/postgres-0"));
+        record.destination.node = Some(Arc::from("worker-9"));
+        record.revision = number;
+        record.latency = Latency(1 + number);
+        record.count = 1 + number % 5;
+        record.caller = Some(caller);
+        record.mfa = Some(number.is_multiple_of(2));
+        record.incident = Some(Arc::from(format!("INC-{number}")));
+        Entry::Decision(record)
     }
 
     /// Entries with their places in a chain that goes on from `head`.

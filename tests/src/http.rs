@@ -40,6 +40,15 @@ impl Answer {
     }
 }
 
+/// A text for the query of a path: each byte by its number.
+pub fn encoded(text: &str) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    let digit = |four: u8| char::from(DIGITS[usize::from(four)]);
+    text.bytes()
+        .flat_map(|byte| ['%', digit(byte >> 4), digit(byte & 15)])
+        .collect()
+}
+
 /// `GET`s a path, with its query.
 pub fn get(server: SocketAddr, path: &str) -> Result<Answer> {
     request(server, "GET", path, None)

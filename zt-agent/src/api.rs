@@ -51,7 +51,9 @@ pub use self::node::{
     RootStatus, UnnamedStatus,
 };
 pub use self::problem::ApiProblem;
-pub use self::server::{Endpoint, Limits, Routes, ServeError, Tls, bind_api, bind_health, bind_socket};
+pub use self::server::{
+    Endpoint, Limits, OwnerOf, Routes, ServeError, Tls, bind_api, bind_health, bind_socket,
+};
 use crate::audit::archive::Archive;
 use crate::audit::pipeline::Intake;
 use crate::identity::spire::Health;
@@ -151,6 +153,8 @@ pub struct Readiness {
     pub policy: bool,
     /// The kernel reports our hooks where they belong.
     pub hooks: bool,
+    /// The agent is about to end: it still answers, and says that it is not ready.
+    pub leaving: bool,
     /// Why the agent is not ready, where it knows.
     pub reason: Option<Arc<str>>,
 }

@@ -7,6 +7,7 @@
 mod apply;
 mod audit;
 mod callers;
+mod drain;
 mod load;
 mod modes;
 mod nri;
@@ -176,6 +177,8 @@ pub struct Api {
     pub callers: Vec<CallerRule>,
     /// `api.rateLimit`: questions a second that one caller may ask; a batch is as many as it has.
     pub rate_limit: NonZeroU32,
+    /// `api.drain`: how long an engine that is to end goes on answering while it says that it is not ready.
+    pub drain: Duration,
 }
 
 /// `api.tls`: all three files, or none.
@@ -285,6 +288,7 @@ impl Default for Config {
                 tls: TlsFiles::default(),
                 callers: Vec::new(),
                 rate_limit: NonZeroU32::new(100_000).unwrap_or(NonZeroU32::MIN),
+                drain: drain::DRAIN,
             },
             kubeconfig: None,
         }

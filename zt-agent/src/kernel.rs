@@ -63,6 +63,7 @@ pub use self::older::{Older, Search};
 pub use self::raw::{RawSocket, cut_off};
 pub use self::refused::RefusedSocket;
 pub use self::ring::Ring;
+pub use self::sock_diag::owner_of;
 pub use self::sweep::{Fate, Revoked, Sweep};
 pub use self::tables::{CounterReader, Directed, Directory};
 pub use self::versions::{Removal, detach};

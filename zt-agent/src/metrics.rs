@@ -37,7 +37,7 @@ use crate::state::{Configured, Snapshot, SourceStatus};
 pub const MAX_PAIRS: usize = 2000;
 
 /// Why callers from elsewhere are refused: each has a sample from the start, so that the first refusal is an increase.
-pub const API_REFUSALS: [&str; 15] = [
+pub const API_REFUSALS: [&str; 18] = [
     "no_certificate",
     "expired",
     "untrusted",
@@ -46,6 +46,9 @@ pub const API_REFUSALS: [&str; 15] = [
     "timeout",
     "handshake",
     "too_many_connections",
+    "gone",
+    "unread_answer",
+    "not_yet_valid",
     "slow_head",
     "slow_body",
     "too_many_requests",

@@ -39,7 +39,7 @@ fn trail() -> (tempfile::TempDir, String) {
 /// A trail of so many entries, one a second.
 fn trail_of(count: i64) -> (tempfile::TempDir, String) {
     use zt_agent::audit::record::{Change, Entry, Timestamp};
-    use zt_agent::audit::sqlite::{Settings, Store};
+    use zt_agent::audit::sqlite::{Durability, Settings, Store};
     use zt_agent::audit::store::Sink as _;
     let directory = tempfile::tempdir().expect("tempdir");
     let dsn = format!("sqlite://{}", directory.path().join("audit.db").display());
@@ -48,6 +48,7 @@ fn trail_of(count: i64) -> (tempfile::TempDir, String) {
         max_disk_bytes: 1 << 30,
         retention_days: None,
         keys: Some(directory.path().join("keys")),
+        sync: Durability::default(),
     };
     let entry = |number: i64| {
         Entry::ModeChange(Change::new(

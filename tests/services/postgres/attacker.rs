@@ -150,6 +150,18 @@ impl Row {
         Self::of("signing_key", &[("created", "1"), ("text", "'{}'")])
     }
 
+    fn gap() -> Self {
+        Self::of(
+            "gap",
+            &[
+                ("writer", "gen_random_uuid()"),
+                ("first", "1"),
+                ("last", "8"),
+                ("text", "'{}'"),
+            ],
+        )
+    }
+
     fn with(mut self, column: &'static str, sql: &str) -> Self {
         self.columns.insert(column, sql.to_owned());
         self

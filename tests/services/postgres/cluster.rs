@@ -189,6 +189,19 @@ impl Cluster {
 
     /// Each of these is found in a copy of the tables, by a finding that says `named`.
     pub(super) fn finds(&self, change: &str, named: &str) {
+        let (code, report) = self.after(change, &[]);
+        assert_eq!(code, 1, "not found: {change}");
+        let findings = report["findings"].as_array().expect("findings");
+        assert!(
+            findings
+                .iter()
+                .any(|finding| finding.as_str().expect("text").contains(named)),
+            "{change}: no finding says `{named}`: {findings:?}"
+        );
+    }
+
+    /// What is said of the tables when that has been done to them; they are as before then.
+    pub(super) fn after(&self, change: &str, arguments: &[&str]) -> (i32, Value) {
         // Counts last: records that are put back are counted again.
         let tables = [
             "shape",
@@ -208,7 +221,7 @@ impl Cluster {
             }))
             .expect("copies");
         self.server.sql(change).expect(change);
-        let (code, report) = self.verify(&[]);
+        let said = self.verify(arguments);
         // Columns that are generated cannot be put back by name of all.
         self.server
             .sql(&each(&|table| {
@@ -223,14 +236,7 @@ impl Cluster {
                 )
             }))
             .expect("as before");
-        assert_eq!(code, 1, "not found: {change}");
-        let findings = report["findings"].as_array().expect("findings");
-        assert!(
-            findings
-                .iter()
-                .any(|finding| finding.as_str().expect("text").contains(named)),
-            "{change}: no finding says `{named}`: {findings:?}"
-        );
+        said
     }
 
     pub(super) fn writer(&self, number: usize) -> String {

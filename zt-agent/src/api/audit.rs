@@ -173,7 +173,14 @@ async fn shortly(work: impl Future<Output = ()>) {
 }
 
 async fn answered<T>(question: impl Future<Output = Result<T, ArchiveError>>) -> Result<T, ApiProblem> {
-    match tokio::time::timeout(MAX_TIME, question).await {
+    answered_within(MAX_TIME, question).await
+}
+
+async fn answered_within<T>(
+    time: Duration,
+    question: impl Future<Output = Result<T, ArchiveError>>,
+) -> Result<T, ApiProblem> {
+    match tokio::time::timeout(time, question).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) if error.is_too_much() => Err(ApiProblem::bad_request("too_much", error.to_string())),
         Ok(Err(error)) => {
@@ -185,5 +192,38 @@ async fn answered<T>(question: impl Future<Output = Result<T, ArchiveError>>) ->
                 "the audit store did not answer within 10 seconds: narrow the question by time or party";
             Err(ApiProblem::unavailable("audit_slow", detail))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::to_bytes;
+
+    use super::*;
+    use crate::audit::query::TooMuch;
+    use crate::audit::sqlite::StoreError;
+
+    async fn told(question: impl Future<Output = Result<(), ArchiveError>>) -> (u16, String) {
+        let problem = answered_within(Duration::from_millis(10), question).await;
+        let answer = problem.expect_err("not answered").into_response();
+        let status = answer.status().as_u16();
+        let body = to_bytes(answer.into_body(), 1 << 16).await.expect("body");
+        let body: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+        (status, body["code"].as_str().expect("a code").to_owned())
+    }
+
+    #[tokio::test]
+    async fn a_question_that_is_not_answered_is_told_why() {
+        let slow = std::future::pending();
+        assert_eq!(told(slow).await, (503, "audit_slow".to_owned()));
+        for too_much in [TooMuch::Edges, TooMuch::Seen] {
+            let error = ArchiveError::from(StoreError::from(too_much));
+            assert_eq!(told(async { Err(error) }).await, (400, "too_much".to_owned()));
+        }
+        let closed = ArchiveError::from(StoreError::Dsn { problem: "x" });
+        assert_eq!(
+            told(async { Err(closed) }).await,
+            (503, "audit_unavailable".to_owned())
+        );
     }
 }

@@ -29,11 +29,13 @@ pub(super) struct Caller {
 }
 
 impl Caller {
-    /// Somebody on this machine, over a loopback address: its operator.
-    pub(super) fn loopback(peer: SocketAddr) -> Self {
+    /// Somebody on this machine, over a loopback address: its operator. Named by the user whose socket it is, or by the
+    /// address where the kernel does not tell.
+    pub(super) fn loopback(peer: SocketAddr, uid: Option<u32>) -> Self {
+        let of_user = uid.map(|uid| Arc::from(format!("uid:{uid}")));
         Self {
-            name: Arc::from(peer.to_string()),
-            account: Arc::from("loopback"),
+            name: of_user.clone().unwrap_or_else(|| Arc::from(peer.to_string())),
+            account: of_user.unwrap_or_else(|| Arc::from("loopback")),
             rights: Arc::new(Rights::operator()),
             over_loopback: true,
             expires: None,

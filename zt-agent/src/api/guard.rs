@@ -267,7 +267,7 @@ mod tests {
     fn each_refusal_is_counted_under_its_code() {
         let metrics = Metrics::new();
         let guard = Guard::new(NonZeroU32::MAX, Arc::clone(&metrics));
-        let from_here = Caller::loopback(std::net::SocketAddr::from(([127, 0, 0, 1], 1)));
+        let from_here = Caller::loopback(std::net::SocketAddr::from(([127, 0, 0, 1], 1)), Some(1));
         let expired = Caller {
             expires: Some(1),
             ..Caller::process(0, None)

@@ -22,6 +22,7 @@ pub(super) async fn alive() -> Response {
 pub(super) async fn ready(State(state): State<ApiState>) -> Response {
     let readiness = state.readiness.borrow().clone();
     let waiting = match (readiness.policy, readiness.hooks) {
+        _ if readiness.leaving => "it is about to end",
         (true, true) => return line(&ready_words(&state)),
         (false, true) => "no policy is loaded",
         (true, false) => "the hooks are not attached",

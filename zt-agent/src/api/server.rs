@@ -9,14 +9,16 @@ mod slow;
 
 use std::convert::Infallible;
 use std::error::Error as _;
+use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt as _;
 use futures::future::Either;
@@ -27,11 +29,12 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_io_timeout::TimeoutStream;
 
-pub use self::bind::{Endpoint, ServeError, bind_api, bind_health, bind_socket};
+pub use self::bind::{Endpoint, OwnerOf, ServeError, bind_api, bind_health, bind_socket};
 use self::bind::{Listener, Stream};
 pub use self::handshake::Tls;
 use self::places::{Place, Places};
@@ -41,8 +44,6 @@ use self::slow::{Timed, say_too_slow};
 use super::guard::{Allowance, Guard};
 use super::{ApiState, Caller, evaluate};
 
-/// How long a client may take to shake hands.
-const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// How long requests under way may take to end when the agent stops.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 /// Most bytes of the head of a request.
@@ -54,6 +55,8 @@ pub struct Limits {
     /// Connections at a time; one more closes the one that has been idle longest, or else the oldest one whose answer is
     /// still being sent.
     pub connections: usize,
+    /// How long a client may take to shake hands, over TLS.
+    pub handshake_time: Duration,
     /// How long a client may take to send the head of a request, or to think of one.
     pub head_time: Duration,
     /// How long a client may take to send the body of a request.
@@ -66,6 +69,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 512,
+            handshake_time: Duration::from_secs(10),
             head_time: Duration::from_secs(30),
             body_time: Duration::from_secs(10),
             write_time: Duration::from_secs(30),
@@ -107,6 +111,7 @@ struct Shared {
     routes: Routes,
     guard: Option<Arc<Guard>>,
     limits: Limits,
+    owner_of: Option<OwnerOf>,
 }
 
 impl Endpoint {
@@ -130,6 +135,7 @@ impl Endpoint {
             routes: routes.into(),
             guard,
             limits: self.limits,
+            owner_of: self.owner_of,
         };
         let mut connections = JoinSet::new();
         loop {
@@ -180,10 +186,15 @@ async fn connection(stream: Stream, tls: Option<Tls>, place: Place, shared: Shar
                 http(stream, caller, &place, shared, stopping).await;
             }
             (Stream::Tcp(stream, peer), None) => {
-                http(stream, Caller::loopback(peer), &place, shared, stopping).await;
+                let Some(caller) = on_loopback(&stream, peer, shared.owner_of) else {
+                    count(&shared, "gone");
+                    return;
+                };
+                http(stream, caller, &place, shared, stopping).await;
             }
             (Stream::Tcp(stream, peer), Some(tls)) => {
-                let shaken = tokio::time::timeout(HANDSHAKE_TIME, tls.accept(stream, peer)).await;
+                let shaken =
+                    tokio::time::timeout(shared.limits.handshake_time, tls.accept(stream, peer)).await;
                 match shaken {
                     Ok(Some((stream, caller, shown))) => {
                         let rights = Arc::clone(&caller.rights);
@@ -194,7 +205,7 @@ async fn connection(stream: Stream, tls: Option<Tls>, place: Place, shared: Shar
                         }
                     }
                     Ok(None) => {}
-                    Err(_) => tls.refuse(handshake::Cause::Timeout, peer, "no handshake within 10 seconds"),
+                    Err(_) => tls.refuse(handshake::Cause::Timeout, peer, "no handshake in time"),
                 }
             }
         }
@@ -202,6 +213,27 @@ async fn connection(stream: Stream, tls: Option<Tls>, place: Place, shared: Shar
     tokio::select! {
         () = work => {}
         () = seldom(place.evicted()) => {}
+    }
+}
+
+/// Who comes over a loopback address; `None` for somebody who has closed before one could look, and reads no answer.
+fn on_loopback(stream: &TcpStream, peer: SocketAddr, owner_of: Option<OwnerOf>) -> Option<Caller> {
+    let Some(owner_of) = owner_of else {
+        return Some(Caller::loopback(peer, None));
+    };
+    match stream.local_addr().and_then(|here| owner_of(peer, here)) {
+        Ok(Some(uid)) => Some(Caller::loopback(peer, Some(uid))),
+        Ok(None) => None,
+        Err(error) => {
+            static SAID: Once = Once::new();
+            SAID.call_once(|| {
+                tracing::warn!(
+                    %error,
+                    "the kernel does not say who connects over a loopback address: records have the address; use the socket"
+                );
+            });
+            Some(Caller::loopback(peer, None))
+        }
     }
 }
 
@@ -253,6 +285,8 @@ where
                 Ok(answer) => answer.await,
                 Err(refused) => Ok(refused.into_response()),
             };
+            let leaving = evaluations.is_some_and(|state| state.readiness.borrow().leaving);
+            let answer = answer.map(|answer| if leaving { last_one(answer) } else { answer });
             if let (Some(guard), Ok(answer)) = (guard, &answer)
                 && answer.status() == StatusCode::REQUEST_TIMEOUT
             {
@@ -282,15 +316,38 @@ where
     // Clients that break off or speak no HTTP are not this agent's errors.
     let Err(error) = ended else { return };
     tracing::debug!(%error, caller = %caller.name, "connection ended");
-    // An answer that was left unread is a timeout too, of the stream.
-    if error.is_timeout() && error.source().is_none() {
-        let parts = connection.into_parts();
-        // Who had not begun is only idle.
-        if !parts.read_buf.is_empty() {
-            count(&shared, "slow_head");
-            say_too_slow(&mut parts.io.into_inner()).await;
-        }
+    if was_left_unread(&error) {
+        count(&shared, "unread_answer");
+        return;
     }
+    if !error.is_timeout() {
+        return;
+    }
+    let parts = connection.into_parts();
+    // Who had not begun is only idle.
+    if !parts.read_buf.is_empty() {
+        count(&shared, "slow_head");
+        say_too_slow(&mut parts.io.into_inner()).await;
+    }
+}
+
+/// Whether a connection ended because its client did not read what it had asked for: a timeout of ours, not of the system's.
+fn was_left_unread(error: &hyper::Error) -> bool {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if let Some(cause) = cause.downcast_ref::<io::Error>() {
+            return cause.kind() == io::ErrorKind::TimedOut && cause.raw_os_error().is_none();
+        }
+        source = cause.source();
+    }
+    false
+}
+
+/// The same answer, after which the client comes back over another connection, and so to another engine.
+fn last_one(mut answer: Response) -> Response {
+    let close = HeaderValue::from_static("close");
+    answer.headers_mut().insert(header::CONNECTION, close);
+    answer
 }
 
 /// Completes with `future`, which is polled when it was woken itself, and not whenever what is beside it was.

@@ -3,8 +3,10 @@
 
 mod answers;
 mod callers;
+mod certificates;
 mod described;
 mod followers;
+mod kept;
 mod local;
 mod operators;
 mod outside;
@@ -13,6 +15,7 @@ mod rapid;
 mod records;
 mod refusals;
 mod remote;
+mod slow;
 mod streams;
 
 use std::collections::BTreeSet;
@@ -181,6 +184,11 @@ fn snapshot() -> Snapshot {
 }
 
 async fn world() -> World {
+    world_of(|policies| Editor::new(policies, Settings::default())).await
+}
+
+/// The same, whose policies are changed by this editor of the directory.
+async fn world_of(editor: impl FnOnce(std::path::PathBuf) -> Editor) -> World {
     let directory = tempfile::tempdir().expect("directory");
     std::fs::create_dir(directory.path().join("policies")).expect("mkdir");
     std::fs::write(directory.path().join("policies/core.yaml"), POLICY).expect("write");
@@ -212,7 +220,7 @@ async fn world() -> World {
         node: Arc::from("worker-3"),
         snapshots: receiver,
         policies_in_force,
-        editor: Editor::new(directory.path().join("policies"), Settings::default()),
+        editor: editor(directory.path().join("policies")),
         kept: PolicyStore::Directory,
         store,
         intake: intake.clone(),

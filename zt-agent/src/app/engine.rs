@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -117,12 +118,17 @@ pub async fn run_engine(mut config: Config, sources: Sources) -> Result<(), AppE
     notify(sd_notify::NotifyState::Ready);
 
     let outcome = tokio::select! {
-        _ = signals.terminate.recv() => Ok(()),
-        _ = signals.interrupt.recv() => Ok(()),
+        _ = signals.terminate.recv() => Ok(config.api.drain),
+        // Somebody sits there and waits.
+        _ = signals.interrupt.recv() => Ok(Duration::ZERO),
         _ = &mut working => Err(AppError::Ended { part: "the engine's own work" }),
     };
 
     notify(sd_notify::NotifyState::Stopping);
+    ready_sender.send_modify(|ready| ready.leaving = true);
+    if let Ok(time) = outcome {
+        drain(time, &mut signals).await;
+    }
     tracing::info!("stopping: requests under way end, records are flushed");
     stop_sender.send_replace(true);
     for task in serving {
@@ -136,7 +142,23 @@ pub async fn run_engine(mut config: Config, sources: Sources) -> Result<(), AppE
     // It ends with the last sender of snapshots, which the work above held.
     let _ = recording.await;
     trail.close().await?;
-    outcome
+    outcome.map(drop)
+}
+
+/// Goes on answering that long, until whoever sends requests here has heard that it ends. A second signal cuts it short.
+async fn drain(time: Duration, signals: &mut Signals) {
+    if time.is_zero() {
+        return;
+    }
+    tracing::info!(
+        ?time,
+        "about to end: /readyz says so, requests are still answered"
+    );
+    tokio::select! {
+        () = tokio::time::sleep(time) => {}
+        _ = signals.terminate.recv() => {}
+        _ = signals.interrupt.recv() => {}
+    }
 }
 
 /// An engine does not follow an engine.

@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 use super::{AppError, turn};
 use crate::api::{self, ApiState, Endpoint};
 use crate::config::Config;
+use crate::kernel;
 use crate::metrics::Metrics;
 use crate::state::Configured;
 use crate::tls;
@@ -32,7 +33,9 @@ impl Endpoints {
     ) -> Result<Self, AppError> {
         metrics.read_configuration(configured.clone());
         let (tls, reloader) = open_tls(config, metrics, configured)?;
-        let api = turn::bind(ended, || api::bind_api(config.api.listen, tls.clone())).await?;
+        let api = turn::bind(ended, || api::bind_api(config.api.listen, tls.clone()))
+            .await?
+            .with_owners(kernel::owner_of);
         let socket = match &config.api.socket {
             Some(path) => Some(turn::bind(ended, || api::bind_socket(path)).await?),
             None => None,

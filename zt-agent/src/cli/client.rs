@@ -23,6 +23,11 @@ use connect::{Connector, Way};
 pub use sse::{Event, EventStream};
 pub use tls::TlsArgs;
 
+/// The agent of this machine, by whichever of these is there: records name who comes over the socket better.
+const LOCAL: &str = "local";
+const LOCAL_SOCKET: &str = "/run/zt/agent.sock";
+const LOCAL_URL: &str = "http://127.0.0.1:8054";
+
 /// How long an answer may take to begin and, but for streams, to end.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The longest answer that is read.
@@ -31,13 +36,9 @@ const MAX_ANSWER_BYTES: usize = 256 * 1024 * 1024;
 /// Where the agent is, for every command that asks it.
 #[derive(Clone, Debug, Default, Args)]
 pub struct ApiArgs {
-    /// Where the agent's API is: `http://…`, `https://…` or `unix:///run/zt/agent.sock`
-    #[arg(
-        long,
-        env = "ZT_API",
-        value_name = "URL",
-        default_value = "http://127.0.0.1:8054"
-    )]
+    /// Where the agent's API is: `http://…`, `https://…` or `unix:///run/zt/agent.sock`; `local` is that socket, or
+    /// `http://127.0.0.1:8054` where it cannot be opened
+    #[arg(long, env = "ZT_API", value_name = "URL", default_value = LOCAL)]
     pub api: String,
     /// How to reach an agent elsewhere.
     #[command(flatten)]
@@ -127,27 +128,7 @@ pub struct Client {
 impl Client {
     /// A client of the agent at `arguments.api`; nothing is asked yet.
     pub fn new(arguments: &ApiArgs) -> Result<Self, ClientError> {
-        let wrong = || ClientError::Url {
-            url: arguments.api.clone(),
-        };
-        let (base, way) = if let Some(path) = arguments.api.strip_prefix("unix://") {
-            if !path.starts_with('/') {
-                return Err(wrong());
-            }
-            ("http://localhost".to_owned(), Way::Unix(path.into()))
-        } else {
-            let url = arguments.api.trim_end_matches('/');
-            let uri: Uri = url.parse().map_err(|_| wrong())?;
-            if uri.host().is_none() || !matches!(uri.path(), "" | "/") {
-                return Err(wrong());
-            }
-            let way = match uri.scheme_str() {
-                Some("http") => Way::Tcp,
-                Some("https") => Way::Tls(arguments.tls.config()?),
-                _ => return Err(wrong()),
-            };
-            (url.to_owned(), way)
-        };
+        let (base, way) = way(arguments)?;
         let http = HttpClient::builder(TokioExecutor::new()).build(Connector(way));
         Ok(Self {
             base,
@@ -292,6 +273,34 @@ impl Client {
             Err(error) => error,
         }
     }
+}
+
+/// The base of URLs, and how to get there.
+fn way(arguments: &ApiArgs) -> Result<(String, Way), ClientError> {
+    let wrong = || ClientError::Url {
+        url: arguments.api.clone(),
+    };
+    let found = if arguments.api == LOCAL {
+        (LOCAL_URL.to_owned(), Way::Local(LOCAL_SOCKET.into()))
+    } else if let Some(path) = arguments.api.strip_prefix("unix://") {
+        if !path.starts_with('/') {
+            return Err(wrong());
+        }
+        ("http://localhost".to_owned(), Way::Unix(path.into()))
+    } else {
+        let url = arguments.api.trim_end_matches('/');
+        let uri: Uri = url.parse().map_err(|_| wrong())?;
+        if uri.host().is_none() || !matches!(uri.path(), "" | "/") {
+            return Err(wrong());
+        }
+        let way = match uri.scheme_str() {
+            Some("http") => Way::Tcp,
+            Some("https") => Way::Tls(arguments.tls.config()?),
+            _ => return Err(wrong()),
+        };
+        (url.to_owned(), way)
+    };
+    Ok(found)
 }
 
 /// Reads problem details (RFC 9457); any other body is an error of something that is not the agent.

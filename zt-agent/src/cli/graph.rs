@@ -169,12 +169,27 @@ fn dot(edges: &[Value]) -> String {
     text
 }
 
+/// Text between quotes, as Mermaid reads it: whatever could end it, or be taken for Markdown, HTML or an entity, by its number.
+fn escaped(text: &str) -> String {
+    let plain = |character: char| character.is_alphanumeric() || " -_./:@~".contains(character);
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        if plain(character) {
+            escaped.push(character);
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(escaped, "#{};", u32::from(character));
+        }
+    }
+    escaped
+}
+
 fn mermaid(edges: &[Value]) -> String {
     let nodes = nodes(edges);
     let mut text = String::from("flowchart LR");
     // Writing to a String cannot fail.
     for (id, number) in &nodes {
-        let _ = write!(text, "\n  n{number}[\"{}\"]", short(id).replace('"', "#quot;"));
+        let _ = write!(text, "\n  n{number}[\"{}\"]", escaped(&short(id)));
     }
     let number = |id: &Value| {
         id.as_str()
@@ -226,8 +241,12 @@ mod tests {
         );
         assert_eq!(
             mermaid(&edges()),
-            "flowchart LR\n  n0[\"cidr:#quot;x\"]\n  n1[\"k8s/iam\"]\n  n2[\"k8s/postgres\"]\n  \
+            "flowchart LR\n  n0[\"cidr:#34;x\"]\n  n1[\"k8s/iam\"]\n  n2[\"k8s/postgres\"]\n  \
              n1 -->|\"5432/TCP\"| n2\n  n1 -.->|\"53/UDP denied\"| n0"
+        );
+        assert_eq!(
+            escaped("a\"] --> b[`**x**` <b> &amp; #35; ;%%\\"),
+            "a#34;#93; --#62; b#91;#96;#42;#42;x#42;#42;#96; #60;b#62; #38;amp#59; #35;35#59; #59;#37;#37;#92;"
         );
         assert!(
             table(&edges())

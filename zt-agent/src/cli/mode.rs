@@ -134,7 +134,7 @@ pub(super) async fn mode(command: &ModeCommand) -> Result<Exit, Failure> {
         }
         Ok(Err(error)) if is_out(&error) => error.to_string(),
         Ok(Err(error)) => return Err(error.into()),
-        Err(_) => format!("{} does not answer", api.api),
+        Err(_) => format!("the agent ({}) does not answer", api.api),
     };
     let directory = pins.directory();
     eprintln!(

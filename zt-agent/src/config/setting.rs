@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Every setting, once: its key in the file, its environment variable, its flag, and how its value is read.
 
-use super::{Config, apply, audit, callers, modes, nri, peers};
+use super::{Config, apply, audit, callers, drain, modes, nri, peers};
 use crate::yaml::{Node, Value};
 
 /// One setting.
@@ -203,6 +203,8 @@ settings! {
         "Who may come over TLS as evaluate, follow, read or admin [default: nobody]";
     "api.rateLimit", "ZT_API_RATE_LIMIT", "api-rate-limit", "NUMBER", apply::api_rate_limit,
         "Questions a second that one caller may ask; a batch is as many as it has [default: 100000]";
+    "api.drain", "ZT_API_DRAIN", "api-drain", "TIME", drain::drain,
+        "How long an engine that is to end goes on answering, not ready [default: 5s]";
     "kubernetes.kubeconfig", "ZT_KUBECONFIG", "kubeconfig", "FILE", apply::kubeconfig,
         "How the Kubernetes API is reached [default: the pod's service account, or KUBECONFIG]";
 }

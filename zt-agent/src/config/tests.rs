@@ -100,6 +100,7 @@ api:
   callers:
     - {spiffe: \"spiffe://example.org/ops/*\", role: admin}
   rateLimit: 10
+  drain: 7s
 kubernetes:
   kubeconfig: /kubeconfig
 ";
@@ -194,6 +195,7 @@ fn every_key_is_read() {
                 node: None,
             }],
             rate_limit: NonZeroU32::new(10).expect("not zero"),
+            drain: Duration::from_secs(7),
         },
         kubeconfig: Some("/kubeconfig".into()),
     };
@@ -306,6 +308,11 @@ fn bad_values_say_what_is_wrong() {
         ("api: {tls: []}", "must be a mapping, not a list"),
         ("api: {socket: run/x}", "must be an absolute path"),
         ("api: {rateLimit: 0}", "at least 1, not `0`"),
+        (
+            "api: {drain: soon}",
+            "a time such as `5s` or `0s`, at most 5m, not `soon`",
+        ),
+        ("api: {drain: 6m}", "at most 5m, not `6m`"),
         ("api: {callers: [x]}", "entry 1 (line 1): must be {spiffe, role}"),
         ("api: {callers: [{spiffe: \"*\"}]}", "`role` is missing"),
         (

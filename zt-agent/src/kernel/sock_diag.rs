@@ -4,12 +4,16 @@
 //! Layouts follow `include/uapi/linux/inet_diag.h`. Written here because the netlink crates speak of listing only, not
 //! of `SOCK_DESTROY`. A socket belongs to the namespace of the thread that opened it.
 
+mod owner;
+
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 use zt_common::address::Address;
+
+pub use self::owner::owner_of;
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;

@@ -22,6 +22,8 @@ pub(crate) struct Authority {
 pub(crate) struct Issued {
     certificate: Certificate,
     key: KeyPair,
+    /// What leads from it up to an authority, as it is shown.
+    above: Vec<CertificateDer<'static>>,
 }
 
 impl Authority {
@@ -62,16 +64,24 @@ impl Authority {
         let since = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .expect("after 1970");
+        self.below_with(|params| {
+            params.not_after = date_time_ymd(1970, 1, 1) + since + while_from_now;
+        })
+    }
+
+    /// The same, changed.
+    pub(crate) fn below_with(&self, change: impl FnOnce(&mut CertificateParams)) -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.not_after = date_time_ymd(1970, 1, 1) + since + while_from_now;
+        change(&mut params);
         let key = KeyPair::generate().expect("key");
         let certificate = params.signed_by(&key, &self.issuer).expect("signed");
         let issuer = Issuer::new(params, key);
         Self { certificate, issuer }
     }
 
-    fn issue_with(&self, uris: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Issued {
+    /// The same, changed.
+    pub(crate) fn issue_with(&self, uris: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Issued {
         let mut params = CertificateParams::new(vec!["localhost".to_owned()]).expect("name");
         let uris = uris
             .iter()
@@ -80,7 +90,11 @@ impl Authority {
         change(&mut params);
         let key = KeyPair::generate().expect("key");
         let certificate = params.signed_by(&key, &self.issuer).expect("signed");
-        Issued { certificate, key }
+        Issued {
+            certificate,
+            key,
+            above: Vec::new(),
+        }
     }
 
     pub(crate) fn pem(&self) -> String {
@@ -99,7 +113,8 @@ impl Authority {
             None => builder.with_no_client_auth(),
             Some(issued) => {
                 let key = PrivateKeyDer::try_from(issued.key.serialize_der()).expect("key");
-                let chain = vec![issued.certificate.der().clone()];
+                let own = issued.certificate.der().clone();
+                let chain = std::iter::once(own).chain(issued.above.iter().cloned()).collect();
                 builder.with_client_auth_cert(chain, key).expect("certificate")
             }
         }
@@ -132,6 +147,22 @@ impl Issued {
     pub(crate) fn certified(&self) -> CertifiedKey {
         let chain = vec![self.certificate.der().clone()];
         certified(chain, &self.key.serialize_der()).expect("usable")
+    }
+
+    /// The same, shown with the certificate of an authority that is itself below another one.
+    pub(crate) fn through(mut self, authority: &Authority) -> Self {
+        self.above.push(authority.certificate.der().clone());
+        self
+    }
+
+    /// The certificate and its key, PEM.
+    pub(crate) fn pems(&self) -> (String, String) {
+        (self.certificate.pem(), self.key.serialize_pem())
+    }
+
+    /// The certificate, as it is shown.
+    pub(crate) fn der(&self) -> CertificateDer<'static> {
+        self.certificate.der().clone()
     }
 
     /// The certificate with the key of another one.

@@ -2,8 +2,12 @@
 //! Policy engines that share a directory, and nodes that follow them: real engine processes, no privilege.
 
 mod crowd;
+mod ending;
+mod kept;
 mod lies;
+mod many;
 mod metrics;
+mod operators;
 mod tls;
 mod world;
 

@@ -12,7 +12,7 @@ const MADE_UP: usize = 10_000;
 /// Questions of one request.
 const BATCH: usize = 1000;
 
-async fn exposition(engine: &Engine) -> String {
+pub(super) async fn exposition(engine: &Engine) -> String {
     let mut stream = TcpStream::connect(engine.health).await.expect("connects");
     let request = "GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n";
     stream.write_all(request.as_bytes()).await.expect("written");

@@ -14,16 +14,16 @@ use zt_agent::policy_follow::{Settings, Tls};
 use super::world::{Engine, Node, Shared, eventually, policy, settings};
 
 const NODE: &str = "spiffe://hanzo.ai/zt/node";
-const ENGINE: &str = "spiffe://hanzo.ai/zt/engine";
+pub(super) const ENGINE: &str = "spiffe://hanzo.ai/zt/engine";
 
 /// An authority, and where it keeps what it issues.
-struct Authority {
+pub(super) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     directory: PathBuf,
 }
 
 impl Authority {
-    fn new(directory: PathBuf) -> Self {
+    pub(super) fn new(directory: PathBuf) -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("key");
@@ -33,12 +33,12 @@ impl Authority {
         Self { issuer, directory }
     }
 
-    fn ca(&self) -> PathBuf {
+    pub(super) fn ca(&self) -> PathBuf {
         self.directory.join("ca.pem")
     }
 
     /// Certificate and key for this identity and host name.
-    fn issue(&self, id: &str, host: &str) -> (PathBuf, PathBuf) {
+    pub(super) fn issue(&self, id: &str, host: &str) -> (PathBuf, PathBuf) {
         let mut params = CertificateParams::new(vec![host.to_owned()]).expect("name");
         params
             .subject_alt_names
@@ -54,9 +54,9 @@ impl Authority {
 }
 
 /// Writes the configuration of an engine that shows this certificate and knows these callers.
-fn configure(shared: &Shared, name: &str, shown: &(PathBuf, PathBuf), ca: &Path, callers: &str) {
+pub(super) fn configure(shared: &Shared, name: &str, shown: &(PathBuf, PathBuf), ca: &Path, callers: &str) {
     let config = format!(
-        "api:\n  tls: {{cert: {}, key: {}, clientCa: {}}}\n  callers: [{callers}]\n",
+        "api:\n  drain: 0s\n  tls: {{cert: {}, key: {}, clientCa: {}}}\n  callers: [{callers}]\n",
         shown.0.display(),
         shown.1.display(),
         ca.display()

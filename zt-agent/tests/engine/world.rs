@@ -155,10 +155,15 @@ impl Engine {
         command
     }
 
+    /// Has its policy from there from its next start on.
+    pub(crate) fn follow(&mut self, policies: &Path) {
+        self.policies = policies.to_path_buf();
+    }
+
     fn config(&self) -> PathBuf {
         let config = self.home.join("agent.yaml");
         if !config.exists() {
-            fs::write(&config, "api: {rateLimit: 100000}\n").expect("write");
+            fs::write(&config, "api: {rateLimit: 100000, drain: 0s}\n").expect("write");
         }
         config
     }
@@ -214,8 +219,24 @@ impl Engine {
     }
 
     pub(crate) fn terminate(&mut self) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        self.wait()
+    }
+
+    /// A file of the process below `/proc`.
+    pub(crate) fn proc(&self, name: &str) -> PathBuf {
+        let child = self.child.as_ref().expect("runs");
+        PathBuf::from(format!("/proc/{}/{name}", child.id()))
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().expect("runs");
+        kill(Pid::from_raw(child.id() as i32), signal).expect("signal");
+    }
+
+    /// Waits until the process has ended.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
         let mut child = self.child.take().expect("runs");
-        kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).expect("signal");
         child.wait().expect("waited")
     }
 

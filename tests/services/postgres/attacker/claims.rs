@@ -19,7 +19,18 @@ async fn nobody_inserts_in_anothers_name() {
         Row::batch(),
         Row::checkpoint(),
         Row::signing_key(),
+        Row::gap(),
     ];
+    // Each table that a login writes to, as the server says.
+    let written = server
+        .sql(
+            "SELECT string_agg(DISTINCT table_name, ' ' ORDER BY table_name) FROM information_schema.column_privileges
+             WHERE grantee = 'zt_audit_writer' AND privilege_type = 'INSERT' AND table_schema = 'zt_audit'",
+        )
+        .expect("the list");
+    let mut tried: Vec<&str> = rows.iter().map(|row| row.table).collect();
+    tried.sort_unstable();
+    assert_eq!(tried.join(" "), written);
     for row in &rows {
         for sql in ["'node'", "DEFAULT", "session_user"] {
             refused(
@@ -137,6 +148,11 @@ async fn what_a_row_says_is_checked() {
         &server,
         &Row::signing_key().with("text", &long(16_385)).sql(),
         "signing_key_length",
+    );
+    refused(
+        &server,
+        &Row::gap().with("text", &long(16_385)).sql(),
+        "gap_length",
     );
     assert_eq!(
         server

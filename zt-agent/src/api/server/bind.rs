@@ -47,12 +47,17 @@ pub enum ServeError {
     },
 }
 
+/// Says whose TCP socket of this machine is connected from the first address to the second; `None` where nobody has it
+/// open any more.
+pub type OwnerOf = fn(SocketAddr, SocketAddr) -> io::Result<Option<u32>>;
+
 /// A place that is listened at. Nothing is accepted before [`Endpoint::serve`].
 #[derive(Debug)]
 pub struct Endpoint {
     pub(super) listener: Listener,
     pub(super) tls: Option<Tls>,
     pub(super) limits: Limits,
+    pub(super) owner_of: Option<OwnerOf>,
     address: Option<SocketAddr>,
 }
 
@@ -136,6 +141,7 @@ pub async fn bind_socket(path: &Path) -> Result<Endpoint, ServeError> {
         listener: Listener::Unix(listener, file),
         tls: None,
         limits: Limits::default(),
+        owner_of: None,
         address: None,
     })
 }
@@ -191,6 +197,7 @@ impl Endpoint {
             listener: Listener::Tcp(listener),
             tls,
             limits: Limits::default(),
+            owner_of: None,
             address: Some(address),
         })
     }
@@ -198,6 +205,13 @@ impl Endpoint {
     /// The address, with the port that was chosen for port 0; `None` for a Unix socket.
     pub fn address(&self) -> Option<SocketAddr> {
         self.address
+    }
+
+    /// The same with a way to find out who comes over a loopback address. Without one the address is all that is known.
+    #[must_use]
+    pub fn with_owners(mut self, owner_of: OwnerOf) -> Self {
+        self.owner_of = Some(owner_of);
+        self
     }
 
     /// The same with other limits.

@@ -34,8 +34,10 @@ pub struct Tls {
 pub(super) enum Cause {
     /// They showed no certificate.
     NoCertificate,
-    /// Their certificate is no longer valid, or not yet.
+    /// Their certificate is no longer valid.
     Expired,
+    /// Their certificate is not valid yet: a clock is wrong, here or there.
+    NotYetValid,
     /// Nobody who is trusted issued it.
     Untrusted,
     /// It does not have exactly one SPIFFE ID.
@@ -54,6 +56,7 @@ impl Cause {
         match self {
             Self::NoCertificate => "no_certificate",
             Self::Expired => "expired",
+            Self::NotYetValid => "not_yet_valid",
             Self::Untrusted => "untrusted",
             Self::NoSpiffeId => "no_spiffe_id",
             Self::NotACaller => "not_a_caller",
@@ -69,11 +72,11 @@ impl Cause {
         match inner {
             Some(RustlsError::NoCertificatesPresented) => Self::NoCertificate,
             Some(RustlsError::InvalidCertificate(error)) => match error {
-                CertificateError::Expired
-                | CertificateError::ExpiredContext { .. }
-                | CertificateError::NotValidYet
-                | CertificateError::NotValidYetContext { .. } => Self::Expired,
-                CertificateError::Other(_) => Self::NoSpiffeId,
+                CertificateError::Expired | CertificateError::ExpiredContext { .. } => Self::Expired,
+                CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                    Self::NotYetValid
+                }
+                CertificateError::Other(other) if other.0.is::<tls::IdentityError>() => Self::NoSpiffeId,
                 _ => Self::Untrusted,
             },
             _ => Self::Handshake,

@@ -3,12 +3,14 @@
 //! that ask for nothing keep nobody out, and neither do as many that watch or leave their answers unread: where none is
 //! idle, the oldest of those goes.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+mod taken;
+
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::Notify;
+
+use self::taken::Taken;
 
 /// The places of one listener.
 pub(super) struct Places {
@@ -17,9 +19,6 @@ pub(super) struct Places {
     next: AtomicU64,
     taken: Arc<Mutex<Taken>>,
 }
-
-/// Who has a place, the oldest first.
-type Taken = BTreeMap<u64, Arc<Seat>>;
 
 #[derive(Default)]
 struct Seat {
@@ -89,7 +88,7 @@ impl Places {
     pub(super) fn take(&self) -> Option<Place> {
         let mut taken = lock(&self.taken);
         if taken.len() >= self.most {
-            clear(&mut taken, |_| true)?;
+            taken.clear(None)?;
         }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let seat = Arc::<Seat>::default();
@@ -103,26 +102,6 @@ impl Places {
     }
 }
 
-/// Clears the place of whoever has been idle longest among those who have most places, or else the next most: who fills
-/// a listener drives out themselves. Where nobody is idle, it is the oldest one whose answer is being sent.
-fn clear(taken: &mut Taken, of: impl Fn(&Seat) -> bool) -> Option<()> {
-    let mut places: HashMap<Option<&Arc<str>>, usize> = HashMap::new();
-    for seat in taken.values() {
-        *places.entry(seat.account.get()).or_default() += 1;
-    }
-    let free = taken.iter().filter(|(_, seat)| of(seat) && !seat.has_requests());
-    // Of equals, the oldest.
-    let (number, _) = free.min_by_key(|(number, seat)| {
-        let most = places.get(&seat.account.get()).copied().unwrap_or(0);
-        (seat.has_answers(), Reverse(most), **number)
-    })?;
-    let number = *number;
-    if let Some(seat) = taken.remove(&number) {
-        seat.evicted.notify_one();
-    }
-    Some(())
-}
-
 fn lock(taken: &Mutex<Taken>) -> MutexGuard<'_, Taken> {
     taken.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -132,13 +111,10 @@ impl Place {
     /// where none of those is idle.
     pub(super) fn belongs_to(&self, account: &Arc<str>) -> bool {
         let mut taken = lock(&self.taken);
-        let theirs = |seat: &Seat| seat.account.get() == Some(account);
-        let count = taken.values().filter(|seat| theirs(seat)).count();
-        if count >= self.most_of_one && clear(&mut taken, theirs).is_none() {
+        if taken.places_of(account) >= self.most_of_one && taken.clear(Some(account)).is_none() {
             return false;
         }
-        // Said once.
-        let _ = self.seat.account.set(Arc::clone(account));
+        taken.belongs(self.number, &self.seat, account);
         true
     }
 
@@ -161,7 +137,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        lock(&self.taken).remove(&self.number);
+        lock(&self.taken).remove(self.number, &self.seat);
     }
 }
 
@@ -242,11 +218,7 @@ mod tests {
         for _ in 0..100 {
             strangers.push(places.take().expect("somebody is idle"));
         }
-        assert!(
-            lock(&places.taken)
-                .values()
-                .any(|seat| seat.account.get() == Some(&one))
-        );
+        assert!(lock(&places.taken).places_of(&one) == 1);
         assert_eq!(lock(&places.taken).len(), 8);
     }
 }

@@ -310,8 +310,8 @@ async fn health_is_alive_and_ready_when_it_is() {
     );
     world.readiness.send_replace(Readiness {
         policy: true,
-        hooks: false,
         reason: Some("waiting for a cgroup".into()),
+        ..Readiness::default()
     });
     let reply = get(world.health, "/readyz").await;
     assert!(
@@ -322,7 +322,7 @@ async fn health_is_alive_and_ready_when_it_is() {
     world.readiness.send_replace(Readiness {
         policy: true,
         hooks: true,
-        reason: None,
+        ..Readiness::default()
     });
     let reply = get(world.health, "/readyz").await;
     assert_eq!(

@@ -2,6 +2,7 @@
 //! What the API refuses, and how it says so.
 
 mod bodies;
+mod wire;
 
 use super::*;
 

@@ -95,6 +95,7 @@ impl Node {
         self.parts.ready.send_replace(Readiness {
             policy: true,
             hooks: troubles.is_none(),
+            leaving: false,
             reason: troubles.map(Arc::from),
         });
     }

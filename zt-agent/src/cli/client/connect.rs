@@ -31,6 +31,8 @@ pub(super) enum Way {
     Tcp,
     /// Its socket.
     Unix(PathBuf),
+    /// Its socket, or plain HTTP where that cannot be opened.
+    Local(PathBuf),
     /// TLS.
     Tls(Arc<ClientConfig>),
 }
@@ -39,7 +41,7 @@ pub(super) enum Way {
 #[derive(Clone, Debug)]
 pub(super) struct Connector(pub(super) Way);
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// A connection of whichever kind.
@@ -69,6 +71,11 @@ impl Service<Uri> for Connector {
 async fn connect(way: Way, uri: Uri) -> io::Result<Box<dyn Stream>> {
     let config = match way {
         Way::Unix(path) => return Ok(Box::new(UnixStream::connect(path).await?)),
+        Way::Local(path) => match UnixStream::connect(path).await {
+            Ok(stream) => return Ok(Box::new(stream)),
+            // Not there, left behind, or not for this user.
+            Err(_) => None,
+        },
         Way::Tcp => None,
         Way::Tls(config) => Some(config),
     };

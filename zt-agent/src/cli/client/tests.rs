@@ -5,6 +5,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
+use super::connect::Stream;
 use super::*;
 
 /// A server that gives `response` to one request; its URL, and what it was asked.
@@ -157,6 +158,54 @@ async fn only_a_host_or_a_socket_is_a_url() {
     };
     let error = Client::new(&unproven).expect_err("no certificate").to_string();
     assert!(error.contains("--tls-cert, --tls-key and --tls-ca"), "{error}");
+}
+
+#[tokio::test]
+async fn the_agent_of_this_machine_is_asked_over_its_socket_if_that_can_be_opened() {
+    let directory = tempfile::tempdir().expect("directory");
+    let path = directory.path().join("agent.sock");
+    let tcp = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let base = format!("http://{}", tcp.local_addr().expect("address"));
+    let client = || Client {
+        base: base.clone(),
+        max_answer_bytes: MAX_ANSWER_BYTES,
+        http: HttpClient::builder(TokioExecutor::new()).build(Connector(Way::Local(path.clone()))),
+    };
+    let respond = async |stream: &mut dyn Stream| {
+        let mut request = vec![0; 4096];
+        let length = stream.read(&mut request).await.expect("request");
+        assert!(request[..length].starts_with(b"GET /v1/status"));
+        stream
+            .write_all(answer("200 OK", "{}").as_bytes())
+            .await
+            .expect("response");
+    };
+    let over_tcp = async || {
+        let asking = client();
+        let (answered, ()) = tokio::join!(asking.get("/v1/status", &[]), async {
+            respond(&mut tcp.accept().await.expect("accept").0).await;
+        });
+        answered.expect("answer");
+    };
+    over_tcp().await;
+    // One that an agent left behind.
+    drop(std::os::unix::net::UnixListener::bind(&path).expect("bound"));
+    over_tcp().await;
+    std::fs::remove_file(&path).expect("removed");
+    let socket = tokio::net::UnixListener::bind(&path).expect("bound");
+    let asking = client();
+    let (answered, ()) = tokio::join!(asking.get("/v1/status", &[]), async {
+        respond(&mut socket.accept().await.expect("accept").0).await;
+    });
+    answered.expect("answer");
+
+    let local = ApiArgs {
+        api: LOCAL.into(),
+        ..ApiArgs::default()
+    };
+    let (base, way) = way(&local).expect("a way");
+    assert_eq!(base, "http://127.0.0.1:8054");
+    assert!(matches!(way, Way::Local(path) if path.as_os_str() == "/run/zt/agent.sock"));
 }
 
 #[tokio::test]
