@@ -14,6 +14,8 @@ mod ebpf_build;
 use ebpf_build::{Install, Tools};
 
 const PREBUILT: &str = "ZT_EBPF_OBJECT";
+/// What tells the agent's sources which linker made the object, in which nothing does.
+const LINKER: &str = "ZT_EBPF_LINKER";
 
 fn main() -> ExitCode {
     match object() {
@@ -36,6 +38,7 @@ fn object() -> Result<(), String> {
     println!("cargo::rerun-if-env-changed={PREBUILT}");
     if let Some(prebuilt) = env::var_os(PREBUILT).map(PathBuf::from) {
         println!("cargo::rerun-if-changed={}", prebuilt.display());
+        println!("cargo::rustc-env={LINKER}=unknown");
         let copied = fs::copy(&prebuilt, &output);
         return copied.map(drop).map_err(|error| {
             format!("{PREBUILT} names {}, which cannot be read ({error}): unset it, or build that file with `cargo xtask build-ebpf`", prebuilt.display())
@@ -65,6 +68,7 @@ fn object() -> Result<(), String> {
     let install = if offline { Install::Never } else { Install::Allowed };
     let say = |message: &str| println!("cargo::warning={message}");
     let tools = Tools::prepare(install, &say).map_err(|error| error.to_string())?;
+    println!("cargo::rustc-env={LINKER}={}", tools.linker_version);
     tools
         .build(workspace, &scratch, &output)
         .map_err(|error| error.to_string())

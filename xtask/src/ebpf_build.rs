@@ -79,14 +79,20 @@ pub(crate) enum Install {
 pub(crate) struct Tools {
     toolchain: Toolchain,
     linker: PathBuf,
+    /// The release of the linker.
+    pub(crate) linker_version: String,
 }
 
 impl Tools {
     /// Finds both, installing what is missing if that is allowed. `say` is told about each installation beforehand.
     pub(crate) fn prepare(install: Install, say: &dyn Fn(&str)) -> Result<Self, EbpfBuildError> {
         let toolchain = Toolchain::find(install, say)?;
-        let linker = find_linker(&toolchain, install, say)?;
-        Ok(Self { toolchain, linker })
+        let (linker, linker_version) = find_linker(&toolchain, install, say)?;
+        Ok(Self {
+            toolchain,
+            linker,
+            linker_version,
+        })
     }
 
     /// Compiles `<workspace>/zt-ebpf` below `scratch` and copies the object to `output`.
@@ -142,7 +148,12 @@ impl Tools {
 
 impl fmt::Display for Tools {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, {}", self.toolchain, self.linker.display())
+        let Self {
+            toolchain,
+            linker_version,
+            ..
+        } = self;
+        write!(f, "{toolchain}, {} {linker_version}", self.linker.display())
     }
 }
 
@@ -305,7 +316,7 @@ fn find_linker(
     toolchain: &Toolchain,
     install: Install,
     say: &dyn Fn(&str),
-) -> Result<PathBuf, EbpfBuildError> {
+) -> Result<(PathBuf, String), EbpfBuildError> {
     let mut command = format!("cargo install bpf-linker --version {LINKER_VERSION} --locked");
     if *toolchain == Toolchain::System {
         // A compiler that does not ship its LLVM as a library: the linker brings the distribution's.
@@ -344,7 +355,7 @@ fn find_linker(
         .unwrap_or("of unknown version")
         .to_owned();
     if found.starts_with(LINKER_SERIES) {
-        Ok(linker)
+        Ok((linker, found))
     } else {
         Err(EbpfBuildError::LinkerVersion {
             found,

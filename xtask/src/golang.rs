@@ -3,7 +3,7 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -21,6 +21,19 @@ pub(crate) fn cache() -> Result<PathBuf> {
         Path::new(&home).join(".cache")
     };
     Ok(cache.join("zt"))
+}
+
+/// Keeps everybody else who would make `directory` of the cache waiting, until it is dropped: another checkout may, at the same
+/// time.
+pub(crate) fn lock(directory: &Path) -> Result<File> {
+    let name = directory.file_name().context("a directory of the cache")?;
+    let place = directory.with_file_name(format!("{}.lock", name.display()));
+    let parent = place.parent().context("a directory of the cache")?;
+    fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+    let file = File::create(&place).with_context(|| format!("cannot make {}", place.display()))?;
+    file.lock()
+        .with_context(|| format!("cannot lock {}", place.display()))?;
+    Ok(file)
 }
 
 /// Go, with everything that it writes below `work`.
@@ -71,6 +84,10 @@ impl Module {
         if self.is_built(directory) {
             return Ok(());
         }
+        let _lock = lock(directory)?;
+        if self.is_built(directory) {
+            return Ok(());
+        }
         let work = directory.join("build");
         let programs = work.join("bin");
         fs::create_dir_all(&programs).with_context(|| format!("cannot make {}", work.display()))?;
@@ -118,6 +135,36 @@ impl Module {
             "{} does not build; Go's messages are above. It needs the Go of SPIRE and the Go module proxy",
             self.directory
         );
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn who_makes_the_same_directory_waits() -> Result<()> {
+        let directory = env::temp_dir().join(format!("zt-lock-{}", std::process::id()));
+        let held = lock(&directory)?;
+        // Another one is not held up.
+        drop(lock(
+            &directory.with_file_name(format!("zt-lock-other-{}", std::process::id())),
+        )?);
+        let (sender, receiver) = channel();
+        let place = directory.clone();
+        let waiting = thread::spawn(move || {
+            let lock = lock(&place);
+            sender.send(()).map(|()| lock.is_ok())
+        });
+        assert!(receiver.recv_timeout(Duration::from_millis(200)).is_err());
+        drop(held);
+        receiver.recv_timeout(Duration::from_secs(60))?;
+        assert!(waiting.join().is_ok_and(|locked| locked == Ok(true)));
         Ok(())
     }
 }

@@ -11,6 +11,7 @@ mod ebpf_build;
 mod golang;
 mod instructions;
 mod kubernetes;
+mod package;
 mod privilege;
 mod services;
 mod setup;
@@ -52,9 +53,9 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Check and test everything, or some of it
+    /// Check and test, after setting the machine up, or only some of it
     Test {
-        /// What to run; everything if nothing is named
+        /// What to run; `all` if nothing is named
         tiers: Vec<test::Tier>,
         /// Take down how many instructions the verifier walks, for later runs to compare with (tiers `kernel` and `vm`)
         #[arg(long)]

@@ -10,7 +10,9 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 
 pub(crate) use self::packages::program;
-use self::packages::{FOR_APISERVER, FOR_VM, PROGRAMS, Program, WRK, find, install, install_packages, lacks};
+use self::packages::{
+    FOR_APISERVER, FOR_VM, PROGRAMS, Program, WRK, find, install, install_packages, lacks, named,
+};
 use crate::ebpf_build::{Install, Tools};
 use crate::{chart, containerd, spire, vm};
 
@@ -32,7 +34,10 @@ pub(crate) fn run(check: bool) -> Result<()> {
         .filter(|program| !note(program.name, find(program).is_some()))
         .collect();
     if !check && !absent.is_empty() {
-        install_packages(&absent)?;
+        // What is missing in the end is said below, and what else can be had is had.
+        if let Err(error) = install_packages(&absent) {
+            missing.push(format!("packages: {error:#}"));
+        }
     }
     for program in absent.iter().filter(|program| find(program).is_none()) {
         let line = lacks(program);
@@ -95,15 +100,16 @@ pub(crate) fn for_bench() -> Result<()> {
     Ok(())
 }
 
-/// Installs what the tests on other kernels need, the kernels too.
+/// Installs what the tests on other kernels need.
 pub(crate) fn for_vm() -> Result<()> {
-    install(&FOR_VM)?;
-    vm::obtain()
+    let mut programs = named(&vm::INSIDE);
+    programs.extend(&FOR_VM);
+    install(&programs)
 }
 
 /// Installs what only the tests against a real API server need. No service is left running.
 pub(crate) fn for_apiserver() -> Result<()> {
-    install(&FOR_APISERVER)
+    install(&FOR_APISERVER.iter().collect::<Vec<_>>())
 }
 
 fn note(name: &str, present: bool) -> bool {

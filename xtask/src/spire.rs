@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::golang::{cache, go};
+use crate::golang::{cache, go, lock};
 
 /// The version that the tests were written with, and the Go that it asks for.
 const VERSION: &str = "1.13.3";
@@ -34,6 +34,10 @@ pub(crate) fn obtain() -> Result<PathBuf> {
         return Ok(directory);
     }
     let directory = directory()?;
+    let _lock = lock(&directory)?;
+    if let Some(directory) = present() {
+        return Ok(directory);
+    }
     let work = directory.join("build");
     fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
     println!(

@@ -9,8 +9,8 @@ use clap::ValueEnum;
 
 use crate::test_report::Report;
 use crate::{
-    chart, containerd, controller_manager, instructions, kubernetes, privilege, services, setup, spire, tidy,
-    vm, workspace,
+    chart, containerd, controller_manager, instructions, kubernetes, package, privilege, services, setup,
+    spire, tidy, vm, workspace,
 };
 
 /// What to run.
@@ -22,15 +22,18 @@ pub(crate) enum Tier {
     Unit,
     /// Tests over real cgroups and network namespaces; as root
     Kernel,
-    /// Core tests of the kernel tier on Linux 6.1 and 6.12, in virtual machines without the help of hardware. Not part of `all`:
-    /// they take longer than all others together
+    /// Core tests of the kernel tier on Linux 6.1 and 6.12, in virtual machines without the help of hardware. Not part of `all`,
+    /// which says so in the end: they take longer than all others together
     Vm,
     /// Tests against real programs of others (PostgreSQL, Prometheus, SPIRE, containerd, Helm, schemathesis), each started for itself; as root
     Services,
-    /// Tests against a real API server of Kubernetes and etcd, with SPIRE and its controller manager; as root. Not part of `all`:
-    /// building the API server, once, takes ten minutes of two cores
+    /// Tests against a real API server of Kubernetes and etcd, with SPIRE and its controller manager; as root. Part of `all` where
+    /// the API server is there, and left out with a note where it is not: building it, once, takes ten minutes of two cores
     Apiserver,
-    /// Everything else, after setting the machine up
+    /// The Debian package and the lists of what is in the program, made as a release makes them; as root. Part of `all` where
+    /// `cargo deb` and `cargo cyclonedx` are there, and left out with a note where they are not: building them, once, takes some minutes
+    Package,
+    /// All of these but `vm`, after setting the machine up
     All,
 }
 
@@ -71,13 +74,29 @@ pub(crate) fn run(tiers: &[Tier], records_instructions: bool, arguments: &[Strin
     if wanted(Tier::Services) {
         report.step("services", |report| services(report, arguments));
     }
-    if tiers.contains(&Tier::Apiserver) {
+    let is_built = kubernetes::is_built() && controller_manager::is_built();
+    if tiers.contains(&Tier::Apiserver) || all && is_built {
         report.step("apiserver", |report| apiserver(report, arguments));
+    } else if all {
+        report.note(left_out("a real API server of Kubernetes", "apiserver"));
+    }
+    if tiers.contains(&Tier::Package) || all && package::has_tools() {
+        report.step("package", |report| in_package(report, arguments));
+    } else if all {
+        report.note(left_out("the Debian package", "package"));
+    }
+    if all && !tiers.contains(&Tier::Vm) {
+        report.note(left_out("Linux 6.1 and 6.12", "vm"));
     }
     if records_instructions {
         report.step("record instructions", Report::record);
     }
     report.finish()
+}
+
+/// What is said of tests that were not run, so that nobody takes them for passed.
+fn left_out(with: &str, tier: &str) -> String {
+    format!("NOT TESTED with {with}: `cargo xtask test {tier}`")
 }
 
 /// Tests of `tests/tests` that need a program of somebody else.
@@ -94,6 +113,8 @@ const SERVICE_TESTS: [&str; 8] = [
 
 /// The test of `tests/tests` that needs a real API server.
 const APISERVER_TEST: &str = "apiserver";
+/// The one that needs what a release is made of.
+const PACKAGE_TEST: &str = "package";
 
 /// The name of the test in a binary such as `schemathesis-0123abc`.
 fn test_name(binary: &Path) -> String {
@@ -108,7 +129,7 @@ fn is_service_test(binary: &Path) -> bool {
 
 /// Whether a test binary is of the kernel tier: it needs no program of somebody else.
 fn is_kernel_test(binary: &Path) -> bool {
-    !is_service_test(binary) && test_name(binary) != APISERVER_TEST
+    !is_service_test(binary) && ![APISERVER_TEST, PACKAGE_TEST].contains(&&*test_name(binary))
 }
 
 /// The tests against programs of others: what is missing is installed first.
@@ -158,6 +179,23 @@ fn apiserver(report: &mut Report, arguments: &[String]) -> Result<()> {
             .arg(format!("ZT_SPIRE={}", spire.display()))
             .arg(format!("ZT_CHART={}", chart.display()))
             .arg(binary)
+            .args(arguments)
+            .current_dir(workspace::root().join("tests"));
+        report.tests(command, &binary.display().to_string())?;
+    }
+    Ok(())
+}
+
+/// The tests of what a release is made of.
+fn in_package(report: &mut Report, arguments: &[String]) -> Result<()> {
+    build_binaries()?;
+    let made = package::make()?;
+    for binary in kernel_tests(&[PACKAGE_TEST])? {
+        let mut command =
+            privilege::as_root("env", "because the package's scripts run in mounts of their own")?;
+        command
+            .arg(format!("ZT_PACKAGE={}", made.display()))
+            .arg(&binary)
             .args(arguments)
             .current_dir(workspace::root().join("tests"));
         report.tests(command, &binary.display().to_string())?;

@@ -5,17 +5,23 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::instructions::{self, Measured};
+use crate::instructions::{self, Measured, NOT_COMPARED};
 
 /// What has passed and failed so far.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     passed: u64,
     failed: u64,
+    /// Tests that were there and were not run, because they say so themselves.
+    ignored: u64,
+    /// Whether tests were asked for, and not checks alone.
+    has_tests: bool,
     /// What to show in the end: steps and binaries that failed, and tests that did, by name.
     failures: Vec<String>,
+    /// What else to show in the end: what was left out or not compared, and is not counted as passed.
+    notes: Vec<String>,
     measured: Vec<Measured>,
     records_instructions: bool,
 }
@@ -41,10 +47,28 @@ impl Report {
         self.failures.push(what);
     }
 
-    /// Takes down what the verifier walked, where that was asked for.
+    /// Notes what was not done and counts neither way. It is said again in the end.
+    pub(crate) fn note(&mut self, what: String) {
+        println!("note: {what}");
+        self.notes.push(what);
+    }
+
+    /// What the verifier of this kernel, such as `6.1`, walked in this run.
+    pub(crate) fn measured(&self, kernel: &str) -> Option<&Measured> {
+        self.measured.iter().find(|measured| measured.is_of(kernel))
+    }
+
+    /// Takes down what the verifier walked, where that was asked for and everything went well.
     pub(crate) fn record(&mut self) -> Result<()> {
         if self.records_instructions {
-            instructions::record(&self.measured)?;
+            // Half of what is measured would drop the other half.
+            ensure!(
+                self.is_good(),
+                "nothing is recorded after a failure: what was recorded before stays"
+            );
+            for dropped in instructions::record(&self.measured)? {
+                self.note(dropped);
+            }
         }
         Ok(())
     }
@@ -65,6 +89,7 @@ impl Report {
 
     /// Runs a command whose output is that of test binaries, and shows and counts it.
     pub(crate) fn tests(&mut self, mut command: Command, name: &str) -> Result<()> {
+        self.expect_tests();
         let mut child = command
             .stdout(Stdio::piped())
             .spawn()
@@ -84,11 +109,19 @@ impl Report {
         Ok(())
     }
 
+    /// From here on a run in which no test ran is no good one.
+    pub(crate) fn expect_tests(&mut self) {
+        self.has_tests = true;
+    }
+
     /// Counts what a line of a test binary says; `place` is where it ran.
     pub(crate) fn read(&mut self, place: &str, line: &str) {
-        if let Some((passed, failed)) = totals(line) {
-            self.passed += passed;
-            self.failed += failed;
+        if let Some(totals) = totals(line) {
+            self.passed += totals.passed;
+            self.failed += totals.failed;
+            self.ignored += totals.ignored;
+        } else if line.starts_with(NOT_COMPARED) {
+            self.notes.push(format!("{place}{line}"));
         } else if let Some(measured) = Measured::read(line) {
             self.measured.push(measured);
         } else if let Some(test) = line
@@ -99,37 +132,105 @@ impl Report {
         }
     }
 
-    /// Prints what failed, then the closing line; whether all is well.
-    pub(crate) fn finish(self) -> bool {
+    /// Prints what was not done and what failed, then the closing line; whether all is well.
+    pub(crate) fn finish(mut self) -> bool {
         println!();
+        if self.has_tests && self.failed == 0 && self.passed == 0 {
+            self.fail("no test was run: none has such a name".to_owned());
+        }
+        if self.ignored > 0 {
+            self.notes.push(format!(
+                "{} tests are not run unless they are asked for",
+                self.ignored
+            ));
+        }
+        for note in &self.notes {
+            println!("note: {note}");
+        }
         for failure in &self.failures {
             println!("failed: {failure}");
         }
-        println!("{} passed, {} failed", self.passed, self.failed);
-        self.failed == 0
+        // A test may say that it failed, and its binary never get to its totals.
+        let failed = self.failed.max(self.failures.len() as u64);
+        println!("{} passed, {failed} failed", self.passed);
+        failed == 0
+    }
+
+    fn is_good(&self) -> bool {
+        self.failed == 0 && self.failures.is_empty()
     }
 }
 
+/// What a test binary says in the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Totals {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
+    pub(crate) ignored: u64,
+}
+
 /// The counts in a line such as `test result: ok. 3 passed; 0 failed; 0 ignored; …`.
-fn totals(line: &str) -> Option<(u64, u64)> {
+pub(crate) fn totals(line: &str) -> Option<Totals> {
     let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
     let count = |word: &str| {
         counts
             .split("; ")
             .find_map(|part| part.strip_suffix(word)?.trim().parse().ok())
     };
-    Some((count("passed")?, count("failed")?))
+    Some(Totals {
+        passed: count("passed")?,
+        failed: count("failed")?,
+        ignored: count("ignored")?,
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::totals;
+    use super::*;
+
+    fn read(lines: &[&str]) -> Report {
+        let mut report = Report::new(false);
+        report.expect_tests();
+        for line in lines {
+            report.read("", line);
+        }
+        report
+    }
+
+    #[test]
+    fn what_failed_before_the_totals_came_has_failed() {
+        let passed = "test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out";
+        assert!(read(&["test one ... ok", passed]).finish());
+        assert!(!read(&["test one ... ok", passed, "test two ... FAILED"]).finish());
+    }
+
+    #[test]
+    fn a_run_without_a_test_is_no_good_one() {
+        let none = "test result: ok. 0 passed; 0 failed; 1 ignored; 0 measured; 7 filtered out";
+        assert!(!read(&[none]).finish());
+        assert!(!read(&[]).finish());
+        // Checks alone are one.
+        assert!(Report::new(false).finish());
+    }
+
+    #[test]
+    fn nothing_is_recorded_after_a_failure() {
+        let mut report = Report::new(true);
+        report.read("", "test one ... FAILED");
+        let error = report.record().expect_err("a test failed");
+        assert!(error.to_string().contains("after a failure"), "{error}");
+    }
 
     #[test]
     fn reads_the_counts_of_a_result_line() {
         let line =
             "test result: FAILED. 10 passed; 2 failed; 1 ignored; 0 measured; 0 filtered out; finished in 2s";
-        assert_eq!(totals(line), Some((10, 2)));
+        let totals_of = |passed, failed, ignored| Totals {
+            passed,
+            failed,
+            ignored,
+        };
+        assert_eq!(totals(line), Some(totals_of(10, 2, 1)));
         assert_eq!(totals("test a_test ... ok"), None);
         assert_eq!(totals("test result: "), None);
     }

@@ -56,7 +56,7 @@ pub use self::error::KernelError;
 pub use self::glass::set_observe_all;
 pub use self::guard::Guards;
 pub use self::hooks::HookStatus;
-pub use self::load::object;
+pub use self::load::{LINKER, object};
 pub use self::lock::{Claim, Holder, Lock};
 pub use self::log::KernelLog;
 pub use self::older::{Older, Search};

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::privilege;
 
@@ -16,121 +16,84 @@ pub(super) struct Program {
     pub(super) package: &'static str,
     pub(super) purpose: &'static str,
     pub(super) required: bool,
+    /// With what arguments it must succeed to be whole, where a package has but a part of it.
+    works: &'static [&'static str],
 }
 
-pub(super) const PROGRAMS: [Program; 8] = [
-    Program {
-        name: "ip",
-        package: "iproute2",
-        purpose: "network namespaces of tests and demo",
-        required: true,
-    },
-    Program {
-        name: "nsenter",
-        package: "util-linux",
-        purpose: "commands inside those namespaces",
-        required: true,
-    },
-    Program {
-        name: "bpftool",
-        package: "bpftool",
-        purpose: "tests that look at the kernel from outside",
-        required: true,
-    },
-    Program {
-        name: "redis-server",
-        package: "redis-server",
-        purpose: "the demo's real Redis",
-        required: false,
-    },
-    Program {
-        name: "postgres",
-        package: "postgresql",
-        purpose: "tests of the audit trail, and the demo's real PostgreSQL",
-        required: true,
-    },
-    Program {
-        name: "prometheus",
-        package: "prometheus",
-        purpose: "tests of the metrics, scraped by a real Prometheus",
-        required: true,
-    },
-    Program {
-        name: "runc",
-        package: "runc",
-        purpose: "tests of containers that wait for their identity, under a real containerd",
-        required: true,
-    },
-    Program {
-        name: "promtool",
-        package: "prometheus",
-        purpose: "tests of the alerts",
-        required: true,
-    },
+impl Program {
+    const fn of(package: &'static str, name: &'static str, purpose: &'static str) -> Self {
+        Self {
+            name,
+            package,
+            purpose,
+            required: true,
+            works: &[],
+        }
+    }
+
+    const fn optional(mut self) -> Self {
+        self.required = false;
+        self
+    }
+
+    const fn if_works(mut self, arguments: &'static [&'static str]) -> Self {
+        self.works = arguments;
+        self
+    }
+}
+
+pub(super) const PROGRAMS: [Program; 12] = [
+    Program::of("iproute2", "ip", "network namespaces of tests and demo"),
+    Program::of("iproute2", "ss", "sockets of tests and demo"),
+    Program::of("util-linux", "nsenter", "commands inside those namespaces"),
+    Program::of("bpftool", "bpftool", "tests that look at the kernel from outside"),
+    Program::of("iptables", "iptables", "tests of translated addresses"),
+    Program::of("systemd", "systemd-analyze", "tests of the units"),
+    Program::of("redis-server", "redis-server", "the demo's real Redis").optional(),
+    Program::of(
+        "postgresql",
+        "postgres",
+        "tests of the audit trail, and the demo's real PostgreSQL",
+    ),
+    Program::of(
+        "prometheus",
+        "prometheus",
+        "tests of the metrics, scraped by a real Prometheus",
+    ),
+    Program::of("prometheus", "promtool", "tests of the alerts"),
+    Program::of(
+        "runc",
+        "runc",
+        "tests of containers that wait for their identity, under a real containerd",
+    ),
+    Program::of("python3-venv", "python3", "schemathesis, which tries the API")
+        .if_works(&["-c", "import ensurepip, venv"]),
 ];
 
-/// What the tests on other kernels need besides that; not needed for anything else.
-pub(super) const FOR_VM: [Program; 6] = [
-    Program {
-        name: "bridge",
-        package: "iproute2",
-        purpose: "network namespaces of tests on older kernels",
-        required: true,
-    },
-    Program {
-        name: "ss",
-        package: "iproute2",
-        purpose: "sockets of tests on older kernels",
-        required: true,
-    },
-    Program {
-        name: "qemu-system-x86_64",
-        package: "qemu-system-x86",
-        purpose: "tests on older kernels",
-        required: true,
-    },
-    Program {
-        name: "busybox",
-        package: "busybox-static",
-        purpose: "what starts tests on older kernels",
-        required: true,
-    },
-    Program {
-        name: "strip",
-        package: "binutils",
-        purpose: "programs that fit into a virtual machine",
-        required: true,
-    },
-    Program {
-        name: "xz",
-        package: "xz-utils",
-        purpose: "modules of older kernels",
-        required: true,
-    },
+/// What the tests on other kernels need besides what is put into a guest; not needed for anything else.
+pub(super) const FOR_VM: [Program; 5] = [
+    Program::of(
+        "iproute2",
+        "bridge",
+        "network namespaces of tests on older kernels",
+    ),
+    Program::of("qemu-system-x86", "qemu-system-x86_64", "tests on older kernels"),
+    Program::of("busybox-static", "busybox", "what starts tests on older kernels"),
+    Program::of("binutils", "strip", "programs that fit into a virtual machine"),
+    Program::of("xz-utils", "xz", "modules of older kernels"),
 ];
 
 /// What asks the API in the benchmark; not needed for anything else.
-pub(super) const WRK: Program = Program {
-    name: "wrk",
-    package: "wrk",
-    purpose: "the benchmark's requests over HTTP",
-    required: false,
-};
+pub(super) const WRK: Program = Program::of("wrk", "wrk", "the benchmark's requests over HTTP").optional();
 
 /// What the tests against a real API server need besides that; not needed for anything else.
 pub(super) const FOR_APISERVER: [Program; 2] = [
-    Program {
-        name: "etcd",
-        package: "etcd-server",
-        purpose: "where the API server of Kubernetes keeps its objects",
-        required: true,
-    },
-    Program {
-        name: "curl",
-        package: "curl",
-        purpose: "the tests' requests to it over TLS",
-        required: true,
-    },
+    Program::of(
+        "etcd-server",
+        "etcd",
+        "where the API server of Kubernetes keeps its objects",
+    ),
+    Program::of("curl", "curl", "the tests' requests to it over TLS"),
 ];
 
 /// Services that these packages would start and enable; nobody asked for them.
@@ -149,16 +112,30 @@ pub(crate) fn program(name: &str) -> Result<PathBuf> {
     find(program).with_context(|| lacks(program))
 }
 
+/// Those of setup's programs that have one of these names.
+pub(super) fn named(names: &[&str]) -> Vec<&'static Program> {
+    let all = PROGRAMS.iter().chain(&FOR_VM);
+    all.filter(|program| names.contains(&program.name)).collect()
+}
+
 /// Installs those of these programs that are missing, all of which are required.
-pub(super) fn install(programs: &[Program]) -> Result<()> {
-    let absent = || programs.iter().filter(|program| find(program).is_none());
-    if absent().next().is_some() {
-        install_packages(&absent().collect::<Vec<_>>())?;
+pub(super) fn install(programs: &[&Program]) -> Result<()> {
+    let absent = programs.iter().copied();
+    let absent: Vec<&Program> = absent.filter(|program| find(program).is_none()).collect();
+    if !absent.is_empty() {
+        install_packages(&absent)?;
     }
-    match absent().next() {
-        Some(program) => bail!(lacks(program)),
-        None => Ok(()),
-    }
+    ensure_all(programs)
+}
+
+fn ensure_all(programs: &[&Program]) -> Result<()> {
+    let programs = programs.iter().copied();
+    let lacks: Vec<String> = programs
+        .filter(|program| find(program).is_none())
+        .map(lacks)
+        .collect();
+    ensure!(lacks.is_empty(), "something is missing\n  {}", lacks.join("\n  "));
+    Ok(())
 }
 
 /// What is missing, and what to do.
@@ -184,6 +161,10 @@ pub(super) fn find(program: &Program) -> Option<PathBuf> {
         .into_iter()
         .map(|directory| directory.join(program.name))
         .find(|file| file.is_file())
+        .filter(|file| {
+            let run = Command::new(file).args(program.works).output();
+            program.works.is_empty() || run.is_ok_and(|output| output.status.success())
+        })
 }
 
 pub(super) fn by_hand(program: &Program) -> String {
@@ -194,6 +175,7 @@ pub(super) fn by_hand(program: &Program) -> String {
     }
 }
 
+/// Tries to install each of them. What could not be installed is seen by whether it is there.
 pub(super) fn install_packages(programs: &[&Program]) -> Result<()> {
     if !Path::new("/usr/bin/apt-get").exists() {
         // Said program by program afterwards.
@@ -222,12 +204,8 @@ pub(super) fn install_packages(programs: &[&Program]) -> Result<()> {
             .args(["--quiet", "--no-install-recommends", program.package])
             .status()
             .context("cannot run apt-get")?;
-        if !status.success() && program.required {
-            bail!(
-                "apt-get could not install {}: run `{}`",
-                program.package,
-                by_hand(program)
-            );
+        if !status.success() {
+            eprintln!("  apt-get could not install {}", program.package);
         }
     }
     Ok(())
@@ -285,5 +263,38 @@ impl Drop for HeldServices {
                 eprintln!("  {error:#}");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vm;
+
+    #[test]
+    fn what_a_guest_is_given_is_installed_for_it() {
+        let installed = named(&vm::INSIDE);
+        assert_eq!(installed.len(), vm::INSIDE.len(), "{:?}", vm::INSIDE);
+    }
+
+    #[test]
+    fn a_program_that_is_there_and_does_not_work_is_not_there() {
+        let shell = Program::of("dash", "sh", "a test");
+        assert!(find(&shell).is_some());
+        assert!(find(&shell.if_works(&["-c", "exit 1"])).is_none());
+    }
+
+    #[test]
+    fn what_is_missing_is_said_of_all() {
+        // Nothing is installed where nothing is asked for.
+        let error = ensure_all(&[
+            &Program::of("a", "zt-none-1", "x"),
+            &Program::of("b", "zt-none-2", "y"),
+        ]);
+        let error = error.expect_err("neither is there").to_string();
+        assert!(
+            error.contains("zt-none-1 (x)") && error.contains("zt-none-2 (y)"),
+            "{error}"
+        );
     }
 }

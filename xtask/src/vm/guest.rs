@@ -21,13 +21,13 @@ use crate::setup;
 /// How long a guest may take. On a machine that is busy with other things, too.
 const DEADLINE: Duration = Duration::from_secs(15 * 60);
 /// How long one binary may.
-const BINARY_SECONDS: u32 = 300;
+pub(super) const BINARY_SECONDS: u32 = 300;
 /// How much of a guest's messages a failure shows.
 const LAST_LINES: usize = 30;
 const MEMORY_MIB: &str = "1536";
 
 /// The programs that tests and the agent start, besides those of busybox.
-const PROGRAMS: [&str; 5] = ["ip", "bridge", "ss", "nsenter", "bpftool"];
+pub(crate) const PROGRAMS: [&str; 5] = ["ip", "bridge", "ss", "nsenter", "bpftool"];
 
 /// What one guest said.
 pub(super) struct Said {
@@ -189,7 +189,11 @@ pub(super) fn run(
     } else {
         ""
     };
-    let mut guest = Command::new(setup::program("qemu-system-x86_64")?)
+    let mut command = Command::new("setpriv");
+    command
+        // Whatever ends this ends the guest: it would keep a processor busy for good.
+        .args(["--pdeathsig", "KILL", "--"])
+        .arg(setup::program("qemu-system-x86_64")?)
         // Never with hardware's help: results are to be the same on every machine.
         .args(["-machine", "q35", "-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", MEMORY_MIB])
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
@@ -202,12 +206,10 @@ pub(super) fn run(
         .arg(format!("file:{}", messages.display()))
         .args(["-serial", "stdio"])
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cannot run qemu-system-x86_64")?;
-    let (lines, in_time) = listen(&mut guest, heard)?;
-    let status = guest.wait()?;
-    fs::remove_file(&archive)?;
+        .stdout(Stdio::piped());
+    let mut guest = Guest::start(&mut command, archive)?;
+    let (lines, in_time) = listen(&mut guest.process, heard)?;
+    let status = guest.process.wait()?;
     let done = lines.iter().any(|line| line == "guest: done");
     let problem = if !in_time {
         Some(format!("the guest was stopped after {} s", DEADLINE.as_secs()))
@@ -224,6 +226,30 @@ pub(super) fn run(
         )
     });
     Ok(Said { lines, problem })
+}
+
+/// A guest that runs. It is ended, and what it was given is removed, when this is dropped.
+struct Guest {
+    process: Child,
+    archive: PathBuf,
+}
+
+impl Guest {
+    fn start(command: &mut Command, archive: PathBuf) -> Result<Self> {
+        let process = command
+            .spawn()
+            .context("cannot run setpriv: apt-get install util-linux")?;
+        Ok(Self { process, archive })
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = fs::remove_file(&self.archive);
+    }
 }
 
 /// What a guest says until it ends, or is ended because it takes too long: the lines, and whether it was in time.

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::golang::cache;
+use crate::golang::{cache, lock};
 
 /// A series of kernels, with the release of Debian that has it.
 #[derive(Clone, Copy, Debug)]
@@ -64,13 +64,36 @@ impl Kernel {
 
     /// The package that it is from.
     pub(crate) fn package(&self) -> Result<String> {
-        Ok(read(&self.directory.join(PACKAGE))?.trim().to_owned())
+        let text = read(&self.directory.join(PACKAGE))?;
+        Ok(text.lines().next().unwrap_or_default().to_owned())
+    }
+
+    /// What it says it is (`uname -r`), by its package.
+    pub(crate) fn release(&self) -> Result<String> {
+        let package = self.package()?;
+        Ok(package
+            .strip_prefix("linux-image-")
+            .unwrap_or(&package)
+            .to_owned())
+    }
+
+    /// The package that the tests were written with, where this is another one.
+    pub(crate) fn stands_for(&self) -> Option<&'static str> {
+        let wanted = self.series.package;
+        self.package()
+            .is_ok_and(|package| package != wanted)
+            .then_some(wanted)
     }
 }
 
 const ORDER: &str = "order";
-/// The last file to be written.
+/// The last file to be written: the package, and what was taken out of it.
 const PACKAGE: &str = "package";
+
+/// What is taken out of a package. A directory with anything else is of another version of this program.
+fn taken() -> String {
+    MODULES.join(" ")
+}
 
 fn directory(series: Series) -> Result<PathBuf> {
     Ok(cache()?.join(format!("linux-{}", series.name)))
@@ -79,7 +102,8 @@ fn directory(series: Series) -> Result<PathBuf> {
 /// The kernel of a series, if it is there.
 pub(crate) fn present(series: Series) -> Option<Kernel> {
     let directory = directory(series).ok()?;
-    let whole = directory.join(PACKAGE).is_file();
+    let text = read(&directory.join(PACKAGE)).ok()?;
+    let whole = text.lines().nth(1) == Some(&taken());
     whole.then_some(Kernel { series, directory })
 }
 
@@ -89,6 +113,10 @@ pub(crate) fn obtain(series: Series) -> Result<Kernel> {
         return Ok(kernel);
     }
     let directory = directory(series)?;
+    let _lock = lock(&directory)?;
+    if let Some(kernel) = present(series) {
+        return Ok(kernel);
+    }
     let work = directory.join("download");
     // What an attempt left that was broken off.
     let _ = fs::remove_dir_all(&directory);
@@ -115,7 +143,7 @@ pub(crate) fn obtain(series: Series) -> Result<Kernel> {
     let order = take_modules(&unpacked, &directory)?;
     fs::write(directory.join(ORDER), order.join("\n"))?;
     fs::remove_dir_all(&work)?;
-    fs::write(directory.join(PACKAGE), &package)?;
+    fs::write(directory.join(PACKAGE), format!("{package}\n{}\n", taken()))?;
     println!("  have     {package}");
     present(series).context("it was just written")
 }

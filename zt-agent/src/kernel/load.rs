@@ -21,6 +21,9 @@ use super::sys;
 /// The kernel programs, built from `zt-ebpf`. Aligned, because the loader reads it as an ELF file in place.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/zt-ebpf.o"));
 
+/// The release of `bpf-linker` that made the object; `unknown` where the object was built elsewhere.
+pub const LINKER: &str = env!("ZT_EBPF_LINKER");
+
 /// The kernel programs as they are embedded: an ELF object for `bpfel`, with BTF.
 pub fn object() -> &'static [u8] {
     OBJECT
