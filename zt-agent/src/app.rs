@@ -89,6 +89,7 @@ pub async fn run(config: Config, sources: Sources, take_over: bool) -> Result<()
     }
     let Turn { lock, verified, .. } = turn;
     let metrics = Metrics::new();
+    let own = own.map(|own| own.shown(&metrics));
     let endpoints = Endpoints::bind(&config, turn.waited, &metrics, &configured).await?;
     let roots = node::roots(&config.managed_cgroup.present(&input.mount), &input.mount);
     let kernel = Kernel::load(&config.bpffs, config.handshake == Handshake::Auto, verified)?;

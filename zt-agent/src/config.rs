@@ -140,6 +140,18 @@ pub enum IdentitySource {
     Peers,
 }
 
+impl IdentitySource {
+    /// Its name, as `identity.source` has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Spire => "spire",
+            Self::Kubernetes => "kubernetes",
+            Self::Peers => "peers",
+        }
+    }
+}
+
 /// `audit`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Audit {

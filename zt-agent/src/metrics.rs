@@ -10,6 +10,7 @@ mod peers;
 mod pods;
 mod spire;
 mod spool;
+mod waits;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -24,10 +25,11 @@ use self::decisions::Decisions;
 use self::latency::Latencies;
 pub use self::node::NodeEvent;
 use self::node::NodeEvents;
+use self::waits::Waits;
 use crate::audit::AuditRecord;
 use crate::audit::pipeline::{Stats, Tally};
 use crate::audit::spool::Account;
-use crate::identity::spire::Health;
+use crate::identity::spire::{Health, own};
 use crate::kubernetes;
 use crate::nri::Health as NriHealth;
 use crate::peers::Health as PeersHealth;
@@ -72,6 +74,7 @@ pub trait KernelCounters: Send + Sync + 'static {
 pub struct Metrics {
     decisions: Decisions,
     latencies: Latencies,
+    waits: Waits,
     enforced_denials: AtomicU64,
     restored: AtomicU64,
     api_refusals: Mutex<BTreeMap<&'static str, u64>>,
@@ -82,6 +85,7 @@ pub struct Metrics {
     snapshots: OnceLock<watch::Receiver<Arc<Snapshot>>>,
     source: OnceLock<watch::Receiver<SourceStatus>>,
     spire: OnceLock<Arc<Health>>,
+    svid: OnceLock<Arc<own::Health>>,
     configuration: OnceLock<watch::Receiver<Arc<Configured>>>,
     kubernetes: OnceLock<Arc<kubernetes::Health>>,
     nri: OnceLock<Arc<NriHealth>>,
@@ -139,6 +143,16 @@ impl Metrics {
         self.spire.get_or_init(|| health);
     }
 
+    /// Where what is known of this agent's own certificate is. The first one stays.
+    pub fn read_svid(&self, health: Arc<own::Health>) {
+        self.svid.get_or_init(|| health);
+    }
+
+    /// How it stands with this agent's own certificate, where that comes from SPIRE.
+    pub fn svid(&self) -> Option<own::Status> {
+        self.svid.get().map(|health| health.status())
+    }
+
     /// Where what is known of Kubernetes is. The first one stays.
     pub fn read_kubernetes(&self, health: Arc<kubernetes::Health>) {
         self.kubernetes.get_or_init(|| health);
@@ -175,6 +189,16 @@ impl Metrics {
     /// Counts what happened to the node thread.
     pub fn node_event(&self, event: NodeEvent, count: u64) {
         self.node.add(event, count);
+    }
+
+    /// Identities come from this source.
+    pub fn names_come_from(&self, source: &'static str) {
+        self.waits.expect(source);
+    }
+
+    /// A new cgroup was nobody for so many seconds, until this source said who is in it.
+    pub fn named(&self, source: &'static str, seconds: f64) {
+        self.waits.observe(source, seconds);
     }
 
     /// Everything, as [`CONTENT_TYPE`].

@@ -70,6 +70,9 @@ fn ready_words(state: &ApiState) -> serde_json::Value {
         }
         None => json!({ "status": "ready" }),
     };
+    if let Some(problem) = state.metrics.svid().and_then(|status| status.problem()) {
+        words["svid"] = json!(problem);
+    }
     let spire = state.spire.as_ref().map(|health| health.status());
     if let Some(status) = spire.filter(|status| !status.connected) {
         let why = status.error.as_deref().unwrap_or("it does not answer");

@@ -46,6 +46,9 @@ pub(super) struct Status {
     /// Null where identities do not come from SPIRE.
     #[schema(required = true)]
     spire: Option<SpireStatus>,
+    /// The certificate of this agent itself; null where it is none of SPIRE's.
+    #[schema(required = true)]
+    svid: Option<SvidStatus>,
     /// Null where nothing comes from the Kubernetes API.
     #[schema(required = true)]
     kubernetes: Option<KubernetesStatus>,
@@ -205,6 +208,37 @@ impl From<spire::Status> for SpireStatus {
 }
 
 #[derive(Serialize, ToSchema)]
+struct SvidStatus {
+    /// Whom it names.
+    #[schema(value_type = Option<String>, required = true)]
+    spiffe_id: Option<Arc<str>>,
+    /// Until when it is valid.
+    #[schema(value_type = Option<String>, required = true)]
+    expires: Option<Timestamp>,
+    /// Why there is none, it has expired, or it is not renewed.
+    #[schema(required = true)]
+    problem: Option<String>,
+    /// Certificates that were taken from SPIRE.
+    renewals: u64,
+    /// What went wrong: attempts at SPIRE, and answers that could not be used.
+    failures: u64,
+}
+
+impl From<spire::own::Status> for SvidStatus {
+    fn from(status: spire::own::Status) -> Self {
+        Self {
+            problem: status.problem(),
+            spiffe_id: status.spiffe,
+            expires: status
+                .expires
+                .map(|seconds| Timestamp(seconds.saturating_mul(1_000_000_000))),
+            renewals: status.renewals,
+            failures: status.failures,
+        }
+    }
+}
+
+#[derive(Serialize, ToSchema)]
 struct AuditStatus {
     store: String,
     received: u64,
@@ -310,6 +344,7 @@ pub(super) async fn status(State(state): State<ApiState>, given: Given) -> Resul
             groups_left_out: snapshot.table.undecided().len(),
         },
         spire: state.spire.as_ref().map(|health| health.status().into()),
+        svid: state.metrics.svid().map(Into::into),
         kubernetes: state.kubernetes.as_deref().map(Into::into),
         peers: state.peers.as_deref().map(Into::into),
         audit: AuditStatus {

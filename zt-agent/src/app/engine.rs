@@ -70,7 +70,7 @@ pub async fn run_engine(mut config: Config, sources: Sources) -> Result<(), AppE
 
     let source = feed.status(&metrics);
     let (kept, editor) = feed.editor(&config, kubernetes.as_ref());
-    let own = identities::own(&config).await;
+    let own = identities::own(&config).await.map(|own| own.shown(&metrics));
     let endpoints = Endpoints::bind(&config, false, &metrics, &configured)
         .await?
         .with_room(room());

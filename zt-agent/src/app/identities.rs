@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -62,6 +62,15 @@ pub(super) async fn open(
     node_epochs: HashMap<u32, u64>,
 ) -> Result<(BTreeMap<PathBuf, u64>, Sources, Followed), AppError> {
     let cgroups = watcher.snapshot();
+    for source in [
+        IdentitySource::File,
+        IdentitySource::Kubernetes,
+        IdentitySource::Spire,
+    ] {
+        if config.identity.has(source) {
+            metrics.names_come_from(source.name());
+        }
+    }
     let services = config.identity.has(IdentitySource::Kubernetes);
     let peers_health = Arc::new(peers::Health::default());
     let mut pods = pods(config, input, &cgroups, &peers_health).await?;
@@ -181,16 +190,32 @@ fn others(config: &Config, peers: &Arc<peers::Health>) -> kubernetes::Others {
     kubernetes::Others(Box::new(move |asked| peers.others_wanted(asked, now())))
 }
 
+/// What keeps the agent's own SVID, and how that stands.
+pub(super) struct Own {
+    task: JoinHandle<()>,
+    health: Arc<own::Health>,
+}
+
+impl Own {
+    /// Has metrics and the API say how it stands.
+    pub(super) fn shown(self, metrics: &Metrics) -> JoinHandle<()> {
+        metrics.read_svid(self.health);
+        self.task
+    }
+}
+
 /// Keeps the agent's own SVID on disk, if its certificates are SPIRE's. Returns when there is one, or after a while: what
 /// needs it waits for it by itself.
-pub(super) async fn own(config: &Config) -> Option<JoinHandle<()>> {
+pub(super) async fn own(config: &Config) -> Option<Own> {
     if !config.api.tls.spire {
         return None;
     }
-    let kept = tokio::spawn(own::keep(
+    let health = Arc::new(own::Health::default());
+    let task = tokio::spawn(own::keep(
         config.identity.spire_socket.clone(),
         config.trust_domain.clone(),
         config.svid_directory(),
+        Arc::clone(&health),
     ));
     let there = async {
         while config.api.tls.all().is_some_and(|(cert, _, _)| !cert.exists()) {
@@ -200,7 +225,7 @@ pub(super) async fn own(config: &Config) -> Option<JoinHandle<()>> {
     if timeout(PATIENCE, there).await.is_err() {
         tracing::warn!(socket = %config.identity.spire_socket.display(), "SPIRE has given this agent no certificate yet; going on without");
     }
-    Some(kept)
+    Some(Own { task, health })
 }
 
 /// Has the node told of cgroups, and of who SPIRE says they are: of a cgroup always first that it exists.
@@ -222,7 +247,11 @@ pub(super) fn follow(
         }),
         tokio::spawn(async move {
             while let Some(event) = cgroup_receiver.recv().await {
-                if to_node.send(Command::Cgroup(event.clone())).await.is_err() {
+                if to_node
+                    .send(Command::Cgroup(event.clone(), Instant::now()))
+                    .await
+                    .is_err()
+                {
                     return;
                 }
                 // Nobody listens without the source.

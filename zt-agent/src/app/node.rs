@@ -11,6 +11,7 @@ mod guards;
 mod memory;
 mod nameless;
 mod namespaces;
+mod naming;
 mod numbers;
 mod peers;
 mod pending;
@@ -66,6 +67,7 @@ use self::around::Around;
 use self::cgroups::Cgroups;
 use self::elsewhere::Elsewhere;
 use self::guards::Receivers;
+use self::naming::Naming;
 use self::pending::Pending;
 use self::recover::Losses;
 use self::restraint::Restraint;
@@ -89,8 +91,8 @@ pub(super) enum Command {
     Peers(Told),
     /// What the Kubernetes API says of Services.
     Services(Vec<ServiceEvent>),
-    /// A managed cgroup came or went.
-    Cgroup(CgroupEvent),
+    /// A managed cgroup came or went, as was seen then.
+    Cgroup(CgroupEvent, Instant),
     /// A workload bound a UDP port.
     UdpBound {
         /// The workload's cgroup id.
@@ -203,6 +205,8 @@ pub(super) struct Node {
     /// What stands behind virtual addresses.
     fronting: Fronting,
     cgroups: Cgroups,
+    /// New ones of which the kernel does not know yet who is in them.
+    naming: Naming,
     /// Identities that the table in force was compiled for: they only grow under one revision, so that a workload that
     /// goes does not cost a swap.
     identities: BTreeSet<SpiffeId>,
@@ -282,6 +286,7 @@ impl Node {
             is_at_work: false,
             fronting: Fronting::new(sources.services, &parts.config.trust_domain),
             cgroups,
+            naming: Naming::default(),
             identities: BTreeSet::new(),
             receivers: Receivers::default(),
             revision: 0,

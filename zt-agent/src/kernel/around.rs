@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What others have near our hooks: programs at `connect` that may give a connection another destination, and proxies that
-//! connections are carried to after it.
+//! What others have near our hooks: programs at `connect` and `sendmsg` that may give a connection or a datagram another
+//! destination, and proxies that connections are carried to after it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
@@ -17,9 +17,11 @@ use super::sock_diag::TCP;
 use super::{Kernel, sys};
 
 /// Programs of other versions of this agent, which are there for a moment.
-const OURS: &str = "zt_connect";
+const OURS: [&str; 2] = ["zt_connect", "zt_sendmsg"];
+/// How the hooks are called at which a destination can be changed.
+const CHOOSING: [&str; 2] = ["_connect", "_sendmsg"];
 
-/// A program of somebody else at `connect`.
+/// A program of somebody else at such a hook.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Foreign {
     /// Its name, of which the kernel keeps 15 bytes.
@@ -38,7 +40,7 @@ pub struct Foreign {
 type Seen = (u32, &'static str, bool);
 
 impl Kernel {
-    /// Programs of others at `connect` of the managed roots and of the cgroups `below` them.
+    /// Programs of others that may change a destination, of the managed roots and of the cgroups `below` them.
     pub fn foreign(&self, below: &[PathBuf]) -> Vec<Foreign> {
         let mut seen: BTreeMap<Seen, (PathBuf, usize)> = BTreeMap::new();
         let mut note = |seen_here: Seen, cgroup: &Path| {
@@ -46,7 +48,8 @@ impl Kernel {
             *count += 1;
         };
         let hooks = self.hooks().into_iter();
-        for status in hooks.filter(|status| status.attach_type.ends_with("_connect")) {
+        let chooses = |hook: &str| CHOOSING.iter().any(|end| hook.ends_with(end));
+        for status in hooks.filter(|status| chooses(status.attach_type)) {
             let (root, Some(ours)) = (&status.cgroup, status.program_id) else {
                 continue;
             };
@@ -79,7 +82,7 @@ impl Kernel {
                 cgroup,
                 count,
             })
-            .filter(|foreign| !foreign.name.starts_with(OURS))
+            .filter(|foreign| !OURS.iter().any(|start| foreign.name.starts_with(start)))
             .collect();
         found.sort_unstable();
         found

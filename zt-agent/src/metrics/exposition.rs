@@ -10,7 +10,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet}
 use prometheus_client::metrics::MetricType;
 use zt_common::counter::Counter;
 
-use super::{Metrics, nri, peers, pods, spire, spool};
+use super::{Metrics, nri, peers, pods, spire, spool, waits};
 use crate::state::SOURCE_REFUSALS;
 
 #[derive(Debug)]
@@ -50,6 +50,8 @@ impl Collector for Exposition {
         configuration(&mut writer, metrics)?;
         snapshot(&mut writer, metrics)?;
         source(&mut writer, metrics)?;
+        waits::waits(&mut writer, metrics)?;
+        spire::own(&mut writer, metrics)?;
         spire::spire(&mut writer, metrics)?;
         pods::pods(&mut writer, metrics)?;
         nri::nri(&mut writer, metrics)?;
@@ -57,7 +59,7 @@ impl Collector for Exposition {
     }
 }
 
-pub(super) struct Writer<'a>(DescriptorEncoder<'a>);
+pub(super) struct Writer<'a>(pub(super) DescriptorEncoder<'a>);
 
 impl Writer<'_> {
     fn build_info(&mut self) -> fmt::Result {

@@ -6,6 +6,28 @@ use std::fmt;
 use super::Metrics;
 use super::exposition::Writer;
 
+/// The certificate of this agent itself.
+pub(super) fn own(writer: &mut Writer<'_>, metrics: &Metrics) -> fmt::Result {
+    let Some(status) = metrics.svid() else {
+        return Ok(());
+    };
+    writer.gauge(
+        "zt_own_svid_expires_timestamp_seconds",
+        "When the certificate of this agent ends to be valid, Unix time; 0 while there is none",
+        status.expires.unwrap_or_default() as f64,
+    )?;
+    writer.counter(
+        "zt_own_svid_renewals",
+        "Certificates of its own that this agent has got from SPIRE",
+        status.renewals,
+    )?;
+    writer.counter(
+        "zt_own_svid_failures",
+        "Attempts at SPIRE for a certificate of its own that failed, and answers that could not be used",
+        status.failures,
+    )
+}
+
 pub(super) fn spire(writer: &mut Writer<'_>, metrics: &Metrics) -> fmt::Result {
     let Some(health) = metrics.spire.get() else {
         return Ok(());
@@ -63,7 +85,7 @@ pub(super) fn spire(writer: &mut Writer<'_>, metrics: &Metrics) -> fmt::Result {
     )?;
     writer.counters(
         "zt_spire_svids_outside",
-        "New SVIDs that are not as the specification wants them: by lifetime (more than an hour) or key (not P-256)",
+        "New SVIDs that are not as the specification wants them: by lifetime (more than an hour) or key (not P-256), or that of an authority (more than a day) in their chain",
         status
             .outside
             .into_iter()

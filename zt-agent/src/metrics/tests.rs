@@ -42,6 +42,10 @@ fn complete() -> Arc<Metrics> {
         freshness.begin(collection);
     }
     metrics.read_kubernetes(kubernetes::Health::new(freshness));
+    for source in ["file", "kubernetes", "spire"] {
+        metrics.names_come_from(source);
+    }
+    metrics.read_svid(Arc::default());
     metrics.read_nri(Arc::default());
     metrics.read_peers(Arc::default());
     metrics.read_configuration(watch::channel(Arc::default()).1);

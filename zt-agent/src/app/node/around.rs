@@ -97,10 +97,10 @@ impl Node {
 fn meaning(one: &AroundStatus) -> &'static str {
     match one.order {
         Some("before") => {
-            "a program of others runs at connect before ours: policy is asked about the destination that it chose"
+            "a program of others runs at connect or sendmsg before ours: policy is asked about the destination that it chose"
         }
         Some(_) => {
-            "a program of others runs at connect after ours: policy is asked about the destination that the workload named"
+            "a program of others runs at connect or sendmsg after ours: policy is asked about the destination that the workload named"
         }
         None => {
             "a proxy of a service mesh carries connections on: what it connects to is decided as the workload's, and who is behind it is not seen"

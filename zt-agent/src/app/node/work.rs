@@ -85,8 +85,9 @@ impl Node {
                     fronted = true;
                     Ok(())
                 }
-                Command::Cgroup(event) => {
+                Command::Cgroup(event, at) => {
                     moved = true;
+                    self.note_cgroup(&event, at);
                     declared |= self.forget_attested(&event);
                     let done = self.cgroup_changed(event);
                     self.pending.merge |= done.is_err();
@@ -147,6 +148,7 @@ impl Node {
                 outcome = outcome.and(self.moved(&addresses));
             }
         }
+        self.note_named();
         outcome
     }
 

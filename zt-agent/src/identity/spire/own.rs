@@ -5,6 +5,8 @@
 //! A set of certificate, key and bundle is one directory; `current` points to the newest, so that no reader finds parts of
 //! two. They belong below `/run`, which is in memory.
 
+mod health;
+
 use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write as _};
@@ -15,11 +17,15 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use rustls::pki_types::CertificateDer;
 use spiffe::x509_source::SvidPicker;
 use spiffe::{TrustDomain, X509Source, X509Svid};
 use tokio::time::sleep;
 
+use self::health::Recorder;
+pub use self::health::{Health, Status};
 use super::svid::HINT;
+use crate::tls;
 
 /// The certificate and what leads up to the root.
 pub const CERT: &str = "cert.pem";
@@ -45,17 +51,22 @@ enum OwnError {
     Source(#[from] spiffe::X509SourceError),
     #[error("SPIRE sends no bundle of the trust domain `{0}`: `trustDomain` must be the SPIRE agent's")]
     NoBundle(String),
+    #[error(
+        "SPIRE calls this agent `{id}`, which is not in the trust domain `{domain}`: `trustDomain` must be the SPIRE agent's"
+    )]
+    Foreign { id: String, domain: String },
     #[error("cannot write {directory}: {source}")]
     Write { directory: PathBuf, source: io::Error },
 }
 
-/// Keeps the files below `directory` what SPIRE says of this process, for ever.
-pub async fn keep(socket: PathBuf, trust_domain: String, directory: PathBuf) {
+/// Keeps the files below `directory` what SPIRE says of this process, for ever, and `health` how that stands.
+pub async fn keep(socket: PathBuf, trust_domain: String, directory: PathBuf, health: Arc<Health>) {
     loop {
-        let error = match follow(&socket, &trust_domain, &directory).await {
+        let error = match follow(&socket, &trust_domain, &directory, &health).await {
             Ok(never) => match never {},
             Err(error) => error,
         };
+        health.failed(&error.to_string());
         tracing::error!(%error, "SPIRE gives this agent no certificate");
         sleep(PAUSE).await;
     }
@@ -63,12 +74,18 @@ pub async fn keep(socket: PathBuf, trust_domain: String, directory: PathBuf) {
 
 enum Never {}
 
-async fn follow(socket: &Path, trust_domain: &str, directory: &Path) -> Result<Never, OwnError> {
+async fn follow(
+    socket: &Path,
+    trust_domain: &str,
+    directory: &Path,
+    health: &Arc<Health>,
+) -> Result<Never, OwnError> {
     tracing::info!(socket = %socket.display(), "asking SPIRE for the certificate of this agent");
     let source = X509Source::builder()
         .endpoint(format!("unix://{}", socket.display()))
         .picker(Hinted)
         .reconnect_backoff(FIRST_PAUSE, LONGEST_PAUSE)
+        .metrics(Arc::new(Recorder(Arc::clone(health))))
         .build()
         .await?;
     let mut updates = source.updated();
@@ -76,11 +93,11 @@ async fn follow(socket: &Path, trust_domain: &str, directory: &Path) -> Result<N
         let written = match set(&source, trust_domain) {
             Ok(set) => {
                 let to = directory.to_path_buf();
-                let id = set.id.clone();
+                let taken = (set.id.clone(), set.expires);
                 let written = tokio::task::spawn_blocking(move || set.write(&to)).await;
                 written
                     .unwrap_or_else(|error| Err(io::Error::other(error)))
-                    .map(|()| id)
+                    .map(|()| taken)
                     .map_err(|source| OwnError::Write {
                         directory: directory.to_path_buf(),
                         source,
@@ -89,13 +106,16 @@ async fn follow(socket: &Path, trust_domain: &str, directory: &Path) -> Result<N
             Err(error) => Err(error),
         };
         match written {
-            Ok(id) => {
+            Ok((id, expires)) => {
+                health.renewed(&id, expires);
                 tracing::info!(spiffe = %id, "a new certificate of this agent");
                 updates.changed().await?;
             }
             // What is there stays until it expires; whoever is shown it then refuses it.
             Err(error) => {
-                tracing::warn!(%error, "the certificate of this agent is not renewed");
+                if health.failed(&error.to_string()) {
+                    tracing::warn!(%error, "the certificate of this agent is not renewed");
+                }
                 tokio::select! {
                     changed = updates.changed() => { changed?; }
                     () = sleep(WRITE_AGAIN) => {}
@@ -125,6 +145,8 @@ impl SvidPicker for Hinted {
 /// Certificate, key and bundle that belong together.
 struct Set {
     id: String,
+    /// When it, or what it rests on, ends to be valid; Unix seconds.
+    expires: i64,
     cert: String,
     key: String,
     bundle: String,
@@ -134,6 +156,13 @@ fn set(source: &X509Source, trust_domain: &str) -> Result<Set, OwnError> {
     let svid = source.svid()?;
     let no_bundle = || OwnError::NoBundle(trust_domain.to_owned());
     let domain = TrustDomain::new(trust_domain).map_err(|_| no_bundle())?;
+    // Nobody who goes by this configuration would believe it.
+    if *svid.spiffe_id().trust_domain() != domain {
+        return Err(OwnError::Foreign {
+            id: svid.spiffe_id().to_string(),
+            domain: trust_domain.to_owned(),
+        });
+    }
     let bundle = source
         .try_bundle_for_trust_domain(&domain)
         .ok_or_else(no_bundle)?;
@@ -143,8 +172,11 @@ fn set(source: &X509Source, trust_domain: &str) -> Result<Set, OwnError> {
             .map(|certificate| pem("CERTIFICATE", certificate.as_bytes()))
             .collect()
     };
+    let chain = svid.cert_chain().iter();
+    let chain: Vec<CertificateDer<'_>> = chain.map(|each| each.as_bytes().into()).collect();
     Ok(Set {
         id: svid.spiffe_id().to_string(),
+        expires: tls::expires(&chain),
         cert: all(svid.cert_chain()),
         key: pem("PRIVATE KEY", svid.private_key().as_bytes()),
         bundle: all(bundle.authorities()),
@@ -210,47 +242,4 @@ fn pem(label: &str, der: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
-    use rustls::pki_types::pem::PemObject as _;
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-
-    use super::*;
-
-    #[test]
-    fn a_set_is_replaced_whole_and_read_by_nobody_else() {
-        let directory = tempfile::tempdir().expect("directory");
-        let directory = directory.path().join("svid");
-        let key = rcgen::KeyPair::generate().expect("key");
-        for round in 0..3 {
-            let der = rcgen::CertificateParams::default()
-                .self_signed(&key)
-                .expect("signed")
-                .der()
-                .to_vec();
-            let set = Set {
-                id: String::new(),
-                cert: pem("CERTIFICATE", &der),
-                key: pem("PRIVATE KEY", &key.serialize_der()),
-                bundle: pem("CERTIFICATE", &der),
-            };
-            set.write(&directory).expect("written");
-            let current = directory.join(CURRENT);
-            let read = CertificateDer::from_pem_file(current.join(CERT)).expect("PEM");
-            assert_eq!(read.as_ref(), der);
-            PrivateKeyDer::from_pem_file(current.join(KEY)).expect("PEM");
-            for path in [directory.clone(), current.clone(), current.join(KEY)] {
-                let mode = fs::metadata(&path).expect("there").permissions().mode();
-                assert_eq!(mode & 0o077, 0, "{}", path.display());
-            }
-            let names = fs::read_dir(&directory).expect("read").count();
-            let sets = if round == 0 { 1 } else { 2 };
-            assert_eq!(
-                names,
-                sets + 1,
-                "round {round}: the set, the last one, and the link"
-            );
-        }
-    }
-}
+mod tests;

@@ -168,19 +168,18 @@ pub(super) fn verify(
             },
         });
     }
-    let mut expires = i64::MAX;
-    let mut outside = None;
-    for certificate in &chain {
-        let (_, parsed) = parse_x509_certificate(certificate).map_err(|_| Refusal::Unreadable)?;
-        // The first is the workload's own.
-        outside.get_or_insert_with(|| lifecycle::outside(&parsed));
-        expires = expires.min(parsed.validity().not_after.timestamp());
-    }
+    let parsed = chain
+        .iter()
+        .map(|der| parse_x509_certificate(der).map(|(_, parsed)| parsed));
+    let parsed: Vec<_> = parsed
+        .collect::<Result<_, _>>()
+        .map_err(|_| Refusal::Unreadable)?;
+    let ends = parsed.iter().map(|each| each.validity().not_after.timestamp());
     Ok(Svid {
         id,
-        expires,
+        expires: ends.min().unwrap_or(i64::MAX),
         digest: Sha256::digest(leaf).into(),
-        outside: outside.unwrap_or_default(),
+        outside: lifecycle::outside(&parsed),
     })
 }
 
