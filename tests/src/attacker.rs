@@ -151,10 +151,11 @@ impl Stage {
 
     /// Nothing that this node's own sockets have sent is known any more: only what is proven names their workloads.
     pub fn forget_sources(&self) -> Result<()> {
-        let mut map = self.sources()?;
-        let keys = map.keys().collect::<Result<Vec<_>, _>>()?;
-        for key in keys {
-            map.remove(&key)?;
+        for mut map in self.sources()? {
+            let keys = map.keys().collect::<Result<Vec<_>, _>>()?;
+            for key in keys {
+                map.remove(&key)?;
+            }
         }
         Ok(())
     }
@@ -173,13 +174,26 @@ impl Stage {
 
     /// What this node's own sockets have sent was so many seconds longer ago.
     pub fn age_sources(&self, seconds: u32) -> Result<()> {
-        let mut map = self.sources()?;
-        let noted = map.iter().collect::<Result<Vec<_>, _>>()?;
-        for (key, source) in noted {
-            let noted = source.noted.wrapping_sub(seconds);
-            map.insert(key, Source { noted, ..source }, 0)?;
+        for mut map in self.sources()? {
+            let noted = map.iter().collect::<Result<Vec<_>, _>>()?;
+            for (key, source) in noted {
+                let noted = source.noted.wrapping_sub(seconds);
+                map.insert(key, Source { noted, ..source }, 0)?;
+            }
         }
         Ok(())
+    }
+
+    /// Whether the kernel has noted a SYN with this sequence number.
+    pub fn is_noted(&self, sequence: u32) -> Result<bool> {
+        for map in self.sources()? {
+            for key in map.keys() {
+                if key?.sequence == sequence {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
     }
 
     /// How many workloads the kernel knows.
@@ -190,10 +204,13 @@ impl Stage {
         Ok(map.keys().count())
     }
 
-    fn sources(&self) -> Result<HashMap<MapData, SourceKey, Source>> {
-        let map =
-            MapData::from_pin(self.scene.sandbox().maps()?.join(names::SOURCES)).context("no zt_sources")?;
-        Ok(HashMap::try_from(Map::LruHashMap(map))?)
+    fn sources(&self) -> Result<[HashMap<MapData, SourceKey, Source>; 2]> {
+        let map = |name: &str| -> Result<HashMap<MapData, SourceKey, Source>> {
+            let map = MapData::from_pin(self.scene.sandbox().maps()?.join(name))
+                .with_context(|| name.to_owned())?;
+            Ok(HashMap::try_from(Map::LruHashMap(map))?)
+        };
+        Ok([map(names::SOURCES)?, map(names::STRAYS)?])
     }
 
     /// The attacker shakes hands with these options from an address of his own, and is who that says.

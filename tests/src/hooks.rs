@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{HashMap, Map, MapData};
 use serde_json::Value;
-use zt_common::abi::Connection;
+use zt_common::abi::{Connection, Listener, ListenerKey};
 
 use crate::cgroup::Cgroup;
 
@@ -98,11 +98,50 @@ pub fn fill_connections(maps: &Path) -> Result<u64> {
     Ok(filled)
 }
 
-/// Says that a workload has its share of `zt_connections`, pinned below `maps`.
+/// Says that a workload has its share of `zt_connections`, pinned below `maps`: of those that it began.
 pub fn fill_share(maps: &Path, workload: u64) -> Result<()> {
+    set_share(maps, workload, zt_common::names::CONNECTION_SHARE)
+}
+
+/// Says how many of something count for a share, by its key in `zt_shares`.
+pub fn set_share(maps: &Path, share: u64, filed: u32) -> Result<()> {
     let map = MapData::from_pin(maps.join(zt_common::names::SHARES)).context("no zt_shares")?;
     let mut map: HashMap<_, u64, u64> = HashMap::try_from(Map::HashMap(map))?;
-    Ok(map.insert(workload, u64::from(zt_common::names::CONNECTION_SHARE), 0)?)
+    Ok(map.insert(share, u64::from(filed), 0)?)
+}
+
+fn listeners_at(maps: &Path) -> Result<HashMap<MapData, ListenerKey, Listener>> {
+    let map = MapData::from_pin(maps.join(zt_common::names::LISTENERS)).context("no zt_listeners")?;
+    Ok(HashMap::try_from(Map::HashMap(map))?)
+}
+
+/// Where workloads listen, by `zt_listeners` pinned below `maps`.
+pub fn listeners(maps: &Path) -> Result<std::collections::HashMap<ListenerKey, Listener>> {
+    Ok(listeners_at(maps)?.iter().collect::<Result<_, _>>()?)
+}
+
+/// Fills `zt_listeners` with places in a namespace that there is not.
+pub fn fill_listeners(maps: &Path) -> Result<()> {
+    let mut map = listeners_at(maps)?;
+    let listener = Listener {
+        workload: 0,
+        sockets: 1,
+        ambiguous: 0,
+        uncounted: 1,
+    };
+    let key = |netns: u64, port: u16| ListenerKey {
+        netns,
+        address: zt_common::address::Address::UNSPECIFIED_V6,
+        port,
+        protocol: 6,
+        reserved: [0; 5],
+    };
+    for (netns, port) in (1..).flat_map(|netns| (0..u16::MAX).map(move |port| (netns, port))) {
+        if map.insert(key(netns, port), listener, 0).is_err() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// How many connections each workload has filed, by the maps pinned below `maps`.

@@ -4,8 +4,6 @@
 use anyhow::{Context as _, Result};
 use nix::sys::utsname::uname;
 
-/// Verifiers before this one do not take the programs of `handshake: auto`.
-pub const BEARS_IDENTITIES: (u32, u32) = (6, 12);
 /// Kernels before this one cannot ask a listener that is older than the agent for its answers.
 pub const ASKS_OLDER_LISTENERS: (u32, u32) = (6, 12);
 

@@ -139,7 +139,8 @@ impl Overlay {
         Ok(Self { nodes })
     }
 
-    /// Makes a namespace a pod of a node: that is its address from then on. Virtual addresses, 10.96.0.0/16, lead to the node.
+    /// Makes a namespace a pod of a node: that is its address from then on. Nodes' own addresses there and virtual ones, 10.96.0.0/16,
+    /// lead to the node.
     pub fn pod(&self, index: usize, last: u8, host: &mut Host) -> Result<()> {
         let (node, own) = (&self.nodes[index], index + 1);
         let address = Ipv4Addr::new(10, 244, own as u8, last);
@@ -150,7 +151,7 @@ impl Overlay {
         ))?;
         host.ip(&format!(
             "link set pod0 up\naddr add {address}/24 dev pod0\nroute add 10.244.0.0/16 via 10.244.{own}.1\n\
-             route add 10.96.0.0/16 via 10.244.{own}.1\n"
+             route add 10.245.0.0/16 via 10.244.{own}.1\nroute add 10.96.0.0/16 via 10.244.{own}.1\n"
         ))?;
         host.ipv4 = address;
         Ok(())

@@ -11,6 +11,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -223,9 +224,32 @@ impl Wire {
         link
     }
 
+    /// Sends segments to the interface that has this hardware address, over and over and as fast as it can, until that is `over`.
+    /// How many were `sent` can be seen meanwhile.
+    pub fn flood(
+        &self,
+        segments: &[Segment],
+        to: [u8; 6],
+        sent: &AtomicU64,
+        over: &AtomicBool,
+    ) -> Result<()> {
+        let packets: Vec<Vec<u8>> = segments.iter().map(Segment::to_bytes).collect();
+        for packet in packets.iter().cycle() {
+            if over.load(Ordering::Relaxed) {
+                break;
+            }
+            self.send_packet(packet, to)?;
+            sent.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
     /// Sends a segment to the interface that has this hardware address.
     pub fn send(&self, segment: &Segment, to: [u8; 6]) -> Result<()> {
-        let packet = segment.to_bytes();
+        self.send_packet(&segment.to_bytes(), to)
+    }
+
+    fn send_packet(&self, packet: &[u8], to: [u8; 6]) -> Result<()> {
         let link = self.link(IPV4, Some(to));
         // SAFETY: both pointers have the lengths given.
         let sent = unsafe {

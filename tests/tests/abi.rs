@@ -44,7 +44,8 @@ fn of_this_build() -> Vec<Layout> {
         layout!(Listener {
             workload,
             sockets,
-            ambiguous
+            ambiguous,
+            uncounted
         }),
         layout!(LocalKey { netns, address }),
         layout!(Peer {
@@ -112,6 +113,7 @@ fn of_this_build() -> Vec<Layout> {
             workload,
             identity,
             netns,
+            cookie,
             answered,
             destination,
             noted,

@@ -26,7 +26,7 @@ const TEXTS: [&str; 18] = [
     "docs/nri.md",
     "docs/quick-start.md",
     "docs/spire.md",
-    "docs/threat-model.md",
+    "docs/security.md",
     "docs/troubleshooting.md",
     "docs/upgrading.md",
     "deploy/agent.yaml",

@@ -3,11 +3,12 @@
 //! anybody, and good connections go on.
 
 use std::net::SocketAddrV4;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use zt_agent::spiffe_id::number_of;
 use zt_common::handshake::IdentityOption;
-use zt_tests::attacker::{ANSWERED, ATTACKER, Stage, forged, nobody, outsider, silent, stage};
+use zt_tests::attacker::{ANSWERED, ATTACKER, forged, nobody, outsider, silent, stage};
 use zt_tests::eventually;
 use zt_tests::trail::RECORDED;
 use zt_tests::wire::Segment;
@@ -175,29 +176,42 @@ fn an_answer_is_signed_for_no_stranger() -> Result<()> {
     stage.ends_well(1)
 }
 
-/// A flood of SYNs that nobody completes, with and without options, has the listener send cookies. Whoever is honest gets through
-/// and is known, and nobody else is taken for him.
+/// A flood of SYNs that nobody completes, with and without options, as fast as they can be sent, has the listener send cookies. Whoever
+/// is honest gets through meanwhile and is known, and nobody else is taken for him.
 #[test]
 fn cookies_under_a_flood_lose_nobody() -> Result<()> {
+    const FLOOD: u64 = 100_000;
+    const TALKS: usize = 20;
     let mut stage = stage("attack-flood")?;
     stage.server.host.sysctl("net/ipv4/tcp_syncookies", "1")?;
     let to = stage.server.socket_v4(80);
     let option = forged(&stage.client.id);
-    let talks = 20;
-    let flood = |stage: &Stage, count: u32| -> Result<()> {
-        for number in 0..count {
-            let from = SocketAddrV4::new(ATTACKER, (1024 + number % 60_000) as u16);
-            let options: &[u8] = if number % 2 == 0 { &option } else { &[] };
-            stage
-                .wire
-                .send(&Segment::syn(from, to, number, options), stage.hardware[0])?;
-        }
-        Ok(())
-    };
-    for _ in 0..talks {
-        flood(&stage, 5_000)?;
-        assert_eq!(stage.client.talk(stage.server.v4(80))?, "ok");
-    }
+    let syns: Vec<Segment> = (1024..61_024_u16)
+        .map(|port| {
+            let options: &[u8] = if port % 2 == 0 { &option } else { &[] };
+            Segment::syn(SocketAddrV4::new(ATTACKER, port), to, u32::from(port), options)
+        })
+        .collect();
+    let (wire, hardware, server) = (&stage.wire, stage.hardware[0], stage.server.v4(80));
+    let (sent, over) = (AtomicU64::new(0), AtomicBool::new(false));
+    let client = &mut stage.client;
+    let talks = std::thread::scope(|scope| -> Result<usize> {
+        let flood = scope.spawn(|| wire.flood(&syns, hardware, &sent, &over));
+        let mut talks = 0;
+        let mut talked = || -> Result<()> {
+            while talks < TALKS || sent.load(Ordering::Relaxed) < FLOOD && !flood.is_finished() {
+                let talk = client.talk(server)?;
+                ensure!(talk == "ok", "talk {talks}: {talk}");
+                talks += 1;
+            }
+            Ok(())
+        };
+        let talked = talked();
+        over.store(true, Ordering::Relaxed);
+        flood.join().map_err(|_| anyhow!("the flood panicked"))??;
+        talked.map(|()| talks)
+    })?;
+    assert!(sent.into_inner() >= FLOOD);
     assert!(stage.agent.counter("option_cookies")? > 0, "no cookies were sent");
     assert_eq!(
         stage.agent.counter("tags_invalid")?,

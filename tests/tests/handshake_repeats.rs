@@ -43,6 +43,7 @@ fn of_a_connection_that_was_proven_nothing_is_left() -> Result<()> {
     stage
         .agent
         .records("decision=ALLOW", 1, |record| record["proof"] == "mutual")?;
+    assert!(!stage.is_noted(syn.sequence)?);
     stage.takes_over()?;
     is_past(&stage, &syn, 0)?;
     stage.gives_back()?;

@@ -83,11 +83,10 @@ fn behind_a_rule_of_ones_own_the_source_is_known() -> Result<()> {
     let record = of(&agent, "source")?;
     assert_eq!(record["proof"], "none", "{record}");
     assert_eq!(bearing(&wire.seen()?), Vec::<u8>::new());
-    assert_eq!(
-        agent.counter("agreed")?,
-        1,
-        "the destination has the client's name"
-    );
+    // The source's end has recorded somewhere else: who really reached whom is recorded by the destination's.
+    let record = of(&agent, "destination")?;
+    assert!(says(&record, &client.id, &server.id, "ALLOW", "rule"), "{record}");
+    assert_eq!(record["proof"], "none:absent", "{record}");
 
     // What the destination refuses it refuses under this name.
     let less = Policy::new("own").allow("client", "10.200.0.0/16", TCP, "9000");
@@ -97,6 +96,35 @@ fn behind_a_rule_of_ones_own_the_source_is_known() -> Result<()> {
     client.was_reset(&connected, sent.as_ref())?;
     agent.records("decision=DENY", 1, |record| {
         record["observer"] == "destination" && says(record, &client.id, &server.id, "DENY", "no_rule")
+    })?;
+    Ok(())
+}
+
+/// A destination that only observes records what it would refuse, although the source's end has recorded that something else is allowed.
+#[test]
+fn what_a_translation_leads_to_is_recorded_where_it_would_be_refused() -> Result<()> {
+    let mut scene = Scene::new("translated-observed")?;
+    let (mut server, mut client) = (scene.workload("server")?, scene.workload("client")?);
+    scene.declare("server", |workload| workload.mode("observe"))?;
+    let policy = Policy::new("observed")
+        .allow("client", "host", TCP, "30080")
+        .allow("client", "10.200.0.0/16", TCP, "9000")
+        .allow("server", "client", TCP, "1");
+    let agent = scene.agent(&policy)?.config("handshake", json!("auto")).start()?;
+    server.serve(any(80))?.local()?;
+    let node = of_this_node()?;
+    client.host.add_route(&format!("{node}/32"))?;
+    client.host.add_route("10.200.0.0/16")?;
+    for to in [
+        translate(&client, node, 30_080, &server)?,
+        translate(&client, FRONT, 9000, &server)?,
+    ] {
+        assert_eq!(client.talk(to)?, "ok", "{to}");
+    }
+    agent.records("decision=DENY", 2, |record| {
+        record["observer"] == "destination"
+            && says(record, &client.id, &server.id, "DENY", "no_rule")
+            && record["enforced"] == false
     })?;
     Ok(())
 }
@@ -111,7 +139,9 @@ fn behind_a_redirection_the_source_is_known() -> Result<()> {
     let record = of(&agent, "source")?;
     assert!(says(&record, &client.id, &server.id, "ALLOW", "rule"), "{record}");
     assert_eq!(record["proof"], "none:absent", "{record}");
-    assert_eq!(agent.counter("agreed")?, 1);
+    let record = of(&agent, "destination")?;
+    assert!(says(&record, &client.id, &server.id, "ALLOW", "rule"), "{record}");
+    assert_eq!(record["destination"]["port"], 81, "{record}");
     Ok(())
 }
 

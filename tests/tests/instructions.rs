@@ -14,7 +14,7 @@ use aya::{EbpfLoader, VerifierLogLevel};
 use serde::Deserialize;
 use serde_json::json;
 use zt_common::names;
-use zt_tests::{Policy, Scene, linux};
+use zt_tests::linux;
 
 /// What is recorded.
 #[derive(Debug, Deserialize)]
@@ -38,11 +38,8 @@ const OTHER_TOOLS: u32 = 5;
 fn the_verifier_takes_every_program() -> Result<()> {
     let (major, minor) = linux::version()?;
     let mut walked = walk(false)?;
-    // An older kernel is told of by the agent, which asks for `handshake: off`.
-    if (major, minor) >= linux::BEARS_IDENTITIES {
-        let bearing = walk(true)?.into_iter();
-        walked.extend(bearing.map(|(program, instructions)| (program + " with handshakes", instructions)));
-    }
+    let bearing = walk(true)?.into_iter();
+    walked.extend(bearing.map(|(program, instructions)| (program + " with handshakes", instructions)));
     let (compiler, kernel) = (compiler()?, format!("{major}.{minor}"));
     let linker = zt_agent::kernel::LINKER;
     let line = json!({ "compiler": compiler, "linker": linker, "kernel": kernel, "programs": walked });
@@ -115,26 +112,6 @@ fn a_jump_is_one_whatever_made_the_object() {
         assert_eq!(jumps(&of(1000), &of(now), tenths).len(), wanted, "{now}");
     }
     assert_eq!(jumps(&BTreeMap::new(), &of(1), OTHER_TOOLS).len(), 1);
-}
-
-/// An agent that a kernel cannot serve ends and says what would be served.
-#[test]
-fn who_asks_an_older_kernel_for_handshakes_is_told() -> Result<()> {
-    let scene = Scene::new("too-old")?;
-    let mut agent = scene
-        .agent(&Policy::new("policy"))?
-        .config("handshake", json!("auto"))
-        .launch()?;
-    if linux::version()? >= linux::BEARS_IDENTITIES {
-        return agent.wait_ready();
-    }
-    assert_eq!(agent.wait_exit()?.code(), Some(77));
-    let log = agent.log()?;
-    ensure!(
-        log.contains("zt_sock_ops") && log.contains("Linux 6.12 or later") && log.contains("handshake: off"),
-        "{log}"
-    );
-    Ok(())
 }
 
 /// Has the kernel verify every program of the object: how many instructions it walked until it was done.

@@ -4,7 +4,7 @@
 use std::process::{Command, Output};
 
 use anyhow::{Context as _, Result};
-use serde_json::Value;
+use serde_json::{Value, json};
 use zt_tests::agent::{DEADLINE, binary};
 use zt_tests::agent_files::Workload;
 use zt_tests::nodes::Nodes;
@@ -36,10 +36,16 @@ impl World {
 
     /// The agent of a node, which may tell of identities that match.
     fn agent(&self, index: usize, policy: &Policy, identities: &str) -> Result<Agent> {
+        self.agent_with(index, policy, identities, "auto")
+    }
+
+    /// The same with another `handshake`.
+    fn agent_with(&self, index: usize, policy: &Policy, identities: &str, handshake: &str) -> Result<Agent> {
         let party = &self.parties[index];
         let workload = Workload::new(&party.id, &party.cgroup).at(party.host.addresses());
         let agent = self.nodes.agent(self.scene.sandbox(), index, identities, &[])?;
         agent
+            .config("handshake", json!(handshake))
             .workload(workload)
             .policy("policy.yaml", &policy.text())?
             .start()
@@ -131,5 +137,54 @@ fn a_node_that_may_not_say_so_names_nobody() -> Result<()> {
     let to = iam.v4(8080);
     iam.serve(to)?.local()?;
     assert_eq!(chat.talk(to)?, "EPERM");
+    Ok(())
+}
+
+/// One node has handshakes bear identities and the other does not yet, as while a cluster is upgraded: workloads reach each other in both
+/// directions, by name, and prove who they are as soon as both nodes do.
+#[test]
+fn nodes_that_prove_and_nodes_that_do_not_reach_each_other() -> Result<()> {
+    const ALL: &str = "spiffe://hanzo.ai/hanzo-k8s/test/*";
+    let mut world = World::new("peers-mixed")?;
+    let policy = Policy::new("peers")
+        .allow("chat", "iam", TCP, "8080")
+        .allow("iam", "chat", TCP, "8081");
+    let one = world.agent(0, &policy, ALL)?;
+    let mut two = world.agent_with(1, &policy, ALL, "off")?;
+    for agent in [&one, &two] {
+        until(agent, "the other is known", |peer| {
+            peer["state"] == "connected" && peer["addresses"].as_u64() > Some(0)
+        })?;
+    }
+    let [chat, iam] = &mut world.parties;
+    let (to_iam, to_chat) = (iam.v4(8080), chat.v4(8081));
+    for to in [to_iam, iam.v4(8082)] {
+        iam.serve(to)?.local()?;
+    }
+    chat.serve(to_chat)?.local()?;
+    // What the status says of the other node is in the kernel's map a moment later.
+    let mut both = |what: &str| -> Result<()> {
+        wait_for(what, DEADLINE, || {
+            let talks = [chat.talk(to_iam)?, iam.talk(to_chat)?];
+            Ok((talks == ["ok", "ok"]).then_some(()))
+        })
+    };
+    both("the two to reach each other")?;
+    for agent in [&one, &two] {
+        let proofs = wait_for("records of both ends", DEADLINE, || {
+            Ok(Some(proofs(agent)?).filter(|proofs| proofs.len() >= 2))
+        })?;
+        assert!(proofs.iter().all(|proof| proof.starts_with("none")), "{proofs:?}");
+    }
+    two.restart_with("handshake", json!("auto"))?;
+    for agent in [&one, &two] {
+        until(agent, "the other is known, with a key", is_known)?;
+    }
+    for agent in [&one, &two] {
+        wait_for("a record with its proof", DEADLINE, || {
+            both("the two to reach each other again")?;
+            Ok(proofs(agent)?.iter().any(|proof| proof == "mutual").then_some(()))
+        })?;
+    }
     Ok(())
 }

@@ -25,13 +25,13 @@ struct World {
     _api: KubeApi,
     chat: Party,
     iam: Party,
-    _overlay: Overlay,
+    overlay: Overlay,
     _scene: Scene,
 }
 
 /// `chat` on node one, `iam` on node two and behind the Service.
-fn world() -> Result<World> {
-    let scene = Scene::new("peers-nat")?;
+fn world(label: &str, policy: &Policy) -> Result<World> {
+    let scene = Scene::new(label)?;
     let overlay = Overlay::new(&scene)?;
     let start = |name: &str, index: usize, node: &str| -> Result<Party> {
         let cgroup = scene.sandbox().cgroup(&format!("{node}/{name}"))?;
@@ -50,7 +50,6 @@ fn world() -> Result<World> {
     let kubeconfig = api.kubeconfig(scene.sandbox().directory())?;
     let nets = [1, 2].map(|node| vec![format!("10.244.{node}.0/24")]);
     let nodes = Nodes::new(scene.sandbox(), nets)?;
-    let policy = Policy::new("nat").allow("chat", "iam", TCP, "8080");
     let agent = |index: usize, party: &Party| -> Result<Agent> {
         let at = IpAddr::V4(party.host.ipv4);
         nodes
@@ -69,7 +68,7 @@ fn world() -> Result<World> {
         _api: api,
         chat,
         iam,
-        _overlay: overlay,
+        overlay,
         _scene: scene,
     })
 }
@@ -109,7 +108,8 @@ impl World {
 
 #[test]
 fn whoever_calls_a_service_is_proven_through_its_translation_and_vxlan() -> Result<()> {
-    let mut world = world()?;
+    let policy = Policy::new("nat").allow("chat", "iam", TCP, "8080");
+    let mut world = world("peers-nat", &policy)?;
     world.settled()?;
     let [chat, iam] = [world.chat.id.clone(), world.iam.id.clone()];
     // From pod to pod, through both bridges and VXLAN.
@@ -149,5 +149,46 @@ fn whoever_calls_a_service_is_proven_through_its_translation_and_vxlan() -> Resu
         (&*chat, &"source".into()),
         "{record}"
     );
+    Ok(())
+}
+
+/// What node one masquerades on its way to node two has its address there: it is named as that address is, and is refused where policy
+/// says nothing of it. It has nobody's name, least of all that of another workload of the node.
+#[test]
+fn whoever_is_masqueraded_between_nodes_is_the_address_that_arrives() -> Result<()> {
+    let node = Ipv4Addr::new(10, 245, 0, 1);
+    let by_name = Policy::new("nat").allow("chat", "iam", TCP, "8080");
+    let by_address = by_name.clone().allow("10.245.0.0/16", "iam", TCP, "8080");
+    let mut world = world("peers-masquerade", &by_address)?;
+    world.settled()?;
+    let to = world.iam.v4(8080);
+    wait_for("the other node's pod to be reached", PATIENCE, || {
+        Ok((world.chat.talk(to)? == "ok").then_some(()))
+    })?;
+    let proven = world.record(1, "destination", 8080)?;
+    assert_eq!(proven["proof"], "source", "{proven}");
+    world.overlay.nodes[0].nat("POSTROUTING -s 10.244.1.0/24 -o vx0 -j MASQUERADE")?;
+
+    let translated = |record: &Value| {
+        record["observer"] == "destination" && record["source"]["address"] == node.to_string()
+    };
+    for to in [to, SocketAddr::from((VIRTUAL, PORT))] {
+        assert_eq!(world.chat.talk(to)?, "ok", "{to}");
+    }
+    let records = world.agents[1].records("decision=ALLOW", 2, translated)?;
+    // What is called through a Service says who it is when it is asked, and nobody asks.
+    for (record, proof) in records.iter().zip(["none:tag_invalid", "none:absent"]) {
+        assert_eq!(party(&record["source"]), "cidr:10.245.0.0/16", "{record}");
+        assert_eq!(record["proof"], proof, "{record}");
+    }
+    let records = world.agents[0].records("decision=ALLOW", 2, |record| record["proof"] == "none:absent")?;
+    for record in records {
+        assert_eq!(party(&record["destination"]), world.iam.id, "{record}");
+    }
+
+    world.agents[1].change_policy(&by_name.text())?;
+    assert_ne!(world.chat.talk(to)?, "ok");
+    let records = world.agents[1].records("decision=DENY", 1, translated)?;
+    assert_eq!(party(&records[0]["source"]), "world", "{}", records[0]);
     Ok(())
 }

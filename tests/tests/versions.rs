@@ -138,12 +138,17 @@ fn detach_removes_every_version_and_says_what_it_cannot() -> Result<()> {
 fn a_new_version_takes_over_what_handshakes_bear() -> Result<()> {
     let (scene, mut server, mut client) = two("versions-proof")?;
     let directory = scene.sandbox().pins()?;
-    let mut agent = scene
-        .agent(&policy().allow("client", "server", TCP, "82"))?
-        .config("handshake", json!("auto"))
-        .start()?;
-    server.serve(any(82))?.local()?;
-    assert_eq!(client.talk(server.v4(82))?, "ok");
+    let policy = policy()
+        .allow("client", "server", TCP, "82")
+        .allow_proven("client", "server", TCP, "83");
+    let mut agent = scene.agent(&policy)?.config("handshake", json!("auto")).start()?;
+    for port in [82, 83] {
+        server.serve(any(port))?.local()?;
+        assert_eq!(client.talk(server.v4(port))?, "ok");
+    }
+    // What has proven itself before stays.
+    let mut watcher = scene.start("watcher", &client.cgroup, &client.host)?;
+    let live = watcher.connect(server.v4(83))?.handle()?;
     client.send(Operation::ConnectMany(Flood {
         duration: Some(Duration::from_secs(8)),
         pace: Some(Duration::from_micros(500)),
@@ -162,6 +167,9 @@ fn a_new_version_takes_over_what_handshakes_bear() -> Result<()> {
     agent.records("decision=ALLOW", 1, |record| {
         record["destination"]["address"] == json!(server.host.ipv6) && record["proof"] == "mutual"
     })?;
+    assert_eq!(client.talk(server.v4(83))?, "ok");
+    agent.change_policy(&policy.allow("client", "server", TCP, "84").text())?;
+    assert_eq!(watcher.end(live, Duration::ZERO)?, "alive");
 
     // Nothing of ours runs for what is sent on a connection.
     let programs = attached(scene.sandbox().managed())?;

@@ -82,7 +82,8 @@ pub(crate) fn run(
             .iter()
             .map(|kernel| {
                 let (userland, directory) = (&userland, &directory);
-                let list: Vec<String> = of_kernel(kernel, &selections)
+                let list: Vec<String> = selections
+                    .iter()
                     .map(|(selection, binary)| guest::line(selection, binary, arguments))
                     .collect();
                 let heard = |line: &str| {
@@ -100,7 +101,6 @@ pub(crate) fn run(
     });
     for (kernel, said) in kernels.iter().zip(said) {
         let series = kernel.series.name;
-        let selections: Vec<_> = of_kernel(kernel, &selections).collect();
         match said {
             Ok(said) => {
                 let release = format!("guest: kernel {}", kernel.release()?);
@@ -113,16 +113,6 @@ pub(crate) fn run(
         }
     }
     Ok(())
-}
-
-/// What is tried on a kernel.
-fn of_kernel<'s, 'p>(
-    kernel: &Kernel,
-    selections: &'s [(&'s Selection, &'p Path)],
-) -> impl Iterator<Item = (&'s Selection, &'p Path)> {
-    let handshakes = kernel.series.handshakes;
-    let all = selections.iter().copied();
-    all.filter(move |(selection, _)| handshakes || !selection.handshakes)
 }
 
 /// Counts what a guest said. Tests that were to run and did not have failed.

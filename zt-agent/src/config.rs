@@ -238,9 +238,9 @@ impl UnknownWorkload {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Handshake {
     /// Within the node, and with nodes whose agents this one is in contact with.
+    #[default]
     Auto,
     /// Nowhere: identities come from the node's own sockets and the directory alone.
-    #[default]
     Off,
 }
 
@@ -266,7 +266,7 @@ impl Default for Config {
             mode: Mode::Observe,
             modes: Vec::new(),
             unknown_workload: UnknownWorkload::Observe,
-            handshake: Handshake::Off,
+            handshake: Handshake::Auto,
             allow_host: true,
             allow_self: true,
             cluster_cidrs: Vec::new(),

@@ -145,7 +145,7 @@ impl Kernel {
         let connections = load::open(&pins, names::CONNECTIONS)?;
         let guards = Guards::new(&pins)?;
         let elders = versions::sockets_of_others(&pins);
-        Ok(Self {
+        let mut kernel = Self {
             pins,
             loaded,
             tables,
@@ -156,7 +156,9 @@ impl Kernel {
             attached: Vec::new(),
             guards,
             table: None,
-        })
+        };
+        kernel.take_over_node_keys()?;
+        Ok(kernel)
     }
 
     /// The table that a predecessor left in force; empty on a first start.

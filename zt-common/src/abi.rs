@@ -53,8 +53,15 @@ pub struct Listener {
     /// Sockets that share the place (`SO_REUSEPORT`).
     pub sockets: u64,
     /// 1 once two different workloads shared the place: it names nobody until all have gone.
-    pub ambiguous: u64,
+    pub ambiguous: u32,
+    /// 1 where it does not count for the workload's share: the agent noted it, of a listener that is older than the hooks.
+    pub uncounted: u32,
 }
+
+/// Or'd to a workload in a key of `zt_shares`: the connections that it accepted, and not those that it began.
+pub const SHARE_INBOUND: u64 = 1 << 63;
+/// Or'd to a workload in a key of `zt_shares`: the places that it listens at.
+pub const SHARE_LISTENERS: u64 = 1 << 62;
 
 /// Key of `zt_local`: an address that a namespace itself has.
 #[repr(C)]
@@ -255,6 +262,8 @@ pub const CONNECTION_PROVEN: u32 = 16_384;
 pub const CONNECTION_TRANSLATED: u32 = 32_768;
 /// The other end is a workload of another node: its SYN leads back here in no case.
 pub const CONNECTION_ELSEWHERE: u32 = 65_536;
+/// It does not count for the workload's share: the agent filed it.
+pub const CONNECTION_UNCOUNTED: u32 = 131_072;
 
 /// Key of `zt_flows` and `zt_denied_flows` (LRU): a UDP flow as one workload sees it.
 ///

@@ -47,6 +47,8 @@ pub const UNRECORDED_OBSERVE: u64 = 32;
 pub const UNRECORDED_RESTORE: u64 = 64;
 /// Handshakes within the node bear identities.
 pub const HANDSHAKE: u64 = 128;
+/// The programs of another version still bear identities in handshakes, and decide who has to prove something: these here do not.
+pub const PROOF_WAITS: u64 = 256;
 /// Rare kernel-side diagnostics are written to the log ring.
 pub const DIAGNOSTICS: u64 = 8;
 

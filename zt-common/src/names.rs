@@ -21,10 +21,12 @@ pub const CONTROL: &str = "zt_control";
 pub const SOCKETS: &str = "zt_sockets";
 /// Live admitted connections.
 pub const CONNECTIONS: &str = "zt_connections";
-/// Workload → how many live admitted connections.
+/// Workload and kind → how many live admitted connections or listening places.
 pub const SHARES: &str = "zt_shares";
-/// SYNs that managed sockets of this node have sent.
+/// SYNs that managed sockets of this node have sent to somebody who may be here.
 pub const SOURCES: &str = "zt_sources";
+/// Those to everybody else, who may be led here.
+pub const STRAYS: &str = "zt_strays";
 /// Node → epoch of the key in use towards it.
 pub const NODES: &str = "zt_nodes";
 /// Node and identity → how many workloads.
@@ -50,7 +52,7 @@ pub const COUNTERS: &str = "zt_counters";
 pub const HANDSHAKES: &str = "ZT_HANDSHAKES";
 
 /// Every pinned map.
-pub const MAPS: [&str; 22] = [
+pub const MAPS: [&str; 23] = [
     WORKLOADS,
     LISTENERS,
     LOCAL,
@@ -63,6 +65,7 @@ pub const MAPS: [&str; 22] = [
     CONNECTIONS,
     SHARES,
     SOURCES,
+    STRAYS,
     NODES,
     RESIDENTS,
     HOMES,
@@ -104,8 +107,14 @@ pub const MAX_HOMES: u32 = 65_536;
 pub const MAX_WORKLOADS: u32 = 65_536;
 /// Most live connections of all workloads of a node together; one between two of them counts twice.
 pub const MAX_CONNECTIONS: u32 = 262_144;
-/// Most of these that one workload may have.
+/// Most of these that one workload may have begun, and most that it may have accepted.
 pub const CONNECTION_SHARE: u32 = MAX_CONNECTIONS / 4;
+/// Most places at which all workloads of a node together listen.
+pub const MAX_LISTENERS: u32 = 65_536;
+/// Most of these that one workload may have.
+pub const LISTENER_SHARE: u32 = MAX_LISTENERS / 4;
+/// Most shares: of each workload those of what it began, of what it accepted, and of where it listens.
+pub const MAX_SHARES: u32 = 3 * MAX_WORKLOADS;
 /// Most known peer addresses.
 pub const MAX_PEERS: u32 = 262_144;
 /// Most virtual places: address, port and protocol of a service.

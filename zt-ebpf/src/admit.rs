@@ -2,7 +2,9 @@
 //! What an admission leaves behind: the connection, for the end of its handshake and for a later sweep.
 
 use aya_ebpf::bindings::{BPF_EXIST, BPF_NOEXIST, bpf_sock};
-use zt_common::abi::{Connection, Socket};
+use zt_common::abi::{
+    CONNECTION_INBOUND, CONNECTION_UNCOUNTED, Connection, SHARE_INBOUND, SOCKET_FRONT, SOCKET_HERE, Socket,
+};
 use zt_common::address::Address;
 use zt_common::counter::Counter;
 use zt_common::event::Hook;
@@ -21,9 +23,7 @@ pub fn connection(cookie: u64, connection: &Connection) -> bool {
     }
     // What an earlier call on this socket left, which failed before it sent anything, and has no record yet.
     tell(cookie, Proof::Unanswered);
-    let filed = maps::zt_connections
-        .insert(cookie, connection, u64::from(BPF_EXIST))
-        .is_ok();
+    let filed = replace(cookie, connection) != 0;
     if !filed {
         emit::count(Counter::ConnectionsFull);
     }
@@ -35,46 +35,87 @@ pub fn connection(cookie: u64, connection: &Connection) -> bool {
 /// Not a *global* function of the object: kernels before 6.2 take no value for a map from one's arguments.
 #[inline(never)]
 fn file(cookie: u64, connection: &Connection) -> u32 {
-    if has_room(connection.workload)
+    let share = share_of(connection);
+    if has_room(share, CONNECTION_SHARE)
         && maps::zt_connections
             .insert(cookie, connection, u64::from(BPF_NOEXIST))
             .is_ok()
     {
-        take_room(connection.workload);
+        take_room(share);
         return 1;
     }
     0
 }
 
-/// Whether a workload may file one more. Numbers below zero come of two who change one at a time.
-#[inline(always)]
-fn has_room(workload: u64) -> bool {
+/// Files what takes the place of an earlier one of the same socket. Who began that may have been somebody else, who has passed the socket
+/// on.
+#[inline(never)]
+fn replace(cookie: u64, connection: &Connection) -> u32 {
     // SAFETY: read once, copied at once.
-    match unsafe { maps::zt_shares.get(workload) } {
-        Some(filed) => (*filed as i64) < CONNECTION_SHARE as i64,
-        None => true,
+    let Some(before) = (unsafe { maps::zt_connections.get(cookie) }) else {
+        return 0;
+    };
+    let (counted, before) = (is_counted(before), share_of(before));
+    if maps::zt_connections
+        .insert(cookie, connection, u64::from(BPF_EXIST))
+        .is_err()
+    {
+        return 0;
+    }
+    let share = share_of(connection);
+    if !counted {
+        take_room(share);
+    } else if share != before {
+        give_room(before);
+        take_room(share);
+    }
+    1
+}
+
+/// Whose share a connection counts for.
+#[inline(always)]
+fn share_of(connection: &Connection) -> u64 {
+    if connection.flags & CONNECTION_INBOUND != 0 {
+        connection.workload | SHARE_INBOUND
+    } else {
+        connection.workload
     }
 }
 
 #[inline(always)]
-fn take_room(workload: u64) {
-    if maps::zt_shares
-        .insert(workload, 1, u64::from(BPF_NOEXIST))
-        .is_err()
-        && let Some(filed) = maps::zt_shares.get_ptr_mut(workload)
+fn is_counted(connection: &Connection) -> bool {
+    connection.flags & CONNECTION_UNCOUNTED == 0
+}
+
+/// Whether there may be one more of a share. Numbers below zero come of two who change one at a time.
+#[inline(always)]
+pub fn has_room(share: u64, most: u32) -> bool {
+    // SAFETY: read once, copied at once.
+    match unsafe { maps::zt_shares.get(share) } {
+        Some(filed) => (*filed as i64) < i64::from(most),
+        None => true,
+    }
+}
+
+/// One more.
+#[inline(always)]
+pub fn take_room(share: u64) {
+    if maps::zt_shares.insert(share, 1, u64::from(BPF_NOEXIST)).is_err()
+        && let Some(filed) = maps::zt_shares.get_ptr_mut(share)
     {
         // SAFETY: a live entry, changed atomically.
         unsafe { context::add(filed, 1) };
     }
 }
 
+/// One less.
 #[inline(always)]
-fn give_room(workload: u64) {
-    if let Some(filed) = maps::zt_shares.get_ptr_mut(workload) {
+pub fn give_room(share: u64) {
+    if let Some(filed) = maps::zt_shares.get_ptr_mut(share) {
         // SAFETY: as above.
         let before = unsafe { context::fetch_add(filed, u64::MAX) };
         if before as i64 <= 1 {
-            let _ = maps::zt_shares.remove(workload);
+            let _ = maps::zt_shares.remove(share);
         }
     }
 }
@@ -97,7 +138,10 @@ pub fn unfiled(sock: *mut bpf_sock, workload: u64, netns: u64, flags: u8) {
             reserved: 0,
         },
     };
-    socket.flags |= flags;
+    // Whoever calls now, and whom: not who bound it, and what it called before.
+    socket.workload = workload;
+    socket.cgroup = workload;
+    socket.flags = socket.flags & !(SOCKET_HERE | SOCKET_FRONT) | flags;
     context::store(sock, &socket);
 }
 
@@ -145,9 +189,9 @@ pub fn gone(cookie: u64) {
         // It was never admitted: nothing to forget.
         return;
     };
-    let workload = connection.workload;
+    let (counted, share) = (is_counted(connection), share_of(connection));
     // Of two who do so at a time, one has removed it.
-    if maps::zt_connections.remove(cookie).is_ok() {
-        give_room(workload);
+    if maps::zt_connections.remove(cookie).is_ok() && counted {
+        give_room(share);
     }
 }

@@ -102,7 +102,7 @@ fn connect(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
         flow.destination = party.identity;
         verdict = judge::judge(&flow);
     }
-    if own.alien {
+    if own.is_alien() {
         verdict = Verdict::refusal(Reason::AlienTask, verdict.revision);
     }
     // Where the handshake bears identities, it shows a moment later who answers.
@@ -118,7 +118,7 @@ fn connect(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
         proves = party.here || party.front != 0 || entry.node != 0;
     }
     // Of several ports behind a virtual address nobody could say whether who answers is one of those.
-    if !proves || entry.flags & CONNECTION_PORTS != 0 {
+    if (!proves || entry.flags & CONNECTION_PORTS != 0) && !judge::proof_waits(control) {
         verdict = verdict.unproven();
     }
     if verdict.proof {

@@ -5,24 +5,22 @@
 //! took from the directory.
 
 use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::bpf_sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use zt_common::abi::{
     CONNECTION_DENIED, CONNECTION_ENFORCED, CONNECTION_ESTABLISHED, CONNECTION_INBOUND, CONNECTION_IPV6,
     CONNECTION_OFFERS, CONNECTION_PORTS, CONNECTION_PROVEN, CONNECTION_REQUIRES, CONNECTION_RESENDS,
-    CONNECTION_SOURCE_MANAGED, CONNECTION_TRANSLATED, Connection, MODE_ENFORCE, SOCKET_KEEPS, SOCKET_NOTED,
-    SOCKET_WRITES,
+    CONNECTION_SOURCE_MANAGED, CONNECTION_TRANSLATED, Connection, SOCKET_KEEPS, SOCKET_NOTED, SOCKET_WRITES,
 };
 use zt_common::counter::Counter;
 use zt_common::entry::Flow;
 use zt_common::event::{Hook, REFUSED_SOCKET};
-use zt_common::identity;
 use zt_common::proof::Proof;
 use zt_common::verdict::Reason;
 
 use crate::call::TCP;
 use crate::emit::Told;
 use crate::ends::{ends, socket_of, watch_close, write_no_options};
-use crate::lookup::{self, Target};
 use crate::origin::Origin;
 use crate::own::Own;
 use crate::proof::Claim;
@@ -32,8 +30,21 @@ use crate::{admit, context, emit, fence, judge, keys, maps, option, proof, sende
 /// fell between is caught here, because the sweep could not yet see this socket.
 ///
 /// Whether to decide `again`: for the caller to do, because the two together need more stack than a program has.
+///
+/// A *global* function of the object, as `zt_judge` is.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn active(ctx: &SockOpsContext, passive: bool, claim: &mut Claim) -> bool {
+pub extern "C" fn zt_active(ctx: *mut bpf_sock_ops, passive: u32, claim: *mut Claim) -> u32 {
+    if claim.is_null() {
+        return 0;
+    }
+    // SAFETY: checked above; the verifier knows the size from the type.
+    let claim = unsafe { &mut *claim };
+    u32::from(active(&SockOpsContext::new(ctx), passive != 0, claim))
+}
+
+#[inline(always)]
+fn active(ctx: &SockOpsContext, passive: bool, claim: &mut Claim) -> bool {
     let cookie = context::socket_cookie(ctx.as_ptr());
     let Some(place) = maps::zt_connections.get_ptr_mut(cookie) else {
         sender::taken(ctx, false);
@@ -53,7 +64,7 @@ pub fn active(ctx: &SockOpsContext, passive: bool, claim: &mut Claim) -> bool {
             // Two that opened toward each other: neither answers the other's SYN with an option.
             claim.proof = Proof::Absent as u32;
         } else {
-            proof::of_destination(ctx, connection, claim);
+            proof::zt_of_destination(ctx.ops, &raw const *connection, &raw mut *claim);
         }
         if claim.is_invalid() && connection.flags & CONNECTION_TRANSLATED != 0 {
             // From behind a node's address, of whose key nobody knows: it names nobody, and the address is judged anyway.
@@ -70,7 +81,12 @@ pub fn active(ctx: &SockOpsContext, passive: bool, claim: &mut Claim) -> bool {
             connection.flags |= CONNECTION_PROVEN;
         }
     }
-    sender::taken(ctx, claim.is_proven() && (!other || claim.resend != 0));
+    if waits() {
+        // What the other version lets pass has proven what it has to.
+        connection.flags |= CONNECTION_PROVEN;
+    }
+    // Where the source's own proof is only to come, the other end may have to ask what is noted after all.
+    sender::taken(ctx, claim.is_proven() && !other && claim.resend == 0);
     let unproven = connection.flags & CONNECTION_REQUIRES != 0 && !claim.is_proven();
     // A record that names who was thought to be there would be of a connection that never was.
     if connection.started != 0 && !other && !unproven && !claim.is_invalid() {
@@ -92,9 +108,15 @@ pub fn active(ctx: &SockOpsContext, passive: bool, claim: &mut Claim) -> bool {
         || claim.is_invalid()
 }
 
+/// See [`judge::proof_waits`].
+#[inline(always)]
+fn waits() -> bool {
+    matches!(maps::zt_control.get(0), Some(control) if judge::proof_waits(control))
+}
+
 /// Whether who answered is to be judged by his own name: he is not who was taken for the destination, or one of several.
 #[inline(always)]
-fn is_another(connection: &Connection, claim: &Claim) -> bool {
+pub fn is_another(connection: &Connection, claim: &Claim) -> bool {
     claim.is_proven() && claim.identity != connection.destination && connection.flags & CONNECTION_PORTS == 0
 }
 
@@ -106,114 +128,24 @@ pub fn connected_itself(ctx: &SockOpsContext) -> bool {
     unsafe { maps::zt_connections.get(context::socket_cookie(ctx.as_ptr())) }.is_some()
 }
 
-/// Decides again under the policy now in force.
+/// The destination's end, before it decides: who it is. Whether the listener was told to keep SYNs.
+///
+/// A *global* function of the object.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn again(ctx: &SockOpsContext, claim: &Claim) {
-    let started = context::now();
-    let cookie = context::socket_cookie(ctx.as_ptr());
-    let Some(place) = maps::zt_connections.get_ptr_mut(cookie) else {
-        return;
-    };
-    // SAFETY: as in `active`.
-    let connection = unsafe { &mut *place };
-    let Some(control) = maps::zt_control.get(0) else {
-        return;
-    };
-    // SAFETY: read once, copied at once.
-    let (enforced, source) = match unsafe { maps::zt_workloads.get(connection.workload) } {
-        Some(workload) => (workload.mode == MODE_ENFORCE, workload.identity),
-        None => (connection.flags & CONNECTION_ENFORCED != 0, connection.source),
-    };
-    let own = Own::stored(control, connection.workload, source, enforced);
-    let target = Target {
-        netns: connection.netns,
-        address: connection.remote,
-        port: connection.remote_port,
-        protocol: TCP,
-    };
-    let mut flow = Flow {
-        source,
-        destination: identity::UNKNOWN,
-        port: connection.target_port,
-        protocol: TCP,
-    };
-    let other = is_another(connection, claim);
-    if claim.is_proven() && connection.flags & CONNECTION_PORTS == 0 {
-        flow.destination = claim.identity;
-    } else if !claim.is_invalid() {
-        // A swap that falls into this one too is the business of the sweep after it, which sees this socket by now.
-        let party = lookup::destination(control, &target);
-        flow.destination = party.identity;
-        flow.port = party.port;
+pub extern "C" fn zt_accepted(ctx: *mut bpf_sock_ops, own: *mut Own) -> u32 {
+    if own.is_null() {
+        return 0;
     }
-    let mut verdict = judge::judge(&flow);
-    if !claim.is_proven() {
-        verdict = verdict.unproven();
-    }
-    let refused = !verdict.allowed && own.enforced();
-    // Behind a virtual address was one of those each of whom policy allowed. One whom it does not allow is none of them.
-    let member = other
-        && identity::is_group(connection.destination)
-        && (verdict.allowed
-            || connection.flags & CONNECTION_DENIED != 0
-            || connection.revision != verdict.revision);
-    let mut told = Told {
-        hook: Hook::Established,
-        flags: 0,
-        proof: claim.at_source(other && !member),
-    };
-    let mut reason = verdict.reason;
-    if other && !member {
-        emit::count(Counter::IdentityMismatches);
-        reason = Reason::IdentityMismatch;
-    } else if claim.is_invalid() {
-        reason = Reason::TagInvalid;
-    } else if reason as u8 == Reason::ProofRequired as u8 {
-        // Whatever is done about it, this is why.
-    } else if refused {
-        reason = Reason::Revoked;
-    } else {
-        told.hook = Hook::Connect;
-    }
-    connection.destination = flow.destination;
-    connection.target_port = flow.port;
-    connection.revision = verdict.revision;
-    connection.rule = verdict.rule;
-    connection.flags &= !(CONNECTION_DENIED | CONNECTION_ENFORCED);
-    if !verdict.allowed {
-        connection.flags |= CONNECTION_DENIED;
-    }
-    if own.enforced() {
-        connection.flags |= CONNECTION_ENFORCED;
-    }
-    // SAFETY: a live entry.
-    let unrecorded = unsafe { context::take(&raw mut connection.started) };
-    if unrecorded == 0 && !refused {
-        // The record of `connect` says it all.
-        return;
-    }
-    if refused {
-        told.flags = REFUSED_SOCKET;
-        if !fence::raise(ctx, cookie) {
-            emit::count(Counter::Unfenced);
-            reason = Reason::Unfenced;
-        }
-    }
-    connection.reason = reason as u8;
-    if unrecorded == 0 {
-        connection.latency = (context::now() - started) as u32;
-    }
-    let began = if unrecorded == 0 { started } else { unrecorded };
-    emit::told(cookie, began, connection, told);
+    // SAFETY: checked above; the verifier knows the size from the type.
+    u32::from(accepted(&SockOpsContext::new(ctx), unsafe { &mut *own }))
 }
 
-/// The destination's end, before it decides: who it is, and what the SYN proves.
-#[inline(never)]
-pub fn accepted(ctx: &SockOpsContext, own: &mut Own, claim: &mut Claim) {
+#[inline(always)]
+fn accepted(ctx: &SockOpsContext, own: &mut Own) -> bool {
     let Some(control) = maps::zt_control.get(0) else {
-        return;
+        return false;
     };
-    let mut keeps = false;
     match context::stored(socket_of(ctx)) {
         Some(mut socket) => {
             if socket.flags & SOCKET_WRITES != 0 {
@@ -225,21 +157,40 @@ pub fn accepted(ctx: &SockOpsContext, own: &mut Own, claim: &mut Claim) {
                 socket.flags &= !SOCKET_NOTED;
                 context::store(socket_of(ctx), &socket);
             }
-            keeps = socket.flags & SOCKET_KEEPS != 0;
             *own = Own::of_socket(control, &socket);
+            socket.flags & SOCKET_KEEPS != 0
         }
         None => {
             emit::count(Counter::OwnerMissing);
             *own = Own::missing(control);
+            false
         }
     }
-    proof::of_source(ctx, own.identity, keeps, claim);
 }
 
 /// The destination's end. False where the source was named under another policy than the one that judged it: then nothing is
 /// done, unless it is the `last` try.
+///
+/// A *global* function of the object.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn passive(ctx: &SockOpsContext, own: &Own, claim: &Claim, origin: &Origin, last: bool) -> bool {
+pub extern "C" fn zt_passive(
+    ctx: *mut bpf_sock_ops,
+    own: *const Own,
+    claim: *const Claim,
+    origin: *const Origin,
+    last: u32,
+) -> u32 {
+    if own.is_null() || claim.is_null() || origin.is_null() {
+        return 1;
+    }
+    // SAFETY: checked above; the verifier knows the sizes from the types.
+    let (own, claim, origin) = unsafe { (&*own, &*claim, &*origin) };
+    u32::from(passive(&SockOpsContext::new(ctx), own, claim, origin, last != 0))
+}
+
+#[inline(always)]
+fn passive(ctx: &SockOpsContext, own: &Own, claim: &Claim, origin: &Origin, last: bool) -> bool {
     let cookie = context::socket_cookie(ctx.as_ptr());
     let started = context::now();
     let ends = ends(ctx);
@@ -274,14 +225,15 @@ pub fn passive(ctx: &SockOpsContext, own: &Own, claim: &Claim, origin: &Origin, 
     if origin.outdated(&verdict) && !last {
         return false;
     }
-    if !claim.is_proven() {
+    let proven = claim.is_proven() || waits();
+    if !proven {
         verdict = verdict.unproven();
     }
     let unproven = verdict.reason as u8 == Reason::ProofRequired as u8;
     if !verdict.allowed && verdict.reason as u8 == Reason::UnknownSource as u8 {
         if claim.is_invalid() {
             verdict.reason = Reason::TagInvalid;
-        } else if origin.unproven {
+        } else if origin.is_unproven() {
             verdict.reason = Reason::ProofMissing;
         }
     }
@@ -299,15 +251,16 @@ pub fn passive(ctx: &SockOpsContext, own: &Own, claim: &Claim, origin: &Origin, 
             verdict.reason = Reason::Unfenced;
         }
     } else {
-        if origin.managed {
+        if origin.is_recording() {
             entry.flags |= CONNECTION_SOURCE_MANAGED;
         }
-        if claim.is_proven() {
+        if proven {
             entry.flags |= CONNECTION_PROVEN;
         }
         admit::connection(cookie, &entry);
         watch_close(ctx);
-        if origin.managed && !unproven {
+        // Whoever has proven himself after the SYN may have called another place, of which policy said something else.
+        if origin.is_recording() && !unproven && (verdict.allowed || !claim.is_late()) {
             // The source recorded this connection at its own end.
             emit::count(Counter::Agreed);
             return true;

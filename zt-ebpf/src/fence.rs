@@ -6,6 +6,7 @@
 //! once; alone it would let the establishing segment through. Hence both.
 
 use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::bpf_sock_ops;
 use aya_ebpf::bindings::sk_action::SK_DROP;
 use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::macros::{sk_msg, stream_verdict};
@@ -17,8 +18,20 @@ use zt_common::names::NO_INTERFACE;
 use crate::{emit, maps};
 
 /// Puts both fences up; whether at least one holds.
-#[inline(never)]
+#[inline(always)]
 pub fn raise(ctx: &SockOpsContext, cookie: u64) -> bool {
+    zt_raise(ctx.ops, cookie) != 0
+}
+
+/// [`raise`], as a *global* function of the object.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn zt_raise(ops: *mut bpf_sock_ops, cookie: u64) -> u32 {
+    u32::from(up(&SockOpsContext::new(ops), cookie))
+}
+
+#[inline(always)]
+fn up(ctx: &SockOpsContext, cookie: u64) -> bool {
     const SOL_SOCKET: i32 = 1;
     const SO_BINDTOIFINDEX: i32 = 62;
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The allow table in force, and the verdict function over it.
 
+use zt_common::control::{Control, PROOF_WAITS};
 use zt_common::entry::{AllowEntry, AllowKey, Flow};
 use zt_common::verdict::{self, AllowLookup, Reason, Verdict};
 
@@ -93,6 +94,12 @@ pub extern "C" fn zt_judge(
     let allowed = if verdict.allowed { ALLOWED_BIT } else { 0 };
     let proof = if verdict.proof { PROOF_BIT } else { 0 };
     verdict.reason as u32 | allowed | proof
+}
+
+/// Whether another version's programs see to it that who has to prove something does.
+#[inline(always)]
+pub fn proof_waits(control: &Control) -> bool {
+    control.flags & PROOF_WAITS != 0
 }
 
 /// The revision in force, 0 before the first.

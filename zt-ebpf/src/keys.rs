@@ -9,7 +9,7 @@ use zt_common::siphash::Key;
 use crate::maps;
 
 /// Whether these programs can have handshakes bear identities: a constant of the loaded programs, so that the verifier does not
-/// walk what an agent without that never runs. Kernels before 6.12 do not walk as far as that.
+/// walk what an agent without that never runs.
 #[unsafe(no_mangle)]
 static ZT_HANDSHAKES: u8 = 1;
 

@@ -198,9 +198,20 @@ fn local_owner(netns: u64, address: &Address, port: u16, protocol: u8) -> u64 {
 }
 
 /// The workload that accepts connections at a place of its namespace, if it is one.
-#[inline(never)]
+#[inline(always)]
 pub fn listening(netns: u64, address: &Address, port: u16) -> u64 {
-    local_owner(netns, address, port, TCP)
+    zt_owner(netns, &raw const *address, u32::from(port))
+}
+
+/// [`listening`], as a *global* function of the object.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn zt_owner(netns: u64, address: *const Address, port: u32) -> u64 {
+    if address.is_null() {
+        return identity::UNKNOWN;
+    }
+    // SAFETY: checked above; the verifier knows the size from the type.
+    local_owner(netns, unsafe { &*address }, port as u16, TCP)
 }
 
 #[inline(always)]

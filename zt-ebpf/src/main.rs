@@ -13,6 +13,7 @@
 
 mod admit;
 mod adopt;
+mod again;
 mod call;
 mod connect;
 mod context;

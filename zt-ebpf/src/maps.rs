@@ -18,8 +18,8 @@ use zt_common::counter::Counter;
 use zt_common::entry::{AllowEntry, AllowKey};
 use zt_common::event::DecisionEvent;
 use zt_common::names::{
-    MAX_CONNECTIONS, MAX_HOMES, MAX_KEYS, MAX_LOCAL, MAX_NODES, MAX_PEERS, MAX_RESIDENTS, MAX_SERVICES,
-    MAX_WORKLOADS, NETWORK_SLOTS, RING_BYTES,
+    MAX_CONNECTIONS, MAX_HOMES, MAX_KEYS, MAX_LISTENERS, MAX_LOCAL, MAX_NODES, MAX_PEERS, MAX_RESIDENTS,
+    MAX_SERVICES, MAX_SHARES, MAX_WORKLOADS, NETWORK_SLOTS, RING_BYTES,
 };
 
 const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
@@ -33,7 +33,7 @@ pub type Networks = LpmTrie<Address, u64, 1>;
 #[btf_map]
 pub static zt_workloads: HashMap<u64, Workload, { MAX_WORKLOADS as usize }, SPARSE> = HashMap::new();
 #[btf_map]
-pub static zt_listeners: HashMap<ListenerKey, Listener, 65_536, SPARSE> = HashMap::new();
+pub static zt_listeners: HashMap<ListenerKey, Listener, { MAX_LISTENERS as usize }, SPARSE> = HashMap::new();
 #[btf_map]
 pub static zt_local: HashMap<LocalKey, u64, { MAX_LOCAL as usize }, SPARSE> = HashMap::new();
 #[btf_map]
@@ -51,9 +51,11 @@ pub static zt_sockets: ClonedStorage<Socket> = ClonedStorage::new();
 #[btf_map]
 pub static zt_connections: HashMap<u64, Connection, { MAX_CONNECTIONS as usize }, SPARSE> = HashMap::new();
 #[btf_map]
-pub static zt_shares: HashMap<u64, u64, { MAX_WORKLOADS as usize }, SPARSE> = HashMap::new();
+pub static zt_shares: HashMap<u64, u64, { MAX_SHARES as usize }, SPARSE> = HashMap::new();
 #[btf_map]
 pub static zt_sources: LruHashMap<SourceKey, Source, 65_536> = LruHashMap::new();
+#[btf_map]
+pub static zt_strays: LruHashMap<SourceKey, Source, 65_536> = LruHashMap::new();
 #[btf_map]
 pub static zt_nodes: HashMap<u32, Node, { MAX_NODES as usize }, SPARSE> = HashMap::new();
 #[btf_map]

@@ -6,6 +6,7 @@
 //! no longer once the handshake is complete.
 
 use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::bpf_sock_ops;
 use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::programs::SockOpsContext;
 use zt_common::abi::{
@@ -95,9 +96,18 @@ fn save_syn(ctx: &SockOpsContext) -> bool {
     }
 }
 
-/// How much room the segment at hand needs.
+/// How much room the segment at hand needs. A *global* function of the object, as `zt_judge` is.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn reserve(ctx: &SockOpsContext) {
+pub extern "C" fn zt_reserve(ctx: *mut bpf_sock_ops) -> u32 {
+    if keys::is_had() {
+        reserve(&SockOpsContext::new(ctx));
+    }
+    0
+}
+
+#[inline(always)]
+fn reserve(ctx: &SockOpsContext) {
     let wanted = match place(ctx) {
         Place::Syn => {
             let omitted = is_late(ctx);
@@ -184,21 +194,35 @@ fn is_ours(ctx: &SockOpsContext, flag: u32) -> bool {
     }
 }
 
-/// Writes into the segment at hand.
+/// Writes into the segment at hand. A *global* function of the object.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn write(ctx: &SockOpsContext) {
-    match place(ctx) {
+pub extern "C" fn zt_write(ops: *mut bpf_sock_ops) -> u32 {
+    if !keys::is_had() {
+        return 0;
+    }
+    let ctx = SockOpsContext::new(ops);
+    match place(&ctx) {
         // What is reserved then is another program's.
-        Place::Syn if is_late(ctx) => {}
-        Place::Syn => said(ctx, false),
-        Place::Again => said(ctx, true),
-        Place::Answer => answered(ctx),
-        Place::Nowhere => {}
+        Place::Syn if is_late(&ctx) => 0,
+        Place::Syn => zt_said(ops, 0),
+        Place::Again => zt_said(ops, 1),
+        Place::Answer => zt_answered(ops),
+        Place::Nowhere => 0,
     }
 }
 
-/// The source says who it is; `again` where the SYN-ACK asked for it.
+/// The source says who it is; `again` where the SYN-ACK asked for it. A *global* function of the object.
+#[unsafe(no_mangle)]
 #[inline(never)]
+pub extern "C" fn zt_said(ctx: *mut bpf_sock_ops, again: u32) -> u32 {
+    if keys::is_had() {
+        said(&SockOpsContext::new(ctx), again != 0);
+    }
+    0
+}
+
+#[inline(always)]
 fn said(ctx: &SockOpsContext, again: bool) {
     let Some(control) = maps::zt_control.get(0) else {
         return;
@@ -254,7 +278,18 @@ fn is_still(workload: u64, identity: u64) -> bool {
 ///
 /// It says so only in answer to an option that verifies, to a workload of this node that has just sent this very SYN, and to
 /// where a SYN to a virtual address really comes from: otherwise whoever has seen a SYN could fetch the answer to it.
+///
+/// A *global* function of the object.
+#[unsafe(no_mangle)]
 #[inline(never)]
+pub extern "C" fn zt_answered(ctx: *mut bpf_sock_ops) -> u32 {
+    if keys::is_had() {
+        answered(&SockOpsContext::new(ctx));
+    }
+    0
+}
+
+#[inline(always)]
 fn answered(ctx: &SockOpsContext) {
     const COOKIE: u32 = 2;
     let mut asked = IdentityOption::SEARCH;
@@ -288,7 +323,7 @@ fn answered(ctx: &SockOpsContext) {
         }
         let mut node = origin::node_at(&ends.remote);
         let mut message = Message::syn(&caller, own, ends.local_port);
-        if !proof::verifies(control, node, &mut message, &asked) {
+        if !proof::verifies(node, &mut message, &asked) {
             // It may have been meant for somebody else, who is not here: its source is to hear who is.
             if !origin::is_ours(ctx, caller.syn) {
                 return;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Who a connection or datagram comes from, as the receiving end can know it.
 
+use aya_ebpf::bindings::bpf_sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use zt_common::abi::{PEER_HERE, PEER_PROVES};
 use zt_common::address::Address;
@@ -13,27 +14,54 @@ use crate::proof::Claim;
 use crate::sender::{Arrival, LED, MEANT, PAST};
 use crate::{emit, keys, maps};
 
-/// Who a flow comes from, as the receiving end can know it.
+/// Who a flow comes from, as the receiving end can know it. Laid out without gaps, as it is handed from function to function
+/// of the object.
+#[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Origin {
     /// Its identity.
     pub identity: u64,
-    /// It is a managed workload of this node, and records at its own end.
-    pub managed: bool,
-    /// Its address would be a name, and it did not prove to be the one.
-    pub unproven: bool,
     /// See [`crate::lookup::Party`].
-    pub revision: u64,
+    revision: u64,
+    recording: u32,
+    unproven: u32,
 }
 
 impl Origin {
     /// Nobody is known to be it.
-    pub const NOBODY: Self = Self {
-        identity: identity::UNKNOWN,
-        managed: false,
-        unproven: false,
-        revision: 0,
-    };
+    pub const NOBODY: Self = Self::of(identity::UNKNOWN);
+
+    /// Somebody, whose name depends on no policy.
+    #[inline(always)]
+    pub const fn of(identity: u64) -> Self {
+        Self {
+            identity,
+            revision: 0,
+            recording: 0,
+            unproven: 0,
+        }
+    }
+
+    /// The same, and whether it is a managed workload of this node.
+    #[inline(always)]
+    pub fn recording(self, recording: bool) -> Self {
+        Self {
+            recording: u32::from(recording),
+            ..self
+        }
+    }
+
+    /// Whether it is a managed workload of this node, and records at its own end.
+    #[inline(always)]
+    pub fn is_recording(&self) -> bool {
+        self.recording != 0
+    }
+
+    /// Whether its address would be a name, and it did not prove to be the one.
+    #[inline(always)]
+    pub fn is_unproven(&self) -> bool {
+        self.unproven != 0
+    }
 
     /// See [`crate::lookup::Party::outdated`].
     #[inline(always)]
@@ -47,27 +75,31 @@ impl Origin {
 /// A tag that does not verify is no better than none: whoever has one that does not could have left it out, and whose address has been
 /// translated on the way has one. It names no workload, and no address of a workload does in its stead; what this kernel itself
 /// knows of the very SYN stands. Nor does the address of a workload of this node name who proves nothing: its sockets do.
+///
+/// A *global* function of the object, as `zt_judge` is: it writes `origin`, and its result says nothing.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn origin(ctx: &SockOpsContext, claim: &Claim) -> Origin {
+pub extern "C" fn zt_origin(ctx: *mut bpf_sock_ops, claim: *const Claim, origin: *mut Origin) -> u32 {
+    if claim.is_null() || origin.is_null() {
+        return 0;
+    }
+    // SAFETY: checked above; the verifier knows the sizes from the types.
+    unsafe { *origin = who(&SockOpsContext::new(ctx), &*claim) };
+    0
+}
+
+#[inline(always)]
+fn who(ctx: &SockOpsContext, claim: &Claim) -> Origin {
     if claim.is_proven() {
-        return Origin {
-            identity: claim.identity,
-            // On another node it is not our records that its connection is in.
-            managed: claim.node == 0,
-            unproven: false,
-            revision: 0,
-        };
+        // On another node it is not our records that its connection is in.
+        return Origin::of(claim.identity).recording(claim.node == 0);
     }
     let arrival = Arrival::complete(ctx);
     let mut known = identity::UNKNOWN;
     let how = arrival.sender(&mut known);
     if how == MEANT || how == LED {
-        return Origin {
-            identity: known,
-            managed: true,
-            unproven: false,
-            revision: 0,
-        };
+        // What it was led from is what the source's end has recorded.
+        return Origin::of(known).recording(how == MEANT);
     }
     let home = arrival.is_home();
     let bare = claim.is_absent() || claim.is_invalid();
@@ -78,17 +110,12 @@ pub fn origin(ctx: &SockOpsContext, claim: &Claim) -> Origin {
     }
     if unproven || home && claim.is_invalid() {
         return Origin {
-            unproven,
+            unproven: u32::from(unproven),
             ..Origin::NOBODY
         };
     }
     if home {
-        return Origin {
-            identity: identity::HOST,
-            managed: false,
-            unproven: false,
-            revision: 0,
-        };
+        return Origin::of(identity::HOST);
     }
     let origin = by_address(&arrival.remote);
     if claim.is_invalid() && identity::is_workload(origin.identity) {
@@ -103,12 +130,18 @@ pub fn is_ours(ctx: &SockOpsContext, sequence: u32) -> bool {
     unanswered(ctx, sequence) == MEANT
 }
 
-/// What this kernel knows of a SYN that nobody has answered. A function of its own in the object, so that it does not share the
-/// caller's stack.
-#[inline(never)]
+/// What this kernel knows of a SYN that nobody has answered.
+#[inline(always)]
 fn unanswered(ctx: &SockOpsContext, sequence: u32) -> u32 {
+    zt_unanswered(ctx.ops, sequence)
+}
+
+/// [`unanswered`], as a *global* function of the object.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn zt_unanswered(ctx: *mut bpf_sock_ops, sequence: u32) -> u32 {
     let mut known = identity::UNKNOWN;
-    Arrival::unanswered(ctx, sequence).sender(&mut known)
+    Arrival::unanswered(&SockOpsContext::new(ctx), sequence).sender(&mut known)
 }
 
 /// Whether the directory has a workload at an address whose kernel has it prove who it is: one of this node, or of a node
@@ -162,18 +195,11 @@ pub const NOBODY: u32 = u32::MAX;
 pub fn by_address(address: &Address) -> Origin {
     // SAFETY: read once, copied at once.
     if let Some(peer) = unsafe { maps::zt_peers.get(*address) } {
-        return Origin {
-            identity: peer.identity,
-            managed: false,
-            unproven: false,
-            revision: 0,
-        };
+        return Origin::of(peer.identity);
     }
     let (identity, revision) = network(address);
     Origin {
-        identity,
-        managed: false,
-        unproven: false,
         revision,
+        ..Origin::of(identity)
     }
 }

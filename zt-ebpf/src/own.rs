@@ -12,7 +12,8 @@ use crate::{context, maps};
 /// ancestors at these levels.
 const DEPTH: u32 = 8;
 
-/// The workload at this end of a decision.
+/// The workload at this end of a decision. Laid out without gaps, as it is handed from function to function of the object.
+#[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Own {
     /// Key in `zt_workloads`; the plain cgroup id where there is no entry.
@@ -22,8 +23,7 @@ pub struct Own {
     /// Not a `bool`: the compiler would compute a program's answer from the byte in memory, and the verifier, which
     /// does not know that it is 0 or 1, would refuse that.
     enforced: u32,
-    /// Whether the task is outside every managed root.
-    pub alien: bool,
+    alien: u32,
 }
 
 impl Own {
@@ -32,13 +32,19 @@ impl Own {
         workload: 0,
         identity: identity::UNKNOWN,
         enforced: 0,
-        alien: false,
+        alien: 0,
     };
 
     /// Whether policy's verdict happens.
     #[inline(always)]
     pub fn enforced(&self) -> bool {
         self.enforced != 0
+    }
+
+    /// Whether the task is outside every managed root.
+    #[inline(always)]
+    pub fn is_alien(&self) -> bool {
+        self.alien != 0
     }
 
     /// A workload known by a stored entry.
@@ -49,7 +55,7 @@ impl Own {
             workload,
             identity,
             enforced,
-            alien: false,
+            alien: 0,
         }
     }
 
@@ -57,7 +63,7 @@ impl Own {
     fn unknown(control: &Control, workload: u64, alien: bool) -> Self {
         let flag = if alien { HAS_ENFORCED } else { UNKNOWN_DENY };
         Self {
-            alien,
+            alien: u32::from(alien),
             ..Self::stored(control, workload, identity::UNKNOWN, control.flags & flag != 0)
         }
     }

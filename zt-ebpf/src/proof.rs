@@ -2,9 +2,9 @@
 //! Reads the identity option of the other end, and says whether it proves anything.
 
 use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::bpf_sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use zt_common::abi::{CONNECTION_FRONT, Connection, MOST_HOMES, ResidentKey};
-use zt_common::control::Control;
 use zt_common::counter::Counter;
 use zt_common::handshake::{Bits, Caller, IdentityOption, Message, OPTION_BYTES};
 use zt_common::identity;
@@ -14,7 +14,9 @@ use zt_common::siphash::Key;
 use crate::ends::{ends, next_received, unacknowledged};
 use crate::{context, emit, keys, maps, option, origin};
 
-/// What an option says of the other end. Plain numbers with a value on every path, as the verifier wants them.
+/// What an option says of the other end. Plain numbers with a value on every path and without gaps, as the verifier wants what is
+/// handed from function to function of the object.
+#[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Claim {
     /// Who it is, where [`Self::is_proven`].
@@ -25,6 +27,7 @@ pub struct Claim {
     pub resend: u32,
     /// The node that it was proven by, see [`Connection::node`].
     pub node: u32,
+    late: u32,
 }
 
 impl Claim {
@@ -34,6 +37,7 @@ impl Claim {
         proof: Proof::None as u32,
         resend: 0,
         node: 0,
+        late: 0,
     };
 
     /// Whether it names the other end.
@@ -75,6 +79,12 @@ impl Claim {
         unsafe { core::mem::transmute::<u8, Proof>(self.proof as u8) }
     }
 
+    /// Whether it came with the segment after the SYN, as from behind a virtual address or a SYN cookie.
+    #[inline(always)]
+    pub fn is_late(&self) -> bool {
+        self.late != 0
+    }
+
     /// Whether a SYN that is at hand says nothing.
     #[inline(always)]
     pub fn is_absent(&self) -> bool {
@@ -83,8 +93,20 @@ impl Claim {
 }
 
 /// Who sent the SYN of a connection that is complete now, to `own`. `keeps`: the listener was told to keep SYNs.
+///
+/// A *global* function of the object, as `zt_judge` is: it writes `claim`, and its result says nothing.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn of_source(ctx: &SockOpsContext, own: u64, keeps: bool, claim: &mut Claim) {
+pub extern "C" fn zt_of_source(ctx: *mut bpf_sock_ops, own: u64, keeps: u32, claim: *mut Claim) -> u32 {
+    if keys::is_had() && !claim.is_null() {
+        // SAFETY: checked above; the verifier knows the size from the type.
+        of_source(&SockOpsContext::new(ctx), own, keeps != 0, unsafe { &mut *claim });
+    }
+    0
+}
+
+#[inline(always)]
+fn of_source(ctx: &SockOpsContext, own: u64, keeps: bool, claim: &mut Claim) {
     const NOT_SAVED: i64 = -2;
     let Some(control) = maps::zt_control.get(0) else {
         return;
@@ -124,8 +146,9 @@ pub fn of_source(ctx: &SockOpsContext, own: u64, keeps: bool, claim: &mut Claim)
             Message::syn(&caller, own, ends.local_port)
         };
         let node = origin::node_at(&ends.remote);
-        if verifies(control, node, &mut message, &found) {
+        if verifies(node, &mut message, &found) {
             claim.proof = Proof::Source as u32;
+            claim.late = u32::from(again);
             claim.identity = found.identity();
             claim.node = node;
             return;
@@ -145,22 +168,38 @@ pub fn is_option(length: i64, found: &IdentityOption) -> bool {
 
 /// Whether an option comes from this node, or from another one on which there is who it claims to be, and was meant for
 /// the message's audience or for whoever is there. In place: there is no room on the stack for two messages.
-#[inline(never)]
-pub fn verifies(control: &Control, node: u32, message: &mut Message, found: &IdentityOption) -> bool {
-    if identity::is_workload(message.audience) && is_of(control, node, message, found) {
+#[inline(always)]
+pub fn verifies(node: u32, message: &mut Message, found: &IdentityOption) -> bool {
+    if identity::is_workload(message.audience) && is_of(node, message, found) {
         return true;
     }
     message.audience = identity::UNKNOWN;
-    is_of(control, node, message, found)
+    is_of(node, message, found)
 }
 
+/// Whether an option comes from a node on which there is who it claims to be, and says this message.
+#[inline(always)]
+fn is_of(node: u32, message: &Message, found: &IdentityOption) -> bool {
+    zt_signed(node, &raw const *message, &raw const *found) != 0
+}
+
+/// [`is_of`], as a *global* function of the object.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn is_of(control: &Control, node: u32, message: &Message, found: &IdentityOption) -> bool {
-    let Some(key) = keys::accepted(control, node, found.bits()) else {
-        return false;
+pub extern "C" fn zt_signed(node: u32, message: *const Message, found: *const IdentityOption) -> u32 {
+    if !keys::is_had() || message.is_null() || found.is_null() {
+        return 0;
+    }
+    // SAFETY: checked above; the verifier knows the sizes from the types.
+    let (message, found) = unsafe { (&*message, &*found) };
+    let Some(control) = maps::zt_control.get(0) else {
+        return 0;
     };
-    found.has(tag(&key, message, found.identity(), found.bits()))
-        && (node == 0 || lives(node, found.identity()))
+    let Some(key) = keys::accepted(control, node, found.bits()) else {
+        return 0;
+    };
+    let signed = found.has(tag(&key, message, found.identity(), found.bits()));
+    u32::from(signed && (node == 0 || lives(node, found.identity())))
 }
 
 /// The tag of a message.
@@ -201,8 +240,24 @@ fn lives(node: u32, identity: u64) -> bool {
 }
 
 /// Who answered the SYN of a connection.
+///
+/// A *global* function of the object, as [`zt_of_source`] is.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn of_destination(ctx: &SockOpsContext, connection: &Connection, claim: &mut Claim) {
+pub extern "C" fn zt_of_destination(
+    ctx: *mut bpf_sock_ops,
+    connection: *const Connection,
+    claim: *mut Claim,
+) -> u32 {
+    if keys::is_had() && !connection.is_null() && !claim.is_null() {
+        // SAFETY: checked above; the verifier knows the sizes from the types.
+        unsafe { of_destination(&SockOpsContext::new(ctx), &*connection, &mut *claim) };
+    }
+    0
+}
+
+#[inline(always)]
+fn of_destination(ctx: &SockOpsContext, connection: &Connection, claim: &mut Claim) {
     let Some(control) = maps::zt_control.get(0) else {
         return;
     };
@@ -227,7 +282,7 @@ pub fn of_destination(ctx: &SockOpsContext, connection: &Connection, claim: &mut
         };
         let answer = next_received(ctx).wrapping_sub(1);
         let message = Message::syn_ack(&caller, connection.source, front, answer);
-        let node = signer(control, connection.node, front, &message, &found);
+        let node = signer(connection.node, front, &message, &found);
         if node != origin::NOBODY {
             claim.proof = Proof::Destination as u32;
             claim.identity = found.identity();
@@ -241,9 +296,9 @@ pub fn of_destination(ctx: &SockOpsContext, connection: &Connection, claim: &mut
 
 /// The node that a SYN-ACK comes from: `node`, or [`origin::NOBODY`]. From behind a virtual address (`front`) it may be any
 /// on which there is who answers.
-#[inline(never)]
-fn signer(control: &Control, node: u32, front: bool, message: &Message, found: &IdentityOption) -> u32 {
-    if is_of(control, node, message, found) {
+#[inline(always)]
+fn signer(node: u32, front: bool, message: &Message, found: &IdentityOption) -> u32 {
+    if is_of(node, message, found) {
         return node;
     }
     if front && let Some(homes) = maps::zt_homes.get_ptr(found.identity()) {
@@ -254,7 +309,7 @@ fn signer(control: &Control, node: u32, front: bool, message: &Message, found: &
             if node == 0 {
                 break;
             }
-            if is_of(control, node, message, found) {
+            if is_of(node, message, found) {
                 return node;
             }
             home += 1;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What this kernel knows of a SYN because one of its own workloads has sent it (`zt_sources`).
+//! What this kernel knows of a SYN because one of its own workloads has sent it (`zt_sources`, `zt_strays`).
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::BPF_ANY;
+use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST, bpf_sock_ops};
+use aya_ebpf::btf_maps::LruHashMap;
 use aya_ebpf::programs::SockOpsContext;
 use zt_common::abi::{
     CONNECTION_ELSEWHERE, CONNECTION_FRONT, CONNECTION_HERE, CONNECTION_INBOUND, SOCKET_FRONT, SOCKET_HERE,
@@ -106,13 +107,14 @@ pub extern "C" fn zt_sender(arrival: *const Arrival, identity: *mut u64) -> u32 
     // SAFETY: checked above; the verifier knows the sizes from the types.
     let arrival = unsafe { &*arrival };
     let key = SourceKey {
-        source: arrival.remote,
+        // A loopback address is that of this namespace.
+        source: arrival.remote.within(arrival.home),
         sequence: arrival.sequence,
         source_port: arrival.remote_port,
         reserved: 0,
     };
     // SAFETY: a live entry; one that is displaced meanwhile is another SYN's, whose sender is one of ours as well.
-    let Some(source) = (unsafe { maps::zt_sources.get(key) }) else {
+    let Some(source) = (unsafe { noted(&key).as_ref() }) else {
         return NOT_OURS;
     };
     if arrival.home != 0 && source.netns != arrival.home {
@@ -146,21 +148,54 @@ pub extern "C" fn zt_sender(arrival: *const Arrival, identity: *mut u64) -> u32 
     how
 }
 
+/// One of the two maps.
+type Sources = LruHashMap<SourceKey, Source, 65_536>;
+
+/// Notes a SYN. Of one whose destination may be translated, `destination_port` is 0. What another socket has noted under this key
+/// stays as long as it counts: whoever makes a second SYN of the same numbers takes nobody's name with it.
+///
+/// An LRU map evicts rather than fails; a lost entry means naming the source by its address.
+#[inline(always)]
+fn note(map: &Sources, key: &SourceKey, source: &Source) {
+    if map.insert(key, source, u64::from(BPF_NOEXIST)).is_err()
+        && let Some(there) = map.get_ptr_mut(key)
+    {
+        // SAFETY: a live entry, whose words are read one by one.
+        let (cookie, noted) = unsafe { ((*there).cookie, (*there).noted) };
+        if cookie == source.cookie || source.noted.wrapping_sub(noted) > SOURCE_LIFE {
+            let _ = map.insert(key, source, u64::from(BPF_ANY));
+        }
+    }
+}
+
 /// Before the SYN leaves: tells the other end, which may be on this node, whose connection this is.
 ///
 /// Not later: a SYN that carries data (Fast Open) makes the destination's socket before the source has heard anything.
+///
+/// A *global* function of the object, as `zt_judge` is.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn begun(ctx: &SockOpsContext) {
+pub extern "C" fn zt_begun(ctx: *mut bpf_sock_ops) -> u32 {
+    begun(&SockOpsContext::new(ctx));
+    0
+}
+
+#[inline(always)]
+fn begun(ctx: &SockOpsContext) {
     if !opens(ctx) {
         return;
     }
-    let filed = maps::zt_connections.get_ptr_mut(context::socket_cookie(ctx.as_ptr()));
+    let cookie = context::socket_cookie(ctx.as_ptr());
+    let filed = maps::zt_connections.get_ptr_mut(cookie);
     // SAFETY: the entry belongs to this socket.
-    let (here, front, netns, workload, identity) = match filed.map(|place| unsafe { &mut *place }) {
+    let (here, meant, front, netns, workload, identity) = match filed.map(|place| unsafe { &mut *place }) {
         Some(connection) => {
             option::offer(ctx, connection);
+            let virtually = connection.flags & CONNECTION_FRONT != 0;
+            let here = connection.flags & CONNECTION_HERE != 0 && !virtually;
             (
-                connection.flags & CONNECTION_HERE != 0 && connection.flags & CONNECTION_FRONT == 0,
+                here,
+                here || virtually,
                 connection.flags & (CONNECTION_INBOUND | CONNECTION_ELSEWHERE) == 0,
                 connection.netns,
                 connection.workload,
@@ -171,12 +206,13 @@ pub fn begun(ctx: &SockOpsContext) {
         None => match context::stored(socket_of(ctx)) {
             Some(socket) => (
                 socket.flags & SOCKET_HERE != 0,
+                socket.flags & SOCKET_HERE != 0,
                 socket.flags & SOCKET_FRONT != 0,
                 socket.netns,
                 socket.workload,
                 identity::UNKNOWN,
             ),
-            None => (false, false, 0, 0, 0),
+            None => (false, false, false, 0, 0, 0),
         },
     };
     // Who goes somewhere else may be led back here. Where nobody asks for proof his address is his name.
@@ -188,6 +224,7 @@ pub fn begun(ctx: &SockOpsContext) {
         workload,
         identity,
         netns,
+        cookie,
         answered: 0,
         destination: ends.remote,
         noted: seconds(),
@@ -198,15 +235,20 @@ pub fn begun(ctx: &SockOpsContext) {
         source.destination = Address::UNSPECIFIED_V6;
         source.destination_port = 0;
     }
-    // Not the next to be sent: the kernel asks for the time-out again before it repeats the SYN.
-    note(&key_of(&ends, unacknowledged(ctx)), &source);
+    // Not the next to be sent: the kernel asks for the time-out again before it repeats the SYN for the second time, and from then on.
+    let key = key_of(ctx, &ends, unacknowledged(ctx));
+    if meant {
+        note(&maps::zt_sources, &key, &source);
+    } else {
+        note(&maps::zt_strays, &key, &source);
+    }
 }
 
 /// Where the SYN of a socket is noted.
 #[inline(always)]
-fn key_of(ends: &Ends, sequence: u32) -> SourceKey {
+fn key_of(ctx: &SockOpsContext, ends: &Ends, sequence: u32) -> SourceKey {
     SourceKey {
-        source: ends.local,
+        source: ends.local.within(context::netns_cookie(ctx.as_ptr())),
         sequence,
         source_port: ends.local_port,
         reserved: 0,
@@ -216,38 +258,52 @@ fn key_of(ends: &Ends, sequence: u32) -> SourceKey {
 /// Says which answer to its SYN the source has taken, or that nobody has to ask: the destination is `proven`, and so will the
 /// source be.
 ///
-/// A function of its own in the object, so that it does not share the caller's stack.
+/// A *global* function of the object.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn taken(ctx: &SockOpsContext, proven: bool) {
+pub extern "C" fn zt_taken(ctx: *mut bpf_sock_ops, proven: u32) -> u32 {
+    let ctx = SockOpsContext::new(ctx);
     // The SYN is acknowledged, and nothing but the SYN-ACK has been received.
-    let key = key_of(&ends(ctx), unacknowledged(ctx).wrapping_sub(1));
-    if proven {
+    let key = key_of(&ctx, &ends(&ctx), unacknowledged(&ctx).wrapping_sub(1));
+    let place = noted(&key);
+    // SAFETY: null or a live entry.
+    if place.is_null() || unsafe { (*place).cookie } != context::socket_cookie(ctx.as_ptr()) {
+        return 0;
+    }
+    if proven != 0 {
         forget(&key);
     } else {
-        answered(&key, next_received(ctx).wrapping_sub(1));
+        let answer = Source::answer(next_received(&ctx).wrapping_sub(1));
+        // SAFETY: a live entry; one write, before the socket acknowledges what it has taken.
+        unsafe { (&raw mut (*place).answered).write_volatile(answer) };
     }
+    0
 }
 
-/// Notes a SYN. Of one whose destination may be translated, `destination_port` is 0.
+/// See [`zt_taken`].
 #[inline(always)]
-fn note(key: &SourceKey, source: &Source) {
-    // An LRU map evicts rather than fails; a lost entry means naming the source by its address.
-    let _ = maps::zt_sources.insert(key, source, u64::from(BPF_ANY));
+pub fn taken(ctx: &SockOpsContext, proven: bool) {
+    zt_taken(ctx.ops, u32::from(proven));
 }
 
-/// Notes which SYN-ACK the source has taken, before it acknowledges it.
+/// What is noted of a SYN, in either map; null where nothing is.
 #[inline(always)]
-fn answered(key: &SourceKey, sequence: u32) {
-    if let Some(source) = maps::zt_sources.get_ptr_mut(key) {
-        // SAFETY: a live entry; one write.
-        unsafe { (&raw mut (*source).answered).write_volatile(Source::answer(sequence)) };
+fn noted(key: &SourceKey) -> *mut Source {
+    if let Some(place) = maps::zt_sources.get_ptr_mut(key) {
+        return place;
+    }
+    match maps::zt_strays.get_ptr_mut(key) {
+        Some(place) => place,
+        None => core::ptr::null_mut(),
     }
 }
 
 /// Forgets a SYN: the other end has proven that it knows whose it is, and asks nobody else.
 #[inline(always)]
 fn forget(key: &SourceKey) {
-    let _ = maps::zt_sources.remove(key);
+    if maps::zt_sources.remove(key).is_err() {
+        let _ = maps::zt_strays.remove(key);
+    }
 }
 
 /// `CLOCK_MONOTONIC`, seconds.

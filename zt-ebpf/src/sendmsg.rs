@@ -89,7 +89,7 @@ fn sendmsg(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
         }
         verdict = judge::judge(&flow);
     }
-    if own.alien {
+    if own.is_alien() {
         verdict = Verdict::refusal(Reason::AlienTask, verdict.revision);
     }
     decided(&key, &flow, &verdict, control.directory, inbound, started);

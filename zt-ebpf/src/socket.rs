@@ -8,12 +8,14 @@ use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::macros::cgroup_sock;
 use aya_ebpf::programs::SockContext;
 use zt_common::abi::{
-    CONNECTION_ESTABLISHED, CONNECTION_OFFERS, Listener, ListenerKey, SOCKET_NOTED, Socket,
+    CONNECTION_ESTABLISHED, CONNECTION_OFFERS, Listener, ListenerKey, SHARE_LISTENERS, SOCKET_KEEPS,
+    SOCKET_NOTED, SOCKET_WRITES, Socket,
 };
 use zt_common::address::Address;
 use zt_common::counter::Counter;
 use zt_common::event::{Hook, IPV6, NOTICE_UDP_BOUND};
 use zt_common::identity;
+use zt_common::names::LISTENER_SHARE;
 use zt_common::proof::Proof;
 use zt_common::verdict::{Reason, Verdict, raw_socket_verdict};
 
@@ -111,6 +113,16 @@ fn bound(ctx: &SockContext, address: &Address) {
     };
     let own = Own::current(control);
     let netns = context::netns_cookie(ctx.as_ptr());
+    // Bound before, and once more: its former place is for others.
+    let asked = match context::stored(ctx.sock) {
+        Some(before) => {
+            if before.flags & SOCKET_NOTED != 0 {
+                forget(&before);
+            }
+            before.flags & (SOCKET_KEEPS | SOCKET_WRITES)
+        }
+        None => 0,
+    };
     let mut socket = Socket {
         workload: own.workload,
         cgroup: context::current_cgroup(),
@@ -118,7 +130,7 @@ fn bound(ctx: &SockContext, address: &Address) {
         address: *address,
         port,
         protocol: protocol as u8,
-        flags: 0,
+        flags: asked,
         reserved: 0,
     };
     if protocol == u32::from(UDP) {
@@ -141,7 +153,7 @@ fn place(socket: &Socket) -> ListenerKey {
     }
 }
 
-/// Notes that the socket's workload listens at its place.
+/// Notes that the socket's workload listens at its place, if it has not had its share of such places.
 #[inline(always)]
 pub fn note(socket: &mut Socket) {
     let key = place(socket);
@@ -149,11 +161,16 @@ pub fn note(socket: &mut Socket) {
         workload: socket.workload,
         sockets: 1,
         ambiguous: 0,
+        uncounted: 0,
     };
-    if maps::zt_listeners
-        .insert(key, first, u64::from(BPF_NOEXIST))
-        .is_err()
+    let share = socket.workload | SHARE_LISTENERS;
+    if admit::has_room(share, LISTENER_SHARE)
+        && maps::zt_listeners
+            .insert(key, first, u64::from(BPF_NOEXIST))
+            .is_ok()
     {
+        admit::take_room(share);
+    } else {
         let Some(entry) = maps::zt_listeners.get_ptr_mut(key) else {
             emit::count(Counter::ListenersFull);
             return;
@@ -196,14 +213,20 @@ pub fn zt_sock_release(ctx: SockContext) -> i32 {
 
 /// Takes a listener back.
 #[inline(always)]
-fn forget(socket: &Socket) {
+pub fn forget(socket: &Socket) {
     let key = place(socket);
     let Some(entry) = maps::zt_listeners.get_ptr_mut(key) else {
         return;
     };
     // SAFETY: a live entry; the counter is changed atomically.
-    let before = unsafe { context::fetch_add(&raw mut (*entry).sockets, u64::MAX) };
-    if before <= 1 {
-        let _ = maps::zt_listeners.remove(key);
+    let (before, share, counted) = unsafe {
+        (
+            context::fetch_add(&raw mut (*entry).sockets, u64::MAX),
+            (*entry).workload | SHARE_LISTENERS,
+            (*entry).uncounted == 0,
+        )
+    };
+    if before <= 1 && maps::zt_listeners.remove(key).is_ok() && counted {
+        admit::give_room(share);
     }
 }

@@ -153,7 +153,7 @@ fn decide(
         if refused {
             emit::count(Counter::DatagramsRefused);
         }
-    } else if sender.managed && !refused {
+    } else if sender.is_recording() && !refused {
         // The source recorded this flow at its own end.
         emit::count(Counter::Agreed);
     } else {
@@ -232,18 +232,11 @@ fn report(ctx: &SkBuffContext, sock: *mut bpf_sock, own: &Own, packet: &Packet, 
 fn origin(ctx: &SkBuffContext, netns: u64, packet: &Packet) -> Origin {
     if !lookup::is_local(netns, &packet.source) {
         let origin = by_address(&packet.source);
-        return Origin {
-            managed: lookup::is_here(&packet.source, origin.identity),
-            ..origin
-        };
+        let managed = lookup::is_here(&packet.source, origin.identity);
+        return origin.recording(managed);
     }
     let Some(control) = maps::zt_control.get(0) else {
-        return Origin {
-            identity: identity::UNKNOWN,
-            managed: false,
-            unproven: false,
-            revision: 0,
-        };
+        return Origin::NOBODY;
     };
     const CURRENT_NETNS: u64 = u64::MAX;
     // The socket that would receive an answer is the one that sent.
@@ -268,29 +261,14 @@ fn origin(ctx: &SkBuffContext, netns: u64, packet: &Packet) -> Origin {
         let sender: *mut bpf_sock =
             helper::bpf_sk_lookup_udp(ctx.as_ptr(), &raw mut tuple, size as u32, CURRENT_NETNS, 0);
         if sender.is_null() {
-            return Origin {
-                identity: identity::UNKNOWN,
-                managed: false,
-                unproven: false,
-                revision: 0,
-            };
+            return Origin::NOBODY;
         }
         let found = Own::of_birth(control, sender);
         helper::bpf_sk_release(sender.cast());
-        if found.alien {
-            Origin {
-                identity: identity::HOST,
-                managed: false,
-                unproven: false,
-                revision: 0,
-            }
+        if found.is_alien() {
+            Origin::of(identity::HOST)
         } else {
-            Origin {
-                identity: found.identity,
-                managed: true,
-                unproven: false,
-                revision: 0,
-            }
+            Origin::of(found.identity).recording(true)
         }
     }
 }

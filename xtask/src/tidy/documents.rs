@@ -8,6 +8,8 @@ use super::{Finding, SourceFile};
 use crate::workspace;
 
 const README: &str = "README.md";
+/// The page whose statements name the tests that show them, as `file::test`.
+const SECURITY: &str = "docs/security.md";
 /// What the metrics library adds to a name: the unit, and the kind of sample.
 const SUFFIXES: [&str; 6] = ["_total", "_bucket", "_sum", "_count", "_seconds", "_bytes"];
 
@@ -34,6 +36,14 @@ pub(crate) fn check(files: &[SourceFile], help: &str) -> Vec<Finding> {
                     &page.path,
                     number + 1,
                     format!("`{name}` is nowhere in the code"),
+                ));
+            }
+            let tests = tests_named(line).filter(|_| page.path == SECURITY);
+            for name in tests.filter(|name| !is_test(name, files)) {
+                findings.push(Finding::new(
+                    &page.path,
+                    number + 1,
+                    format!("`{name}` is no test"),
                 ));
             }
         }
@@ -158,6 +168,24 @@ fn kernel_names(line: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+/// What stands as `file::test` in a line.
+fn tests_named(line: &str) -> impl Iterator<Item = &str> {
+    line.split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|code| code.contains("::"))
+}
+
+/// Whether a file of that name has such a test.
+fn is_test(name: &str, files: &[SourceFile]) -> bool {
+    name.split_once("::").is_some_and(|(stem, test)| {
+        let (end, function) = (format!("/{stem}.rs"), format!("fn {test}("));
+        files
+            .iter()
+            .any(|file| file.path.ends_with(&end) && file.text.contains(&function))
+    })
+}
+
 /// Whether a name, with or without what is added to it, is written somewhere in the code.
 fn exists(name: &str, code: &[&str]) -> bool {
     let mut base = name;
@@ -232,5 +260,17 @@ mod tests {
         let code = ["registry.register(\"decisions\", …); static ALLOW: &str = \"zt_allow\";"];
         assert!(exists("zt_decisions_total", &code) && exists("zt_allow", &code));
         assert!(!exists("zt_allowed", &code) && !exists("zt_evaluations_total", &code));
+    }
+
+    #[test]
+    fn tests_are_named_that_there_are() {
+        let line = "holds | `flood::nobody_drowns`, `x` and `one::two`";
+        assert_eq!(
+            tests_named(line).collect::<Vec<_>>(),
+            ["flood::nobody_drowns", "one::two"]
+        );
+        let files = [page("tests/tests/flood.rs", "fn nobody_drowns() {}")];
+        assert!(is_test("flood::nobody_drowns", &files));
+        assert!(!is_test("flood::nobody", &files) && !is_test("drought::nobody_drowns", &files));
     }
 }

@@ -15,8 +15,6 @@ use crate::golang::{cache, lock};
 pub(crate) struct Series {
     /// The first two numbers of its versions.
     pub(crate) name: &'static str,
-    /// Whether its verifier takes the programs of `handshake: auto`.
-    pub(super) handshakes: bool,
     suite: &'static str,
     /// The package that the tests were written with. When the release has it no longer, its newest is taken.
     package: &'static str,
@@ -25,13 +23,11 @@ pub(crate) struct Series {
 pub(crate) const SERIES: [Series; 2] = [
     Series {
         name: "6.1",
-        handshakes: false,
         suite: "bookworm",
         package: "linux-image-6.1.0-50-cloud-amd64",
     },
     Series {
         name: "6.12",
-        handshakes: true,
         suite: "trixie",
         package: "linux-image-6.12.117+deb13-cloud-amd64",
     },

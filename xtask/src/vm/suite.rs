@@ -8,35 +8,15 @@ pub(super) struct Selection {
     pub(super) binary: &'static str,
     /// Its tests, by their full names.
     pub(super) tests: &'static [&'static str],
-    /// Whether its handshakes bear identities, for which some kernels are too old.
-    pub(super) handshakes: bool,
 }
 
 const fn of(binary: &'static str, tests: &'static [&'static str]) -> Selection {
-    Selection {
-        binary,
-        tests,
-        handshakes: false,
-    }
-}
-
-const fn with_handshakes(binary: &'static str, tests: &'static [&'static str]) -> Selection {
-    Selection {
-        binary,
-        tests,
-        handshakes: true,
-    }
+    Selection { binary, tests }
 }
 
 /// In the order in which they run. The first says which program does not load, where one does not.
-pub(super) const SUITE: [Selection; 13] = [
-    of(
-        "instructions",
-        &[
-            "the_verifier_takes_every_program",
-            "who_asks_an_older_kernel_for_handshakes_is_told",
-        ],
-    ),
+pub(super) const SUITE: [Selection; 16] = [
+    of("instructions", &["the_verifier_takes_every_program"]),
     of(
         "decide",
         &["allowed_and_refused_over_both_families_and_protocols"],
@@ -51,14 +31,23 @@ pub(super) const SUITE: [Selection; 13] = [
     of("udp", &["a_strangers_datagrams_are_dropped_and_a_clients_arrive"]),
     of("older", &["sockets_older_than_the_agent_are_judged_and_owned"]),
     of("handover", &["a_second_agent_has_the_first_one_hand_over"]),
-    with_handshakes(
+    of(
         "handshake",
         &[
             "who_shares_a_loopback_is_told_apart_in_both_directions",
             "older_listeners_prove_who_they_are",
         ],
     ),
-    with_handshakes("inbound", &["not_one_byte_of_a_stranger_arrives"]),
-    with_handshakes("handshake_keys", &["the_next_agent_goes_on_with_the_key"]),
-    with_handshakes("require_proof", &["who_proves_gets_through_and_who_asks_is_told"]),
+    of("inbound", &["not_one_byte_of_a_stranger_arrives"]),
+    of("handshake_keys", &["the_next_agent_goes_on_with_the_key"]),
+    of("handshake_course", &["a_syn_cookie_asks_once_more"]),
+    of("handshake_attacks", &["what_is_repeated_elsewhere_names_nobody"]),
+    of(
+        "handshake_nodes",
+        &[
+            "both_ends_are_proven_and_both_record",
+            "who_answers_from_behind_a_virtual_address_says_on_which_node_he_is",
+        ],
+    ),
+    of("require_proof", &["who_proves_gets_through_and_who_asks_is_told"]),
 ];

@@ -132,7 +132,7 @@ settings! {
     "unknownWorkload", "ZT_UNKNOWN_WORKLOAD", "unknown-workload", "WHAT", apply::unknown_workload,
         "observe or deny managed processes without an identity [default: observe]";
     "handshake", "ZT_HANDSHAKE", "handshake", "WHAT", apply::handshake,
-        "auto or off: whether TCP handshakes prove identities, within the node and with peers [default: off]";
+        "auto or off: whether TCP handshakes prove identities, within the node and with peers [default: auto]";
     "allowHost", "ZT_ALLOW_HOST", "allow-host", "BOOL", apply::allow_host,
         "Whether this node may reach its workloads [default: true]";
     "allowSelf", "ZT_ALLOW_SELF", "allow-self", "BOOL", apply::allow_self,

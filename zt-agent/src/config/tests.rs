@@ -61,7 +61,7 @@ mode: enforce
 modes:
   - {spiffe: \"spiffe://example.org/c/kube-system/*\", mode: observe}
 unknownWorkload: deny
-handshake: auto
+handshake: off
 allowHost: false
 allowSelf: false
 clusterCIDRs: [10.0.0.0/8, \"fd00::/8\"]
@@ -127,7 +127,7 @@ fn every_key_is_read() {
             mode: Mode::Observe,
         }],
         unknown_workload: UnknownWorkload::Deny,
-        handshake: Handshake::Auto,
+        handshake: Handshake::Off,
         allow_host: false,
         allow_self: false,
         cluster_cidrs: vec![

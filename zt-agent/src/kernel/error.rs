@@ -35,16 +35,6 @@ pub enum KernelError {
         /// The verifier's or kernel's words.
         cause: String,
     },
-    /// A program that has handshakes bear identities did not load.
-    #[error(
-        "program {program} does not load: {cause}; identities in handshakes need Linux 6.12 or later: on an older kernel set `handshake: off`"
-    )]
-    TooOld {
-        /// Its name.
-        program: &'static str,
-        /// The verifier's or kernel's words.
-        cause: String,
-    },
     /// A hook could not be attached.
     #[error("cannot attach {program} to {}: {source}; if another tool attached a program there without BPF_F_ALLOW_MULTI, it must go first (bpftool cgroup tree {})", cgroup.display(), cgroup.display())]
     Attach {
@@ -124,11 +114,7 @@ impl KernelError {
     pub fn is_unsupported(&self) -> bool {
         matches!(
             self,
-            Self::Privilege { .. }
-                | Self::Missing { .. }
-                | Self::Load { .. }
-                | Self::TooOld { .. }
-                | Self::Attach { .. }
+            Self::Privilege { .. } | Self::Missing { .. } | Self::Load { .. } | Self::Attach { .. }
         )
     }
 }

@@ -72,6 +72,17 @@ impl Keys {
         self.0.insert(id, key, 0).map_err(KernelError::map(names::KEYS))
     }
 
+    /// Takes over the keys that another map has of handshakes with other nodes.
+    pub(super) fn take_over(&mut self, other: &Self) -> Result<(), KernelError> {
+        for entry in other.0.iter() {
+            let (id, key) = entry.map_err(KernelError::map(names::KEYS))?;
+            if id.node().is_some() {
+                self.0.insert(id, key, 0).map_err(KernelError::map(names::KEYS))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes a key, if it is there.
     pub(super) fn remove(&mut self, id: KeyId) -> Result<(), KernelError> {
         match self.0.remove(&id) {

@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use zt_common::abi::Connection;
-use zt_common::control::{HANDSHAKE, UNKNOWN_DENY};
+use zt_common::control::{HANDSHAKE, PROOF_WAITS, UNKNOWN_DENY};
 use zt_common::names;
 
 use super::adopt::Adopter;
@@ -53,11 +53,19 @@ impl Kernel {
             is_below,
             pids,
         };
-        let found = finder.find(&self.pins, &mut self.tables, listed, &seen)?;
-        let (cookies, opening): (Vec<u64>, Vec<Connection>) = found.opening.iter().copied().unzip();
+        let mut found = finder.find(&self.pins, &mut self.tables, listed, &seen)?;
         // Of no revision: the end of the handshake decides.
-        sys::update_batch(load::fd(&self.connections), &cookies, &opening)
-            .map_err(KernelError::map(names::CONNECTIONS))?;
+        for (at, (cookie, opening)) in found.opening.iter().enumerate() {
+            match sys::update_batch(load::fd(&self.connections), &[*cookie], &[*opening]) {
+                Ok(()) => {}
+                // As it is for who calls while there is no room: admitted, and not found by a later sweep.
+                Err(error) if error.raw_os_error() == Some(libc::E2BIG) => {
+                    found.left_out += found.opening.len() - at;
+                    break;
+                }
+                Err(error) => return Err(KernelError::map(names::CONNECTIONS)(error)),
+            }
+        }
         Ok(found)
     }
 
@@ -84,6 +92,7 @@ impl Kernel {
             service: &|address, port, protocol| self.tables.service(address, port, protocol),
             nearest,
             unknown_denied: self.flags()? & UNKNOWN_DENY != 0,
+            proof_waits: self.flags()? & PROOF_WAITS != 0,
         };
         let mut sweep = Sweep {
             looked_at: known.len(),

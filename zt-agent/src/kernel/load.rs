@@ -37,8 +37,7 @@ pub(super) struct Loaded {
 }
 
 impl Loaded {
-    /// Loads everything; nothing is attached yet. `handshakes`: with what has handshakes bear identities, which an older kernel's
-    /// verifier does not take.
+    /// Loads everything; nothing is attached yet. `handshakes`: with what has handshakes bear identities.
     pub(super) fn load(pins: &Pins, handshakes: bool) -> Result<Self, KernelError> {
         let started = Instant::now();
         let mut loader = EbpfLoader::new();
@@ -61,7 +60,7 @@ impl Loaded {
                 Ok((name, map))
             })
             .collect::<Result<_, KernelError>>()?;
-        let count = load_programs(&mut ebpf).map_err(|error| if_without(handshakes != 0, error))?;
+        let count = load_programs(&mut ebpf)?;
         if let Err(error) = load_program(ADOPT.program, ebpf.program_mut(ADOPT.program)) {
             tracing::warn!(%error, "listeners that are older than the agent will not prove who they are");
         }
@@ -120,14 +119,6 @@ pub(super) fn open(pins: &Pins, name: &'static str) -> Result<MapData, KernelErr
 /// The descriptor of a map handle.
 pub(super) fn fd(map: &MapData) -> BorrowedFd<'_> {
     map.fd().as_fd()
-}
-
-/// What to do about programs that this kernel does not take, where it may take those that leave handshakes alone.
-fn if_without(handshakes: bool, error: KernelError) -> KernelError {
-    match error {
-        KernelError::Load { program, cause } if handshakes => KernelError::TooOld { program, cause },
-        error => error,
-    }
 }
 
 /// Has the kernel verify all programs that hooks need, at the same time: nearly all of the agent's start is this, and

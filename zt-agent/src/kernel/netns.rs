@@ -16,7 +16,10 @@ use nix::ifaddrs::getifaddrs;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use zt_common::address::Address;
+use zt_common::names;
 
+/// Most addresses of one namespace that count as its own. Whoever may make namespaces may give them as many as he likes.
+const LOCAL_SHARE: usize = 1024;
 /// Ends a scan of processes: a node does not have more, and a loop must end.
 const MOST_PROCESSES: usize = 200_000;
 
@@ -155,11 +158,26 @@ impl Namespaces {
         self.known.contains_key(&cookie)
     }
 
-    /// Every (cookie, address) known: the content of `zt_local`.
+    /// The content of `zt_local`: every (cookie, address) known, of one namespace at most [`LOCAL_SHARE`], and of all what there is
+    /// room for, those of namespaces with few first.
     pub fn local(&self) -> impl Iterator<Item = (u64, Address)> + '_ {
-        self.known.iter().flat_map(|(cookie, namespace)| {
-            namespace.addresses.iter().map(move |address| (*cookie, *address))
-        })
+        let mut namespaces: Vec<_> = self.known.iter().collect();
+        namespaces.sort_by_key(|(cookie, namespace)| (namespace.addresses.len(), **cookie));
+        let share = namespaces.into_iter().flat_map(|(cookie, namespace)| {
+            let addresses = namespace.addresses.iter().take(LOCAL_SHARE);
+            addresses.map(move |address| (*cookie, *address))
+        });
+        share.take(names::MAX_LOCAL as usize)
+    }
+
+    /// How many addresses [`Self::local`] leaves out.
+    pub fn left_out(&self) -> usize {
+        let all: usize = self
+            .known
+            .values()
+            .map(|namespace| namespace.addresses.len())
+            .sum();
+        all - self.local().count()
     }
 
     /// All cookies known.

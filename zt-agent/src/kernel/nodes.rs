@@ -11,8 +11,9 @@ use zt_common::siphash::Key;
 
 use super::error::KernelError;
 use super::host::Pins;
+use super::keys::Keys;
 use super::mirror::Mirror;
-use super::{Kernel, load};
+use super::{Kernel, load, versions};
 
 /// The maps of other nodes, but for that of keys.
 pub(super) struct Nodes {
@@ -100,6 +101,25 @@ impl Nodes {
 }
 
 impl Kernel {
+    /// Begins with the keys of handshakes with other nodes that another version of the agent has left, where this one has none: those
+    /// nodes go on with them. A version whose maps are laid out otherwise has left nothing that could be read.
+    pub(super) fn take_over_node_keys(&mut self) -> Result<(), KernelError> {
+        if !self.keys.nodes()?.is_empty() {
+            return Ok(());
+        }
+        for directory in versions::others(&self.pins)? {
+            let pins = Pins::at(directory);
+            let (Ok(keys), Ok(nodes)) = (Keys::open(&pins), Nodes::open(&pins)) else {
+                continue;
+            };
+            self.keys.take_over(&keys)?;
+            for (node, used) in nodes.used.content() {
+                self.nodes.used.set(*node, *used)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Epochs of the keys in use towards other nodes, by node.
     pub fn node_epochs(&self) -> HashMap<u32, u64> {
         let nodes = self.nodes.used.content().iter();

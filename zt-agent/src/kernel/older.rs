@@ -7,8 +7,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use zt_common::abi::{
-    CONNECTION_ESTABLISHED, CONNECTION_INBOUND, CONNECTION_IPV6, CONNECTION_LOCAL, Connection, ListenerKey,
-    SOCKET_NOTED, Socket,
+    CONNECTION_ESTABLISHED, CONNECTION_INBOUND, CONNECTION_IPV6, CONNECTION_LOCAL, CONNECTION_PROVEN,
+    CONNECTION_UNCOUNTED, Connection, ListenerKey, SOCKET_NOTED, Socket,
 };
 use zt_common::address::Address;
 use zt_common::identity;
@@ -89,6 +89,8 @@ pub struct Older {
     pub listed: BTreeSet<u64>,
     /// What became of listeners.
     pub adopted: Adopted,
+    /// Listeners, and connections in their handshake, that found no room in the kernel's maps.
+    pub left_out: usize,
 }
 
 /// What a search goes by.
@@ -168,9 +170,13 @@ impl Finder<'_> {
                                 && *port == target.local_port
                                 && (address.is_unspecified() || *address == target.local)
                         });
-                        let filed = connection(tables, self.table, netns, socket, workload, inbound);
+                        let mut filed = connection(tables, self.table, netns, socket, workload, inbound);
+                        if !self.elders.is_empty() {
+                            // Another version let it pass, and has had it prove what it has to.
+                            filed.flags |= CONNECTION_PROVEN;
+                        }
                         if socket.state == OPENING && target.protocol == TCP {
-                            let flags = filed.flags & !CONNECTION_ESTABLISHED;
+                            let flags = filed.flags & !CONNECTION_ESTABLISHED | CONNECTION_UNCOUNTED;
                             older.opening.push((target.cookie, Connection { flags, ..filed }));
                         } else {
                             older.connections.push((target.cookie, filed));
@@ -226,8 +232,11 @@ impl Finder<'_> {
         if noted || (target.protocol == UDP && self.search == Search::Missed) {
             return Ok(None);
         }
-        tables.add_listener(key, workload)?;
-        entry.flags = SOCKET_NOTED;
+        if tables.add_listener(key, workload)? {
+            entry.flags = SOCKET_NOTED;
+        } else {
+            older.left_out += 1;
+        }
         Ok(Some(Foundling { entry, owned: false }))
     }
 }

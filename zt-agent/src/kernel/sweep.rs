@@ -114,6 +114,8 @@ pub(super) struct Judge<'a> {
     pub nearest: &'a Owner<'a>,
     /// Whether who never had an identity is refused.
     pub unknown_denied: bool,
+    /// Whether another version sees to it that who has to prove something does.
+    pub proof_waits: bool,
 }
 
 impl Judge<'_> {
@@ -140,7 +142,7 @@ impl Judge<'_> {
             protocol: connection.protocol,
         };
         let mut verdict = self.table.decide(&flow);
-        if connection.flags & CONNECTION_PROVEN == 0 {
+        if connection.flags & CONNECTION_PROVEN == 0 && !self.proof_waits {
             verdict = verdict.unproven();
         }
         (!verdict.allowed).then_some(Revoked {

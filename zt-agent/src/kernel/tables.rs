@@ -318,7 +318,7 @@ impl Tables {
             })
     }
 
-    /// Notes a listener that is older than the hooks, unless it is noted. Whether it was not.
+    /// Notes a listener that is older than the hooks, unless it is noted. False where there is no room.
     pub(super) fn add_listener(&mut self, key: ListenerKey, workload: u64) -> Result<bool, KernelError> {
         const NO_EXIST: u64 = 1;
         match self.listeners.insert(
@@ -327,12 +327,18 @@ impl Tables {
                 workload,
                 sockets: 1,
                 ambiguous: 0,
+                uncounted: 1,
             },
             NO_EXIST,
         ) {
             Ok(()) => Ok(true),
             Err(aya::maps::MapError::SyscallError(error))
                 if error.io_error.raw_os_error() == Some(libc::EEXIST) =>
+            {
+                Ok(true)
+            }
+            Err(aya::maps::MapError::SyscallError(error))
+                if error.io_error.raw_os_error() == Some(libc::E2BIG) =>
             {
                 Ok(false)
             }

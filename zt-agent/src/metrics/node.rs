@@ -34,11 +34,13 @@ pub enum NodeEvent {
     ServicesTooMany,
     /// A name became nobody, as another one has its number.
     IdentityAlike,
+    /// An older listener or connection, or a namespace's address, had no room in the kernel's map.
+    KernelMapFull,
 }
 
 impl NodeEvent {
     /// Each of them, in order.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::SweepFailed,
         Self::RevokedGone,
         Self::DestroyFailed,
@@ -53,6 +55,7 @@ impl NodeEvent {
         Self::GroupsLeftOut,
         Self::ServicesTooMany,
         Self::IdentityAlike,
+        Self::KernelMapFull,
     ];
 
     /// Its label.
@@ -72,6 +75,7 @@ impl NodeEvent {
             Self::GroupsLeftOut => "service_groups_left_out",
             Self::ServicesTooMany => "services_too_many",
             Self::IdentityAlike => "identity_alike",
+            Self::KernelMapFull => "kernel_map_full",
         }
     }
 }

@@ -3,12 +3,15 @@
 
 use crate::address::Address;
 
-/// Key of `zt_sources` (LRU): a SYN that a managed socket of this node has sent, so that the receiving end knows whose it is.
-/// Written before the SYN leaves; good for [`SOURCE_LIFE`], and gone before that where the other end has proven who it is.
+/// Key of `zt_sources` and `zt_strays` (LRU): a SYN that a managed socket of this node has sent, so that the receiving end knows whose
+/// it is. Written before the SYN leaves; good for [`SOURCE_LIFE`], and gone before that where the other end has proven who it is.
+///
+/// Two maps of one kind, so that who calls strangers, of whom there are as many as he likes, displaces nothing of those who call
+/// somebody here.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct SourceKey {
-    /// Source address, as the source's socket has it.
+    /// Source address, as the source's socket has it and [`Address::within`] says it: a loopback address is that of one namespace.
     pub source: Address,
     /// The SYN's sequence number: another connection from the same port begins with another.
     pub sequence: u32,
@@ -18,7 +21,7 @@ pub struct SourceKey {
     pub reserved: u16,
 }
 
-/// Value of `zt_sources`.
+/// Value of `zt_sources` and `zt_strays`.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Source {
@@ -28,6 +31,8 @@ pub struct Source {
     pub identity: u64,
     /// Cookie of the source's namespace: a namespace's own address is this source's only there.
     pub netns: u64,
+    /// Cookie of the socket: no other one changes what is noted here.
+    pub cookie: u64,
     /// [`Source::answer`] with the sequence number of the SYN-ACK that the source has taken, or 0: whoever repeats the SYN gets another
     /// answer, which the source does not take.
     pub answered: u64,
@@ -53,4 +58,4 @@ impl Source {
 }
 
 const _: () = assert!(size_of::<SourceKey>() == 24);
-const _: () = assert!(size_of::<Source>() == 56);
+const _: () = assert!(size_of::<Source>() == 64);

@@ -32,7 +32,7 @@ impl Node {
             self.next_refresh = now + rest.clamp(REFRESH, LONGEST_REFRESH);
         }
         if changed {
-            self.parts.kernel.set_local(&self.namespaces)?;
+            self.write_local()?;
         }
         Ok(())
     }
@@ -40,15 +40,32 @@ impl Node {
     /// Reads the host's addresses again: it may have new ones.
     pub(super) fn look_at_host(&mut self) -> Result<(), AppError> {
         if self.namespaces.look(&[std::process::id()], true, false) {
-            self.parts.kernel.set_local(&self.namespaces)?;
+            self.write_local()?;
         }
         Ok(())
+    }
+
+    /// Says which addresses are the namespaces' own.
+    fn write_local(&mut self) -> Result<(), AppError> {
+        self.parts.kernel.set_local(&self.namespaces)?;
+        self.is_left_out(self.namespaces.left_out(), "addresses of namespaces");
+        Ok(())
+    }
+
+    /// Says that something had no room in a map of the kernel's.
+    pub(super) fn is_left_out(&self, count: usize, what: &str) {
+        if count > 0 {
+            tracing::warn!(count, "{what} have no room in the kernel's maps");
+            self.parts
+                .metrics
+                .node_event(NodeEvent::KernelMapFull, count as u64);
+        }
     }
 
     /// Looks at the namespaces of some processes.
     pub(super) fn look_at(&mut self, pids: &[u32]) -> Result<(), AppError> {
         if !pids.is_empty() && self.namespaces.look(pids, false, false) {
-            self.parts.kernel.set_local(&self.namespaces)?;
+            self.write_local()?;
         }
         Ok(())
     }

@@ -112,6 +112,7 @@ impl Node {
             fenced,
             listed,
             adopted,
+            left_out,
             ..
         } = self.parts.kernel.find_older(
             &self.namespaces,
@@ -130,6 +131,7 @@ impl Node {
                 "connections older than the hooks are judged like the others"
             );
         }
+        self.is_left_out(left_out, "older listeners or connections");
         self.adopted.add(adopted);
         if adopted.proving > 0 {
             tracing::info!(

@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use zt_common::control::{
-    DIAGNOSTICS, HANDSHAKE, HAS_ENFORCED, HAS_SERVICES, OBSERVE_ALL, UNKNOWN_DENY, UNRECORDED_OBSERVE,
-    UNRECORDED_RESTORE,
+    DIAGNOSTICS, HANDSHAKE, HAS_ENFORCED, HAS_SERVICES, OBSERVE_ALL, PROOF_WAITS, UNKNOWN_DENY,
+    UNRECORDED_OBSERVE, UNRECORDED_RESTORE,
 };
 
 use super::{AppError, Node};
@@ -96,6 +96,7 @@ impl Node {
 
     fn write_switches(&mut self) -> Result<(), AppError> {
         let unrecorded = |on| self.unrecorded.contains(&on);
+        let proving = self.parts.config.handshake == Handshake::Auto;
         let flags = [
             (self.observe_all, OBSERVE_ALL),
             (
@@ -105,10 +106,8 @@ impl Node {
             (self.any_enforced(), HAS_ENFORCED),
             (self.parts.kernel.services() > 0, HAS_SERVICES),
             (self.diagnostics, DIAGNOSTICS),
-            (
-                self.parts.config.handshake == Handshake::Auto && !self.beside,
-                HANDSHAKE,
-            ),
+            (proving && !self.beside, HANDSHAKE),
+            (proving && self.beside, PROOF_WAITS),
             (unrecorded(true), UNRECORDED_OBSERVE),
             (unrecorded(false), UNRECORDED_RESTORE),
         ];

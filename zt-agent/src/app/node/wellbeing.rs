@@ -140,6 +140,9 @@ impl Node {
             Err(error) => {
                 tracing::warn!(%error, "handshakes bear no identities yet; trying again");
                 self.beside = true;
+                if let Err(error) = self.write_control() {
+                    tracing::warn!(%error, "the switches are not written");
+                }
             }
         }
     }
