@@ -17,6 +17,7 @@ mod pair;
 mod proof;
 mod protocol;
 mod reach;
+mod recalled;
 mod retiring;
 mod service;
 
@@ -35,7 +36,8 @@ use crate::spiffe_id::SpiffeId;
 pub use self::health::{Health, NodeStatus, REFUSALS, State, Status};
 pub use self::local::follow as follow_local;
 pub use self::memory::FILE;
-pub use self::service::{Parts, Recalled, Service};
+pub use self::recalled::Recalled;
+pub use self::service::{Parts, Service};
 
 /// What is spoken (ALPN).
 pub const PROTOCOL: &[u8] = b"zt-peers/1";
@@ -72,8 +74,6 @@ pub struct Timing {
     pub pauses: (Duration, Duration),
     /// How long a key that the other end no longer uses is accepted: handshakes that began with it may be under way.
     pub overlap: Duration,
-    /// How long a node is believed anew when somebody who vouched for it or its identities no longer counts.
-    pub reprove: Duration,
     /// How long what is new may wait to be kept for the next agent.
     pub save: Duration,
 }
@@ -88,7 +88,6 @@ impl Default for Timing {
             pauses: (Duration::from_millis(200), Duration::from_secs(30)),
             // Longer than a SYN is repeated, with all the others after it.
             overlap: Duration::from_secs(180),
-            reprove: Duration::from_secs(30),
             save: Duration::from_secs(5),
         }
     }

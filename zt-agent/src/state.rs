@@ -39,6 +39,8 @@ pub struct Snapshot {
     pub behind: bool,
     /// Cgroups of this node that have no name and are refused nothing, below the cgroup2 mount, in order.
     pub left_alone: Arc<[PathBuf]>,
+    /// Pods of this node that have addresses and no name: what each is called is what Kubernetes calls it, and nobody has said so.
+    pub nameless: Arc<[Arc<WorkloadRecord>]>,
     /// The virtual places that lead to workloads, here or elsewhere.
     pub fronts: Arc<Fronts>,
     /// Why the documents on disk are not in force, if they are not.
@@ -72,6 +74,7 @@ impl Default for Snapshot {
             workloads: Arc::default(),
             behind: false,
             left_alone: Arc::default(),
+            nameless: Arc::default(),
             fronts: Arc::default(),
             policy_error: None,
             observe_all: false,

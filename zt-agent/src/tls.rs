@@ -7,6 +7,7 @@
 mod identity;
 mod material;
 mod mutual;
+mod shown;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,7 +26,8 @@ use tokio::sync::{mpsc, watch};
 
 pub use identity::{IdentityError, Peer, expires, peer};
 pub use material::{Material, TlsError};
-pub use mutual::{Mutual, ShownError, certified, mutual, sign, verify};
+pub use mutual::{Mutual, certified, mutual};
+pub use shown::{As, Authorities, NO_AUTHORITY, Shown, ShownError, sign, verify};
 
 use crate::watch::Follower;
 

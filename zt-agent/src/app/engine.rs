@@ -377,6 +377,7 @@ impl Engine {
             workloads: Arc::clone(places.placed()),
             behind: false,
             left_alone: Arc::default(),
+            nameless: Arc::default(),
             fronts: Arc::default(),
             policy_error: self.loaded.error.clone(),
             observe_all: false,

@@ -17,7 +17,6 @@ use super::{AppError, descriptors, forward};
 use crate::cgroup::{CgroupEvent, Watcher};
 use crate::config::{Config, IdentitySource, OtherPods};
 use crate::identity::kubernetes::Changes;
-use crate::identity::since::now;
 use crate::identity::spire::{self, Source, own};
 use crate::kubernetes;
 use crate::metrics::Metrics;
@@ -115,7 +114,10 @@ pub(super) async fn open(
         metrics.read_peers(peers.health());
     }
     let sources = Sources {
-        peers: peers.as_ref().map(Peers::recalled).unwrap_or_default(),
+        peers: peers
+            .as_ref()
+            .map(|peers| peers.recalled().clone())
+            .unwrap_or_default(),
         declared: std::mem::take(&mut input.records),
         attested: known.unwrap_or_default(),
         pods: changes,
@@ -183,11 +185,16 @@ fn others(config: &Config, peers: &Arc<peers::Health>) -> kubernetes::Others {
     let settings = &config.identity.peers;
     // A list of nodes need not have all of them.
     let all = config.identity.has(IdentitySource::Peers) && settings.nodes.is_empty();
-    if !all || settings.pods == OtherPods::Always {
+    if !all {
+        peers.others_are_asked("`identity.peers.nodes` need not have all nodes");
+        return kubernetes::Others::default();
+    }
+    if settings.pods == OtherPods::Always {
+        peers.others_are_asked("`identity.peers.pods: always`");
         return kubernetes::Others::default();
     }
     let peers = Arc::clone(peers);
-    kubernetes::Others(Box::new(move |asked| peers.others_wanted(asked, now())))
+    kubernetes::Others(Box::new(move |asked| peers.others_wanted(asked, Instant::now())))
 }
 
 /// What keeps the agent's own SVID, and how that stands.

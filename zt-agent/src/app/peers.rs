@@ -11,15 +11,15 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::node::Command;
 use super::{AppError, forward};
 use crate::config::{Config, Handshake};
-use crate::identity::peers::{Local, Svids, is_reachable};
+use crate::identity::peers::{Agents, Local, Svids, is_reachable};
 use crate::kernel::netns;
 use crate::kubernetes;
-use crate::kubernetes::nodes::{Agents, follow_nodes};
+use crate::kubernetes::nodes::{self, follow_nodes};
 use crate::peers::{FILE, Health, PROTOCOL, Parts, Recalled, Service, Settings, Timing, Told, follow_local};
 use crate::state::Snapshot;
 use crate::tls;
@@ -30,6 +30,8 @@ const QUEUE: usize = 64;
 /// How long an agent that has just ended may keep the port.
 const PORT_TIME: Duration = Duration::from_secs(5);
 const PORT_PAUSE: Duration = Duration::from_millis(50);
+/// How long a start waits to be told which other nodes there are, where the last agent has not left that.
+const FIRST_LIST: Duration = Duration::from_secs(5);
 
 /// Listens at an address, also where another agent is about to leave it.
 async fn bind(listen: SocketAddr) -> io::Result<TcpListener> {
@@ -61,7 +63,7 @@ pub(super) struct Peers {
     svids: watch::Receiver<Svids>,
     /// Follows which other nodes there are.
     nodes: Option<Following>,
-    local: watch::Sender<Arc<Local>>,
+    local: watch::Sender<Option<Arc<Local>>>,
     said: mpsc::Receiver<Told>,
     health: Arc<Health>,
 }
@@ -89,16 +91,30 @@ impl Peers {
         let listener = bind(listen)
             .await
             .map_err(|source| AppError::Peers { listen, source })?;
-        let (roster, known) = watch::channel(None);
+        let (roster, mut known) = watch::channel(None);
         let nodes = if let Some((client, freshness)) = kubernetes {
-            let agents = Agents {
-                pattern: config.agent_pattern(),
-                own: config.node.clone(),
+            let settings = nodes::Settings {
+                timing: kubernetes::Timing::default(),
+                agents: Agents {
+                    pattern: config.agent_pattern(),
+                    own: config.node.clone(),
+                    port: listen.port(),
+                },
                 here: own_addresses,
-                port: listen.port(),
+                memory: config.state_directory().join(nodes::FILE),
             };
-            let timing = kubernetes::Timing::default();
-            Some(follow_nodes(client, timing, freshness, agents, roster))
+            let recalled = settings.recall();
+            let is_known = recalled.is_some();
+            roster.send_replace(recalled.map(Arc::new));
+            let mut following: Following = Box::pin(follow_nodes(client, settings, freshness, roster));
+            if !is_known {
+                // What the last agent left is believed of nodes that are known to be there.
+                tokio::select! {
+                    () = &mut following => {}
+                    _ = timeout(FIRST_LIST, known.wait_for(Option::is_some)) => {}
+                }
+            }
+            Some(following)
         } else {
             let listed = config
                 .roster(&own_addresses())
@@ -107,7 +123,7 @@ impl Peers {
             None
         };
         let (told, said) = mpsc::channel(QUEUE);
-        let (local, own) = watch::channel(Arc::default());
+        let (local, own) = watch::channel(None);
         let service = Service::new(Parts {
             settings: Settings {
                 node: config.node.as_str().into(),
@@ -130,7 +146,7 @@ impl Peers {
             reloader,
             // Where nobody sends, there are no SVIDs.
             svids: svids.unwrap_or_else(|| watch::channel(Svids::new()).1),
-            nodes: nodes.map(|following| Box::pin(following) as Following),
+            nodes,
             local,
             said,
             health,
@@ -143,7 +159,7 @@ impl Peers {
     }
 
     /// What the last agent left.
-    pub(super) fn recalled(&self) -> Recalled {
+    pub(super) fn recalled(&self) -> &Recalled {
         self.service.recalled()
     }
 

@@ -209,6 +209,7 @@ fn neighbour(
         name: Arc::from(name),
         address: Arc::from(address),
         speaks_for,
+        created: 0,
         says: Vec::new(),
         identities,
     })

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The `peers` identity source: who is at which address of another node, as the agent there says. Pure.
 //!
-//! A node is believed about its own addresses and about identities that it has shown to hold, and about nothing else. What
-//! it says besides that is counted and changes nothing.
+//! A node is believed about its own addresses and about identities that it has shown to hold, and about nothing else. Whoever
+//! it says is there and cannot show is silent: he has the name that others give him, if it is the same. What else it says is
+//! counted and changes nothing.
 
 mod roster;
 mod table;
@@ -14,8 +15,8 @@ use std::sync::Arc;
 use rustls::sign::CertifiedKey;
 use serde::{Deserialize, Serialize};
 
-pub use self::roster::{Dispute, Neighbour, Roster, RosterError, Speaker, agent_id};
-pub use self::table::{Difference, Refusal, Table};
+pub use self::roster::{Agents, ClusterNode, Dispute, Neighbour, Roster, RosterError, Speaker, agent_id};
+pub use self::table::{Counts, Difference, Evidence, Refusal, Standing, Table};
 use crate::spiffe_id::SpiffeId;
 
 /// Somebody at an address.
@@ -27,6 +28,9 @@ pub struct Resident {
     pub spiffe: SpiffeId,
     /// Tells one workload at that address from the next, also where both have the same identity: the cgroup's id.
     pub incarnation: u64,
+    /// Nobody has shown who it is, on the node itself: it is only called so. Not said where it is not so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub silent: bool,
 }
 
 /// Who is at an address of another node, for the kernel.
@@ -43,11 +47,13 @@ pub struct Located {
 /// Who is at an address of another node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Who {
-    /// A workload.
+    /// A workload that has been shown to live there.
     Workload(SpiffeId),
+    /// A workload that lives there and of which nothing is shown: whoever else says the same of it is believed.
+    Silent(SpiffeId),
     /// The node itself.
     Node,
-    /// The node was not heard for so long that nobody knows.
+    /// The node was not heard for so long that it counts for nothing: whoever else knows is believed.
     Nobody,
     /// Another node claims the address as well: it is neither one's.
     Disputed,
@@ -58,7 +64,7 @@ pub enum Who {
 pub struct Local {
     /// Who is at its addresses.
     pub residents: BTreeMap<IpAddr, Resident>,
-    /// Everybody who lives here, and what proves it where there is such a thing.
+    /// Everybody who is known to live here, and what proves it where there is such a thing.
     pub identities: BTreeMap<Arc<str>, Identity>,
 }
 

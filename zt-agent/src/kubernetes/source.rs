@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, yield_now};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::pods::{COLLECTIONS, ReadPod, of_node, of_others};
@@ -208,7 +208,7 @@ impl Source {
                     }
                     continue;
                 }
-                _ = look.tick() => self.follow_others(),
+                _ = look.tick() => self.follow_others().await,
                 () = out.closed() => break,
             }
             // What has come meanwhile is put in force with it.
@@ -254,11 +254,11 @@ impl Source {
     }
 
     /// Asks about pods of other nodes as long as that is wanted, and forgets them when it is not.
-    fn follow_others(&mut self) {
+    async fn follow_others(&mut self) {
         let wanted = (self.others.0)(self.elsewhere.is_some());
         if wanted && self.elsewhere.is_none() {
             tracing::info!(
-                "not all agents of other nodes are heard: following the pods of other nodes in the Kubernetes API"
+                "not all that there is to know of other nodes is heard from their agents: following the pods of other nodes in the Kubernetes API"
             );
             self.elsewhere = Some(Elsewhere::follow(&mut self.watches, &self.node));
         } else if !wanted && let Some(elsewhere) = self.elsewhere.take() {
@@ -266,6 +266,10 @@ impl Source {
                 "the agents of all other nodes are heard: their pods are not followed in the Kubernetes API any more"
             );
             elsewhere.task.abort();
+            // It may be noting something in this moment: that comes before it is forgotten.
+            while !elsewhere.task.is_finished() {
+                yield_now().await;
+            }
             self.health.freshness.end(COLLECTIONS[1]);
             self.directory.all(Part::Elsewhere, &[]);
         }

@@ -21,16 +21,22 @@ pub(super) fn peers(writer: &mut Writer<'_>, metrics: &Metrics) -> fmt::Result {
             .zip(states)
             .map(|(state, count)| ([("state", state.name())], count as f64)),
     )?;
-    let addresses: usize = status.nodes.values().map(|node| node.addresses).sum();
+    let addresses: usize = status.nodes.values().map(|node| node.counts.addresses).sum();
+    let silent: usize = status.nodes.values().map(|node| node.counts.silent).sum();
     writer.gauge(
         "zt_peers_addresses",
         "Addresses of other nodes of which their agents say who is there",
         addresses as f64,
     )?;
     writer.gauge(
+        "zt_peers_silent",
+        "Addresses of other nodes at which somebody lives of whom their agents show no SVID",
+        silent as f64,
+    )?;
+    writer.gauge(
         "zt_peers_disputes",
         "Addresses and networks that more than one node claims",
-        status.disputes.len() as f64,
+        status.disputed as f64,
     )?;
     writer.counter(
         "zt_peers_connections",

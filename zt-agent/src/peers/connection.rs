@@ -3,6 +3,7 @@
 //! wait for each other.
 
 mod judge;
+mod patience;
 mod rotate;
 mod say;
 mod wire;
@@ -12,13 +13,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::time::{Instant, sleep_until};
 
-use super::Timing;
 use super::keys::{Epochs, Known, Role};
 use super::pair::Pair;
 use super::proof::Binding;
 use super::protocol::{Message, VERSION};
 use super::reach::Arrived;
+use crate::identity::peers::Local;
+use crate::tls::As;
 
+use self::patience::Patience;
 use self::say::Saying;
 use self::wire::{Moved, Wire};
 
@@ -33,10 +36,8 @@ pub(super) enum End {
     Lost(String),
     /// What the other end said or did, by a cause of `REFUSALS`.
     Refused(&'static str, String),
-    /// There are newer certificates, or the one that it rests on has ended, or it may speak for more: both come back.
-    Renew,
-    /// An authority is not believed any more: what was shown by its certificates is to be shown anew.
-    Doubted,
+    /// There are newer certificates, or one that it rests on has ended, or it may speak for more: both come back.
+    Renew(String),
     /// The certificate that it rests on is not believed any more, and nothing that was said over it.
     Distrusted(String),
     /// The other end has made another one.
@@ -73,13 +74,10 @@ pub(super) struct Connection<'a> {
     proves: bool,
     /// An SVID was not believed: it may be by certificates that come later.
     doubts: bool,
-    heard: Instant,
+    patience: Patience,
     beat: Instant,
     rotate: Instant,
     ends: Instant,
-    begun: Instant,
-    /// When the other end took something last, or there was nothing for it.
-    taken: Instant,
 }
 
 impl<'a> Connection<'a> {
@@ -97,13 +95,11 @@ impl<'a> Connection<'a> {
             stage: Stage::New,
             proves: false,
             doubts: false,
-            heard: now,
+            patience: Patience::new(timing, now),
             beat: now + timing.beat,
             rotate: now + timing.rotate,
             // A year is for ever, and does not overflow.
             ends: now + std::time::Duration::from_secs(left.min(365 * 86_400).unsigned_abs()),
-            begun: now,
-            taken: now,
             wire: Wire::new(arrived.stream),
             pair,
         })
@@ -133,24 +129,26 @@ impl<'a> Connection<'a> {
         certificates.mark_unchanged();
         // It may have waited while they changed.
         self.is_believed().map_err(End::Lost)?;
+        self.pair.rests_on_authorities();
         speakers.mark_changed();
         loop {
             self.fill()?;
-            let expiry = self.pair.next_expiry();
-            let timing = self.pair.shared().settings.timing;
+            self.patience.at_work(Instant::now(), self.wire.is_idle());
+            let later = self.rotate;
             let due = self
                 .ends
                 .min(self.beat)
-                .min(self.heard + timing.silence)
                 .min(self.rotate)
-                .min(self.patience(&timing))
-                .min(self.pair.holds_until().unwrap_or(self.rotate))
-                .min(self.pair.retires().unwrap_or(self.rotate))
-                .min(expiry);
+                .min(self.patience.until())
+                .min(self.pair.next_expiry())
+                .min(self.pair.holds_until().unwrap_or(later))
+                .min(self.pair.retires().unwrap_or(later))
+                .min(self.pair.keeps_at().unwrap_or(later))
+                .min(self.pair.tells_at().unwrap_or(later));
             tokio::select! {
                 moved = self.wire.transfer() => {
                     match moved {
-                        Ok(Moved::Wrote) => self.taken = Instant::now(),
+                        Ok(Moved::Wrote) => self.patience.took(Instant::now()),
                         Ok(Moved::Read(0)) => return Err(End::Lost("the other end closed the connection".to_owned())),
                         Ok(Moved::Read(_)) => self.hear().await?,
                         Err(error) => return Err(broken(&error)),
@@ -160,8 +158,8 @@ impl<'a> Connection<'a> {
                     if changed.is_err() {
                         return Err(End::Stopped);
                     }
-                    let now = Arc::clone(&local.borrow_and_update());
-                    self.saying.change_to(now);
+                    let now = local.borrow_and_update().clone();
+                    self.says(now);
                     if self.saying.left() > MOST_UNSAID {
                         return Err(End::Lost("it does not take what changes as fast as that does".to_owned()));
                     }
@@ -172,7 +170,7 @@ impl<'a> Connection<'a> {
                     let more = self.pair.speaks(speaker);
                     self.tell().await?;
                     if more {
-                        return Err(End::Renew);
+                        return Err(End::Renew("it speaks for more addresses".to_owned()));
                     }
                 }
                 arrived = self.pair.arrived() => return Err(End::Replaced(Box::new(arrived))),
@@ -185,17 +183,9 @@ impl<'a> Connection<'a> {
         let now = Instant::now();
         let timing = self.pair.shared().settings.timing;
         if now >= self.ends {
-            return Err(End::Renew);
+            return Err(End::Renew("its certificate has ended".to_owned()));
         }
-        if now >= self.heard + timing.silence {
-            return Err(End::Refused("silent", "it says nothing".to_owned()));
-        }
-        if now >= self.patience(&timing) {
-            let why = if self.stage == Stage::New {
-                "it did not say in time who it is"
-            } else {
-                "it does not take what it is told"
-            };
+        if let Some(why) = self.patience.is_over(now) {
             return Err(End::Refused("silent", why.to_owned()));
         }
         if self.stage != Stage::Whole && self.pair.holds_until().is_some_and(|until| now >= until) {
@@ -213,30 +203,31 @@ impl<'a> Connection<'a> {
                 self.verify_with(epoch).await?;
             }
         }
-        self.pair.expire(unix_seconds());
+        self.pair.look_at_the_clock();
         self.pair.retire(now).await.map_err(stopped)?;
+        self.pair.keep_if_due(now);
         self.tell().await
     }
 
-    /// Until when the other end may leave this one waiting.
-    fn patience(&mut self, timing: &Timing) -> Instant {
-        if self.stage == Stage::New {
-            return self.begun + timing.handshake;
+    /// This is who is here. Until that is known nothing is said: it would be taken for all there is.
+    fn says(&mut self, local: Option<Arc<Local>>) {
+        match local {
+            Some(local) if self.saying.has_begun() => self.saying.change_to(local),
+            Some(local) => self.saying.begin(local),
+            None => {}
         }
-        if self.wire.is_idle() {
-            self.taken = Instant::now();
-        }
-        self.taken + timing.silence
     }
 
     /// Whether what this connection rests on is still believed.
     fn look_at_certificates(&mut self) -> Result<(), End> {
-        if self.pair.lost_an_authority() {
-            self.is_believed().map_err(End::Distrusted)?;
-            return Err(End::Doubted);
+        self.is_believed().map_err(End::Distrusted)?;
+        if self.pair.rests_on_authorities() {
+            let why = "an authority has gone: who was shown by it is to be shown anew";
+            return Err(End::Renew(why.to_owned()));
         }
         if self.doubts {
-            return Err(End::Renew);
+            let why = "there are other authorities: what was not believed may be by these";
+            return Err(End::Renew(why.to_owned()));
         }
         Ok(())
     }
@@ -246,14 +237,17 @@ impl<'a> Connection<'a> {
         let Some(mutual) = certificates.as_ref() else {
             return Ok(());
         };
-        let is_server = self.role == Role::Dials;
-        let believed = mutual.still_believed(self.wire.certificates(), is_server);
-        believed.map_err(|error| error.to_string())
+        let shown_as = match self.role {
+            Role::Dials => As::Server,
+            Role::Listens => As::Client,
+        };
+        let believed = mutual.believed(self.wire.certificates(), shown_as);
+        believed.map(drop).map_err(|error| error.to_string())
     }
 
     /// Takes what has come.
     async fn hear(&mut self) -> Result<(), End> {
-        self.heard = Instant::now();
+        self.patience.heard(Instant::now());
         loop {
             let message = match self.wire.next() {
                 Ok(Some(message)) => message,
@@ -281,7 +275,10 @@ impl<'a> Connection<'a> {
                 return Err(End::Refused("flood", why));
             }
         }
-        self.tell().await
+        if self.pair.tells_at().is_some_and(|at| at <= Instant::now()) {
+            self.tell().await?;
+        }
+        Ok(())
     }
 
     async fn take(&mut self, message: Message) -> Result<(), End> {

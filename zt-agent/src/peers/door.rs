@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
@@ -40,8 +41,10 @@ pub(super) async fn accept(
         }
         match accepted {
             Ok((stream, from)) => {
-                let task = tasks.spawn(greet(stream, Arc::clone(&shared), come.clone()));
-                for _ in 0..crowd.add(from.ip(), &known, task) {
+                let through = Arc::new(AtomicBool::new(false));
+                let greeting = greet(stream, Arc::clone(&shared), come.clone(), Arc::clone(&through));
+                let task = tasks.spawn(greeting);
+                for _ in 0..crowd.add(from.ip(), &known, through, task) {
                     shared
                         .health
                         .refused(None, "crowded", "it took longer than others");
@@ -67,7 +70,12 @@ fn addresses(roster: &Roster) -> HashSet<IpAddr> {
         .collect()
 }
 
-async fn greet(stream: TcpStream, shared: Arc<Shared>, come: mpsc::Sender<TlsStream<TcpStream>>) {
+async fn greet(
+    stream: TcpStream,
+    shared: Arc<Shared>,
+    come: mpsc::Sender<TlsStream<TcpStream>>,
+    through: Arc<AtomicBool>,
+) {
     let server = {
         let certificates = shared.certificates.borrow();
         certificates
@@ -80,6 +88,7 @@ async fn greet(stream: TcpStream, shared: Arc<Shared>, come: mpsc::Sender<TlsStr
     let accepted = TlsAcceptor::from(server).accept(stream);
     let why = match timeout(shared.settings.timing.handshake, accepted).await {
         Ok(Ok(stream)) => {
+            through.store(true, Ordering::Relaxed);
             // The service ends where nobody listens.
             let _ = come.send(TlsStream::from(stream)).await;
             return;

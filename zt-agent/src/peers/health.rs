@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use crate::identity::peers::Dispute;
+use crate::identity::peers::{Counts, Dispute, Roster};
 use crate::identity::since::now;
 
 /// Why other agents are refused, or what they say is not believed: each has a sample from the start.
@@ -21,9 +22,13 @@ pub const REFUSALS: [&str; 10] = [
     "too_many",
 ];
 
-/// For how long a node may be unknown before somebody else is asked; nanoseconds. Agents that are started or exchanged do
+/// For how long not all that there is to know may be heard before somebody else is asked. Agents that are started or exchanged do
 /// not have the whole cluster listed.
-const UNKNOWN_FOR: i64 = 120_000_000_000;
+const MISSING_FOR: Duration = Duration::from_secs(30);
+/// For how long all must be heard before he is not asked any more.
+const WHOLE_FOR: Duration = Duration::from_secs(60);
+/// Disputes that are told of.
+pub(super) const MOST_DISPUTES: usize = 256;
 
 /// What is known of a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,10 +67,14 @@ pub struct NodeStatus {
     pub since: i64,
     /// Why there is no connection; `None` while there is one.
     pub error: Option<Arc<str>>,
-    /// Addresses at which somebody is.
-    pub addresses: usize,
-    /// Identities that live there.
-    pub identities: usize,
+    /// How many are there.
+    pub counts: Counts,
+    /// Something of what it said over this connection was not believed.
+    pub disbelieved: bool,
+    /// It was heard before, by this agent or the one before.
+    was_heard: bool,
+    /// Since when not all that there is to know of it is heard; `None` while it is.
+    missing: Option<Instant>,
     /// Its workloads prove who they are in handshakes.
     pub proves: bool,
     /// The epoch of the keys in use towards it; 0 where there are none.
@@ -74,6 +83,27 @@ pub struct NodeStatus {
     pub refused: u64,
     /// The last of these.
     pub refusal: Option<Arc<str>>,
+}
+
+impl NodeStatus {
+    /// Why somebody else is to be asked about it.
+    fn missing(&self) -> Option<String> {
+        match self.state {
+            State::Connected if self.disbelieved => {
+                Some("not all that its agent says is believed".to_owned())
+            }
+            State::Connected if self.counts.silent > 0 => Some(format!(
+                "its agent shows nothing of {} who live there",
+                self.counts.silent
+            )),
+            State::Connected => None,
+            State::Stale | State::Unknown => Some("its agent is not heard".to_owned()),
+        }
+    }
+
+    fn changed(&mut self) {
+        self.missing = self.missing().and(self.missing.or_else(|| Some(Instant::now())));
+    }
 }
 
 /// How it stands.
@@ -87,10 +117,47 @@ pub struct Status {
     pub connections: u64,
     /// Changes of keys.
     pub rotations: u64,
-    /// Addresses that more than one node claims.
+    /// Addresses that more than one node claims, some of them.
     pub disputes: Vec<Dispute>,
+    /// How many there are.
+    pub disputed: usize,
+    /// Nodes of the cluster that no agent can tell of whole, and why.
+    pub left_out: BTreeMap<Arc<str>, String>,
+    /// Why the Kubernetes API is asked about pods of other nodes as well; `None`: it is not.
+    pub asked: Option<Arc<str>>,
     /// The other nodes are known.
-    pub listed: bool,
+    listed: bool,
+    /// Since when all is heard that there is to know.
+    whole: Option<Instant>,
+}
+
+impl Status {
+    /// Why somebody else is to be asked, if he is.
+    fn others_wanted(&mut self, asked: bool, now: Instant) -> Option<String> {
+        if !self.listed {
+            return Some("which other nodes there are is not known yet".to_owned());
+        }
+        if let Some((node, why)) = self.left_out.first_key_value() {
+            return Some(format!("{node}: {why}"));
+        }
+        let mut missing = self
+            .nodes
+            .iter()
+            .filter_map(|(name, node)| Some((name, node, node.missing()?)));
+        let Some((name, first, why)) = missing.next() else {
+            let whole = *self.whole.get_or_insert(now);
+            let waits = asked && now.saturating_duration_since(whole) < WHOLE_FOR;
+            return waits.then(|| "until all have been heard for a minute".to_owned());
+        };
+        let why = Some(format!("{name}: {why}"));
+        let is_urgent = |node: &NodeStatus| {
+            let since = node.missing.unwrap_or(now);
+            !node.was_heard || now.saturating_duration_since(since) >= MISSING_FOR
+        };
+        let wanted = asked || is_urgent(first) || missing.any(|(_, node, _)| is_urgent(node));
+        self.whole = None;
+        why.filter(|_| wanted)
+    }
 }
 
 /// What is known of the other agents.
@@ -117,13 +184,23 @@ impl Health {
         self.lock().clone()
     }
 
-    /// Whether somebody else is to be asked who is on other nodes, given whether he is: as long as not all of them are known,
-    /// and again when one is not for a while. `now` is in Unix nanoseconds.
-    pub fn others_wanted(&self, asked: bool, now: i64) -> bool {
-        let status = self.lock();
-        let mut unknown = status.nodes.values().filter(|node| node.state == State::Unknown);
-        let since = |node: &NodeStatus| now.saturating_sub(node.since);
-        !status.listed || unknown.any(|node| asked || since(node) >= UNKNOWN_FOR)
+    /// Whether somebody else is to be asked who is on other nodes, given whether he is: unless all of them are known and heard, and
+    /// all that they say is believed. One that was never heard has him asked at once, any other one after a while.
+    pub fn others_wanted(&self, asked: bool, now: Instant) -> bool {
+        let mut status = self.lock();
+        let why = status.others_wanted(asked, now);
+        status.asked = why.as_deref().map(Arc::from);
+        why.is_some()
+    }
+
+    /// Somebody else is asked in any case.
+    pub fn others_are_asked(&self, why: &str) {
+        self.lock().asked = Some(Arc::from(why));
+    }
+
+    /// Addresses that more than one node claims.
+    pub(super) fn disputes(&self) -> Vec<Dispute> {
+        self.lock().disputes.clone()
     }
 
     /// How many nodes are in each of [`State::ALL`].
@@ -132,29 +209,26 @@ impl Health {
         State::ALL.map(|state| status.nodes.values().filter(|node| node.state == state).count())
     }
 
-    /// These are all nodes; what they disagree about.
-    pub(super) fn disputed(&self, disputes: &[Dispute]) {
+    /// These are all nodes that there are, and what they disagree about.
+    pub(super) fn knows(&self, roster: &Roster) {
         let mut status = self.lock();
-        status.disputes = disputes.to_vec();
+        status.nodes.retain(|name, _| roster.get(name).is_some());
+        for (name, speaker) in roster.iter() {
+            let entry = status
+                .nodes
+                .entry(Arc::clone(name))
+                .or_insert_with(|| NodeStatus {
+                    since: now(),
+                    missing: Some(Instant::now()),
+                    ..NodeStatus::default()
+                });
+            entry.address = Arc::clone(&speaker.neighbour.address);
+        }
+        let disputes = roster.disputes();
+        status.disputed = disputes.len();
+        status.disputes = disputes.iter().take(MOST_DISPUTES).cloned().collect();
+        status.left_out.clone_from(roster.left_out());
         status.listed = true;
-    }
-
-    /// There is such a node.
-    pub(super) fn listed(&self, node: &Arc<str>, address: &Arc<str>) {
-        let mut status = self.lock();
-        let entry = status
-            .nodes
-            .entry(Arc::clone(node))
-            .or_insert_with(|| NodeStatus {
-                since: now(),
-                ..NodeStatus::default()
-            });
-        entry.address = Arc::clone(address);
-    }
-
-    /// There is no such node any more.
-    pub(super) fn removed(&self, node: &str) {
-        self.lock().nodes.remove(node);
     }
 
     /// What is known of a node, and why there is no connection. Whether that is news.
@@ -169,6 +243,8 @@ impl Health {
             entry.since = now();
         }
         entry.error = error.map(Arc::from);
+        entry.was_heard |= state != State::Unknown;
+        entry.changed();
         if state == State::Connected {
             status.connections += u64::from(news);
         }
@@ -176,9 +252,18 @@ impl Health {
     }
 
     /// What is believed of a node.
-    pub(super) fn counts(&self, node: &str, (addresses, identities): (usize, usize)) {
+    pub(super) fn counts(&self, node: &str, counts: Counts) {
         if let Some(entry) = self.lock().nodes.get_mut(node) {
-            (entry.addresses, entry.identities) = (addresses, identities);
+            entry.counts = counts;
+            entry.changed();
+        }
+    }
+
+    /// Something that a node says is not believed, or it begins to say everything anew.
+    pub(super) fn disbelieved(&self, node: &str, disbelieved: bool) {
+        if let Some(entry) = self.lock().nodes.get_mut(node) {
+            entry.disbelieved = disbelieved;
+            entry.changed();
         }
     }
 
@@ -214,26 +299,4 @@ impl Health {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn others_are_asked_until_all_nodes_are_known_and_again_when_one_is_not_for_long() {
-        let health = Health::default();
-        let soon = now() + UNKNOWN_FOR / 2;
-        assert!(health.others_wanted(true, soon) && health.others_wanted(false, soon));
-        health.disputed(&[]);
-        assert!(!health.others_wanted(true, soon), "there are no other nodes");
-        let [one, two] = ["one", "two"].map(Arc::<str>::from);
-        health.listed(&one, &one);
-        health.listed(&two, &two);
-        health.stands(&one, State::Connected, None);
-        assert!(health.others_wanted(true, soon));
-        assert!(!health.others_wanted(false, soon), "it is given time");
-        assert!(health.others_wanted(false, now() + UNKNOWN_FOR + 1));
-        health.stands(&two, State::Stale, None);
-        assert!(!health.others_wanted(true, soon), "what it said is believed");
-        health.stands(&two, State::Unknown, None);
-        assert!(health.others_wanted(true, soon));
-    }
-}
+mod tests;

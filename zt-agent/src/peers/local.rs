@@ -6,22 +6,28 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use crate::identity::WorkloadRecord;
 use crate::identity::peers::{Identity, Local, Resident, Svids, is_reachable};
 use crate::state::{Placed, Snapshot};
 
-/// Keeps `local` what is in force, until nobody looks.
+/// Keeps `local` what is in force, until nobody looks. Nothing is said to others before it is known once.
 pub async fn follow(
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
     mut svids: watch::Receiver<Svids>,
-    local: watch::Sender<Arc<Local>>,
+    local: watch::Sender<Option<Arc<Local>>>,
 ) {
     loop {
-        let workloads = Arc::clone(&snapshots.borrow_and_update().workloads);
-        let now = of(&workloads, &svids.borrow_and_update());
+        let snapshot = Arc::clone(&snapshots.borrow_and_update());
+        let now = of(
+            &snapshot.workloads,
+            &snapshot.nameless,
+            &svids.borrow_and_update(),
+        );
         local.send_if_modified(|before| {
-            let differs = before.differs(&now);
+            // Before anything is in force nothing is known of who is here.
+            let differs = snapshot.revision != 0 && before.as_ref().is_none_or(|before| before.differs(&now));
             if differs {
-                *before = Arc::new(now);
+                *before = Some(Arc::new(now));
             }
             differs
         });
@@ -38,7 +44,7 @@ pub async fn follow(
 }
 
 /// What these workloads come to.
-fn of(workloads: &[Placed], svids: &Svids) -> Local {
+fn of(workloads: &[Placed], nameless: &[Arc<WorkloadRecord>], svids: &Svids) -> Local {
     let mut local = Local {
         residents: BTreeMap::new(),
         identities: BTreeMap::new(),
@@ -71,9 +77,23 @@ fn of(workloads: &[Placed], svids: &Svids) -> Local {
                 address: *address,
                 spiffe: spiffe.clone(),
                 incarnation: *incarnation,
+                silent: false,
             };
             let other = local.residents.insert(*address, resident);
             if other.is_some_and(|other| other.spiffe != *spiffe) {
+                shared.insert(*address);
+            }
+        }
+    }
+    for record in nameless {
+        for address in record.addresses.iter().filter(|address| is_reachable(**address)) {
+            let resident = Resident {
+                address: *address,
+                spiffe: record.spiffe.clone(),
+                incarnation: 0,
+                silent: true,
+            };
+            if local.residents.insert(*address, resident).is_some() {
                 shared.insert(*address);
             }
         }
@@ -85,7 +105,7 @@ fn of(workloads: &[Placed], svids: &Svids) -> Local {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::{Mode, WorkloadRecord};
+    use crate::identity::Mode;
     use crate::spiffe_id::SpiffeId;
 
     fn placed(name: &str, cgroup: u64, address: &str) -> Placed {
@@ -107,15 +127,25 @@ mod tests {
     fn an_address_of_two_is_told_of_as_nobodys() {
         let svids = Svids::default();
         let one = [placed("a", 1, "10.0.0.1"), placed("a", 2, "10.0.0.1")];
-        assert_eq!(of(&one, &svids).residents.len(), 1, "one identity, twice");
+        assert_eq!(of(&one, &[], &svids).residents.len(), 1, "one identity, twice");
         let two = [
             placed("a", 1, "10.0.0.1"),
             placed("b", 2, "10.0.0.1"),
             placed("a", 3, "10.0.0.1"),
             placed("c", 4, "10.0.0.2"),
         ];
-        let told = of(&two, &svids);
+        let told = of(&two, &[], &svids);
         let named: Vec<String> = told.residents.keys().map(ToString::to_string).collect();
         assert_eq!(named, ["10.0.0.2"]);
+    }
+    #[test]
+    fn who_has_no_name_here_is_told_of_as_silent_where_nobody_else_is() {
+        let named = [placed("a", 1, "10.0.0.1")];
+        let nameless = ["10.0.0.1", "10.0.0.2"].map(|address| placed("a", 2, address).record);
+        let told = of(&named, &nameless, &Svids::default());
+        let silent: Vec<_> = told.residents.values().collect();
+        assert_eq!(silent.len(), 1, "two are at the other address");
+        assert!(silent[0].silent && silent[0].address == nameless[1].addresses[0]);
+        assert_eq!(told.identities.len(), 1, "nothing is shown of it");
     }
 }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use zt_common::names::MAX_NODES;
 
 use crate::identity::kept;
-use crate::identity::peers::Resident;
+use crate::identity::peers::{Evidence, Resident};
 use crate::spiffe_id::SpiffeId;
 
 /// The file in the directory of the agent's state.
@@ -28,9 +28,9 @@ pub(super) struct KeptNode {
     pub(super) number: u32,
     pub(super) proves: bool,
     pub(super) residents: Vec<Resident>,
-    /// Who lives there, and until when that is shown, Unix seconds; `None` in what an agent of an older version left.
+    /// What it has shown to hold.
     #[serde(default)]
-    pub(super) held: Option<Vec<(SpiffeId, i64)>>,
+    pub(super) shown: Vec<(SpiffeId, Evidence)>,
     /// Networks about which it has said all.
     #[serde(default)]
     pub(super) networks: Vec<IpNet>,
@@ -40,34 +40,29 @@ pub(super) struct KeptNode {
 }
 
 impl KeptNode {
-    /// Who lives there at that time.
-    pub(super) fn held_at(&self, now: i64) -> Vec<(SpiffeId, i64)> {
-        if let Some(held) = &self.held {
-            let last = held.iter().filter(|(_, expires)| *expires > now);
-            return last.cloned().collect();
-        }
-        let of = self.residents.iter();
-        of.map(|resident| (resident.spiffe.clone(), i64::MAX)).collect()
+    /// For how long it is still believed, of as long as it is held.
+    pub(super) fn rest(&self, hold: Duration, now: i64) -> Duration {
+        let unheard = self.unheard.unwrap_or(now);
+        let passed = Duration::from_secs(now.saturating_sub(unheard).max(0).unsigned_abs());
+        hold.saturating_sub(passed)
     }
 }
 
-/// What is kept.
-#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What is kept. A copy costs little.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Kept {
     /// Which start of the machine it was.
     boot: String,
-    nodes: BTreeMap<Arc<str>, KeptNode>,
+    nodes: BTreeMap<Arc<str>, Arc<KeptNode>>,
     /// The number that was given last.
     last: u32,
     #[serde(skip)]
     changed: bool,
-    /// When the last agent was at work last, Unix seconds.
-    #[serde(skip)]
-    left: i64,
 }
 
 impl Kept {
-    /// What the last agent of this start of the machine left; who was where before is nobody's to say.
+    /// What the last agent of this start of the machine left; who was where before is nobody's to say. Nobody of them is heard,
+    /// since that agent was at work last, or longer.
     pub(super) fn recall(path: &Path) -> Self {
         let boot = kept::boot().unwrap_or_default();
         let mut kept = kept::read::<Self>(path, MAX_BYTES, "other nodes").unwrap_or_default();
@@ -77,27 +72,25 @@ impl Kept {
         }
         kept.boot = boot;
         let written = fs::metadata(path).and_then(|metadata| metadata.modified());
-        kept.left = written.map_or(0, unix_seconds);
+        let left = written.map_or(0, unix_seconds);
         let usable = |number: u32| (1..=MAX_NODES).contains(&number);
         kept.nodes.retain(|_, node| usable(node.number));
+        for node in kept.nodes.values_mut() {
+            let node = Arc::make_mut(node);
+            node.unheard = Some(node.unheard.map_or(left, |unheard| unheard.min(left)));
+            kept.changed = true;
+        }
         kept
     }
 
     /// What is known of a node.
     pub(super) fn get(&self, node: &str) -> Option<&KeptNode> {
-        self.nodes.get(node)
-    }
-
-    /// For how long what was kept of a node is still believed, of as long as it is held.
-    pub(super) fn rest(&self, node: &KeptNode, hold: Duration, now: i64) -> Duration {
-        let unheard = node.unheard.unwrap_or(self.left).min(self.left);
-        let passed = Duration::from_secs(now.saturating_sub(unheard).max(0).unsigned_abs());
-        hold.saturating_sub(passed)
+        self.nodes.get(node).map(Arc::as_ref)
     }
 
     /// The nodes that are known.
     pub(super) fn nodes(&self) -> impl Iterator<Item = (&Arc<str>, &KeptNode)> {
-        self.nodes.iter()
+        self.nodes.iter().map(|(name, node)| (name, node.as_ref()))
     }
 
     /// The number of a node, which is given one if it has none; `None` where there are too many. A number that was another
@@ -114,6 +107,8 @@ impl Kept {
         self.last = number;
         let new = KeptNode {
             number,
+            // It was never heard.
+            unheard: Some(0),
             ..KeptNode::default()
         };
         self.set(node, new);
@@ -121,7 +116,7 @@ impl Kept {
     }
 
     pub(super) fn set(&mut self, node: &Arc<str>, kept: KeptNode) {
-        self.nodes.insert(Arc::clone(node), kept);
+        self.nodes.insert(Arc::clone(node), Arc::new(kept));
         self.changed = true;
     }
 
@@ -131,8 +126,13 @@ impl Kept {
     }
 
     /// What is to be written, if that is something new.
-    pub(super) fn text(&mut self) -> Option<io::Result<Vec<u8>>> {
-        std::mem::take(&mut self.changed).then(|| serde_json::to_vec(self).map_err(io::Error::from))
+    pub(super) fn unwritten(&mut self) -> Option<Self> {
+        std::mem::take(&mut self.changed).then(|| self.clone())
+    }
+
+    /// As it is written.
+    pub(super) fn text(&self) -> io::Result<Vec<u8>> {
+        serde_json::to_vec(self).map_err(io::Error::from)
     }
 
     /// It could not be written.
@@ -176,25 +176,26 @@ mod tests {
             address: "10.0.0.1".parse().expect("literal"),
             spiffe: SpiffeId::parse("spiffe://hanzo.ai/a").expect("literal"),
             incarnation: 7,
+            silent: false,
+        };
+        let evidence = Evidence {
+            expires: 100,
+            authority: 7,
         };
         let node = KeptNode {
             number: 2,
             proves: true,
-            residents: vec![resident.clone()],
-            held: Some(vec![(resident.spiffe.clone(), 100)]),
+            shown: vec![(resident.spiffe.clone(), evidence)],
+            residents: vec![resident],
             networks: vec!["10.0.0.0/24".parse().expect("literal")],
-            unheard: None,
+            unheard: Some(5),
         };
         kept.set(&two, node.clone());
-        let text = kept.text().expect("new").expect("JSON");
-        assert!(kept.text().is_none(), "once");
+        let text = kept.unwritten().expect("new").text().expect("JSON");
+        assert!(kept.unwritten().is_none(), "once");
         fs::write(&path, &text).expect("written");
         let mut again = Kept::recall(&path);
         assert_eq!(again.get("two"), Some(&node));
-        assert_eq!(node.held_at(99).len(), 1);
-        assert!(node.held_at(100).is_empty());
-        let older = KeptNode { held: None, ..node };
-        assert_eq!(older.held_at(100), [(resident.spiffe, i64::MAX)], "as it was");
         assert_eq!(again.number(&one), Some(4));
 
         let boot = kept::boot().expect("the kernel says");
@@ -207,23 +208,37 @@ mod tests {
 
     #[test]
     fn what_was_not_heard_before_a_restart_is_not_held_anew() {
-        let kept = Kept {
-            left: 1000,
-            ..Kept::default()
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join(FILE);
+        let at = |seconds: u64| UNIX_EPOCH + Duration::from_secs(seconds);
+        let mut kept = Kept::recall(&path);
+        let [heard, silent, new]: [Arc<str>; 3] = ["heard", "silent", "new"].map(Arc::from);
+        for (name, unheard) in [(&heard, None), (&silent, Some(900))] {
+            let number = kept.number(name).expect("few");
+            let node = KeptNode {
+                number,
+                unheard,
+                ..KeptNode::default()
+            };
+            kept.set(name, node);
+        }
+        kept.number(&new);
+        let rest = |kept: &Kept, name: &str, now| {
+            let node = kept.get(name).expect("kept");
+            node.rest(Duration::from_secs(300), now).as_secs()
         };
-        let node = |unheard| KeptNode {
-            unheard,
-            ..KeptNode::default()
-        };
-        let rest = |unheard, now| {
-            let rest = kept.rest(&node(unheard), Duration::from_secs(300), now);
-            rest.as_secs()
-        };
-        assert_eq!(rest(None, 1002), 298, "it was heard to the end");
-        assert_eq!(rest(Some(900), 1002), 198);
-        assert_eq!(rest(None, 1300), 0);
-        assert_eq!(rest(Some(700), 1001), 0);
-        assert_eq!(rest(None, 900), 300, "a clock that was put back");
+        // Each agent after the first hears nobody, and lives for a while.
+        for left in [1000, 1050, 1100] {
+            fs::write(&path, kept.text().expect("JSON")).expect("written");
+            let file = fs::File::options().append(true).open(&path).expect("there");
+            file.set_modified(at(left)).expect("set");
+            kept = Kept::recall(&path);
+            assert_eq!(rest(&kept, "heard", 1200), 100, "heard until 1000: {left}");
+            assert_eq!(rest(&kept, "silent", 1150), 50, "{left}");
+            assert_eq!(rest(&kept, "new", 1000), 0, "never heard");
+        }
+        assert_eq!(rest(&kept, "heard", 1300), 0);
+        assert_eq!(rest(&kept, "heard", 900), 300, "a clock that was put back");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 mod belief;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,13 +16,12 @@ use super::allowance::{Allowance, Words};
 use super::connection::{Connection, End, unix_seconds};
 use super::health::{Health, State};
 use super::keys::{Known, Role};
-use super::memory::Kept;
+use super::memory::{Kept, KeptNode};
 use super::reach::{Arrived, dial};
 use super::retiring::Retiring;
-use super::{Settings, Told};
-use crate::identity::peers::{Local, Refusal, Resident, Speaker, Table};
-use crate::spiffe_id::SpiffeId;
-use crate::tls::Certificates;
+use super::{Settings, Told, recalled};
+use crate::identity::peers::{Local, Refusal, Speaker, Table};
+use crate::tls::{Authorities, Certificates};
 
 /// What a node may say at once: all that it can have, twice.
 const BURST: f64 = 16_384.0;
@@ -30,13 +29,15 @@ const BURST: f64 = 16_384.0;
 const PER_SECOND: f64 = 200.0;
 /// What a connection of its own costs it.
 const CONNECTION: f64 = 64.0;
+/// A connection that lives as long as that was none that somebody has end again and again.
+const STEADY: Duration = Duration::from_secs(10);
 
 /// What all pairs have in common.
 pub(super) struct Shared {
     pub(super) settings: Settings,
     pub(super) health: Arc<Health>,
     pub(super) certificates: Certificates,
-    pub(super) local: watch::Receiver<Arc<Local>>,
+    pub(super) local: watch::Receiver<Option<Arc<Local>>>,
     pub(super) out: mpsc::Sender<Told>,
     pub(super) kept: Mutex<Kept>,
 }
@@ -45,14 +46,14 @@ pub(super) struct Shared {
 pub(super) struct Stopped;
 
 /// What the last agent knew of a node.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Recall {
-    pub(super) proves: bool,
-    pub(super) residents: Vec<Resident>,
-    pub(super) held: Vec<(SpiffeId, i64)>,
-    pub(super) networks: Vec<IpNet>,
-    /// For how long that is still believed.
-    pub(super) rest: Duration,
+    /// All of it.
+    pub(super) node: KeptNode,
+    /// The epoch of the key that was in use toward it, 0 for none.
+    pub(super) uses: u64,
+    /// About which addresses its word was all there is, as the node thread began with; `None` where it began with nothing.
+    pub(super) networks: Option<Vec<IpNet>>,
 }
 
 /// One other node.
@@ -70,7 +71,7 @@ pub(super) struct Pair {
     lost: HashSet<IpAddr>,
     /// Addresses that are to be told of beside those that the table says.
     restless: HashSet<IpAddr>,
-    /// Networks about which it was told that all has been said.
+    /// Networks about which the node thread was told that all has been said.
     networks: Vec<IpNet>,
     /// When what it said is no longer believed; `None` while it is heard, and when it is so already.
     hold: Option<Instant>,
@@ -82,23 +83,25 @@ pub(super) struct Pair {
     needed: Option<[u64; 2]>,
     retiring: Retiring,
     /// Whom its certificates were believed by.
-    authorities: Arc<BTreeSet<Vec<u8>>>,
+    authorities: Option<Arc<Authorities>>,
     allowance: Allowance,
     words: Words,
     pause: Duration,
     arriving: mpsc::Receiver<Arrived>,
     /// Who was refused is not listened to before.
     not_before: Instant,
+    /// When the node thread was told last what has changed.
+    told: Instant,
+    /// When what has changed is kept for the next agent.
+    keep_at: Option<Instant>,
 }
 
 impl Pair {
-    /// A pair that goes on with what the last agent `recalled`, for as long as it is held.
+    /// A pair that goes on with what the last agent knew, for as long as it is held.
     pub(super) fn new(
         shared: Arc<Shared>,
         speakers: watch::Receiver<Arc<Speaker>>,
-        number: u32,
-        uses: u64,
-        recalled: Recall,
+        recall: Recall,
         arriving: mpsc::Receiver<Arrived>,
     ) -> Self {
         let speaker = Arc::clone(&speakers.borrow());
@@ -107,24 +110,41 @@ impl Pair {
         } else {
             Role::Listens
         };
-        let mut table = Table::new(Arc::clone(&speaker));
-        let now = Instant::now();
-        let believed = !recalled.rest.is_zero() && (uses != 0 || !recalled.residents.is_empty());
-        let covered = if believed { recalled.networks } else { Vec::new() };
+        let Recall { node, uses, networks } = recall;
+        let (now, seconds) = (Instant::now(), unix_seconds());
+        let mut table = Table::new(Arc::clone(&speaker), seconds);
+        let rest = node.rest(shared.settings.hold, seconds);
+        // What the node thread does not know of is not believed either: its keys have gone.
+        let believed = networks.is_some() && !rest.is_zero();
+        let mut lost = HashSet::new();
         if believed {
-            table.recall(recalled.held, recalled.residents);
+            recalled::take_up(&mut table, &node);
+        } else {
+            if networks.is_some() {
+                // Who the node thread knows to live there does so no longer.
+                table.forget();
+            }
+            let of = node.residents.iter().map(|resident| resident.address);
+            lost.extend(of.filter(|address| speaker.speaks_for(*address)));
+        }
+        let authorities = authorities(&shared.certificates);
+        if let Some(authorities) = &authorities {
+            table.rests_on(authorities);
         }
         let state = if believed { State::Stale } else { State::Unknown };
         shared.health.stands(&speaker.neighbour.name, state, None);
         shared.health.counts(&speaker.neighbour.name, table.counts());
+        // Whatever the node thread knows of it that is no longer so is taken back.
+        let restless = node.residents.iter().map(|resident| resident.address);
+        let restless = restless.chain(speaker.own_addresses()).collect();
         Self {
-            hold: believed.then(|| now + recalled.rest),
-            unheard: Some(unix_seconds()),
-            covered,
+            hold: believed.then(|| now + rest),
+            unheard: Some(node.unheard.unwrap_or(seconds)),
+            covered: if believed { node.networks } else { Vec::new() },
             needed: None,
             // Which of them are still on their way is not known.
             retiring: Retiring::all(now + shared.settings.timing.overlap),
-            authorities: authorities(&shared.certificates),
+            authorities,
             allowance: Allowance::new(BURST, PER_SECOND, now),
             words: Words::new(now),
             pause: shared.settings.timing.pauses.0,
@@ -133,17 +153,19 @@ impl Pair {
                 uses: if believed { uses } else { 0 },
             },
             shared,
-            number,
+            number: node.number,
             role,
             table,
-            proves: recalled.proves,
-            lost: HashSet::new(),
-            restless: speaker.own_addresses().collect(),
-            networks: Vec::new(),
+            proves: node.proves,
+            lost,
+            restless,
+            networks: networks.unwrap_or_default(),
             speaker,
             speakers,
             arriving,
             not_before: now,
+            told: now,
+            keep_at: None,
         }
     }
 
@@ -182,6 +204,12 @@ impl Pair {
 
     /// Follows the node until the task is aborted.
     pub(super) async fn run(mut self) {
+        let node = self.number;
+        // Keys of the last agent's go with what it knew.
+        if self.hold.is_none() && self.table.has_changed() && self.tell(Told::Forget { node }).await.is_err()
+        {
+            return;
+        }
         // Where its agent is reached is a node's address before it has said anything.
         if self.tell_changes().await.is_err() {
             return;
@@ -205,24 +233,22 @@ impl Pair {
             let mut next = arrived;
             while let Some(arrived) = next.take() {
                 let role = self.role;
+                let begun = Instant::now();
                 let (end, was_whole) = match Connection::new(&mut self, role, arrived) {
                     Ok(connection) => connection.run().await,
                     Err(end) => (end, false),
                 };
                 if was_whole {
-                    self.pause = self.shared.settings.timing.pauses.0;
+                    if begun.elapsed() >= STEADY {
+                        self.pause = self.shared.settings.timing.pauses.0;
+                    }
                     self.hold = Some(Instant::now() + self.shared.settings.hold);
                     self.unheard = Some(unix_seconds());
-                    self.keep();
+                    self.keep_now();
                 }
                 match end {
                     End::Stopped => return,
                     End::Replaced(arrived) => next = Some(*arrived),
-                    End::Renew => self.unheard("what it goes by has changed: a new connection is made"),
-                    End::Doubted => {
-                        self.holds_at_most(self.shared.settings.timing.reprove);
-                        self.unheard("an authority has gone: who lives there is to be shown anew");
-                    }
                     End::Distrusted(why) => {
                         self.refuse("tls", &why);
                         if self.give_up(&why).await.is_err() {
@@ -230,9 +256,9 @@ impl Pair {
                         }
                         self.rest();
                     }
-                    End::Lost(why) => {
+                    // Who hangs up at once is not dialled at once; nor is who makes this end do it.
+                    End::Renew(why) | End::Lost(why) => {
                         self.unheard(&why);
-                        // Who hangs up at once is not dialled at once.
                         if self.role == Role::Dials {
                             self.rest();
                         }
@@ -251,7 +277,7 @@ impl Pair {
     fn next_moment(&self) -> Instant {
         let expiry = self.next_expiry();
         let retires = self.retires();
-        [self.hold, retires]
+        [self.hold, retires, self.keep_at]
             .into_iter()
             .flatten()
             .fold(expiry, Instant::min)
@@ -261,30 +287,27 @@ impl Pair {
     async fn look_around(&mut self) -> Result<(), Stopped> {
         let speaker = Arc::clone(&self.speakers.borrow_and_update());
         self.speaks(speaker);
-        if self.lost_an_authority() {
-            self.holds_at_most(self.shared.settings.timing.reprove);
-        }
+        self.rests_on_authorities();
         let now = Instant::now();
         if self.hold.is_some_and(|hold| now >= hold) {
             self.give_up("it was not heard for longer than `identity.peers.hold`")
                 .await?;
         }
-        self.expire(unix_seconds());
+        self.look_at_the_clock();
         self.retire(now).await?;
+        self.keep_if_due(now);
         self.tell_changes().await
     }
 
-    /// Whether somebody is not believed any more who was, as this was asked last.
-    pub(super) fn lost_an_authority(&mut self) -> bool {
-        let now = authorities(&self.shared.certificates);
-        let before = std::mem::replace(&mut self.authorities, now);
-        !before.is_subset(&self.authorities)
-    }
-
-    /// What it said is not believed for longer than that, if it is not heard.
-    fn holds_at_most(&mut self, longest: Duration) {
-        let until = Instant::now() + longest;
-        self.hold = self.hold.map(|hold| hold.min(until));
+    /// What rests on somebody who is not believed any more is forgotten, and nothing else. Whether that was something.
+    pub(super) fn rests_on_authorities(&mut self) -> bool {
+        let Some(now) = authorities(&self.shared.certificates) else {
+            return false;
+        };
+        let same = self.authorities.as_ref() == Some(&now);
+        let gone = if same { 0 } else { self.table.rests_on(&now) };
+        self.authorities = Some(now);
+        gone > 0
     }
 
     /// Whether it may do that much more. It may not do more by connecting anew.
@@ -326,14 +349,20 @@ impl Pair {
                 return self.arrived().await;
             }
             sleep_until(self.not_before).await;
-            let why = match dial(&self.shared, &self.speaker).await {
-                Ok(arrived) => return arrived,
-                Err(error) => error,
-            };
-            if let Some(cause) = why.cause() {
-                self.refuse(cause, &why.to_string());
+            match dial(&self.shared, &self.speaker).await {
+                Ok(arrived) if self.may(CONNECTION) => return arrived,
+                Ok(_) => self.refuse(
+                    "flood",
+                    "connections to it end more often than they have reason to",
+                ),
+                Err(error) => {
+                    let why = error.to_string();
+                    if let Some(cause) = error.cause() {
+                        self.refuse(cause, &why);
+                    }
+                    self.unheard(&why);
+                }
             }
-            self.unheard(&why.to_string());
             self.rest();
         }
     }
@@ -353,6 +382,7 @@ impl Pair {
 
     /// Something that it said is not believed.
     pub(super) fn refused(&mut self, refusal: Refusal, why: &str) {
+        self.shared.health.disbelieved(self.name(), true);
         self.refuse(refusal.cause(), why);
     }
 
@@ -369,10 +399,11 @@ impl Pair {
     }
 }
 
-fn authorities(certificates: &Certificates) -> Arc<BTreeSet<Vec<u8>>> {
+/// Who is believed; `None` as long as there are no certificates.
+fn authorities(certificates: &Certificates) -> Option<Arc<Authorities>> {
     let certificates = certificates.borrow();
-    let mutual = certificates.as_ref().as_ref();
-    mutual.map_or_else(Arc::default, |mutual| Arc::clone(mutual.authorities()))
+    let mutual = certificates.as_ref().as_ref()?;
+    Some(Arc::clone(mutual.authorities()))
 }
 
 /// From 0 to 1.

@@ -8,8 +8,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::keys::{Role, export};
 use super::protocol::{Base64, LONGEST_CHAIN, Proof};
+use crate::identity::peers::Evidence;
 use crate::spiffe_id::SpiffeId;
-use crate::tls::{self, Mutual, ShownError};
+use crate::tls::{self, As, Mutual, ShownError};
 
 /// Of the exporter (RFC 8446, section 7.5).
 const LABEL: &[u8] = b"EXPORTER-zt-holding-1";
@@ -65,14 +66,14 @@ pub(super) enum ProofError {
     Shown(#[from] ShownError),
 }
 
-/// Until when what the other end shows is good: Unix seconds.
+/// What it is worth that the other end has shown an identity.
 pub(super) fn check(
     proof: &Proof,
     id: &SpiffeId,
     binding: &Binding,
     signer: Role,
     certificates: &Mutual,
-) -> Result<i64, ProofError> {
+) -> Result<Evidence, ProofError> {
     if proof.chain.len() > LONGEST_CHAIN {
         return Err(ProofError::Chain(proof.chain.len()));
     }
@@ -82,7 +83,7 @@ pub(super) fn check(
         .map(|der| CertificateDer::from(&der.0[..]))
         .collect();
     let own = chain.first().ok_or(ShownError::Empty)?;
-    let shown = certificates.believed(&chain)?;
+    let shown = certificates.believed(&chain, As::Client)?;
     if shown.id != *id {
         return Err(ProofError::Another(shown.id));
     }
@@ -93,5 +94,8 @@ pub(super) fn check(
         &message,
         &proof.signature.0,
     )?;
-    Ok(shown.expires)
+    Ok(Evidence {
+        expires: shown.expires,
+        authority: shown.authority,
+    })
 }

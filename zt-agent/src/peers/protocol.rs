@@ -42,7 +42,7 @@ pub(super) enum Message {
     Holds {
         /// Which.
         spiffe: SpiffeId,
-        /// What shows it; `None` where there are no SVIDs.
+        /// What shows it; `None` where there is no SVID, or none yet: what was shown before holds.
         proof: Option<Proof>,
     },
     /// It does not any more, nor is it at any address.
@@ -52,7 +52,7 @@ pub(super) enum Message {
     },
     /// Who is at addresses.
     At {
-        /// Of the speaker's node, with identities that it holds.
+        /// Of the speaker's node: with identities that it holds, or silent.
         residents: Vec<Resident>,
     },
     /// Nobody is there any more.
@@ -168,14 +168,14 @@ mod tests {
                 signature,
             },
         );
-        let resident =
-            (address.clone(), spiffe.clone(), any::<u64>()).prop_map(|(address, spiffe, incarnation)| {
-                Resident {
-                    address,
-                    spiffe,
-                    incarnation,
-                }
-            });
+        let resident = (address.clone(), spiffe.clone(), any::<u64>(), any::<bool>()).prop_map(
+            |(address, spiffe, incarnation, silent)| Resident {
+                address,
+                spiffe,
+                incarnation,
+                silent,
+            },
+        );
         prop_oneof![
             (any::<u16>(), ".{0,20}", any::<bool>(), any::<u64>(), any::<u64>()).prop_map(
                 |(version, node, proves, epoch, uses)| Message::Hello {
@@ -274,6 +274,7 @@ mod tests {
                 .expect("literal"),
             spiffe: SpiffeId::parse(&text).expect("the longest"),
             incarnation: u64::MAX,
+            silent: true,
         };
         let message = Message::At {
             residents: vec![resident; MOST_TOGETHER],

@@ -12,13 +12,12 @@ use tokio_rustls::{TlsConnector, TlsStream};
 use super::PROTOCOL;
 use super::pair::Shared;
 use crate::identity::peers::Speaker;
-use crate::spiffe_id::SpiffeId;
-use crate::tls;
+use crate::tls::{As, Shown};
 
 /// A connection to the right agent.
 pub(super) struct Arrived {
     pub(super) stream: TlsStream<TcpStream>,
-    /// When the first of the certificates that it showed ends, Unix seconds.
+    /// When the first of the certificates ends that it is believed by, Unix seconds.
     pub(super) expires: i64,
 }
 
@@ -70,29 +69,41 @@ pub(super) async fn dial(shared: &Shared, speaker: &Speaker) -> Result<Arrived, 
     let stream = timeout(patience, dialled)
         .await
         .map_err(|_| ReachError::Timeout(patience))??;
-    is_the_agent(TlsStream::from(stream), speaker)
+    is_the_agent(shared, TlsStream::from(stream), speaker)
 }
 
 /// Whether who is at the other end is the agent of that node.
-fn is_the_agent(stream: TlsStream<TcpStream>, speaker: &Speaker) -> Result<Arrived, ReachError> {
-    let (found, expires) = who_is(&stream)?;
-    if found != speaker.agent {
+fn is_the_agent(
+    shared: &Shared,
+    stream: TlsStream<TcpStream>,
+    speaker: &Speaker,
+) -> Result<Arrived, ReachError> {
+    let shown = who_is(shared, &stream, As::Server)?;
+    if shown.id != speaker.agent {
         return Err(ReachError::Another {
-            found: found.to_string(),
+            found: shown.id.to_string(),
             expected: speaker.agent.to_string(),
         });
     }
-    Ok(Arrived { stream, expires })
+    Ok(Arrived {
+        stream,
+        expires: shown.expires,
+    })
 }
 
 /// Whose certificate the other end has shown, and when that ends.
-pub(super) fn who_is(stream: &TlsStream<TcpStream>) -> Result<(SpiffeId, i64), ReachError> {
+pub(super) fn who_is(
+    shared: &Shared,
+    stream: &TlsStream<TcpStream>,
+    shown_as: As,
+) -> Result<Shown, ReachError> {
     let (_, session) = stream.get_ref();
     if session.alpn_protocol() != Some(PROTOCOL) {
         return Err(ReachError::Protocol);
     }
     let chain = session.peer_certificates().unwrap_or_default();
-    let own = chain.first().ok_or(ReachError::Protocol)?;
-    let peer = tls::peer(own).map_err(|error| ReachError::Tls(std::io::Error::other(error)))?;
-    Ok((peer.id, tls::expires(chain)))
+    let certificates = shared.certificates.borrow();
+    let mutual = certificates.as_ref().as_ref().ok_or(ReachError::NoCertificate)?;
+    let believed = mutual.believed(chain, shown_as);
+    believed.map_err(|error| ReachError::Tls(std::io::Error::other(error)))
 }

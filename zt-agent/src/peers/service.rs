@@ -2,11 +2,9 @@
 //! All pairs of this node: one task for each other node, and a listener for those that dial.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ipnet::IpNet;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -16,31 +14,20 @@ use tokio_rustls::TlsStream;
 use super::allowance::Words;
 use super::connection::unix_seconds;
 use super::door;
-use super::health::Health;
+use super::health::{Health, MOST_DISPUTES, State};
 use super::memory::{Kept, touch};
 use super::pair::{Pair, Recall, Shared};
 use super::reach::{Arrived, who_is};
+use super::recalled::Recalled;
 use super::{Settings, Told};
 use crate::identity::kept;
-use crate::identity::peers::{Local, Located, Roster, Speaker, Who};
-use crate::spiffe_id::SpiffeId;
-use crate::tls::Certificates;
+use crate::identity::peers::{Dispute, Local, Roster, Speaker};
+use crate::tls::{As, Certificates};
 
 /// Connections with good certificates that wait to be looked at.
 const QUEUE: usize = 64;
 /// How often it is left on disk that this agent is at work, where nothing is new.
 const TOUCH: Duration = Duration::from_secs(30);
-
-/// What the last agent left, for the start of the node thread.
-#[derive(Debug, Default)]
-pub struct Recalled {
-    /// Who is at addresses of other nodes.
-    pub addresses: Vec<(IpAddr, Located)>,
-    /// Who lives on them, by the node's number.
-    pub identities: HashMap<u32, Vec<SpiffeId>>,
-    /// About which addresses their word is all there is to know.
-    pub networks: HashMap<u32, Vec<IpNet>>,
-}
 
 /// The pairs, before they run.
 pub struct Service {
@@ -48,6 +35,7 @@ pub struct Service {
     roster: watch::Receiver<Option<Arc<Roster>>>,
     /// Epochs of the keys in use, by node, as the kernel's map has them.
     uses: HashMap<u32, u64>,
+    recalled: Recalled,
     words: Words,
     touched: Instant,
 }
@@ -62,8 +50,8 @@ pub struct Parts {
     pub uses: HashMap<u32, u64>,
     /// What this agent shows, and whom it believes.
     pub certificates: Certificates,
-    /// What this node says of itself.
-    pub local: watch::Receiver<Arc<Local>>,
+    /// What this node says of itself; `None` until that is known.
+    pub local: watch::Receiver<Option<Arc<Local>>>,
     /// Where what others say goes.
     pub out: mpsc::Sender<Told>,
     /// Where it is noted how it stands.
@@ -82,6 +70,9 @@ impl Service {
     /// Takes up what the last agent left.
     pub fn new(parts: Parts) -> Self {
         let kept = Kept::recall(&parts.settings.memory);
+        let roster = parts.roster.borrow().clone();
+        let hold = parts.settings.hold;
+        let recalled = Recalled::new(&kept, roster.as_deref(), hold, unix_seconds());
         Self {
             shared: Arc::new(Shared {
                 settings: parts.settings,
@@ -93,55 +84,15 @@ impl Service {
             }),
             roster: parts.roster,
             uses: parts.uses,
+            recalled,
             words: Words::new(Instant::now()),
             touched: Instant::now(),
         }
     }
 
     /// What the last agent left of nodes that there still are, as far as they may still say so.
-    pub fn recalled(&self) -> Recalled {
-        let roster = self.roster.borrow().clone();
-        let kept = self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut recalled = Recalled::default();
-        let now = unix_seconds();
-        for (name, node) in kept.nodes() {
-            // Without a roster: it was true of the nodes that there were when the last agent ended.
-            let speaker = roster.as_ref().map(|roster| roster.get(name));
-            if speaker == Some(None) {
-                continue;
-            }
-            let speaker = speaker.flatten();
-            let locate = |who: Who| Located {
-                proves: node.proves && matches!(who, Who::Workload(_)),
-                who,
-                node: node.number,
-            };
-            let is_disputed = |address| speaker.is_some_and(|speaker| speaker.is_disputed(address));
-            let who = |address, who| if is_disputed(address) { Who::Disputed } else { who };
-            let own = speaker.into_iter().flat_map(|speaker| speaker.own_addresses());
-            recalled
-                .addresses
-                .extend(own.map(|address| (address, locate(who(address, Who::Node)))));
-            if kept.rest(node, self.shared.settings.hold, now).is_zero() {
-                continue;
-            }
-            let held = node.held_at(now);
-            let lives: HashSet<&SpiffeId> = held.iter().map(|(id, _)| id).collect();
-            for resident in &node.residents {
-                let address = resident.address;
-                if speaker.is_some_and(|speaker| !speaker.speaks_for(address))
-                    || !lives.contains(&resident.spiffe)
-                {
-                    continue;
-                }
-                let who = who(address, Who::Workload(resident.spiffe.clone()));
-                recalled.addresses.push((address, locate(who)));
-            }
-            recalled.networks.insert(node.number, node.networks.clone());
-            let identities = held.into_iter().map(|(id, _)| id).collect();
-            recalled.identities.insert(node.number, identities);
-        }
-        recalled
+    pub fn recalled(&self) -> &Recalled {
+        &self.recalled
     }
 
     /// Works until the task is aborted.
@@ -180,8 +131,8 @@ impl Service {
         let Some(roster) = self.roster.borrow_and_update().clone() else {
             return;
         };
-        let health = Arc::clone(&self.shared.health);
         self.say_disputes(&roster);
+        self.shared.health.knows(&roster);
         let is_same = |name: &str, pair: &Running| {
             let agent = roster.get(name).map(|speaker| &speaker.agent);
             agent == Some(&pair.speaker.borrow().agent)
@@ -223,34 +174,27 @@ impl Service {
                 });
                 continue;
             }
-            let (number, recalled) = {
+            let (number, before) = {
                 let mut kept = self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner);
-                let now = unix_seconds();
-                let before = kept.get(name).map(|node| Recall {
-                    proves: node.proves,
-                    residents: node.residents.clone(),
-                    held: node.held_at(now),
-                    networks: node.networks.clone(),
-                    rest: kept.rest(node, self.shared.settings.hold, now),
-                });
-                (kept.number(name), before.unwrap_or_default())
+                let number = kept.number(name);
+                (number, kept.get(name).cloned().unwrap_or_default())
             };
             let Some(number) = number else {
-                tracing::error!(node = %name, "there are more other nodes than this agent can keep apart: nothing is believed of this one");
+                let why = "there are more other nodes than this agent can keep apart: nothing is believed of this one";
+                if self.shared.health.stands(name, State::Unknown, Some(why)) {
+                    tracing::error!(node = %name, "{why}");
+                }
                 continue;
             };
-            health.listed(name, &speaker.neighbour.address);
             let (arrived, arriving) = mpsc::channel(1);
-            let uses = self.uses.remove(&number).unwrap_or(0);
+            let recall = Recall {
+                uses: self.uses.remove(&number).unwrap_or(0),
+                // The kernel was told of it then, and of no other.
+                networks: self.recalled.networks.remove(&number),
+                node: before,
+            };
             let (speaker, speakers) = watch::channel(Arc::clone(speaker));
-            let pair = Pair::new(
-                Arc::clone(&self.shared),
-                speakers,
-                number,
-                uses,
-                recalled,
-                arriving,
-            );
+            let pair = Pair::new(Arc::clone(&self.shared), speakers, recall, arriving);
             let task = tasks.spawn(pair.run());
             let pair = Running {
                 speaker,
@@ -264,11 +208,9 @@ impl Service {
 
     /// Says what nodes disagree about, where that is new.
     fn say_disputes(&mut self, roster: &Roster) {
-        let known = self.shared.health.status().disputes;
-        let new = roster
-            .disputes()
-            .iter()
-            .filter(|dispute| !known.contains(dispute));
+        let known: HashSet<Dispute> = self.shared.health.disputes().into_iter().collect();
+        let new = roster.disputes().iter().take(MOST_DISPUTES);
+        let new = new.filter(|dispute| !known.contains(dispute));
         for dispute in new {
             let Some(unsaid) = self.words.may_say(Instant::now()) else {
                 continue;
@@ -284,12 +226,10 @@ impl Service {
                 }
             }
         }
-        self.shared.health.disputed(roster.disputes());
     }
 
     /// There is no such node any more, or its agent is another one.
     async fn forget(&self, name: &Arc<str>, number: u32) {
-        self.shared.health.removed(name);
         self.shared
             .kept
             .lock()
@@ -302,7 +242,7 @@ impl Service {
     /// Somebody has dialled, and shown a certificate of our authority.
     fn arrived(&mut self, stream: TlsStream<TcpStream>, running: &BTreeMap<Arc<str>, Running>) {
         let health = Arc::clone(&self.shared.health);
-        let (id, expires) = match who_is(&stream) {
+        let shown = match who_is(&self.shared, &stream, As::Client) {
             Ok(shown) => shown,
             Err(error) => {
                 health.refused(None, "tls", &error.to_string());
@@ -310,11 +250,11 @@ impl Service {
             }
         };
         let roster = self.roster.borrow();
-        let Some(speaker) = roster.as_ref().and_then(|roster| roster.of_agent(&id)) else {
+        let Some(speaker) = roster.as_ref().and_then(|roster| roster.of_agent(&shown.id)) else {
             if let Some(unsaid) = self.words.may_say(Instant::now()) {
-                tracing::warn!(caller = %id, unsaid, "refused who dialled: it is the agent of no node that is known");
+                tracing::warn!(caller = %shown.id, unsaid, "refused who dialled: it is the agent of no node that is known");
             }
-            health.refused(None, "not_a_node", id.as_str());
+            health.refused(None, "not_a_node", shown.id.as_str());
             return;
         };
         let name = &speaker.neighbour.name;
@@ -328,26 +268,29 @@ impl Service {
         }
         if let Some(pair) = running.get(name) {
             // Where one waits already, this one is hung up upon and comes back.
-            let _ = pair.arrived.try_send(Arrived { stream, expires });
+            let _ = pair.arrived.try_send(Arrived {
+                stream,
+                expires: shown.expires,
+            });
         }
     }
 
     async fn save(&mut self) {
-        let text = self
+        let new = self
             .shared
             .kept
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .text();
+            .unwritten();
         let path = self.shared.settings.memory.clone();
         let to = path.clone();
-        let is_new = text.is_some();
+        let is_new = new.is_some();
         if !is_new && self.touched.elapsed() < TOUCH {
             return;
         }
         self.touched = Instant::now();
-        let written = tokio::task::spawn_blocking(move || match text {
-            Some(text) => kept::replace(&to, &text?),
+        let written = tokio::task::spawn_blocking(move || match new {
+            Some(new) => kept::replace(&to, &new.text()?),
             None => touch(&to),
         });
         let written = written

@@ -5,6 +5,7 @@ mod crowds;
 mod lies;
 mod many;
 mod pairs;
+mod restarts;
 mod trust;
 
 use std::collections::{BTreeMap, HashMap};
@@ -143,6 +144,7 @@ impl Kernel {
     fn who(&self, address: &str) -> Option<String> {
         self.at.get(&ip(address)).map(|located| match &located.who {
             Who::Workload(id) => id.path().to_owned(),
+            Who::Silent(id) => format!("silent {}", id.path()),
             Who::Node => "node".to_owned(),
             Who::Nobody => "nobody".to_owned(),
             Who::Disputed => "disputed".to_owned(),
@@ -156,7 +158,7 @@ struct Agent {
     address: String,
     health: Arc<Health>,
     kernel: watch::Receiver<Kernel>,
-    local: watch::Sender<Arc<Local>>,
+    local: watch::Sender<Option<Arc<Local>>>,
     certificates: watch::Sender<Arc<Option<Mutual>>>,
     roster: watch::Sender<Option<Arc<Roster>>>,
     memory: PathBuf,
@@ -205,7 +207,7 @@ impl Agent {
 
     /// Says that these are at its addresses.
     fn says(&self, residents: &[(&str, &str)]) {
-        self.local.send_replace(local(residents, |_| None));
+        self.local.send_replace(Some(local(residents, |_| None)));
     }
 
     /// Ends as an agent that is killed.
@@ -232,6 +234,7 @@ fn local(
             address: ip(address),
             spiffe: id(name),
             incarnation: 1,
+            silent: false,
         };
         local.residents.insert(resident.address, resident);
         let identity = Identity {
@@ -272,6 +275,7 @@ impl World {
                 name: (*name).into(),
                 address: address.into(),
                 speaks_for: nets.iter().map(|net| net.parse().expect("literal")).collect(),
+                created: 0,
                 says: Vec::new(),
                 identities: match identities {
                     "" => Vec::new(),
@@ -320,13 +324,24 @@ impl World {
 
     /// One that knows of these nodes.
     fn start_among(&self, node: &str, known: Roster, uses: HashMap<u32, u64>) -> Agent {
+        self.start_with(node, Some(known), Some(Arc::default()), uses)
+    }
+
+    /// One that may not know yet which other nodes there are, nor who is on its own.
+    fn start_with(
+        &self,
+        node: &str,
+        known: Option<Roster>,
+        here: Option<Arc<Local>>,
+        uses: HashMap<u32, u64>,
+    ) -> Agent {
         let listener = self.listeners.get(node).expect("a node");
         let listener = listener.try_clone().expect("a descriptor");
         let listener = TcpListener::from_std(listener).expect("a listener");
         let (certificates, shown) =
             watch::channel(Arc::new(Some(self.authority.mutual(&self.certificate(node)))));
-        let (local, own) = watch::channel(Arc::default());
-        let (roster, others) = watch::channel(Some(Arc::new(known)));
+        let (local, own) = watch::channel(here);
+        let (roster, others) = watch::channel(known.map(Arc::new));
         let (out, mut said) = mpsc::channel(4);
         let health = Arc::new(Health::default());
         let memory = self.directory.path().join(format!("{node}.json"));
@@ -350,10 +365,11 @@ impl World {
         let refuses = self.refuses_keys == Some(node);
         start.refuses_keys.store(refuses, Ordering::Relaxed);
         let recalled = service.recalled();
-        for (address, located) in recalled.addresses {
+        for (address, located) in recalled.addresses.clone() {
             start.claims.insert((address, located.node), located);
             start.settle(address);
         }
+        start.speaks.clone_from(&recalled.networks);
         let (sender, kernel) = watch::channel(start);
         let following = tokio::spawn(async move {
             while let Some(told) = said.recv().await {

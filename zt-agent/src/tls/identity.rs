@@ -26,16 +26,18 @@ pub enum IdentityError {
 pub struct Peer {
     /// Its SPIFFE ID.
     pub id: SpiffeId,
-    /// When it ends to be valid, Unix seconds. Of a chain: the first of its certificates.
+    /// When it ends to be valid, Unix seconds.
     pub expires: i64,
+}
+
+/// When a certificate ends, Unix seconds; one that cannot be read is over.
+pub(super) fn ends(certificate: &CertificateDer<'_>) -> i64 {
+    parse_x509_certificate(certificate).map_or(0, |(_, parsed)| parsed.validity().not_after.timestamp())
 }
 
 /// When the first of the certificates of a chain ends, Unix seconds; without any it is over.
 pub fn expires(chain: &[CertificateDer<'_>]) -> i64 {
-    let end = |certificate: &CertificateDer<'_>| {
-        parse_x509_certificate(certificate).map_or(0, |(_, parsed)| parsed.validity().not_after.timestamp())
-    };
-    chain.iter().map(end).min().unwrap_or(0)
+    chain.iter().map(ends).min().unwrap_or(0)
 }
 
 /// Whom a certificate is about. Whether it can be trusted is another question.

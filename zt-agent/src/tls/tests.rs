@@ -80,6 +80,18 @@ impl Authority {
         Self { certificate, issuer }
     }
 
+    /// An authority by this one of which the time has come.
+    pub(crate) fn ended(&self) -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(2020, 1, 2);
+        let key = KeyPair::generate().expect("key");
+        let certificate = params.signed_by(&key, &self.issuer).expect("signed");
+        let issuer = Issuer::new(params, key);
+        Self { certificate, issuer }
+    }
+
     /// The same, changed.
     pub(crate) fn issue_with(&self, uris: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Issued {
         let mut params = CertificateParams::new(vec!["localhost".to_owned()]).expect("name");
@@ -129,12 +141,20 @@ impl Authority {
 
     /// The same, and others are believed as well.
     pub(crate) fn mutual_with(&self, shows: &Issued, also: &[&Self]) -> Mutual {
+        self.mutual_showing(shows, &[], also)
+    }
+
+    /// The same, and certificates of others are shown as well.
+    pub(crate) fn mutual_showing(&self, shows: &Issued, with: &[&Self], also: &[&Self]) -> Mutual {
         let mut roots = RootCertStore::empty();
         for authority in also.iter().copied().chain([self]) {
             roots.add(authority.certificate.der().clone()).expect("root");
         }
+        let with = with.iter().map(|other| other.certificate.der().clone());
         let material = Material {
-            chain: vec![shows.certificate.der().clone()],
+            chain: std::iter::once(shows.certificate.der().clone())
+                .chain(with)
+                .collect(),
             key: PrivateKeyDer::try_from(shows.key.serialize_der()).expect("key"),
             roots,
         };
@@ -258,22 +278,42 @@ async fn new_certificates_are_taken_and_bad_ones_left() {
     ended.expect("ends when nobody uses them").expect("no panic");
 }
 
+/// Unix seconds, so long from now on.
+fn from_now(seconds: i64) -> i64 {
+    let now = std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_secs();
+    i64::try_from(now).expect("few") + seconds
+}
+
 #[test]
-fn a_chain_ends_with_the_first_of_its_certificates() {
+fn a_chain_ends_with_the_first_of_the_certificates_that_it_needs() {
     let authority = Authority::new();
     let below = authority.below(Duration::from_secs(100));
     let issued = below.issue(&["spiffe://hanzo.ai/w/chat"]);
     let mutual = authority.mutual(&authority.issue(&["spiffe://hanzo.ai/agent"]));
-    let chain = [issued.certificate.der().clone(), below.certificate.der().clone()];
-    let soon = |peer: &Peer| {
-        let now = std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_secs();
-        peer.expires <= i64::try_from(now).expect("few") + 100
-    };
-    let shown = mutual.believed(&chain).expect("it leads to the authority");
-    assert!(soon(&shown), "{shown:?}");
-    assert!(!soon(&peer(&chain[0]).expect("an SVID")));
-    assert_eq!(expires(&chain), shown.expires);
-    assert_eq!(expires(&[]), 0);
+    let mut chain = vec![issued.certificate.der().clone(), below.certificate.der().clone()];
+    let shown = mutual
+        .believed(&chain, As::Client)
+        .expect("it leads to the authority");
+    assert_eq!((expires(&chain), expires(&[])), (shown.expires, 0));
+    assert!(
+        (from_now(0)..=from_now(100)).contains(&shown.expires),
+        "{shown:?}"
+    );
+    assert!(peer(&chain[0]).expect("an SVID").expires > from_now(100));
+
+    // What it does not need may have ended, or be nothing at all.
+    chain.push(
+        authority
+            .issue_expired(&["spiffe://hanzo.ai/w/web"])
+            .certificate
+            .der()
+            .clone(),
+    );
+    chain.push(authority.ended().certificate.der().clone());
+    for shown_as in [As::Client, As::Server] {
+        assert_eq!(mutual.believed(&chain, shown_as).expect("as before"), shown);
+    }
+    assert_eq!(*mutual.authorities().first().expect("one"), shown.authority);
 }
 
 #[test]
@@ -286,11 +326,12 @@ fn whoever_rests_on_an_authority_that_has_gone_is_not_believed_any_more() {
         .der()
         .clone()];
     let (both, one) = (authority.mutual_with(&own, &[&other]), authority.mutual(&own));
-    for is_server in [true, false] {
-        assert!(both.still_believed(&chain, is_server).is_ok());
-        assert!(one.still_believed(&chain, is_server).is_err());
-        assert!(both.still_believed(&[], is_server).is_err());
+    for shown_as in [As::Client, As::Server] {
+        let shown = both.believed(&chain, shown_as).expect("one of them");
+        assert!(both.authorities().contains(&shown.authority));
+        assert!(!one.authorities().contains(&shown.authority));
+        assert!(one.believed(&chain, shown_as).is_err());
+        assert!(both.believed(&[], shown_as).is_err());
     }
     assert!(one.authorities().is_subset(both.authorities()));
-    assert!(!both.authorities().is_subset(one.authorities()));
 }

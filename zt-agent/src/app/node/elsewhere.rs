@@ -154,13 +154,13 @@ impl Elsewhere {
     }
 
     /// Whose an address is, as Kubernetes says. Of a pod about which the agent of its node says nothing although it could,
-    /// that is not believed.
+    /// that is not believed: nobody lives there any more, or not yet.
     pub(super) fn whose(&self, address: IpAddr) -> Option<&Whose> {
         let whose = self.by_address.get(&address)?;
-        let is_silent = matches!(whose, Whose::Pod { .. })
+        let is_free = matches!(whose, Whose::Pod { .. })
             && !self.located.contains_key(&address)
             && self.speaking.node(address).is_some();
-        Some(if is_silent { &Whose::Nobody } else { whose })
+        Some(if is_free { &Whose::Nobody } else { whose })
     }
 
     /// Who is at an address, as the agent of its node says.
@@ -174,31 +174,35 @@ impl Elsewhere {
     fn peer(&self, address: IpAddr, numbers: &Numbers) -> Option<Peer> {
         let whose = self.whose(address);
         let who = self.who(address);
-        let by_kubernetes = whose.map(|whose| match whose {
-            Whose::Pod { spiffe, .. } => numbers.workload(spiffe),
-            Whose::Node => identity::REMOTE_NODE,
-            Whose::Nobody => identity::UNKNOWN,
-        });
-        let by_agent = who.map(|who| match who {
-            Who::Workload(spiffe) => numbers.workload(spiffe),
-            Who::Node => identity::REMOTE_NODE,
-            Who::Nobody | Who::Disputed => identity::UNKNOWN,
-        });
-        let identity = match (by_kubernetes, by_agent) {
-            (None, None) => return None,
-            (Some(one), None) | (None, Some(one)) => one,
-            (Some(one), Some(other)) if one == other => one,
-            // Whoever is at a node's own address is not told of by Kubernetes.
-            (Some(identity::REMOTE_NODE), Some(other)) => other,
-            _ => identity::UNKNOWN,
+        let speaking = || {
+            self.speaking
+                .node(address)
+                .map(|node| (node, true))
+                .unwrap_or_default()
         };
-        // Whom the agent there has not named yet may still prove who he is.
-        let speaking = || self.speaking.node(address).map(|node| (node, true));
-        let located = self.located.get(&address);
-        let (node, proves) = match who {
-            Some(Who::Disputed) => (0, false),
-            Some(_) => located.map_or((0, false), |located| (located.node, located.proves)),
-            None => speaking().unwrap_or_default(),
+        let located = || {
+            let located = self.located.get(&address);
+            located.map_or((0, false), |located| (located.node, located.proves))
+        };
+        let nowhere = (0, false);
+        let (identity, (node, proves)) = match (who, whose) {
+            (None, None) => return None,
+            // Whom the agent there has not named yet may still prove who he is.
+            (None, Some(whose)) => (by_kubernetes(whose, numbers), speaking()),
+            (Some(Who::Disputed), _) => (identity::UNKNOWN, nowhere),
+            (Some(Who::Nobody), None) => (identity::UNKNOWN, located()),
+            // Who is not heard takes nothing from who is.
+            (Some(Who::Nobody), Some(whose)) => (by_kubernetes(whose, numbers), nowhere),
+            (Some(Who::Silent(said)), Some(whose)) if is_same(said, whose) => {
+                (by_kubernetes(whose, numbers), nowhere)
+            }
+            (Some(Who::Silent(_)), _) => (identity::UNKNOWN, speaking()),
+            // Whoever is at a node's own address is not told of by Kubernetes.
+            (Some(Who::Workload(said)), whose) if whose.is_none_or(|whose| is_same(said, whose)) => {
+                (numbers.workload(said), located())
+            }
+            (Some(Who::Node), None | Some(Whose::Node)) => (identity::REMOTE_NODE, located()),
+            (Some(_), _) => (identity::UNKNOWN, located()),
         };
         Some(Peer {
             identity,
@@ -206,6 +210,19 @@ impl Elsewhere {
             node,
         })
     }
+}
+
+fn by_kubernetes(whose: &Whose, numbers: &Numbers) -> u64 {
+    match whose {
+        Whose::Pod { spiffe, .. } => numbers.workload(spiffe),
+        Whose::Node => identity::REMOTE_NODE,
+        Whose::Nobody => identity::UNKNOWN,
+    }
+}
+
+/// Whether Kubernetes says the same as the agent. Of an address of a node it does not say who is there.
+fn is_same(said: &SpiffeId, whose: &Whose) -> bool {
+    matches!(whose, Whose::Pod { spiffe, .. } if spiffe == said) || *whose == Whose::Node
 }
 
 /// Who is there, if somebody is.

@@ -12,6 +12,7 @@ use super::unnamed::LEFT_ALONE;
 use crate::api::{DisputeStatus, HandshakeStatus, HookStatus, NodeStatus, RootStatus};
 use crate::audit::names::{Directory, Placement, RuleTexts};
 use crate::config::UnknownWorkload;
+use crate::identity::WorkloadRecord;
 use crate::policy::RuleNames;
 use crate::spiffe_id::SpiffeId;
 use crate::state::{Placed, Snapshot};
@@ -47,12 +48,29 @@ impl Node {
             workloads: Arc::clone(self.places.placed()),
             behind: self.behind || self.pending.merge,
             left_alone: self.left_alone(),
+            nameless: self.nameless_pods(),
             fronts: Arc::clone(self.fronting.fronts()),
             policy_error: self.loaded.error.clone(),
             observe_all: self.observe_all,
             modes: self.parts.config.modes(),
             settings: Arc::clone(&self.settings),
         });
+    }
+
+    /// Pods that wait for a name. One that the sources disagree about is told of as nobody.
+    fn nameless_pods(&self) -> Arc<[Arc<WorkloadRecord>]> {
+        let waiting = self.waiting.iter().filter(|record| {
+            !record.addresses.is_empty()
+                && record
+                    .addresses
+                    .iter()
+                    .all(|address| self.nobody.contains(address))
+                && !self
+                    .disputes
+                    .iter()
+                    .any(|dispute| dispute.cgroup.starts_with(&record.cgroup))
+        });
+        waiting.cloned().collect()
     }
 
     /// Who has no name and is refused nothing all the same.

@@ -59,15 +59,19 @@ struct Everywhere<'a> {
     elsewhere: &'a Elsewhere,
 }
 
-/// Who is at an address of another node, whose agent has said so. What Kubernetes says must be the same.
-fn by_agent<'o>(who: &'o Who, whose: Option<&'o Whose>) -> Occupant<'o> {
-    let workload = |uid, identity| Occupant::Workload { uid, identity };
+/// Who is at an address of another node, whose agent has said so. What Kubernetes says must be the same; `None` where that alone
+/// counts.
+fn by_agent<'o>(who: &'o Who, whose: Option<&'o Whose>) -> Option<Occupant<'o>> {
+    let workload = |uid, identity| Some(Occupant::Workload { uid, identity });
     match (who, whose) {
+        (Who::Nobody, Some(_)) => None,
+        (Who::Silent(said), Some(Whose::Pod { spiffe, .. })) if said == spiffe => None,
+        (Who::Silent(_), Some(Whose::Node)) => None,
         (Who::Workload(said), Some(Whose::Pod { spiffe, uid, .. })) if said == spiffe => {
             workload(Some(&**uid), Some(said))
         }
         (Who::Workload(said), None | Some(Whose::Node)) => workload(None, Some(said)),
-        (Who::Node, None | Some(Whose::Node)) => Occupant::Entity(identity::REMOTE_NODE),
+        (Who::Node, None | Some(Whose::Node)) => Some(Occupant::Entity(identity::REMOTE_NODE)),
         _ => workload(None, None),
     }
 }
@@ -80,8 +84,10 @@ impl Occupants for Everywhere<'_> {
         };
         let whose = self.elsewhere.whose(address);
         // What is this node's is no other one's.
-        if let (None, Some(who)) = (self.here.0.get(&address), self.elsewhere.who(address)) {
-            return Some(by_agent(who, whose));
+        if let (None, Some(who)) = (self.here.0.get(&address), self.elsewhere.who(address))
+            && let Some(occupant) = by_agent(who, whose)
+        {
+            return Some(occupant);
         }
         match (self.here.0.get(&address), whose) {
             // The host's own stay its own.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Networks about which the agent of a node has said all there is to say.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -10,7 +10,8 @@ use ipnet::IpNet;
 #[derive(Debug, Default)]
 pub(super) struct Speaking {
     by_node: HashMap<u32, Vec<IpNet>>,
-    nodes: HashMap<IpNet, u32>,
+    /// Which nodes say so of each: two of them for a moment, where what a node speaks for has changed.
+    nodes: HashMap<IpNet, BTreeSet<u32>>,
     /// How long the prefixes are that there are, and how many of each.
     lengths: BTreeMap<u8, usize>,
 }
@@ -20,7 +21,11 @@ impl Speaking {
     pub(super) fn set(&mut self, node: u32, networks: Vec<IpNet>) -> Vec<IpNet> {
         let before = self.by_node.remove(&node).unwrap_or_default();
         for net in &before {
-            if self.nodes.get(net) == Some(&node) {
+            let Some(nodes) = self.nodes.get_mut(net) else {
+                continue;
+            };
+            nodes.remove(&node);
+            if nodes.is_empty() {
                 self.nodes.remove(net);
                 if let Some(count) = self.lengths.get_mut(&net.prefix_len()) {
                     *count -= 1;
@@ -29,9 +34,11 @@ impl Speaking {
         }
         self.lengths.retain(|_, count| *count > 0);
         for net in &networks {
-            if self.nodes.insert(*net, node).is_none() {
+            let nodes = self.nodes.entry(*net).or_default();
+            if nodes.is_empty() {
                 *self.lengths.entry(net.prefix_len()).or_default() += 1;
             }
+            nodes.insert(node);
         }
         if !networks.is_empty() {
             self.by_node.insert(node, networks);
@@ -44,12 +51,12 @@ impl Speaking {
         self.by_node.get(&node).map_or(&[], Vec::as_slice)
     }
 
-    /// Whose agent speaks for an address, by the smallest network around it.
+    /// Whose agent speaks for an address, by the smallest network around it; nobody's, where two say that they do.
     pub(super) fn node(&self, address: IpAddr) -> Option<u32> {
         let lengths = self.lengths.keys().rev();
         let nets = lengths.filter_map(|length| IpNet::new(address, *length).ok());
-        nets.map(|net| net.trunc())
-            .find_map(|net| self.nodes.get(&net).copied())
+        let nodes = nets.map(|net| net.trunc()).find_map(|net| self.nodes.get(&net))?;
+        nodes.first().copied().filter(|_| nodes.len() == 1)
     }
 }
 
@@ -75,10 +82,16 @@ mod tests {
         ] {
             assert_eq!(node(&speaking, address), expected, "{address}");
         }
-        // Two have the same: whoever goes takes nothing of the other one's with it.
+        // Two have the same: it is neither one's until one of them goes, whichever came first.
+        for goes in [2, 3] {
+            speaking.set(2, nets(&["10.2.0.0/16", "10.1.0.7/32"]));
+            speaking.set(3, nets(&["10.2.0.0/16"]));
+            assert_eq!(node(&speaking, "10.2.3.4"), None);
+            speaking.set(goes, Vec::new());
+            assert_eq!(node(&speaking, "10.2.3.4"), Some(5 - goes));
+        }
         speaking.set(3, nets(&["10.2.0.0/16"]));
         speaking.set(2, Vec::new());
-        assert_eq!(node(&speaking, "10.2.3.4"), Some(3));
         assert_eq!(node(&speaking, "10.1.0.7"), Some(1));
         assert_eq!(speaking.set(3, Vec::new()).len(), 1);
         assert_eq!(node(&speaking, "10.2.3.4"), Some(1));

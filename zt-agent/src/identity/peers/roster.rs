@@ -1,12 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which other nodes there are, where their agents are reached, and what each may speak about.
 
+mod cluster;
+mod settle;
+
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
+pub use self::cluster::{Agents, ClusterNode};
+use self::settle::{minus, settle};
 use crate::spiffe_id::{Pattern, SpiffeId, SpiffeIdError};
 
 /// What stands for the node's name in the pattern of agents' SPIFFE IDs.
@@ -21,6 +27,8 @@ pub struct Neighbour {
     pub address: Arc<str>,
     /// The addresses that others have given to it.
     pub speaks_for: Vec<IpNet>,
+    /// Since when there is this node, Unix seconds: what was given to two is the elder one's. The same for all in a list.
+    pub created: i64,
     /// Addresses that it says are its own, which is worth less.
     pub says: Vec<IpAddr>,
     /// Identities that it may tell of without showing an SVID.
@@ -79,6 +87,13 @@ impl Speaker {
             .collect()
     }
 
+    /// What of these of its networks is its own alone.
+    pub fn alone_in(&self, networks: &[IpNet]) -> Vec<IpNet> {
+        let not_its: Vec<IpNet> = self.without.iter().chain(&self.disputed).copied().collect();
+        let nets = self.networks().into_iter().filter(|net| networks.contains(net));
+        nets.flat_map(|net| minus(net, &not_its)).collect()
+    }
+
     /// Whether it may tell of an identity without an SVID.
     pub fn may_say(&self, id: &SpiffeId) -> bool {
         self.neighbour
@@ -93,7 +108,7 @@ fn contains(nets: &[IpNet], address: IpAddr) -> bool {
 }
 
 /// Addresses that more than one node claims.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Dispute {
     /// Which.
     pub net: IpNet,
@@ -139,10 +154,10 @@ pub fn agent_id(pattern: &str, node: &str) -> Result<SpiffeId, SpiffeIdError> {
 /// How good a claim to an address is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
-    /// The node says so itself, in a cluster that gives networks to nodes.
+    /// The node says so itself.
     Said,
-    /// Others have given it to the node.
-    Given,
+    /// Others have given it to the node, which there is since then: who comes later takes nothing from anybody.
+    Given(Reverse<i64>),
     /// It is this node's.
     Own,
 }
@@ -153,12 +168,13 @@ pub struct Roster {
     speakers: BTreeMap<Arc<str>, Arc<Speaker>>,
     by_agent: HashMap<SpiffeId, Arc<str>>,
     disputes: Vec<Dispute>,
+    left_out: BTreeMap<Arc<str>, String>,
 }
 
 impl Roster {
     /// The nodes other than `own`, whose agents' IDs follow `pattern`. What this node has, by its own entry and by `here`, is
-    /// no other node's. What two others claim with equal right is nobody's, and all else is theirs. What a node says of itself
-    /// is worth less than what was given to another one, if something was given to this node as well.
+    /// no other node's. What two others claim with equal right is nobody's, and all else is theirs. What was given to two is
+    /// the elder one's, and what a node says of itself is worth less than what was given to another one.
     pub fn new(
         neighbours: impl IntoIterator<Item = Neighbour>,
         pattern: &str,
@@ -167,26 +183,20 @@ impl Roster {
     ) -> Result<Self, RosterError> {
         let mut speakers: BTreeMap<Arc<str>, Speaker> = BTreeMap::new();
         let own: Arc<str> = Arc::from(own);
-        let neighbours: Vec<Neighbour> = neighbours.into_iter().collect();
-        // Where nobody gives networks to nodes, whoever has one may have taken it.
-        let given = neighbours
-            .iter()
-            .any(|neighbour| neighbour.name == own && !neighbour.speaks_for.is_empty());
-        let said = if given { Rank::Said } else { Rank::Given };
         let mut claims: Vec<(IpNet, Rank, Arc<str>)> = Vec::new();
         let of_this = here.iter().map(|address| IpNet::from(address.to_canonical()));
         claims.extend(of_this.map(|net| (net, Rank::Own, Arc::clone(&own))));
         for neighbour in neighbours {
             let name = Arc::clone(&neighbour.name);
-            let ranks = if name == own {
+            let (given, said) = if name == own {
                 (Rank::Own, Rank::Own)
             } else {
-                (Rank::Given, said)
+                (Rank::Given(Reverse(neighbour.created)), Rank::Said)
             };
             let nets = neighbour.speaks_for.iter().map(IpNet::trunc);
-            claims.extend(nets.map(|net| (net, ranks.0, Arc::clone(&name))));
+            claims.extend(nets.map(|net| (net, given, Arc::clone(&name))));
             let addresses = neighbour.says.iter().map(|address| IpNet::from(*address));
-            claims.extend(addresses.map(|net| (net, ranks.1, Arc::clone(&name))));
+            claims.extend(addresses.map(|net| (net, said, Arc::clone(&name))));
             if name == own {
                 continue;
             }
@@ -211,7 +221,13 @@ impl Roster {
                 .map(|(name, speaker)| (name, Arc::new(speaker)))
                 .collect(),
             disputes,
+            left_out: BTreeMap::new(),
         })
+    }
+
+    /// Nodes of the cluster that cannot be told of whole by an agent of theirs, and why.
+    pub fn left_out(&self) -> &BTreeMap<Arc<str>, String> {
+        &self.left_out
     }
 
     /// The same, if no address has two nodes.
@@ -247,63 +263,6 @@ impl Roster {
     pub fn of_agent(&self, agent: &SpiffeId) -> Option<&Arc<Speaker>> {
         self.speakers.get(self.by_agent.get(agent)?)
     }
-}
-
-/// Finds what more than one claims, and says so to each of them who has the worse claim, or none better than the other's.
-fn settle(
-    mut claims: Vec<(IpNet, Rank, Arc<str>)>,
-    speakers: &mut BTreeMap<Arc<str>, Speaker>,
-) -> Vec<Dispute> {
-    // In this order a network comes after all that it lies in.
-    claims.sort_by(|(one, ..), (other, ..)| {
-        (one.network(), one.prefix_len()).cmp(&(other.network(), other.prefix_len()))
-    });
-    let mut found: BTreeMap<IpNet, BTreeMap<Arc<str>, Rank>> = BTreeMap::new();
-    let mut around: Vec<&(IpNet, Rank, Arc<str>)> = Vec::new();
-    for claim in &claims {
-        let (net, rank, name) = claim;
-        while around.last().is_some_and(|(outer, ..)| !outer.contains(net)) {
-            around.pop();
-        }
-        let others = around.iter().filter(|(_, _, other)| other != name);
-        for (_, other_rank, other) in others {
-            let claimants = found.entry(*net).or_default();
-            for (claimant, rank) in [(name, rank), (other, other_rank)] {
-                let best = claimants.entry(Arc::clone(claimant)).or_insert(*rank);
-                *best = (*best).max(*rank);
-            }
-        }
-        around.push(claim);
-    }
-    let mut disputes = Vec::new();
-    for (net, claimants) in found {
-        let Some(best) = claimants.values().max().copied() else {
-            continue;
-        };
-        let mut with_best = claimants.iter().filter(|(_, rank)| **rank == best);
-        let (first, second) = (with_best.next(), with_best.next());
-        let owner = first
-            .filter(|_| second.is_none())
-            .map(|(name, _)| Arc::clone(name));
-        for (name, rank) in &claimants {
-            let Some(speaker) = speakers.get_mut(name).filter(|_| owner.as_ref() != Some(name)) else {
-                continue;
-            };
-            let list = if *rank < best {
-                &mut speaker.without
-            } else {
-                &mut speaker.disputed
-            };
-            list.push(net);
-        }
-        let claimants = claimants.into_keys();
-        disputes.push(Dispute {
-            net,
-            claimants: claimants.filter(|name| owner.as_ref() != Some(name)).collect(),
-            owner,
-        });
-    }
-    disputes
 }
 
 #[cfg(test)]

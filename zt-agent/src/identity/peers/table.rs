@@ -1,12 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is believed of one node.
+//!
+//! Two things are kept apart: who it says is where, and which identities it has shown to hold. Whoever is somewhere by its word
+//! and was not shown is *silent*. What was shown holds until the SVID ends, or the authority that it rests on goes, for as long as
+//! the node says that the identity lives there: over a new connection, too, on which it has not shown it yet.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Resident, Speaker, is_reachable};
 use crate::spiffe_id::SpiffeId;
+use crate::tls::{Authorities, NO_AUTHORITY};
 
 /// Most addresses of one node: ten times as many pods as a kubelet takes.
 const MOST_ADDRESSES: usize = 4096;
@@ -18,7 +25,7 @@ const MOST_IDENTITIES: usize = 2048;
 pub enum Refusal {
     /// An address that it does not speak for.
     Address,
-    /// An identity that it has not shown to hold.
+    /// An identity that it does not hold, by what it shows.
     Identity,
     /// More than a node can have.
     TooMany,
@@ -35,12 +42,57 @@ impl Refusal {
     }
 }
 
+/// What shows that an identity lives there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// When it ends, Unix seconds.
+    pub expires: i64,
+    /// The number of the authority that it rests on, or [`NO_AUTHORITY`]: the configuration says so.
+    #[serde(default)]
+    pub authority: u64,
+}
+
+impl Evidence {
+    /// That the configuration says so.
+    pub const CONFIGURED: Self = Self {
+        expires: i64::MAX,
+        authority: NO_AUTHORITY,
+    };
+}
+
+/// Who is at an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing<'t> {
+    /// Shown to live there.
+    Shown(&'t SpiffeId),
+    /// Said to, and no more.
+    Silent(&'t SpiffeId),
+}
+
+/// How many are believed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Addresses of whom it has shown to live there.
+    pub addresses: usize,
+    /// Identities that it has shown to hold.
+    pub identities: usize,
+    /// Addresses of others.
+    pub silent: usize,
+    /// Some of these.
+    pub some_silent: Vec<(IpAddr, SpiffeId)>,
+}
+
+impl Counts {
+    /// How many silent ones are named.
+    const MOST_NAMED: usize = 16;
+}
+
 /// What has changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Difference {
     /// Where somebody else is now, or nobody.
     pub addresses: Vec<IpAddr>,
-    /// Everybody who lives there now, where that has changed.
+    /// Everybody who is shown to live there now, where that has changed.
     pub identities: Option<Vec<SpiffeId>>,
 }
 
@@ -54,9 +106,14 @@ impl Difference {
 /// What one connection has said.
 #[derive(Debug, Default)]
 struct Said {
-    /// Identities, and when what shows that they live there ends; Unix seconds.
-    held: HashMap<SpiffeId, i64>,
+    held: HashMap<SpiffeId, Evidence>,
     at: HashMap<IpAddr, Resident>,
+}
+
+impl Said {
+    fn shows(&self, id: &SpiffeId, now: i64) -> bool {
+        self.held.get(id).is_some_and(|held| held.expires > now)
+    }
 }
 
 /// What is believed of one node: what its last connection said, until the next one has said it all.
@@ -66,6 +123,8 @@ pub struct Table {
     said: Said,
     /// Said by a connection that has not said all yet.
     coming: Option<Said>,
+    /// What time it is, Unix seconds. A clock that is wrong for a while takes nothing away for longer.
+    now: i64,
     /// Addresses whose difference was not taken yet.
     changed: HashSet<IpAddr>,
     identities_changed: bool,
@@ -73,19 +132,15 @@ pub struct Table {
 
 impl Table {
     /// Nothing yet.
-    pub fn new(speaker: Arc<Speaker>) -> Self {
+    pub fn new(speaker: Arc<Speaker>, now: i64) -> Self {
         Self {
             speaker,
             said: Said::default(),
             coming: None,
+            now,
             changed: HashSet::new(),
             identities_changed: false,
         }
-    }
-
-    /// Whom it is about.
-    pub fn speaker(&self) -> &Arc<Speaker> {
-        &self.speaker
     }
 
     /// It speaks for other addresses from now on. What it said of those that are none of its any more is forgotten.
@@ -120,33 +175,62 @@ impl Table {
         self.identities_changed = true;
     }
 
-    /// It has shown that an identity lives there, until `expires`.
-    pub fn holds(&mut self, id: SpiffeId, expires: i64) -> Result<(), Refusal> {
-        let live = self.coming.is_none();
+    /// It says that an identity lives there, and shows nothing new of it. What was shown before still holds.
+    pub fn says(&mut self, id: &SpiffeId) {
+        if let Some(coming) = &mut self.coming
+            && let Some(held) = self.said.held.get(id)
+            && may_count(&self.speaker, id, held)
+            && coming.held.len() < MOST_IDENTITIES
+        {
+            coming.held.entry(id.clone()).or_insert(*held);
+        }
+    }
+
+    /// It has shown that an identity lives there.
+    pub fn holds(&mut self, id: SpiffeId, evidence: Evidence) -> Result<(), Refusal> {
         let said = self.coming.as_mut().unwrap_or(&mut self.said);
         if said.held.len() >= MOST_IDENTITIES && !said.held.contains_key(&id) {
             return Err(Refusal::TooMany);
         }
-        self.identities_changed |= said.held.insert(id, expires).is_none() && live;
+        let shown = said.shows(&id, self.now);
+        said.held.insert(id.clone(), evidence);
+        if shown != said.shows(&id, self.now) {
+            self.moved(&id);
+        }
         Ok(())
     }
 
-    /// An identity no longer lives there, nor at any address.
+    /// An identity is not held there any more, nor is anybody at an address by it.
     pub fn lets(&mut self, id: &SpiffeId) {
+        self.drop_evidence(id);
         let live = self.coming.is_none();
         let said = self.coming.as_mut().unwrap_or(&mut self.said);
-        if said.held.remove(id).is_none() {
-            return;
-        }
-        self.identities_changed |= live;
         let changed = &mut self.changed;
         said.at.retain(|address, resident| {
-            let stays = resident.spiffe != *id;
+            let stays = resident.spiffe != *id || resident.silent;
             if !stays && live {
                 changed.insert(*address);
             }
             stays
         });
+    }
+
+    fn drop_evidence(&mut self, id: &SpiffeId) {
+        let said = self.coming.as_mut().unwrap_or(&mut self.said);
+        if said.held.remove(id).is_some() {
+            self.moved(id);
+        }
+    }
+
+    /// Whether an identity is shown to live there may be otherwise now.
+    fn moved(&mut self, id: &SpiffeId) {
+        if self.coming.is_some() {
+            // All is told when it is whole.
+            return;
+        }
+        self.identities_changed = true;
+        let of = self.said.at.iter().filter(|(_, resident)| resident.spiffe == *id);
+        self.changed.extend(of.map(|(address, _)| *address));
     }
 
     /// Somebody is at an address.
@@ -157,14 +241,11 @@ impl Table {
         }
         let live = self.coming.is_none();
         let said = self.coming.as_mut().unwrap_or(&mut self.said);
-        if !said.held.contains_key(&resident.spiffe) {
-            return Err(Refusal::Identity);
-        }
         if said.at.len() >= MOST_ADDRESSES && !said.at.contains_key(&address) {
             return Err(Refusal::TooMany);
         }
-        let before = said.at.get(&address);
-        if live && before.is_none_or(|before| before.spiffe != resident.spiffe) {
+        let same = |before: &Resident| before.spiffe == resident.spiffe && before.silent == resident.silent;
+        if live && !said.at.get(&address).is_some_and(same) {
             self.changed.insert(address);
         }
         said.at.insert(address, Resident { address, ..resident });
@@ -181,27 +262,52 @@ impl Table {
         }
     }
 
-    /// Takes back what has ended by `now`, Unix seconds.
-    pub fn expire(&mut self, now: i64) {
-        let over = |said: &Said| -> Vec<SpiffeId> {
-            let held = said.held.iter().filter(|(_, expires)| **expires <= now);
-            held.map(|(id, _)| id.clone()).collect()
-        };
-        let coming = self.coming.as_ref().map(over).unwrap_or_default();
-        for id in coming {
-            self.lets(&id);
+    /// What time it is by now, Unix seconds: what has ended is not shown any more, and what a clock that was put back says has not
+    /// ended is shown again.
+    pub fn look_at_the_clock(&mut self, now: i64) {
+        let before = std::mem::replace(&mut self.now, now);
+        let held = self.said.held.iter();
+        let turned: HashSet<&SpiffeId> = held
+            .filter(|(_, held)| (held.expires > before) != (held.expires > now))
+            .map(|(id, _)| id)
+            .collect();
+        if turned.is_empty() {
+            return;
         }
-        // What is believed while the next connection has not said all ends as well.
-        let coming = self.coming.take();
-        for id in over(&self.said) {
-            self.lets(&id);
+        self.identities_changed = true;
+        let of = self.said.at.iter();
+        let of = of.filter(|(_, resident)| turned.contains(&resident.spiffe));
+        self.changed.extend(of.map(|(address, _)| *address));
+    }
+
+    /// Only these authorities are believed. How much of what was shown rests on others, and is to be shown anew.
+    pub fn rests_on(&mut self, authorities: &Authorities) -> usize {
+        let rests = |held: &Evidence| held.authority == NO_AUTHORITY || authorities.contains(&held.authority);
+        if let Some(coming) = &mut self.coming {
+            coming.held.retain(|_, held| rests(held));
         }
-        self.coming = coming;
+        let gone: HashSet<SpiffeId> = self
+            .said
+            .held
+            .extract_if(|_, held| !rests(held))
+            .map(|(id, _)| id)
+            .collect();
+        if !gone.is_empty() {
+            self.identities_changed = true;
+            let of = self
+                .said
+                .at
+                .iter()
+                .filter(|(_, resident)| gone.contains(&resident.spiffe));
+            self.changed.extend(of.map(|(address, _)| *address));
+        }
+        gone.len()
     }
 
     /// When the next of what is believed ends, Unix seconds.
     pub fn next_expiry(&self) -> Option<i64> {
-        self.said.held.values().min().copied()
+        let ends = self.said.held.values().map(|held| held.expires);
+        ends.filter(|expires| *expires > self.now).min()
     }
 
     /// What has changed since this was asked last.
@@ -209,33 +315,63 @@ impl Table {
         let identities = std::mem::take(&mut self.identities_changed);
         Difference {
             addresses: std::mem::take(&mut self.changed).into_iter().collect(),
-            identities: identities.then(|| self.said.held.keys().cloned().collect()),
+            identities: identities.then(|| self.shown().cloned().collect()),
         }
     }
 
-    /// Who is believed to be at an address.
-    pub fn resident(&self, address: IpAddr) -> Option<&SpiffeId> {
-        self.said.at.get(&address).map(|resident| &resident.spiffe)
+    /// Whether something has.
+    pub fn has_changed(&self) -> bool {
+        self.identities_changed || !self.changed.is_empty()
     }
 
-    /// Who is believed to be where.
+    /// Who is shown to live there.
+    fn shown(&self) -> impl Iterator<Item = &SpiffeId> {
+        let held = self.said.held.iter();
+        held.filter(|(_, held)| held.expires > self.now).map(|(id, _)| id)
+    }
+
+    /// Who is at an address.
+    pub fn resident(&self, address: IpAddr) -> Option<Standing<'_>> {
+        self.said.at.get(&address).map(|resident| self.standing(resident))
+    }
+
+    fn standing<'t>(&self, resident: &'t Resident) -> Standing<'t> {
+        if !resident.silent && self.said.shows(&resident.spiffe, self.now) {
+            Standing::Shown(&resident.spiffe)
+        } else {
+            Standing::Silent(&resident.spiffe)
+        }
+    }
+
+    /// Who is said to be where.
     pub fn residents(&self) -> impl Iterator<Item = &Resident> {
         self.said.at.values()
     }
 
-    /// How many addresses and identities are believed.
-    pub fn counts(&self) -> (usize, usize) {
-        (self.said.at.len(), self.said.held.len())
+    /// How many are believed.
+    pub fn counts(&self) -> Counts {
+        let silent = self.said.at.values();
+        let silent = silent.filter(|resident| matches!(self.standing(resident), Standing::Silent(_)));
+        let count = silent.clone().count();
+        let named = silent.map(|resident| (resident.address, resident.spiffe.clone()));
+        Counts {
+            addresses: self.said.at.len() - count,
+            identities: self.shown().count(),
+            silent: count,
+            some_silent: named.take(Counts::MOST_NAMED).collect(),
+        }
     }
 
     /// Takes up what was believed before a restart.
     pub fn recall(
         &mut self,
-        held: impl IntoIterator<Item = (SpiffeId, i64)>,
+        held: impl IntoIterator<Item = (SpiffeId, Evidence)>,
         residents: impl IntoIterator<Item = Resident>,
     ) {
-        for (id, expires) in held {
-            let _ = self.holds(id, expires);
+        for (id, evidence) in held {
+            if may_count(&self.speaker, &id, &evidence) {
+                let _ = self.holds(id, evidence);
+            }
         }
         for resident in residents {
             // What a changed configuration no longer lets it say is not taken up.
@@ -243,18 +379,24 @@ impl Table {
         }
     }
 
-    /// Identities that are believed to live there, and until when; Unix seconds.
-    pub fn held(&self) -> impl Iterator<Item = (&SpiffeId, i64)> {
-        self.said.held.iter().map(|(id, expires)| (id, *expires))
+    /// What it has shown.
+    pub fn held(&self) -> impl Iterator<Item = (&SpiffeId, Evidence)> {
+        self.said.held.iter().map(|(id, held)| (id, *held))
     }
 
     /// Nothing is believed any more. Who was where.
     pub fn forget(&mut self) -> Vec<IpAddr> {
-        self.changed.clear();
-        self.identities_changed = false;
         self.coming = None;
-        std::mem::take(&mut self.said).at.into_keys().collect()
+        let lost: Vec<IpAddr> = std::mem::take(&mut self.said).at.into_keys().collect();
+        self.changed.extend(&lost);
+        self.identities_changed = true;
+        lost
     }
+}
+
+/// What the configuration says may have changed.
+fn may_count(speaker: &Speaker, id: &SpiffeId, evidence: &Evidence) -> bool {
+    evidence.authority != NO_AUTHORITY || speaker.may_say(id)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::Connection;
-use crate::identity::peers::{Refusal, Resident};
+use crate::identity::peers::{Evidence, Refusal, Resident};
 use crate::peers::proof;
 use crate::peers::protocol::Proof;
 use crate::spiffe_id::SpiffeId;
@@ -13,45 +13,54 @@ impl Connection<'_> {
     /// It says that an identity lives there.
     pub(super) fn shown(&mut self, id: &SpiffeId, proof: Option<&Proof>) {
         match self.is_held(id, proof) {
-            Ok(expires) => {
-                if let Err(refusal) = self.pair.table().holds(id.clone(), expires) {
+            Ok(Some(evidence)) => {
+                if let Err(refusal) = self.pair.table().holds(id.clone(), evidence) {
                     self.pair
                         .refused(refusal, &format!("{id} is more than a node can have"));
                 }
             }
+            // What it has shown before is enough, as long as that lasts.
+            Ok(None) => self.pair.table().says(id),
             Err(why) => {
                 self.doubts |= proof.is_some();
+                self.pair.table().says(id);
                 self.pair.refused(Refusal::Identity, &format!("{id}: {why}"));
             }
         }
     }
 
-    /// Until when, Unix seconds.
-    fn is_held(&self, id: &SpiffeId, proof: Option<&Proof>) -> Result<i64, String> {
+    /// By what; `None` where nothing is shown.
+    fn is_held(&self, id: &SpiffeId, proof: Option<&Proof>) -> Result<Option<Evidence>, String> {
         let shared = self.pair.shared();
         let domain = &shared.settings.trust_domain;
         if id.trust_domain() != domain {
             return Err(format!("it is not in the trust domain `{domain}`"));
         }
         if self.pair.speaker().may_say(id) {
-            return Ok(i64::MAX);
+            return Ok(Some(Evidence::CONFIGURED));
         }
-        let proof = proof.ok_or("it shows no SVID, and `identities` of the node does not name it")?;
+        let Some(proof) = proof else { return Ok(None) };
         let certificates = Arc::clone(&shared.certificates.borrow());
         let certificates = certificates
             .as_ref()
             .as_ref()
             .ok_or("this agent has no certificates")?;
-        proof::check(proof, id, &self.binding, self.role.other(), certificates)
-            .map_err(|error| error.to_string())
+        let checked = proof::check(proof, id, &self.binding, self.role.other(), certificates);
+        checked.map(Some).map_err(|error| error.to_string())
     }
 
     pub(super) fn placed(&mut self, resident: Resident) {
         let (address, id) = (resident.address, resident.spiffe.clone());
+        let domain = &self.pair.shared().settings.trust_domain;
+        if id.trust_domain() != domain {
+            let why = format!("{id} at {address}: it is not in the trust domain `{domain}`");
+            self.pair.refused(Refusal::Identity, &why);
+            return;
+        }
         if let Err(refusal) = self.pair.table().at(resident) {
             let why = match refusal {
                 Refusal::Address => format!("{address} is none of its addresses"),
-                Refusal::Identity => format!("{id} at {address}: it has not shown to hold that identity"),
+                Refusal::Identity => format!("{id} at {address}: it does not hold that identity"),
                 Refusal::TooMany => format!("{address} is more than a node can have"),
             };
             self.pair.refused(refusal, &why);

@@ -28,10 +28,11 @@ impl Connection<'_> {
             return Err(End::Refused("not_a_node", why));
         }
         self.stage = Stage::Greeted;
+        self.patience.greeted();
         let settings = &self.pair.shared().settings;
         self.proves = proves && settings.proves;
         let local = self.pair.shared().local.borrow().clone();
-        self.saying.begin(local);
+        self.says(local);
         self.pair.proves(self.proves);
         let (role, known) = (self.role, self.pair.known());
         let epochs = Epochs::agree(role, known, theirs).map_err(|error| nonsense(&error))?;

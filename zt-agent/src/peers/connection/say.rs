@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::identity::peers::Local;
+use crate::identity::peers::{Local, Resident};
 use crate::peers::keys::Role;
 use crate::peers::proof::{self, Binding};
 use crate::peers::protocol::{MOST_TOGETHER, Message};
@@ -29,14 +29,23 @@ pub(super) struct Saying {
     left: VecDeque<Say>,
     /// Identities that the other end has been told of.
     told: BTreeSet<Arc<str>>,
+    has_begun: bool,
 }
 
 impl Saying {
     /// Everything, to somebody who knows nothing.
     pub(super) fn begin(&mut self, local: Arc<Local>) {
-        *self = Self::default();
+        *self = Self {
+            has_begun: true,
+            ..Self::default()
+        };
         self.change_to(local);
         self.left.push_back(Say::Whole);
+    }
+
+    /// Whether it was begun to say everything.
+    pub(super) fn has_begun(&self) -> bool {
+        self.has_begun
     }
 
     /// What is different by now. Whoever comes to an address is told of before whoever was there goes.
@@ -51,7 +60,7 @@ impl Saying {
             }
         }
         for (address, resident) in &self.local.residents {
-            // Whoever could not be shown before was not believed to be anywhere.
+            // An older agent does not believe that anybody is there who was not shown before.
             if before.residents.get(address) != Some(resident) || shown.contains(resident.spiffe.as_str()) {
                 self.left.push_back(Say::At(*address));
             }
@@ -119,7 +128,9 @@ impl Saying {
         while let Some(address) = next {
             // Whoever has gone meanwhile is said to be gone later on, and a newcomer is said to be there after who it is.
             let resident = self.local.residents.get(&address);
-            let known = resident.filter(|resident| self.told.contains(resident.spiffe.as_str()));
+            let is_told =
+                |resident: &&Resident| resident.silent || self.told.contains(resident.spiffe.as_str());
+            let known = resident.filter(is_told);
             residents.extend(known.cloned());
             next = match self.left.front() {
                 Some(Say::At(address)) if residents.len() < MOST_TOGETHER => Some(*address),
@@ -156,7 +167,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::identity::peers::{Identity, Neighbour, Resident, Speaker, Table};
+    use crate::identity::peers::{Evidence, Identity, Neighbour, Speaker, Table};
     use crate::spiffe_id::Pattern;
 
     fn local(at: &[(u8, u8)]) -> Arc<Local> {
@@ -169,10 +180,11 @@ mod tests {
                 address,
                 spiffe: spiffe.clone(),
                 incarnation: u64::from(*name),
+                silent: name % 16 >= 8,
             };
             local.residents.insert(address, resident);
         }
-        for resident in local.residents.values() {
+        for resident in local.residents.values().filter(|resident| !resident.silent) {
             let spiffe = resident.spiffe.clone();
             local
                 .identities
@@ -186,11 +198,12 @@ mod tests {
             name: "a".into(),
             address: "a:1".into(),
             speaks_for: vec!["10.0.0.0/8".parse().expect("literal")],
+            created: 0,
             says: Vec::new(),
             identities: vec![Pattern::parse("*").expect("literal")],
         };
         let agent = SpiffeId::parse("spiffe://hanzo.ai/a").expect("literal");
-        Table::new(Arc::new(Speaker::new(neighbour, agent)))
+        Table::new(Arc::new(Speaker::new(neighbour, agent)), 0)
     }
 
     proptest! {
@@ -208,10 +221,10 @@ mod tests {
             let mut hear = |saying: &mut Saying| -> bool {
                 match saying.next(&binding, Role::Dials) {
                     None => return false,
-                    Some(Message::Holds { spiffe, .. }) => table.holds(spiffe, i64::MAX).expect("few"),
+                    Some(Message::Holds { spiffe, .. }) => table.holds(spiffe, Evidence::CONFIGURED).expect("few"),
                     Some(Message::Lets { spiffe }) => table.lets(&spiffe),
                     Some(Message::At { residents }) => for resident in residents {
-                        table.at(resident).expect("ours, and held");
+                        table.at(resident).expect("ours");
                     },
                     Some(Message::Gone { addresses }) => addresses.into_iter().for_each(|address| table.gone(address)),
                     Some(Message::Whole {}) => table.whole(),
@@ -236,7 +249,9 @@ mod tests {
             known.sort_by_key(|resident| resident.address);
             let wanted: Vec<Resident> = last.residents.values().cloned().collect();
             prop_assert_eq!(known, wanted);
-            prop_assert_eq!(table.counts().1, last.identities.len());
+            prop_assert_eq!(table.counts().identities, last.identities.len());
+            let silent = last.residents.values().filter(|resident| resident.silent).count();
+            prop_assert_eq!(table.counts().silent, silent);
         }
     }
 }

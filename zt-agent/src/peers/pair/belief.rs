@@ -8,12 +8,17 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Pair, Stopped};
-use crate::identity::peers::{Located, Speaker, Who};
-use crate::peers::Told;
+use crate::identity::peers::{Counts, Located, Speaker, Who};
 use crate::peers::connection::unix_seconds;
 use crate::peers::health::State;
 use crate::peers::keys::Known;
 use crate::peers::memory::KeptNode;
+use crate::peers::{Told, recalled};
+
+/// Seconds after which the clock may say something else.
+const LOOK: i64 = 60;
+/// What changes within that time is told of together.
+const TOGETHER: Duration = Duration::from_millis(20);
 
 impl Pair {
     /// What was said is no longer believed.
@@ -26,10 +31,9 @@ impl Pair {
         if let Some(unsaid) = self.words.may_say(Instant::now()) {
             tracing::warn!(node = %self.name(), addresses = lost.len(), why, unsaid, "what another node said is no longer believed: whoever is at its addresses is unknown");
         }
-        self.restless.extend(lost.iter().copied());
         self.lost.extend(lost);
         self.shared.health.stands(self.name(), State::Unknown, Some(why));
-        self.shared.health.counts(self.name(), (0, 0));
+        self.shared.health.counts(self.name(), Counts::default());
         self.shared.health.keys(self.name(), 0, self.proves);
         self.tell(Told::Forget { node: self.number }).await?;
         self.tell_changes().await
@@ -50,9 +54,6 @@ impl Pair {
         self.restless.extend(gone);
         let known = before.networks();
         let more = speaker.networks().iter().any(|net| !known.contains(net));
-        self.shared
-            .health
-            .listed(&speaker.neighbour.name, &speaker.neighbour.address);
         self.table.speaks(speaker);
         more
     }
@@ -60,6 +61,7 @@ impl Pair {
     /// A connection begins to say all.
     pub(in crate::peers) fn begin(&mut self) {
         self.table.begin();
+        self.shared.health.disbelieved(self.name(), false);
     }
 
     /// Whether its workloads prove.
@@ -112,15 +114,15 @@ impl Pair {
         self.tell(Told::Needed { node, needed }).await
     }
 
-    pub(in crate::peers) fn expire(&mut self, now: i64) {
-        self.table.expire(now);
+    /// What has ended by now is not believed any more, for as long as the clock says so.
+    pub(in crate::peers) fn look_at_the_clock(&mut self) {
+        self.table.look_at_the_clock(unix_seconds());
     }
 
-    /// When something of what is believed ends.
+    /// When something of what is believed ends, or the clock may say otherwise.
     pub(in crate::peers) fn next_expiry(&self) -> Instant {
-        // A day is far enough.
-        let left = self.table.next_expiry().map_or(86_400, |expires| {
-            expires.saturating_sub(unix_seconds()).clamp(1, 86_400)
+        let left = self.table.next_expiry().map_or(LOOK, |expires| {
+            expires.saturating_sub(unix_seconds()).clamp(1, LOOK)
         });
         Instant::now() + Duration::from_secs(left.unsigned_abs())
     }
@@ -132,20 +134,33 @@ impl Pair {
         self.hold = None;
         self.unheard = None;
         self.covered = self.speaker.networks();
-        self.pause = self.shared.settings.timing.pauses.0;
-        self.keep();
+        self.keep_now();
+        let counts = self.table.counts();
+        self.shared.health.counts(self.name(), counts.clone());
         if self.shared.health.stands(self.name(), State::Connected, None)
             && let Some(unsaid) = self.words.may_say(Instant::now())
         {
-            let (addresses, identities) = self.table.counts();
-            tracing::info!(node = %self.name(), addresses, identities, proves = self.proves, unsaid, "the agent of another node has said who lives there");
+            let Counts {
+                addresses,
+                identities,
+                silent,
+                ..
+            } = counts;
+            tracing::info!(node = %self.name(), addresses, identities, silent, proves = self.proves, unsaid, "the agent of another node has said who lives there");
         }
     }
 
-    /// Tells what has changed.
+    /// When what has changed is to be told: what changes again and again is told of together.
+    pub(in crate::peers) fn tells_at(&self) -> Option<Instant> {
+        let has_changed = self.table.has_changed() || !self.restless.is_empty();
+        has_changed.then(|| self.told + TOGETHER)
+    }
+
+    /// Tells what has changed by now.
     pub(in crate::peers) async fn tell_changes(&mut self) -> Result<(), Stopped> {
         let difference = self.table.difference();
         if !difference.is_empty() || !self.restless.is_empty() {
+            self.told = Instant::now();
             let mut changed = std::mem::take(&mut self.restless);
             changed.extend(difference.addresses);
             self.shared.health.counts(self.name(), self.table.counts());
@@ -165,9 +180,9 @@ impl Pair {
 
     /// About which addresses its word is all there is to know. After what it says of them.
     async fn tell_networks(&mut self) -> Result<(), Stopped> {
-        let mut networks = self.speaker.networks();
         // What it may speak about only now it has not said yet.
-        networks.retain(|net| self.proves && self.covered.contains(net));
+        let covered = if self.proves { &self.covered[..] } else { &[] };
+        let networks = self.speaker.alone_in(covered);
         if networks == self.networks {
             return Ok(());
         }
@@ -178,31 +193,41 @@ impl Pair {
     }
 
     fn located(&self, address: IpAddr) -> Option<Located> {
-        let is_own = || self.speaker.own_addresses().any(|own| own == address);
-        let who = match self.table.resident(address) {
-            _ if self.lost.contains(&address) => Who::Nobody,
-            Some(_) if self.speaker.is_disputed(address) => Who::Disputed,
-            Some(id) => Who::Workload(id.clone()),
-            None if is_own() && self.speaker.is_disputed(address) => Who::Disputed,
-            None if is_own() => Who::Node,
-            None => return None,
+        let who = if self.lost.contains(&address) {
+            Some(Who::Nobody)
+        } else {
+            recalled::who_is_at(&self.speaker, &self.table, address)
         };
-        Some(Located {
-            proves: self.proves && matches!(who, Who::Workload(_)),
-            who,
-            node: self.number,
-        })
+        who.map(|who| recalled::located(who, self.number, self.proves))
     }
 
-    /// Has it kept for the next agent.
-    pub(super) fn keep(&self) {
-        let held = self.table.held();
+    /// Has it kept for the next agent, soon.
+    pub(super) fn keep(&mut self) {
+        let at = Instant::now() + self.shared.settings.timing.save;
+        self.keep_at.get_or_insert(at);
+    }
+
+    /// The same, if it is time.
+    pub(in crate::peers) fn keep_if_due(&mut self, now: Instant) {
+        if self.keep_at.is_some_and(|at| at <= now) {
+            self.keep_now();
+        }
+    }
+
+    /// When it is.
+    pub(in crate::peers) fn keeps_at(&self) -> Option<Instant> {
+        self.keep_at
+    }
+
+    /// The same, now.
+    pub(super) fn keep_now(&mut self) {
+        self.keep_at = None;
         let kept = KeptNode {
             number: self.number,
             proves: self.proves,
             residents: self.table.residents().cloned().collect(),
-            held: Some(held.map(|(id, expires)| (id.clone(), expires)).collect()),
-            networks: self.networks.clone(),
+            shown: self.table.held().map(|(id, held)| (id.clone(), held)).collect(),
+            networks: self.covered.clone(),
             unheard: self.unheard,
         };
         let mut all = self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner);

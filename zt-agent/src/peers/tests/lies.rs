@@ -74,6 +74,7 @@ fn at(address: &str, name: &str) -> Message {
             address: ip(address),
             spiffe: id(name),
             incarnation: 1,
+            silent: false,
         }],
     }
 }
@@ -106,20 +107,17 @@ async fn a_node_that_says_more_than_it_may_is_believed_about_the_rest() {
         liar.say(&message).await;
     }
     let known = b.until_who("10.1.0.1", Some("w/mine")).await;
-    for address in [
-        "10.1.0.2",
-        "10.3.0.1",
-        "10.2.0.1",
-        "192.0.2.2",
-        "8.8.8.8",
-        "127.0.0.1",
-    ] {
+    assert_eq!(known.who("10.1.0.2").as_deref(), Some("silent w/theirs"));
+    for address in ["10.3.0.1", "10.2.0.1", "192.0.2.2", "8.8.8.8", "127.0.0.1"] {
         assert_eq!(known.who(address), None, "{address}");
     }
     let node = known.at[&ip("10.1.0.1")].node;
     assert_eq!(known.lives[&node], ["w/mine"]);
     let status = b.health.status();
-    assert_eq!((status.refused["address"], status.refused["identity"]), (5, 2));
+    assert_eq!((status.refused["address"], status.refused["identity"]), (5, 0));
+    let counts = &status.nodes["a"].counts;
+    assert_eq!((counts.addresses, counts.silent), (1, 1));
+    assert_eq!(counts.some_silent, [(ip("10.1.0.2"), id("theirs"))]);
     // Later on as well.
     liar.say(&at("10.3.0.1", "mine")).await;
     let status = b
@@ -177,9 +175,9 @@ async fn an_identity_is_shown_by_its_own_key_on_this_connection_and_in_no_other_
     }
     liar.say(&at("10.1.0.1", "chat")).await;
     liar.say(&Message::Whole {}).await;
-    let refused = |status: &Status| status.refused["identity"] == count + 1;
+    let refused = |status: &Status| status.refused["identity"] == count;
     b.until_status("all are refused", refused).await;
-    assert_eq!(b.kernel.borrow().who("10.1.0.1"), None);
+    b.until_who("10.1.0.1", Some("silent w/chat")).await;
 
     let proof = good(&liar, &chat.certified());
     liar.say(&holds("chat", Some(proof))).await;

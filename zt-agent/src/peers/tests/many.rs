@@ -7,6 +7,8 @@ use super::*;
 
 /// Without the variable: enough to see that all of them get through.
 const FEW: usize = 24;
+/// Handshakes at a time of one address.
+const SHARE: usize = 64;
 /// Residents of each.
 const EACH: usize = 100;
 
@@ -60,9 +62,10 @@ async fn one_node_hears_of_all_that_live_on_many_others() {
     .await;
     let known = made.elapsed();
     let status = z.health.status();
-    // All of them are at one address here, and may crowd each other out for a moment.
-    let mut refused = status.refused.iter().filter(|(cause, _)| **cause != "crowded");
-    assert!(refused.all(|(_, count)| *count == 0), "{status:?}");
+    // All of them are at one address here: more than it has a share for may crowd each other out for a moment.
+    let may_crowd = |cause: &str| count > SHARE && cause == "crowded";
+    let mut refused = status.refused.iter().filter(|(cause, _)| !may_crowd(cause));
+    assert!(refused.all(|(_, count)| *count == 0), "{:?}", status.refused);
     // What one of them changes is heard beside all that.
     let changed = Instant::now();
     others[0].says(&[("10.0.0.7", "new")]);

@@ -53,7 +53,10 @@ async fn two_nodes_know_who_lives_on_the_other_and_share_a_key_for_each_directio
     });
     let status = status.await;
     assert_eq!(
-        (status.nodes["b"].addresses, status.nodes["b"].identities),
+        (
+            status.nodes["b"].counts.addresses,
+            status.nodes["b"].counts.identities
+        ),
         (3, 2)
     );
     assert!(status.refused.values().all(|count| *count == 0), "{status:?}");
@@ -202,18 +205,22 @@ async fn with_svids_a_node_shows_what_it_holds() {
     let chat = Arc::new(world.authority.issue(&[id("chat").as_str()]).certified());
     let shows = |name: &str| (name == "chat").then(|| Arc::clone(&chat));
     b.local
-        .send_replace(local(&[("10.2.0.5", "chat"), ("10.2.0.6", "web")], shows));
+        .send_replace(Some(local(&[("10.2.0.5", "chat"), ("10.2.0.6", "web")], shows)));
     let known = a.until_who("10.2.0.5", Some("w/chat")).await;
     assert_eq!(
-        known.who("10.2.0.6"),
-        None,
+        known.who("10.2.0.6").as_deref(),
+        Some("silent w/web"),
         "it has not shown that web lives there"
     );
+    assert!(!known.at[&ip("10.2.0.6")].proves);
     let status = a
-        .until_status("web is refused", |status| status.refused["identity"] >= 2)
+        .until_status("web is counted", |status| status.nodes["b"].counts.silent == 1)
         .await;
-    let refusal = status.nodes["b"].refusal.clone().expect("said");
-    assert!(refusal.contains("w/web"), "{refusal}");
+    assert_eq!(
+        status.nodes["b"].counts.some_silent,
+        [(ip("10.2.0.6"), id("web"))]
+    );
+    assert_eq!(status.refused["identity"], 0);
     // An SVID that ends takes the name with it.
     let soon = world
         .authority
@@ -221,9 +228,9 @@ async fn with_svids_a_node_shows_what_it_holds() {
     let soon = Arc::new(soon.certified());
     let shows = |name: &str| Some(Arc::clone(if name == "web" { &soon } else { &chat }));
     b.local
-        .send_replace(local(&[("10.2.0.5", "chat"), ("10.2.0.6", "web")], shows));
+        .send_replace(Some(local(&[("10.2.0.5", "chat"), ("10.2.0.6", "web")], shows)));
     a.until_who("10.2.0.6", Some("w/web")).await;
-    let known = a.until_who("10.2.0.6", None).await;
+    let known = a.until_who("10.2.0.6", Some("silent w/web")).await;
     assert_eq!(known.who("10.2.0.5").as_deref(), Some("w/chat"));
 }
 

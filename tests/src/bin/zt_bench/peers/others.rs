@@ -40,7 +40,7 @@ pub(super) struct Others {
     all: Vec<Other>,
     memory: PathBuf,
     roster: Arc<Roster>,
-    kept: Vec<watch::Sender<Arc<Local>>>,
+    kept: Vec<watch::Sender<Option<Arc<Local>>>>,
 }
 
 impl Others {
@@ -67,6 +67,7 @@ impl Others {
             name: "z".into(),
             address: z.to_string().into(),
             speaks_for: vec!["10.201.0.0/24".parse()?],
+            created: 0,
             says: Vec::new(),
             identities: Vec::new(),
         };
@@ -90,7 +91,7 @@ impl Others {
     /// Has all of them dial it, and say who is there.
     pub(super) fn start(mut self) -> Result<Self> {
         for other in &self.all {
-            let (local, own) = watch::channel(Arc::new(residents(other.number)?));
+            let (local, own) = watch::channel(Some(Arc::new(residents(other.number)?)));
             let (out, mut told) = mpsc::channel(16);
             let service = Service::new(Parts {
                 settings: Settings {
@@ -142,6 +143,7 @@ fn residents(number: usize) -> Result<Local> {
             address: address(number, last),
             spiffe: spiffe.clone(),
             incarnation: last as u64,
+            silent: false,
         };
         local.residents.insert(resident.address, resident);
         local

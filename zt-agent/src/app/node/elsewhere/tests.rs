@@ -64,10 +64,14 @@ fn what_kubernetes_and_the_agent_there_say_must_be_the_same() {
     assert_eq!(peer(&elsewhere), (identity::UNKNOWN, PEER_PROVES, 7));
     elsewhere.set(address, Some(Whose::Node));
     assert_eq!(peer(&elsewhere), (one.number(), PEER_PROVES, 7));
+    // One that is not heard any more takes nothing from who is.
     elsewhere.locate(7, address, Some(located(Who::Nobody)));
+    assert_eq!(peer(&elsewhere), (identity::REMOTE_NODE, 0, 0));
+    elsewhere.set(address, Some(pod(&other)));
+    assert_eq!(peer(&elsewhere), (other.number(), 0, 0));
+    elsewhere.set(address, None);
     assert_eq!(peer(&elsewhere), (identity::UNKNOWN, 0, 7));
     elsewhere.locate(7, address, None);
-    assert_eq!(peer(&elsewhere), (identity::REMOTE_NODE, 0, 0));
     // What a node that proves and is heard says nothing of is nobody, until it says so or is not heard any more.
     elsewhere.set(address, Some(pod(&one)));
     assert_eq!(peer(&elsewhere), (one.number(), 0, 0));
@@ -85,6 +89,57 @@ fn what_kubernetes_and_the_agent_there_say_must_be_the_same() {
     elsewhere.live(7, vec![one]);
     assert_eq!(elsewhere.identities().count(), 1);
     assert_eq!(elsewhere.peers(&numbers).count(), 1);
+}
+
+#[test]
+fn who_lives_there_and_shows_nothing_has_the_name_of_kubernetes_if_it_is_the_same() {
+    let [one, other] =
+        ["a", "b"].map(|name| SpiffeId::parse(&format!("spiffe://hanzo.ai/c/n/{name}")).expect("literal"));
+    let ids = [&one, &other].into_iter().cloned().collect();
+    let (policies, settings) = Default::default();
+    let table = Arc::new(crate::policy::compile(&policies, &ids, &settings, 1).expect("it fits"));
+    let numbers = Numbers::of(Some(&table));
+    let address: IpAddr = "10.0.0.1".parse().expect("literal");
+    let silent = || Located {
+        proves: false,
+        who: Who::Silent(one.clone()),
+        node: 7,
+    };
+    let pod = |spiffe: &SpiffeId| Whose::Pod {
+        spiffe: spiffe.clone(),
+        pod: "n/a".into(),
+        uid: "u".into(),
+    };
+    let mut elsewhere = Elsewhere::default();
+    let peer = |elsewhere: &Elsewhere| {
+        let peer = elsewhere.peer(address, &numbers).expect("told of");
+        (peer.identity, peer.flags, peer.node)
+    };
+    elsewhere.speaks(7, vec!["10.0.0.0/24".parse().expect("literal")]);
+    elsewhere.locate(7, address, Some(silent()));
+    assert_eq!(
+        peer(&elsewhere),
+        (identity::UNKNOWN, PEER_PROVES, 7),
+        "nobody else says so"
+    );
+    elsewhere.set(address, Some(pod(&one)));
+    assert_eq!(
+        peer(&elsewhere),
+        (one.number(), 0, 0),
+        "without proof, as without agents"
+    );
+    elsewhere.set(address, Some(pod(&other)));
+    assert_eq!(
+        peer(&elsewhere),
+        (identity::UNKNOWN, PEER_PROVES, 7),
+        "another name is no name"
+    );
+    elsewhere.set(address, Some(Whose::Node));
+    assert_eq!(peer(&elsewhere), (identity::REMOTE_NODE, 0, 0));
+    // Nobody is there by the agent's word.
+    elsewhere.set(address, Some(pod(&one)));
+    elsewhere.locate(7, address, None);
+    assert_eq!(peer(&elsewhere), (identity::UNKNOWN, PEER_PROVES, 7));
 }
 
 #[test]
