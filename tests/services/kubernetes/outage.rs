@@ -4,12 +4,15 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use zt_agent::identity::kubernetes::{Changes, Template, Whose};
+use zt_agent::identity::peers::{Neighbour, Roster};
 use zt_agent::kubernetes::{Client, Others, Settings, Source, Timing};
+use zt_agent::peers::{self, State};
 use zt_tests::eventually;
 use zt_tests::kube_api::Faults;
 
@@ -294,8 +297,13 @@ fn pods_of_other_nodes_are_followed_only_while_nobody_else_tells_of_them() -> Re
         .worker_threads(2)
         .enable_all()
         .build()?;
-    let wanted = Arc::new(AtomicBool::new(true));
-    let others = Arc::clone(&wanted);
+    // What decides is how it stands with the agents; so much later.
+    let (agents, later) = (Arc::new(peers::Health::default()), Arc::new(AtomicU64::new(0)));
+    let (asked_of, at) = (Arc::clone(&agents), Arc::clone(&later));
+    let others = move |asked| {
+        let later = Duration::from_secs(at.load(Ordering::Relaxed));
+        asked_of.others_wanted(asked, Instant::now() + later)
+    };
     let settings = Settings {
         client: runtime.block_on(Client::new(Some(&kubeconfig), Duration::from_secs(30)))?,
         naming: Template::default().fixed("hanzo.ai", "hanzo-k8s")?,
@@ -307,7 +315,7 @@ fn pods_of_other_nodes_are_followed_only_while_nobody_else_tells_of_them() -> Re
             believed: Duration::from_secs(1),
             ..Timing::default()
         },
-        others: Others(Box::new(move |_| others.load(Ordering::Relaxed))),
+        others: Others(Box::new(others)),
     };
     let mut source = runtime.block_on(Source::start(settings, &BTreeMap::new(), LATER));
     let health = source.health();
@@ -335,14 +343,35 @@ fn pods_of_other_nodes_are_followed_only_while_nobody_else_tells_of_them() -> Re
         let done = runtime.block_on(async { timeout(LATER, waiting).await });
         done.with_context(|| format!("the address was not {what}"))?
     };
-    wanted.store(false, Ordering::Relaxed);
+    // Which other nodes there are is known, and then both are heard.
+    let neighbour = |name: &str| Neighbour {
+        name: name.into(),
+        address: "192.0.2.1:8056".into(),
+        speaks_for: Vec::new(),
+        created: 0,
+        says: Vec::new(),
+        identities: Vec::new(),
+    };
+    let nodes = [OTHER, "third"];
+    let roster = Roster::new(nodes.map(neighbour), "spiffe://hanzo.ai/agents/{node}", NODE, &[])?;
+    agents.knows(&roster);
+    for node in nodes {
+        agents.stands(node, State::Connected, None);
+    }
+    later.store(120, Ordering::Relaxed);
+    eventually("all to have been heard for a while", LATER, || {
+        later.fetch_add(120, Ordering::Relaxed);
+        Ok(agents.status().asked.is_none())
+    })?;
     until("free", Option::is_none)?;
     // Who followed them has ended, and notes nothing any more.
     let followed = |name: &str| health.freshness.all().iter().any(|(known, _)| *known == name);
     assert!(!followed("pods") && followed("node-pods"));
     // What happens meanwhile is not heard, and not missed.
     api.put(PODS, pod("other", "other", OTHER, "10.1.1.2"));
-    wanted.store(true, Ordering::Relaxed);
+    // One of them is not heard, for longer than it is given, and is still believed.
+    agents.stands("third", State::Stale, Some("no answer"));
+    later.fetch_add(120, Ordering::Relaxed);
     until("the pod's again", |whose| {
         matches!(whose, Some(Whose::Pod { .. }))
     })

@@ -6,6 +6,7 @@
 //! counted and changes nothing.
 
 mod roster;
+mod standing;
 mod table;
 
 use std::collections::{BTreeMap, HashMap};
@@ -16,7 +17,8 @@ use rustls::sign::CertifiedKey;
 use serde::{Deserialize, Serialize};
 
 pub use self::roster::{Agents, ClusterNode, Dispute, Neighbour, Roster, RosterError, Speaker, agent_id};
-pub use self::table::{Counts, Difference, Evidence, Refusal, Standing, Table};
+pub use self::standing::{Counts, Evidence, Standing};
+pub use self::table::{Difference, Refusal, Table};
 use crate::spiffe_id::SpiffeId;
 
 /// Somebody at an address.

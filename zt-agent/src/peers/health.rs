@@ -210,7 +210,7 @@ impl Health {
     }
 
     /// These are all nodes that there are, and what they disagree about.
-    pub(super) fn knows(&self, roster: &Roster) {
+    pub fn knows(&self, roster: &Roster) {
         let mut status = self.lock();
         status.nodes.retain(|name, _| roster.get(name).is_some());
         for (name, speaker) in roster.iter() {
@@ -232,7 +232,7 @@ impl Health {
     }
 
     /// What is known of a node, and why there is no connection. Whether that is news.
-    pub(super) fn stands(&self, node: &str, state: State, error: Option<&str>) -> bool {
+    pub fn stands(&self, node: &str, state: State, error: Option<&str>) -> bool {
         let mut status = self.lock();
         let Some(entry) = status.nodes.get_mut(node) else {
             return false;

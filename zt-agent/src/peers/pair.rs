@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One other node: its agent is dialled or waited for, listened to, and believed for a while when it is no longer heard.
 
+mod begin;
 mod belief;
 
 use std::collections::HashSet;
@@ -12,14 +13,15 @@ use ipnet::IpNet;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
+pub(super) use self::begin::Recall;
 use super::allowance::{Allowance, Words};
 use super::connection::{Connection, End, unix_seconds};
 use super::health::{Health, State};
 use super::keys::{Known, Role};
-use super::memory::{Kept, KeptNode};
+use super::memory::Kept;
 use super::reach::{Arrived, dial};
 use super::retiring::Retiring;
-use super::{Settings, Told, recalled};
+use super::{Settings, Told};
 use crate::identity::peers::{Local, Refusal, Speaker, Table};
 use crate::tls::{Authorities, Certificates};
 
@@ -44,17 +46,6 @@ pub(super) struct Shared {
 
 /// Nobody listens any more.
 pub(super) struct Stopped;
-
-/// What the last agent knew of a node.
-#[derive(Debug)]
-pub(super) struct Recall {
-    /// All of it.
-    pub(super) node: KeptNode,
-    /// The epoch of the key that was in use toward it, 0 for none.
-    pub(super) uses: u64,
-    /// About which addresses its word was all there is, as the node thread began with; `None` where it began with nothing.
-    pub(super) networks: Option<Vec<IpNet>>,
-}
 
 /// One other node.
 pub(super) struct Pair {
@@ -97,78 +88,6 @@ pub(super) struct Pair {
 }
 
 impl Pair {
-    /// A pair that goes on with what the last agent knew, for as long as it is held.
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        speakers: watch::Receiver<Arc<Speaker>>,
-        recall: Recall,
-        arriving: mpsc::Receiver<Arrived>,
-    ) -> Self {
-        let speaker = Arc::clone(&speakers.borrow());
-        let role = if *shared.settings.node < *speaker.neighbour.name {
-            Role::Dials
-        } else {
-            Role::Listens
-        };
-        let Recall { node, uses, networks } = recall;
-        let (now, seconds) = (Instant::now(), unix_seconds());
-        let mut table = Table::new(Arc::clone(&speaker), seconds);
-        let rest = node.rest(shared.settings.hold, seconds);
-        // What the node thread does not know of is not believed either: its keys have gone.
-        let believed = networks.is_some() && !rest.is_zero();
-        let mut lost = HashSet::new();
-        if believed {
-            recalled::take_up(&mut table, &node);
-        } else {
-            if networks.is_some() {
-                // Who the node thread knows to live there does so no longer.
-                table.forget();
-            }
-            let of = node.residents.iter().map(|resident| resident.address);
-            lost.extend(of.filter(|address| speaker.speaks_for(*address)));
-        }
-        let authorities = authorities(&shared.certificates);
-        if let Some(authorities) = &authorities {
-            table.rests_on(authorities);
-        }
-        let state = if believed { State::Stale } else { State::Unknown };
-        shared.health.stands(&speaker.neighbour.name, state, None);
-        shared.health.counts(&speaker.neighbour.name, table.counts());
-        // Whatever the node thread knows of it that is no longer so is taken back.
-        let restless = node.residents.iter().map(|resident| resident.address);
-        let restless = restless.chain(speaker.own_addresses()).collect();
-        Self {
-            hold: believed.then(|| now + rest),
-            unheard: Some(node.unheard.unwrap_or(seconds)),
-            covered: if believed { node.networks } else { Vec::new() },
-            needed: None,
-            // Which of them are still on their way is not known.
-            retiring: Retiring::all(now + shared.settings.timing.overlap),
-            authorities,
-            allowance: Allowance::new(BURST, PER_SECOND, now),
-            words: Words::new(now),
-            pause: shared.settings.timing.pauses.0,
-            known: Known {
-                highest: uses,
-                uses: if believed { uses } else { 0 },
-            },
-            shared,
-            number: node.number,
-            role,
-            table,
-            proves: node.proves,
-            lost,
-            restless,
-            networks: networks.unwrap_or_default(),
-            speaker,
-            speakers,
-            arriving,
-            not_before: now,
-            told: now,
-            keep_at: None,
-        }
-    }
-
     pub(super) fn shared(&self) -> &Shared {
         &self.shared
     }
@@ -277,7 +196,7 @@ impl Pair {
     fn next_moment(&self) -> Instant {
         let expiry = self.next_expiry();
         let retires = self.retires();
-        [self.hold, retires, self.keep_at]
+        [self.hold, retires]
             .into_iter()
             .flatten()
             .fold(expiry, Instant::min)
@@ -295,8 +214,12 @@ impl Pair {
         }
         self.look_at_the_clock();
         self.retire(now).await?;
-        self.keep_if_due(now);
-        self.tell_changes().await
+        self.tell_changes().await?;
+        // Not later on: who is dialled is not hung up upon for that.
+        if self.keep_at.is_some() {
+            self.keep_now();
+        }
+        Ok(())
     }
 
     /// What rests on somebody who is not believed any more is forgotten, and nothing else. Whether that was something.

@@ -190,7 +190,6 @@ impl Elsewhere {
             // Whom the agent there has not named yet may still prove who he is.
             (None, Some(whose)) => (by_kubernetes(whose, numbers), speaking()),
             (Some(Who::Disputed), _) => (identity::UNKNOWN, nowhere),
-            (Some(Who::Nobody), None) => (identity::UNKNOWN, located()),
             // Who is not heard takes nothing from who is.
             (Some(Who::Nobody), Some(whose)) => (by_kubernetes(whose, numbers), nowhere),
             (Some(Who::Silent(said)), Some(whose)) if is_same(said, whose) => {

@@ -64,9 +64,8 @@ struct Everywhere<'a> {
 fn by_agent<'o>(who: &'o Who, whose: Option<&'o Whose>) -> Option<Occupant<'o>> {
     let workload = |uid, identity| Some(Occupant::Workload { uid, identity });
     match (who, whose) {
-        (Who::Nobody, Some(_)) => None,
+        (Who::Nobody, Some(_)) | (Who::Silent(_), Some(Whose::Node)) => None,
         (Who::Silent(said), Some(Whose::Pod { spiffe, .. })) if said == spiffe => None,
-        (Who::Silent(_), Some(Whose::Node)) => None,
         (Who::Workload(said), Some(Whose::Pod { spiffe, uid, .. })) if said == spiffe => {
             workload(Some(&**uid), Some(said))
         }

@@ -9,8 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
+use super::standing::{Counts, Evidence, Standing};
 use super::{Resident, Speaker, is_reachable};
 use crate::spiffe_id::SpiffeId;
 use crate::tls::{Authorities, NO_AUTHORITY};
@@ -40,51 +39,6 @@ impl Refusal {
             Self::TooMany => "too_many",
         }
     }
-}
-
-/// What shows that an identity lives there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Evidence {
-    /// When it ends, Unix seconds.
-    pub expires: i64,
-    /// The number of the authority that it rests on, or [`NO_AUTHORITY`]: the configuration says so.
-    #[serde(default)]
-    pub authority: u64,
-}
-
-impl Evidence {
-    /// That the configuration says so.
-    pub const CONFIGURED: Self = Self {
-        expires: i64::MAX,
-        authority: NO_AUTHORITY,
-    };
-}
-
-/// Who is at an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing<'t> {
-    /// Shown to live there.
-    Shown(&'t SpiffeId),
-    /// Said to, and no more.
-    Silent(&'t SpiffeId),
-}
-
-/// How many are believed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Addresses of whom it has shown to live there.
-    pub addresses: usize,
-    /// Identities that it has shown to hold.
-    pub identities: usize,
-    /// Addresses of others.
-    pub silent: usize,
-    /// Some of these.
-    pub some_silent: Vec<(IpAddr, SpiffeId)>,
-}
-
-impl Counts {
-    /// How many silent ones are named.
-    const MOST_NAMED: usize = 16;
 }
 
 /// What has changed.
@@ -193,10 +147,11 @@ impl Table {
             return Err(Refusal::TooMany);
         }
         let shown = said.shows(&id, self.now);
-        said.held.insert(id.clone(), evidence);
-        if shown != said.shows(&id, self.now) {
+        if shown != (evidence.expires > self.now) {
             self.moved(&id);
         }
+        let said = self.coming.as_mut().unwrap_or(&mut self.said);
+        said.held.insert(id, evidence);
         Ok(())
     }
 
