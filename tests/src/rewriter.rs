@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A program at `connect` that gives connections another destination, as load balancers in the kernel do: loaded by the
-//! system call, since it is four instructions and somebody else's.
+//! Programs that give connections and datagrams another destination, and answers another sender, as load balancers in the kernel
+//! do: loaded by the system call, since they are a few instructions each and somebody else's.
 #![expect(
     unsafe_code,
     reason = "system calls; every pointer handed over lives across the call"
 )]
 
 use std::fs::File;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
 use anyhow::{Context as _, Result};
@@ -17,10 +17,50 @@ use crate::cgroup::Cgroup;
 const PROG_LOAD: u32 = 5;
 const LINK_CREATE: u32 = 28;
 const CGROUP_SOCK_ADDR: u32 = 18;
-const CGROUP_INET4_CONNECT: u32 = 10;
 /// Of `struct bpf_sock_addr`.
 const USER_IP4: i16 = 4;
+const USER_IP6: i16 = 8;
 const USER_PORT: i16 = 24;
+
+/// Where a program of a load balancer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Where a connection is made, or a datagram's socket is connected.
+    Connect,
+    /// Where a datagram is sent by a socket that is not connected.
+    Send,
+    /// Where the sender of a datagram is told.
+    Receive,
+}
+
+impl Place {
+    /// `enum bpf_attach_type`, for the family of an address.
+    const fn attach_type(self, of: SocketAddr) -> u32 {
+        match (self, of) {
+            (Self::Connect, SocketAddr::V4(_)) => 10,
+            (Self::Connect, SocketAddr::V6(_)) => 11,
+            (Self::Send, SocketAddr::V4(_)) => 14,
+            (Self::Send, SocketAddr::V6(_)) => 15,
+            (Self::Receive, SocketAddr::V4(_)) => 19,
+            (Self::Receive, SocketAddr::V6(_)) => 20,
+        }
+    }
+}
+
+/// The words of an address and a port: where each is, and what it is.
+fn words(address: SocketAddr) -> Vec<(i16, i32)> {
+    let word = |bytes: &[u8]| i32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+    let mut words = match address {
+        SocketAddr::V4(v4) => vec![(USER_IP4, word(&v4.ip().octets()))],
+        SocketAddr::V6(v6) => {
+            let octets = v6.ip().octets();
+            let each = (USER_IP6..).step_by(4).zip(octets.chunks(4));
+            each.map(|(place, bytes)| (place, word(bytes))).collect()
+        }
+    };
+    words.push((USER_PORT, i32::from(address.port().to_be())));
+    words
+}
 
 /// It works until it is dropped.
 #[derive(Debug)]
@@ -76,29 +116,46 @@ const fn instruction(code: u8, destination: u8, source: u8, offset: i16, immedia
 
 impl Rewriter {
     /// Has connections from a cgroup, and from all below it, that ask for `from` go to `to`. The program is called `name`.
-    pub fn attach(cgroup: &Cgroup, name: &str, from: SocketAddrV4, to: SocketAddrV4) -> Result<Self> {
-        let word = |address: SocketAddrV4| i32::from_ne_bytes(address.ip().octets());
-        let port = |address: SocketAddrV4| i32::from(address.port().to_be());
-        // r2 = the word at an offset; return 1 unless it is the one; the same of the port; write both anew.
-        let program = [
-            instruction(0x61, 2, 1, USER_IP4, 0),
+    pub fn attach(
+        cgroup: &Cgroup,
+        name: &str,
+        from: impl Into<SocketAddr>,
+        to: impl Into<SocketAddr>,
+    ) -> Result<Self> {
+        Self::attach_at(Place::Connect, cgroup, name, from.into(), to.into())
+    }
+
+    /// The same at a place. Both addresses are of one family.
+    pub fn attach_at(
+        place: Place,
+        cgroup: &Cgroup,
+        name: &str,
+        from: SocketAddr,
+        to: SocketAddr,
+    ) -> Result<Self> {
+        let (asked, given) = (words(from), words(to));
+        // r2 = each word; return 1 unless it is the one; then write all of them anew.
+        let length = i16::try_from(2 * (asked.len() + given.len()))?;
+        let mut program = Vec::new();
+        for (place, value) in asked {
+            program.push(instruction(0x61, 2, 1, place, 0));
             // Of a word, so that the sign of the immediate is of no matter.
-            instruction(0x56, 2, 0, 6, word(from)),
-            instruction(0x61, 2, 1, USER_PORT, 0),
-            instruction(0x56, 2, 0, 4, port(from)),
-            instruction(0xb4, 3, 0, 0, word(to)),
-            instruction(0x63, 1, 3, USER_IP4, 0),
-            instruction(0xb4, 3, 0, 0, port(to)),
-            instruction(0x63, 1, 3, USER_PORT, 0),
-            instruction(0xb7, 0, 0, 0, 1),
-            instruction(0x95, 0, 0, 0, 0),
-        ];
+            let left = length - i16::try_from(program.len())? - 1;
+            program.push(instruction(0x56, 2, 0, left, value));
+        }
+        for (place, value) in given {
+            program.push(instruction(0xb4, 3, 0, 0, value));
+            program.push(instruction(0x63, 1, 3, place, 0));
+        }
+        program.push(instruction(0xb7, 0, 0, 0, 1));
+        program.push(instruction(0x95, 0, 0, 0, 0));
+        let attach_type = place.attach_type(from);
         let mut attributes = ProgLoad {
             kind: CGROUP_SOCK_ADDR,
             count: u32::try_from(program.len())?,
             instructions: program.as_ptr() as u64,
             license: c"GPL".as_ptr() as u64,
-            attach_type: CGROUP_INET4_CONNECT,
+            attach_type,
             ..ProgLoad::default()
         };
         // The last byte stays zero.
@@ -110,7 +167,7 @@ impl Rewriter {
         let mut attributes = LinkCreate {
             program: u32::try_from(loaded.as_raw_fd())?,
             target: u32::try_from(directory.as_raw_fd())?,
-            attach_type: CGROUP_INET4_CONNECT,
+            attach_type,
             ..LinkCreate::default()
         };
         let link = bpf(LINK_CREATE, &mut attributes).context("the program cannot be attached")?;

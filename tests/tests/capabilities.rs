@@ -5,72 +5,24 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Output};
 
 use anyhow::{Context as _, Result, ensure};
 use zt_agent::kernel::CAPABILITIES;
 use zt_tests::agent::AgentBuilder;
+use zt_tests::contained::{granted, through};
 use zt_tests::hooks::attached;
-use zt_tests::pair::{any, pair, policy};
-use zt_tests::probe::{Operation, TIMEOUT, built_binary};
-use zt_tests::{Policy, eventually};
-
-/// The container of the `DaemonSet`, as far as the kernel has a part in it: namespaces of mounts and cgroups of its own, the
-/// node's cgroups and bpffs mounted into it, the capabilities in `$1` and no way to gain others, and the filter of system
-/// calls that `$3` installs.
-const CONTAINER: &str = r#"
-set -e
-capabilities=$1 cgroups=$2 sealed=$3; shift 3
-mount --bind "$cgroups" "$cgroups"
-mount -o remount,bind,ro "$cgroups"
-exec setpriv --bounding-set "-all,$capabilities" --inh-caps=-all --ambient-caps=-all --no-new-privs "$sealed" "$@"
-"#;
+use zt_tests::pair::{any, pair, pair_after_agent, policy};
+use zt_tests::probe::{Operation, TIMEOUT};
+use zt_tests::{Policy, Scene, eventually};
 
 fn file(path: &str) -> Result<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
     fs::read_to_string(&path).with_context(|| path.display().to_string())
 }
 
-/// What the `DaemonSet` adds, in the words of the kernel: `CAP_…`.
-fn granted() -> Result<BTreeSet<String>> {
-    let text = file("deploy/manifests/agent.yaml")?;
-    let container = text
-        .split("name: agent\n")
-        .last()
-        .context("the agent's container")?;
-    let list = container
-        .split("add:\n")
-        .nth(1)
-        .context("capabilities that are added")?;
-    let names = list
-        .lines()
-        .map(str::trim)
-        .take_while(|line| line.starts_with('#') || line.starts_with("- "));
-    let names: BTreeSet<String> = names
-        .filter_map(|line| line.strip_prefix("- "))
-        .map(|name| format!("CAP_{name}"))
-        .collect();
-    ensure!(!names.is_empty(), "no capabilities in {list}");
-    Ok(names)
-}
-
-/// For `setpriv`: those and no others.
-fn only(capabilities: &BTreeSet<String>) -> String {
-    let added = capabilities.iter().map(|name| {
-        let name = name.trim_start_matches("CAP_").to_lowercase();
-        format!("+{name}")
-    });
-    added.collect::<Vec<_>>().join(",")
-}
-
 fn contained(agent: AgentBuilder, capabilities: &BTreeSet<String>) -> Result<AgentBuilder> {
-    let cgroups = zt_tests::cgroup::mount_point()?;
-    let cgroups = cgroups.to_str().context("plain letters")?.to_owned();
-    let words = ["unshare", "--mount", "--cgroup", "sh", "-c", CONTAINER, "sh"];
-    let mut through: Vec<String> = words.map(str::to_owned).into();
-    let sealed = built_binary("zt-sealed", "cargo build -p zt-tests")?;
-    let sealed = sealed.to_str().context("plain letters")?.to_owned();
-    through.extend([only(capabilities), cgroups, sealed]);
-    Ok(agent.through(through))
+    Ok(agent.through(through(capabilities)?))
 }
 
 #[test]
@@ -168,6 +120,23 @@ fn what_is_granted_is_enough() -> Result<()> {
 }
 
 #[test]
+fn what_is_granted_is_enough_for_handshakes_that_bear_identities() -> Result<()> {
+    let contain = |agent: AgentBuilder| agent.contained().unwrap_or_else(|error| panic!("{error:#}"));
+    let (_scene, server, mut client, agent) = pair_after_agent("caps-handshake", &policy(), contain)?;
+    for to in server.everywhere(80) {
+        assert_eq!(client.talk(to)?, "ok", "{to}");
+    }
+    assert_eq!(client.tcp(server.v4(81))?, "EPERM");
+    agent.records("decision=ALLOW", 3, |record| record["proof"] == "mutual")?;
+    let log = agent.log()?;
+    assert!(
+        !log.contains("without CAP_") && !log.contains("Operation not permitted"),
+        "{log}"
+    );
+    Ok(())
+}
+
+#[test]
 fn without_any_of_them_it_says_which_and_why() -> Result<()> {
     let all = granted()?;
     for capability in CAPABILITIES {
@@ -226,5 +195,61 @@ fn no_bpffs_of_its_own_in_a_container() -> Result<()> {
         "{log}"
     );
     assert_eq!(client.tcp(server.v4(81))?, "ok");
+    Ok(())
+}
+
+/// The configuration that the pod of `detach.yaml` has: none. Its arguments say where the pins are.
+fn detach(scene: &Scene, capabilities: &BTreeSet<String>) -> Result<Output> {
+    let mut words = through(capabilities)?.into_iter();
+    let mut command = Command::new(words.next().context("a program")?);
+    command.args(words).arg(zt_tests::agent::binary()?);
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ZT_")) {
+        command.env_remove(name);
+    }
+    let pins = scene.sandbox().pins()?;
+    command.args(["detach", "--yes", "--bpffs"]).arg(pins);
+    command.output().context("cannot run unshare")
+}
+
+/// What `helm uninstall` does on each node, beside an agent that still runs, and again after it.
+#[test]
+fn a_container_with_the_same_detaches() -> Result<()> {
+    let chart = file("deploy/helm/zt/templates/detach.yaml")?;
+    ensure!(
+        chart.contains("args: [detach, --yes, --bpffs, ") && chart.contains("\"zt.agent.securityContext\"")
+    );
+    let (scene, server, mut client) = pair("detach-contained")?;
+    let capabilities = granted()?;
+    let mut agent = contained(scene.agent(&policy())?, &capabilities)?.start()?;
+    assert_eq!(client.tcp(server.v4(81))?, "EPERM");
+    for (round, runs) in [(1, true), (2, false)] {
+        let output = detach(&scene, &capabilities)?;
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        ensure!(output.status.success(), "round {round}: {said}");
+        assert_eq!(
+            said.contains("zt-agent still runs"),
+            runs,
+            "round {round}: {said}"
+        );
+        // Nobody attaches anything again.
+        assert_eq!(client.tcp(server.v4(81))?, "ok", "round {round}");
+        for cgroup in [scene.sandbox().managed(), &server.cgroup, &client.cgroup] {
+            assert_eq!(
+                attached(cgroup)?,
+                [],
+                "round {round}: {}",
+                cgroup.path().display()
+            );
+        }
+        if runs {
+            assert!(agent.terminate()?.success());
+            // One that was killed leaves its pins.
+            agent.restart()?;
+            assert_eq!(client.tcp(server.v4(81))?, "EPERM");
+            agent.kill()?;
+            assert_eq!(client.tcp(server.v4(81))?, "EPERM");
+        }
+    }
+    ensure!(!scene.sandbox().pins()?.exists(), "the directory of the pins");
     Ok(())
 }

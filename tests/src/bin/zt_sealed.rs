@@ -1,53 +1,54 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `zt-sealed PROGRAM [ARGUMENT…]`: becomes the program, under what the default seccomp profiles of container runtimes
-//! refuse a container that has the capabilities of the `DaemonSet`.
+//! `zt-sealed PROGRAM [ARGUMENT…]`: becomes the program, under the seccomp profile that containerd gives a container which has the
+//! capabilities of the `DaemonSet` and asks for `RuntimeDefault`.
 //!
-//! The profiles list what they allow. Here is the rest, as of containerd 2.4 and for `BPF`, `NET_ADMIN`, `NET_RAW`,
-//! `SYS_ADMIN`, `SYS_PTRACE`, `DAC_READ_SEARCH` and `SYS_NICE`: calls that need another capability, and calls that no container
-//! gets. It holds for whatever number the processor's calls have, since names stand for them.
+//! `tests/seccomp/containerd.json` is what containerd 2.2.1 makes of them (`contrib/seccomp`, `DefaultProfile`): the names of what is
+//! allowed. The numbers are those of this machine's C headers; a name that these do not have is of no number that a program here
+//! could use.
 
+use std::collections::HashMap;
+use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use nix::errno::Errno;
+use serde::Deserialize;
 
-/// Refused with `EPERM`, whatever the arguments.
-const REFUSED: [libc::c_long; 29] = [
-    libc::SYS_acct,
-    libc::SYS_add_key,
-    libc::SYS_chroot,
-    libc::SYS_clock_settime,
-    libc::SYS_delete_module,
-    libc::SYS_finit_module,
-    libc::SYS_init_module,
-    libc::SYS_io_uring_enter,
-    libc::SYS_io_uring_register,
-    libc::SYS_io_uring_setup,
-    libc::SYS_kexec_file_load,
-    libc::SYS_kexec_load,
-    libc::SYS_keyctl,
-    libc::SYS_migrate_pages,
-    libc::SYS_move_pages,
-    libc::SYS_nfsservctl,
-    libc::SYS_personality,
-    libc::SYS_pivot_root,
-    libc::SYS_reboot,
-    libc::SYS_request_key,
-    libc::SYS_settimeofday,
-    libc::SYS_swapoff,
-    libc::SYS_swapon,
-    libc::SYS_userfaultfd,
-    libc::SYS_vhangup,
-    // Newer than the lists of many runtimes, which refuse what they do not know.
-    libc::SYS_landlock_create_ruleset,
-    libc::SYS_landlock_add_rule,
-    libc::SYS_landlock_restrict_self,
-    libc::SYS_memfd_secret,
+const PROFILE: &str = include_str!("../../seccomp/containerd.json");
+/// Where the C headers have the numbers of system calls.
+const HEADERS: [&str; 3] = [
+    "/usr/include/x86_64-linux-gnu/asm/unistd_64.h",
+    "/usr/include/asm/unistd_64.h",
+    "/usr/include/asm-generic/unistd.h",
 ];
 
-/// Socket families that are refused.
-const FAMILIES: [libc::c_int; 2] = [libc::AF_ALG, libc::AF_VSOCK];
+/// `LinuxSeccomp` of the runtime specification, as much as that profile has of it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Profile {
+    default_action: String,
+    #[serde(rename = "architectures")]
+    _architectures: Vec<String>,
+    syscalls: Vec<Rule>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rule {
+    names: Vec<String>,
+    action: String,
+    #[serde(default)]
+    args: Vec<Argument>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Argument {
+    index: u32,
+    value: u64,
+    op: String,
+}
 
 /// Where the number of the call, and the lower half of its first argument, are in what a filter sees
 /// (`struct seccomp_data`, little-endian).
@@ -58,31 +59,65 @@ const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
 const IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
 const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
 
-fn step(code: u32, value: u32, if_not: u8) -> Result<libc::sock_filter> {
+/// A step; a comparison goes on with the next one where it holds or not, and jumps over so many otherwise.
+fn step(code: u32, value: u32, if_so: u8, if_not: u8) -> Result<libc::sock_filter> {
     Ok(libc::sock_filter {
         code: code.try_into()?,
-        jt: 0,
+        jt: if_so,
         jf: if_not,
         k: value,
     })
 }
 
-/// The program of the filter: for each call a comparison, and a refusal that is jumped over.
+/// The numbers of the system calls here, by name.
+fn numbers() -> Result<HashMap<String, u32>> {
+    let text = HEADERS.iter().find_map(|path| fs::read_to_string(path).ok());
+    let text = text.context("no numbers of system calls: run `apt-get install linux-libc-dev`")?;
+    let lines = text.lines().filter_map(|line| line.strip_prefix("#define __NR_"));
+    let pairs = lines.filter_map(|line| {
+        let (name, number) = line.split_once(char::is_whitespace)?;
+        Some((name.to_owned(), number.trim().parse().ok()?))
+    });
+    Ok(pairs.collect())
+}
+
+/// The program of the filter: for each call that is allowed a comparison, and the permission, which is jumped over.
 fn filter() -> Result<Vec<libc::sock_filter>> {
+    let profile: Profile = serde_json::from_str(PROFILE)?;
+    ensure!(
+        profile.default_action == "SCMP_ACT_ERRNO",
+        "what is not named is refused"
+    );
+    let numbers = numbers()?;
+    let mut steps = vec![step(LOAD, NUMBER, 0, 0)?];
+    for rule in &profile.syscalls {
+        ensure!(rule.action == "SCMP_ACT_ALLOW", "{}", rule.action);
+        for number in rule.names.iter().filter_map(|name| numbers.get(name)) {
+            match &rule.args[..] {
+                [] => {
+                    steps.push(step(IF_EQUAL, *number, 0, 1)?);
+                    steps.push(step(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0)?);
+                }
+                // The lower half says it all of what these rules are about.
+                [argument] if argument.index == 0 => {
+                    let value = u32::try_from(argument.value)?;
+                    let (if_so, if_not) = match argument.op.as_str() {
+                        "SCMP_CMP_EQ" => (0, 1),
+                        "SCMP_CMP_NE" => (1, 0),
+                        other => bail!("{other} is no comparison of this profile"),
+                    };
+                    steps.push(step(IF_EQUAL, *number, 0, 4)?);
+                    steps.push(step(LOAD, FIRST, 0, 0)?);
+                    steps.push(step(IF_EQUAL, value, if_so, if_not)?);
+                    steps.push(step(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0)?);
+                    steps.push(step(LOAD, NUMBER, 0, 0)?);
+                }
+                _ => bail!("a rule with other arguments than this profile has"),
+            }
+        }
+    }
     let refuse = libc::SECCOMP_RET_ERRNO | u32::try_from(libc::EPERM)?;
-    let mut steps = vec![step(LOAD, NUMBER, 0)?];
-    for call in REFUSED {
-        steps.push(step(IF_EQUAL, call.try_into()?, 1)?);
-        steps.push(step(RETURN, refuse, 0)?);
-    }
-    let families = u8::try_from(FAMILIES.len())?;
-    steps.push(step(IF_EQUAL, libc::SYS_socket.try_into()?, 1 + 2 * families)?);
-    steps.push(step(LOAD, FIRST, 0)?);
-    for family in FAMILIES {
-        steps.push(step(IF_EQUAL, family.try_into()?, 1)?);
-        steps.push(step(RETURN, refuse, 0)?);
-    }
-    steps.push(step(RETURN, libc::SECCOMP_RET_ALLOW, 0)?);
+    steps.push(step(RETURN, refuse, 0, 0)?);
     Ok(steps)
 }
 
@@ -114,6 +149,10 @@ fn main() -> Result<()> {
     ensure!(
         socket.err() == Some(Errno::EPERM),
         "the filter does not refuse a socket of AF_VSOCK"
+    );
+    ensure!(
+        nix::unistd::chroot("/").err() == Some(Errno::EPERM),
+        "the filter does not refuse what needs another capability"
     );
     Err(Command::new(&program).args(arguments).exec())
         .with_context(|| format!("cannot start {}", program.display()))
