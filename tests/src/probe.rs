@@ -18,6 +18,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::cgroup::Cgroup;
 use crate::network::Host;
+use crate::wait::slowness;
 
 /// How long an operation may take where its own timeout says nothing.
 pub const TIMEOUT: Duration = Duration::from_secs(2);
@@ -98,7 +99,7 @@ impl Probe {
         reason = "operations are made where they are used"
     )]
     pub fn send(&mut self, operation: Operation) -> Result<()> {
-        self.pending.push_back(operation.timeout() + GRACE);
+        self.pending.push_back(operation.timeout() + GRACE * slowness());
         let mut line = serde_json::to_vec(&operation)?;
         line.push(b'\n');
         let stdin = self.stdin.as_mut().context("the probe has ended")?;

@@ -9,8 +9,15 @@ use anyhow::{Result, bail};
 /// How long between two looks.
 const INTERVAL: Duration = Duration::from_millis(2);
 
+/// How many times longer everything takes here than on a machine: `ZT_SLOWNESS`, which guests without the help of hardware get.
+pub fn slowness() -> u32 {
+    let said = std::env::var("ZT_SLOWNESS").ok();
+    said.and_then(|said| said.parse().ok()).unwrap_or(1).max(1)
+}
+
 /// Looks until `look` answers `Some`, and returns it; fails at once if `look` fails, and after `deadline` with `what`.
 pub fn wait_for<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let deadline = deadline * slowness();
     let start = Instant::now();
     loop {
         if let Some(found) = look()? {

@@ -2,16 +2,17 @@
 //! Service meshes and load balancers in the kernel: what is decided about a connection whose destination somebody else changes,
 //! and that they are told of.
 
-use std::io::{BufRead as _, BufReader};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
-use std::process::{Child, Command, Stdio};
+#[path = "meshes/sidecars.rs"]
+mod sidecars;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use zt_tests::probe::built_binary;
+use zt_tests::probe::{Operation, TIMEOUT};
 use zt_tests::trail::says;
-use zt_tests::{Agent, Cgroup, Party, Policy, Rewriter, Scene, TCP, wait_for};
+use zt_tests::{Agent, Cgroup, Party, Place, Policy, Rewriter, Scene, TCP, UDP, wait_for};
 
 /// How long anything may take on a machine that has much else to do.
 const LATER: Duration = Duration::from_secs(90);
@@ -123,6 +124,111 @@ fn above_the_managed_root_nobody_else_is_reached_by_a_handshake_that_bears_ident
     reaches_nobody_else(&above(&scene)?, &server, &other, &mut client)
 }
 
+/// What has no address but a virtual one, over IPv6.
+const VIRTUAL_V6: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0xfd00, 0x98, 0, 0, 0, 0, 0, 1)), 80);
+
+#[test]
+fn over_ipv6_the_same_holds() -> Result<()> {
+    let (_scene, [server, other, mut client], agent) = three("rewritten-v6", "off", |policy| policy)?;
+    let rewriter = Rewriter::attach(&client.cgroup, "foreign6", VIRTUAL_V6, server.v6(80))?;
+    assert_eq!(client.talk(VIRTUAL_V6)?, "ok");
+    drop(rewriter);
+    for from in [VIRTUAL_V6, server.v6(80)] {
+        let rewriter = Rewriter::attach(&client.cgroup, "foreign6", from, other.v6(80))?;
+        assert_eq!(client.talk(from)?, "EPERM", "{from}");
+        drop(rewriter);
+    }
+    agent.records("decision=DENY", 2, |record| {
+        says(record, &client.id, &other.id, "DENY", "no_rule")
+    })?;
+    Ok(())
+}
+
+/// Load balancers translate datagrams where they are sent, and their answers where they are received.
+#[test]
+fn datagrams_of_sockets_that_are_not_connected_are_asked_about_as_connections_are() -> Result<()> {
+    let (_scene, [mut server, mut other, mut client], agent) = three("rewritten-udp", "off", |policy| {
+        policy.allow("client", "server", UDP, "53")
+    })?;
+    let port = |address: SocketAddr| SocketAddr::new(address.ip(), 53);
+    let cgroup = client.cgroup.clone();
+    let attach = |place, from, to| Rewriter::attach_at(place, &cgroup, "foreign_udp", from, to);
+    for (from, to, strange) in [
+        (port(VIRTUAL.into()), server.v4(53), other.v4(53)),
+        (port(VIRTUAL_V6), server.v6(53), other.v6(53)),
+    ] {
+        let (at_server, at_other) = (server.udp_bind(to)?.handle()?, other.udp_bind(strange)?.handle()?);
+        let (sends, receives) = (attach(Place::Send, from, to)?, attach(Place::Receive, to, from)?);
+
+        // There and back again.
+        let data = "asked".to_owned();
+        let socket = client
+            .call(Operation::UdpSendTo {
+                socket: None,
+                to: from,
+                data,
+            })?
+            .handle()?;
+        let timeout = TIMEOUT;
+        let asked = server
+            .call(Operation::UdpRecvFrom {
+                socket: at_server,
+                timeout,
+            })?
+            .ok()?;
+        assert_eq!(asked.data.as_deref(), Some("asked"));
+        let data = "answered".to_owned();
+        let back = asked.peer.context("a sender")?;
+        server
+            .call(Operation::UdpSendTo {
+                socket: Some(at_server),
+                to: back,
+                data,
+            })?
+            .ok()?;
+        let answer = client.call(Operation::UdpRecvFrom { socket, timeout })?.ok()?;
+        assert_eq!(
+            (answer.data.as_deref(), answer.peer),
+            (Some("answered"), Some(from)),
+            "{from}"
+        );
+        drop((sends, receives));
+
+        // Who is really there is not allowed, whatever the address that was asked for.
+        for asked in [from, to] {
+            let sends = attach(Place::Send, asked, strange)?;
+            assert_eq!(client.udp(asked)?, "EPERM", "{asked}");
+            drop(sends);
+        }
+        let timeout = Duration::from_millis(100);
+        let nothing = other.call(Operation::UdpRecvFrom {
+            socket: at_other,
+            timeout,
+        })?;
+        assert_eq!(nothing.outcome(), "EAGAIN");
+    }
+    agent.records("decision=DENY", 4, |record| {
+        says(record, &client.id, &other.id, "DENY", "no_rule")
+    })?;
+    // They are told of like those at `connect`.
+    let _there = attach(Place::Send, port(VIRTUAL.into()), server.v4(53))?;
+    let _there_too = attach(Place::Send, port(VIRTUAL_V6), server.v6(53))?;
+    for hook in ["cgroup_udp4_sendmsg", "cgroup_udp6_sendmsg"] {
+        let evidence = format!("program foreign_udp at {hook} ");
+        let is = |one: &Value| {
+            one["evidence"]
+                .as_str()
+                .is_some_and(|text| text.starts_with(&evidence))
+        };
+        wait_for(&evidence, LATER, || {
+            let around = agent.get("/v1/status")?["around"].clone();
+            let found = around.as_array().into_iter().flatten().find(|one| is(one));
+            Ok(found.filter(|one| one["order"] == "before").map(drop))
+        })?;
+    }
+    Ok(())
+}
+
 /// The cgroup around the managed root.
 fn above(scene: &Scene) -> Result<Cgroup> {
     let managed = scene.sandbox().managed().relative();
@@ -137,91 +243,5 @@ fn reaches_nobody_else(above: &Cgroup, server: &Party, other: &Party, client: &m
         ensure!(outcome != "ok", "{from}: the other one has answered");
         drop(rewriter);
     }
-    Ok(())
-}
-
-/// A sidecar of a workload: the rules of Istio's init container in its namespace, and a proxy in its cgroup.
-struct Sidecar(Child);
-
-impl Sidecar {
-    fn start(party: &Party) -> Result<Self> {
-        // Outbound what is not the proxy's own or on loopback, inbound everything.
-        for rule in [
-            "-A OUTPUT -p tcp -m owner --uid-owner 1337 -j RETURN",
-            "-A OUTPUT -p tcp -d 127.0.0.1/32 -j RETURN",
-            "-A OUTPUT -p tcp -j REDIRECT --to-ports 15001",
-            "-A PREROUTING -p tcp -j REDIRECT --to-ports 15006",
-        ] {
-            let arguments = ["-t", "nat"].into_iter().chain(rule.split(' '));
-            let done = party.host.command("iptables").args(arguments).output()?;
-            ensure!(
-                done.status.success(),
-                "iptables {rule}: {}",
-                String::from_utf8_lossy(&done.stderr)
-            );
-        }
-        let mut child = Command::new(built_binary("zt-sidecar", "cargo xtask test kernel")?)
-            .arg(party.cgroup.path())
-            .arg(party.host.namespace_file())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let mut said = String::new();
-        let output = child.stdout.take().context("a pipe")?;
-        BufReader::new(output).read_line(&mut said)?;
-        ensure!(said.trim() == "ready", "{said}");
-        Ok(Self(child))
-    }
-}
-
-impl Drop for Sidecar {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-#[test]
-fn a_sidecar_changes_nothing_at_the_source_and_is_a_port_of_its_own_at_the_destination() -> Result<()> {
-    let (scene, [server, other, mut client], agent) = three("sidecar", "off", |policy| policy)?;
-    let _of_client = Sidecar::start(&client)?;
-    // What it may reach, and what it may not, though its proxy would carry either on.
-    assert_eq!(client.talk(server.v4(80))?, "ok");
-    assert_eq!(client.talk(other.v4(80))?, "EPERM");
-    let told = wait_around(&agent, "istio", None)?;
-    ensure!(
-        told["evidence"]
-            .as_str()
-            .is_some_and(|text| text.contains("15006")),
-        "{told}"
-    );
-
-    // With one at the server too, its end is reached at the proxy's port: who may reach the workload is asked about that one.
-    let _of_server = Sidecar::start(&server)?;
-    let outcome = client.talk(server.v4(80))?;
-    ensure!(
-        outcome != "ok",
-        "the port of the proxy is one that no rule allows"
-    );
-    agent.records("decision=DENY", 1, |record| {
-        record["observer"] == "destination"
-            && record["destination"]["port"] == 15006
-            && record["source"]["spiffe_id"] == client.id
-    })?;
-    let mut stranger = scene.outsider("stranger")?;
-    let outcome = stranger.talk(server.v4(80))?;
-    ensure!(outcome != "ok", "{outcome}");
-    let both = Policy::new("mesh")
-        .allow("client", "server", TCP, "80")
-        .allow("client", "server", TCP, "15006");
-    agent.files.write_policy("policy.yaml", &both.text())?;
-    wait_for("the proxy to be reached", LATER, || {
-        Ok((client.talk(server.v4(80))? == "ok").then_some(()))
-    })?;
-    // The source's end still asks about the port that was meant.
-    assert_eq!(client.talk(server.v4(81))?, "EPERM");
-    assert_eq!(client.talk(other.v4(80))?, "EPERM");
-    let outcome = stranger.talk(server.v4(80))?;
-    ensure!(outcome != "ok", "{outcome}");
     Ok(())
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `zt-sidecar CGROUP NETNS`: as much of a service mesh's proxy as matters to whoever looks at connections. It takes what is
-//! redirected to port 15001, which its workload sends, and to 15006, which its workload is to get, and carries it on to where it
-//! was meant to go; what is for its workload, over loopback. It runs as the user whose connections are not redirected.
+//! `zt-sidecar CGROUP NETNS OUTBOUND INBOUND [PORT…]`: as much of a service mesh's proxy as matters to whoever looks at
+//! connections. It takes what is redirected to the port OUTBOUND, which its workload sends, and to INBOUND, which its workload is to
+//! get, and carries it on to where it was meant to go; what is for its workload, over loopback. On other ports it only listens. It
+//! runs as the user whose connections are not redirected.
 
 use std::fs::{self, File};
 use std::io;
@@ -15,19 +16,22 @@ use nix::unistd::{Gid, Uid, setgid, setuid};
 
 /// The user that Istio's proxy runs as.
 const USER: u32 = 1337;
-const OUTBOUND: u16 = 15001;
-const INBOUND: u16 = 15006;
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let mut argument = || arguments.next().context("usage: zt-sidecar CGROUP NETNS");
+    let usage = "usage: zt-sidecar CGROUP NETNS OUTBOUND INBOUND [PORT…]";
+    let mut argument = || arguments.next().context(usage);
     let (cgroup, namespace) = (argument()?, argument()?);
+    let listen = |port: &str| -> Result<TcpListener> {
+        Ok(TcpListener::bind((Ipv4Addr::UNSPECIFIED, port.parse()?))?)
+    };
+    let (outbound, inbound) = (argument()?, argument()?);
     fs::write(format!("{cgroup}/cgroup.procs"), std::process::id().to_string())?;
     setns(File::open(namespace)?, CloneFlags::CLONE_NEWNET)?;
     setgid(Gid::from_raw(USER))?;
     setuid(Uid::from_raw(USER))?;
-    let outbound = TcpListener::bind((Ipv4Addr::UNSPECIFIED, OUTBOUND))?;
-    let inbound = TcpListener::bind((Ipv4Addr::UNSPECIFIED, INBOUND))?;
+    let (outbound, inbound) = (listen(&outbound)?, listen(&inbound)?);
+    let _more = arguments.map(|port| listen(&port)).collect::<Result<Vec<_>>>()?;
     println!("ready");
     thread::spawn(move || serve(&inbound, true));
     // Until nobody wants it any more.
