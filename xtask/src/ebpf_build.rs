@@ -349,11 +349,8 @@ fn find_linker(
         return Err(EbpfBuildError::LinkerMissing { command });
     };
     let version = output_of(isolated(&linker).arg("--version")).unwrap_or_default();
-    let found = version
-        .split_whitespace()
-        .nth(1)
-        .unwrap_or("of unknown version")
-        .to_owned();
+    let word = version.split_whitespace().nth(1);
+    let found = word.unwrap_or("of unknown version").to_owned();
     if found.starts_with(LINKER_SERIES) {
         Ok((linker, found))
     } else {
