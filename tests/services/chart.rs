@@ -170,6 +170,8 @@ fn every_manifest_is_of_its_type() -> Result<()> {
         "agent.auditSecret.name=zt-secrets",
         "image.pullSecrets[0].name=registry",
         "networkPolicy.monitoringNamespaces.matchLabels.name=monitoring",
+        "networkPolicy.from[0].ipBlock.cidr=10.0.0.0/16",
+        "networkPolicy.egress[0].ports[0].port=5432",
         "agent.config.policySource=kubernetes",
         "engine.config.policySource=kubernetes",
         "agent.config.identity.source={spire,kubernetes}",
@@ -201,16 +203,84 @@ fn every_manifest_is_of_its_type() -> Result<()> {
         "apps/v1 Deployment",
         "batch/v1 Job",
         "rbac.authorization.k8s.io/v1 ClusterRole",
+        "monitoring.coreos.com/v1 ServiceMonitor",
+        "monitoring.coreos.com/v1 PrometheusRule",
     ] {
-        assert!(said.contains(kind), "{said}");
+        let line = said.lines().find(|line| line.contains(kind));
+        assert!(
+            line.is_some_and(|line| line.ends_with(kind)),
+            "{kind} has no types: {said}"
+        );
     }
     // A slip is found.
     let slip = directory.path().join("slip.yaml");
-    let daemon_set = &rendered(&[])?["agent.yaml"];
-    fs::write(&slip, daemon_set.replace("hostPID:", "hostPid:"))?;
-    let output = check(&[slip.to_str().context("plain letters")?])?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("hostPid"), "{said}");
+    let files = rendered(&everything)?;
+    for (name, right, wrong) in [
+        ("agent.yaml", "hostPID:", "hostPid:"),
+        ("metrics.yaml", "interval:", "intervall:"),
+        ("metrics.yaml", "jobLabel:", "joblabel:"),
+        ("metrics.yaml", "expr:", "expression:"),
+    ] {
+        assert!(files[name].contains(right), "{name} has no {right}");
+        fs::write(&slip, files[name].replace(right, wrong))?;
+        let output = check(&[slip.to_str().context("plain letters")?])?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        let word = wrong.trim_end_matches(':');
+        assert!(!output.status.success() && said.contains(word), "{wrong}: {said}");
+    }
+    Ok(())
+}
+
+/// Who may reach the engines, and what they may, is open until somebody says otherwise.
+#[test]
+fn the_network_of_the_engines_is_as_narrow_as_is_said() -> Result<()> {
+    let policy = |values: &[&str]| -> Result<String> {
+        let text = rendered(values)?["engine.yaml"].clone();
+        let policy = text
+            .split("\n---\n")
+            .find(|part| part.contains("kind: NetworkPolicy"));
+        Ok(policy.context("a NetworkPolicy")?.to_owned())
+    };
+    let open = policy(&[])?;
+    assert!(
+        open.contains("policyTypes: [Ingress]\n") && !open.contains("from:") && !open.contains("egress:")
+    );
+    let narrow = policy(&[
+        "networkPolicy.from[0].ipBlock.cidr=10.0.0.0/16",
+        "networkPolicy.egress[0].to[0].ipBlock.cidr=10.0.3.7/32",
+        "networkPolicy.egress[0].ports[0].port=5432",
+    ])?;
+    assert!(narrow.contains("policyTypes: [Ingress, Egress]\n"), "{narrow}");
+    let lines: Vec<&str> = narrow.lines().map(str::trim).collect();
+    let policy_port = lines.iter().position(|line| line.contains("port: policy"));
+    let after = &lines[policy_port.context("the port of the policy")? + 1..];
+    assert_eq!(
+        after[..3],
+        ["from:", "- ipBlock:", "cidr: 10.0.0.0/16"],
+        "{narrow}"
+    );
+    let egress = narrow.split("egress:\n").nth(1).context("egress")?;
+    assert_eq!(
+        egress.matches("\n    - ").count(),
+        2,
+        "DNS and the database: {egress}"
+    );
+    assert!(
+        egress.contains("port: 53,") && egress.contains("cidr: 10.0.3.7/32") && egress.contains("port: 5432")
+    );
+    Ok(())
+}
+
+/// The page says what the chart does.
+#[test]
+fn the_page_about_upgrades_knows_how_long_an_agent_must_be_ready() -> Result<()> {
+    let chart = read("deploy/manifests/agent.yaml")?;
+    let seconds = chart
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("minReadySeconds: "));
+    let words = format!("been ready for {} seconds", seconds.context("minReadySeconds")?);
+    let page = read("docs/upgrading.md")?.replace('\n', " ");
+    assert!(page.contains(&words), "docs/upgrading.md does not say: {words}");
     Ok(())
 }
 

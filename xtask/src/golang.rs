@@ -52,6 +52,9 @@ pub(crate) fn go(work: &Path) -> Command {
     command
 }
 
+/// Beside programs: what they were built of.
+const SOURCES: &str = "sources";
+
 /// A module of this repository, with what its `go.sum` says and nothing else, of which programs are built.
 pub(crate) struct Module {
     /// Where it is, below the root of the repository.
@@ -72,11 +75,27 @@ impl Module {
         workspace::root().join(self.directory).join(file)
     }
 
-    /// Whether all its programs are in a directory.
+    /// Whether all its programs are in a directory, built of the files that it has now.
     pub(crate) fn is_built(&self, directory: &Path) -> bool {
-        self.programs
-            .iter()
-            .all(|(program, _)| directory.join(program).is_file())
+        let same = |source: &&str| {
+            let (now, then) = (self.source(source), directory.join(SOURCES).join(source));
+            fs::read(now).is_ok_and(|now| fs::read(then).is_ok_and(|then| now == then))
+        };
+        let mut programs = self.programs.iter();
+        programs.all(|(program, _)| directory.join(program).is_file())
+            && self.sources.iter().all(|source| same(source))
+    }
+
+    /// Copies its files to a directory.
+    fn copy(&self, to: &Path) -> Result<()> {
+        for source in self.sources {
+            let copy = to.join(source);
+            let parent = copy.parent().context("it is in a directory")?;
+            fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+            fs::copy(self.source(source), &copy)
+                .with_context(|| format!("cannot write {}", copy.display()))?;
+        }
+        Ok(())
     }
 
     /// Builds its programs into a directory, if they are not there.
@@ -98,11 +117,7 @@ impl Module {
             self.takes
         );
         let started = Instant::now();
-        for source in self.sources {
-            let copy = work.join(source);
-            fs::create_dir_all(copy.parent().context("it is in a directory")?)?;
-            fs::copy(self.source(source), copy)?;
-        }
+        self.copy(&work)?;
         let built = self
             .programs
             .iter()
@@ -116,6 +131,7 @@ impl Module {
             fs::rename(programs.join(program), directory.join(program))?;
         }
         fs::remove_dir_all(&work)?;
+        self.copy(&directory.join(SOURCES))?;
         println!("  built:    in {} s", started.elapsed().as_secs());
         Ok(())
     }
@@ -146,6 +162,28 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn programs_of_other_files_are_not_built() -> Result<()> {
+        let module = Module {
+            directory: "xtask/chart",
+            sources: &["go.mod", "main.go"],
+            programs: &[("program", ".")],
+            name: "a test",
+            takes: "no time",
+        };
+        let directory = env::temp_dir().join(format!("zt-module-{}", std::process::id()));
+        fs::create_dir_all(&directory)?;
+        fs::write(directory.join("program"), "")?;
+        let without = module.is_built(&directory);
+        module.copy(&directory.join(SOURCES))?;
+        let with = module.is_built(&directory);
+        fs::write(directory.join(SOURCES).join("main.go"), "package other")?;
+        let with_another = module.is_built(&directory);
+        fs::remove_dir_all(&directory)?;
+        assert_eq!((without, with, with_another), (false, true, false));
+        Ok(())
+    }
 
     #[test]
     fn who_makes_the_same_directory_waits() -> Result<()> {

@@ -24,6 +24,8 @@ const DEADLINE: Duration = Duration::from_secs(15 * 60);
 pub(super) const BINARY_SECONDS: u32 = 300;
 /// How much of a guest's messages a failure shows.
 const LAST_LINES: usize = 30;
+/// What tells the tests how much longer they have to wait for anything there.
+const SLOWNESS: &str = "ZT_SLOWNESS=4";
 const MEMORY_MIB: &str = "1536";
 
 /// The programs that tests and the agent start, besides those of busybox.
@@ -201,7 +203,7 @@ pub(super) fn run(
         .arg(kernel.image())
         .arg("-initrd")
         .arg(&archive)
-        .args(["-append", &format!("console=ttyS0 panic=-1 rdinit=/init {recording}")])
+        .args(["-append", &format!("console=ttyS0 panic=-1 rdinit=/init {SLOWNESS} {recording}")])
         .arg("-serial")
         .arg(format!("file:{}", messages.display()))
         .args(["-serial", "stdio"])
