@@ -2,6 +2,8 @@
 //! Identities from Kubernetes: a server that speaks the API's protocol and fails as it is told, cgroups as the kubelet makes
 //! them, real processes in them, and enforcement in the kernel by who the API says they are.
 
+#[path = "kubernetes/host_network.rs"]
+mod host_network;
 #[path = "kubernetes/life.rs"]
 mod life;
 #[path = "kubernetes/nodes_in_force.rs"]
@@ -48,10 +50,20 @@ fn pod(name: &str, account: &str, node: &str, address: &str) -> Value {
     })
 }
 
+/// The names that a kubelet gives to cgroups.
+#[derive(Clone, Copy, Debug)]
+enum Driver {
+    Cgroupfs,
+    Systemd,
+}
+
 /// A client's namespace and a server's, the server outside of what the agent manages: it stands for another node.
 struct World {
     api: KubeApi,
     sandbox: Sandbox,
+    driver: Driver,
+    /// Where the kubelet puts its pods.
+    pods: Cgroup,
     client: Host,
     server: Host,
     /// Listens.
@@ -60,13 +72,32 @@ struct World {
 
 impl World {
     fn new(label: &str) -> Result<Self> {
+        Self::of(Driver::Cgroupfs, label)
+    }
+
+    /// Does the same with the names of each driver.
+    fn with_each_driver(label: &str, test: impl Fn(&Self) -> Result<()>) -> Result<()> {
+        for driver in [Driver::Cgroupfs, Driver::Systemd] {
+            let world = Self::of(driver, label)?;
+            test(&world).with_context(|| format!("{driver:?}"))?;
+        }
+        Ok(())
+    }
+
+    fn of(driver: Driver, label: &str) -> Result<Self> {
         let sandbox = Sandbox::new(label)?;
+        let pods = match driver {
+            Driver::Cgroupfs => sandbox.managed().clone(),
+            Driver::Systemd => sandbox.cgroup("kubepods.slice")?,
+        };
         let (client, server) = (sandbox.host("client")?, sandbox.host("server")?);
         let mut far = sandbox.probe(sandbox.outside(), Some(&server))?;
         far.serve(SocketAddr::new(server.addresses()[0], OPEN))?.ok()?;
         Ok(Self {
             api: KubeApi::start()?,
             sandbox,
+            driver,
+            pods,
             client,
             server,
             _far: far,
@@ -79,6 +110,7 @@ impl World {
         self.sandbox
             .agent()?
             .mode("enforce")
+            .config("managedCgroup", json!(self.pods.relative()))
             .config("unknownWorkload", json!("deny"))
             .config("identity", json!({ "source": "kubernetes" }))
             .config("kubernetes", json!({ "kubeconfig": kubeconfig }))
@@ -103,14 +135,37 @@ impl World {
             .put(PODS, pod(name, account, OTHER, &self.far().to_string())))
     }
 
-    /// The cgroup of a pod, as the `cgroupfs` driver has it.
-    fn pod_cgroup(&self, uid: &str) -> Result<Cgroup> {
-        self.sandbox.cgroup(&format!("burstable/pod{uid}"))
+    /// Where the cgroup of a pod is, below that of all pods: in that of its class, unless it is guaranteed what it asks for.
+    fn pod_path(&self, uid: &str, class: Option<&str>) -> String {
+        let escaped = uid.replace('-', "_");
+        match (self.driver, class) {
+            (Driver::Cgroupfs, None) => format!("pod{uid}"),
+            (Driver::Cgroupfs, Some(class)) => format!("{class}/pod{uid}"),
+            (Driver::Systemd, None) => format!("kubepods-pod{escaped}.slice"),
+            (Driver::Systemd, Some(class)) => {
+                format!("kubepods-{class}.slice/kubepods-{class}-pod{escaped}.slice")
+            }
+        }
     }
 
-    /// A process in a container of a pod.
+    /// The cgroup of a pod of the class `Burstable`.
+    fn pod_cgroup(&self, uid: &str) -> Result<Cgroup> {
+        self.pods.child(&self.pod_path(uid, Some("burstable")))
+    }
+
+    /// A process in a container of a pod, which is the first part of what its cgroup is called.
     fn start(&self, uid: &str, container: &str) -> Result<Probe> {
-        let cgroup = self.pod_cgroup(uid)?.child(container)?;
+        self.start_in(&self.pod_cgroup(uid)?, container)
+    }
+
+    /// The same in the cgroup of a pod.
+    fn start_in(&self, pod: &Cgroup, container: &str) -> Result<Probe> {
+        let (container, below) = container.split_once('/').unwrap_or((container, ""));
+        let container = match self.driver {
+            Driver::Cgroupfs => container.to_owned(),
+            Driver::Systemd => format!("cri-containerd-{container}.scope"),
+        };
+        let cgroup = pod.child(&format!("{container}/{below}"))?;
         self.sandbox.probe(&cgroup, Some(&self.client))
     }
 

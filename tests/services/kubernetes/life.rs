@@ -5,7 +5,10 @@ use super::*;
 
 #[test]
 fn a_pod_is_somebody_before_its_first_process() -> Result<()> {
-    let world = World::new("kube-birth")?;
+    World::with_each_driver("kube-birth", before_its_first_process)
+}
+
+fn before_its_first_process(world: &World) -> Result<()> {
     world.put_far("server", "server")?;
     let agent = world.agent()?.start()?;
     let client = world.put_client("client")?;
@@ -25,7 +28,8 @@ fn a_pod_is_somebody_before_its_first_process() -> Result<()> {
         pod["spec"]["serviceAccountName"] = json!("somebody");
     });
     wait_pod(&agent, "other", Some("spiffe://hanzo.ai/hanzo-k8s/shop/somebody"))?;
-    let mut liar = world.start(&client, &format!("init/burstable/pod{imitation}"))?;
+    let like_a_pod = world.pod_path(&imitation, Some("burstable"));
+    let mut liar = world.start(&client, &format!("init/{like_a_pod}"))?;
     assert_eq!(world.connect(&mut liar)?, "ok");
     let records = agent.wait_audit("decision=ALLOW&port=8000", LATER, |records| records.len() >= 3)?;
     for record in records {
@@ -34,9 +38,7 @@ fn a_pod_is_somebody_before_its_first_process() -> Result<()> {
         assert_eq!(record["source"]["pod"], "shop/client");
     }
     // A cgroup of no pod is nobody's.
-    let stranger = world
-        .sandbox
-        .cgroup("burstable/podffffffff-0000-4000-8000-000000000000")?;
+    let stranger = world.pod_cgroup("ffffffff-0000-4000-8000-000000000000")?;
     let mut stranger = world.sandbox.probe(&stranger, Some(&world.client))?;
     assert_eq!(world.connect(&mut stranger)?, "EPERM");
     Ok(())
@@ -44,7 +46,10 @@ fn a_pod_is_somebody_before_its_first_process() -> Result<()> {
 
 #[test]
 fn an_address_is_never_its_former_pods() -> Result<()> {
-    let world = World::new("kube-reuse")?;
+    World::with_each_driver("kube-reuse", never_its_former)
+}
+
+fn never_its_former(world: &World) -> Result<()> {
     let agent = world.agent()?.start()?;
     let client = world.put_client("client")?;
     wait_pod(&agent, "client", Some(CLIENT))?;
@@ -95,7 +100,10 @@ fn an_address_is_never_its_former_pods() -> Result<()> {
 
 #[test]
 fn an_address_of_this_node_is_nobodys_as_soon_as_its_pods_cgroup_is_gone() -> Result<()> {
-    let world = World::new("kube-local")?;
+    World::with_each_driver("kube-local", gone_with_its_cgroup)
+}
+
+fn gone_with_its_cgroup(world: &World) -> Result<()> {
     let address = world.far().to_string();
     let server = uid(&world.api.put(PODS, pod("server", "server", NODE, &address)))?;
     let agent = world.agent()?.start()?;
@@ -120,7 +128,10 @@ fn an_address_of_this_node_is_nobodys_as_soon_as_its_pods_cgroup_is_gone() -> Re
 
 #[test]
 fn a_deleted_pod_is_nobody_and_its_name_is_the_next_ones() -> Result<()> {
-    let world = World::new("kube-name")?;
+    World::with_each_driver("kube-name", the_next_ones_name)
+}
+
+fn the_next_ones_name(world: &World) -> Result<()> {
     world.put_far("server", "server")?;
     let agent = world.agent()?.start()?;
     let first = world.put_client("client")?;
@@ -136,6 +147,40 @@ fn a_deleted_pod_is_nobody_and_its_name_is_the_next_ones() -> Result<()> {
     world.connects(&mut new, "ok")?;
     assert_eq!(world.connect(&mut old)?, "EPERM");
     Ok(())
+}
+
+#[test]
+fn pods_of_every_class_are_known_by_their_cgroups() -> Result<()> {
+    World::with_each_driver("kube-class", |world| {
+        world.put_far("server", "server")?;
+        // As the chart has it run.
+        let agent = world.agent()?.contained()?.start()?;
+        for (class, name) in [
+            (None, "Guaranteed"),
+            (Some("burstable"), "Burstable"),
+            (Some("besteffort"), "BestEffort"),
+        ] {
+            let mut pod = pod(
+                &name.to_lowercase(),
+                "client",
+                NODE,
+                &world.client.addresses()[0].to_string(),
+            );
+            pod["status"]["qosClass"] = json!(name);
+            let uid = uid(&world.api.put(PODS, pod))?;
+            let cgroup = world.pods.child(&world.pod_path(&uid, class))?;
+            wait_cgroup(&agent, &cgroup)?;
+            let mut client = world.start_in(&cgroup, "app")?;
+            assert_eq!(world.connect(&mut client)?, "ok", "{name}");
+            world.api.delete(PODS, "shop", &name.to_lowercase());
+            world.connects(&mut client, "EPERM")?;
+        }
+        // How long each of them was nobody is measured.
+        let waits = agent.metrics()?;
+        let source = [("source", "kubernetes")];
+        assert_eq!(waits.sum("zt_identity_wait_seconds_count", &source), 3);
+        Ok(())
+    })
 }
 
 #[test]

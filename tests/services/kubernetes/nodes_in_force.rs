@@ -132,3 +132,32 @@ fn a_node_is_counted_that_says_under_its_own_name_what_is_in_force_there() -> Re
     says("policy in force")?;
     wait_nodes(&world, 1, 0)
 }
+
+#[test]
+fn a_node_follows_on_when_the_certificates_of_both_ends_have_been_replaced() -> Result<()> {
+    let world = World::new("kube-renewed")?;
+    world.api.put(POLICIES, policy(OPEN));
+    let spire = Spire::start(Duration::from_secs(12))?;
+    let path = format!("unix:path:{}", zt_tests::agent::binary()?.display());
+    spire.register(&Spire::delegate(), &[&path], &["-hint", "zt"])?;
+    let node = format!("{}/nodes/{NODE}", Spire::delegate());
+    spire.register(&node, &[&path], &["-hint", "zt-node"])?;
+    let engine = engine(&world, &spire)?;
+    let following = agent(&world, &spire, &engine)?;
+    wait_nodes(&world, 1, 1)?;
+    // At half of each one's life there is a next one: the first of them has expired by then.
+    let own = |name: &str| -> Result<u64> { Ok(following.metrics()?.sum(name, &[])) };
+    wait_for("four certificates of its own", LATER, || {
+        Ok((own("zt_own_svid_renewals_total")? >= 4).then_some(()))
+    })?;
+    let before = own("zt_policy_revision")?;
+    world.api.put(POLICIES, policy(OPEN + 1));
+    wait_for("the next policy to be in force", LATER, || {
+        Ok((own("zt_policy_revision")? > before).then_some(()))
+    })?;
+    wait_nodes(&world, 1, 1)?;
+    let words = ready(&following)?;
+    anyhow::ensure!(words["svid"].is_null() && words["stale"].is_null(), "{words}");
+    assert!(own("zt_own_svid_expires_timestamp_seconds")? > 0);
+    Ok(())
+}

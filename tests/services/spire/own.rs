@@ -37,6 +37,8 @@ fn the_api_shows_the_agents_svid_and_goes_on_with_the_next() -> Result<()> {
         .agent()?
         .env("ZT_API_TLS", "spire")
         .env("ZT_API_CALLERS", "spiffe://hanzo.ai/ops/*=read")
+        // As the chart has it run.
+        .contained()?
         .start()?;
 
     let fetch = || world.spire.fetch(&operator);
