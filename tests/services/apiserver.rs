@@ -87,7 +87,11 @@ impl World {
                 .ok()?;
         }
         let cluster = Cluster::start(&sandbox)?;
-        for kind in ["serviceaccesspolicies", "operatoraccesspolicies"] {
+        for kind in [
+            "serviceaccesspolicies",
+            "operatoraccesspolicies",
+            "enforcementrollouts",
+        ] {
             cluster.create_yaml(CRDS, &repository(&format!("deploy/crds/{kind}.yaml"))?)?;
             let collection = format!("/apis/zt.hanzo.ai/v1/{kind}");
             eventually(&format!("{collection} to be served"), LATER, || {

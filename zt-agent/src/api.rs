@@ -28,6 +28,7 @@ mod problem;
 mod query;
 mod recorded;
 mod revisions;
+mod rollout;
 mod server;
 mod status;
 mod stream;
@@ -218,6 +219,7 @@ fn routes() -> OpenApiRouter<ApiState> {
             policies::change::put,
             policies::change::delete
         ))
+        .routes(routes!(rollout::show))
         .routes(routes!(audit::records))
         .routes(routes!(audit::graph))
         .routes(routes!(status::status))

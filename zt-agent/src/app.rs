@@ -13,6 +13,7 @@ mod error;
 mod feed;
 mod identities;
 mod input;
+mod newly;
 mod node;
 mod peers;
 mod reader;
@@ -97,6 +98,7 @@ pub async fn run(config: Config, sources: Sources, take_over: bool) -> Result<()
     let (stored, intake) = (trail.store.ring_mark().await?, trail.intake.clone());
     let (publisher, snapshots) = state::channel(state::Snapshot::default());
     let policies_in_force = publisher.policies();
+    let newly = Arc::new(newly::Newly::default());
     let (ready_sender, readiness) = watch::channel(Readiness::default());
     let (commands, inbox) = mpsc::channel::<Command>(node::QUEUE);
     let (ring, counters) = (kernel.ring()?, kernel.counter_reader()?);
@@ -118,10 +120,18 @@ pub async fn run(config: Config, sources: Sources, take_over: bool) -> Result<()
         metrics: Arc::clone(&metrics),
         snapshots: publisher,
         ready: ready_sender,
+        newly: Arc::clone(&newly),
     };
     let node = off_the_runtime(move || Node::start(parts, input.policies, sources, cgroups)).await?;
     let node = spawn_thread("zt-node", move || node.run(inbox))?;
-    let reader = Reader::new(ring, stored, intake.clone(), commands.clone(), stopping.clone());
+    let reader = Reader::new(
+        ring,
+        stored,
+        intake.clone(),
+        commands.clone(),
+        stopping.clone(),
+        newly,
+    );
     let reader = spawn_thread("zt-events", move || reader.run())?;
 
     let (kept, editor) = input.policy_feed.editor(&config, input.kubernetes.as_ref());

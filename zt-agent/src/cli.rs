@@ -17,6 +17,7 @@ mod monitor;
 mod offline;
 mod output;
 mod policy;
+mod rollout;
 pub mod run;
 mod status;
 mod table;
@@ -92,6 +93,9 @@ pub enum Command {
     /// Check, list, compare, apply and delete policies
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
+    /// Go from observing to enforcing, stage by stage, and back
+    #[command(subcommand)]
+    Rollout(rollout::RolloutCommand),
     /// Show which SPIFFE ID is which number, cgroup and address
     #[command(subcommand)]
     Identity(identity::IdentityCommand),
@@ -130,6 +134,7 @@ fn execute(cli: Cli) -> Result<Exit, Failure> {
         Command::Monitor(arguments) => block_on(monitor::monitor(&arguments)),
         Command::Evaluate(arguments) => evaluate::evaluate(&arguments),
         Command::Policy(command) => policy::policy(&command),
+        Command::Rollout(command) => block_on(rollout::rollout(&command)),
         Command::Identity(command) => block_on(identity::identity(&command)),
         Command::Audit(command) => block_on(audit::audit(&command)),
         Command::Graph(arguments) => block_on(graph::graph(&arguments)),

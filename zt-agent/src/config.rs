@@ -340,6 +340,7 @@ impl Config {
             allow_self: self.allow_self,
             allow_host: self.allow_host,
             cluster_cidrs: self.cluster_cidrs.clone(),
+            most_stages: None,
         }
     }
 }

@@ -171,6 +171,11 @@ impl Kernel {
         self.tables.workloads()
     }
 
+    /// Ends what a predecessor began that died while it changed the modes of workloads. `revision` is that of the table in force.
+    pub fn settle_modes(&mut self, revision: u64) -> Result<(), KernelError> {
+        self.tables.settle_modes(revision)
+    }
+
     /// How many virtual places are in the map.
     pub fn services(&self) -> usize {
         self.tables.services()
@@ -180,6 +185,17 @@ impl Kernel {
     ///
     /// Returns whether the table was swapped.
     pub fn enforce(&mut self, table: Arc<AllowTable>) -> Result<bool, KernelError> {
+        self.enforce_with(table, &HashMap::new())
+    }
+
+    /// [`Self::enforce`], with the modes that workloads have from then on: policy and modes change in one step. Cgroup ids, and
+    /// whether the workload enforces; a revision of its own is theirs. What the caller says of them afterwards
+    /// ([`Self::direct`]) says the same.
+    pub fn enforce_with(
+        &mut self,
+        table: Arc<AllowTable>,
+        enforced: &HashMap<u64, bool>,
+    ) -> Result<bool, KernelError> {
         if let Some(additions) = self
             .table
             .as_ref()
@@ -189,8 +205,12 @@ impl Kernel {
             self.table = Some(table);
             return Ok(false);
         }
+        if let Some(in_force) = &self.table {
+            self.tables.settle_modes(in_force.revision())?;
+        }
+        let modes = self.tables.prepare_modes(enforced, table.revision())?;
         let _urgent = Urgent::begin();
-        self.tables.swap(&table)?;
+        self.tables.swap(&table, modes)?;
         self.table = Some(table);
         Ok(true)
     }

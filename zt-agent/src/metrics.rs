@@ -3,6 +3,7 @@
 
 mod decisions;
 mod exposition;
+mod fingerprint;
 mod latency;
 mod node;
 mod nri;

@@ -32,6 +32,7 @@ mod outside;
 mod ports;
 mod problem;
 mod recommend;
+mod rollout;
 mod rule_names;
 mod schema;
 mod seen;
@@ -67,6 +68,10 @@ pub use problem::Problem;
 pub use recommend::{
     Counted, MAX_ADDRESSES, Moment, RecommendError, Recommended, Unused, Wishes, recommend, unused,
 };
+pub use rollout::{
+    Canary, CanaryBy, DenialAction, EnforcementRollout, Guard, Instance, OnDenials, ROLLOUT_KIND, Stage,
+    StageMode, Stop, WINDOW,
+};
 pub use rule_names::{RuleName, RuleNames};
 pub use schema::{GROUP, RESOURCES, collection_of, definitions, document_of, resource_of};
 pub use seen::{SeenFlow, SeenParty, Undecided};
@@ -93,6 +98,8 @@ pub struct Settings {
     pub allow_host: bool,
     /// Where the cluster's own addresses are: who is not known there is `unknown`, never `world`.
     pub cluster_cidrs: Vec<IpNet>,
+    /// How many stages of the rollout are in force here at most; `None`: as many as it says itself.
+    pub most_stages: Option<usize>,
 }
 
 impl Default for Settings {
@@ -102,6 +109,7 @@ impl Default for Settings {
             allow_self: true,
             allow_host: true,
             cluster_cidrs: Vec::new(),
+            most_stages: None,
         }
     }
 }

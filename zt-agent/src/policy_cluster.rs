@@ -20,7 +20,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use crate::audit::clock;
 use crate::kubernetes::policies::{ReadPolicy, collections};
 use crate::kubernetes::{Client, Freshness, Said, Timing, Watches};
-use crate::policy::{self, PolicySet, Problem};
+use crate::policy::{self, PolicySet, Problem, RESOURCES};
 use crate::policy_dir::Contents;
 use crate::policy_follow::copy::Copy;
 use crate::state::{Snapshot, SourceStatus};
@@ -70,7 +70,7 @@ pub enum ClusterError {
 /// Follows the policies of a cluster.
 #[derive(Debug)]
 pub struct ClusterPolicies {
-    said: [mpsc::Receiver<Said<ReadPolicy>>; 2],
+    said: [mpsc::Receiver<Said<ReadPolicy>>; RESOURCES.len()],
     watches: Watches,
     known: Known,
     told: watch::Sender<Arc<Known>>,
@@ -186,10 +186,11 @@ impl ClusterPolicies {
                     }
                 }
             }
-            let [services, operators] = &mut self.said;
+            let [services, operators, rollouts] = &mut self.said;
             let (kind, said) = tokio::select! {
                 Some(said) = services.recv() => (0, said),
                 Some(said) = operators.recv() => (1, said),
+                Some(said) = rollouts.recv() => (2, said),
                 changed = snapshots.changed() => {
                     if changed.is_err() {
                         return;
@@ -211,10 +212,11 @@ impl ClusterPolicies {
     /// Takes what is said until everything was listed.
     async fn first(&mut self) {
         while !self.known.is_whole() {
-            let [services, operators] = &mut self.said;
+            let [services, operators, rollouts] = &mut self.said;
             let (kind, said) = tokio::select! {
                 Some(said) = services.recv() => (0, said),
                 Some(said) = operators.recv() => (1, said),
+                Some(said) = rollouts.recv() => (2, said),
                 // The watches are gone: there is nothing to wait for.
                 else => std::future::pending().await,
             };
@@ -225,8 +227,8 @@ impl ClusterPolicies {
     fn take(&mut self, kind: usize, said: Said<ReadPolicy>) {
         self.known.take(kind, said);
         // What is there already is one change.
-        for kind in [0, 1] {
-            while let Ok(said) = self.said[kind].try_recv() {
+        for (kind, waiting) in self.said.iter_mut().enumerate() {
+            while let Ok(said) = waiting.try_recv() {
                 self.known.take(kind, said);
             }
         }

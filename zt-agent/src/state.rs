@@ -6,6 +6,7 @@
 
 mod configured;
 pub mod merge;
+mod modes;
 mod publisher;
 pub mod services;
 mod source;
@@ -15,11 +16,12 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::identity::{Mode, Modes, WorkloadRecord};
-use crate::policy::{AllowTable, PolicySet, Problem, Settings};
+use crate::identity::{Mode, WorkloadRecord};
+use crate::policy::{AllowTable, PolicySet, Problem, Settings, Stop};
 use crate::spiffe_id::SpiffeId;
 
 pub use self::configured::Configured;
+pub use self::modes::NodeModes;
 pub use self::publisher::{InForce, PoliciesInForce, Publisher};
 pub use self::services::{Front, Fronts};
 pub use self::source::{SOURCE_REFUSALS, SourceStatus};
@@ -47,8 +49,10 @@ pub struct Snapshot {
     pub policy_error: Option<Arc<Vec<Problem>>>,
     /// Break-glass: nothing is refused on this node.
     pub observe_all: bool,
-    /// The modes of workloads that name none themselves.
-    pub modes: Modes,
+    /// The modes of workloads: by the rollout, by themselves, by the configuration.
+    pub modes: NodeModes,
+    /// Where this node stopped of its own accord, short of what the rollout says.
+    pub stopped: Option<Arc<Stop>>,
     /// What policy depends on besides its documents.
     pub settings: Arc<Settings>,
 }
@@ -79,6 +83,7 @@ impl Default for Snapshot {
             policy_error: None,
             observe_all: false,
             modes: Mode::Observe.into(),
+            stopped: None,
             settings: Arc::default(),
         }
     }
@@ -125,7 +130,7 @@ pub fn channel(first: Snapshot) -> (Publisher, watch::Receiver<Arc<Snapshot>>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::ModeRule;
+    use crate::identity::{ModeRule, Modes};
     use crate::spiffe_id::Pattern;
 
     fn placed(path: &str, mode: Mode) -> Placed {
@@ -171,7 +176,7 @@ mod tests {
             spiffe: Pattern::parse("spiffe://hanzo.ai/elsewhere").expect("pattern"),
             mode: Mode::Observe,
         };
-        snapshot.modes = Modes::new(&[rule], Mode::Enforce);
+        snapshot.modes = Modes::new(&[rule], Mode::Enforce).into();
         assert_eq!(snapshot.mode_between(Some(&elsewhere), None), Mode::Observe);
         assert_eq!(snapshot.mode_between(None, None), Mode::Enforce);
         snapshot.observe_all = true;

@@ -4,9 +4,11 @@
 //! Ports are in host byte order everywhere; addresses are [`Address`]es; identities are the numbers of
 //! [`crate::identity`]; a `workload` is the cgroup id under which `zt_workloads` knows it.
 
+mod modes;
 mod nodes;
 mod sources;
 
+pub use self::modes::{MODE_ENFORCE, MODE_OBSERVE, enforces, enforcing, mode_between};
 pub use self::nodes::{Homes, KeyId, MOST_HOMES, Node, NodeKey, ResidentKey, WITHIN};
 pub use self::sources::{SOURCE_LIFE, Source, SourceKey};
 use crate::address::Address;
@@ -17,16 +19,11 @@ use crate::address::Address;
 pub struct Workload {
     /// Number of its identity; [`crate::identity::UNKNOWN`] once it was lost.
     pub identity: u64,
-    /// [`MODE_OBSERVE`] or [`MODE_ENFORCE`].
+    /// [`MODE_OBSERVE`] or [`MODE_ENFORCE`]; while a policy is being swapped that changes it, [`mode_between`] the two.
     pub mode: u8,
     /// Always zero.
     pub reserved: [u8; 7],
 }
-
-/// Policy's verdict is recorded and nothing is refused.
-pub const MODE_OBSERVE: u8 = 0;
-/// Policy's verdict happens.
-pub const MODE_ENFORCE: u8 = 1;
 
 /// Key of `zt_listeners`: where a socket of a managed workload accepts connections or datagrams.
 #[repr(C)]

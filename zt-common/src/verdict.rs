@@ -12,6 +12,9 @@ pub const RULE_SELF: u64 = 1;
 /// The number of the rule `builtin/host`: this node reaches its workloads.
 pub const RULE_HOST: u64 = 2;
 
+/// The number of the rule `builtin/require-policy`: whom no policy names is reached by nobody and reaches nobody.
+pub const RULE_REQUIRE_POLICY: u64 = 3;
+
 /// An allow table that can be asked for one key.
 pub trait AllowLookup {
     /// The entry under `key`.

@@ -4,7 +4,7 @@
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::bpf_sock_ops;
 use aya_ebpf::programs::SockOpsContext;
-use zt_common::abi::{CONNECTION_DENIED, CONNECTION_ENFORCED, CONNECTION_PORTS, Connection, MODE_ENFORCE};
+use zt_common::abi::{CONNECTION_DENIED, CONNECTION_ENFORCED, CONNECTION_PORTS, Connection};
 use zt_common::counter::Counter;
 use zt_common::entry::Flow;
 use zt_common::event::{Hook, REFUSED_SOCKET};
@@ -15,7 +15,7 @@ use crate::call::TCP;
 use crate::emit::Told;
 use crate::established::is_another;
 use crate::lookup::{self, Target};
-use crate::own::Own;
+use crate::own::{self, Own};
 use crate::proof::Claim;
 use crate::{context, emit, fence, judge, maps};
 
@@ -67,11 +67,14 @@ fn again(ctx: &SockOpsContext, claim: &Claim) {
         return;
     };
     // SAFETY: read once, copied at once.
-    let (enforced, source) = match unsafe { maps::zt_workloads.get(connection.workload) } {
-        Some(workload) => (workload.mode == MODE_ENFORCE, workload.identity),
-        None => (connection.flags & CONNECTION_ENFORCED != 0, connection.source),
+    let (mode, source) = match unsafe { maps::zt_workloads.get(connection.workload) } {
+        Some(workload) => (workload.mode, workload.identity),
+        None => (
+            own::mode_if(connection.flags & CONNECTION_ENFORCED != 0),
+            connection.source,
+        ),
     };
-    let own = Own::stored(control, connection.workload, source, enforced);
+    let own = Own::stored(control, connection.workload, source, mode);
     let mut flow = Flow {
         source,
         destination: identity::UNKNOWN,
@@ -91,7 +94,8 @@ fn again(ctx: &SockOpsContext, claim: &Claim) {
     if !claim.is_proven() && !judge::proof_waits(control) {
         verdict = verdict.unproven();
     }
-    let refused = !verdict.allowed && own.enforced();
+    let enforced = own.enforced(verdict.revision);
+    let refused = !verdict.allowed && enforced;
     // Behind a virtual address was one of those each of whom policy allowed. One whom it does not allow is none of them.
     let member = other
         && identity::is_group(connection.destination)
@@ -124,7 +128,7 @@ fn again(ctx: &SockOpsContext, claim: &Claim) {
     if !verdict.allowed {
         connection.flags |= CONNECTION_DENIED;
     }
-    if own.enforced() {
+    if enforced {
         connection.flags |= CONNECTION_ENFORCED;
     }
     // SAFETY: a live entry.

@@ -66,9 +66,6 @@ fn connect(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
     if family == IPV6 {
         entry.flags |= CONNECTION_IPV6;
     }
-    if own.enforced() {
-        entry.flags |= CONNECTION_ENFORCED;
-    }
     if protocol == UDP {
         let key = flow::flow_key(own.workload, address, port, local_port(ctx.sock_addr));
         // A server that answers each client on a socket of its own: the destination's end of the flow that its remote
@@ -77,6 +74,9 @@ fn connect(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
         if begun.port != 0 {
             let verdict = judge::judge(&begun);
             entry.flags |= CONNECTION_INBOUND | CONNECTION_ESTABLISHED;
+            if own.enforced(verdict.revision) {
+                entry.flags |= CONNECTION_ENFORCED;
+            }
             entry.source = begun.source;
             entry.destination = begun.destination;
             entry.rule = verdict.rule;
@@ -124,6 +124,10 @@ fn connect(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
     if verdict.proof {
         entry.flags |= CONNECTION_REQUIRES;
     }
+    let enforced = own.enforced(verdict.revision);
+    if enforced {
+        entry.flags |= CONNECTION_ENFORCED;
+    }
     entry.source = flow.source;
     entry.destination = flow.destination;
     entry.target_port = flow.port;
@@ -145,7 +149,7 @@ fn connect(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
     entry.pid = context::current_process();
     context::current_name(&mut entry.comm);
     entry.latency = (context::now() - started) as u32;
-    if !verdict.allowed && own.enforced() {
+    if !verdict.allowed && enforced {
         emit::told(cookie, started, &entry, NOW);
         return REFUSE;
     }
@@ -157,7 +161,7 @@ fn connect(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
         // Nobody would ask at the end of the handshake.
         entry.flags |= CONNECTION_DENIED;
         entry.reason = Reason::ProofRequired as u8;
-        if own.enforced() {
+        if enforced {
             emit::told(cookie, started, &entry, NOW);
             return REFUSE;
         }

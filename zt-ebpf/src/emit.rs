@@ -75,7 +75,8 @@ pub fn diagnostics() -> bool {
 /// A function of its own in the object: one copy for every place that decides.
 #[inline(never)]
 pub fn decision(decision: &Decision<'_>, verdict: &Verdict) {
-    count_decision(verdict.allowed, decision.own.enforced());
+    let enforced = decision.own.enforced(verdict.revision);
+    count_decision(verdict.allowed, enforced);
     if floods(decision.own.workload, decision.started) {
         count(Counter::EventsLost);
         return;
@@ -88,7 +89,7 @@ pub fn decision(decision: &Decision<'_>, verdict: &Verdict) {
     if verdict.allowed {
         flags |= ALLOWED;
     }
-    if decision.own.enforced() {
+    if enforced {
         flags |= ENFORCED;
     }
     // Field by field into the ring: a value of this size does not fit on the stack beside the maps' keys.

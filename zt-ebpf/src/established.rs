@@ -211,9 +211,6 @@ fn passive(ctx: &SockOpsContext, own: &Own, claim: &Claim, origin: &Origin, last
     if ends.ipv6 {
         entry.flags |= CONNECTION_IPV6;
     }
-    if own.enforced() {
-        entry.flags |= CONNECTION_ENFORCED;
-    }
     entry.source = origin.identity;
     let flow = Flow {
         source: origin.identity,
@@ -239,12 +236,16 @@ fn passive(ctx: &SockOpsContext, own: &Own, claim: &Claim, origin: &Origin, last
     }
     entry.rule = verdict.rule;
     entry.revision = verdict.revision;
+    let enforced = own.enforced(verdict.revision);
+    if enforced {
+        entry.flags |= CONNECTION_ENFORCED;
+    }
     let mut told = Told {
         hook: Hook::Established,
         flags: 0,
         proof: claim.at_destination(),
     };
-    if !verdict.allowed && own.enforced() {
+    if !verdict.allowed && enforced {
         told.flags = REFUSED_SOCKET;
         if !fence::raise(ctx, cookie) {
             emit::count(Counter::Unfenced);

@@ -26,7 +26,8 @@ pub fn flow_key(workload: u64, remote: &Address, remote_port: u16, local_port: u
 /// What is known of a flow. Numbers with a value on every path: an enum over the map's pointer becomes arithmetic
 /// on that pointer, which the verifier refuses.
 pub struct Prior {
-    revision: u64,
+    /// The one that it was decided under.
+    pub revision: u64,
     source: u64,
     destination: u64,
     /// 0: never decided, forgotten, or idle for so long that it is over. 1: decided under another revision or

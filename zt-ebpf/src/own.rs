@@ -2,7 +2,7 @@
 //! The workload that acts at this end of a decision.
 
 use aya_ebpf::bindings::bpf_sock;
-use zt_common::abi::{MODE_ENFORCE, Socket};
+use zt_common::abi::{self, MODE_ENFORCE, MODE_OBSERVE, Socket};
 use zt_common::control::{Control, HAS_ENFORCED, MAX_ROOTS, OBSERVE_ALL, UNKNOWN_DENY};
 use zt_common::identity;
 
@@ -20,9 +20,9 @@ pub struct Own {
     pub workload: u64,
     /// Its identity.
     pub identity: u64,
-    /// Not a `bool`: the compiler would compute a program's answer from the byte in memory, and the verifier, which
-    /// does not know that it is 0 or 1, would refuse that.
-    enforced: u32,
+    /// At which revisions, as [`abi::enforcing`] says. Not a `bool`: the compiler would compute a program's answer from the byte
+    /// in memory, and the verifier, which does not know that it is 0 or 1, would refuse that.
+    enforcing: u32,
     alien: u32,
 }
 
@@ -31,14 +31,14 @@ impl Own {
     pub const NOBODY: Self = Self {
         workload: 0,
         identity: identity::UNKNOWN,
-        enforced: 0,
+        enforcing: 0,
         alien: 0,
     };
 
-    /// Whether policy's verdict happens.
+    /// Whether the verdict of the policy of `revision` happens.
     #[inline(always)]
-    pub fn enforced(&self) -> bool {
-        self.enforced != 0
+    pub fn enforced(&self, revision: u64) -> bool {
+        abi::enforces(self.enforcing, revision)
     }
 
     /// Whether the task is outside every managed root.
@@ -47,14 +47,18 @@ impl Own {
         self.alien != 0
     }
 
-    /// A workload known by a stored entry.
+    /// A workload known by a stored entry, in this mode of [`zt_common::abi::Workload`].
     #[inline(always)]
-    pub fn stored(control: &Control, workload: u64, identity: u64, enforced: bool) -> Self {
-        let enforced = u32::from(enforced && control.flags & OBSERVE_ALL == 0);
+    pub fn stored(control: &Control, workload: u64, identity: u64, mode: u8) -> Self {
+        let enforcing = if control.flags & OBSERVE_ALL == 0 {
+            abi::enforcing(mode)
+        } else {
+            0
+        };
         Self {
             workload,
             identity,
-            enforced,
+            enforcing,
             alien: 0,
         }
     }
@@ -64,7 +68,12 @@ impl Own {
         let flag = if alien { HAS_ENFORCED } else { UNKNOWN_DENY };
         Self {
             alien: u32::from(alien),
-            ..Self::stored(control, workload, identity::UNKNOWN, control.flags & flag != 0)
+            ..Self::stored(
+                control,
+                workload,
+                identity::UNKNOWN,
+                mode_if(control.flags & flag != 0),
+            )
         }
     }
 
@@ -72,12 +81,7 @@ impl Own {
     fn named(control: &Control, workload: u64) -> Option<Self> {
         // SAFETY: read once, copied at once.
         let entry = unsafe { maps::zt_workloads.get(workload) }?;
-        Some(Self::stored(
-            control,
-            workload,
-            entry.identity,
-            entry.mode == MODE_ENFORCE,
-        ))
+        Some(Self::stored(control, workload, entry.identity, entry.mode))
     }
 
     /// The workload of the running task: by its cgroup, else by the nearest ancestor that is one.
@@ -122,7 +126,7 @@ impl Own {
             control,
             0,
             identity::UNKNOWN,
-            control.flags & (UNKNOWN_DENY | HAS_ENFORCED) != 0,
+            mode_if(control.flags & (UNKNOWN_DENY | HAS_ENFORCED) != 0),
         )
     }
 
@@ -150,6 +154,12 @@ impl Own {
         }
         Self::unknown(control, context::cgroup_of(sock), false)
     }
+}
+
+/// The mode of whoever has none of his own.
+#[inline(always)]
+pub fn mode_if(enforced: bool) -> u8 {
+    if enforced { MODE_ENFORCE } else { MODE_OBSERVE }
 }
 
 /// Level of the managed root above a task or socket, given its ancestors.

@@ -47,7 +47,7 @@ fn sendmsg(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
     let key = flow_key(own.workload, address, port, local_port);
     let prior = known(&key, control.directory, started);
     if let Some(allowed) = prior.in_force() {
-        if allowed || !own.enforced() {
+        if allowed || !own.enforced(prior.revision) {
             return ALLOW;
         }
         emit::count(Counter::DatagramsRefused);
@@ -93,7 +93,7 @@ fn sendmsg(ctx: &SockAddrContext, address: &Address, family: u8) -> i32 {
         verdict = Verdict::refusal(Reason::AlienTask, verdict.revision);
     }
     decided(&key, &flow, &verdict, control.directory, inbound, started);
-    let refused = !verdict.allowed && own.enforced();
+    let refused = !verdict.allowed && own.enforced(verdict.revision);
     if !prior.says(&flow, &verdict) {
         report(ctx, &own, netns, &key, &flow, inbound, family, started, &verdict);
     } else if refused {

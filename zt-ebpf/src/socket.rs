@@ -74,7 +74,7 @@ pub fn zt_sock_create(ctx: SockContext) -> i32 {
         },
         &verdict,
     );
-    if !verdict.allowed && own.enforced() {
+    if !verdict.allowed && own.enforced(verdict.revision) {
         REFUSE
     } else {
         ALLOW

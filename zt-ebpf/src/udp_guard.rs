@@ -62,10 +62,11 @@ fn guard(ctx: &SkBuffContext) -> bool {
     };
     let own = Own::of_birth(control, sock);
     let Some(packet) = Packet::read(skb) else {
-        if own.enforced() {
+        let enforced = own.enforced(judge::revision());
+        if enforced {
             emit::count(Counter::DatagramsRefused);
         }
-        return !own.enforced();
+        return !enforced;
     };
     // The decision and its report are functions of their own in the object, one after the other: nested, they would
     // need more stack than a program has.
@@ -113,7 +114,7 @@ fn decide(
     let prior = known(&key, control.directory, started);
     if let Some(allowed) = prior.in_force() {
         // What comes back on a flow that this end began is a reply.
-        if allowed || !own.enforced() {
+        if allowed || !own.enforced(prior.revision) {
             return true;
         }
         emit::count(Counter::DatagramsRefused);
@@ -148,7 +149,7 @@ fn decide(
         verdict = judge::judge(&flow);
     }
     decided(&key, &flow, &verdict, control.directory, !outbound, started);
-    let refused = !verdict.allowed && own.enforced();
+    let refused = !verdict.allowed && own.enforced(verdict.revision);
     if prior.says(&flow, &verdict) {
         if refused {
             emit::count(Counter::DatagramsRefused);

@@ -37,7 +37,7 @@ pub(super) struct Policies {
 pub(super) struct Policy {
     /// `metadata.name`.
     name: String,
-    /// `ServiceAccessPolicy` or `OperatorAccessPolicy`.
+    /// `ServiceAccessPolicy`, `OperatorAccessPolicy` or `EnforcementRollout`.
     kind: &'static str,
     /// Where it is kept.
     store: &'static str,

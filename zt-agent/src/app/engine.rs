@@ -29,7 +29,7 @@ use crate::policy_dir::Contents;
 use crate::problem::Problem;
 use crate::spiffe_id::SpiffeId;
 use crate::state::merge::Places;
-use crate::state::{self, Publisher, Snapshot};
+use crate::state::{self, NodeModes, Publisher, Snapshot};
 
 /// Connections of the API at a time: each node that follows keeps one open, and asks over others now and then.
 const MOST_CONNECTIONS: u64 = 16_384;
@@ -369,7 +369,13 @@ impl Engine {
         let declared: HashSet<Arc<str>> = table.identities().iter().map(SpiffeId::text).collect();
         self.metrics.declare(declared);
         let records = self.records.iter().cloned().map(Arc::new).collect();
-        let places = Places::new(records, &BTreeMap::new(), &self.config.modes());
+        let modes = NodeModes::new(
+            self.config.modes(),
+            &self.loaded.policies,
+            &self.settings,
+            &self.config.node,
+        );
+        let places = Places::new(records, &BTreeMap::new(), &modes);
         self.snapshots.publish(Snapshot {
             revision: self.revision,
             policies: Arc::clone(&self.loaded.policies),
@@ -381,7 +387,8 @@ impl Engine {
             fronts: Arc::default(),
             policy_error: self.loaded.error.clone(),
             observe_all: false,
-            modes: self.config.modes(),
+            modes,
+            stopped: None,
             settings: Arc::clone(&self.settings),
         });
     }

@@ -19,6 +19,7 @@ mod publish;
 mod raw;
 mod recover;
 mod restraint;
+mod rollout;
 mod services;
 mod speaking;
 mod sweep;
@@ -39,6 +40,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use zt_common::abi::{Connection, MODE_ENFORCE};
 use zt_common::entry::AllowKey;
 
+use super::newly::Newly;
 use super::{AppError, Loaded};
 use crate::api::{ControlError, NodeStatus, Readiness};
 use crate::audit::names::NameBook;
@@ -60,8 +62,8 @@ use crate::policy::{self, Alike, PolicySet};
 use crate::policy_dir;
 use crate::problem::Problem;
 use crate::spiffe_id::SpiffeId;
-use crate::state::Publisher;
 use crate::state::merge::Places;
+use crate::state::{NodeModes, Publisher};
 
 use self::around::Around;
 use self::cgroups::Cgroups;
@@ -71,6 +73,7 @@ use self::naming::Naming;
 use self::pending::Pending;
 use self::recover::Losses;
 use self::restraint::Restraint;
+use self::rollout::Rollout;
 use self::services::Fronting;
 use self::unnamed::Unnamed;
 pub(super) use self::workloads::{DEPTH, read as read_workloads, roots};
@@ -145,6 +148,8 @@ pub(super) struct Parts {
     pub metrics: Arc<Metrics>,
     pub snapshots: Publisher,
     pub ready: watch::Sender<Readiness>,
+    /// Denials of workloads that a rollout newly enforced.
+    pub newly: Arc<Newly>,
 }
 
 /// What the identity sources say in the beginning.
@@ -193,6 +198,9 @@ pub(super) struct Node {
     /// What holds of pods that have no identity yet.
     unnamed: Unnamed,
     places: Places,
+    /// In which mode whom is.
+    modes: NodeModes,
+    rollout: Rollout,
     /// Names that are new since a table was compiled last, as no table could be compiled for them. They are nobody until then: a
     /// DENY that holds of them by a pattern is not in force.
     unruled: HashSet<SpiffeId>,
@@ -280,6 +288,8 @@ impl Node {
             waiting: Vec::new(),
             unnamed,
             places: Places::default(),
+            modes: parts.config.modes().into(),
+            rollout: Rollout::open(&parts.config.state_directory()),
             unruled: HashSet::new(),
             behind: false,
             around: Around::default(),
@@ -315,25 +325,30 @@ impl Node {
         // Everything is written anyway.
         node.pods_changed(sources.pods, &mut Vec::new());
         node.recall_peers(sources.peers)?;
+        let policies = Arc::clone(&node.loaded.policies);
+        let governed = node.govern_by(&policies);
         node.put_together();
         node.read_switches()?;
         node.look_at_namespaces(true)?;
         node.gather_identities();
         let left = node.parts.kernel.left_in_force()?;
         let before = left.get(&AllowKey::HEADER).map_or(0, |header| header.number);
+        node.parts.kernel.settle_modes(before)?;
+        let modes = node.changing_modes_at_start();
         if node.loaded.policies.all().is_empty() && left.len() > 1 {
             return Err(no_policy_any_more());
         }
         node.revision = before.max(1);
         let mut table = node.compile(&node.loaded.policies, node.revision)?;
         let same = before != 0
+            && modes.is_empty()
             && left.len() == table.len()
             && table.entries().all(|(key, entry)| left.get(&key) == Some(&entry));
         if before != 0 && !same {
             node.revision = before + 1;
             table = node.compile(&node.loaded.policies, node.revision)?;
         }
-        node.enforce(table)?;
+        node.enforce(table, &modes)?;
         node.direct()?;
         node.renew_key()?;
         node.write_control()?;
@@ -342,6 +357,7 @@ impl Node {
             node.find_older(Search::Older, None)?;
         }
         node.is_at_work = true;
+        node.begin_in_rollout(&governed, &modes);
         node.parts.kernel.attach(&node.parts.roots)?;
         node.log = Some(node.parts.kernel.log()?);
         node.publish_names();

@@ -6,11 +6,13 @@
 //! does not keep a refused socket from being destroyed. What both have passed and the pipeline has settled is given
 //! back to the ring.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
+use super::newly::Newly;
 use super::node::Command;
 use crate::audit::decode::{Decision, Event, NoticeCode, decode};
 use crate::audit::pipeline::{Closed, Handed, Intake};
@@ -40,6 +42,7 @@ pub(super) struct Reader {
     handed: u64,
     /// The namespace that the node was last given a hint about.
     last_seen: u64,
+    newly: Arc<Newly>,
 }
 
 impl Reader {
@@ -50,6 +53,7 @@ impl Reader {
         intake: Intake,
         commands: mpsc::Sender<Command>,
         stopping: watch::Receiver<bool>,
+        newly: Arc<Newly>,
     ) -> Self {
         if let Some(mark) = stored.filter(|mark| mark.ring == Uuid::from_bytes(ring.id())) {
             ring.release(mark.position);
@@ -65,6 +69,7 @@ impl Reader {
             told: start,
             handed: start,
             last_seen: 0,
+            newly,
         }
     }
 
@@ -119,8 +124,13 @@ impl Reader {
             let Some(next) = self.ring.look(self.told, |bytes| event = decode(bytes).ok()) else {
                 break;
             };
-            if event.is_some_and(|event| !self.pass_on(&event)) {
-                break;
+            if let Some(event) = event {
+                if !self.pass_on(&event) {
+                    break;
+                }
+                if let Event::Decision(decision) = &event {
+                    self.newly.saw(decision);
+                }
             }
             self.told = next;
             passed += 1;

@@ -225,12 +225,25 @@ pub fn from_mode_change(
     id: Uuid,
 ) -> Entry {
     let mode = if observe_all { "observe" } else { "restore" };
+    let what = serde_json::json!({ "mode": mode });
+    from_modes_change(caller, what, revision, context, time, id)
+}
+
+/// The record of a change of this node's modes, as `what` says.
+pub fn from_modes_change(
+    caller: Arc<str>,
+    what: serde_json::Value,
+    revision: u64,
+    context: &Context,
+    time: Timestamp,
+    id: Uuid,
+) -> Entry {
     Entry::ModeChange(Change::new(
         (id, time),
         (Arc::clone(&context.cluster), Arc::clone(&context.node)),
         caller,
         revision,
-        serde_json::json!({ "mode": mode }),
+        what,
     ))
 }
 

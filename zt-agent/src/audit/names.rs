@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use zt_common::identity;
-use zt_common::verdict::{RULE_HOST, RULE_SELF};
+use zt_common::verdict::{RULE_HOST, RULE_REQUIRE_POLICY, RULE_SELF};
 
 pub use self::book::NameBook;
 
@@ -216,6 +216,7 @@ impl NameResolver for Names {
             0 => None,
             RULE_SELF => Some(Arc::from("builtin/self")),
             RULE_HOST => Some(Arc::from("builtin/host")),
+            RULE_REQUIRE_POLICY => Some(Arc::from("builtin/require-policy")),
             _ => self.get(Kind::Rule, number),
         }
     }

@@ -116,6 +116,15 @@ pub enum ApiEvent {
         /// Revision in force.
         revision: u64,
     },
+    /// A rollout changed modes on this node, or stopped.
+    ModesChanged {
+        /// Whose doing it was.
+        caller: Arc<str>,
+        /// What happened.
+        what: serde_json::Value,
+        /// Revision in force.
+        revision: u64,
+    },
     /// Put another policy in force.
     PolicyChanged(PolicyChange),
     /// An identity source took an identity back.

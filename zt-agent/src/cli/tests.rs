@@ -56,6 +56,10 @@ fn every_documented_form_is_understood() {
         "zt-agent mode observe --all",
         "zt-agent mode restore --log-level debug",
         "zt-agent completions bash",
+        "zt-agent rollout status --fail -o json",
+        "zt-agent rollout advance --to canary --dry-run --force -o json",
+        "zt-agent rollout rollback --to canary",
+        "zt-agent rollout rollback --all --dry-run",
     ] {
         assert!(parse(line).is_ok(), "{line}: {:?}", parse(line));
     }
@@ -67,6 +71,10 @@ fn what_makes_no_sense_is_refused() {
         ("zt-agent", ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand),
         ("zt-agent statis", ErrorKind::InvalidSubcommand),
         ("zt-agent mode observe", ErrorKind::MissingRequiredArgument),
+        (
+            "zt-agent rollout rollback --to a --all",
+            ErrorKind::ArgumentConflict,
+        ),
         (
             "zt-agent evaluate --from host --to world",
             ErrorKind::MissingRequiredArgument,

@@ -2,6 +2,8 @@
 //! The desired state, written into the maps: what is added is added before anything can ask for it, and a change of
 //! policy is one swap.
 
+mod modes;
+
 use std::collections::HashMap;
 use std::os::fd::AsFd as _;
 
@@ -132,8 +134,8 @@ impl Tables {
     }
 
     /// Puts a whole new table in force: built off-line, then one swap. The kernel's answer comes when no program uses
-    /// the old table any more.
-    pub(super) fn swap(&mut self, table: &AllowTable) -> Result<(), KernelError> {
+    /// the old table any more. `modes`: workloads change theirs with it, which [`Self::prepare_modes`] has written.
+    pub(super) fn swap(&mut self, table: &AllowTable, modes: bool) -> Result<(), KernelError> {
         let limit = names::MAX_ALLOW_ENTRIES as usize;
         if table.len() > limit {
             return Err(KernelError::TooLarge {
@@ -152,7 +154,7 @@ impl Tables {
             true,
         )
         .map_err(KernelError::map(names::ALLOW))?;
-        let slot = self.place_networks(table.networks())?;
+        let slot = self.place_networks(table.networks(), modes)?;
         let (keys, values): (Vec<_>, Vec<_>) = table.entries().map(|entry| with_slot(entry, slot)).unzip();
         sys::update_batch(fd.as_fd(), &keys, &values).map_err(KernelError::map(names::ALLOW))?;
         let inner = MapData::from_fd(fd).map_err(KernelError::map(names::ALLOW))?;
@@ -189,11 +191,12 @@ impl Tables {
     }
 
     /// Puts the networks of the table to come where the table in force does not look, and says where. Networks that
-    /// stay the same stay where they are: each slot written costs a wait for every program that runs.
-    fn place_networks(&mut self, networks: &Networks) -> Result<u32, KernelError> {
+    /// stay the same stay where they are: each slot written costs a wait for every program that runs. `wait`: just that is
+    /// wanted, so that no program that has read something before uses it under the table to come.
+    fn place_networks(&mut self, networks: &Networks, wait: bool) -> Result<u32, KernelError> {
         const NO_PREALLOC: u32 = 1;
         let slot = match &self.in_force {
-            Some(in_force) if in_force.networks == *networks => return Ok(in_force.slot),
+            Some(in_force) if !wait && in_force.networks == *networks => return Ok(in_force.slot),
             Some(in_force) => 1 - in_force.slot,
             None => 1 - self.left_slot,
         };

@@ -13,7 +13,7 @@ const MOST: usize = 64 << 20;
 const JSON: &str = "application/json";
 
 /// The collections of policies, in the order of [`RESOURCES`].
-pub fn collections() -> [Collection; 2] {
+pub fn collections() -> [Collection; RESOURCES.len()] {
     RESOURCES.map(|(_, name)| Collection {
         name,
         path: path(name),

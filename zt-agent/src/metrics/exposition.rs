@@ -10,6 +10,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet}
 use prometheus_client::metrics::MetricType;
 use zt_common::counter::Counter;
 
+use super::fingerprint::fingerprint;
 use super::{Metrics, nri, peers, pods, spire, spool, waits};
 use crate::state::SOURCE_REFUSALS;
 
@@ -344,17 +345,15 @@ fn snapshot(writer: &mut Writer<'_>, metrics: &Metrics) -> fmt::Result {
             "1 while break-glass keeps this node from refusing anything",
             flag(snapshot.observe_all),
         ),
+        (
+            "zt_rollout_stopped",
+            "1 while this node is not at the stage of the rollout that the document says, or goes no further",
+            flag(snapshot.stopped.is_some()),
+        ),
     ] {
         writer.gauge(name, help, value)?;
     }
     Ok(())
-}
-
-/// As many bits of a digest as a sample holds exactly.
-fn fingerprint(digest: &str) -> f64 {
-    const DIGITS: usize = 12;
-    let head = digest.get(..DIGITS).unwrap_or_default();
-    u64::from_str_radix(head, 16).unwrap_or_default() as f64
 }
 
 fn source(writer: &mut Writer<'_>, metrics: &Metrics) -> fmt::Result {
@@ -383,18 +382,4 @@ fn source(writer: &mut Writer<'_>, metrics: &Metrics) -> fmt::Result {
         "Answers of the engine, and copies of them, that were refused, by cause",
         refused.map(|(cause, count)| ([("cause", cause)], count)),
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::fingerprint;
-
-    #[test]
-    fn a_fingerprint_is_exact() {
-        let wanted = f64::from(u32::MAX) * 65_536.0 + 65_535.0;
-        assert_eq!(fingerprint(&"f".repeat(64)).to_bits(), wanted.to_bits());
-        assert_eq!(fingerprint("").to_bits(), 0f64.to_bits());
-        let near = |last: &str| fingerprint(&format!("cd384f4305e{last}374df6ac"));
-        assert_ne!(near("2").to_bits(), near("3").to_bits());
-    }
 }

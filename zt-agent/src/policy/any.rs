@@ -8,6 +8,7 @@ use serde_json::Value as Json;
 use super::document::{KIND, ServiceAccessPolicy};
 use super::envelope::Head;
 use super::operator::{OPERATOR_KIND, OperatorAccessPolicy};
+use super::rollout::{EnforcementRollout, ROLLOUT_KIND};
 
 /// A policy of whichever kind. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -16,6 +17,8 @@ pub enum AnyPolicy {
     Service(Arc<ServiceAccessPolicy>),
     /// For operators.
     Operator(Arc<OperatorAccessPolicy>),
+    /// How policies come to be enforced.
+    Rollout(Arc<EnforcementRollout>),
 }
 
 impl AnyPolicy {
@@ -23,6 +26,7 @@ impl AnyPolicy {
         match self {
             Self::Service(policy) => &policy.head,
             Self::Operator(policy) => &policy.head,
+            Self::Rollout(rollout) => &rollout.head,
         }
     }
 
@@ -36,6 +40,7 @@ impl AnyPolicy {
         match self {
             Self::Service(_) => KIND,
             Self::Operator(_) => OPERATOR_KIND,
+            Self::Rollout(_) => ROLLOUT_KIND,
         }
     }
 
@@ -44,6 +49,7 @@ impl AnyPolicy {
         match self {
             Self::Service(policy) => policy.digest(),
             Self::Operator(policy) => policy.digest(),
+            Self::Rollout(rollout) => rollout.digest(),
         }
     }
 
@@ -52,6 +58,7 @@ impl AnyPolicy {
         match self {
             Self::Service(policy) => policy.document(),
             Self::Operator(policy) => policy.document(),
+            Self::Rollout(rollout) => rollout.document(),
         }
     }
 

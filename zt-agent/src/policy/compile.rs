@@ -2,6 +2,7 @@
 //! From policies and identities to the allow table.
 
 mod alone;
+mod undeclared;
 
 use std::collections::BTreeSet;
 use std::hash::BuildHasherDefault;
@@ -78,6 +79,9 @@ pub fn compile_with(
     let mut compiler = Compiler::new(&universe, &networks, rules);
     for rule in set.policies().iter().flat_map(|policy| &policy.rules) {
         compiler.add(rule);
+    }
+    if set.requires_policy(settings) {
+        compiler.refuse_undeclared(set.identities());
     }
     let mut entries = compiler.finish()?;
     let header = shapes(entries.iter().map(|(key, entry)| (*key, *entry)));
@@ -229,7 +233,7 @@ impl<'a> Compiler<'a> {
                 _ => Rc::from(sources.as_slice()),
             };
             self.insert_all(
-                rule,
+                rule.number,
                 &holders,
                 &[identity::RAW_SOCKETS],
                 &[ports::EVERY_PORT],
@@ -265,7 +269,7 @@ impl<'a> Compiler<'a> {
             }
         };
         self.insert_all(
-            rule,
+            rule.number,
             sources,
             destinations.as_slice(),
             blocks,
@@ -276,7 +280,7 @@ impl<'a> Compiler<'a> {
 
     fn insert_all(
         &mut self,
-        rule: &Rule,
+        number: u64,
         sources: &[u64],
         destinations: &[u64],
         blocks: &[Block],
@@ -291,10 +295,7 @@ impl<'a> Compiler<'a> {
         if self.is_full() {
             return;
         }
-        let entry = AllowEntry {
-            number: rule.number,
-            bits,
-        };
+        let entry = AllowEntry { number, bits };
         for &source in sources {
             for &destination in destinations {
                 for block in blocks {

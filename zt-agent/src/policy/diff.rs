@@ -219,6 +219,8 @@ fn say<'p>(policy: &'p AnyPolicy, to: &mut dyn FnMut(Subject<'p>, Span)) {
                 }
             }
         }
+        // It has no rules: what of it changed, the documents themselves tell.
+        AnyPolicy::Rollout(_) => {}
         AnyPolicy::Operator(policy) => {
             for rule in &policy.rules {
                 for target in &rule.targets {

@@ -78,7 +78,7 @@ impl Endpoint {
     }
 }
 
-fn spiffe(text: &str, trust_domain: &str) -> Result<Pattern, String> {
+pub(super) fn spiffe(text: &str, trust_domain: &str) -> Result<Pattern, String> {
     // An over-long text is not worth repeating.
     let shown: String = text.chars().take(80).collect();
     let pattern = Pattern::parse(text).map_err(|error| format!("`{shown}`: {error}"))?;

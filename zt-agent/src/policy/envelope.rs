@@ -137,7 +137,8 @@ pub fn is_policy_name(name: &str) -> bool {
     is_label(name) && name != RESERVED_NAME
 }
 
-fn is_label(name: &str) -> bool {
+/// Whether this is a label as DNS has them, in small letters.
+pub(super) fn is_label(name: &str) -> bool {
     let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     (1..=MAX_NAME_BYTES).contains(&name.len())
         && name.bytes().all(legal)
@@ -150,11 +151,11 @@ fn is_label(name: &str) -> bool {
 /// The fields of each structure are in alphabetical order, and so are the keys of what they serialize to.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Canonical<'a, R> {
+pub(super) struct Canonical<'a, S> {
     api_version: &'static str,
     kind: &'static str,
     metadata: CanonicalMetadata<'a>,
-    spec: CanonicalSpec<'a, R>,
+    spec: S,
 }
 
 #[derive(Serialize)]
@@ -164,7 +165,7 @@ struct CanonicalMetadata<'a> {
     name: &'a str,
 }
 
-/// Its `spec`.
+/// The `spec` of a document whose rules are all that it has.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct CanonicalSpec<'a, R> {
@@ -175,8 +176,8 @@ pub(super) struct CanonicalSpec<'a, R> {
     pub(super) rules: R,
 }
 
-impl<'a, R: Serialize> Canonical<'a, R> {
-    pub(super) fn new(kind: &'static str, head: &'a Head, spec: CanonicalSpec<'a, R>) -> Self {
+impl<'a, S: Serialize> Canonical<'a, S> {
+    pub(super) fn new(kind: &'static str, head: &'a Head, spec: S) -> Self {
         Self {
             api_version: API_VERSION,
             kind,
@@ -200,7 +201,6 @@ impl<'a, R: Serialize> Canonical<'a, R> {
     }
 }
 
-/// SHA-256 in hexadecimal.
 /// SHA-256 of a text, in hexadecimal: what tells one document that is not valid from another.
 pub fn text_digest(text: &str) -> String {
     hex_digest(text)

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use zt_common::entry::{AllowEntry, AllowKey, Flow, Shapes};
-use zt_common::verdict::{AllowLookup, RULE_HOST, RULE_SELF, Reason, verdict};
+use zt_common::verdict::{AllowLookup, RULE_HOST, RULE_REQUIRE_POLICY, RULE_SELF, Reason, verdict};
 
 use super::Document;
 use super::action::{Action, Protocol};
@@ -132,6 +132,14 @@ pub fn explain(
     let decided = table.decide(&flow);
     let mut alone = Alone::new(table.identities(), table.networks());
     let mut speaking: Vec<Speaking> = builtin(table, &flow).into_iter().collect();
+    if decided.rule == RULE_REQUIRE_POLICY {
+        speaking.extend(table.rule_name(decided.rule).map(|rule| Speaking {
+            step: Step::Deny,
+            rule,
+            says: Outcome::Deny,
+            decides: true,
+        }));
+    }
     let mut silent = Vec::new();
     for rule in set.policies().iter().flat_map(|policy| &policy.rules) {
         let said = alone.judge(rule, &flow);

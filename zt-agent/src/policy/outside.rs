@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ipnet::IpNet;
 use zt_common::entry::{AllowEntry, AllowKey, Flow, Shapes};
 use zt_common::identity;
-use zt_common::verdict::{AllowLookup, Reason, Verdict, verdict};
+use zt_common::verdict::{AllowLookup, RULE_REQUIRE_POLICY, Reason, Verdict, verdict};
 
 use super::Settings;
 use super::action::Protocol;
@@ -203,7 +203,10 @@ impl PolicySet {
             group: None,
         };
         asked.group = asked.about_group();
-        let verdict = verdict(&asked, &asked.flow(port, protocol.number()));
+        let mut verdict = verdict(&asked, &asked.flow(port, protocol.number()));
+        if self.requires_policy(settings) {
+            asked.require_policy(&mut verdict);
+        }
         let reason = match verdict.reason {
             Reason::NoRule if asked.source.is_unknown() => Reason::UnknownSource,
             Reason::NoRule if asked.destination.is_unknown() => Reason::UnknownDestination,
@@ -288,6 +291,18 @@ impl Asked<'_> {
             .get(asked, || self.said_by_members(source, group))?;
         let flow = self.flow(group.port, group.protocol);
         Some((AllowKey::for_shape(&flow, 0), entry))
+    }
+
+    /// Whom no rule names is refused. A table has entries for that, which come before those with `*` as the source.
+    fn require_policy(&self, verdict: &mut Verdict) {
+        let source = self.source.is_unknown();
+        let destination = self.destination.is_unknown() && self.source.number != identity::HOST;
+        if source || destination && verdict.reason != Reason::DenyRule {
+            *verdict = Verdict {
+                rule: RULE_REQUIRE_POLICY,
+                ..Verdict::refusal(Reason::DenyRule, verdict.revision)
+            };
+        }
     }
 
     fn said_by_members(&self, source: &SpiffeId, group: &Group) -> Option<AllowEntry> {

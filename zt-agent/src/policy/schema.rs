@@ -6,6 +6,8 @@
 //! fields: dropped in silence, a misspelt `action` would make an ALLOW of a DENY. Whoever reads the resource refuses it by
 //! name instead, as in a file.
 
+mod rollout;
+
 use serde_json::{Map, Value as Json, json};
 
 use super::action::{Action, Protocol};
@@ -17,22 +19,25 @@ use super::operator::{
     CONDITION_FIELDS, MAX_WORD_CHARS, OPERATOR_KIND, OPERATOR_RULE_FIELDS, OPERATOR_SPEC_FIELDS,
     OPERATOR_TARGET_FIELDS,
 };
+use super::rollout::ROLLOUT_KIND;
 
 /// The API group of the resources.
 pub const GROUP: &str = "zt.hanzo.ai";
 /// Kinds and the names of their collections.
-pub const RESOURCES: [(&str, &str); 2] = [
+pub const RESOURCES: [(&str, &str); 3] = [
     (KIND, "serviceaccesspolicies"),
     (OPERATOR_KIND, "operatoraccesspolicies"),
+    (ROLLOUT_KIND, "enforcementrollouts"),
 ];
 /// Where a resource has what a document has in `metadata.description`.
 const DESCRIPTION: &str = "zt.hanzo.ai/description";
 
 /// The definitions of all kinds, in the order of [`RESOURCES`].
-pub fn definitions() -> [Json; 2] {
+pub fn definitions() -> [Json; RESOURCES.len()] {
     [
         definition(KIND, "sap", &service_spec()),
         definition(OPERATOR_KIND, "oap", &operator_spec()),
+        definition(ROLLOUT_KIND, "er", &rollout::spec()),
     ]
 }
 
@@ -91,6 +96,18 @@ fn definition(kind: &str, short: &str, spec: &Json) -> Json {
     let column =
         |name: &str, path: &str, r#type: &str| json!({"name": name, "jsonPath": path, "type": r#type});
     let accepted = ".status.conditions[?(@.type==\"Accepted\")]";
+    let stage = (kind == ROLLOUT_KIND).then(|| column("Stage", ".spec.stage", "string"));
+    let columns = [
+        column("Accepted", &format!("{accepted}.status"), "string"),
+        column("Reason", &format!("{accepted}.reason"), "string"),
+        column(
+            "InForce",
+            ".status.conditions[?(@.type==\"InForce\")].status",
+            "string",
+        ),
+        column("Age", ".metadata.creationTimestamp", "date"),
+    ];
+    let columns: Vec<Json> = stage.into_iter().chain(columns).collect();
     json!({
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
@@ -111,12 +128,7 @@ fn definition(kind: &str, short: &str, spec: &Json) -> Json {
                 "served": true,
                 "storage": true,
                 "subresources": {"status": {}},
-                "additionalPrinterColumns": [
-                    column("Accepted", &format!("{accepted}.status"), "string"),
-                    column("Reason", &format!("{accepted}.reason"), "string"),
-                    column("InForce", ".status.conditions[?(@.type==\"InForce\")].status", "string"),
-                    column("Age", ".metadata.creationTimestamp", "date"),
-                ],
+                "additionalPrinterColumns": columns,
                 "schema": {"openAPIV3Schema": {
                     "type": "object",
                     "required": ["spec"],

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! All policies of a node together, checked against each other.
 
+mod rollout;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use zt_common::verdict::{RULE_HOST, RULE_SELF};
+use zt_common::verdict::{RULE_HOST, RULE_REQUIRE_POLICY, RULE_SELF};
 
 use super::action::Action;
 use super::any::AnyPolicy;
@@ -17,6 +19,7 @@ use super::network;
 use super::operator::{OperatorDecision, OperatorRequest, OperatorRules};
 use super::outside;
 use super::problem::Problem;
+use super::rollout::EnforcementRollout;
 use super::rule_names::{RuleName, RuleNames};
 use super::walk::Walk;
 use super::{Document, Settings};
@@ -24,7 +27,11 @@ use crate::spiffe_id::{Pattern, SpiffeId};
 use crate::yaml;
 
 /// The rules that zt itself has, by number.
-pub(super) const BUILTIN: [(u64, &str); 2] = [(RULE_SELF, "builtin/self"), (RULE_HOST, "builtin/host")];
+pub(super) const BUILTIN: [(u64, &str); 3] = [
+    (RULE_SELF, "builtin/self"),
+    (RULE_HOST, "builtin/host"),
+    (RULE_REQUIRE_POLICY, "builtin/require-policy"),
+];
 
 /// A valid set of policies; by default none, which allows nothing.
 #[derive(Clone, Debug)]
@@ -33,6 +40,7 @@ pub struct PolicySet {
     /// Of all kinds, sorted by name.
     all: Vec<AnyPolicy>,
     operators: OperatorRules,
+    rollout: Option<Arc<EnforcementRollout>>,
     /// The files that the policies came from, for [`reparse`].
     files: Vec<ParsedFile>,
     trust_domain: String,
@@ -52,6 +60,7 @@ impl Default for PolicySet {
             policies: Vec::new(),
             all: Vec::new(),
             operators: OperatorRules::default(),
+            rollout: None,
             files: Vec::new(),
             trust_domain: String::new(),
             digest: hex_digest(""),
@@ -145,14 +154,16 @@ impl PolicySet {
             .collect();
         all.sort_unstable_by(|a, b| a.name().cmp(b.name()));
         let (mut policies, mut operators) = (Vec::new(), Vec::new());
+        let mut rollouts = Vec::new();
         for policy in &all {
             match policy {
                 AnyPolicy::Service(policy) => policies.push(Arc::clone(policy)),
                 AnyPolicy::Operator(policy) => operators.push(policy),
+                AnyPolicy::Rollout(rollout) => rollouts.push(rollout),
             }
         }
+        let (rollout, mut problems) = rollout::only(&rollouts);
         let operators = OperatorRules::of(operators.into_iter());
-        let mut problems = Vec::new();
         let rules = policies.iter().map(|policy| policy.rules.len()).sum();
         let mut rule_names = RuleNames::with_capacity(rules);
         let mut networks: BTreeMap<u64, IpNet> = BTreeMap::new();
@@ -206,6 +217,7 @@ impl PolicySet {
             policies,
             all,
             operators,
+            rollout,
             files,
             trust_domain,
             digest,

@@ -9,6 +9,7 @@ mod operators;
 mod parsing;
 mod recommend;
 mod reference;
+mod rollout;
 mod scale;
 mod schema;
 mod together;

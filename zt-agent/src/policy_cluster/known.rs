@@ -16,13 +16,13 @@ pub struct Known {
     /// By their place: kind, as in [`RESOURCES`], and name.
     policies: BTreeMap<(usize, String), ReadPolicy>,
     /// The kinds that were listed whole.
-    listed: [bool; 2],
+    listed: [bool; RESOURCES.len()],
 }
 
 impl Known {
     /// Whether it is all that there is.
     pub fn is_whole(&self) -> bool {
-        self.listed == [true, true]
+        self.listed.iter().all(|listed| *listed)
     }
 
     /// Whether the cluster has none.

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::Placed;
-use crate::identity::{Modes, WorkloadRecord};
+use super::{NodeModes, Placed};
+use crate::identity::WorkloadRecord;
 
 /// The declared workloads and where each runs. Where one workload's cgroup lies below another's, the deeper one has
 /// what is below it.
@@ -15,17 +15,23 @@ pub struct Places {
     placed: Arc<Vec<Placed>>,
     /// Indices of `placed`, sorted by the cgroup that is declared.
     by_cgroup: Vec<u32>,
+    /// Indices of those that the stage of a rollout that was reached last newly enforced.
+    newly_enforced: Vec<u32>,
 }
 
 impl Places {
     /// Places each declared workload on its cgroup and on those nested in it.
     ///
     /// `cgroups` are those present, by path below the cgroup2 mount.
-    pub fn new(records: Vec<Arc<WorkloadRecord>>, cgroups: &BTreeMap<PathBuf, u64>, modes: &Modes) -> Self {
+    pub fn new(
+        records: Vec<Arc<WorkloadRecord>>,
+        cgroups: &BTreeMap<PathBuf, u64>,
+        modes: &NodeModes,
+    ) -> Self {
         let placed: Vec<Placed> = records
             .into_iter()
             .map(|record| Placed {
-                mode: record.mode.unwrap_or_else(|| modes.of(&record.spiffe)),
+                mode: modes.default_mode(),
                 record,
                 cgroup_ids: Vec::new(),
             })
@@ -38,7 +44,9 @@ impl Places {
         let mut places = Self {
             placed: Arc::new(placed),
             by_cgroup,
+            newly_enforced: Vec::new(),
         };
+        places.set_modes(modes);
         for (path, id) in cgroups {
             places.created(path, *id);
         }
@@ -48,6 +56,28 @@ impl Places {
     /// Every declared workload, in the order of declaration.
     pub fn placed(&self) -> &Arc<Vec<Placed>> {
         &self.placed
+    }
+
+    /// Every workload is in the mode that it has by these.
+    pub fn set_modes(&mut self, modes: &NodeModes) {
+        let mode_of = |placed: &Placed| modes.of_workload(&placed.record);
+        if self.placed.iter().any(|placed| placed.mode != mode_of(placed)) {
+            for placed in Arc::make_mut(&mut self.placed) {
+                placed.mode = mode_of(placed);
+            }
+        }
+        self.newly_enforced = (0..)
+            .zip(self.placed.iter())
+            .filter(|(_, placed)| modes.is_newly_enforced(&placed.record))
+            .map(|(index, _)| index)
+            .collect();
+    }
+
+    /// Those that the stage of a rollout that was reached last newly enforced.
+    pub fn newly_enforced(&self) -> impl Iterator<Item = &Placed> {
+        self.newly_enforced
+            .iter()
+            .filter_map(|index| self.placed.get(*index as usize))
     }
 
     /// A cgroup has come. The workload that is declared for this very cgroup, if there is one: what is nested in a

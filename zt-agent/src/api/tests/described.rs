@@ -4,6 +4,8 @@
 use super::*;
 use crate::audit::Entry;
 use crate::audit::store::Sink as _;
+use crate::policy::{DenialAction, Stop};
+use crate::state::NodeModes;
 
 /// What is wrong with `value` by a schema of the document.
 fn faults(document: &Value, schema: &Value, value: &Value) -> Vec<String> {
@@ -120,6 +122,7 @@ async fn answers_are_as_the_document_says() {
     }
     let changed = post(world.api, "/v1/mode", r#"{"mode":"observe"}"#).await;
     check(&document, "post", "/v1/mode", &changed);
+    in_a_rollout(&world);
     // And a connection, for the graph.
     let connection = Entry::Decision(crate::audit::sample::record());
     world
@@ -134,6 +137,7 @@ async fn answers_are_as_the_document_says() {
         "/v1/graph",
         "/v1/status",
         "/v1/identities",
+        "/v1/rollout",
     ] {
         let reply = get(world.api, path).await;
         check(&document, "get", path, &reply);
@@ -152,6 +156,73 @@ async fn answers_are_as_the_document_says() {
         assert_eq!(reply.status, 400);
         check(&document, "get", path, &reply);
     }
+}
+
+/// The node stopped at the second of three stages and went back.
+fn in_a_rollout(world: &World) {
+    let text = format!(
+        "{POLICY}---
+apiVersion: zt.hanzo.ai/v1
+kind: EnforcementRollout
+metadata: {{name: r}}
+spec:
+  stage: b
+  stages:
+    - {{name: a, identities: ['{IAM}']}}
+    - {{name: b, identities: ['{POSTGRES}'], onDenials: {{perMinute: 1, action: rollback}}}}
+    - {{name: c, identities: ['*'], canary: {{percent: 10, by: node}}}}
+"
+    );
+    let settings = Settings {
+        most_stages: Some(1),
+        ..Settings::default()
+    };
+    let documents = [Document {
+        file: "core.yaml".to_owned(),
+        text,
+    }];
+    let policies = crate::policy::parse(&documents, &settings).expect("valid policy");
+    let stage = &policies.rollout().expect("a rollout").stages[1];
+    let stopped = Stop {
+        rollout: "r".to_owned(),
+        stage: stage.name.to_string(),
+        definition: stage.digest(),
+        action: DenialAction::Rollback,
+        denials: 2,
+        per_minute: 1,
+        at: 1_772_442_645_000,
+    };
+    world.snapshots.update(|next| {
+        next.modes = NodeModes::new(Mode::Observe.into(), &policies, &settings, "worker-3");
+        next.stopped = Some(Arc::new(stopped));
+        next.policies = Arc::new(policies);
+    });
+}
+
+#[tokio::test]
+async fn a_rollout_says_where_the_node_stopped() {
+    let world = world().await;
+    assert_eq!(get(world.api, "/v1/rollout").await.json()["rollout"], Value::Null);
+    in_a_rollout(&world);
+    let answer = get(world.api, "/v1/rollout").await.json();
+    let rollout = &answer["rollout"];
+    assert_eq!(
+        (&rollout["stage"], &rollout["in_force"]),
+        (&json!("b"), &json!("a"))
+    );
+    assert_eq!(rollout["stopped"]["at"], "2026-03-02T09:10:45Z");
+    let stages = rollout["stages"].as_array().expect("stages");
+    let states: Vec<&Value> = stages.iter().map(|stage| &stage["state"]).collect();
+    assert_eq!(states, ["in_force", "stopped", "next"]);
+    assert_eq!(
+        (&stages[1]["selected"], &stages[1]["taken"]),
+        (&json!(1), &json!(1))
+    );
+    // What the workload says of itself holds until a stage says otherwise.
+    assert_eq!(
+        rollout["workloads"],
+        json!({ "total": 1, "enforced": 1, "newly_enforced": 0 })
+    );
 }
 
 #[tokio::test]
@@ -174,6 +245,7 @@ async fn every_route_is_described_and_every_description_served() {
             "/v1/policies",
             "/v1/policies/{name}",
             "/v1/revisions/stream",
+            "/v1/rollout",
             "/v1/status"
         ]
     );

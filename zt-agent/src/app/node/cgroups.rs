@@ -130,6 +130,7 @@ impl Node {
     pub(super) fn cgroups_settled(&mut self) -> Result<(), AppError> {
         let written = self.write_control();
         self.cut_off_raw();
+        self.watch_newly();
         self.publish_places();
         written
     }

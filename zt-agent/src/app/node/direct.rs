@@ -14,6 +14,7 @@ use super::workloads::entry;
 use super::{AppError, Node};
 use crate::identity::Mode;
 use crate::kernel::{Directory, netns};
+use crate::state::Placed;
 
 /// What came of writing who is who.
 #[derive(Clone, Copy, Debug, Default)]
@@ -24,10 +25,19 @@ pub(super) struct Changes {
     pub resettled: bool,
 }
 
+/// What stays as the kernel knows it when it is told who is who.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keep {
+    /// Nothing.
+    Nothing,
+    /// The modes of those that it knows: they change with the policy that is about to be swapped in.
+    Modes,
+}
+
 impl Node {
     /// Writes who is who into the kernel, by the numbers of the table in force.
     pub(super) fn direct(&mut self) -> Result<Changes, AppError> {
-        self.direct_by(&self.numbers())
+        self.direct_by(&self.numbers(), Keep::Nothing)
     }
 
     /// By which numbers the kernel is told of names now.
@@ -36,9 +46,18 @@ impl Node {
     }
 
     /// Writes who is who into the kernel.
-    pub(super) fn direct_by(&mut self, numbers: &Numbers) -> Result<Changes, AppError> {
+    pub(super) fn direct_by(&mut self, numbers: &Numbers, keep: Keep) -> Result<Changes, AppError> {
         self.write_all_residents(numbers);
-        let mut directory = Directory::default();
+        let mut directory = Directory {
+            workloads: self.wanted_workloads(numbers),
+            ..Directory::default()
+        };
+        if keep == Keep::Modes {
+            for (id, workload) in &mut directory.workloads {
+                let before = self.parts.kernel.workloads().get(id);
+                workload.mode = before.map_or(workload.mode, |before| before.mode);
+            }
+        }
         for address in netns::addresses().unwrap_or_default() {
             let host = Peer {
                 identity: identity::HOST,
@@ -48,15 +67,8 @@ impl Node {
             directory.peers.insert(address, host);
         }
         for placed in self.places.placed().iter() {
-            let entry = entry(placed, numbers);
-            // What is nested in it is found by it: it takes no room of its own.
-            let here = self.cgroups.id(&placed.record.cgroup);
-            let meant = |id: &u64| placed.record.cgroup_id.is_none_or(|meant| meant == *id);
-            if let Some(id) = here.filter(meant) {
-                directory.workloads.insert(id, entry);
-            }
             let peer = Peer {
-                identity: entry.identity,
+                identity: numbers.workload(&placed.record.spiffe),
                 flags: PEER_HERE,
                 node: 0,
             };
@@ -90,16 +102,7 @@ impl Node {
             directory.peers.entry(Address::from(address)).or_insert(nobody);
         }
         directory.services = self.fronting.entries(numbers);
-        self.name_the_disputed(&mut directory.workloads);
         let before = self.parts.kernel.workloads();
-        let begins = !self.is_at_work;
-        add_nobodies(
-            before,
-            &self.cgroups,
-            &self.unnamed,
-            begins,
-            &mut directory.workloads,
-        );
         let new: Vec<u64> = directory
             .workloads
             .keys()
@@ -123,10 +126,34 @@ impl Node {
         })
     }
 
+    /// The cgroup of a workload, where there is the one that is meant.
+    pub(super) fn cgroup_of(&self, placed: &Placed) -> Option<u64> {
+        let here = self.cgroups.id(&placed.record.cgroup);
+        here.filter(|id| placed.record.cgroup_id.is_none_or(|meant| meant == *id))
+    }
+
+    /// What the kernel shall know of cgroups.
+    pub(super) fn wanted_workloads(&self, numbers: &Numbers) -> HashMap<u64, Workload> {
+        // What is nested in one is found by it: it takes no room of its own.
+        let placed = self.places.placed().iter();
+        let mut wanted = placed
+            .filter_map(|placed| Some((self.cgroup_of(placed)?, entry(placed, numbers))))
+            .collect();
+        self.name_the_disputed(&mut wanted);
+        add_nobodies(
+            self.parts.kernel.workloads(),
+            &self.cgroups,
+            &self.unnamed,
+            !self.is_at_work,
+            &mut wanted,
+        );
+        wanted
+    }
+
     /// A cgroup that the sources disagree about is nobody, whatever is around it, and as strict as any of them would
     /// have it.
     fn name_the_disputed(&self, wanted: &mut HashMap<u64, Workload>) {
-        let modes = self.parts.config.modes();
+        let modes = &self.modes;
         for dispute in &self.disputes {
             let here = self.cgroups.id(&dispute.cgroup);
             let Some(id) = here.filter(|id| dispute.cgroup_id.is_none_or(|meant| meant == *id)) else {

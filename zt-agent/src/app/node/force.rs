@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Putting things in force: a policy whole, new identities and cgroups in place, a sweep where something was taken away.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::direct::Keep;
 use super::numbers::Numbers;
 use super::{AppError, Loaded, Node};
 use crate::kernel::KernelError;
@@ -64,34 +66,39 @@ impl Node {
         let started = Instant::now();
         let identities = std::mem::take(&mut self.identities);
         self.fronting.forget_past_groups();
+        let governed = self.govern_by(policies);
         self.gather_identities();
         let compiled = self.compile(policies, self.revision + 1);
         let compile_time = started.elapsed();
+        let modes = self.changing_modes();
         let enforced = compiled.and_then(|table| {
             let entries = table.len();
-            Ok((entries, self.enforce(table)?))
+            Ok((entries, self.enforce(table, &modes)?))
         });
         let (entries, renumbered) = match enforced {
             Ok(enforced) => enforced,
             Err(error) => {
                 self.identities = identities;
+                self.govern_as_before(governed, !modes.is_empty());
                 return Err(error);
             }
         };
         // There are rules for everybody now.
         let had_none = !std::mem::take(&mut self.unruled).is_empty();
-        if (renumbered || had_none)
-            && let Err(error) = self.direct()
-        {
-            // Until it succeeds they are nobody.
-            tracing::warn!(%error, "who is who could not be written; trying again");
-            self.pending.merge = true;
+        if renumbered || had_none || !modes.is_empty() {
+            let directed = self.direct().map(drop);
+            if let Err(error) = directed.and_then(|()| self.write_control()) {
+                // Until it succeeds they are nobody.
+                tracing::warn!(%error, "who is who could not be written; trying again");
+                self.pending.merge = true;
+            }
         }
         self.revision += 1;
         self.loaded = Loaded {
             policies: Arc::clone(policies),
             error: None,
         };
+        self.rollout_moved(&governed, &modes);
         let swapped = started.elapsed();
         // First what must die, then what is told.
         let revoked = self.sweep();
@@ -128,7 +135,12 @@ impl Node {
 
     /// Puts a table in force. Who is nobody by it is so before, and who was nobody before stays so until after: nobody is
     /// taken for another in between. Whether there is anybody like that, and numbers are to be written anew.
-    pub(super) fn enforce(&mut self, table: AllowTable) -> Result<bool, AppError> {
+    /// `modes`: cgroups whose mode changes with it, and whether they enforce from then on.
+    pub(super) fn enforce(
+        &mut self,
+        table: AllowTable,
+        modes: &HashMap<u64, bool>,
+    ) -> Result<bool, AppError> {
         let table = Arc::new(table);
         let between = self
             .parts
@@ -136,12 +148,12 @@ impl Node {
             .table()
             .and_then(|now| Numbers::between(now, &table));
         if let Some(between) = &between {
-            self.direct_by(&between.clone().without(&self.unruled))?;
+            self.direct_by(&between.clone().without(&self.unruled), Keep::Modes)?;
         }
-        let enforced = self.parts.kernel.enforce(table);
+        let enforced = self.parts.kernel.enforce_with(table, modes);
         if enforced.is_err() && between.is_some() {
             // Until it succeeds they are nobody.
-            self.pending.merge |= self.direct().is_err();
+            self.pending.merge |= self.direct_by(&self.numbers(), Keep::Modes).is_err();
         }
         enforced?;
         self.tell_of_nobodies();
@@ -188,6 +200,7 @@ impl Node {
         }
         // What does not compile compiles no better a second later.
         self.pending.merge = matches!(merged, Err(AppError::Kernel(_)));
+        self.watch_newly();
         self.publish_names();
         self.publish();
         merged
@@ -200,7 +213,7 @@ impl Node {
         let mut failed = None;
         if !self.unruled.is_empty() || !self.groups_in_force() {
             let compiled = self.compile(&self.loaded.policies, self.revision);
-            if let Err(error) = compiled.and_then(|table| self.enforce(table)) {
+            if let Err(error) = compiled.and_then(|table| self.enforce(table, &HashMap::new())) {
                 self.identities.retain(|id| !self.unruled.contains(id));
                 failed = Some(error);
             } else {

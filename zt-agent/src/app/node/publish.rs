@@ -52,7 +52,8 @@ impl Node {
             fronts: Arc::clone(self.fronting.fronts()),
             policy_error: self.loaded.error.clone(),
             observe_all: self.observe_all,
-            modes: self.parts.config.modes(),
+            modes: self.modes.clone(),
+            stopped: self.rollout.stop(),
             settings: Arc::clone(&self.settings),
         });
     }

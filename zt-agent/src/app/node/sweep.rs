@@ -84,7 +84,9 @@ impl Node {
             let told = matches!(revoked.fate, Fate::Gone | Fate::Connecting)
                 || (!revoked.fate.is_over() && before.contains(&revoked.cookie));
             if !told {
-                records.push(decision(revoked));
+                let decision = decision(revoked);
+                self.parts.newly.saw(&decision);
+                records.push(decision);
             }
         }
         self.pending.sweep = left > 0 || connecting;

@@ -15,6 +15,7 @@ use crate::config::{Config, IdentitySource, UnknownWorkload};
 use crate::identity::kubernetes::{is_static, pod_of};
 use crate::identity::{Mode, WorkloadRecord};
 use crate::kernel::netns;
+use crate::state::NodeModes;
 
 /// Nobody, and refused nothing.
 pub(super) const LEFT_ALONE: Workload = Workload {
@@ -72,12 +73,11 @@ impl Unnamed {
     }
 
     /// These are the pods that SPIRE has not named.
-    pub(super) fn set(&mut self, pods: &[Arc<WorkloadRecord>], config: &Config) {
-        let modes = config.modes();
+    pub(super) fn set(&mut self, pods: &[Arc<WorkloadRecord>], modes: &NodeModes) {
         let path = |pod: &&Arc<WorkloadRecord>| pod.cgroup.clone();
         let (observed, strict): (Vec<_>, Vec<_>) = pods
             .iter()
-            .partition(|pod| pod.mode.unwrap_or_else(|| modes.of(&pod.spiffe)) == Mode::Observe);
+            .partition(|pod| modes.of_workload(pod) == Mode::Observe);
         self.observed = observed.iter().map(path).collect();
         self.strict = strict.iter().map(path).collect();
     }
@@ -250,7 +250,7 @@ mod tests {
         let pods = [pod("kube-system", "kubepods/poda"), pod("shop", "kubepods/podb")];
         let roots = ["kubepods".into()];
         let mut unnamed = Unnamed::new(&config, Path::new("/nonexistent"), &roots, &cgroups);
-        unnamed.set(&pods, &config);
+        unnamed.set(&pods, &config.modes().into());
         let mut wanted = HashMap::new();
         unnamed.leave_alone(&cgroups, &mut wanted);
         assert_eq!(wanted, HashMap::from([(1, LEFT_ALONE)]));
@@ -270,7 +270,7 @@ mod tests {
         // Where nobody is denied, nobody needs it.
         config.unknown_workload = UnknownWorkload::Observe;
         let mut unnamed = Unnamed::new(&config, Path::new("/nonexistent"), &roots, &cgroups);
-        unnamed.set(&pods, &config);
+        unnamed.set(&pods, &config.modes().into());
         let mut wanted = HashMap::new();
         unnamed.leave_alone(&cgroups, &mut wanted);
         assert!(wanted.is_empty() && unnamed.entry(Path::new("kubepods/poda")).is_none());
@@ -293,7 +293,7 @@ mod tests {
         assert_eq!(unnamed.entry(Path::new(&path)), Some(LEFT_ALONE));
         assert_eq!(unnamed.entry(Path::new(other)), None);
         // Once it is known to be one that is enforced upon, it is no more.
-        unnamed.set(&[pod("shop", &path)], &config);
+        unnamed.set(&[pod("shop", &path)], &config.modes().into());
         assert_eq!(unnamed.entry(Path::new(&path)), None);
         config.modes.clear();
         let unnamed = Unnamed::new(&config, Path::new("/nonexistent"), &roots, &cgroups);

@@ -203,6 +203,7 @@ impl Node {
         self.look_for_proxies()?;
         self.check_losses();
         self.remember_services();
+        self.watch_rollout();
         self.retry();
         self.check_hooks();
         Ok(())

@@ -216,9 +216,9 @@ impl Node {
         }
         self.disputes = disputes;
         self.nobody = nobody;
-        self.unnamed.set(&unnamed, &self.parts.config);
+        self.unnamed.set(&unnamed, &self.modes);
         self.waiting = unnamed;
-        self.places = Places::new(workloads, self.cgroups.by_path(), &self.parts.config.modes());
+        self.places = Places::new(workloads, self.cgroups.by_path(), &self.modes);
     }
 
     /// The identities that policy patterns are expanded for. They only grow, until a change of policy starts anew.

@@ -109,7 +109,7 @@ fn untested(set: &PolicySet, cases: &[Case]) -> Vec<String> {
         .map(|rule| set.rule_name(rule.number));
     let operators = set.all().iter().flat_map(|policy| match policy {
         policy::AnyPolicy::Operator(policy) => policy.rules.as_slice(),
-        policy::AnyPolicy::Service(_) => &[],
+        policy::AnyPolicy::Service(_) | policy::AnyPolicy::Rollout(_) => &[],
     });
     services
         .chain(operators.map(|rule| Arc::clone(&rule.name)))

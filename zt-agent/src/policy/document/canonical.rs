@@ -43,7 +43,7 @@ struct CanonicalTarget<'a> {
 }
 
 impl ServiceAccessPolicy {
-    pub(super) fn canonical(&self) -> Canonical<'_, &[Rule]> {
+    pub(super) fn canonical(&self) -> Canonical<'_, CanonicalSpec<'_, &[Rule]>> {
         let spec = CanonicalSpec {
             default_action: Some(self.default_action.name()),
             description: self.spec_description.as_deref(),

@@ -12,6 +12,7 @@ use crate::policy::endpoint::{self, Endpoint};
 use crate::policy::envelope::{self, read_description};
 use crate::policy::operator::{self, OPERATOR_KIND};
 use crate::policy::ports::PortRange;
+use crate::policy::rollout::{self, ROLLOUT_KIND};
 use crate::policy::walk::{Path, Walk};
 use crate::spiffe_id::number_of;
 use crate::yaml::{Node, Value};
@@ -27,10 +28,12 @@ pub(in crate::policy) fn read(walk: &mut Walk<'_>, node: &Node, trust_domain: &s
         return None;
     };
     // A document of another kind has other fields: saying so once is worth more than listing them as unknown.
-    if envelope::kind_of(walk, node, &[KIND, OPERATOR_KIND])? == OPERATOR_KIND {
-        operator::read(walk, node).map(|policy| AnyPolicy::Operator(Arc::new(policy)))
-    } else {
-        read_service(walk, node, trust_domain).map(|policy| AnyPolicy::Service(Arc::new(policy)))
+    match envelope::kind_of(walk, node, &[KIND, OPERATOR_KIND, ROLLOUT_KIND])? {
+        OPERATOR_KIND => operator::read(walk, node).map(|policy| AnyPolicy::Operator(Arc::new(policy))),
+        ROLLOUT_KIND => {
+            rollout::read(walk, node, trust_domain).map(|rollout| AnyPolicy::Rollout(Arc::new(rollout)))
+        }
+        _ => read_service(walk, node, trust_domain).map(|policy| AnyPolicy::Service(Arc::new(policy))),
     }
 }
 

@@ -32,7 +32,7 @@ struct Target<'a> {
 }
 
 impl OperatorAccessPolicy {
-    pub(super) fn canonical(&self) -> Canonical<'_, Vec<Rule<'_>>> {
+    pub(super) fn canonical(&self) -> Canonical<'_, CanonicalSpec<'_, Vec<Rule<'_>>>> {
         let spec = CanonicalSpec {
             default_action: None,
             description: self.spec_description.as_deref(),

@@ -105,7 +105,7 @@ fn another_api_version_or_kind() {
         "did you mean `OperatorAccessPolicy`?",
     );
     says(
-        &only("apiVersion: zt.hanzo.ai/v1\nkind: EnforcementRollout\nspec: {whatever: 1}\n"),
+        &only("apiVersion: zt.hanzo.ai/v1\nkind: PolicyTest\nspec: {whatever: 1}\n"),
         "p.yaml:2:7: kind: ",
         "",
     );

@@ -38,7 +38,16 @@ fn rule_and_network_names() {
         "    - {from: {cidr: 10.0.0.0/8}, to: [{entity: host}]}\n    - {from: {cidr: '::ffff:10.0.0.0/104'}, to: [{entity: host}]}",
     )]);
     let names: Vec<String> = set.rule_names().map(|(_, name)| name).collect();
-    assert_eq!(names, ["builtin/self", "builtin/host", "p/rule-1", "p/rule-2"]);
+    assert_eq!(
+        names,
+        [
+            "builtin/self",
+            "builtin/host",
+            "builtin/require-policy",
+            "p/rule-1",
+            "p/rule-2"
+        ]
+    );
     assert_eq!(set.networks().len(), 1);
     assert_eq!(set.policies()[0].rules.len(), 2);
     assert!(set.get("q").is_none());

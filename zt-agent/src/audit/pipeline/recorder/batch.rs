@@ -105,6 +105,11 @@ impl<S: Sink> Recorder<S> {
                             caller,
                             revision,
                         } => convert::from_mode_change(observe_all, caller, revision, &context, time, id),
+                        ApiEvent::ModesChanged {
+                            caller,
+                            what,
+                            revision,
+                        } => convert::from_modes_change(caller, what, revision, &context, time, id),
                         ApiEvent::PolicyChanged(change) => {
                             convert::from_policy_change(change, &context, time, id)
                         }

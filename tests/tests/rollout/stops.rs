@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A node stops by itself where those newly enforced are refused too much.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+use zt_tests::agent::DEADLINE;
+use zt_tests::{Agent, Party, Policy, Scene, TCP, spiffe, wait_for};
+
+use super::{any, cli, error_of, json_of, moves, rollout, stage};
+
+/// A rollout whose one stage has a limit.
+fn limited(action: &str) -> Value {
+    json!([
+        {
+            "name": "chat",
+            "identities": [spiffe("chat")],
+            "onDenials": { "perMinute": 4, "action": action },
+        },
+        stage("iam", "iam"),
+    ])
+}
+
+fn wait_stopped(agent: &Agent) -> Result<Value> {
+    wait_for("the node to stop", DEADLINE, || {
+        let rollout = agent.get("/v1/rollout")?["rollout"].clone();
+        Ok(Some(rollout).filter(|rollout| !rollout["stopped"].is_null()))
+    })
+}
+
+fn denied_often(party: &mut Party, to: SocketAddr, times: usize) -> Result<()> {
+    for _ in 0..times {
+        assert_eq!(party.tcp(to)?, "EPERM");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_node_goes_back_by_itself_and_stays_there_until_somebody_tries_again() -> Result<()> {
+    let mut scene = Scene::new("goes-back")?;
+    let (mut server, mut chat) = (scene.workload("server")?, scene.workload("chat")?);
+    let mut iam = scene.workload("iam")?;
+    for port in [80, 81] {
+        server.serve(any(port))?.local()?;
+    }
+    let policy = Policy::new("policy").allow("chat", "server", TCP, "80");
+    let mut agent = scene
+        .agent(&policy)?
+        .mode("observe")
+        .policy("rollout.yaml", &rollout(None, &limited("rollback")))?
+        .start()?;
+    json_of(&agent, &["advance"])?;
+    // As many are borne. Nobody else's count.
+    denied_often(&mut chat, server.v4(81), 4)?;
+    assert_eq!(iam.tcp(server.v4(81))?, "ok");
+    assert_eq!(chat.tcp(server.v4(81))?, "EPERM");
+    let stopped = wait_stopped(&agent)?;
+    assert_eq!(stopped["stage"], "chat");
+    assert_eq!(stopped["in_force"], Value::Null);
+    assert_eq!(stopped["stages"][0]["state"], "stopped");
+    assert_eq!(stopped["stopped"]["denials"], 5);
+    assert_eq!(stopped["stopped"]["action"], "rollback");
+    assert_eq!(chat.tcp(server.v4(81))?, "ok", "it observes again");
+    let recorded = moves(&agent)?;
+    let last = recorded.last().context("a record")?;
+    assert_eq!((&last["cause"], &last["to"]), (&json!("denials"), &Value::Null));
+    assert_eq!(last["to_observe"], 1);
+    assert!(error_of(&agent, &["advance"], 1)?.contains("stopped at `chat`"));
+    assert_eq!(cli(&agent, &["status", "--fail"])?.status.code(), Some(1));
+    let shown = String::from_utf8(cli(&agent, &["status"])?.stdout)?;
+    assert!(shown.contains("5 denials in a minute"), "{shown}");
+
+    // A restart changes nothing, nor does a document that goes on.
+    agent.kill()?;
+    agent.restart()?;
+    assert_eq!(chat.tcp(server.v4(81))?, "ok");
+    json_of(&agent, &["advance", "--force"])?;
+    for party in [&mut chat, &mut iam] {
+        assert_eq!(party.tcp(server.v4(81))?, "ok");
+    }
+
+    // Back behind the stage and on: a second try.
+    json_of(&agent, &["rollback", "--all"])?;
+    assert_eq!(agent.get("/v1/rollout")?["rollout"]["stopped"], Value::Null);
+    json_of(&agent, &["advance"])?;
+    assert_eq!(chat.tcp(server.v4(81))?, "EPERM");
+    Ok(())
+}
+
+#[test]
+fn a_node_that_holds_keeps_what_it_has_and_goes_no_further() -> Result<()> {
+    let mut scene = Scene::new("holds")?;
+    let (mut server, mut chat) = (scene.workload("server")?, scene.workload("chat")?);
+    let mut iam = scene.workload("iam")?;
+    server.serve(any(81))?.local()?;
+    let agent = scene
+        .agent(&Policy::new("policy"))?
+        .mode("observe")
+        .policy("rollout.yaml", &rollout(Some("chat"), &limited("hold")))?
+        .start()?;
+    denied_often(&mut chat, server.v4(81), 5)?;
+    let stopped = wait_stopped(&agent)?;
+    assert_eq!(
+        (&stopped["in_force"], &stopped["stopped"]["action"]),
+        (&json!("chat"), &json!("hold"))
+    );
+    json_of(&agent, &["advance", "--force"])?;
+    assert_eq!(chat.tcp(server.v4(81))?, "EPERM");
+    assert_eq!(iam.tcp(server.v4(81))?, "ok");
+    // What the stage says is another thing now: it goes on.
+    let mut stages = limited("hold");
+    stages[0]["onDenials"]["perMinute"] = json!(1000);
+    let before = agent.revision()?;
+    agent
+        .files
+        .write_policy("rollout.yaml", &rollout(Some("iam"), &stages))?;
+    agent.wait_revision_after(before)?;
+    assert_eq!(iam.tcp(server.v4(81))?, "EPERM");
+    Ok(())
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `zt-agent rollout`: where the rollout stands, one stage on, one stage back.
+
+mod change;
+mod show;
+
+use clap::{Args, Subcommand};
+use serde_json::Value;
+
+use super::client::{ApiArgs, Client};
+use super::exit::{Exit, Failure};
+use super::output::Output;
+
+/// `rollout …`.
+#[derive(Debug, Subcommand)]
+pub enum RolloutCommand {
+    /// Show the stages, and which of them are in force on this node
+    Status(StatusArgs),
+    /// Go on to the next stage, or to the one that is named
+    #[command(
+        after_help = "The document's `spec.stage` is changed where it is kept, as by `zt-agent policy apply`: every node that follows it \
+        goes on. Comments in the document are not kept. Where the agent that is asked has stopped of its own accord, this fails: see \
+        `zt-agent rollout status`."
+    )]
+    Advance(AdvanceArgs),
+    /// Go back to the stage before, to the one that is named, or to none
+    #[command(
+        after_help = "The document's `spec.stage` is changed where it is kept, as by `zt-agent policy apply`: every node that follows it \
+        goes back. Comments in the document are not kept."
+    )]
+    Rollback(RollbackArgs),
+}
+
+/// Arguments of `rollout status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Exit with 1 if this node is not at the stage that the document says
+    #[arg(long)]
+    fail: bool,
+    #[command(flatten)]
+    api: ApiArgs,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Arguments of `rollout advance`.
+#[derive(Debug, Args)]
+pub struct AdvanceArgs {
+    /// The stage to be reached, one that is still to come
+    #[arg(long, value_name = "STAGE")]
+    to: Option<String>,
+    /// Go on although the agent that is asked has stopped
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    common: ChangeArgs,
+}
+
+/// Arguments of `rollout rollback`.
+#[derive(Debug, Args)]
+pub struct RollbackArgs {
+    /// The stage to go back to, one that has been passed
+    #[arg(long, value_name = "STAGE", conflicts_with = "all")]
+    to: Option<String>,
+    /// Go back behind the first stage
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    common: ChangeArgs,
+}
+
+/// What both have.
+#[derive(Debug, Args)]
+pub(super) struct ChangeArgs {
+    /// Say what would change, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    api: ApiArgs,
+    #[command(flatten)]
+    output: Output,
+}
+
+pub(super) async fn rollout(command: &RolloutCommand) -> Result<Exit, Failure> {
+    match command {
+        RolloutCommand::Status(arguments) => {
+            let answer = status(&Client::new(&arguments.api)?).await?;
+            show::show(&answer, arguments.output.format)?;
+            Ok(if arguments.fail && !is_as_said(&answer) {
+                Exit::Failed
+            } else {
+                Exit::Done
+            })
+        }
+        RolloutCommand::Advance(arguments) => change::advance(arguments).await,
+        RolloutCommand::Rollback(arguments) => change::rollback(arguments).await,
+    }
+}
+
+async fn status(client: &Client) -> Result<Value, Failure> {
+    Ok(client.get("/v1/rollout", &[]).await?)
+}
+
+/// Whether the stage of the document is in force there.
+fn is_as_said(answer: &Value) -> bool {
+    let rollout = &answer["rollout"];
+    rollout["stage"] == rollout["in_force"] && answer["errors"].as_array().is_none_or(Vec::is_empty)
+}

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Where a rollout stands, for people.
+
+use serde_json::{Value, json};
+
+use crate::cli::exit::Failure;
+use crate::cli::output::{Format, Tone, line};
+use crate::cli::table::{Cell, Table, pairs, plain};
+use crate::problem::Problem;
+
+pub(super) fn show(answer: &Value, format: Format) -> Result<(), Failure> {
+    if format == Format::Json {
+        crate::cli::output::json(answer)?;
+        return Ok(());
+    }
+    let rollout = &answer["rollout"];
+    if rollout.is_null() {
+        line("no rollout: modes are those of workloads and of the configuration")?;
+        return problems(answer);
+    }
+    let workloads = &rollout["workloads"];
+    let enforced = format!(
+        "{} of {}, {} of them by this stage",
+        plain(&workloads["enforced"]),
+        plain(&workloads["total"]),
+        plain(&workloads["newly_enforced"])
+    );
+    pairs(&[
+        ("rollout", plain(&rollout["name"]).into()),
+        ("stage", plain(&rollout["stage"]).into()),
+        ("in force here", in_force(rollout)),
+        ("enforced here", enforced.into()),
+        ("revision", plain(&answer["revision"]).into()),
+    ])?;
+    line("")?;
+    let stages = rollout["stages"].as_array().ok_or(Failure::Answer {
+        field: "rollout.stages",
+    })?;
+    let mut table = Table::new(&[
+        "STAGE", "STATE", "MODE", "CANARY", "SELECTED", "TAKEN", "ENFORCED",
+    ]);
+    for stage in stages {
+        table.row([
+            plain(&stage["name"]).into(),
+            state(stage),
+            mode(stage).into(),
+            canary(stage).into(),
+            plain(&stage["selected"]).into(),
+            plain(&stage["taken"]).into(),
+            plain(&stage["enforced"]).into(),
+        ]);
+    }
+    table.print("")?;
+    let stopped = &rollout["stopped"];
+    if !stopped.is_null() {
+        let what = if stopped["action"] == json!("hold") {
+            "stays at this stage"
+        } else {
+            "went back behind this stage"
+        };
+        line(&format!(
+            "\nstopped at {}: this node {what}, for {} denials in a minute of those newly enforced ({} are borne), {}",
+            plain(&stopped["stage"]),
+            plain(&stopped["denials"]),
+            plain(&stopped["per_minute"]),
+            plain(&stopped["at"]),
+        ))?;
+        line("to try again: `zt-agent rollout rollback`, then `advance`; or change what the stage says")?;
+    }
+    if answer["observe_all"] == json!(true) {
+        line("\nbreak-glass is on: nothing is refused on this node until `zt-agent mode restore`")?;
+    }
+    problems(answer)
+}
+
+fn problems(answer: &Value) -> Result<(), Failure> {
+    let errors = answer["errors"].as_array().map_or(&[][..], Vec::as_slice);
+    if !errors.is_empty() {
+        line("\nThe documents have problems since, so this older revision stays in force:")?;
+    }
+    for error in errors {
+        let problem = serde_json::from_value::<Problem>(error.clone());
+        line(&problem.map_or_else(|_| error.to_string(), |problem| problem.to_string()))?;
+    }
+    Ok(())
+}
+
+fn in_force(rollout: &Value) -> Cell {
+    let text = plain(&rollout["in_force"]);
+    if rollout["in_force"] == rollout["stage"] {
+        text.into()
+    } else {
+        Cell::toned(text, Tone::Bad)
+    }
+}
+
+fn state(stage: &Value) -> Cell {
+    let text = plain(&stage["state"]).replace('_', " ");
+    match text.as_str() {
+        "in force" => Cell::toned(text, Tone::Good),
+        "stopped" => Cell::toned(text, Tone::Bad),
+        _ => text.into(),
+    }
+}
+
+fn mode(stage: &Value) -> String {
+    if stage["require_policy"] == json!(true) {
+        "enforce, policy required".to_owned()
+    } else {
+        plain(&stage["mode"])
+    }
+}
+
+fn canary(stage: &Value) -> String {
+    if stage["percent"].is_null() {
+        return "-".to_owned();
+    }
+    format!("{} % by {}", plain(&stage["percent"]), plain(&stage["by"]))
+}

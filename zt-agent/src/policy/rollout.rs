@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The model of an `EnforcementRollout`: the stages in which a cluster goes from observing to enforcing, and which of them is
+//! reached. In which mode a workload is at a stage follows from the document, from who the workload is and where it runs, and from
+//! nothing else: every node finds the same, and finds it again.
+
+mod canary;
+mod canonical;
+mod guard;
+mod read;
+mod redundant;
+
+use std::sync::Arc;
+
+use serde_json::Value as Json;
+
+use super::envelope::{Head, hex_digest};
+use crate::spiffe_id::{Pattern, SpiffeId};
+
+pub use canary::{Canary, CanaryBy, Instance};
+pub use guard::{Guard, Stop, WINDOW};
+pub(super) use read::read;
+
+/// The `kind` of these documents.
+pub const ROLLOUT_KIND: &str = "EnforcementRollout";
+
+/// The fields of a `spec`.
+pub(super) const ROLLOUT_SPEC_FIELDS: [&str; 4] = ["defaultMode", "stage", "stages", "description"];
+/// The fields of an item of `stages`.
+pub(super) const STAGE_FIELDS: [&str; 7] = [
+    "name",
+    "identities",
+    "mode",
+    "canary",
+    "onDenials",
+    "requirePolicy",
+    "description",
+];
+/// The fields of a stage's `canary`.
+pub(super) const CANARY_FIELDS: [&str; 2] = ["percent", "by"];
+/// The fields of a stage's `onDenials`.
+pub(super) const ON_DENIALS_FIELDS: [&str; 2] = ["perMinute", "action"];
+/// The most denials a minute that a limit may name.
+pub(super) const MOST_PER_MINUTE: u64 = 1_000_000;
+
+/// How a cluster goes from observing to enforcing.
+#[derive(Clone, Debug)]
+pub struct EnforcementRollout {
+    /// Its name, and where it stands.
+    pub head: Head,
+    /// `spec.description`.
+    pub spec_description: Option<String>,
+    /// `spec.defaultMode`: of whom no stage that is reached selects. Without it, that is for the configuration to say.
+    pub default_mode: Option<StageMode>,
+    /// `spec.stages`, in order.
+    pub stages: Vec<Stage>,
+    /// How many of them the document says are reached: those up to `spec.stage`.
+    reached: usize,
+    digest: String,
+}
+
+/// One step of a rollout.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stage {
+    /// `name`, unique in its rollout.
+    pub name: Arc<str>,
+    /// `description`.
+    pub description: Option<String>,
+    /// `identities`: whom it is about; empty where it is about everybody ([`Self::require_policy`]).
+    pub identities: Vec<Pattern>,
+    /// `mode`: what they do from then on.
+    pub mode: StageMode,
+    /// `canary`: only this part of them.
+    pub canary: Option<Canary>,
+    /// `onDenials`: what happens by itself where that costs too much.
+    pub on_denials: Option<OnDenials>,
+    /// `requirePolicy`: everybody enforces whom no stage says otherwise of, and whom no policy names is refused.
+    pub require_policy: bool,
+}
+
+/// What a workload does with policy's verdict.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum StageMode {
+    /// Records it.
+    Observe,
+    /// Refuses what policy refuses.
+    #[default]
+    Enforce,
+}
+
+/// What happens by itself on a node where those that a stage newly enforced are refused too much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OnDenials {
+    /// `perMinute`: as many denials in a minute, on one node, are borne.
+    pub per_minute: u64,
+    /// `action`: what happens at one more.
+    pub action: DenialAction,
+}
+
+/// What happens when there are too many denials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DenialAction {
+    /// The node stays at this stage, whatever comes after it.
+    Hold,
+    /// The node goes back to the stage before.
+    Rollback,
+}
+
+impl StageMode {
+    /// Every mode, by name.
+    pub const NAMES: [&'static str; 2] = ["observe", "enforce"];
+
+    /// The mode called `name`.
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "observe" => Some(Self::Observe),
+            "enforce" => Some(Self::Enforce),
+            _ => None,
+        }
+    }
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Observe => "observe",
+            Self::Enforce => "enforce",
+        }
+    }
+}
+
+impl DenialAction {
+    /// Every action, by name.
+    pub const NAMES: [&'static str; 2] = ["hold", "rollback"];
+
+    /// The action called `name`.
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "hold" => Some(Self::Hold),
+            "rollback" => Some(Self::Rollback),
+            _ => None,
+        }
+    }
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Hold => "hold",
+            Self::Rollback => "rollback",
+        }
+    }
+}
+
+impl Stage {
+    /// Whether it speaks of this identity at all.
+    pub fn selects(&self, id: &SpiffeId) -> bool {
+        self.identities.iter().any(|pattern| pattern.matches(id))
+    }
+
+    /// SHA-256 of what it says, in hexadecimal.
+    pub fn digest(&self) -> String {
+        // Nothing in it can fail to be JSON.
+        hex_digest(&serde_json::to_string(&canonical::Stage::from(self)).unwrap_or_default())
+    }
+}
+
+impl EnforcementRollout {
+    /// The document in its canonical form.
+    pub fn document(&self) -> Json {
+        self.canonical().document()
+    }
+
+    /// SHA-256 of the canonical form, in hexadecimal.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// How many stages the document says are reached. What is in force on a node may be fewer ([`Guard`]).
+    pub fn reached(&self) -> usize {
+        self.reached
+    }
+
+    /// The stage of that many that are reached which came last; `None` where none is.
+    pub fn stage_at(&self, reached: usize) -> Option<&Stage> {
+        self.stages.get(reached.checked_sub(1)?)
+    }
+
+    /// What the first `reached` stages make of a workload; `None` where that is for others to say. The last one that selects
+    /// it decides. `at` is where it runs: without that, a canary that takes but a part takes nobody.
+    pub fn mode_of(&self, reached: usize, id: &SpiffeId, at: Option<&Instance<'_>>) -> Option<StageMode> {
+        let stages = self.stages.get(..reached.min(self.stages.len()))?;
+        let takes = |stage: &&Stage| {
+            let chosen = |canary: &Canary| canary.takes(&self.head.name, id, at);
+            stage.selects(id) && stage.canary.as_ref().is_none_or(chosen)
+        };
+        let deciding = stages.iter().rev().find(takes);
+        deciding
+            .map(|stage| stage.mode)
+            .or_else(|| self.default_at(reached))
+    }
+
+    /// The mode of whom none of the first `reached` stages selects, if the rollout has one for them.
+    pub fn default_at(&self, reached: usize) -> Option<StageMode> {
+        if self.requires_policy(reached) {
+            Some(StageMode::Enforce)
+        } else {
+            self.default_mode
+        }
+    }
+
+    /// Whether whom no policy names is refused once `reached` stages are.
+    pub fn requires_policy(&self, reached: usize) -> bool {
+        self.stage_at(reached).is_some_and(|stage| stage.require_policy)
+    }
+
+    fn sealed(mut self) -> Self {
+        self.digest = self.canonical().digest();
+        self
+    }
+}

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The schema of a rollout's `spec`.
+
+use serde_json::{Value as Json, json};
+
+use super::{flag, list, note, object, one_of, text};
+use crate::policy::rollout::{
+    CANARY_FIELDS, CanaryBy, DenialAction, MOST_PER_MINUTE, ON_DENIALS_FIELDS, ROLLOUT_SPEC_FIELDS,
+    STAGE_FIELDS, StageMode,
+};
+
+pub(super) fn spec() -> Json {
+    object(&ROLLOUT_SPEC_FIELDS, &["stages"], |field| match field {
+        "defaultMode" => one_of(
+            &StageMode::NAMES,
+            "Of whom no stage that is reached selects; left out, each node's configuration says.",
+        ),
+        "stage" => text("The stage that is reached, with all before it; left out, none is."),
+        "stages" => list(1, &stage()),
+        _ => note(),
+    })
+}
+
+fn stage() -> Json {
+    object(&STAGE_FIELDS, &["name"], |field| match field {
+        "name" => json!({
+            "type": "string", "maxLength": 63, "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
+            "description": "Unique in the rollout.",
+        }),
+        "identities" => list(
+            1,
+            &text("A SPIFFE ID; `*` stands for a whole segment of its path, or for any."),
+        ),
+        "mode" => one_of(
+            &StageMode::NAMES,
+            "What they do from then on: enforce where nothing is said.",
+        ),
+        "canary" => object(&CANARY_FIELDS, &["percent"], |field| match field {
+            "percent" => json!({
+                "type": "integer", "minimum": 1, "maximum": 100,
+                "description": "Only this part of them, always the same ones.",
+            }),
+            _ => one_of(
+                &CanaryBy::NAMES,
+                "What it is a part of: workloads of each service, or nodes.",
+            ),
+        }),
+        "onDenials" => object(&ON_DENIALS_FIELDS, &ON_DENIALS_FIELDS, |field| match field {
+            "perMinute" => json!({
+                "type": "integer", "format": "int64", "minimum": 0, "maximum": MOST_PER_MINUTE,
+                "description": "Denials of those newly enforced that a node bears in a minute.",
+            }),
+            _ => one_of(
+                &DenialAction::NAMES,
+                "At one more the node stays at this stage, or goes back to the one before.",
+            ),
+        }),
+        "requirePolicy" => {
+            flag("Everybody enforces whom no stage says otherwise of, and whom no policy names is refused.")
+        }
+        _ => note(),
+    })
+}
