@@ -38,9 +38,9 @@ const TEXTS: [&str; 11] = [
 fn texts() -> Vec<String> {
     let mut texts: Vec<String> = TEXTS.map(str::to_owned).into();
     let pages = fs::read_dir(root().join("docs")).unwrap();
-    let names = pages.map(|page| page.unwrap().file_name().to_string_lossy().into_owned());
-    let pages = names.filter(|name| name.ends_with(".md"));
-    texts.extend(pages.map(|name| format!("docs/{name}")));
+    let pages = pages.map(|page| page.unwrap().path());
+    let pages = pages.filter(|page| page.extension().is_some_and(|extension| extension == "md"));
+    texts.extend(pages.map(|page| format!("docs/{}", page.file_name().unwrap().to_string_lossy())));
     assert!(texts.len() > TEXTS.len() + 10, "{texts:?}");
     texts
 }

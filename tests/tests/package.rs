@@ -65,11 +65,8 @@ fn the_package_holds_what_a_host_needs_and_nobody_else_may_write_it() -> Result<
     }
     let pages = |directory: &str| -> Result<usize> {
         let names = fs::read_dir(root().join(directory))?.collect::<Result<Vec<_>, _>>()?;
-        let is_page = |name: &str| name.ends_with(".md");
-        Ok(names
-            .iter()
-            .filter(|name| is_page(&name.file_name().to_string_lossy()))
-            .count())
+        let is_page = |path: &Path| path.extension().is_some_and(|extension| extension == "md");
+        Ok(names.iter().filter(|name| is_page(&name.path())).count())
     };
     let packed = content
         .iter()

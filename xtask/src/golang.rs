@@ -82,8 +82,7 @@ impl Module {
             fs::read(now).is_ok_and(|now| fs::read(then).is_ok_and(|then| now == then))
         };
         let mut programs = self.programs.iter();
-        programs.all(|(program, _)| directory.join(program).is_file())
-            && self.sources.iter().all(|source| same(source))
+        programs.all(|(program, _)| directory.join(program).is_file()) && self.sources.iter().all(same)
     }
 
     /// Copies its files to a directory.

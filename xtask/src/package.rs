@@ -19,8 +19,8 @@ const OUT: &str = "/opt/out";
 /// The programs that make it, each with its version.
 fn tools() -> Result<[String; 2]> {
     let text = dockerfile()?;
-    let words = text.split_whitespace();
-    let cyclonedx = words.filter(|word| word.starts_with("cargo-cyclonedx@")).last();
+    let mut words = text.split_whitespace();
+    let cyclonedx = words.rfind(|word| word.starts_with("cargo-cyclonedx@"));
     let cyclonedx = cyclonedx.context("the Dockerfile installs no cargo-cyclonedx")?;
     Ok([DEB.to_owned(), cyclonedx.to_owned()])
 }

@@ -70,6 +70,10 @@ async fn off_the_runtime(
 ///
 /// Where another agent works on the same pins, this one waits for its turn; with `take_over` it asks the other to end.
 /// `sources` are read again for what may change meanwhile.
+#[expect(
+    clippy::too_many_lines,
+    reason = "the parts, put together in the order in which they need each other"
+)]
 pub async fn run(config: Config, sources: Sources, take_over: bool) -> Result<(), AppError> {
     let started = crate::audit::clock::now();
     let (stop_sender, stopping) = watch::channel(false);

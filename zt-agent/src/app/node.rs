@@ -3,6 +3,7 @@
 //! in force, puts that in force, sweeps, and publishes it. Everything it is told comes through one queue.
 
 mod around;
+mod begin;
 mod cgroups;
 mod direct;
 mod elsewhere;
@@ -38,7 +39,6 @@ use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use zt_common::abi::{Connection, MODE_ENFORCE};
-use zt_common::entry::AllowKey;
 
 use super::newly::Newly;
 use super::{AppError, Loaded};
@@ -53,14 +53,11 @@ use crate::identity::services::ServiceEvent;
 use crate::identity::spire::{Attestation, Known};
 use crate::identity::{WorkloadRecord, file as identity_file};
 use crate::kernel::netns::{self, Namespaces};
-use crate::kernel::{
-    Adopted, CounterReader, Kernel, KernelError, KernelLog, ManagedRoot, RefusedSocket, Search,
-};
+use crate::kernel::{Adopted, CounterReader, Kernel, KernelError, KernelLog, ManagedRoot, RefusedSocket};
 use crate::metrics::Metrics;
 use crate::peers::{Recalled, Told};
 use crate::policy::{self, Alike, PolicySet};
 use crate::policy_dir;
-use crate::problem::Problem;
 use crate::spiffe_id::SpiffeId;
 use crate::state::merge::Places;
 use crate::state::{NodeModes, Publisher};
@@ -325,51 +322,7 @@ impl Node {
         // Everything is written anyway.
         node.pods_changed(sources.pods, &mut Vec::new());
         node.recall_peers(sources.peers)?;
-        let policies = Arc::clone(&node.loaded.policies);
-        let governed = node.govern_by(&policies);
-        node.put_together();
-        node.read_switches()?;
-        node.look_at_namespaces(true)?;
-        node.gather_identities();
-        let left = node.parts.kernel.left_in_force()?;
-        let before = left.get(&AllowKey::HEADER).map_or(0, |header| header.number);
-        node.parts.kernel.settle_modes(before)?;
-        let modes = node.changing_modes_at_start();
-        if node.loaded.policies.all().is_empty() && left.len() > 1 {
-            return Err(no_policy_any_more());
-        }
-        node.revision = before.max(1);
-        let mut table = node.compile(&node.loaded.policies, node.revision)?;
-        let same = before != 0
-            && modes.is_empty()
-            && left.len() == table.len()
-            && table.entries().all(|(key, entry)| left.get(&key) == Some(&entry));
-        if before != 0 && !same {
-            node.revision = before + 1;
-            table = node.compile(&node.loaded.policies, node.revision)?;
-        }
-        node.enforce(table, &modes)?;
-        node.direct()?;
-        node.renew_key()?;
-        node.write_control()?;
-        if before == 0 {
-            // Nothing of this version was here: whoever listens already has an owner before the first hook asks for it.
-            node.find_older(Search::Older, None)?;
-        }
-        node.is_at_work = true;
-        node.begin_in_rollout(&governed, &modes);
-        node.parts.kernel.attach(&node.parts.roots)?;
-        node.log = Some(node.parts.kernel.log()?);
-        node.publish_names();
-        node.publish();
-        node.receivers_changed();
-        node.lost = node.losses();
-        node.find_older(Search::Older, None)?;
-        node.sweep();
-        node.cut_off_raw();
-        node.check_hooks();
-        node.look_around();
-        drop(left);
+        node.begin()?;
         memory::give_back();
         Ok(node)
     }
@@ -378,19 +331,6 @@ impl Node {
     fn any_enforced(&self) -> bool {
         let mut workloads = self.parts.kernel.workloads().values();
         workloads.any(|workload| workload.mode == MODE_ENFORCE)
-    }
-}
-
-/// The policies are gone, and what was compiled from them is in the kernel.
-fn no_policy_any_more() -> AppError {
-    AppError::Input {
-        problems: vec![Problem {
-            file: String::new(),
-            line: 0,
-            column: 0,
-            field: String::new(),
-            message: "there is no policy, and the kernel has the one of before, which stays in force: make a policy, or run `zt-agent detach`".to_owned(),
-        }],
     }
 }
 

@@ -74,7 +74,7 @@ impl Keys {
 
     /// Takes over the keys that another map has of handshakes with other nodes.
     pub(super) fn take_over(&mut self, other: &Self) -> Result<(), KernelError> {
-        for entry in other.0.iter() {
+        for entry in &other.0 {
             let (id, key) = entry.map_err(KernelError::map(names::KEYS))?;
             if id.node().is_some() {
                 self.0.insert(id, key, 0).map_err(KernelError::map(names::KEYS))?;

@@ -227,8 +227,9 @@ mod tests {
         for name in ["spiffe://a/b/", "spiffe://a/b/\u{10ffff}", "spiffe://a/b//"] {
             assert!(name < &*end, "{name}");
         }
-        assert!("spiffe://a/b0" >= &*end && "spiffe://a/bc" > &*end);
-        assert!(b'/' + 1 == b'0');
+        for name in ["spiffe://a/b0", "spiffe://a/bc"] {
+            assert!(name >= &*end, "{name}");
+        }
     }
 
     #[test]

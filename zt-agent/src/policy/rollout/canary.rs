@@ -78,7 +78,7 @@ impl Canary {
     }
 
     /// Whether it takes everybody whom `other` takes, by its form alone.
-    pub(super) fn covers(&self, other: &Self) -> bool {
+    pub(super) fn covers(self, other: Self) -> bool {
         self.percent >= 100 || self.by == other.by && self.percent >= other.percent
     }
 }

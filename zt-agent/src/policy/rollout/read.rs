@@ -254,17 +254,15 @@ fn read_canary(walk: &mut Walk<'_>, node: &Node, path: &Path<'_>) -> Option<Cana
     let percent = walk.required(&fields, node, path, "percent")?;
     let path = path.field("percent");
     let number = read_number(walk, percent, &path)?;
-    match u8::try_from(number) {
-        Ok(percent @ 1..=100) => Some(Canary { percent, by }),
-        _ => {
-            walk.report(
-                percent,
-                &path,
-                format!("{number} is out of range: a percentage is 1 to 100"),
-            );
-            None
-        }
+    if let Ok(percent @ 1..=100) = u8::try_from(number) {
+        return Some(Canary { percent, by });
     }
+    walk.report(
+        percent,
+        &path,
+        format!("{number} is out of range: a percentage is 1 to 100"),
+    );
+    None
 }
 
 fn read_on_denials(walk: &mut Walk<'_>, node: &Node, path: &Path<'_>) -> Option<OnDenials> {

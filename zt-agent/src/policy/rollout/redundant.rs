@@ -40,7 +40,7 @@ impl<'a> Stages<'a> {
         };
         let all = match (&earlier.canary, &stage.canary) {
             (None, _) => true,
-            (Some(earlier), Some(own)) => earlier.covers(own),
+            (Some(earlier), Some(own)) => earlier.covers(*own),
             (Some(earlier), None) => earlier.percent >= 100,
         };
         let covered = earlier.identities.iter().any(|other| covers(other, pattern));

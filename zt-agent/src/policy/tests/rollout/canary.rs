@@ -87,7 +87,7 @@ proptest! {
                 let enforced = one.is_enforced(&rollout);
                 prop_assert_eq!(*known.entry(one.clone()).or_insert(enforced), enforced);
             }
-            present.retain(|one| u64::from(one.workload).wrapping_mul(seed | 1) >> 7 & 3 == 0);
+            present.retain(|one| (u64::from(one.workload).wrapping_mul(seed | 1) >> 7).is_multiple_of(4));
             present.extend(others);
         }
         let elsewhere = part("r", percent, by);

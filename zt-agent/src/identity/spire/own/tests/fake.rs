@@ -27,12 +27,12 @@ struct Asked {}
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Svids {
     #[prost(message, repeated, tag = "1")]
-    svids: Vec<Svid>,
+    svids: Vec<Entry>,
 }
 
 /// `X509SVID`.
 #[derive(Clone, PartialEq, prost::Message)]
-struct Svid {
+struct Entry {
     #[prost(string, tag = "1")]
     spiffe_id: String,
     #[prost(bytes = "vec", tag = "2")]
@@ -207,7 +207,7 @@ impl Authority {
         let key = KeyPair::generate().expect("key");
         let leaf = params.signed_by(&key, &self.issuer).expect("signed");
         Svids {
-            svids: vec![Svid {
+            svids: vec![Entry {
                 spiffe_id: id.to_owned(),
                 x509_svid: leaf.der().to_vec(),
                 x509_svid_key: key.serialize_der(),

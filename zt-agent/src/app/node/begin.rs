@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What comes first: the policy that was found, compared with what an earlier run left in the kernel, and only then the hooks.
+
+use std::sync::Arc;
+
+use zt_common::entry::AllowKey;
+
+use super::{AppError, Node};
+use crate::kernel::Search;
+use crate::problem::Problem;
+
+impl Node {
+    /// Puts the first policy in force and attaches the hooks.
+    pub(super) fn begin(&mut self) -> Result<(), AppError> {
+        let policies = Arc::clone(&self.loaded.policies);
+        let governed = self.govern_by(&policies);
+        self.put_together();
+        self.read_switches()?;
+        self.look_at_namespaces(true)?;
+        self.gather_identities();
+        let left = self.parts.kernel.left_in_force()?;
+        let before = left.get(&AllowKey::HEADER).map_or(0, |header| header.number);
+        self.parts.kernel.settle_modes(before)?;
+        let modes = self.changing_modes_at_start();
+        if self.loaded.policies.all().is_empty() && left.len() > 1 {
+            return Err(no_policy_any_more());
+        }
+        self.revision = before.max(1);
+        let mut table = self.compile(&self.loaded.policies, self.revision)?;
+        let same = before != 0
+            && modes.is_empty()
+            && left.len() == table.len()
+            && table.entries().all(|(key, entry)| left.get(&key) == Some(&entry));
+        if before != 0 && !same {
+            self.revision = before + 1;
+            table = self.compile(&self.loaded.policies, self.revision)?;
+        }
+        self.enforce(table, &modes)?;
+        self.direct()?;
+        self.renew_key()?;
+        self.write_control()?;
+        if before == 0 {
+            // Nothing of this version was here: whoever listens already has an owner before the first hook asks for it.
+            self.find_older(Search::Older, None)?;
+        }
+        self.is_at_work = true;
+        self.begin_in_rollout(&governed, &modes);
+        self.parts.kernel.attach(&self.parts.roots)?;
+        self.log = Some(self.parts.kernel.log()?);
+        self.publish_names();
+        self.publish();
+        self.receivers_changed();
+        self.lost = self.losses();
+        self.find_older(Search::Older, None)?;
+        self.sweep();
+        self.cut_off_raw();
+        self.check_hooks();
+        self.look_around();
+        Ok(())
+    }
+}
+
+/// The policies are gone, and what was compiled from them is in the kernel.
+fn no_policy_any_more() -> AppError {
+    AppError::Input {
+        problems: vec![Problem {
+            file: String::new(),
+            line: 0,
+            column: 0,
+            field: String::new(),
+            message: "there is no policy, and the kernel has the one of before, which stays in force: make a policy, or run `zt-agent detach`".to_owned(),
+        }],
+    }
+}
