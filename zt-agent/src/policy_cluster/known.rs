@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn all_of_both_kinds_is_known_before_anything_is_said() {
+    fn all_of_every_kind_is_known_before_anything_is_said() {
         let mut known = Known::default();
         known.take(
             0,
@@ -152,6 +152,8 @@ mod tests {
         );
         assert!(!known.is_whole());
         known.take(1, Said::All(vec![]));
+        assert!(!known.is_whole());
+        known.take(2, Said::All(vec![]));
         assert!(known.is_whole());
         let documents = known.contents().0.expect("documents");
         let files: Vec<&str> = documents.iter().map(|document| document.file.as_str()).collect();

@@ -14,18 +14,29 @@ fn request(first: &str, headers: &str, rest: &[u8]) -> Vec<u8> {
     [head.as_bytes(), rest].concat()
 }
 
+/// How long an answer is waited for before no more is sent.
+const QUIET: Duration = Duration::from_secs(3);
+
 /// Sends bytes and then nothing more; the status, and the code where the answer is a problem.
 async fn cut(to: SocketAddr, bytes: &[u8]) -> (u16, Option<String>) {
     let stream = TcpStream::connect(to).await.expect("connects");
     let (mut reading, mut writing) = stream.into_split();
+    let (told, first) = tokio::sync::oneshot::channel();
     let sending = async {
         // The server may answer and close before it has read all.
         let _ = writing.write_all(bytes).await;
+        // Whoever hangs up is not answered any more; whoever waits for more than there is hears from that that there is none.
+        let _ = tokio::time::timeout(QUIET, first).await;
         let _ = writing.shutdown().await;
     };
     let mut answer = Vec::new();
     let receiving = async {
-        let _ = reading.read_to_end(&mut answer).await;
+        let mut told = Some(told);
+        while reading.read_buf(&mut answer).await.is_ok_and(|length| length > 0) {
+            if let Some(told) = told.take() {
+                let _ = told.send(());
+            }
+        }
     };
     tokio::time::timeout(Duration::from_secs(30), async {
         tokio::join!(sending, receiving)
