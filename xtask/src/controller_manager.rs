@@ -25,11 +25,6 @@ fn directory() -> Result<PathBuf> {
     Ok(golang::cache()?.join(format!("spire-controller-manager-{VERSION}")))
 }
 
-/// Whether the program is there.
-pub(crate) fn is_built() -> bool {
-    directory().is_ok_and(|directory| MODULE.is_built(&directory))
-}
-
 /// The program `spire-controller-manager`, which is built if it is not there.
 pub(crate) fn obtain() -> Result<PathBuf> {
     let directory = directory()?;

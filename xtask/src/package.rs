@@ -40,11 +40,6 @@ fn is_there(tool: &str) -> bool {
     place(tool).is_ok_and(|place| place.join("bin").join(name).is_file())
 }
 
-/// Whether the tools are there.
-pub(crate) fn has_tools() -> bool {
-    tools().is_ok_and(|tools| tools.iter().all(|tool| is_there(tool)))
-}
-
 /// Installs the tools that are not there; the directories with the programs.
 fn obtain() -> Result<Vec<PathBuf>> {
     let tools = tools()?;

@@ -27,13 +27,13 @@ pub(crate) enum Tier {
     Vm,
     /// Tests against real programs of others (PostgreSQL, Prometheus, SPIRE, containerd, Helm, schemathesis), each started for itself; as root
     Services,
-    /// Tests against a real API server of Kubernetes and etcd, with SPIRE and its controller manager; as root. Part of `all` where
-    /// the API server is there, and left out with a note where it is not: building it, once, takes ten minutes of two cores
+    /// Tests against a real API server of Kubernetes and etcd, with SPIRE and its controller manager; as root. Not part of `all`, which
+    /// says so in the end: building the API server, once, takes ten minutes of two cores
     Apiserver,
-    /// The Debian package and the lists of what is in the program, made as a release makes them; as root. Part of `all` where
-    /// `cargo deb` and `cargo cyclonedx` are there, and left out with a note where they are not: building them, once, takes some minutes
+    /// The Debian package and the lists of what is in the program, made as a release makes them; as root. Not part of `all`, which says
+    /// so in the end: building `cargo deb` and `cargo cyclonedx`, once, takes some minutes
     Package,
-    /// All of these but `vm`, after setting the machine up
+    /// All of these but `vm`, `apiserver` and `package`, after setting the machine up
     All,
 }
 
@@ -74,13 +74,12 @@ pub(crate) fn run(tiers: &[Tier], records_instructions: bool, arguments: &[Strin
     if wanted(Tier::Services) {
         report.step("services", |report| services(report, arguments));
     }
-    let is_built = kubernetes::is_built() && controller_manager::is_built();
-    if tiers.contains(&Tier::Apiserver) || all && is_built {
+    if tiers.contains(&Tier::Apiserver) {
         report.step("apiserver", |report| apiserver(report, arguments));
     } else if all {
         report.note(left_out("a real API server of Kubernetes", "apiserver"));
     }
-    if tiers.contains(&Tier::Package) || all && package::has_tools() {
+    if tiers.contains(&Tier::Package) {
         report.step("package", |report| in_package(report, arguments));
     } else if all {
         report.note(left_out("the Debian package", "package"));
