@@ -176,8 +176,8 @@ fn deep() -> Vec<Case> {
         case(
             "a deep policy in JSON",
             whole(put, JSON, lists.as_bytes()),
-            400,
-            "invalid_body",
+            422,
+            "invalid_policy",
         ),
         case(
             "a deep policy in YAML",
