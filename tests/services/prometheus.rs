@@ -228,7 +228,7 @@ fn a_real_prometheus_reads_every_metric_of_a_node_and_of_an_engine() -> Result<(
     // Together they have every metric that README tells of, but those that there are only with SPIRE, other nodes' agents or a
     // container runtime.
     let of_others = |name: &String| {
-        ["zt_spire_", "zt_svid_", "zt_nri_", "zt_peers"]
+        ["zt_spire_", "zt_svid_", "zt_own_svid_", "zt_nri_", "zt_peers"]
             .iter()
             .any(|prefix| name.starts_with(prefix))
     };
