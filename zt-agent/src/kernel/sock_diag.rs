@@ -152,6 +152,19 @@ impl SockDiag {
         Ok(())
     }
 
+    /// Asks about the sockets of a target that are in one of `states`.
+    fn ask(&self, flags: u16, target: &Target, states: u32) -> io::Result<()> {
+        let family = if target.ipv6 {
+            libc::AF_INET6
+        } else {
+            libc::AF_INET
+        } as u8;
+        let mut bytes = Vec::with_capacity(REQUEST_SIZE);
+        request(&mut bytes, SOCK_DIAG_BY_FAMILY, flags, 0, family, target, states);
+        send(self.socket.as_raw_fd(), &bytes, MsgFlags::empty())?;
+        Ok(())
+    }
+
     /// Lists the sockets of a family and protocol that are in one of `states` (a mask of `1 << state`).
     pub(super) fn list(&self, ipv6: bool, protocol: u8, states: u32) -> io::Result<Vec<Found>> {
         let any = Target {
@@ -164,18 +177,7 @@ impl SockDiag {
             ipv6,
             interface: 0,
         };
-        let family = if ipv6 { libc::AF_INET6 } else { libc::AF_INET } as u8;
-        let mut bytes = Vec::with_capacity(REQUEST_SIZE);
-        request(
-            &mut bytes,
-            SOCK_DIAG_BY_FAMILY,
-            REQUEST | DUMP,
-            0,
-            family,
-            &any,
-            states,
-        );
-        send(self.socket.as_raw_fd(), &bytes, MsgFlags::empty())?;
+        self.ask(REQUEST | DUMP, &any, states)?;
         let mut found = Vec::new();
         let mut buffer = vec![0_u8; 64 * 1024];
         loop {

@@ -5,11 +5,9 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd as _;
 
-use nix::sys::socket::{MsgFlags, recv, send};
+use nix::sys::socket::{MsgFlags, recv};
 
-use super::{
-    LISTEN, Messages, NLMSG_ERROR, REQUEST, REQUEST_SIZE, SOCK_DIAG_BY_FAMILY, SockDiag, TCP, Target, request,
-};
+use super::{LISTEN, Messages, NLMSG_ERROR, REQUEST, SockDiag, TCP, Target};
 
 /// The user whose TCP socket is connected from `local` to `remote`, in the network namespace of the calling thread. `None`
 /// where there is none, or none any more that somebody has open: the kernel would call it root's.
@@ -26,18 +24,7 @@ pub fn owner_of(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u32>
         ipv6,
         interface: 0,
     };
-    let family = if ipv6 { libc::AF_INET6 } else { libc::AF_INET } as u8;
-    let mut bytes = Vec::with_capacity(REQUEST_SIZE);
-    request(
-        &mut bytes,
-        SOCK_DIAG_BY_FAMILY,
-        REQUEST,
-        0,
-        family,
-        &target,
-        u32::MAX,
-    );
-    send(diag.socket.as_raw_fd(), &bytes, MsgFlags::empty())?;
+    diag.ask(REQUEST, &target, u32::MAX)?;
     let mut buffer = [0; 1024];
     // The kernel has answered when `send` returns.
     let length = recv(diag.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT)?;
