@@ -4,7 +4,7 @@
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -161,10 +161,17 @@ pub(super) fn find(program: &Program) -> Option<PathBuf> {
         .into_iter()
         .map(|directory| directory.join(program.name))
         .find(|file| file.is_file())
-        .filter(|file| {
-            let run = Command::new(file).args(program.works).output();
-            program.works.is_empty() || run.is_ok_and(|output| output.status.success())
-        })
+        .filter(|file| is_whole(program, file))
+}
+
+/// Whether a program does what is asked of it. One of which nothing is asked is not run: it may be a server, which stays.
+fn is_whole(program: &Program, file: &Path) -> bool {
+    if program.works.is_empty() {
+        return true;
+    }
+    let mut command = Command::new(file);
+    command.args(program.works).stdin(Stdio::null());
+    command.output().is_ok_and(|output| output.status.success())
 }
 
 pub(super) fn by_hand(program: &Program) -> String {
@@ -268,6 +275,8 @@ impl Drop for HeldServices {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
     use crate::vm;
 
@@ -282,6 +291,24 @@ mod tests {
         let shell = Program::of("dash", "sh", "a test");
         assert!(find(&shell).is_some());
         assert!(find(&shell.if_works(&["-c", "exit 1"])).is_none());
+    }
+
+    #[test]
+    fn a_program_of_which_nothing_is_asked_is_not_run() -> Result<()> {
+        // A server would stay for ever, and setup with it.
+        let directory = env::temp_dir().join(format!("zt-xtask-{}", std::process::id()));
+        fs::create_dir_all(&directory)?;
+        let trace = directory.join("was-run");
+        let script = directory.join("server");
+        fs::write(&script, format!("#!/bin/sh\ntouch {}\n", trace.display()))?;
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+        let server = Program::of("a", "server", "a test");
+        assert!(is_whole(&server, &script));
+        assert!(!trace.exists(), "it was run");
+        assert!(is_whole(&server.if_works(&["--version"]), &script));
+        assert!(trace.exists(), "it was not run");
+        fs::remove_dir_all(&directory)?;
+        Ok(())
     }
 
     #[test]
