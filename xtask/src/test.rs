@@ -7,10 +7,11 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 
+use crate::instructions::RECORDING;
 use crate::test_report::Report;
 use crate::{
-    chart, containerd, controller_manager, instructions, kubernetes, package, privilege, services, setup,
-    spire, tidy, vm, workspace,
+    chart, containerd, controller_manager, kubernetes, package, privilege, services, setup, spire, tidy, vm,
+    workspace,
 };
 
 /// What to run.
@@ -115,6 +116,9 @@ const APISERVER_TEST: &str = "apiserver";
 /// The one that needs what a release is made of.
 const PACKAGE_TEST: &str = "package";
 
+/// How long a test binary may take. The longest takes a third of it.
+const MOST_SECONDS: u64 = 1200;
+
 /// The name of the test in a binary such as `schemathesis-0123abc`.
 fn test_name(binary: &Path) -> String {
     let name = binary.file_name().unwrap_or_default().to_string_lossy();
@@ -143,17 +147,13 @@ fn services(report: &mut Report, arguments: &[String]) -> Result<()> {
         .filter(|binary| is_service_test(binary))
     {
         let why = "because an agent is started, which loads programs into the kernel, and servers run as users of their own";
-        // sudo passes on what it is given on the command line.
-        let mut command = privilege::as_root("env", why)?;
-        command
-            .arg(format!("ZT_SCHEMATHESIS={}", schemathesis.display()))
-            .arg(format!("ZT_SPIRE={}", spire.display()))
-            .arg(format!("ZT_CONTAINERD={}", containerd.display()))
-            .arg(format!("ZT_CHART={}", chart.display()))
-            .arg(binary)
-            .args(arguments)
-            .current_dir(workspace::root().join("tests"));
-        report.tests(command, &binary.display().to_string())?;
+        let given = [
+            variable("ZT_SCHEMATHESIS", &schemathesis),
+            variable("ZT_SPIRE", &spire),
+            variable("ZT_CONTAINERD", &containerd),
+            variable("ZT_CHART", &chart),
+        ];
+        as_root(report, binary, why, &given, arguments)?;
     }
     Ok(())
 }
@@ -171,16 +171,13 @@ fn apiserver(report: &mut Report, arguments: &[String]) -> Result<()> {
         .filter(|binary| test_name(binary) == APISERVER_TEST)
     {
         let why = "because an agent is started, which loads programs into the kernel";
-        let mut command = privilege::as_root("env", why)?;
-        command
-            .arg(format!("ZT_KUBE_APISERVER={}", apiserver.display()))
-            .arg(format!("ZT_CONTROLLER_MANAGER={}", manager.display()))
-            .arg(format!("ZT_SPIRE={}", spire.display()))
-            .arg(format!("ZT_CHART={}", chart.display()))
-            .arg(binary)
-            .args(arguments)
-            .current_dir(workspace::root().join("tests"));
-        report.tests(command, &binary.display().to_string())?;
+        let given = [
+            variable("ZT_KUBE_APISERVER", &apiserver),
+            variable("ZT_CONTROLLER_MANAGER", &manager),
+            variable("ZT_SPIRE", &spire),
+            variable("ZT_CHART", &chart),
+        ];
+        as_root(report, binary, why, &given, arguments)?;
     }
     Ok(())
 }
@@ -190,16 +187,37 @@ fn in_package(report: &mut Report, arguments: &[String]) -> Result<()> {
     build_binaries()?;
     let made = package::make()?;
     for binary in kernel_tests(&[PACKAGE_TEST])? {
-        let mut command =
-            privilege::as_root("env", "because the package's scripts run in mounts of their own")?;
-        command
-            .arg(format!("ZT_PACKAGE={}", made.display()))
-            .arg(&binary)
-            .args(arguments)
-            .current_dir(workspace::root().join("tests"));
-        report.tests(command, &binary.display().to_string())?;
+        let why = "because the package's scripts run in mounts of their own";
+        as_root(report, &binary, why, &[variable("ZT_PACKAGE", &made)], arguments)?;
     }
     Ok(())
+}
+
+/// How a test is told where something is.
+fn variable(name: &str, path: &Path) -> String {
+    format!("{name}={}", path.display())
+}
+
+/// Runs a test binary as root, with these variables. One that does not end is stopped, so that the others run and it is named.
+fn as_root(
+    report: &mut Report,
+    binary: &Path,
+    why: &str,
+    variables: &[String],
+    arguments: &[String],
+) -> Result<()> {
+    // sudo passes on what it is given on the command line.
+    let mut command = privilege::as_root("env", why)?;
+    limited(command.args(variables).arg("timeout"))
+        .arg(binary)
+        .args(arguments)
+        .current_dir(workspace::root().join("tests"));
+    report.tests(command, &test_name(binary))
+}
+
+/// The arguments of `timeout`.
+fn limited(command: &mut Command) -> &mut Command {
+    command.args(["--kill-after=30", &MOST_SECONDS.to_string()])
 }
 
 fn build_binaries() -> Result<()> {
@@ -234,13 +252,19 @@ fn unit(report: &mut Report, arguments: &[String]) -> Result<()> {
         &["--workspace", "--doc"],
     ];
     for selection in selections {
-        let mut command = Command::new(workspace::cargo());
-        command
+        // Building may take what it takes. Examples in the documentation are built as they are run.
+        if !selection.contains(&"--doc") {
+            let build = [&["test", "--no-run"], selection].concat();
+            cargo(&build, "the tests do not compile")?;
+        }
+        let mut command = Command::new("timeout");
+        limited(&mut command)
+            .arg(workspace::cargo())
             .args(["test", "--no-fail-fast"])
             .args(selection)
             .arg("--")
-            .args(arguments);
-        command.current_dir(workspace::root());
+            .args(arguments)
+            .current_dir(workspace::root());
         report.tests(command, &format!("cargo test {}", selection.join(" ")))?;
     }
     Ok(())
@@ -250,23 +274,12 @@ fn unit(report: &mut Report, arguments: &[String]) -> Result<()> {
 fn kernel(report: &mut Report, arguments: &[String]) -> Result<()> {
     build_binaries()?;
     let binaries = kernel_tests(&["*"])?;
+    let recording = report.records_instructions().then(|| RECORDING.to_owned());
+    let given: Vec<String> = recording.into_iter().collect();
     for binary in binaries.iter().filter(|binary| is_kernel_test(binary)) {
-        let name = binary
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
         let why =
             "because kernel tests make cgroups and network namespaces, and load programs into the kernel";
-        let mut command = privilege::as_root("env", why)?;
-        if report.records_instructions() {
-            command.arg(instructions::RECORDING);
-        }
-        command
-            .arg(binary)
-            .args(arguments)
-            .current_dir(workspace::root().join("tests"));
-        report.tests(command, &name)?;
+        as_root(report, binary, why, &given, arguments)?;
     }
     Ok(())
 }

@@ -9,6 +9,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::instructions::{self, Measured, NOT_COMPARED};
 
+/// The exit code of `timeout` for what it stopped.
+const STOPPED: i32 = 124;
+
 /// What has passed and failed so far.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
@@ -102,6 +105,10 @@ impl Report {
             self.read("", &line);
         }
         let status = child.wait()?;
+        ensure!(
+            status.code() != Some(STOPPED),
+            "{name} did not end in time and was stopped: what it says last is above"
+        );
         // A crash, or a compile error: no test says that it failed.
         if !status.success() && self.failed == before {
             bail!("{name} ended with {status}");
@@ -211,6 +218,16 @@ mod tests {
         assert!(!read(&[]).finish());
         // Checks alone are one.
         assert!(Report::new(false).finish());
+    }
+
+    #[test]
+    fn what_had_to_be_stopped_is_said_to_have_been() {
+        let mut stopped = Command::new("timeout");
+        stopped.args(["0.1", "sleep", "60"]);
+        let error = Report::new(false)
+            .tests(stopped, "slow")
+            .expect_err("it was stopped");
+        assert!(error.to_string().contains("slow did not end in time"), "{error}");
     }
 
     #[test]
