@@ -1,17 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cargo xtask test`: the checks and tests, by the privilege that they need.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+mod binaries;
 
-use anyhow::{Context as _, Result, ensure};
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+
+use anyhow::{Result, ensure};
 use clap::ValueEnum;
+
+pub(crate) use self::binaries::Binary;
 
 use crate::instructions::RECORDING;
 use crate::test_report::Report;
 use crate::{
-    chart, containerd, controller_manager, kubernetes, package, privilege, services, setup, spire, tidy, vm,
-    workspace,
+    chart, containerd, controller_manager, kubernetes, package, services, setup, spire, tidy, vm, workspace,
 };
 
 /// What to run.
@@ -63,17 +67,24 @@ pub(crate) fn run(tiers: &[Tier], records_instructions: bool, arguments: &[Strin
         });
         report.step("tidy", |_| tidy::run());
     }
-    if wanted(Tier::Unit) {
-        report.step("unit", |report| unit(report, arguments));
-    }
-    if wanted(Tier::Kernel) {
-        report.step("kernel", |report| kernel(report, arguments));
+    let tests = [Tier::Unit, Tier::Kernel, Tier::Services].map(wanted);
+    if tests == [true; 3] {
+        side_by_side(&mut report, arguments);
+    } else {
+        if wanted(Tier::Unit) {
+            report.step("unit", |report| unit(report, &unit_tests()?, arguments));
+        }
+        if wanted(Tier::Kernel) {
+            report.step("kernel", |report| kernel(report, &crossing(&["*"])?, arguments));
+        }
+        if wanted(Tier::Services) {
+            report.step("services", |report| {
+                services(report, &crossing(&SERVICE_TESTS)?, arguments)
+            });
+        }
     }
     if tiers.contains(&Tier::Vm) {
         report.step("vm", |report| on_older_kernels(report, arguments));
-    }
-    if wanted(Tier::Services) {
-        report.step("services", |report| services(report, arguments));
     }
     if tiers.contains(&Tier::Apiserver) {
         report.step("apiserver", |report| apiserver(report, arguments));
@@ -92,6 +103,28 @@ pub(crate) fn run(tiers: &[Tier], records_instructions: bool, arguments: &[Strin
         report.step("record instructions", Report::record);
     }
     report.finish()
+}
+
+/// All of the first three tiers: the kernel's tests beside the others. Most of them wait for something most of the time.
+fn side_by_side(report: &mut Report, arguments: &[String]) {
+    let mut built = Vec::new();
+    report.step("build", |_| {
+        built = binaries::build(&["--workspace", "--tests"])?;
+        Ok(())
+    });
+    if built.is_empty() {
+        // Which is a failure, and was said.
+        return;
+    }
+    let built = &built[..];
+    let (mut one, mut other) = (report.lane("kernel  "), report.lane("services"));
+    thread::scope(|scope| {
+        scope.spawn(|| one.step("kernel", |report| kernel(report, built, arguments)));
+        other.step("unit", |report| unit(report, built, arguments));
+        other.step("services", |report| services(report, built, arguments));
+    });
+    report.join(one);
+    report.join(other);
 }
 
 /// What is said of tests that were not run, so that nobody takes them for passed.
@@ -116,44 +149,21 @@ const APISERVER_TEST: &str = "apiserver";
 /// The one that needs what a release is made of.
 const PACKAGE_TEST: &str = "package";
 
-/// How long a test binary may take. The longest takes a third of it.
-const MOST_SECONDS: u64 = 1200;
-
-/// The name of the test in a binary such as `schemathesis-0123abc`.
-fn test_name(binary: &Path) -> String {
-    let name = binary.file_name().unwrap_or_default().to_string_lossy();
-    name.rsplit_once('-').map_or(&*name, |(name, _)| name).to_owned()
-}
-
-/// Whether a test binary is of the services tier.
-fn is_service_test(binary: &Path) -> bool {
-    SERVICE_TESTS.contains(&&*test_name(binary))
-}
-
-/// Whether a test binary is of the kernel tier: it needs no program of somebody else.
-fn is_kernel_test(binary: &Path) -> bool {
-    !is_service_test(binary) && ![APISERVER_TEST, PACKAGE_TEST].contains(&&*test_name(binary))
-}
-
 /// The tests against programs of others: what is missing is installed first.
-fn services(report: &mut Report, arguments: &[String]) -> Result<()> {
+fn services(report: &mut Report, built: &[Binary], arguments: &[String]) -> Result<()> {
     let schemathesis = services::schemathesis()?;
     let spire = spire::obtain()?;
     let chart = chart::obtain()?;
     let containerd = containerd::obtain()?;
-    build_binaries()?;
-    for binary in kernel_tests(&["*"])?
-        .iter()
-        .filter(|binary| is_service_test(binary))
-    {
-        let why = "because an agent is started, which loads programs into the kernel, and servers run as users of their own";
-        let given = [
-            variable("ZT_SCHEMATHESIS", &schemathesis),
-            variable("ZT_SPIRE", &spire),
-            variable("ZT_CONTAINERD", &containerd),
-            variable("ZT_CHART", &chart),
-        ];
-        as_root(report, binary, why, &given, arguments)?;
+    let why = "because an agent is started, which loads programs into the kernel, and servers run as users of their own";
+    let given = [
+        variable("ZT_SCHEMATHESIS", &schemathesis),
+        variable("ZT_SPIRE", &spire),
+        variable("ZT_CONTAINERD", &containerd),
+        variable("ZT_CHART", &chart),
+    ];
+    for binary in named(built, &SERVICE_TESTS) {
+        binary.run_as_root(report, why, &given, arguments)?;
     }
     Ok(())
 }
@@ -165,30 +175,25 @@ fn apiserver(report: &mut Report, arguments: &[String]) -> Result<()> {
     let manager = controller_manager::obtain()?;
     let spire = spire::obtain()?;
     let chart = chart::obtain()?;
-    build_binaries()?;
-    for binary in kernel_tests(&["*"])?
-        .iter()
-        .filter(|binary| test_name(binary) == APISERVER_TEST)
-    {
-        let why = "because an agent is started, which loads programs into the kernel";
-        let given = [
-            variable("ZT_KUBE_APISERVER", &apiserver),
-            variable("ZT_CONTROLLER_MANAGER", &manager),
-            variable("ZT_SPIRE", &spire),
-            variable("ZT_CHART", &chart),
-        ];
-        as_root(report, binary, why, &given, arguments)?;
+    let why = "because an agent is started, which loads programs into the kernel";
+    let given = [
+        variable("ZT_KUBE_APISERVER", &apiserver),
+        variable("ZT_CONTROLLER_MANAGER", &manager),
+        variable("ZT_SPIRE", &spire),
+        variable("ZT_CHART", &chart),
+    ];
+    for binary in crossing(&[APISERVER_TEST])? {
+        binary.run_as_root(report, why, &given, arguments)?;
     }
     Ok(())
 }
 
 /// The tests of what a release is made of.
 fn in_package(report: &mut Report, arguments: &[String]) -> Result<()> {
-    build_binaries()?;
     let made = package::make()?;
-    for binary in kernel_tests(&[PACKAGE_TEST])? {
-        let why = "because the package's scripts run in mounts of their own";
-        as_root(report, &binary, why, &[variable("ZT_PACKAGE", &made)], arguments)?;
+    let why = "because the package's scripts run in mounts of their own";
+    for binary in crossing(&[PACKAGE_TEST])? {
+        binary.run_as_root(report, why, &[variable("ZT_PACKAGE", &made)], arguments)?;
     }
     Ok(())
 }
@@ -198,31 +203,33 @@ fn variable(name: &str, path: &Path) -> String {
     format!("{name}={}", path.display())
 }
 
-/// Runs a test binary as root, with these variables. One that does not end is stopped, so that the others run and it is named.
-fn as_root(
-    report: &mut Report,
-    binary: &Path,
-    why: &str,
-    variables: &[String],
-    arguments: &[String],
-) -> Result<()> {
-    // sudo passes on what it is given on the command line.
-    let mut command = privilege::as_root("env", why)?;
-    limited(command.args(variables).arg("timeout"))
-        .arg(binary)
-        .args(arguments)
-        .current_dir(workspace::root().join("tests"));
-    report.tests(command, &test_name(binary))
+/// Those of the tests that cross crates that have one of these names.
+fn named<'a>(built: &'a [Binary], names: &[&str]) -> impl Iterator<Item = &'a Binary> {
+    let crossing = built.iter().filter(|binary| binary.crosses());
+    crossing.filter(move |binary| names.contains(&&*binary.name))
 }
 
-/// The arguments of `timeout`.
-fn limited(command: &mut Command) -> &mut Command {
-    command.args(["--kill-after=30", &MOST_SECONDS.to_string()])
+/// Builds the programs and those of the tests that cross crates that have one of these names, all for `*`.
+fn crossing(names: &[&str]) -> Result<Vec<Binary>> {
+    let programs = [
+        "build",
+        "--package",
+        "zt-agent",
+        "--package",
+        "zt-tests",
+        "--bins",
+    ];
+    cargo(&programs, "the build failed")?;
+    let tests = names.iter().flat_map(|name| ["--test", name]);
+    let selection: Vec<&str> = ["--package", "zt-tests"].into_iter().chain(tests).collect();
+    binaries::build(&selection)
 }
 
-fn build_binaries() -> Result<()> {
-    let packages = ["--package", "zt-agent", "--package", "zt-tests", "--bins"];
-    cargo(&[&["build"], &packages[..]].concat(), "the build failed")
+/// Builds all tests but those that cross crates.
+fn unit_tests() -> Result<Vec<Binary>> {
+    let mut built = binaries::build(&["--workspace", "--exclude", "zt-tests", "--tests"])?;
+    built.extend(binaries::build(&["--package", "zt-tests", "--lib", "--bins"])?);
+    Ok(built)
 }
 
 /// What is no member of the workspace `--all` does not reach.
@@ -244,42 +251,28 @@ fn cargo(arguments: &[&str], otherwise: &str) -> Result<()> {
     Ok(())
 }
 
-/// Everything that `cargo test` can run as any user: all but the kernel tests.
-fn unit(report: &mut Report, arguments: &[String]) -> Result<()> {
-    let selections: [&[&str]; 3] = [
-        &["--workspace", "--exclude", "zt-tests", "--tests"],
-        &["--package", "zt-tests", "--lib", "--bins"],
-        &["--workspace", "--doc"],
-    ];
-    for selection in selections {
-        // Building may take what it takes. Examples in the documentation are built as they are run.
-        if !selection.contains(&"--doc") {
-            let build = [&["test", "--no-run"], selection].concat();
-            cargo(&build, "the tests do not compile")?;
-        }
-        let mut command = Command::new("timeout");
-        limited(&mut command)
-            .arg(workspace::cargo())
-            .args(["test", "--no-fail-fast"])
-            .args(selection)
-            .arg("--")
-            .args(arguments)
-            .current_dir(workspace::root());
-        report.tests(command, &format!("cargo test {}", selection.join(" ")))?;
+/// Everything that can run as any user: all but the tests that cross crates.
+fn unit(report: &mut Report, built: &[Binary], arguments: &[String]) -> Result<()> {
+    for binary in built.iter().filter(|binary| !binary.crosses()) {
+        binary.run(report, arguments)?;
     }
-    Ok(())
+    let mut examples = Command::new(workspace::cargo());
+    examples
+        .args(["test", "--no-fail-fast", "--workspace", "--doc", "--"])
+        .args(arguments)
+        .current_dir(workspace::root());
+    report.tests(examples, "the documentation's examples")
 }
 
-/// The kernel tests: built as this user, run as root.
-fn kernel(report: &mut Report, arguments: &[String]) -> Result<()> {
-    build_binaries()?;
-    let binaries = kernel_tests(&["*"])?;
+/// The kernel tests: built as this user, run as root. They need no program of somebody else.
+fn kernel(report: &mut Report, built: &[Binary], arguments: &[String]) -> Result<()> {
     let recording = report.records_instructions().then(|| RECORDING.to_owned());
     let given: Vec<String> = recording.into_iter().collect();
-    for binary in binaries.iter().filter(|binary| is_kernel_test(binary)) {
-        let why =
-            "because kernel tests make cgroups and network namespaces, and load programs into the kernel";
-        as_root(report, binary, why, &given, arguments)?;
+    let why = "because kernel tests make cgroups and network namespaces, and load programs into the kernel";
+    let others = [&SERVICE_TESTS[..], &[APISERVER_TEST, PACKAGE_TEST]].concat();
+    let crossing = built.iter().filter(|binary| binary.crosses());
+    for binary in crossing.filter(|binary| !others.contains(&&*binary.name)) {
+        binary.run_as_root(report, why, &given, arguments)?;
     }
     Ok(())
 }
@@ -287,35 +280,5 @@ fn kernel(report: &mut Report, arguments: &[String]) -> Result<()> {
 /// The same programs and tests, in guests that boot other kernels.
 fn on_older_kernels(report: &mut Report, arguments: &[String]) -> Result<()> {
     setup::for_vm()?;
-    build_binaries()?;
-    let binaries = kernel_tests(&vm::tests())?;
-    vm::run(report, &binaries, &test_name, arguments)
-}
-
-/// Builds tests of `tests/tests`, all for `*`, and returns the binaries.
-fn kernel_tests(names: &[&str]) -> Result<Vec<PathBuf>> {
-    let tests = names.iter().flat_map(|name| ["--test", name]);
-    let output = Command::new(workspace::cargo())
-        .args(["test", "--package", "zt-tests", "--no-run"])
-        .args(tests)
-        .arg("--message-format=json-render-diagnostics")
-        .current_dir(workspace::root())
-        .stderr(Stdio::inherit())
-        .output()
-        .context("cannot run cargo")?;
-    ensure!(
-        output.status.success(),
-        "the kernel tests do not compile; the compiler's messages are above"
-    );
-    let mut binaries = Vec::new();
-    for line in String::from_utf8_lossy(&output.stdout).lines() {
-        let message: serde_json::Value = serde_json::from_str(line).context("cargo's messages are JSON")?;
-        let is_test = message["profile"]["test"] == true && message["target"]["kind"][0] == "test";
-        if let Some(path) = message["executable"].as_str().filter(|_| is_test) {
-            binaries.push(PathBuf::from(path));
-        }
-    }
-    ensure!(!binaries.is_empty(), "there are no kernel tests in tests/tests");
-    binaries.sort();
-    Ok(binaries)
+    vm::run(report, &crossing(&vm::tests())?, arguments)
 }

@@ -27,6 +27,8 @@ pub(crate) struct Report {
     notes: Vec<String>,
     measured: Vec<Measured>,
     records_instructions: bool,
+    /// What begins each line of what runs beside others.
+    lane: Option<&'static str>,
 }
 
 impl Report {
@@ -38,6 +40,32 @@ impl Report {
         }
     }
 
+    /// Another one, of what runs beside others. It is to be [joined](Self::join).
+    pub(crate) fn lane(&self, name: &'static str) -> Self {
+        Self {
+            lane: Some(name),
+            ..Self::new(self.records_instructions)
+        }
+    }
+
+    /// Adds what another one has.
+    pub(crate) fn join(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.ignored += other.ignored;
+        self.has_tests |= other.has_tests;
+        self.failures.extend(other.failures);
+        self.notes.extend(other.notes);
+        self.measured.extend(other.measured);
+    }
+
+    fn say(&self, line: &str) {
+        match self.lane {
+            Some(lane) => println!("{lane} | {line}"),
+            None => println!("{line}"),
+        }
+    }
+
     /// See [`Self::new`].
     pub(crate) fn records_instructions(&self) -> bool {
         self.records_instructions
@@ -45,14 +73,14 @@ impl Report {
 
     /// Notes a failure that no test reports.
     pub(crate) fn fail(&mut self, what: String) {
-        println!("error: {what}");
+        self.say(&format!("error: {what}"));
         self.failed += 1;
         self.failures.push(what);
     }
 
     /// Notes what was not done and counts neither way. It is said again in the end.
     pub(crate) fn note(&mut self, what: String) {
-        println!("note: {what}");
+        self.say(&format!("note: {what}"));
         self.notes.push(what);
     }
 
@@ -78,21 +106,26 @@ impl Report {
 
     /// Runs a step between its heading and its time. A step that fails counts as one failure, and the next one follows.
     pub(crate) fn step(&mut self, name: &str, run: impl FnOnce(&mut Self) -> Result<()>) {
-        println!("\n== {name}");
+        if self.lane.is_none() {
+            println!();
+        }
+        self.say(&format!("== {name}"));
         let start = Instant::now();
         let before = self.failed;
         if let Err(error) = run(self) {
-            println!("error: {error:#}");
+            self.say(&format!("error: {error:#}"));
             self.failed += 1;
             self.failures.push(format!("{name}: {error:#}"));
         }
         let outcome = if self.failed == before { "ok" } else { "FAILED" };
-        println!("== {name}: {outcome}, {:.1} s", start.elapsed().as_secs_f64());
+        let seconds = start.elapsed().as_secs_f64();
+        self.say(&format!("== {name}: {outcome}, {seconds:.1} s"));
     }
 
     /// Runs a command whose output is that of test binaries, and shows and counts it.
     pub(crate) fn tests(&mut self, mut command: Command, name: &str) -> Result<()> {
         self.expect_tests();
+        self.say(&format!("running {name}"));
         let mut child = command
             .stdout(Stdio::piped())
             .spawn()
@@ -101,7 +134,7 @@ impl Report {
         let before = self.failed;
         for line in BufReader::new(stdout).lines() {
             let line = line?;
-            println!("{line}");
+            self.say(&line);
             self.read("", &line);
         }
         let status = child.wait()?;

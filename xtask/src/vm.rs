@@ -19,6 +19,7 @@ use self::guest::{BINARY_SECONDS, Said, Userland};
 use self::kernels::{Kernel, SERIES};
 use self::suite::{SUITE, Selection};
 use crate::instructions::{Known, Measured};
+use crate::test::Binary;
 use crate::test_report::Report;
 use crate::workspace;
 
@@ -33,14 +34,8 @@ pub(crate) fn tests() -> Vec<&'static str> {
 /// How the guest's first process begins a line about what it could not prepare.
 const CANNOT: &str = "guest: cannot ";
 
-/// Runs the suite on every kernel at the same time. `name_of` is the name of a test binary; `arguments` replace the selection of
-/// tests.
-pub(crate) fn run(
-    report: &mut Report,
-    binaries: &[PathBuf],
-    name_of: &dyn Fn(&Path) -> String,
-    arguments: &[String],
-) -> Result<()> {
+/// Runs the suite on every kernel at the same time. `arguments` replace the selection of tests.
+pub(crate) fn run(report: &mut Report, built: &[Binary], arguments: &[String]) -> Result<()> {
     report.expect_tests();
     let mut kernels: Vec<Kernel> = Vec::new();
     for series in SERIES {
@@ -60,9 +55,9 @@ pub(crate) fn run(
     }
     let mut selections: Vec<(&Selection, &Path)> = Vec::new();
     for selection in &SUITE {
-        let binary = binaries.iter().find(|binary| name_of(binary) == selection.binary);
+        let binary = built.iter().find(|binary| binary.name == selection.binary);
         let binary = binary.with_context(|| format!("there is no test {}", selection.binary))?;
-        selections.push((selection, binary));
+        selections.push((selection, &binary.path));
     }
     let directory = workspace::target()?.join("vm");
     fs::create_dir_all(&directory)?;
