@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use zt_tests::agent::{DEADLINE, binary};
 use zt_tests::agent_files::Workload;
-use zt_tests::nodes::Nodes;
-use zt_tests::{Agent, Party, Policy, Scene, TCP, wait_for};
+use zt_tests::nodes::{NODES, Nodes};
+use zt_tests::{Agent, KubeApi, Party, Policy, Scene, TCP, wait_for};
 
 struct World {
     scene: Scene,
@@ -37,6 +37,21 @@ impl World {
     /// The agent of a node, which may tell of identities that match.
     fn agent(&self, index: usize, policy: &Policy, identities: &str) -> Result<Agent> {
         self.agent_with(index, policy, identities, "auto")
+    }
+
+    /// The agent of a node to which Kubernetes says who lives on the other one, too.
+    fn agent_beside(&self, index: usize, policy: &Policy, api: &KubeApi) -> Result<Agent> {
+        let kubeconfig = api.kubeconfig(self.scene.sandbox().directory())?;
+        let party = &self.parties[index];
+        let workload = Workload::new(&party.id, &party.cgroup).at(party.host.addresses());
+        let agent = self
+            .nodes
+            .agent(self.scene.sandbox(), index, "*", &["kubernetes"])?;
+        agent
+            .workload(workload)
+            .policy("policy.yaml", &policy.text())?
+            .env("ZT_KUBECONFIG", &kubeconfig.display().to_string())
+            .start()
     }
 
     /// The same with another `handshake`.
@@ -115,6 +130,75 @@ fn a_workload_of_another_node_is_known_as_its_agent_says() -> Result<()> {
     two.restart()?;
     until(&one, "two is known again", is_known)?;
     assert_eq!(chat.talk(to)?, "ok");
+    Ok(())
+}
+
+/// A pod of the namespace and the service account that the party's name says.
+fn pod(party: &Party, node: &str) -> Result<Value> {
+    let mut path = party.id.rsplit('/');
+    let (account, namespace) = path.next().zip(path.next()).context("a name of a pod")?;
+    let addresses: Vec<Value> = party.host.addresses().map(|ip| json!({ "ip": ip })).into();
+    Ok(json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": { "namespace": namespace, "name": account },
+        "spec": { "nodeName": node, "serviceAccountName": account },
+        "status": {
+            "phase": "Running", "podIP": addresses[0]["ip"], "podIPs": addresses, "hostIP": "192.0.2.1",
+        },
+    }))
+}
+
+/// An agent dies, and is not there for longer than it is believed. Its kernel goes on with proofs that the other node cannot believe
+/// any more, and goes on asking for those of the other node.
+#[test]
+fn who_lives_on_a_node_whose_agent_is_dead_is_who_kubernetes_says() -> Result<()> {
+    let mut world = World::new("peers-dead")?;
+    let policy = Policy::new("peers")
+        .allow("chat", "iam", TCP, "8080")
+        .allow("iam", "chat", TCP, "8081");
+    let api = KubeApi::start()?;
+    for (party, node) in world.parties.iter().zip(NODES) {
+        api.put("/api/v1/pods", pod(party, node)?);
+    }
+    let one = world.agent_beside(0, &policy, &api)?;
+    let mut two = world.agent_beside(1, &policy, &api)?;
+    for agent in [&one, &two] {
+        until(agent, "the other is known, with a key", is_known)?;
+    }
+    let [chat, iam] = &mut world.parties;
+    let (to_iam, to_chat) = (iam.v4(8080), chat.v4(8081));
+    iam.serve(to_iam)?.local()?;
+    chat.serve(to_chat)?.local()?;
+    let mut both = |what: &str| -> Result<()> {
+        wait_for(what, DEADLINE, || {
+            let talks = [chat.talk(to_iam)?, iam.talk(to_chat)?];
+            Ok((talks == ["ok", "ok"]).then_some(()))
+        })
+    };
+    both("the two to reach each other")?;
+    let newest = || -> Result<Option<String>> { Ok(proofs(&one)?.into_iter().next()) };
+    wait_for("a record with its proof", DEADLINE, || {
+        Ok(newest()?.filter(|proof| !proof.starts_with("none")).map(drop))
+    })?;
+
+    two.kill()?;
+    until(&one, "two is unknown", |peer| peer["state"] == "unknown")?;
+    // Now by what Kubernetes says; and whoever is not allowed is refused as ever.
+    wait_for("what names it now", DEADLINE, || {
+        both("the two to reach each other beside a dead agent")?;
+        Ok(newest()?.filter(|proof| proof.starts_with("none")).map(drop))
+    })?;
+    both("the two to go on reaching each other")?;
+
+    two.restart()?;
+    until(&one, "two is known again", is_known)?;
+    wait_for("a record with its proof again", DEADLINE, || {
+        both("the two to reach each other again")?;
+        Ok(newest()?.filter(|proof| !proof.starts_with("none")).map(drop))
+    })?;
+    let [chat, iam] = &mut world.parties;
+    assert_eq!([chat.talk(iam.v4(8083))?, iam.talk(chat.v4(8083))?], ["EPERM"; 2]);
     Ok(())
 }
 

@@ -105,7 +105,7 @@ pub(crate) fn run(tiers: &[Tier], records_instructions: bool, arguments: &[Strin
     report.finish()
 }
 
-/// All of the first three tiers: the kernel's tests beside the others. Most of them wait for something most of the time.
+/// All of the first three tiers: the services' tests beside the others. Most of them wait for something most of the time.
 fn side_by_side(report: &mut Report, arguments: &[String]) {
     let mut built = Vec::new();
     report.step("build", |_| {
@@ -117,10 +117,12 @@ fn side_by_side(report: &mut Report, arguments: &[String]) {
         return;
     }
     let built = &built[..];
-    let (mut one, mut other) = (report.lane("kernel  "), report.lane("services"));
+    let (mut one, mut other) = (report.lane("node    "), report.lane("services"));
     thread::scope(|scope| {
-        scope.spawn(|| one.step("kernel", |report| kernel(report, built, arguments)));
-        other.step("unit", |report| unit(report, built, arguments));
+        scope.spawn(|| {
+            one.step("kernel", |report| kernel(report, built, arguments));
+            one.step("unit", |report| unit(report, built, arguments));
+        });
         other.step("services", |report| services(report, built, arguments));
     });
     report.join(one);

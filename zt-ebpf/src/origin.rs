@@ -157,6 +157,17 @@ fn would_prove(address: &Address) -> bool {
     }
 }
 
+/// Whether whoever is at an address of another node has that address alone for a name: nobody there proves, or the agent is not
+/// heard any more. Its kernel goes on with tags that nobody here can believe; it could as well have left them out.
+#[inline(always)]
+pub fn is_believed(address: &Address) -> bool {
+    // SAFETY: read once, copied at once.
+    match unsafe { maps::zt_peers.get(*address) } {
+        Some(peer) => peer.node != 0 && peer.flags & (PEER_HERE | PEER_PROVES) == 0,
+        None => false,
+    }
+}
+
 /// The node at an address, with which a key is shared; 0 for this one, whose own key is for whatever else there is.
 #[inline(always)]
 pub fn node_at(address: &Address) -> u32 {

@@ -153,6 +153,10 @@ fn of_source(ctx: &SockOpsContext, own: u64, keeps: bool, claim: &mut Claim) {
             claim.node = node;
             return;
         }
+        if origin::is_believed(&ends.remote) {
+            claim.proof = Proof::Absent as u32;
+            return;
+        }
     }
     emit::count(Counter::TagsInvalid);
 }
@@ -288,6 +292,11 @@ fn of_destination(ctx: &SockOpsContext, connection: &Connection, claim: &mut Cla
             claim.identity = found.identity();
             claim.resend = u32::from(found.bits().resend());
             claim.node = node;
+            return;
+        }
+        // Of who is behind a virtual address nobody knows whether he is heard.
+        if !front && origin::is_believed(&connection.remote) {
+            claim.proof = Proof::Absent as u32;
             return;
         }
     }

@@ -112,7 +112,8 @@ fn pods_get_entries_from_the_chart_and_a_spire_of_the_repository() -> Result<()>
     // Those of static pods, which are nobody's pods to a controller manager.
     let nodes = "spiffe://hanzo.ai/hanzo-k8s/control-plane-nodes";
     wanted.insert(format!(
-        "{nodes} of spiffe://hanzo.ai/spire/server hint= for k8s_psat:cluster:hanzo-k8s dns="
+        "{nodes} of spiffe://hanzo.ai/spire/server hint= for \
+         k8s_psat:agent_node_label:node-role.kubernetes.io/control-plane:,k8s_psat:cluster:hanzo-k8s dns="
     ));
     for component in [
         "etcd",

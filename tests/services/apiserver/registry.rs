@@ -93,7 +93,12 @@ impl Registry {
         {
             make(&cluster, document)?;
         }
-        let node = cluster.create("/api/v1/nodes", &json!({ "metadata": { "name": NODE } }))?;
+        // Static pods have their entries on nodes of the control plane alone.
+        let labels = json!({ "node-role.kubernetes.io/control-plane": "" });
+        let node = cluster.create(
+            "/api/v1/nodes",
+            &json!({ "metadata": { "name": NODE, "labels": labels } }),
+        )?;
         let spire =
             std::env::var_os("ZT_SPIRE").context("ZT_SPIRE is not set: run `cargo xtask test apiserver`")?;
         Ok(Self {
@@ -191,7 +196,7 @@ impl Registry {
                 (
                     "[\"spire:spire-agent\"]",
                     format!(
-                        "[\"spire:spire-agent\"], kube_config_file = \"{}\"",
+                        "[\"spire:spire-agent\"]\nkube_config_file = \"{}\"",
                         kubeconfig.display()
                     ),
                 ),

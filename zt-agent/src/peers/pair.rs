@@ -123,12 +123,6 @@ impl Pair {
 
     /// Follows the node until the task is aborted.
     pub(super) async fn run(mut self) {
-        let node = self.number;
-        // Keys of the last agent's go with what it knew.
-        if self.hold.is_none() && self.table.has_changed() && self.tell(Told::Forget { node }).await.is_err()
-        {
-            return;
-        }
         // Where its agent is reached is a node's address before it has said anything.
         if self.tell_changes().await.is_err() {
             return;

@@ -21,7 +21,7 @@ use super::outside;
 use super::problem::Problem;
 use super::rollout::EnforcementRollout;
 use super::rule_names::{RuleName, RuleNames};
-use super::walk::Walk;
+use super::walk::{Patterns, Walk};
 use super::{Document, Settings};
 use crate::spiffe_id::{Pattern, SpiffeId};
 use crate::yaml;
@@ -270,6 +270,7 @@ pub fn reparse(
     let mut problems = Vec::new();
     let mut files = Vec::with_capacity(docs.len());
     let mut any = false;
+    let mut patterns = Patterns::new();
     for doc in docs {
         let content = hex_digest(&doc.text);
         if let Some(file) = known.get(&(doc.file.as_str(), content.as_str())) {
@@ -277,7 +278,7 @@ pub fn reparse(
             files.push((*file).clone());
             continue;
         }
-        let mut walk = Walk::new(&doc.file);
+        let mut walk = Walk::new(&doc.file, patterns);
         let mut policies = Vec::new();
         match yaml::documents(&doc.text) {
             Ok(nodes) => {
@@ -301,6 +302,7 @@ pub fn reparse(
         walk.problems
             .sort_by_key(|problem| (problem.line, problem.column));
         problems.append(&mut walk.problems);
+        patterns = walk.patterns;
         files.push(ParsedFile {
             name: doc.file.clone(),
             content,

@@ -102,16 +102,19 @@ impl<'n> Fields<'n> {
 pub(super) struct Walk<'f> {
     pub(super) file: &'f str,
     pub(super) problems: Vec<Problem>,
-    /// Patterns that the file has named so far: most files name few identities in many rules, and share their texts.
-    pub(super) patterns: HashMap<Box<str>, Pattern>,
+    /// Patterns that this file and those before it have named: most name few identities in many rules, and share their texts.
+    pub(super) patterns: Patterns,
 }
 
+/// Patterns by their texts.
+pub(super) type Patterns = HashMap<Box<str>, Pattern>;
+
 impl<'f> Walk<'f> {
-    pub(super) fn new(file: &'f str) -> Self {
+    pub(super) fn new(file: &'f str, patterns: Patterns) -> Self {
         Self {
             file,
             problems: Vec::new(),
-            patterns: HashMap::new(),
+            patterns,
         }
     }
 

@@ -190,8 +190,9 @@ impl Elsewhere {
             // Whom the agent there has not named yet may still prove who he is.
             (None, Some(whose)) => (by_kubernetes(whose, numbers), speaking()),
             (Some(Who::Disputed), _) => (identity::UNKNOWN, nowhere),
-            // Who is not heard takes nothing from who is.
-            (Some(Who::Nobody), Some(whose)) => (by_kubernetes(whose, numbers), nowhere),
+            // Who is not heard takes nothing from who is. Nothing that comes from there proves anything; yet the kernel there goes on
+            // asking for proof, and is given it.
+            (Some(Who::Nobody), Some(whose)) => (by_kubernetes(whose, numbers), (located().0, false)),
             (Some(Who::Silent(said)), Some(whose)) if is_same(said, whose) => {
                 (by_kubernetes(whose, numbers), nowhere)
             }

@@ -82,10 +82,7 @@ impl Pair {
             allowance: Allowance::new(BURST, PER_SECOND, now),
             words: Words::new(now),
             pause: shared.settings.timing.pauses.0,
-            known: Known {
-                highest: uses,
-                uses: if believed { uses } else { 0 },
-            },
+            known: Known { highest: uses, uses },
             shared,
             number: node.number,
             role,

@@ -21,11 +21,10 @@ const LOOK: i64 = 60;
 const TOGETHER: Duration = Duration::from_millis(20);
 
 impl Pair {
-    /// What was said is no longer believed.
+    /// What was said is no longer believed: nobody lives there as far as this node knows, so that no tag from there verifies. The keys
+    /// stay: the kernel there goes on with its own, and refuses who does not prove, until the node is gone or is heard again.
     pub(super) async fn give_up(&mut self, why: &str) -> Result<(), Stopped> {
         self.hold = None;
-        self.known.uses = 0;
-        self.needed = None;
         self.covered.clear();
         let lost = self.table.forget();
         if let Some(unsaid) = self.words.may_say(Instant::now()) {
@@ -34,8 +33,6 @@ impl Pair {
         self.lost.extend(lost);
         self.shared.health.stands(self.name(), State::Unknown, Some(why));
         self.shared.health.counts(self.name(), Counts::default());
-        self.shared.health.keys(self.name(), 0, self.proves);
-        self.tell(Told::Forget { node: self.number }).await?;
         self.tell_changes().await
     }
 

@@ -6,7 +6,7 @@ use crate::policy::action::Protocol;
 use crate::policy::cut::Outcome;
 use crate::policy::envelope;
 use crate::policy::named_party::NamedParty;
-use crate::policy::walk::{Fields, Path, Walk};
+use crate::policy::walk::{Fields, Path, Patterns, Walk};
 use crate::policy::{Document, Problem, Settings};
 use crate::yaml::{self, Node, Value};
 
@@ -20,7 +20,7 @@ const OUTCOMES: [&str; 3] = ["ALLOW", "ALLOW_WITH_PROOF", "DENY"];
 pub(super) fn all(documents: &[Document], settings: &Settings) -> Result<Vec<Expectation>, Vec<Problem>> {
     let (mut tests, mut problems) = (Vec::new(), Vec::new());
     for document in documents {
-        let mut walk = Walk::new(&document.file);
+        let mut walk = Walk::new(&document.file, Patterns::new());
         match yaml::documents(&document.text) {
             Ok(nodes) => {
                 let read = nodes.iter().filter_map(|node| one(&mut walk, node, settings));
