@@ -53,7 +53,10 @@ impl Node {
 
     /// The next line that it prints.
     fn says(&mut self, what: &str) -> Value {
-        let line = self.lines.next().expect("a line").expect("reads");
+        let Some(line) = self.lines.next() else {
+            panic!("it ended before `{what}`: {:?}", self.child.wait());
+        };
+        let line = line.expect("reads");
         let said: Value = serde_json::from_str(&line).expect("JSON");
         assert_eq!(said["what"], what);
         eprintln!("{said} {} MiB", self.memory() >> 20);
