@@ -57,7 +57,7 @@ pub use exemplar::{Exemplars, exemplars};
 pub use expect::{Asked, Case, Expectation, TEST_KIND, parse_tests, try_tests};
 pub use explain::{Explanation, Miss, Silent, Speaking, Step, explain, places};
 pub use group::{Group, Groups, Member};
-pub use mirror::{Difference, LabelError, Mapping, Mirror, MirrorError, differences, mirror};
+pub use mirror::{Difference, LabelError, Mapping, Mirror, MirrorError, WIDENS, differences, mirror};
 pub use named_party::NamedParty;
 pub use network::Networks;
 pub use operator::{

@@ -164,7 +164,7 @@ impl Pair {
                     End::Replaced(arrived) => next = Some(*arrived),
                     End::Distrusted(why) => {
                         self.refuse("tls", &why);
-                        if self.give_up(&why).await.is_err() {
+                        if self.give_up(&why).await.is_err() || self.forget_keys().await.is_err() {
                             return;
                         }
                         self.rest();

@@ -7,6 +7,7 @@
 //! server in it, unless it is said where they are; a note says that too.
 
 mod blocks;
+mod compare;
 mod object;
 mod place;
 
@@ -27,7 +28,7 @@ use super::set::PolicySet;
 use crate::spiffe_id::{Pattern, SpiffeId};
 
 use blocks::Blocks;
-pub use object::{Difference, differences};
+pub use compare::{Difference, WIDENS, differences};
 pub use place::LabelError;
 use place::{Layout, Place};
 
@@ -40,6 +41,8 @@ const NAMED: usize = 2;
 /// Why an identity has no selector.
 const NO_POD: &str = "it is no pod of this cluster by `identity.template`";
 const NO_LABEL: &str = "no label tells its service account (--label)";
+/// Why it has none that Kubernetes would take.
+const NOT_TAKEN: &str = "Kubernetes takes neither namespaces nor labels like its own: at most 63 letters, digits and `-`, in labels also `.` and `_`";
 /// Entities that have addresses.
 const WITH_ADDRESSES: [(&str, u64); 3] = [
     ("host", identity::HOST),
@@ -139,6 +142,9 @@ pub fn mirror(set: &PolicySet, mapping: &Mapping, settings: &Settings) -> Result
         if workload.place.as_ref().is_ok_and(|place| !layout.tells(place)) {
             workload.place = Err(NO_LABEL);
         }
+        if workload.place.as_ref().is_ok_and(|place| !layout.is_taken(place)) {
+            workload.place = Err(NOT_TAKEN);
+        }
     }
     let making = Making {
         cut: Cut::new(&table),
@@ -167,6 +173,8 @@ pub fn mirror(set: &PolicySet, mapping: &Mapping, settings: &Settings) -> Result
     }
     mirror.notes.extend(told(&lacking));
     mirror.notes.extend(beyond(set));
+    mirror.notes.extend(workloads.iter().filter_map(without));
+    mirror.notes.extend(layout.names_dns(&workloads));
     mirror.objects.sort_by_key(object::key);
     Ok(mirror)
 }
@@ -194,6 +202,35 @@ fn told(lacking: &Lacking) -> impl Iterator<Item = String> {
         }
         more => format!("{more} services: {what}"),
     })
+}
+
+/// What a pattern matches is known to nobody here.
+fn without(workload: &Workload) -> Option<String> {
+    let pattern = workload.pattern.as_ref()?.as_str();
+    Some(format!(
+        "{pattern}: whom it matches has an object only where a policy names him outright, or --workload does; \
+         in Kubernetes everybody may reach the others"
+    ))
+}
+
+impl Layout<'_> {
+    /// That the cluster's DNS may be among services with objects, though no label says so.
+    fn names_dns(&self, workloads: &[Workload]) -> Option<String> {
+        let (namespace, (key, value)) = self.mapping.dns.as_ref()?;
+        let mut there = workloads.iter().filter(|one| {
+            let place = one.place.as_ref();
+            one.pattern.is_none() && place.is_ok_and(|place| place.namespace.as_ref() == Some(namespace))
+        });
+        let first = there.next()?;
+        let told = |one: &Workload| one.place.as_ref().is_ok_and(|place| self.is_dns(place));
+        (!told(first) && !there.any(told)).then(|| {
+            format!(
+                "no object of the namespace {namespace} has the label {key}={value}: if {} or another service there is the cluster's \
+                 DNS, only whom policy names reaches it at port 53 (--label, --dns)",
+                first.name()
+            )
+        })
+    }
 }
 
 /// What policies say that no `NetworkPolicy` is about.

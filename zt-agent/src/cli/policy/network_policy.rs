@@ -31,7 +31,8 @@ const MAX_BYTES: u64 = 256 << 20;
     zt-agent policy network-policy policies/ | kubectl apply -f -\n  \
     zt-agent policy network-policy policies/ --label app={serviceAccount} --entity kube-apiserver=10.0.0.1/32\n  \
     kubectl get networkpolicies -A -o json | zt-agent policy network-policy policies/ --check -\n\n\
-    With --check, exits with 1 if an object is missing, different, or one of ours that no service has any more."
+    With --check, exits with 1 if an object is missing, different, or one of ours that no service has any more, or if one of somebody \
+    else takes the same pods: objects add up, so that it `widens` what these allow."
 )]
 pub struct NetworkPolicyArgs {
     /// A directory of policies or one file [default: the configuration's policyPath]
@@ -57,6 +58,9 @@ pub struct NetworkPolicyArgs {
     /// Compare with what a cluster has: what `kubectl get networkpolicies -A -o json` printed; `-` for standard input
     #[arg(long, value_name = "FILE")]
     check: Option<PathBuf>,
+    /// With --check: objects of others are shown, and do not count
+    #[arg(long, requires = "check")]
+    allow_others: bool,
     #[command(flatten)]
     settings: SettingsArgs,
     #[command(flatten)]
@@ -135,11 +139,12 @@ pub(super) fn network_policy(arguments: &NetworkPolicyArgs) -> Result<Exit, Fail
     }
     if let Some(file) = &arguments.check {
         let differences = policy::differences(&made.objects, &objects(file)?);
-        print_differences(&differences, made.objects.len(), arguments.output.format)?;
-        return Ok(if differences.is_empty() {
-            Exit::Done
-        } else {
+        print_differences(&differences, &made, arguments.output.format)?;
+        let counts = |one: &Difference| !(arguments.allow_others && one.difference == policy::WIDENS);
+        return Ok(if differences.iter().any(counts) {
             Exit::Failed
+        } else {
+            Exit::Done
         });
     }
     print(&made, arguments.output.format)?;
@@ -197,15 +202,25 @@ fn print(made: &Mirror, format: Format) -> Result<(), Failure> {
     Ok(())
 }
 
-fn print_differences(differences: &[Difference], objects: usize, format: Format) -> Result<(), Failure> {
+fn print_differences(differences: &[Difference], made: &Mirror, format: Format) -> Result<(), Failure> {
+    let objects = made.objects.len();
     if format == Format::Json {
-        crate::cli::output::json(&json!({ "objects": objects, "differences": differences }))?;
+        crate::cli::output::json(
+            &json!({ "objects": objects, "differences": differences, "notes": made.notes }),
+        )?;
         return Ok(());
     }
     let mut table = Table::new(&["", "NAMESPACE", "NAME"]);
     for difference in differences {
         table.row([
-            Cell::toned(difference.difference, Tone::Bad),
+            Cell::toned(
+                difference.difference,
+                if difference.difference == policy::WIDENS {
+                    Tone::Caution
+                } else {
+                    Tone::Bad
+                },
+            ),
             printable(&difference.namespace).into(),
             printable(&difference.name).into(),
         ]);

@@ -36,6 +36,14 @@ impl Pair {
         self.tell_changes().await
     }
 
+    /// Nothing is proven to it any more either.
+    pub(super) async fn forget_keys(&mut self) -> Result<(), Stopped> {
+        self.known.uses = 0;
+        self.needed = None;
+        self.shared.health.keys(self.name(), 0, self.proves);
+        self.tell(Told::Forget { node: self.number }).await
+    }
+
     /// It speaks for other addresses, or others claim them. Whether there are some of which it was not believed.
     pub(in crate::peers) fn speaks(&mut self, speaker: Arc<Speaker>) -> bool {
         if speaker == self.speaker {

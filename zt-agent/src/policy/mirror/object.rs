@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The objects themselves, and what lies between them and those that a cluster has.
+//! The objects themselves.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::place::{Layout, Place};
@@ -13,7 +12,7 @@ use crate::policy::envelope::text_digest;
 use crate::policy::ports::PortRange;
 
 /// The label by which our objects are known.
-const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "zt");
+pub(super) const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "zt");
 /// The label that every namespace has.
 const NAMESPACE: &str = "kubernetes.io/metadata.name";
 const DNS_PORT: u16 = 53;
@@ -31,6 +30,11 @@ impl Layout<'_> {
         let (namespace, account) = (place.namespace.as_ref()?, place.account.as_ref()?);
         let mut out = self.rules(egress, "to");
         out.extend(self.dns());
+        let mut into = self.rules(ingress, "from");
+        if self.is_dns(place) {
+            // Every object lets its pods go there.
+            into.push(json!({ "from": [{ "namespaceSelector": {} }], "ports": dns_ports() }));
+        }
         Some(json!({
             "apiVersion": "networking.k8s.io/v1",
             "kind": "NetworkPolicy",
@@ -42,7 +46,7 @@ impl Layout<'_> {
             "spec": {
                 "podSelector": selector(&self.labels(place)),
                 "policyTypes": ["Ingress", "Egress"],
-                "ingress": self.rules(ingress, "from"),
+                "ingress": into,
                 "egress": out,
             },
         }))
@@ -84,16 +88,26 @@ impl Layout<'_> {
 
     fn dns(&self) -> Option<Value> {
         let (namespace, (key, value)) = self.mapping.dns.as_ref()?;
-        let ports = [Protocol::Udp, Protocol::Tcp]
-            .map(|protocol| json!({ "protocol": protocol.name(), "port": DNS_PORT }));
         Some(json!({
             "to": [{
                 "namespaceSelector": selector(&json!({ NAMESPACE: namespace })),
                 "podSelector": selector(&json!({ key: value })),
             }],
-            "ports": ports,
+            "ports": dns_ports(),
         }))
     }
+
+    /// Whether a service's pods are those of the cluster's DNS, by the labels that are known of them.
+    pub(super) fn is_dns(&self, place: &Place) -> bool {
+        let dns = self.mapping.dns.as_ref();
+        dns.is_some_and(|(namespace, (key, value))| {
+            place.namespace.as_ref() == Some(namespace) && self.labels(place)[key] == json!(value)
+        })
+    }
+}
+
+fn dns_ports() -> [Value; 2] {
+    [Protocol::Udp, Protocol::Tcp].map(|protocol| json!({ "protocol": protocol.name(), "port": DNS_PORT }))
 }
 
 fn selector(labels: &Value) -> Value {
@@ -139,57 +153,4 @@ fn name(account: &str) -> String {
 pub(super) fn key(object: &Value) -> (String, String) {
     let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
     (text("namespace"), text("name"))
-}
-
-/// How an object of a cluster differs from what it should be.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Difference {
-    /// Namespace of the object.
-    pub namespace: String,
-    /// Name of the object.
-    pub name: String,
-    /// `missing`, `different`, or `extra`: one of ours that no service has any more.
-    pub difference: &'static str,
-}
-
-/// What lies between `wanted` and the objects that a cluster has. Objects that others made are none of our business.
-pub fn differences(wanted: &[Value], cluster: &[Value]) -> Vec<Difference> {
-    let cluster: BTreeMap<_, &Value> = cluster.iter().map(|object| (key(object), object)).collect();
-    let difference = |(namespace, name): (String, String), difference| Difference {
-        namespace,
-        name,
-        difference,
-    };
-    let mut found: Vec<Difference> = wanted
-        .iter()
-        .filter_map(|object| match cluster.get(&key(object)) {
-            None => Some(difference(key(object), "missing")),
-            Some(there) if plain(&there["spec"]) != plain(&object["spec"]) => {
-                Some(difference(key(object), "different"))
-            }
-            Some(_) => None,
-        })
-        .collect();
-    let known: BTreeSet<_> = wanted.iter().map(key).collect();
-    let ours = |object: &&Value| object["metadata"]["labels"][MANAGED_BY.0] == json!(MANAGED_BY.1);
-    let extra = cluster
-        .iter()
-        .filter(|(key, object)| ours(object) && !known.contains(key));
-    found.extend(extra.map(|(key, _)| difference(key.clone(), "extra")));
-    found.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
-    found
-}
-
-/// Without what is null or an empty list, which an API server leaves out.
-fn plain(value: &Value) -> Value {
-    match value {
-        Value::Object(fields) => fields
-            .iter()
-            .filter(|(_, value)| !value.is_null() && value.as_array().is_none_or(|list| !list.is_empty()))
-            .map(|(key, value)| (key.clone(), plain(value)))
-            .collect::<serde_json::Map<_, _>>()
-            .into(),
-        Value::Array(list) => list.iter().map(plain).collect::<Vec<_>>().into(),
-        other => other.clone(),
-    }
 }

@@ -98,6 +98,14 @@ impl<'m> Layout<'m> {
                 .any(|(_, value)| value.contains(ACCOUNT) && filled(value, place).is_some())
     }
 
+    /// Whether Kubernetes takes its namespace and its labels; it refuses an object, and those behind it in a list, that has others.
+    pub(super) fn is_taken(&self, place: &Place) -> bool {
+        let namespace = place.namespace.as_deref().is_none_or(is_name);
+        let labels = self.labels(place);
+        let mut values = labels.as_object().into_iter().flat_map(Map::values);
+        namespace && values.all(|value| value.as_str().is_some_and(is_label))
+    }
+
     /// The labels of its pods; those that a pattern leaves open are left out.
     pub(super) fn labels(&self, place: &Place) -> Value {
         let labels = self.mapping.labels.iter();
@@ -106,6 +114,25 @@ impl<'m> Layout<'m> {
             .collect();
         labels.into()
     }
+}
+
+/// The most characters of a namespace, and of a label's value.
+const MOST: usize = 63;
+
+/// Whether it can be the name of a namespace.
+fn is_name(text: &str) -> bool {
+    let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=MOST).contains(&text.len())
+        && text.bytes().all(legal)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
+/// Whether it can be the value of a label.
+fn is_label(text: &str) -> bool {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let end = |byte: Option<u8>| byte.is_none_or(|byte| byte.is_ascii_alphanumeric());
+    text.len() <= MOST && text.bytes().all(legal) && end(text.bytes().next()) && end(text.bytes().last())
 }
 
 /// A label's value with what it names; `None` where a pattern leaves that open.
