@@ -13,6 +13,7 @@ mod error;
 mod feed;
 mod identities;
 mod input;
+mod memory;
 mod newly;
 mod node;
 mod peers;
@@ -76,6 +77,7 @@ async fn off_the_runtime(
 )]
 pub async fn run(config: Config, sources: Sources, take_over: bool) -> Result<(), AppError> {
     let started = crate::audit::clock::now();
+    memory::keep_large_apart();
     let (stop_sender, stopping) = watch::channel(false);
 
     // The way to a policy engine may need it.

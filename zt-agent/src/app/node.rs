@@ -9,7 +9,6 @@ mod direct;
 mod elsewhere;
 mod force;
 mod guards;
-mod memory;
 mod nameless;
 mod namespaces;
 mod naming;
@@ -323,7 +322,7 @@ impl Node {
         node.pods_changed(sources.pods, &mut Vec::new());
         node.recall_peers(sources.peers)?;
         node.begin()?;
-        memory::give_back();
+        crate::app::memory::give_back();
         Ok(node)
     }
 

@@ -118,7 +118,7 @@ impl Node {
             published_ms = started.elapsed().as_millis() as u64,
             "policy in force"
         );
-        super::memory::give_back();
+        crate::app::memory::give_back();
         Ok(())
     }
 
