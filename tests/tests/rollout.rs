@@ -5,6 +5,8 @@
 mod canary;
 #[path = "rollout/stops.rs"]
 mod stops;
+#[path = "rollout/way_back.rs"]
+mod way_back;
 
 use std::net::{Ipv6Addr, SocketAddr};
 use std::process::{Command, Output};
@@ -122,7 +124,7 @@ fn stages_come_and_go_with_the_traffic_that_they_are_about() -> Result<()> {
     assert_eq!(status["rollout"]["in_force"], "chat");
     assert_eq!(
         status["rollout"]["workloads"],
-        json!({ "total": 4, "enforced": 1, "newly_enforced": 1 })
+        json!({ "total": 4, "enforced": 1, "newly_enforced": 1, "enforced_without_name": 0 })
     );
 
     json_of(&agent, &["advance"])?;
@@ -323,10 +325,23 @@ fn a_rollout_that_is_wrong_changes_nothing_and_says_where() -> Result<()> {
     let told = agent.wait_policies("a conflict", |answer| answer["errors"] != json!([]))?;
     let message = told["errors"][0]["message"].as_str().context("a message")?;
     assert!(
-        message.contains("`to-enforcing` conflicts with the EnforcementRollout `another`"),
+        message.contains("`another` conflicts with the EnforcementRollout `to-enforcing`"),
         "{message}"
     );
     assert_eq!(told["revision"], revision);
+    assert_eq!(client.tcp(server.v4(80))?, "EPERM");
+
+    // The way back is open all the same, on disk and over the API; the way on is not.
+    let change = json_of(&agent, &["rollback"])?;
+    assert_eq!((&change["to"], &change["in_force"]), (&Value::Null, &json!(true)));
+    assert_ne!(change["errors"], json!([]), "{change}");
+    assert_eq!(client.tcp(server.v4(80))?, "ok");
+    assert_eq!(cli(&agent, &["advance"])?.status.code(), Some(1));
+    assert_eq!(client.tcp(server.v4(80))?, "ok");
+    std::fs::remove_file(path.join("second.yaml"))?;
+    agent.wait_policies("what was written to be in force", |answer| {
+        answer["errors"] == json!([])
+    })?;
     assert_eq!(client.tcp(server.v4(80))?, "EPERM");
     Ok(())
 }

@@ -27,6 +27,7 @@ mod policies;
 mod problem;
 mod query;
 mod recorded;
+mod resume;
 mod revisions;
 mod rollout;
 mod server;
@@ -220,6 +221,7 @@ fn routes() -> OpenApiRouter<ApiState> {
             policies::change::delete
         ))
         .routes(routes!(rollout::show))
+        .routes(routes!(resume::resume))
         .routes(routes!(audit::records))
         .routes(routes!(audit::graph))
         .routes(routes!(status::status))

@@ -47,7 +47,7 @@ pub use alike::Alike;
 pub use any::AnyPolicy;
 pub use compile::{CompileError, compile, compile_with};
 pub use cut::Outcome;
-pub use diff::{DefaultActionChange, PolicyChange, PolicyDiff, Statement};
+pub use diff::{DefaultActionChange, PolicyChange, PolicyDiff, RolloutChange, Statement};
 pub use document::{KIND, Rule, ServiceAccessPolicy, Target};
 pub use effect::{ANY_OTHER, Effect, Effects, RawEffect, effects};
 pub use endpoint::Endpoint;
@@ -69,8 +69,8 @@ pub use recommend::{
     Counted, MAX_ADDRESSES, Moment, RecommendError, Recommended, Unused, Wishes, recommend, unused,
 };
 pub use rollout::{
-    Canary, CanaryBy, DenialAction, EnforcementRollout, Guard, Instance, OnDenials, ROLLOUT_KIND, Stage,
-    StageMode, Stop, WINDOW,
+    Armed, Canary, CanaryBy, DenialAction, DeniedEdge, Edge, EnforcementRollout, Guard, Instance, OnDenials,
+    Outcome as GuardOutcome, ROLLOUT_KIND, Refusals, Replica, Stage, StageMode, Stop, StopCause, WINDOW,
 };
 pub use rule_names::{RuleName, RuleNames};
 pub use schema::{GROUP, RESOURCES, collection_of, definitions, document_of, resource_of};

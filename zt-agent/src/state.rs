@@ -53,6 +53,8 @@ pub struct Snapshot {
     pub modes: NodeModes,
     /// Where this node stopped of its own accord, short of what the rollout says.
     pub stopped: Option<Arc<Stop>>,
+    /// Cgroups of this node that have lost their name and enforce as they did.
+    pub enforced_nameless: usize,
     /// What policy depends on besides its documents.
     pub settings: Arc<Settings>,
 }
@@ -84,12 +86,19 @@ impl Default for Snapshot {
             observe_all: false,
             modes: Mode::Observe.into(),
             stopped: None,
+            enforced_nameless: 0,
             settings: Arc::default(),
         }
     }
 }
 
 impl Snapshot {
+    /// How many workloads of this node enforce, by their own modes.
+    pub fn enforced(&self) -> usize {
+        let placed = self.workloads.iter();
+        placed.filter(|placed| placed.mode == Mode::Enforce).count()
+    }
+
     /// The mode that decides about a connection between these two, as far as this node can tell: each end applies
     /// its own, so it is `enforce` as soon as one of the ends here enforces. Ends that are not here are in the mode
     /// that they would be in here.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A node stops by itself where those newly enforced are refused too much.
 
-use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
@@ -29,9 +29,12 @@ fn wait_stopped(agent: &Agent) -> Result<Value> {
     })
 }
 
-fn denied_often(party: &mut Party, to: SocketAddr, times: usize) -> Result<()> {
-    for _ in 0..times {
-        assert_eq!(party.tcp(to)?, "EPERM");
+/// Each of these ports is refused, several times.
+fn denied(party: &mut Party, server: &Party, ports: RangeInclusive<u16>) -> Result<()> {
+    for port in ports {
+        for _ in 0..3 {
+            assert_eq!(party.tcp(server.v4(port))?, "EPERM");
+        }
     }
     Ok(())
 }
@@ -51,16 +54,28 @@ fn a_node_goes_back_by_itself_and_stays_there_until_somebody_tries_again() -> Re
         .policy("rollout.yaml", &rollout(None, &limited("rollback")))?
         .start()?;
     json_of(&agent, &["advance"])?;
-    // As many are borne. Nobody else's count.
-    denied_often(&mut chat, server.v4(81), 4)?;
-    assert_eq!(iam.tcp(server.v4(81))?, "ok");
-    assert_eq!(chat.tcp(server.v4(81))?, "EPERM");
+    // As many are borne, however often. Nobody else's count, and no attempt of a resolver or of `ping`.
+    denied(&mut chat, &server, 81..=84)?;
+    assert_eq!(iam.tcp(server.v4(85))?, "ECONNREFUSED");
+    assert_eq!(chat.udp_connected(server.v4(80))?, "EPERM");
+    let probed = format!("source={}&port=80&decision=DENY", chat.id);
+    agent.wait_audit(&probed, DEADLINE, |found| !found.is_empty())?;
+    assert_eq!(agent.get("/v1/rollout")?["rollout"]["stopped"], Value::Null);
+    assert_eq!(chat.tcp(server.v4(85))?, "EPERM");
     let stopped = wait_stopped(&agent)?;
     assert_eq!(stopped["stage"], "chat");
     assert_eq!(stopped["in_force"], Value::Null);
     assert_eq!(stopped["stages"][0]["state"], "stopped");
     assert_eq!(stopped["stopped"]["denials"], 5);
     assert_eq!(stopped["stopped"]["action"], "rollback");
+    let edges = stopped["stopped"]["edges"].as_array().context("edges")?;
+    assert_eq!(edges.len(), 5, "{edges:?}");
+    assert_eq!(edges[0]["source"], spiffe("chat"));
+    assert_eq!(edges[0]["destination"], spiffe("server"));
+    assert!(
+        edges.iter().all(|edge| edge["times"] == 3 || edge["port"] == 85),
+        "{edges:?}"
+    );
     assert_eq!(chat.tcp(server.v4(81))?, "ok", "it observes again");
     let recorded = moves(&agent)?;
     let last = recorded.last().context("a record")?;
@@ -69,7 +84,7 @@ fn a_node_goes_back_by_itself_and_stays_there_until_somebody_tries_again() -> Re
     assert!(error_of(&agent, &["advance"], 1)?.contains("stopped at `chat`"));
     assert_eq!(cli(&agent, &["status", "--fail"])?.status.code(), Some(1));
     let shown = String::from_utf8(cli(&agent, &["status"])?.stdout)?;
-    assert!(shown.contains("5 denials in a minute"), "{shown}");
+    assert!(shown.contains("5 different connections"), "{shown}");
 
     // A restart changes nothing, nor does a document that goes on.
     agent.kill()?;
@@ -99,7 +114,7 @@ fn a_node_that_holds_keeps_what_it_has_and_goes_no_further() -> Result<()> {
         .mode("observe")
         .policy("rollout.yaml", &rollout(Some("chat"), &limited("hold")))?
         .start()?;
-    denied_often(&mut chat, server.v4(81), 5)?;
+    denied(&mut chat, &server, 81..=85)?;
     let stopped = wait_stopped(&agent)?;
     assert_eq!(
         (&stopped["in_force"], &stopped["stopped"]["action"]),
@@ -108,14 +123,13 @@ fn a_node_that_holds_keeps_what_it_has_and_goes_no_further() -> Result<()> {
     json_of(&agent, &["advance", "--force"])?;
     assert_eq!(chat.tcp(server.v4(81))?, "EPERM");
     assert_eq!(iam.tcp(server.v4(81))?, "ok");
-    // What the stage says is another thing now: it goes on.
-    let mut stages = limited("hold");
-    stages[0]["onDenials"]["perMinute"] = json!(1000);
-    let before = agent.revision()?;
-    agent
-        .files
-        .write_policy("rollout.yaml", &rollout(Some("iam"), &stages))?;
-    agent.wait_revision_after(before)?;
+    let resumed = json_of(&agent, &["resume"])?;
+    assert_eq!(resumed["stopped_at"], "chat");
     assert_eq!(iam.tcp(server.v4(81))?, "EPERM");
+    let causes: Vec<Value> = moves(&agent)?
+        .into_iter()
+        .map(|change| change["cause"].clone())
+        .collect();
+    assert!(causes.contains(&json!("resumed")), "{causes:?}");
     Ok(())
 }

@@ -2,6 +2,7 @@
 //! What only the composition root knows and does.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use serde::Serialize;
@@ -14,6 +15,10 @@ pub trait NodeControl: Send + Sync + 'static {
     /// Break-glass: `true` has this node refuse nothing from the moment this returns; `false` gives the workloads
     /// their own modes back. The caller records it.
     fn observe_all(&self, on: bool) -> BoxFuture<'_, Result<(), ControlError>>;
+
+    /// Has this node go on in the rollout as the document says, where it had stopped of its own accord: at that stage, which is
+    /// answered. Its limits hold anew. `caller` asks for it, and records it.
+    fn resume_rollout(&self, caller: Arc<str>) -> BoxFuture<'_, Result<Option<String>, ControlError>>;
 }
 
 /// Why the node did not do what it was asked to.

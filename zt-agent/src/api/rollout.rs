@@ -6,12 +6,12 @@ use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::ApiState;
 use super::problem::{ApiProblem, Details};
 use super::query::{Given, Parameters};
+use super::{ApiState, Service};
 use crate::audit::record::Timestamp;
 use crate::identity::Mode;
-use crate::policy::{EnforcementRollout, Stage, Stop};
+use crate::policy::{DeniedEdge, EnforcementRollout, Stage, Stop, StopCause};
 use crate::state::{NodeModes, Snapshot};
 
 /// How far this node is.
@@ -46,8 +46,9 @@ struct Standing {
     /// Where and why this node stopped of its own accord.
     #[schema(required = true)]
     stopped: Option<Stopped>,
-    /// Workloads of this node, and how many of them enforce.
-    workloads: Workloads,
+    /// Workloads of this node, and how many of them enforce. Null at a policy engine, which does not see what nodes do.
+    #[schema(required = true)]
+    workloads: Option<Workloads>,
     /// In order.
     stages: Vec<StageStatus>,
 }
@@ -60,13 +61,34 @@ struct Stopped {
     stage: String,
     /// `hold`: what comes after it does not hold here; `rollback`: nor does it itself.
     action: &'static str,
-    /// Denials of those newly enforced in the minute before.
+    /// Why: `denials`, or `unreadable` where it cannot be read where the node stopped before.
+    #[schema(value_type = String)]
+    cause: StopCause,
+    /// Different connections of those newly enforced that were refused in the minute before.
     denials: u64,
     /// As many would have been borne.
     per_minute: u64,
     /// When.
     #[schema(value_type = String)]
     at: Timestamp,
+    /// Those of the connections that were refused most often.
+    edges: Vec<RefusedEdge>,
+}
+
+/// A connection that was refused before a node stopped.
+#[derive(Serialize, ToSchema)]
+#[schema(as = RolloutRefusal)]
+struct RefusedEdge {
+    /// Who wanted to.
+    source: String,
+    /// To whom.
+    destination: String,
+    /// At which port.
+    port: u16,
+    /// `TCP` or `UDP`.
+    protocol: String,
+    /// How often.
+    times: u64,
 }
 
 /// Workloads of this node.
@@ -79,6 +101,8 @@ struct Workloads {
     enforced: usize,
     /// Those that enforce for the stage in force and did not before.
     newly_enforced: usize,
+    /// Cgroups besides that have lost their name and enforce as they did.
+    enforced_without_name: usize,
 }
 
 /// A stage on this node.
@@ -99,12 +123,15 @@ struct StageStatus {
     by: Option<&'static str>,
     /// Whom no policy names is refused.
     require_policy: bool,
-    /// Workloads of this node that it selects.
-    selected: usize,
+    /// Workloads of this node that it selects. Null at a policy engine, like what follows.
+    #[schema(required = true)]
+    selected: Option<usize>,
     /// Those of them that it takes.
-    taken: usize,
+    #[schema(required = true)]
+    taken: Option<usize>,
     /// Workloads of this node that enforce with this stage and those before it.
-    enforced: usize,
+    #[schema(required = true)]
+    enforced: Option<usize>,
 }
 
 /// Shows the rollout and how far it is on this node.
@@ -115,6 +142,7 @@ struct StageStatus {
 pub(super) async fn show(State(state): State<ApiState>, given: Given) -> Result<Json<Status>, ApiProblem> {
     Parameters::new(given.0, &[]).finish()?;
     let snapshot = state.snapshot();
+    let sees = state.service != Service::Engine;
     Ok(Json(Status {
         revision: snapshot.revision,
         observe_all: snapshot.observe_all,
@@ -122,11 +150,11 @@ pub(super) async fn show(State(state): State<ApiState>, given: Given) -> Result<
         rollout: snapshot
             .modes
             .rollout()
-            .map(|(rollout, reached)| standing(&snapshot, rollout, reached)),
+            .map(|(rollout, reached)| standing(&snapshot, rollout, reached, sees)),
     }))
 }
 
-fn standing(snapshot: &Snapshot, rollout: &EnforcementRollout, reached: usize) -> Standing {
+fn standing(snapshot: &Snapshot, rollout: &EnforcementRollout, reached: usize, sees: bool) -> Standing {
     let name = |reached| rollout.stage_at(reached).map(|stage| stage.name.to_string());
     let workloads = &snapshot.workloads;
     let modes = &snapshot.modes;
@@ -139,14 +167,15 @@ fn standing(snapshot: &Snapshot, rollout: &EnforcementRollout, reached: usize) -
         stage: name(rollout.reached()),
         in_force: name(reached),
         stopped: snapshot.stopped.as_deref().map(Stopped::from),
-        workloads: Workloads {
+        workloads: sees.then(|| Workloads {
             total: workloads.len(),
             enforced: enforced(snapshot, modes, reached),
             newly_enforced: newly.count(),
-        },
+            enforced_without_name: snapshot.enforced_nameless,
+        }),
         stages: (0..)
             .zip(&rollout.stages)
-            .map(|(index, stage)| stage_status(snapshot, rollout, (index, stage), reached))
+            .map(|(index, stage)| stage_status(snapshot, rollout, (index, stage), reached, sees))
             .collect(),
     }
 }
@@ -162,6 +191,7 @@ fn stage_status(
     rollout: &EnforcementRollout,
     (index, stage): (usize, &Stage),
     reached: usize,
+    sees: bool,
 ) -> StageStatus {
     let modes = &snapshot.modes;
     let selected = snapshot
@@ -186,9 +216,9 @@ fn stage_status(
         percent: stage.canary.map(|canary| canary.percent),
         by: stage.canary.map(|canary| canary.by.name()),
         require_policy: stage.require_policy,
-        selected: selected.count(),
-        taken: taken.count(),
-        enforced: enforced(snapshot, modes, index + 1),
+        selected: sees.then(|| selected.count()),
+        taken: sees.then(|| taken.count()),
+        enforced: sees.then(|| enforced(snapshot, modes, index + 1)),
     }
 }
 
@@ -197,6 +227,7 @@ impl From<&Stop> for Stopped {
         Self {
             stage: stop.stage.clone(),
             action: stop.action.name(),
+            cause: stop.cause,
             denials: stop.denials,
             per_minute: stop.per_minute,
             at: Timestamp(
@@ -204,6 +235,19 @@ impl From<&Stop> for Stopped {
                     .unwrap_or(i64::MAX)
                     .saturating_mul(1_000_000),
             ),
+            edges: stop.edges.iter().map(RefusedEdge::from).collect(),
+        }
+    }
+}
+
+impl From<&DeniedEdge> for RefusedEdge {
+    fn from(edge: &DeniedEdge) -> Self {
+        Self {
+            source: edge.source.clone(),
+            destination: edge.destination.clone(),
+            port: edge.port,
+            protocol: edge.protocol.clone(),
+            times: edge.times,
         }
     }
 }

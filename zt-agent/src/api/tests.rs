@@ -64,6 +64,7 @@ const POSTGRES: &str = "spiffe://hanzo.ai/hanzo-k8s/hanzo/postgres";
 #[derive(Default)]
 struct Node {
     observe_all: AtomicBool,
+    resumed: AtomicBool,
     broken: AtomicBool,
 }
 
@@ -94,6 +95,13 @@ impl NodeControl for Node {
             }
             self.observe_all.store(on, Ordering::SeqCst);
             Ok(())
+        })
+    }
+
+    fn resume_rollout(&self, _caller: Arc<str>) -> BoxFuture<'_, Result<Option<String>, ControlError>> {
+        Box::pin(async move {
+            self.resumed.store(true, Ordering::SeqCst);
+            Ok(Some("b".to_owned()))
         })
     }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the API may ask of the node thread.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -65,6 +66,16 @@ impl NodeControl for Handle {
                 Err(ControlError {
                     message: "the node thread did not answer: see the log; `zt-agent detach` removes every hook".into(),
                 })
+            })
+        }
+        .boxed()
+    }
+
+    fn resume_rollout(&self, caller: Arc<str>) -> BoxFuture<'_, Result<Option<String>, ControlError>> {
+        async move {
+            let asked = self.ask(|answer| Command::ResumeRollout { caller, answer });
+            asked.await.ok_or_else(|| ControlError {
+                message: "the node thread did not answer: see the log and `zt-agent rollout status`".into(),
             })
         }
         .boxed()

@@ -2,23 +2,24 @@
 //! A policy-engine replica: the API over a policy directory, without a kernel side. It keeps nothing but its audit
 //! trail, so that several may share one directory.
 
+mod no_kernel;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt as _;
-use futures::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, block_in_place};
 
+use self::no_kernel::NoKernel;
 use super::callers::Callers;
 use super::feed::PolicyFeed;
 use super::serving::Endpoints;
 use super::signals::Signals;
 use super::trail::Trail;
 use super::{AppError, Loaded, descriptors, identities, input, node, notify};
-use crate::api::{self, ApiState, ControlError, NodeControl, NodeStatus, Readiness, Service};
+use crate::api::{self, ApiState, Readiness, Service};
 use crate::config::{Config, PolicySource, Sources};
 use crate::identity::{WorkloadRecord, file as identity_file};
 use crate::kubernetes::Client;
@@ -66,7 +67,7 @@ pub async fn run_engine(mut config: Config, sources: Sources) -> Result<(), AppE
         metrics: Arc::clone(&metrics),
         snapshots: publisher,
     };
-    engine.put_in_force(policies)?;
+    engine.put_in_force(policies, None)?;
 
     let source = feed.status(&metrics);
     let (kept, editor) = feed.editor(&config, kubernetes.as_ref());
@@ -230,20 +231,6 @@ fn workloads(
     node::read_workloads(contents, config, roots)
 }
 
-/// There is no kernel behind an engine.
-struct NoKernel;
-
-impl NodeControl for NoKernel {
-    fn status(&self) -> BoxFuture<'_, NodeStatus> {
-        async { NodeStatus::default() }.boxed()
-    }
-
-    fn observe_all(&self, _on: bool) -> BoxFuture<'_, Result<(), ControlError>> {
-        let message = "a policy engine enforces nothing: ask the agent of the node".to_owned();
-        async { Err(ControlError { message }) }.boxed()
-    }
-}
-
 /// The single writer of what is in force at an engine.
 struct Engine {
     config: Config,
@@ -273,35 +260,46 @@ impl Engine {
     }
 
     fn policies_changed(&mut self, contents: Contents) {
-        let parsed = contents
-            .0
-            .and_then(|documents| policy::reparse(&documents, &self.settings, &self.loaded.policies));
-        let problems = match parsed {
+        let problems = match self.loaded.policies.succeeded_by(contents.0, &self.settings) {
             Ok(policies) if policies.digest() == self.loaded.policies.digest() => {
                 self.loaded = Loaded {
                     policies: Arc::new(policies),
                     error: None,
                 };
-                self.publish_anew();
-                return;
+                return self.publish_anew();
             }
-            Ok(policies) => match self.put_in_force(policies) {
+            Ok(policies) => match self.put_in_force(policies, None) {
                 Ok(()) => return,
-                Err(error) => vec![problem(
-                    &self.config.policy_path.display().to_string(),
-                    "",
-                    &error.to_string(),
-                )],
+                Err(error) => {
+                    let path = self.config.policy_path.display().to_string();
+                    Arc::new(vec![problem(&path, "", &error.to_string())])
+                }
             },
-            Err(problems) => problems,
+            Err((problems, back)) => {
+                let problems = Arc::new(problems);
+                // The way back is open, whatever is wrong with others.
+                if let Some(back) = back {
+                    tracing::warn!(
+                        "the rollout goes back, with the other documents that were in force before"
+                    );
+                    if let Err(error) = self.put_in_force(back, Some(Arc::clone(&problems))) {
+                        tracing::error!(%error, "the rollout does not go back");
+                    }
+                }
+                problems
+            }
         };
-        for problem in &problems {
+        self.not_in_force(problems);
+    }
+
+    fn not_in_force(&mut self, problems: Arc<Vec<Problem>>) {
+        for problem in problems.iter() {
             tracing::error!(
                 revision = self.revision,
                 "policy not loaded, the last good one stays in force: {problem}"
             );
         }
-        self.loaded.error = Some(Arc::new(problems));
+        self.loaded.error = Some(problems);
         self.publish_anew();
     }
 
@@ -320,12 +318,16 @@ impl Engine {
         }
     }
 
-    fn put_in_force(&mut self, policies: PolicySet) -> Result<(), AppError> {
+    fn put_in_force(
+        &mut self,
+        policies: PolicySet,
+        problems: Option<Arc<Vec<Problem>>>,
+    ) -> Result<(), AppError> {
         let table = compile(&policies, &self.identities(), &self.settings, self.revision + 1)?;
         self.revision += 1;
         self.loaded = Loaded {
             policies: Arc::new(policies),
-            error: None,
+            error: problems,
         };
         tracing::info!(
             revision = self.revision,
@@ -389,6 +391,7 @@ impl Engine {
             observe_all: false,
             modes,
             stopped: None,
+            enforced_nameless: 0,
             settings: Arc::clone(&self.settings),
         });
     }

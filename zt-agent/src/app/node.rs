@@ -7,6 +7,7 @@ mod begin;
 mod cgroups;
 mod direct;
 mod elsewhere;
+mod enforced;
 mod force;
 mod guards;
 mod nameless;
@@ -64,6 +65,7 @@ use crate::state::{NodeModes, Publisher};
 use self::around::Around;
 use self::cgroups::Cgroups;
 use self::elsewhere::Elsewhere;
+use self::enforced::EnforcedAs;
 use self::guards::Receivers;
 use self::naming::Naming;
 use self::pending::Pending;
@@ -123,6 +125,13 @@ pub(super) enum Command {
         on: bool,
         /// Whether it is.
         answer: oneshot::Sender<Result<(), ControlError>>,
+    },
+    /// This node goes on in the rollout, by request.
+    ResumeRollout {
+        /// Whose.
+        caller: Arc<str>,
+        /// The stage at which it had stopped, if it had.
+        answer: oneshot::Sender<Option<String>>,
     },
     /// A change of mode that was made by hand is in the trail.
     Recorded,
@@ -197,6 +206,8 @@ pub(super) struct Node {
     /// In which mode whom is.
     modes: NodeModes,
     rollout: Rollout,
+    /// By which name each cgroup came to enforce.
+    enforced_as: EnforcedAs,
     /// Names that are new since a table was compiled last, as no table could be compiled for them. They are nobody until then: a
     /// DENY that holds of them by a pattern is not in force.
     unruled: HashSet<SpiffeId>,
@@ -286,6 +297,7 @@ impl Node {
             places: Places::default(),
             modes: parts.config.modes().into(),
             rollout: Rollout::open(&parts.config.state_directory()),
+            enforced_as: EnforcedAs::open(&parts.config.state_directory(), &cgroups),
             unruled: HashSet::new(),
             behind: false,
             around: Around::default(),

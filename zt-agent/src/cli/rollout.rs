@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `zt-agent rollout`: where the rollout stands, one stage on, one stage back.
+//! `zt-agent rollout`: where the rollout stands, one stage on, one stage back, and on where a node had stopped.
 
 mod change;
 mod show;
 
 use clap::{Args, Subcommand};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::client::{ApiArgs, Client};
 use super::exit::{Exit, Failure};
-use super::output::Output;
+use super::output::{Format, Output, line};
+use super::table::plain;
 
 /// `rollout …`.
 #[derive(Debug, Subcommand)]
@@ -29,6 +30,11 @@ pub enum RolloutCommand {
         goes back. Comments in the document are not kept."
     )]
     Rollback(RollbackArgs),
+    /// Have the node that is asked go on as the document says, where it stopped of its own accord
+    #[command(
+        after_help = "Other nodes are not asked, and the document is not changed. The node's limit (`onDenials`) holds anew. This is recorded."
+    )]
+    Resume(ResumeArgs),
 }
 
 /// Arguments of `rollout status`.
@@ -69,6 +75,15 @@ pub struct RollbackArgs {
     common: ChangeArgs,
 }
 
+/// Arguments of `rollout resume`.
+#[derive(Debug, Args)]
+pub struct ResumeArgs {
+    #[command(flatten)]
+    api: ApiArgs,
+    #[command(flatten)]
+    output: Output,
+}
+
 /// What both have.
 #[derive(Debug, Args)]
 pub(super) struct ChangeArgs {
@@ -94,7 +109,26 @@ pub(super) async fn rollout(command: &RolloutCommand) -> Result<Exit, Failure> {
         }
         RolloutCommand::Advance(arguments) => change::advance(arguments).await,
         RolloutCommand::Rollback(arguments) => change::rollback(arguments).await,
+        RolloutCommand::Resume(arguments) => resume(arguments).await,
     }
+}
+
+async fn resume(arguments: &ResumeArgs) -> Result<Exit, Failure> {
+    let client = Client::new(&arguments.api)?;
+    let answer = client.post("/v1/rollout", &json!({ "action": "resume" })).await?;
+    match arguments.output.format {
+        Format::Json => super::output::json(&answer)?,
+        Format::Table => {
+            let revision = plain(&answer["revision"]);
+            line(&match answer["stopped_at"].as_str() {
+                Some(stage) => {
+                    format!("this node had stopped at {stage}, and goes on: revision {revision}")
+                }
+                None => "this node had not stopped; its limit holds anew".to_owned(),
+            })?;
+        }
+    }
+    Ok(Exit::Done)
 }
 
 async fn status(client: &Client) -> Result<Value, Failure> {

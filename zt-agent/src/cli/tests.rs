@@ -60,6 +60,7 @@ fn every_documented_form_is_understood() {
         "zt-agent rollout advance --to canary --dry-run --force -o json",
         "zt-agent rollout rollback --to canary",
         "zt-agent rollout rollback --all --dry-run",
+        "zt-agent rollout resume -o json",
     ] {
         assert!(parse(line).is_ok(), "{line}: {:?}", parse(line));
     }

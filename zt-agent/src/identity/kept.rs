@@ -21,6 +21,17 @@ pub fn replace_synced(path: &Path, text: &[u8]) -> io::Result<()> {
 /// What `path` says; `None` where it cannot be read, or there is none: that costs the next agent what it could have known.
 /// `what` is called so in the log.
 pub fn read<T: DeserializeOwned>(path: &Path, max_bytes: u64, what: &str) -> Option<T> {
+    match try_read(path, max_bytes) {
+        Ok(read) => read,
+        Err(error) => {
+            tracing::warn!(file = %path.display(), %error, "{what} that were known before cannot be read");
+            None
+        }
+    }
+}
+
+/// What `path` says; `None` where there is no such file.
+pub fn try_read<T: DeserializeOwned>(path: &Path, max_bytes: u64) -> io::Result<Option<T>> {
     let read = || -> io::Result<T> {
         if fs::metadata(path)?.len() > max_bytes {
             return Err(io::Error::other("it is too large"));
@@ -28,13 +39,9 @@ pub fn read<T: DeserializeOwned>(path: &Path, max_bytes: u64, what: &str) -> Opt
         Ok(serde_json::from_slice(&fs::read(path)?)?)
     };
     match read() {
-        Ok(read) => Some(read),
-        Err(error) => {
-            if error.kind() != io::ErrorKind::NotFound {
-                tracing::warn!(file = %path.display(), %error, "{what} that were known before cannot be read");
-            }
-            None
-        }
+        Ok(read) => Ok(Some(read)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -20,7 +20,7 @@ pub use self::address::Whose;
 pub use self::directory::Directory;
 pub use self::known::{Changes, Counts, Known, Part, REFUSALS};
 pub use self::naming::{Naming, Template, TemplateError};
-pub use self::paths::{is_static, is_uid, pod_of, predicted};
+pub use self::paths::{is_static, is_uid, pod_around, pod_of, predicted};
 
 /// The namespace of static pods.
 pub const STATIC_NAMESPACE: &str = "kube-system";

@@ -33,8 +33,13 @@ impl Modes {
 
     /// The mode of a workload that names none itself.
     pub fn of(&self, id: &SpiffeId) -> Mode {
+        self.named(id).unwrap_or(self.default)
+    }
+
+    /// The mode that a pattern gives it, if one does.
+    pub fn named(&self, id: &SpiffeId) -> Option<Mode> {
         let rule = self.rules.iter().find(|rule| rule.spiffe.matches(id));
-        rule.map_or(self.default, |rule| rule.mode)
+        rule.map(|rule| rule.mode)
     }
 
     /// The mode of those that no pattern matches.

@@ -350,6 +350,16 @@ fn snapshot(writer: &mut Writer<'_>, metrics: &Metrics) -> fmt::Result {
             "1 while this node is not at the stage of the rollout that the document says, or goes no further",
             flag(snapshot.stopped.is_some()),
         ),
+        (
+            "zt_rollout_stages",
+            "Stages of the rollout that are in force on this node",
+            snapshot.modes.rollout().map_or(0, |(_, reached)| reached) as f64,
+        ),
+        (
+            "zt_workloads_enforced",
+            "Workloads of this node that enforce",
+            snapshot.enforced() as f64,
+        ),
     ] {
         writer.gauge(name, help, value)?;
     }

@@ -81,6 +81,8 @@ fn the_names_of_the_specification_are_there() {
         "zt_policy_valid 1",
         "zt_observe_all 0",
         "zt_rollout_stopped 0",
+        "zt_rollout_stages 0",
+        "zt_workloads_enforced 0",
         r#"zt_svid_rotations_total{service="spiffe://hanzo.ai/hanzo-k8s/hanzo/gateway"} 1"#,
         concat!("zt_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
     ] {

@@ -3,6 +3,7 @@
 //!
 //! All rules are one union, so a rule that only moves, is renamed, or is written differently is no change here.
 
+mod rollout;
 mod statement;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +19,7 @@ use super::network;
 use super::ports::PortRange;
 use super::set::PolicySet;
 
+pub use rollout::RolloutChange;
 pub use statement::Statement;
 
 /// The difference between two sets of policies.
@@ -36,6 +38,9 @@ pub struct PolicyDiff {
     /// The default action, if it is another now.
     #[schema(required = true)]
     pub default_action: Option<DefaultActionChange>,
+    /// What the rollout says now and did not before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rollout: Vec<RolloutChange>,
 }
 
 /// A document that came, went, or is another now.
@@ -155,6 +160,7 @@ impl PolicySet {
                 from: old.name().to_owned(),
                 to: new.name().to_owned(),
             }),
+            rollout: rollout::changes(before, self),
         }
     }
 }
@@ -219,7 +225,7 @@ fn say<'p>(policy: &'p AnyPolicy, to: &mut dyn FnMut(Subject<'p>, Span)) {
                 }
             }
         }
-        // It has no rules: what of it changed, the documents themselves tell.
+        // It has no rules: what of it changed is told by itself.
         AnyPolicy::Rollout(_) => {}
         AnyPolicy::Operator(policy) => {
             for rule in &policy.rules {

@@ -8,6 +8,7 @@ mod canonical;
 mod guard;
 mod read;
 mod redundant;
+mod soak;
 
 use std::sync::Arc;
 
@@ -16,9 +17,10 @@ use serde_json::Value as Json;
 use super::envelope::{Head, hex_digest};
 use crate::spiffe_id::{Pattern, SpiffeId};
 
-pub use canary::{Canary, CanaryBy, Instance};
-pub use guard::{Guard, Stop, WINDOW};
+pub use canary::{Canary, CanaryBy, Instance, Replica};
+pub use guard::{Armed, DeniedEdge, Edge, Guard, Outcome, Refusals, Stop, StopCause, WINDOW};
 pub(super) use read::read;
+pub(super) use soak::PATTERN as SOAK_PATTERN;
 
 /// The `kind` of these documents.
 pub const ROLLOUT_KIND: &str = "EnforcementRollout";
@@ -38,7 +40,7 @@ pub(super) const STAGE_FIELDS: [&str; 7] = [
 /// The fields of a stage's `canary`.
 pub(super) const CANARY_FIELDS: [&str; 2] = ["percent", "by"];
 /// The fields of a stage's `onDenials`.
-pub(super) const ON_DENIALS_FIELDS: [&str; 2] = ["perMinute", "action"];
+pub(super) const ON_DENIALS_FIELDS: [&str; 3] = ["perMinute", "action", "for"];
 /// The most denials a minute that a limit may name.
 pub(super) const MOST_PER_MINUTE: u64 = 1_000_000;
 
@@ -90,10 +92,12 @@ pub enum StageMode {
 /// What happens by itself on a node where those that a stage newly enforced are refused too much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OnDenials {
-    /// `perMinute`: as many denials in a minute, on one node, are borne.
+    /// `perMinute`: as many different connections that are refused in a minute, on one node, are borne.
     pub per_minute: u64,
     /// `action`: what happens at one more.
     pub action: DenialAction,
+    /// `for`: how many seconds after the stage came in force on a node it may happen.
+    pub soak: u64,
 }
 
 /// What happens when there are too many denials.
@@ -156,10 +160,11 @@ impl Stage {
         self.identities.iter().any(|pattern| pattern.matches(id))
     }
 
-    /// SHA-256 of what it says, in hexadecimal.
+    /// SHA-256 of what it says to nodes, in hexadecimal: what it says to people is not in it.
     pub fn digest(&self) -> String {
         // Nothing in it can fail to be JSON.
-        hex_digest(&serde_json::to_string(&canonical::Stage::from(self)).unwrap_or_default())
+        let said = canonical::Stage::from(self).without_description();
+        hex_digest(&serde_json::to_string(&said).unwrap_or_default())
     }
 }
 
@@ -184,21 +189,47 @@ impl EnforcementRollout {
         self.stages.get(reached.checked_sub(1)?)
     }
 
-    /// What the first `reached` stages make of a workload; `None` where that is for others to say. The last one that selects
-    /// it decides. `at` is where it runs: without that, a canary that takes but a part takes nobody.
-    pub fn mode_of(&self, reached: usize, id: &SpiffeId, at: Option<&Instance<'_>>) -> Option<StageMode> {
+    /// The same document at another stage: the first `reached` ones are.
+    #[must_use]
+    pub fn at(&self, reached: usize) -> Self {
+        let mut other = self.clone();
+        other.reached = reached.min(self.stages.len());
+        other.sealed()
+    }
+
+    /// How many stages of this one are reached at the stage that `said`, another version of it, is at, if these are fewer.
+    pub fn earlier_by(&self, said: &Self) -> Option<usize> {
+        let place = match said.stage_at(said.reached) {
+            None => 0,
+            Some(stage) => 1 + self.stages.iter().position(|own| own.name == stage.name)?,
+        };
+        (said.head.name == self.head.name && place < self.reached).then_some(place)
+    }
+
+    /// What the first `reached` stages make of a workload that one of them selects; `None` where none does. The last one that
+    /// does decides. `at` is where it runs: without that, a canary that takes but a part takes nobody.
+    pub fn mode_by_stage(
+        &self,
+        reached: usize,
+        id: &SpiffeId,
+        at: Option<&Instance<'_>>,
+    ) -> Option<StageMode> {
         let stages = self.stages.get(..reached.min(self.stages.len()))?;
         let takes = |stage: &&Stage| {
             let chosen = |canary: &Canary| canary.takes(&self.head.name, id, at);
             stage.selects(id) && stage.canary.as_ref().is_none_or(chosen)
         };
-        let deciding = stages.iter().rev().find(takes);
-        deciding
-            .map(|stage| stage.mode)
+        stages.iter().rev().find(takes).map(|stage| stage.mode)
+    }
+
+    /// The same, or else what it says of whom no stage selects; `None` where that is for others to say.
+    pub fn mode_of(&self, reached: usize, id: &SpiffeId, at: Option<&Instance<'_>>) -> Option<StageMode> {
+        self.mode_by_stage(reached, id, at)
             .or_else(|| self.default_at(reached))
     }
 
-    /// The mode of whom none of the first `reached` stages selects, if the rollout has one for them.
+    /// The mode of whom none of the first `reached` stages selects, if the rollout has one for them. To enforce is not for
+    /// those of whom the node's own configuration says that they observe.
     pub fn default_at(&self, reached: usize) -> Option<StageMode> {
         if self.requires_policy(reached) {
             Some(StageMode::Enforce)

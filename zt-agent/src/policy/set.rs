@@ -147,7 +147,7 @@ impl PolicySet {
         &self.rule_names
     }
 
-    fn new(files: Vec<ParsedFile>, trust_domain: &str) -> Result<Self, Vec<Problem>> {
+    fn new(files: Vec<ParsedFile>, trust_domain: &str, known: Option<&str>) -> Result<Self, Vec<Problem>> {
         let mut all: Vec<_> = files
             .iter()
             .flat_map(|file| file.policies.iter().cloned())
@@ -162,7 +162,7 @@ impl PolicySet {
                 AnyPolicy::Rollout(rollout) => rollouts.push(rollout),
             }
         }
-        let (rollout, mut problems) = rollout::only(&rollouts);
+        let (rollout, mut problems) = rollout::only(&rollouts, known);
         let operators = OperatorRules::of(operators.into_iter());
         let rules = policies.iter().map(|policy| policy.rules.len()).sum();
         let mut rule_names = RuleNames::with_capacity(rules);
@@ -326,7 +326,7 @@ pub fn reparse(
     }
     problems.extend(duplicate_names(files.iter().flat_map(|file| &file.policies)));
     if problems.is_empty() {
-        PolicySet::new(files, &settings.trust_domain)
+        PolicySet::new(files, &settings.trust_domain, previous.rollout_name())
     } else {
         Err(problems)
     }

@@ -4,6 +4,7 @@
 mod alike;
 mod compiling;
 mod difference;
+mod documentation;
 mod examples;
 mod operators;
 mod parsing;

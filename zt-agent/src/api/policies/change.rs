@@ -15,7 +15,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::conditions::Conditions;
-use super::settle::{Settled, settle};
+use super::settle::{Settled, gone_back, settle, settled_back};
 use crate::api::caller::Caller;
 use crate::api::problem::ApiProblem;
 use crate::api::query::{Given, Parameters, PolicyName, flag};
@@ -60,7 +60,7 @@ pub(in crate::api) struct Changed {
     ),
     responses(
         (status = 200, description = "Committed, in force on this node, and its record stored; with dry_run, what would change", body = Changed, headers(("ETag" = String))),
-        (status = 202, description = "Committed, and its record stored, and not in force, because other documents are not valid: see `errors`", body = Changed, headers(("ETag" = String))),
+        (status = 202, description = "Committed, and its record stored, and not in force, because other documents are not valid: see `errors`. A rollout goes back all the same: then it is 200", body = Changed, headers(("ETag" = String))),
         (status = "4XX", description = "Nothing was changed", body = crate::api::problem::Details, content_type = "application/problem+json"),
         (status = "5XX", description = "It could not be written, or not brought into force, or has no record that is known to be stored: `detail` says whether it is on disk and in force", body = crate::api::problem::Details, content_type = "application/problem+json"),
     ),
@@ -138,7 +138,9 @@ pub(in crate::api) async fn change(
     }
     if dry_run {
         let plan = plan(&state, edit, conditions).await?;
-        return Ok(answer(&plan, state.snapshot().revision, true));
+        let snapshot = state.snapshot();
+        let in_force = plan.waits_for.is_empty() || gone_back(&plan, &snapshot).is_some();
+        return Ok(answer(&plan, snapshot.revision, in_force, true));
     }
     // Here, where it ends when the client goes away: nothing is kept for those who have left.
     let Some(turn_here) = state.changes().turn().await else {
@@ -155,8 +157,8 @@ pub(in crate::api) async fn change(
             Err(error) => return Err(internal("change_broke_off", error.to_string())),
         };
         let plan = plan(&state, edit, conditions).await?;
-        let revision = carry_out(&state, &caller, &plan, turn).await?;
-        Ok(answer(&plan, revision, false))
+        let (revision, in_force) = carry_out(&state, &caller, &plan, turn).await?;
+        Ok(answer(&plan, revision, in_force, false))
     });
     work.await.unwrap_or_else(|error| {
         tracing::error!(%error, "a change of policy broke off");
@@ -193,13 +195,13 @@ async fn plan(state: &ApiState, edit: Edit, conditions: Conditions) -> Result<Ar
     }
 }
 
-/// Writes the change, waits until it is in force and recorded; the revision then.
+/// Writes the change, waits until it is in force and recorded; the revision then, and whether it is.
 async fn carry_out(
     state: &ApiState,
     caller: &Caller,
     plan: &Arc<Plan>,
     turn: Turn,
-) -> Result<u64, ApiProblem> {
+) -> Result<(u64, bool), ApiProblem> {
     let mut snapshots = state.snapshots.clone();
     let start = Arc::clone(&snapshots.borrow_and_update());
     let wanted = plan.policy_after().map(AnyPolicy::digest);
@@ -226,13 +228,26 @@ async fn carry_out(
             Ok(())
         }
     };
+    if let Some(wanted) = gone_back(plan, &start).filter(|_| !plan.waits_for.is_empty())
+        && let Some(snapshot) = settled_back(&wanted, snapshots.clone()).await
+    {
+        if let Some(announced) = announced {
+            announced.seen(snapshot.revision).await;
+        }
+        let what = format!(
+            "the rollout has gone back, in force at revision {}",
+            snapshot.revision
+        );
+        recorded(&what, record(snapshot.revision, true).await)?;
+        return Ok((snapshot.revision, true));
+    }
     if !plan.waits_for.is_empty() {
         if let Some(announced) = announced {
             announced.leave();
         }
         let what = "the change is made, and comes into force when the other documents are valid";
         recorded(what, record(start.revision, false).await)?;
-        return Ok(start.revision);
+        return Ok((start.revision, false));
     }
     match settle(state, plan, snapshots, &start).await {
         Settled::InForce(snapshot) => {
@@ -244,7 +259,7 @@ async fn carry_out(
                 snapshot.revision
             );
             recorded(&what, record(snapshot.revision, true).await)?;
-            Ok(snapshot.revision)
+            Ok((snapshot.revision, true))
         }
         Settled::Replaced(snapshot) => {
             if let Some(announced) = announced {
@@ -252,7 +267,7 @@ async fn carry_out(
             }
             let what = "the change was made, and changed again by another before it was in force here";
             recorded(what, record(snapshot.revision, false).await)?;
-            Ok(snapshot.revision)
+            Ok((snapshot.revision, plan.waits_for.is_empty()))
         }
         Settled::Refused(snapshot, problems) => {
             tracing::error!(
@@ -302,7 +317,7 @@ fn recorded(what: &str, outcome: Result<(), Unrecorded>) -> Result<(), ApiProble
     })
 }
 
-fn answer(plan: &Plan, revision: u64, dry_run: bool) -> Response {
+fn answer(plan: &Plan, revision: u64, in_force: bool, dry_run: bool) -> Response {
     let etag = plan.policy_after().map(|policy| policy.digest().to_owned());
     let quoted = etag.as_ref().map(|etag| format!("\"{etag}\""));
     let changed = Changed {
@@ -311,7 +326,7 @@ fn answer(plan: &Plan, revision: u64, dry_run: bool) -> Response {
         dry_run,
         created: !plan.existed,
         revision,
-        in_force: plan.waits_for.is_empty(),
+        in_force,
         errors: plan.waits_for.clone(),
         digest: plan.after.digest().to_owned(),
         diff: plan.after.diff_from(&plan.before),

@@ -44,6 +44,31 @@ pub(super) async fn settle(
     }
 }
 
+/// The digest of the rollout in force once it has gone back, if that is what the plan does: this is not held up by what is wrong with
+/// other documents.
+pub(super) fn gone_back(plan: &Plan, start: &Snapshot) -> Option<String> {
+    let in_force = start.policies.rollout()?;
+    let Some(AnyPolicy::Rollout(said)) = plan.policy_after() else {
+        return None;
+    };
+    let at = in_force.earlier_by(said)?;
+    Some(in_force.at(at).digest().to_owned())
+}
+
+/// Waits until the rollout is in force that has this digest; `None` where that does not come about in time.
+pub(super) async fn settled_back(
+    wanted: &str,
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+) -> Option<Arc<Snapshot>> {
+    let is_back = |snapshot: &Arc<Snapshot>| {
+        let rollout = snapshot.policies.rollout();
+        rollout.is_some_and(|rollout| rollout.digest() == wanted)
+    };
+    let waiting = snapshots.wait_for(is_back);
+    let settled = tokio::time::timeout(IN_FORCE_TIME, waiting).await.ok()?;
+    settled.ok().map(|snapshot| Arc::clone(&snapshot))
+}
+
 async fn wait(
     state: &ApiState,
     plan: &Arc<Plan>,

@@ -4,7 +4,7 @@
 use super::*;
 use crate::audit::Entry;
 use crate::audit::store::Sink as _;
-use crate::policy::{DenialAction, Stop};
+use crate::policy::{DenialAction, DeniedEdge, Stop, StopCause};
 use crate::state::NodeModes;
 
 /// What is wrong with `value` by a schema of the document.
@@ -191,6 +191,14 @@ spec:
         denials: 2,
         per_minute: 1,
         at: 1_772_442_645_000,
+        edges: vec![DeniedEdge {
+            source: IAM.to_owned(),
+            destination: POSTGRES.to_owned(),
+            port: 5432,
+            protocol: "TCP".to_owned(),
+            times: 40,
+        }],
+        cause: StopCause::Denials,
     };
     world.snapshots.update(|next| {
         next.modes = NodeModes::new(Mode::Observe.into(), &policies, &settings, "worker-3");
@@ -221,8 +229,28 @@ async fn a_rollout_says_where_the_node_stopped() {
     // What the workload says of itself holds until a stage says otherwise.
     assert_eq!(
         rollout["workloads"],
-        json!({ "total": 1, "enforced": 1, "newly_enforced": 0 })
+        json!({ "total": 1, "enforced": 1, "newly_enforced": 0, "enforced_without_name": 0 })
     );
+    assert_eq!(rollout["stopped"]["cause"], "denials");
+    let edges = [json!({
+        "source": IAM, "destination": POSTGRES, "port": 5432, "protocol": "TCP", "times": 40,
+    })];
+    assert_eq!(rollout["stopped"]["edges"], json!(edges));
+}
+
+#[tokio::test]
+async fn a_node_that_stopped_goes_on_by_request() {
+    let world = world().await;
+    let document = get(world.api, "/openapi.json").await.json();
+    let asked = r#"{"action":"resume"}"#;
+    assert_eq!(post(world.api, "/v1/rollout", asked).await.code(), "no_rollout");
+    in_a_rollout(&world);
+    let resumed = post(world.api, "/v1/rollout", asked).await;
+    check(&document, "post", "/v1/rollout", &resumed);
+    assert_eq!(resumed.json()["stopped_at"], "b", "{}", resumed.body);
+    assert!(world.node.resumed.load(Ordering::SeqCst));
+    let refused = post(world.api, "/v1/rollout", r#"{"action":"stop"}"#).await;
+    assert_eq!(refused.code(), "invalid_body");
 }
 
 #[tokio::test]

@@ -118,6 +118,7 @@ impl Node {
                 self.places.removed(&path, id);
                 self.cgroups.remove(&path, id);
                 self.unnamed.removed(&path);
+                self.enforced_as.removed(id);
                 self.pending.guards.remove(&id);
                 self.parts.kernel.unguard(id);
                 self.parts.kernel.remove_workload(id)?;

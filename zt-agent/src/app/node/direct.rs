@@ -144,9 +144,13 @@ impl Node {
             self.parts.kernel.workloads(),
             &self.cgroups,
             &self.unnamed,
+            &|id| self.enforced_as.is_released(id, &self.modes),
             !self.is_at_work,
             &mut wanted,
         );
+        if self.modes.rollout().is_some() {
+            self.unnamed.spare_itself(&self.cgroups, &mut wanted);
+        }
         wanted
     }
 
@@ -160,7 +164,8 @@ impl Node {
                 continue;
             };
             let before = self.parts.kernel.workloads().get(&id);
-            let strict = before.is_some_and(|workload| workload.mode == MODE_ENFORCE)
+            let was_strict = before.is_some_and(|workload| workload.mode == MODE_ENFORCE);
+            let strict = was_strict && !self.enforced_as.is_released(id, modes)
                 || dispute.mode == Some(Mode::Enforce)
                 || [&dispute.file, &dispute.kubernetes, &dispute.spire]
                     .into_iter()
@@ -178,11 +183,13 @@ impl Node {
 
 /// Adds what holds of cgroups that have no name. One that was enforced upon stays so, also where `modes` would leave its pod
 /// alone: no name that it loses makes it freer. Only when an agent begins, what `modes` says comes first: it may have been
-/// changed because somebody was locked out, who would be so for good.
+/// changed because somebody was locked out, who would be so for good. And whom a stage of a rollout had enforce that is no longer in
+/// force is `released`.
 fn add_nobodies(
     before: &HashMap<u64, Workload>,
     cgroups: &Cgroups,
     unnamed: &Unnamed,
+    released: &dyn Fn(u64) -> bool,
     begins: bool,
     wanted: &mut HashMap<u64, Workload>,
 ) {
@@ -190,7 +197,7 @@ fn add_nobodies(
     if begins {
         unnamed.leave_alone(cgroups, wanted);
     }
-    let lost = lost(before, cgroups, unnamed, wanted);
+    let lost = lost(before, cgroups, unnamed, released, wanted);
     wanted.extend(lost);
     unnamed.leave_alone(cgroups, wanted);
 }
@@ -216,6 +223,7 @@ fn lost(
     before: &HashMap<u64, Workload>,
     cgroups: &Cgroups,
     unnamed: &Unnamed,
+    released: &dyn Fn(u64) -> bool,
     wanted: &HashMap<u64, Workload>,
 ) -> Vec<(u64, Workload)> {
     let is_lost = |id: u64, strict: bool| match cgroups.nearest(id, wanted) {
@@ -231,11 +239,12 @@ fn lost(
     let mut lost = Vec::new();
     for (id, workload) in before {
         let Some(path) = cgroups.path(*id) else { continue };
-        let strict = workload.mode == MODE_ENFORCE;
+        let strict = workload.mode == MODE_ENFORCE && !released(*id);
         // A configuration that is stricter by now holds.
         if is_lost(*id, strict) && (strict || !unnamed.is_strict(path)) {
             let nobody = Workload {
                 identity: identity::UNKNOWN,
+                mode: if strict { MODE_ENFORCE } else { MODE_OBSERVE },
                 ..*workload
             };
             lost.push((*id, nobody));
@@ -265,7 +274,7 @@ mod tests {
         let (named, strict) = (identity::UNKNOWN + 7, MODE_ENFORCE);
         let before = HashMap::from([(2, workload(named, strict)), (3, workload(named, strict))]);
         let lost = |wanted: &HashMap<u64, Workload>| -> HashMap<u64, Workload> {
-            lost(&before, &cgroups, &Unnamed::default(), wanted)
+            lost(&before, &cgroups, &Unnamed::default(), &|_| false, wanted)
                 .into_iter()
                 .collect()
         };
@@ -291,7 +300,7 @@ mod tests {
         let unnamed = Unnamed::observed_in(&["r/poda", "r/podb", "r/podc"]);
         let added = |begins| {
             let mut wanted = HashMap::new();
-            add_nobodies(&before, &cgroups, &unnamed, begins, &mut wanted);
+            add_nobodies(&before, &cgroups, &unnamed, &|_| false, begins, &mut wanted);
             wanted
         };
         let nobody = |mode| workload(identity::UNKNOWN, mode);
@@ -310,8 +319,28 @@ mod tests {
         let cgroups = Cgroups::new(slice.into_iter().collect());
         let around = workload(named, MODE_ENFORCE);
         let mut wanted = HashMap::from([(9, around)]);
-        add_nobodies(&HashMap::new(), &cgroups, &unnamed, false, &mut wanted);
+        add_nobodies(
+            &HashMap::new(),
+            &cgroups,
+            &unnamed,
+            &|_| false,
+            false,
+            &mut wanted,
+        );
         assert_eq!(wanted, HashMap::from([(9, around)]));
+    }
+
+    #[test]
+    fn whom_a_stage_had_enforce_is_free_when_it_goes_back_though_he_has_lost_his_name() {
+        let paths = [("r/pod", 1), ("r/other", 2)];
+        let cgroups = Cgroups::new(paths.into_iter().map(|(path, id)| (path.into(), id)).collect());
+        let unknown = |mode| workload(identity::UNKNOWN, mode);
+        let before = HashMap::from([1, 2].map(|id| (id, unknown(MODE_ENFORCE))));
+        let mut wanted = HashMap::new();
+        let unnamed = Unnamed::default();
+        add_nobodies(&before, &cgroups, &unnamed, &|id| id == 1, false, &mut wanted);
+        let expected = HashMap::from([(1, unknown(MODE_OBSERVE)), (2, unknown(MODE_ENFORCE))]);
+        assert_eq!(wanted, expected);
     }
 
     #[test]
@@ -321,7 +350,9 @@ mod tests {
         let named = identity::UNKNOWN + 7;
         let before = HashMap::from([2, 3].map(|id| (id, workload(named, MODE_OBSERVE))));
         let lost = |unnamed: &Unnamed, wanted: &HashMap<u64, Workload>| -> HashMap<u64, Workload> {
-            lost(&before, &cgroups, unnamed, wanted).into_iter().collect()
+            lost(&before, &cgroups, unnamed, &|_| false, wanted)
+                .into_iter()
+                .collect()
         };
         let nobody = workload(identity::UNKNOWN, MODE_OBSERVE);
         let none = HashMap::new();

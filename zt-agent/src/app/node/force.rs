@@ -10,7 +10,7 @@ use super::numbers::Numbers;
 use super::{AppError, Loaded, Node};
 use crate::kernel::KernelError;
 use crate::metrics::NodeEvent;
-use crate::policy::{self, AllowTable, PolicySet, compile_with};
+use crate::policy::{AllowTable, PolicySet, compile_with};
 use crate::policy_dir;
 use crate::problem::Problem;
 
@@ -18,10 +18,7 @@ impl Node {
     /// A policy on disk is put in force, or its problems are told and the one in force stays.
     pub(super) fn policies_changed(&mut self, contents: policy_dir::Contents) {
         self.pending.policies = None;
-        let parsed = contents
-            .0
-            .and_then(|documents| policy::reparse(&documents, &self.settings, &self.loaded.policies));
-        match parsed {
+        match self.loaded.policies.succeeded_by(contents.0, &self.settings) {
             Ok(policies) if policies.digest() == self.loaded.policies.digest() => {
                 self.loaded = Loaded {
                     policies: Arc::new(policies),
@@ -29,40 +26,55 @@ impl Node {
                 };
                 self.publish();
             }
-            Ok(policies) => self.try_in_force(Arc::new(policies)),
-            Err(problems) => self.not_in_force(problems),
+            Ok(policies) => self.try_in_force(Arc::new(policies), None),
+            Err((problems, back)) => {
+                let problems = Arc::new(problems);
+                // The way back is open, whatever is wrong with others.
+                if let Some(back) = back {
+                    tracing::warn!(
+                        "the rollout goes back, with the other documents that were in force before"
+                    );
+                    self.try_in_force(Arc::new(back), Some(Arc::clone(&problems)));
+                }
+                self.not_in_force(problems);
+            }
         }
     }
 
-    /// Puts a policy in force; one that the kernel did not take for a reason that may pass is tried again.
-    pub(super) fn try_in_force(&mut self, policies: Arc<PolicySet>) {
-        let Err(error) = self.put_in_force(&policies) else {
+    /// Puts a policy in force; one that the kernel did not take for a reason that may pass is tried again. `problems`: why it is not
+    /// what the documents say, if it is not.
+    pub(super) fn try_in_force(&mut self, policies: Arc<PolicySet>, problems: Option<Arc<Vec<Problem>>>) {
+        let Err(error) = self.put_in_force(&policies, problems.clone()) else {
             return;
         };
         let passing =
             matches!(&error, AppError::Kernel(error) if !matches!(error, KernelError::TooLarge { .. }));
-        self.pending.policies = passing.then_some(policies);
-        self.not_in_force(vec![Problem {
+        self.pending.policies = passing.then_some((policies, problems));
+        self.not_in_force(Arc::new(vec![Problem {
             file: self.parts.config.policy_path.display().to_string(),
             line: 0,
             column: 0,
             field: String::new(),
             message: error.to_string(),
-        }]);
+        }]));
     }
 
-    fn not_in_force(&mut self, problems: Vec<Problem>) {
-        for problem in &problems {
+    fn not_in_force(&mut self, problems: Arc<Vec<Problem>>) {
+        for problem in problems.iter() {
             tracing::error!(
                 revision = self.revision,
                 "policy not loaded, the last good one stays in force: {problem}"
             );
         }
-        self.loaded.error = Some(Arc::new(problems));
+        self.loaded.error = Some(problems);
         self.publish();
     }
 
-    fn put_in_force(&mut self, policies: &Arc<PolicySet>) -> Result<(), AppError> {
+    fn put_in_force(
+        &mut self,
+        policies: &Arc<PolicySet>,
+        problems: Option<Arc<Vec<Problem>>>,
+    ) -> Result<(), AppError> {
         let started = Instant::now();
         let identities = std::mem::take(&mut self.identities);
         self.fronting.forget_past_groups();
@@ -96,7 +108,7 @@ impl Node {
         self.revision += 1;
         self.loaded = Loaded {
             policies: Arc::clone(policies),
-            error: None,
+            error: problems,
         };
         self.rollout_moved(&governed, &modes);
         let swapped = started.elapsed();

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::kernel::RefusedSocket;
 use crate::policy::PolicySet;
+use crate::problem::Problem;
 
 /// Refused sockets that wait for another try; beyond that, all sockets are looked at instead.
 const MOST_REFUSED: usize = 4096;
@@ -18,8 +19,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// What is left to do.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
-    /// A policy that the kernel did not take for a reason that may pass.
-    pub policies: Option<Arc<PolicySet>>,
+    /// A policy that the kernel did not take for a reason that may pass, and why it is not what the documents say, if it is not.
+    pub policies: Option<(Arc<PolicySet>, Option<Arc<Vec<Problem>>>)>,
     /// Who is who was not written whole.
     pub merge: bool,
     /// Live connections were not judged, or not all that were revoked are gone.

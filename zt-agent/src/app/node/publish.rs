@@ -5,7 +5,9 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use zt_common::abi::{MODE_ENFORCE, Workload};
 use zt_common::counter::Counter;
+use zt_common::identity;
 
 use super::Node;
 use super::unnamed::LEFT_ALONE;
@@ -53,7 +55,8 @@ impl Node {
             policy_error: self.loaded.error.clone(),
             observe_all: self.observe_all,
             modes: self.modes.clone(),
-            stopped: self.rollout.stop(),
+            stopped: self.rollout.stop().filter(|_| self.modes.rollout().is_some()),
+            enforced_nameless: self.enforced_nameless(),
             settings: Arc::clone(&self.settings),
         });
     }
@@ -72,6 +75,14 @@ impl Node {
                     .any(|dispute| dispute.cgroup.starts_with(&record.cgroup))
         });
         waiting.cloned().collect()
+    }
+
+    /// How many have no name and enforce as they did while they had one.
+    fn enforced_nameless(&self) -> usize {
+        let workloads = self.parts.kernel.workloads().values();
+        let nameless =
+            |workload: &&Workload| workload.identity == identity::UNKNOWN && workload.mode == MODE_ENFORCE;
+        workloads.filter(nameless).count()
     }
 
     /// Who has no name and is refused nothing all the same.

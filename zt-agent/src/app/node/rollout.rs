@@ -2,39 +2,26 @@
 //! How policies come to be enforced on this node: which stages of a rollout are in force, which modes that makes, and what
 //! happens by itself where those newly enforced are refused too much.
 
+mod standing;
+
 use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 use zt_common::abi::MODE_ENFORCE;
 
 use super::Node;
+use super::sweep::monotonic;
 use crate::audit::pipeline::ApiEvent;
-use crate::identity::kept;
-use crate::policy::{self, DenialAction, Guard, PolicySet, Stop};
+use crate::policy::{
+    self, AllowTable, DenialAction, DeniedEdge, Edge, Guard, GuardOutcome, Party, PolicySet, Protocol,
+    Refusals, Stop, StopCause,
+};
 use crate::state::NodeModes;
 use crate::state::merge::Places;
 
-/// The file in which it is kept where this node stopped.
-const FILE: &str = "rollout.json";
-/// Most bytes of that file.
-const MAX_BYTES: u64 = 64 * 1024;
-
-/// The rollout on this node.
-#[derive(Debug)]
-pub(super) struct Rollout {
-    guard: Guard,
-    file: PathBuf,
-    /// What the file says.
-    kept: Option<Stop>,
-    /// Why it does not say what it should, as was told of last.
-    not_kept: Option<String>,
-    began: Instant,
-    /// The stop that is on record.
-    recorded: Option<Stop>,
-}
+pub(super) use self::standing::Rollout;
 
 /// What was before a policy was to come in force.
 pub(super) struct Governed {
@@ -42,50 +29,6 @@ pub(super) struct Governed {
     settings: Arc<policy::Settings>,
     modes: NodeModes,
     places: Places,
-}
-
-impl Rollout {
-    /// Goes on where the last agent left off.
-    pub(super) fn open(directory: &Path) -> Self {
-        let file = directory.join(FILE);
-        let what = "the stage of a rollout that this node stopped at";
-        let kept: Option<Stop> = kept::read::<Option<Stop>>(&file, MAX_BYTES, what).flatten();
-        Self {
-            guard: Guard::new(kept.clone()),
-            file,
-            recorded: kept.clone(),
-            kept,
-            not_kept: None,
-            began: Instant::now(),
-        }
-    }
-
-    /// Where this node stopped.
-    pub(super) fn stop(&self) -> Option<Arc<Stop>> {
-        self.guard.stop().cloned().map(Arc::new)
-    }
-
-    /// Has the next agent know where this node stopped.
-    fn keep(&mut self) {
-        if self.kept.as_ref() == self.guard.stop() {
-            return;
-        }
-        let stop = self.guard.stop().cloned();
-        let written = serde_json::to_vec(&stop)
-            .map_err(std::io::Error::other)
-            .and_then(|text| kept::replace_synced(&self.file, &text));
-        match written {
-            Ok(()) => (self.kept, self.not_kept) = (stop, None),
-            Err(error) => {
-                let text = error.to_string();
-                // Said once for each reason, not at each attempt.
-                if self.not_kept.as_ref() != Some(&text) {
-                    tracing::error!(file = %self.file.display(), %error, "where this node stopped in the rollout is not kept: after a restart it would go on; trying again");
-                    self.not_kept = Some(text);
-                }
-            }
-        }
-    }
 }
 
 impl Node {
@@ -98,6 +41,9 @@ impl Node {
             places: self.places.clone(),
         };
         let rollout = policies.rollout().map(Arc::as_ref);
+        if rollout.is_some() {
+            self.unnamed.find_itself(&self.parts.mount, &self.cgroups);
+        }
         let said = rollout.map_or(0, policy::EnforcementRollout::reached);
         let reached = self.rollout.guard.reached(rollout);
         let most_stages = (reached < said).then_some(reached);
@@ -153,6 +99,7 @@ impl Node {
     /// An agent begins: where the rollout stands is new only if that changed modes.
     pub(super) fn begin_in_rollout(&mut self, before: &Governed, modes: &HashMap<u64, bool>) {
         if modes.is_empty() {
+            self.rollout.guard.begin(unix_now(), self.revision);
             self.watch_newly();
         } else {
             self.rollout_moved(before, modes);
@@ -162,12 +109,14 @@ impl Node {
     /// Policies have come in force, and with them `modes`: has it recorded where the rollout stands, if that is new.
     pub(super) fn rollout_moved(&mut self, before: &Governed, modes: &HashMap<u64, bool>) {
         let (was, is) = (stage_of(&before.modes), stage_of(&self.modes));
+        self.rollout.guard.begin(unix_now(), self.revision);
         self.watch_newly();
         if was != is {
             // What was counted is of another stage.
             self.parts.newly.take();
         }
-        if was == is && modes.is_empty() {
+        let ended = self.rollout.recorded.is_some() && self.rollout.guard.stop().is_none();
+        if was == is && modes.is_empty() && !ended {
             return;
         }
         let rollout = self.modes.rollout().or_else(|| before.modes.rollout());
@@ -179,6 +128,12 @@ impl Node {
             .guard
             .stop()
             .filter(|stop| self.rollout.recorded.as_ref() != Some(*stop));
+        let cause = match stop.map(|stop| stop.cause) {
+            Some(StopCause::Denials) => "denials",
+            Some(StopCause::Unreadable) => "unreadable",
+            None if self.rollout.resuming => "resumed",
+            None => "document",
+        };
         let (from, to) = (was.and_then(|(_, stage)| stage), is.and_then(|(_, stage)| stage));
         tracing::warn!(
             rollout = rollout.head.name,
@@ -196,7 +151,7 @@ impl Node {
             "to": to,
             "to_enforce": to_enforce,
             "to_observe": to_observe,
-            "cause": if stop.is_some() { "denials" } else { "document" },
+            "cause": cause,
             "stopped": stop.map(said),
         });
         self.record_rollout(what);
@@ -204,32 +159,45 @@ impl Node {
         self.rollout.keep();
     }
 
-    /// Counts the denials of those newly enforced, and stops where there are too many.
+    /// Counts what those newly enforced are refused, and stops where that is too much.
     pub(super) fn watch_rollout(&mut self) {
         self.rollout.keep();
-        let denials = self.parts.newly.take();
+        let gathered = self.parts.newly.take();
         let policies = Arc::clone(&self.loaded.policies);
         let Some(rollout) = policies.rollout() else {
             return;
         };
-        let now = self.rollout.began.elapsed().as_secs();
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now = (now, unix.as_millis() as u64);
-        let Some(stop) = self.rollout.guard.count(rollout, now, denials) else {
+        let Some(table) = self.parts.kernel.table().map(Arc::clone) else {
             return;
         };
-        tracing::error!(
-            rollout = stop.rollout,
-            stage = stop.stage,
-            denials = stop.denials,
-            per_minute = stop.per_minute,
-            action = stop.action.name(),
-            "those that this stage newly enforced are refused too much"
-        );
+        let refused = gathered
+            .into_iter()
+            .filter(|(edge, gathered)| !gathered.only_connected || !is_probe(&table, edge))
+            .map(|(edge, gathered)| (edge, gathered.refusals));
+        let now = (monotonic() / 1_000_000_000, unix_now());
+        let tell = |edge: &Edge, refusals: &Refusals| told(&table, edge, refusals);
+        match self.rollout.guard.count(rollout, now, refused, tell) {
+            GuardOutcome::Goes => return,
+            GuardOutcome::Over => return self.soaked(rollout),
+            GuardOutcome::Stopped(stop) => {
+                tracing::error!(
+                    rollout = stop.rollout,
+                    stage = stop.stage,
+                    denials = stop.denials,
+                    per_minute = stop.per_minute,
+                    action = stop.action.name(),
+                    edges = %serde_json::json!(stop.edges),
+                    "those that this stage newly enforced are refused too much"
+                );
+            }
+        }
         // Before anything else: it holds, whatever becomes of this agent.
         self.rollout.keep();
         match self.rollout.guard.stop().map(|stop| stop.action) {
-            Some(DenialAction::Rollback) => self.try_in_force(policies),
+            Some(DenialAction::Rollback) => {
+                let error = self.loaded.error.clone();
+                self.try_in_force(policies, error);
+            }
             Some(DenialAction::Hold) => {
                 let what = json!({
                     "mode": "rollout",
@@ -245,20 +213,64 @@ impl Node {
         }
     }
 
-    /// Tells the reader of events whose denials count. Only a stage with a limit needs them.
+    /// The time in which the limit of this stage holds is over.
+    fn soaked(&mut self, rollout: &policy::EnforcementRollout) {
+        let stage = self
+            .modes
+            .rollout()
+            .and_then(|(_, reached)| rollout.stage_at(reached));
+        let stage = stage.map(|stage| stage.name.to_string());
+        tracing::info!(
+            rollout = rollout.head.name,
+            stage,
+            "the time of this stage's limit is over: the node does not stop at it by itself any more"
+        );
+        let what = json!({
+            "mode": "rollout",
+            "rollout": rollout.head.name,
+            "to": stage,
+            "cause": "soaked",
+        });
+        self.record_rollout(what);
+        self.rollout.keep();
+        self.watch_newly();
+    }
+
+    /// Tells the reader of events whose denials count. Only a stage with a limit that holds needs them.
     pub(super) fn watch_newly(&self) {
         let limited = self.modes.rollout().is_some_and(|(rollout, reached)| {
             rollout
                 .stage_at(reached)
                 .is_some_and(|stage| stage.on_denials.is_some())
         });
-        let workloads: HashSet<u64> = if limited {
-            let newly = self.places.newly_enforced();
-            newly.filter_map(|placed| self.cgroup_of(placed)).collect()
-        } else {
-            HashSet::new()
+        let armed = self.rollout.guard.armed().filter(|armed| limited && !armed.over);
+        let Some(armed) = armed else {
+            return self.parts.newly.set(HashSet::new(), 0, false);
         };
-        self.parts.newly.set(workloads);
+        let newly = self.places.newly_enforced();
+        let named = newly.filter_map(|placed| self.cgroup_of(placed));
+        // Whoever has lost his name since is refused for the stage all the same.
+        let lost = self.enforced_as.newly_enforced(&self.modes);
+        // After a start of the machine revisions count anew.
+        let since = armed.revision.min(self.revision);
+        self.parts.newly.set(named.chain(lost).collect(), since, true);
+    }
+
+    /// Has this node go on as the document says, and its limits hold anew. Where it had stopped.
+    pub(super) fn resume_rollout(&mut self, caller: &Arc<str>) -> Option<Stop> {
+        let stop = self.rollout.guard.resume();
+        tracing::warn!(
+            caller = %caller,
+            stopped = stop.as_ref().map(|stop| stop.stage.as_str()),
+            "the rollout goes on here by request"
+        );
+        self.rollout.recorded = None;
+        self.rollout.keep();
+        let (policies, error) = (Arc::clone(&self.loaded.policies), self.loaded.error.clone());
+        self.rollout.resuming = true;
+        self.try_in_force(policies, error);
+        self.rollout.resuming = false;
+        stop
     }
 
     fn record_rollout(&self, what: serde_json::Value) {
@@ -284,5 +296,39 @@ fn said(stop: &Stop) -> serde_json::Value {
         "action": stop.action.name(),
         "denials": stop.denials,
         "per_minute": stop.per_minute,
+        "cause": stop.cause,
+        "edges": stop.edges,
     })
+}
+
+/// Whether it is most likely a resolver that only wants to know from which address it would be sent: the stream that is meant is
+/// allowed.
+fn is_probe(table: &AllowTable, edge: &Edge) -> bool {
+    let (source, destination) = (Party::Number(edge.source), Party::Number(edge.destination));
+    table
+        .evaluate(source, destination, edge.port, Protocol::Tcp)
+        .allowed
+}
+
+/// A connection that was refused, by names.
+fn told(table: &AllowTable, edge: &Edge, refusals: &Refusals) -> DeniedEdge {
+    let name = |number: u64| {
+        let mut names = table.party_texts();
+        let name = names.find(|(of, _)| *of == number);
+        name.map_or_else(|| number.to_string(), |(_, name)| name.to_string())
+    };
+    let udp = refusals.protocol == Protocol::Udp.number();
+    DeniedEdge {
+        source: name(edge.source),
+        destination: name(edge.destination),
+        port: edge.port,
+        protocol: if udp { Protocol::Udp } else { Protocol::Tcp }.name().to_owned(),
+        times: refusals.times,
+    }
+}
+
+/// Unix time, milliseconds.
+fn unix_now() -> u64 {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    unix.as_millis() as u64
 }

@@ -3,6 +3,8 @@
 //! not reach those that the cluster lives by and that `modes` would have observed: without them there would be nobody who could
 //! give names, and this agent could not ask.
 
+mod own;
+
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +16,6 @@ use super::cgroups::Cgroups;
 use crate::config::{Config, IdentitySource, UnknownWorkload};
 use crate::identity::kubernetes::{is_static, pod_of};
 use crate::identity::{Mode, WorkloadRecord};
-use crate::kernel::netns;
 use crate::state::NodeModes;
 
 /// Nobody, and refused nothing.
@@ -43,8 +44,8 @@ pub(super) struct Unnamed {
     on_host: HashSet<PathBuf>,
     /// Those that were left alone until then.
     let_go: HashSet<PathBuf>,
-    /// The cgroup that this process is in, if it is a managed one.
-    own: Option<u64>,
+    /// The cgroup that this process is in, if it is a managed one. Found where it is needed.
+    own: Option<Option<u64>>,
 }
 
 impl Unnamed {
@@ -63,11 +64,7 @@ impl Unnamed {
             denies,
             static_pods: only_if(observed && told),
             untold: only_if(denies && told),
-            own: if denies {
-                cgroup_of(std::process::id(), mount, cgroups)
-            } else {
-                None
-            },
+            own: denies.then(|| own::cgroup_of(std::process::id(), mount, cgroups)),
             ..Self::default()
         }
     }
@@ -161,16 +158,6 @@ impl Unnamed {
         }
     }
 
-    /// This process must go on, whatever is lost: there is nobody else in its cgroup.
-    pub(super) fn leave_itself_alone(&self, cgroups: &Cgroups, wanted: &mut HashMap<u64, Workload>) {
-        if let Some(own) = self.own
-            && cgroups.path(own).is_some()
-            && cgroups.nearest(own, wanted).is_none()
-        {
-            wanted.insert(own, LEFT_ALONE);
-        }
-    }
-
     /// One in which these pods are, which would be observed.
     #[cfg(test)]
     pub(super) fn observed_in(paths: &[&str]) -> Self {
@@ -195,18 +182,8 @@ impl Unnamed {
     }
 }
 
-/// The managed cgroup that a process is in. Its own file would show another path to an agent in a cgroup namespace.
-fn cgroup_of(pid: u32, mount: &Path, cgroups: &Cgroups) -> Option<u64> {
-    let mut all = cgroups.by_path().iter();
-    let found = all.find(|(path, _)| netns::members(&mount.join(path)).contains(&pid));
-    found.map(|(_, id)| *id)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-    use std::fs;
-
     use zt_common::abi::MODE_ENFORCE;
 
     use super::*;
@@ -214,7 +191,7 @@ mod tests {
     use crate::spiffe_id::{Pattern, SpiffeId};
 
     /// One that denies, enforces, and leaves `kube-system` alone.
-    fn config() -> Config {
+    pub(super) fn config() -> Config {
         let mut config = Config {
             mode: Mode::Enforce,
             modes: vec![ModeRule {
@@ -334,38 +311,5 @@ mod tests {
         config.unknown_workload = UnknownWorkload::Observe;
         let unnamed = Unnamed::new(&config, Path::new("/nonexistent"), &roots, &cgroups);
         assert!(unnamed.candidates(&cgroups, &known).is_empty());
-    }
-
-    #[test]
-    fn this_agent_is_left_alone_wherever_it_is() {
-        let mount = tempfile::tempdir().expect("a directory");
-        let mut present = BTreeMap::new();
-        for (path, id, pids) in [("kubepods", 1, ""), ("kubepods/other", 2, "1\n")] {
-            fs::create_dir(mount.path().join(path)).expect("made");
-            fs::write(mount.path().join(path).join("cgroup.procs"), pids).expect("written");
-            present.insert(PathBuf::from(path), id);
-        }
-        let found = |present: &BTreeMap<PathBuf, u64>| {
-            Unnamed::new(&config(), mount.path(), &[], &Cgroups::new(present.clone())).own
-        };
-        assert_eq!(found(&present), None);
-        fs::create_dir(mount.path().join("kubepods/zt")).expect("made");
-        let pid = format!("{}\n", std::process::id());
-        fs::write(mount.path().join("kubepods/zt/cgroup.procs"), pid).expect("written");
-        present.insert("kubepods/zt".into(), 3);
-        assert_eq!(found(&present), Some(3));
-
-        let cgroups = Cgroups::new(present);
-        let unnamed = Unnamed::new(&config(), mount.path(), &[], &cgroups);
-        let mut wanted = HashMap::new();
-        unnamed.leave_itself_alone(&cgroups, &mut wanted);
-        assert_eq!(wanted, HashMap::from([(3, LEFT_ALONE)]));
-        let enforced = Workload {
-            mode: MODE_ENFORCE,
-            ..LEFT_ALONE
-        };
-        let mut wanted = HashMap::from([(1, enforced)]);
-        unnamed.leave_itself_alone(&cgroups, &mut wanted);
-        assert_eq!(wanted.len(), 1, "what is said of it holds");
     }
 }

@@ -123,6 +123,12 @@ impl Node {
                     let _ = answer.send(told);
                     done
                 }
+                Command::ResumeRollout { caller, answer } => {
+                    let stop = self.resume_rollout(&caller);
+                    // The caller may have given up waiting.
+                    let _ = answer.send(stop.map(|stop| stop.stage));
+                    Ok(())
+                }
                 Command::Recorded => self.recorded(),
                 Command::Status(answer) => {
                     let _ = answer.send(self.status());
@@ -158,8 +164,8 @@ impl Node {
         if !self.pending.is_due(now) {
             return;
         }
-        if let Some(policies) = self.pending.policies.take() {
-            self.try_in_force(policies);
+        if let Some((policies, problems)) = self.pending.policies.take() {
+            self.try_in_force(policies, problems);
         }
         if self.pending.merge
             && let Err(error) = self.merged()
@@ -186,6 +192,9 @@ impl Node {
         if let Some(log) = &mut self.log {
             log.flush();
         }
+        // First, and whatever else fails: a node that is ill must find its way back.
+        self.watch_rollout();
+        self.enforced_as.keep(self.parts.kernel.workloads());
         self.adopt_switches()?;
         self.tend_keys()?;
         self.check_roots()?;
@@ -203,7 +212,6 @@ impl Node {
         self.look_for_proxies()?;
         self.check_losses();
         self.remember_services();
-        self.watch_rollout();
         self.retry();
         self.check_hooks();
         Ok(())

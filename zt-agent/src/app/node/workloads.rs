@@ -218,7 +218,19 @@ impl Node {
         self.nobody = nobody;
         self.unnamed.set(&unnamed, &self.modes);
         self.waiting = unnamed;
+        self.note_enforced();
         self.places = Places::new(workloads, self.cgroups.by_path(), &self.modes);
+    }
+
+    /// Notes who enforces by which name, before that may be lost.
+    fn note_enforced(&mut self) {
+        for placed in self.places.placed().iter() {
+            if placed.mode == Mode::Enforce
+                && let Some(id) = self.cgroup_of(placed)
+            {
+                self.enforced_as.note(id, &placed.record);
+            }
+        }
     }
 
     /// The identities that policy patterns are expanded for. They only grow, until a change of policy starts anew.

@@ -13,7 +13,7 @@ use crate::cli::client::{ApiArgs, Client, ClientError, Sent};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Format, Output, line};
 use crate::cli::table::plain;
-use crate::policy::Statement;
+use crate::policy::{RolloutChange, Statement};
 use crate::problem::Problem;
 
 /// Most bytes of a policy that are read.
@@ -212,6 +212,11 @@ fn print(answer: &Value, format: Format) -> Result<(), Failure> {
         let of = |name: &str| change.get(name).map(plain).unwrap_or_default();
         line(&format!("default {} -> {}", of("from"), of("to")))?;
     }
+    for change in diff["rollout"].as_array().into_iter().flatten() {
+        let text = serde_json::from_value::<RolloutChange>(change.clone())
+            .map_or_else(|_| change.to_string(), |change| change.to_string());
+        line(&format!("rollout {text}"))?;
+    }
     let name = plain(&answer["name"]);
     let said = match (
         answer["dry_run"] == json!(true),
@@ -225,7 +230,11 @@ fn print(answer: &Value, format: Format) -> Result<(), Failure> {
     line(&said)?;
     let errors = answer["errors"].as_array().map_or(&[][..], Vec::as_slice);
     if !errors.is_empty() {
-        line("nothing comes into force until these are mended or removed:")?;
+        line(if answer["in_force"] == json!(true) {
+            "all else stays as it was in force until these are mended or removed:"
+        } else {
+            "nothing comes into force until these are mended or removed:"
+        })?;
     }
     for error in errors {
         let problem = serde_json::from_value::<Problem>(error.clone());

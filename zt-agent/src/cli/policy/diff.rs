@@ -129,6 +129,7 @@ impl Compared {
                 .next()
                 .is_none()
             && self.statements.default_action.is_none()
+            && self.statements.rollout.is_empty()
     }
 
     fn json(&self) -> Value {
@@ -138,6 +139,7 @@ impl Compared {
             "to": self.statements.to,
             "policies": self.statements.policies,
             "default_action": self.statements.default_action,
+            "rollout": self.statements.rollout,
             "flows": self.effects.flows,
             "raw_sockets": self.effects.raw_sockets,
             "beyond": self.effects.beyond,
@@ -187,6 +189,9 @@ impl Compared {
         }
         if let Some(change) = &self.statements.default_action {
             line(&format!("default {} -> {}", change.from, change.to))?;
+        }
+        for change in &self.statements.rollout {
+            line(&format!("rollout {change}"))?;
         }
         for policy in &self.statements.policies {
             let what = match (&policy.from, &policy.to) {

@@ -84,7 +84,7 @@ pub(super) async fn advance(arguments: &AdvanceArgs) -> Result<Exit, Failure> {
     let stopped = &answer["rollout"]["stopped"];
     if !stopped.is_null() && !arguments.force {
         return Err(Failure::Busy(format!(
-            "this node stopped at `{}` ({}) for {} denials in a minute of those newly enforced: see `zt-agent rollout status`",
+            "this node stopped at `{}` ({}) for {} different connections of those newly enforced that were refused in a minute: see `zt-agent rollout status`",
             plain(&stopped["stage"]),
             plain(&stopped["action"]),
             plain(&stopped["denials"]),
@@ -169,7 +169,11 @@ async fn change(
             };
             line(&format!("{}: {from} -> {to}: {said}", place.name))?;
             if !errors.is_empty() {
-                line("nothing comes into force until these are mended or removed:")?;
+                line(if in_force {
+                    "all else stays as it was in force until these are mended or removed:"
+                } else {
+                    "nothing comes into force until these are mended or removed:"
+                })?;
             }
             for error in errors {
                 let problem = serde_json::from_value::<Problem>(error.clone());

@@ -18,18 +18,11 @@ pub(super) fn show(answer: &Value, format: Format) -> Result<(), Failure> {
         line("no rollout: modes are those of workloads and of the configuration")?;
         return problems(answer);
     }
-    let workloads = &rollout["workloads"];
-    let enforced = format!(
-        "{} of {}, {} of them by this stage",
-        plain(&workloads["enforced"]),
-        plain(&workloads["total"]),
-        plain(&workloads["newly_enforced"])
-    );
     pairs(&[
         ("rollout", plain(&rollout["name"]).into()),
         ("stage", plain(&rollout["stage"]).into()),
         ("in force here", in_force(rollout)),
-        ("enforced here", enforced.into()),
+        ("enforced here", enforced(&rollout["workloads"]).into()),
         ("revision", plain(&answer["revision"]).into()),
     ])?;
     line("")?;
@@ -51,26 +44,69 @@ pub(super) fn show(answer: &Value, format: Format) -> Result<(), Failure> {
         ]);
     }
     table.print("")?;
-    let stopped = &rollout["stopped"];
-    if !stopped.is_null() {
-        let what = if stopped["action"] == json!("hold") {
-            "stays at this stage"
-        } else {
-            "went back behind this stage"
-        };
-        line(&format!(
-            "\nstopped at {}: this node {what}, for {} denials in a minute of those newly enforced ({} are borne), {}",
-            plain(&stopped["stage"]),
-            plain(&stopped["denials"]),
-            plain(&stopped["per_minute"]),
-            plain(&stopped["at"]),
-        ))?;
-        line("to try again: `zt-agent rollout rollback`, then `advance`; or change what the stage says")?;
+    if !rollout["stopped"].is_null() {
+        stopped(&rollout["stopped"])?;
     }
     if answer["observe_all"] == json!(true) {
         line("\nbreak-glass is on: nothing is refused on this node until `zt-agent mode restore`")?;
     }
     problems(answer)
+}
+
+fn enforced(workloads: &Value) -> String {
+    if workloads.is_null() {
+        return "a policy engine does not see what nodes do: ask their agents".to_owned();
+    }
+    let mut text = format!(
+        "{} of {}, {} of them by this stage",
+        plain(&workloads["enforced"]),
+        plain(&workloads["total"]),
+        plain(&workloads["newly_enforced"])
+    );
+    let nameless = &workloads["enforced_without_name"];
+    if nameless.as_u64().is_some_and(|nameless| nameless > 0) {
+        text.push_str(&format!("; and {} that have lost their name", plain(nameless)));
+    }
+    text
+}
+
+fn stopped(stopped: &Value) -> Result<(), Failure> {
+    let what = if stopped["action"] == json!("hold") {
+        "stays at this stage"
+    } else {
+        "went back behind this stage"
+    };
+    if stopped["cause"] == json!("unreadable") {
+        line(&format!(
+            "\nstopped at {}: this node {what}, as it cannot be read where it had stopped before: see the agent's log",
+            plain(&stopped["stage"]),
+        ))?;
+    } else {
+        line(&format!(
+            "\nstopped at {}: this node {what}, for {} different connections of those newly enforced that were refused in a minute ({} are borne), {}",
+            plain(&stopped["stage"]),
+            plain(&stopped["denials"]),
+            plain(&stopped["per_minute"]),
+            plain(&stopped["at"]),
+        ))?;
+    }
+    let edges = stopped["edges"].as_array().map_or(&[][..], Vec::as_slice);
+    if !edges.is_empty() {
+        let mut table = Table::new(&["REFUSED", "TO", "PORT", "TIMES"]);
+        for edge in edges {
+            table.row([
+                plain(&edge["source"]).into(),
+                plain(&edge["destination"]).into(),
+                format!("{}/{}", plain(&edge["port"]), plain(&edge["protocol"])).into(),
+                plain(&edge["times"]).into(),
+            ]);
+        }
+        table.print("")?;
+    }
+    line(
+        "to try again: `zt-agent rollout resume` at this node; or `rollback`, then `advance`; or change what the stage says",
+    )?;
+    Ok(())
 }
 
 fn problems(answer: &Value) -> Result<(), Failure> {

@@ -67,6 +67,17 @@ pub fn pod_of(path: &Path, roots: &[PathBuf]) -> Option<String> {
     is_uid(&uid).then_some(uid)
 }
 
+/// The cgroup of the pod that `path` is in, or is, by its name alone, whatever the managed root is.
+pub fn pod_around(path: &Path) -> Option<&Path> {
+    let mut around: Vec<&Path> = path.ancestors().collect();
+    // From the top: what is called like a pod inside of one was made there.
+    around.reverse();
+    around.into_iter().find(|path| {
+        path.parent()
+            .is_some_and(|root| !root.as_os_str().is_empty() && pod_of(path, &[root.to_path_buf()]).is_some())
+    })
+}
+
 /// Where the kubelet puts the cgroup of a pod below a root. `uid` is one.
 pub fn predicted(root: &Path, uid: &str, class: Qos) -> PathBuf {
     let systemd = stem(root);

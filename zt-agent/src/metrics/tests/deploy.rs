@@ -88,6 +88,7 @@ fn the_alerts_use_metrics_that_exist() {
         "zt_observe_all",
         "zt_policy_source_stale",
         "zt_policy_valid",
+        "zt_rollout_stopped",
         "zt_spire_connected",
         "zt_spire_refused_total",
     ] {

@@ -33,8 +33,18 @@ pub enum CanaryBy {
 pub struct Instance<'a> {
     /// Its node.
     pub node: &'a str,
-    /// What tells it from others of that node as long as it lives: its cgroup. `None`: it is asked about any workload there.
-    pub workload: Option<&'a str>,
+    /// What tells it from others of its service. `None`: it is asked about any workload there.
+    pub workload: Option<Replica<'a>>,
+}
+
+/// What tells a workload from others of its service, for as long as it is the same one to people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replica<'a> {
+    /// It is in this pod, `namespace/name`: all of its containers are one, however often they start, and so is a pod that comes
+    /// back under its name, on whichever node.
+    Pod(&'a str),
+    /// It is no pod: its cgroup on its node, below the cgroup2 mount.
+    Cgroup(&'a str),
 }
 
 impl CanaryBy {
@@ -69,8 +79,9 @@ impl Canary {
         let Some(at) = at else { return false };
         let place = match (self.by, at.workload) {
             (CanaryBy::Node, _) => place(&["node", rollout, at.node]),
-            (CanaryBy::Workload, Some(workload)) => {
-                place(&["workload", rollout, id.as_str(), at.node, workload])
+            (CanaryBy::Workload, Some(Replica::Pod(pod))) => place(&["pod", rollout, id.as_str(), pod]),
+            (CanaryBy::Workload, Some(Replica::Cgroup(cgroup))) => {
+                place(&["workload", rollout, id.as_str(), at.node, cgroup])
             }
             (CanaryBy::Workload, None) => return false,
         };

@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use super::canary::CanaryBy;
-use super::{EnforcementRollout, ROLLOUT_KIND, StageMode};
+use super::{EnforcementRollout, ROLLOUT_KIND, StageMode, soak};
 use crate::policy::envelope::Canonical;
 use crate::spiffe_id::Pattern;
 
@@ -49,7 +49,17 @@ struct Canary {
 #[serde(rename_all = "camelCase")]
 struct OnDenials {
     action: &'static str,
+    #[serde(rename = "for", skip_serializing_if = "Option::is_none")]
+    soak: Option<String>,
     per_minute: u64,
+}
+
+impl Stage<'_> {
+    /// What it says to nodes.
+    pub(super) const fn without_description(mut self) -> Self {
+        self.description = None;
+        self
+    }
 }
 
 impl EnforcementRollout {
@@ -77,6 +87,7 @@ impl<'a> From<&'a super::Stage> for Stage<'a> {
             name: &stage.name,
             on_denials: stage.on_denials.map(|limit| OnDenials {
                 action: limit.action.name(),
+                soak: (limit.soak != soak::DEFAULT).then(|| soak::text(limit.soak)),
                 per_minute: limit.per_minute,
             }),
             require_policy: stage.require_policy.then_some(true),

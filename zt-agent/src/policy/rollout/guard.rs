@@ -1,36 +1,135 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a node does by itself where those that a stage newly enforced are refused too much: it stays at that stage, or goes back to
-//! the one before. A state machine: documents and counts of denials go in, how many stages are in force comes out.
+//! the one before. A state machine: documents and refused connections go in, how many stages are in force comes out.
+//!
+//! Different connections count, not attempts: a client that tries again and again is one broken connection, and so is a nightly
+//! job. And they count for a while after the stage came in force: whoever can be refused would have a switch by which
+//! enforcement ends, for ever.
 
-use std::collections::VecDeque;
+use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DenialAction, EnforcementRollout};
+use super::{DenialAction, EnforcementRollout, Stage};
 
 /// The seconds that denials are counted over.
 pub const WINDOW: u64 = 60;
+/// Most different connections that are counted. A higher limit is this one.
+const MOST_EDGES: usize = 65_536;
+/// As many of them are told of where a node stops.
+const MOST_TOLD: usize = 10;
+
+/// Who was refused what: kernel numbers, and the port that policy speaks about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Edge {
+    /// The source.
+    pub source: u64,
+    /// The destination.
+    pub destination: u64,
+    /// The port.
+    pub port: u16,
+}
+
+/// How often that happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusals {
+    /// IP protocol number, of the last time.
+    pub protocol: u8,
+    /// Times.
+    pub times: u64,
+    /// The last time, in seconds of a clock that never goes back.
+    pub last: u64,
+}
+
+/// A connection that was refused, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeniedEdge {
+    /// Who wanted to.
+    pub source: String,
+    /// To whom.
+    pub destination: String,
+    /// At which port.
+    pub port: u16,
+    /// `TCP` or `UDP`.
+    pub protocol: String,
+    /// How often.
+    pub times: u64,
+}
+
+/// Why a node stopped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopCause {
+    /// There were too many denials.
+    #[default]
+    Denials,
+    /// The file in which an agent leaves where it stopped cannot be read: it may have.
+    Unreadable,
+}
 
 /// Where a node stopped, and why. It is kept for the next start.
 ///
-/// It holds while the document is at this stage or beyond, and says the same of it. To try again, go back behind the stage and
-/// to it, or change what it says.
+/// It holds while the document is at this stage or beyond, and says the same of it to nodes. To try again, go back behind the
+/// stage and to it, or change what it says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stop {
     /// The rollout.
     pub rollout: String,
     /// Its stage.
     pub stage: String,
-    /// What that says, as [`Stage::digest`](super::Stage::digest).
+    /// What that says, as [`Stage::digest`].
     pub definition: String,
     /// What was done.
     pub action: DenialAction,
-    /// Denials in the minute before.
+    /// Different connections that were refused in the minute before.
     pub denials: u64,
     /// As many would have been borne.
     pub per_minute: u64,
     /// When, in milliseconds of Unix time.
     pub at: u64,
+    /// Those that were refused most often.
+    #[serde(default)]
+    pub edges: Vec<DeniedEdge>,
+    /// Why.
+    #[serde(default)]
+    pub cause: StopCause,
+}
+
+/// The time in which the limit of a stage holds. It is kept for the next start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Armed {
+    /// The stage: what its rollout is called, and what it says.
+    pub stage: String,
+    /// When it came in force on this node, in milliseconds of Unix time.
+    pub since: u64,
+    /// The revision with which it did. What was decided before is of another stage.
+    pub revision: u64,
+    /// The time has passed, and that has been told.
+    pub over: bool,
+}
+
+/// What came of a look at the denials.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome<'a> {
+    /// Nothing.
+    Goes,
+    /// It stopped: [`Guard::reached`] says something else now, or will when the document goes on.
+    Stopped(&'a Stop),
+    /// The time in which the limit of this stage holds is over.
+    Over,
+}
+
+/// Says how many stages of a rollout are in force on a node.
+#[derive(Clone, Debug, Default)]
+pub struct Guard {
+    stop: Option<Stop>,
+    /// It is not known where the last agent stopped, since this moment in milliseconds of Unix time.
+    unread: Option<u64>,
+    /// What was refused at the stage in force.
+    window: HashMap<Edge, Refusals>,
+    /// That stage, as in [`Armed::stage`].
+    watched: Option<String>,
+    armed: Option<Armed>,
 }
 
 impl Stop {
@@ -45,23 +144,38 @@ impl Stop {
                 .is_some_and(|stage| stage.digest() == self.definition);
         same.then_some(place)
     }
-}
 
-/// Says how many stages of a rollout are in force on a node.
-#[derive(Clone, Debug, Default)]
-pub struct Guard {
-    stop: Option<Stop>,
-    /// Denials by the second in which they were told of.
-    window: VecDeque<(u64, u64)>,
-    /// The stage that they are of: what it says.
-    watched: Option<String>,
+    fn at(rollout: &EnforcementRollout, stage: &Stage, unix: u64) -> Option<Self> {
+        let limit = stage.on_denials?;
+        Some(Self {
+            rollout: rollout.head.name.clone(),
+            stage: stage.name.to_string(),
+            definition: stage.digest(),
+            action: limit.action,
+            denials: 0,
+            per_minute: limit.per_minute,
+            at: unix,
+            edges: Vec::new(),
+            cause: StopCause::Denials,
+        })
+    }
 }
 
 impl Guard {
-    /// Goes on where an agent left off that had stopped, or begins.
-    pub fn new(stop: Option<Stop>) -> Self {
+    /// Goes on where an agent left off, or begins.
+    pub fn new(stop: Option<Stop>, armed: Option<Armed>) -> Self {
         Self {
             stop,
+            armed,
+            ..Self::default()
+        }
+    }
+
+    /// Goes on where it is not known where an agent left off: not beyond the last stage at which it may have stopped, since `unix`
+    /// in milliseconds.
+    pub fn unread(unix: u64) -> Self {
+        Self {
+            unread: Some(unix),
             ..Self::default()
         }
     }
@@ -71,73 +185,146 @@ impl Guard {
         self.stop.as_ref()
     }
 
-    /// How many stages are in force when this is the document. What it stopped at is forgotten where that is no longer so.
+    /// Since when the limit of the stage in force holds, if it has one.
+    pub fn armed(&self) -> Option<&Armed> {
+        self.armed.as_ref()
+    }
+
+    /// Whether all is known that the next start should know: until then, nothing takes the place of what cannot be read.
+    pub fn is_known(&self) -> bool {
+        self.unread.is_none()
+    }
+
+    /// How many stages are in force when this is the document. What it stopped at is forgotten where that is no longer so; a document
+    /// that is gone says nothing about that.
     pub fn reached(&mut self, rollout: Option<&EnforcementRollout>) -> usize {
-        let place = rollout.and_then(|rollout| {
-            let place = self.stop.as_ref()?.place_in(rollout)?;
+        let Some(rollout) = rollout else {
+            self.watch(None);
+            return 0;
+        };
+        self.suspect(rollout);
+        let place = self.stop.as_ref().and_then(|stop| {
+            let place = stop.place_in(rollout)?;
             (place < rollout.reached()).then_some(place)
         });
         if place.is_none() {
             self.stop = None;
         }
-        let said = rollout.map_or(0, EnforcementRollout::reached);
         let reached = match (&self.stop, place) {
             (Some(stop), Some(place)) => place + usize::from(stop.action == DenialAction::Hold),
-            _ => said,
+            _ => rollout.reached(),
         };
-        let watched = rollout
-            .and_then(|rollout| rollout.stage_at(reached))
-            .map(super::Stage::digest);
-        if watched != self.watched {
-            self.window.clear();
-            self.watched = watched;
-        }
+        let stage = rollout.stage_at(reached);
+        self.watch(stage.map(|stage| format!("{} {}", rollout.head.name, stage.digest())));
         reached
     }
 
-    /// Takes up `denials` of those that the stage in force newly enforced, at `now` in seconds of a clock that never goes back, and
-    /// `unix` in milliseconds. Whether it stops for that: then [`Self::reached`] says something else, or will when the document
-    /// goes on.
+    /// What could not be read may have been a stop, at the latest at the last stage that has a limit.
+    fn suspect(&mut self, rollout: &EnforcementRollout) {
+        let Some(unix) = self.unread.take() else { return };
+        let reached = rollout.stages.get(..rollout.reached()).unwrap_or_default();
+        let limited = reached.iter().rev().find(|stage| stage.on_denials.is_some());
+        self.stop = limited
+            .and_then(|stage| Stop::at(rollout, stage, unix))
+            .map(|stop| Stop {
+                cause: StopCause::Unreadable,
+                ..stop
+            });
+    }
+
+    fn watch(&mut self, stage: Option<String>) {
+        if self.watched != stage {
+            self.window.clear();
+            self.watched = stage;
+        }
+        if self.armed.as_ref().map(|armed| &armed.stage) != self.watched.as_ref() {
+            self.armed = None;
+        }
+    }
+
+    /// The stage of which [`Self::reached`] told has come in force, with this `revision`, at `unix` in milliseconds. Its time begins,
+    /// unless it has begun.
+    pub fn begin(&mut self, unix: u64, revision: u64) {
+        let Some(stage) = &self.watched else { return };
+        self.armed.get_or_insert_with(|| Armed {
+            stage: stage.clone(),
+            since: unix,
+            revision,
+            over: false,
+        });
+    }
+
+    /// Somebody has it go on as the document says. Where it had stopped, if it had; its time begins anew.
+    pub fn resume(&mut self) -> Option<Stop> {
+        self.window.clear();
+        self.armed = None;
+        self.unread = None;
+        self.stop.take()
+    }
+
+    /// Takes up what those that the stage in force newly enforced were `refused`, at `now` in seconds of a clock that never goes back,
+    /// and `unix` in milliseconds. `tell` says it for people.
     pub fn count(
         &mut self,
         rollout: &EnforcementRollout,
         (now, unix): (u64, u64),
-        denials: u64,
-    ) -> Option<&Stop> {
+        refused: impl IntoIterator<Item = (Edge, Refusals)>,
+        tell: impl Fn(&Edge, &Refusals) -> DeniedEdge,
+    ) -> Outcome<'_> {
         let reached = self.reached(Some(rollout));
-        let stage = rollout.stage_at(reached)?;
-        let limit = stage.on_denials?;
+        let limited = rollout
+            .stage_at(reached)
+            .and_then(|stage| Some((stage, stage.on_denials?)));
+        let Some((stage, limit)) = limited else {
+            return Outcome::Goes;
+        };
         let stopped = self.stop.as_ref().and_then(|stop| stop.place_in(rollout));
         if stopped == reached.checked_sub(1) {
             // It is held here already.
-            return None;
+            return Outcome::Goes;
         }
-        while self
-            .window
-            .front()
-            .is_some_and(|(second, _)| second + WINDOW <= now)
-        {
-            self.window.pop_front();
+        self.begin(unix, 0);
+        let Some(armed) = &mut self.armed else {
+            return Outcome::Goes;
+        };
+        if armed.over {
+            return Outcome::Goes;
         }
-        if denials > 0 {
-            self.window.push_back((now, denials));
+        if unix.saturating_sub(armed.since) >= limit.soak.saturating_mul(1000) {
+            armed.over = true;
+            self.window.clear();
+            return Outcome::Over;
         }
-        let in_window = self
-            .window
-            .iter()
-            .fold(0_u64, |sum, (_, count)| sum.saturating_add(*count));
-        if in_window <= limit.per_minute {
-            return None;
+        for (edge, refusals) in refused {
+            if self.window.len() >= MOST_EDGES && !self.window.contains_key(&edge) {
+                continue;
+            }
+            let known = self
+                .window
+                .entry(edge)
+                .or_insert(Refusals { times: 0, ..refusals });
+            known.times = known.times.saturating_add(refusals.times);
+            known.last = known.last.max(refusals.last);
+            known.protocol = refusals.protocol;
         }
-        self.window.clear();
-        Some(self.stop.insert(Stop {
-            rollout: rollout.head.name.clone(),
-            stage: stage.name.to_string(),
-            definition: stage.digest(),
-            action: limit.action,
-            denials: in_window,
-            per_minute: limit.per_minute,
-            at: unix,
-        }))
+        self.window.retain(|_, refusals| refusals.last + WINDOW > now);
+        let denials = self.window.len();
+        let borne = usize::try_from(limit.per_minute).unwrap_or(usize::MAX);
+        if denials <= borne.min(MOST_EDGES - 1) {
+            return Outcome::Goes;
+        }
+        let mut worst: Vec<(Edge, Refusals)> = self.window.drain().collect();
+        worst.sort_unstable_by_key(|(edge, refusals)| (std::cmp::Reverse(refusals.times), *edge));
+        worst.truncate(MOST_TOLD);
+        let stop = Stop::at(rollout, stage, unix).map(|stop| Stop {
+            denials: denials as u64,
+            edges: worst
+                .iter()
+                .map(|(edge, refusals)| tell(edge, refusals))
+                .collect(),
+            ..stop
+        });
+        self.stop = stop;
+        self.stop.as_ref().map_or(Outcome::Goes, Outcome::Stopped)
     }
 }

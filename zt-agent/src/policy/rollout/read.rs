@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::redundant::{By, Stages};
 use super::{
     CANARY_FIELDS, Canary, CanaryBy, DenialAction, EnforcementRollout, MOST_PER_MINUTE, ON_DENIALS_FIELDS,
-    OnDenials, ROLLOUT_SPEC_FIELDS, STAGE_FIELDS, Stage, StageMode,
+    OnDenials, ROLLOUT_SPEC_FIELDS, STAGE_FIELDS, Stage, StageMode, soak,
 };
 use crate::policy::endpoint;
 use crate::policy::envelope::{self, is_label, read_description};
@@ -271,6 +271,10 @@ fn read_on_denials(walk: &mut Walk<'_>, node: &Node, path: &Path<'_>) -> Option<
         let path = path.field("action");
         walk.word(node, &path, &DenialAction::NAMES, DenialAction::from_name)
     });
+    let soak = match fields.get("for") {
+        None => Some(soak::DEFAULT),
+        Some(node) => read_soak(walk, node, &path.field("for")),
+    };
     let rate = walk.required(&fields, node, path, "perMinute")?;
     let path = path.field("perMinute");
     let number = read_number(walk, rate, &path)?;
@@ -282,7 +286,23 @@ fn read_on_denials(walk: &mut Walk<'_>, node: &Node, path: &Path<'_>) -> Option<
     Some(OnDenials {
         per_minute: per_minute?,
         action: action?,
+        soak: soak?,
     })
+}
+
+fn read_soak(walk: &mut Walk<'_>, node: &Node, path: &Path<'_>) -> Option<u64> {
+    let text = walk.text(node, path)?;
+    let seconds = soak::seconds(text).filter(|seconds| (soak::LEAST..=soak::MOST).contains(seconds));
+    if seconds.is_none() {
+        let shown: String = text.chars().take(80).collect();
+        let (least, most) = (soak::text(soak::LEAST), soak::text(soak::MOST));
+        walk.report(
+            node,
+            path,
+            format!("`{shown}` is out of range: a number and s, m, h or d, {least} to {most}"),
+        );
+    }
+    seconds
 }
 
 fn read_number(walk: &mut Walk<'_>, node: &Node, path: &Path<'_>) -> Option<i128> {

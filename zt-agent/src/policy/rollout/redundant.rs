@@ -36,7 +36,11 @@ impl<'a> Stages<'a> {
     fn repeats(&self, stage: &Stage, pattern: &Pattern, before: &'a [Stage]) -> Option<By<'a>> {
         let meets = |earlier: &&Stage| earlier.identities.iter().any(|other| meet(other, pattern));
         let Some(earlier) = before.iter().rev().find(meets) else {
-            return (self.default_mode == Some(stage.mode)).then_some(By::Default);
+            // At a stage that requires policy everybody enforces: who is to be spared then has to be named.
+            let changes = self.stages.iter().any(|stage| stage.require_policy);
+            let stays =
+                self.default_mode == Some(stage.mode) && (!changes || stage.mode == StageMode::Enforce);
+            return stays.then_some(By::Default);
         };
         let all = match (&earlier.canary, &stage.canary) {
             (None, _) => true,

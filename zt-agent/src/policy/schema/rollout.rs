@@ -6,7 +6,7 @@ use serde_json::{Value as Json, json};
 use super::{flag, list, note, object, one_of, text};
 use crate::policy::rollout::{
     CANARY_FIELDS, CanaryBy, DenialAction, MOST_PER_MINUTE, ON_DENIALS_FIELDS, ROLLOUT_SPEC_FIELDS,
-    STAGE_FIELDS, StageMode,
+    SOAK_PATTERN, STAGE_FIELDS, StageMode,
 };
 
 pub(super) fn spec() -> Json {
@@ -45,16 +45,24 @@ fn stage() -> Json {
                 "What it is a part of: workloads of each service, or nodes.",
             ),
         }),
-        "onDenials" => object(&ON_DENIALS_FIELDS, &ON_DENIALS_FIELDS, |field| match field {
-            "perMinute" => json!({
-                "type": "integer", "format": "int64", "minimum": 0, "maximum": MOST_PER_MINUTE,
-                "description": "Denials of those newly enforced that a node bears in a minute.",
-            }),
-            _ => one_of(
-                &DenialAction::NAMES,
-                "At one more the node stays at this stage, or goes back to the one before.",
-            ),
-        }),
+        "onDenials" => object(
+            &ON_DENIALS_FIELDS,
+            &["perMinute", "action"],
+            |field| match field {
+                "perMinute" => json!({
+                    "type": "integer", "format": "int64", "minimum": 0, "maximum": MOST_PER_MINUTE,
+                    "description": "Different connections of those newly enforced that a node bears to be refused in a minute.",
+                }),
+                "for" => json!({
+                    "type": "string", "pattern": SOAK_PATTERN,
+                    "description": "How long after the stage came in force on a node: a number and s, m, h or d, at most 30d; 1h.",
+                }),
+                _ => one_of(
+                    &DenialAction::NAMES,
+                    "At one more the node stays at this stage, or goes back to the one before.",
+                ),
+            },
+        ),
         "requirePolicy" => {
             flag("Everybody enforces whom no stage says otherwise of, and whom no policy names is refused.")
         }

@@ -3,15 +3,33 @@
 
 use std::sync::Arc;
 
-use super::PolicySet;
-use crate::policy::Settings;
+use super::{PolicySet, reparse};
+use crate::policy::any::AnyPolicy;
 use crate::policy::problem::Problem;
 use crate::policy::rollout::{EnforcementRollout, ROLLOUT_KIND};
+use crate::policy::{Document, Settings};
 
 impl PolicySet {
     /// How they come to be enforced, where there is a rollout.
     pub fn rollout(&self) -> Option<&Arc<EnforcementRollout>> {
         self.rollout.as_ref()
+    }
+
+    /// What that is called.
+    pub(super) fn rollout_name(&self) -> Option<&str> {
+        self.rollout().map(|rollout| rollout.head.name.as_str())
+    }
+
+    /// What comes of documents that were read: the policies that they are, or what is wrong with them; and where that is so, these
+    /// policies with their rollout back, if the documents say that ([`Self::gone_back`]).
+    pub fn succeeded_by(
+        &self,
+        documents: Result<Vec<Document>, Vec<Problem>>,
+        settings: &Settings,
+    ) -> Result<Self, (Vec<Problem>, Option<Self>)> {
+        let documents = documents.map_err(|problems| (problems, None))?;
+        reparse(&documents, settings, self)
+            .map_err(|problems| (problems, self.gone_back(&documents, settings)))
     }
 
     /// How many stages of the rollout are in force with these settings; none without one.
@@ -25,13 +43,44 @@ impl PolicySet {
         self.rollout()
             .is_some_and(|rollout| rollout.requires_policy(self.stages_in_force(settings)))
     }
+
+    /// These policies with their rollout back at an earlier stage, where that is what `documents` say of it, whatever is wrong with
+    /// others of them. All else stays as it is: what these say of it is not valid together.
+    pub fn gone_back(&self, documents: &[Document], settings: &Settings) -> Option<Self> {
+        let rollout = self.rollout()?;
+        let mut said = documents
+            .iter()
+            .filter(|document| document.text.contains(ROLLOUT_KIND))
+            .filter_map(|document| reparse(std::slice::from_ref(document), settings, self).ok())
+            .filter_map(|set| set.rollout.filter(|other| other.head.name == rollout.head.name));
+        let (said, other) = (said.next()?, said.next());
+        let at = rollout.earlier_by(&said).filter(|_| other.is_none())?;
+        let back = Arc::new(rollout.at(at));
+        let mut files = self.files.clone();
+        for file in &mut files {
+            for policy in &mut file.policies {
+                if matches!(policy, AnyPolicy::Rollout(_)) {
+                    *policy = AnyPolicy::Rollout(Arc::clone(&back));
+                    // It is not what that text says any more.
+                    file.content = String::new();
+                }
+            }
+        }
+        Self::new(files, &self.trust_domain, None).ok()
+    }
 }
 
-/// The one rollout, and what is wrong with the others: each would say in which mode a workload is.
-pub(super) fn only(rollouts: &[&Arc<EnforcementRollout>]) -> (Option<Arc<EnforcementRollout>>, Vec<Problem>) {
-    let Some((first, others)) = rollouts.split_first() else {
+/// The one rollout, and what is wrong with the others: each would say in which mode a workload is. The one called `known` is not the
+/// one too many.
+pub(super) fn only(
+    rollouts: &[&Arc<EnforcementRollout>],
+    known: Option<&str>,
+) -> (Option<Arc<EnforcementRollout>>, Vec<Problem>) {
+    let is_known = |rollout: &&&Arc<EnforcementRollout>| known == Some(rollout.head.name.as_str());
+    let Some(first) = rollouts.iter().find(is_known).or_else(|| rollouts.first()) else {
         return (None, Vec::new());
     };
+    let others = rollouts.iter().filter(|other| !Arc::ptr_eq(other, first));
     let problem = |other: &&Arc<EnforcementRollout>| Problem {
         file: other.head.file.clone(),
         line: other.head.line,
@@ -42,5 +91,5 @@ pub(super) fn only(rollouts: &[&Arc<EnforcementRollout>]) -> (Option<Arc<Enforce
             other.head.name, first.head.name, first.head.file, first.head.line
         ),
     };
-    (Some(Arc::clone(first)), others.iter().map(problem).collect())
+    (Some(Arc::clone(first)), others.map(problem).collect())
 }

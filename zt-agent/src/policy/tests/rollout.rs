@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Rollouts: what they say, what is wrong with those that say nothing, and who is in which mode when.
 
+mod back;
 mod canary;
 mod guard;
 mod require;
@@ -65,6 +66,74 @@ fn a_document_comes_back_the_same() {
     let diff = elsewhere.diff_from(&set);
     assert_eq!(diff.policies.len(), 1);
     assert_eq!(diff.policies[0].kind, "EnforcementRollout");
+    let told: Vec<String> = diff.rollout.iter().map(ToString::to_string).collect();
+    assert_eq!(told, ["hanzo stage: few -> most"]);
+}
+
+#[test]
+fn what_changes_for_nodes_is_told_of_and_words_are_not() {
+    let told = |from: &str, to: &str| -> Vec<String> {
+        assert!(ROLLOUT.contains(from), "{from}");
+        let diff = read(&ROLLOUT.replacen(from, to, 1)).diff_from(&read(ROLLOUT));
+        diff.rollout.iter().map(ToString::to_string).collect()
+    };
+    let few = "enforce spiffe://hanzo.ai/c/hanzo/*, spiffe://hanzo.ai/c/web/gateway";
+    assert_eq!(
+        told("percent: 10}", "percent: 100}"),
+        [format!(
+            "hanzo stages.few: {few}; 10 % by workload; rollback at more than 5 a minute, for 3600 s -> \
+             {few}; 100 % by workload; rollback at more than 5 a minute, for 3600 s"
+        )]
+    );
+    assert_eq!(
+        told("  defaultMode: observe\n", ""),
+        ["hanzo defaultMode: observe -> -"]
+    );
+    assert!(told("all of them but one", "others").is_empty());
+    assert_eq!(
+        told("    - name: all\n      requirePolicy: true\n", ""),
+        ["hanzo stages.all: enforce everybody, policy required -> -"]
+    );
+    let (set, none) = (read(ROLLOUT), set(&[policy("p", "    []")]));
+    let gone = none.diff_from(&set);
+    assert_eq!(gone.rollout.len(), 8, "{:#?}", gone.rollout);
+    assert_eq!(gone.rollout[0].to_string(), "hanzo stage: few -> -");
+}
+
+#[test]
+fn a_stage_is_known_by_what_it_says_to_nodes() {
+    let digest = |text: &str| rollout_of(&read(text)).stages[2].digest();
+    let described = ROLLOUT.replace("all of them but one", "went back on 40 nodes");
+    assert_eq!(digest(ROLLOUT), digest(&described));
+    assert_ne!(
+        digest(ROLLOUT),
+        digest(&ROLLOUT.replace("name: most", "name: more"))
+    );
+}
+
+/// A limit without `for` has the default, and such a document is the same as it was.
+#[test]
+fn for_how_long_a_limit_holds() {
+    let with = |limit: &str| ROLLOUT.replace("action: rollback}", &format!("action: rollback{limit}}}"));
+    let soak = |text: &str| {
+        rollout_of(&read(text)).stages[1]
+            .on_denials
+            .expect("a limit")
+            .soak
+    };
+    assert_eq!(soak(ROLLOUT), 3600);
+    assert_eq!(soak(&with(", for: 90m")), 5400);
+    assert_eq!(read(&with(", for: 60m")).digest(), read(ROLLOUT).digest());
+    let longer = rollout_of(&read(&with(", for: 120m"))).document();
+    assert_eq!(longer["spec"]["stages"][1]["onDenials"]["for"], "2h");
+    for wrong in ["59s", "31d", "1 h", "forever"] {
+        let found = problems(&[document("r.yaml", &with(&format!(", for: {wrong}")))]);
+        let text = found[0].to_string();
+        assert!(
+            text.contains("spec.stages[1].onDenials.for: `") && text.contains("1m to 30d"),
+            "{text}"
+        );
+    }
 }
 
 #[test]
@@ -254,6 +323,21 @@ fn a_stage_that_selects_nobody_new_is_a_mistake() {
         let found = verdict(&format!("stages: [{part}, {rest}]"));
         assert_eq!(found.is_none(), useful, "{canary}: {found:?}");
     }
+    // Who is to be spared by a stage that requires policy has to be named.
+    let spared = "{name: spared, identities: ['spiffe://hanzo.ai/c/kube-system/*'], mode: observe}";
+    let all = "{name: all, requirePolicy: true}";
+    assert_eq!(
+        verdict(&format!("defaultMode: observe, stages: [{spared}, {all}]")),
+        None
+    );
+    assert!(
+        verdict(&format!(
+            "defaultMode: observe, stages: [{wide}, {spared}, {all}]"
+        ))
+        .is_none()
+    );
+    assert!(verdict(&format!("defaultMode: observe, stages: [{spared}]")).is_some());
+    assert!(verdict(&format!("defaultMode: enforce, stages: [{wide}, {all}]")).is_some());
     let found = verdict(&format!("defaultMode: enforce, stages: [{wide}]"));
     assert!(found.expect("a mistake").contains("by `defaultMode` already"));
 }

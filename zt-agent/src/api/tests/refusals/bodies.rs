@@ -52,6 +52,7 @@ async fn every_route_refuses_bodies_that_are_none_and_does_nothing() {
     for (method, path) in [
         ("POST", "/v1/evaluate"),
         ("POST", "/v1/mode"),
+        ("POST", "/v1/rollout"),
         ("PUT", "/v1/nodes/n"),
         ("PUT", "/v1/policies/p"),
     ] {

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a node does by itself: it stops exactly where a minute had more denials than are borne, and knows when that is over.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 
 use super::read;
-use crate::policy::{DenialAction, Guard, PolicySet, WINDOW};
+use crate::policy::{
+    DenialAction, DeniedEdge, Edge, Guard, GuardOutcome, PolicySet, Refusals, StopCause, WINDOW,
+};
 
 const STAGES: &str = "
 apiVersion: zt.hanzo.ai/v1
@@ -27,11 +31,50 @@ fn at(stage: &str, limit: u64, action: &str) -> PolicySet {
     )
 }
 
-/// How many stages are in force after `denials` in a second of the stage that the document says.
+fn edge(number: u64) -> Edge {
+    Edge {
+        source: number,
+        destination: number + 1,
+        port: 80,
+    }
+}
+
+fn told(edge: &Edge, refusals: &Refusals) -> DeniedEdge {
+    DeniedEdge {
+        source: edge.source.to_string(),
+        destination: edge.destination.to_string(),
+        port: edge.port,
+        protocol: refusals.protocol.to_string(),
+        times: refusals.times,
+    }
+}
+
+/// Takes up that these were refused, once each, in that second.
+fn count<'g>(
+    guard: &'g mut Guard,
+    set: &PolicySet,
+    second: u64,
+    edges: impl IntoIterator<Item = u64>,
+) -> GuardOutcome<'g> {
+    let refusals = Refusals {
+        protocol: 6,
+        times: 1,
+        last: second,
+    };
+    let refused = edges.into_iter().map(|number| (edge(number), refusals));
+    guard.count(super::rollout_of(set), (second, second * 1000), refused, told)
+}
+
+/// How many stages are in force after that many different denials in a second of the stage that the document says.
 fn after(guard: &mut Guard, set: &PolicySet, second: u64, denials: u64) -> usize {
-    let rollout = super::rollout_of(set);
-    guard.count(rollout, (second, 0), denials);
-    guard.reached(Some(rollout))
+    // None of them is one of another second.
+    count(
+        guard,
+        set,
+        second,
+        (0..denials).map(|number| (second + 1) << 20 | number),
+    );
+    guard.reached(Some(super::rollout_of(set)))
 }
 
 #[test]
@@ -50,7 +93,7 @@ fn a_rollback_holds_until_somebody_goes_back_behind_the_stage_or_changes_it() {
     assert_eq!(guard.reached(Some(super::rollout_of(&c))), 1);
     // Nor does the next agent of this node.
     let kept = serde_json::to_string(&stop).expect("JSON");
-    let mut next = Guard::new(serde_json::from_str(&kept).expect("a stop"));
+    let mut next = Guard::new(serde_json::from_str(&kept).expect("a stop"), None);
     assert_eq!(next.reached(Some(super::rollout_of(&c))), 1);
     // What the stage says is another thing now.
     assert_eq!(
@@ -67,6 +110,125 @@ fn a_rollback_holds_until_somebody_goes_back_behind_the_stage_or_changes_it() {
     assert_eq!(guard.reached(Some(super::rollout_of(&b))), 2);
     assert_eq!(after(&mut guard, &b, 2, 10), 2, "of the first try nothing counts");
     assert_eq!(guard.reached(None), 0);
+}
+
+#[test]
+fn a_document_that_is_gone_for_a_moment_is_not_another_try() {
+    let mut guard = Guard::default();
+    let b = at("b", 0, "rollback");
+    assert_eq!(after(&mut guard, &b, 0, 1), 1);
+    assert_eq!(guard.reached(None), 0);
+    assert_eq!(guard.reached(Some(super::rollout_of(&b))), 1);
+    assert!(guard.resume().is_some() && guard.stop().is_none());
+    assert_eq!(guard.reached(Some(super::rollout_of(&b))), 2);
+    assert!(guard.resume().is_none());
+}
+
+#[test]
+fn different_connections_count_and_not_attempts() {
+    let mut guard = Guard::default();
+    let b = at("b", 2, "rollback");
+    for second in 0..WINDOW {
+        assert_eq!(count(&mut guard, &b, second, [1, 2, 1, 2, 1]), GuardOutcome::Goes);
+    }
+    let GuardOutcome::Stopped(stop) = count(&mut guard, &b, WINDOW - 1, [3]) else {
+        panic!("a third one");
+    };
+    assert_eq!(stop.denials, 3);
+    let times: Vec<(&str, u64)> = stop
+        .edges
+        .iter()
+        .map(|edge| (&*edge.source, edge.times))
+        .collect();
+    assert_eq!(times, [("1", 3 * WINDOW), ("2", 2 * WINDOW), ("3", 1)]);
+}
+
+#[test]
+fn what_happened_before_the_minute_does_not_count_whenever_it_is_told() {
+    let mut guard = Guard::default();
+    let b = at("b", 3, "rollback");
+    // An agent that was away: all of five minutes at once.
+    let refused = (0..75).map(|number| {
+        let refusals = Refusals {
+            protocol: 6,
+            times: 1,
+            last: number * 4,
+        };
+        (edge(number), refusals)
+    });
+    let rollout = super::rollout_of(&b);
+    assert!(matches!(
+        guard.count(rollout, (300, 0), refused, told),
+        GuardOutcome::Stopped(stop) if stop.denials == 14
+    ));
+    let mut guard = Guard::default();
+    let past = (0..75).map(|number| {
+        let refusals = Refusals {
+            protocol: 6,
+            times: 1,
+            last: number * 3,
+        };
+        (edge(number), refusals)
+    });
+    assert_eq!(guard.count(rollout, (300, 0), past, told), GuardOutcome::Goes);
+}
+
+#[test]
+fn a_limit_holds_for_its_time_and_that_is_told_once() {
+    let mut guard = Guard::default();
+    let b = at("b", 0, "rollback");
+    guard.reached(Some(super::rollout_of(&b)));
+    guard.begin(1000, 7);
+    let armed = guard.armed().expect("it began").clone();
+    assert_eq!((armed.since, armed.revision, armed.over), (1000, 7, false));
+    // Whoever is the next agent knows it, and how much of it is left.
+    let mut next = Guard::new(None, Some(armed.clone()));
+    assert_eq!(count(&mut next, &b, 3600, []), GuardOutcome::Goes);
+    assert_eq!(count(&mut next, &b, 3601, [1]), GuardOutcome::Over);
+    assert_eq!(count(&mut next, &b, 3602, [1, 2, 3]), GuardOutcome::Goes);
+    let over = next.armed().expect("it is kept").clone();
+    let mut third = Guard::new(None, Some(over));
+    assert_eq!(count(&mut third, &b, 3603, [1]), GuardOutcome::Goes);
+    // A stage that says something else, or is reached anew, begins anew.
+    let other = at("b", 0, "hold");
+    assert!(matches!(
+        count(&mut next, &other, 4000, [1]),
+        GuardOutcome::Stopped(_)
+    ));
+    assert_eq!(third.reached(Some(super::rollout_of(&at("a", 0, "rollback")))), 1);
+    assert!(third.armed().is_none());
+    assert!(matches!(
+        count(&mut third, &b, 9000, [1]),
+        GuardOutcome::Stopped(_)
+    ));
+}
+
+#[test]
+fn where_it_is_not_known_whether_a_node_stopped_it_goes_no_further_than_it_may_have() {
+    let known = |stage: &str, action: &str| {
+        let mut guard = Guard::unread(5);
+        let set = at(stage, 10, action);
+        let reached = guard.reached(Some(super::rollout_of(&set)));
+        (reached, guard.stop().cloned())
+    };
+    let (reached, stop) = known("c", "rollback");
+    let stop = stop.expect("a stop");
+    assert_eq!(
+        (reached, &*stop.stage, stop.cause, stop.at),
+        (1, "b", StopCause::Unreadable, 5)
+    );
+    assert_eq!(known("c", "hold").0, 2);
+    assert_eq!(known("a", "hold").0, 1);
+    let mut guard = Guard::unread(5);
+    assert_eq!((guard.reached(None), guard.is_known()), (0, false));
+    let unlimited = read(
+        &STAGES
+            .replace("STAGE", "b")
+            .replace(", onDenials: {perMinute: LIMIT, action: ACTION}", "")
+            .replace(", onDenials: {perMinute: 3, action: hold}", ""),
+    );
+    assert_eq!(guard.reached(Some(super::rollout_of(&unlimited))), 2);
+    assert!(guard.stop().is_none() && guard.is_known());
 }
 
 #[test]
@@ -102,14 +264,14 @@ proptest! {
         let mut guard = Guard::default();
         let (mut now, mut all) = (0, Vec::new());
         for (pause, denials) in counts {
-            now += pause * 7;
-            all.push((now, denials));
-            let in_minute: u64 = all
-                .iter()
-                .filter(|(second, _)| second + WINDOW > now)
-                .map(|(_, denials)| denials)
-                .sum();
-            let reached = after(&mut guard, &set, now, denials);
+            now += pause * 5;
+            // Few different ones: most seconds repeat what others had.
+            let edges: Vec<u64> = (0..denials).map(|number| (now * 5 + number * number) % 90).collect();
+            all.extend(edges.iter().map(|number| (now, *number)));
+            let recent = all.iter().filter(|(second, _)| second + WINDOW > now);
+            let in_minute = recent.map(|(_, number)| number).collect::<BTreeSet<_>>().len() as u64;
+            count(&mut guard, &set, now, edges);
+            let reached = guard.reached(Some(super::rollout_of(&set)));
             prop_assert_eq!(reached == 1, in_minute > limit, "{} of {}", in_minute, limit);
             if reached == 1 {
                 break;
