@@ -13,6 +13,8 @@ mod cluster;
 mod columns;
 #[path = "postgres/days.rs"]
 mod days;
+#[path = "postgres/examined.rs"]
+mod examined;
 #[path = "postgres/filters.rs"]
 mod filters;
 #[path = "postgres/killed.rs"]

@@ -15,6 +15,7 @@ use anyhow::{Context as _, Result};
 use crate::cgroup::Cgroup;
 
 const PROG_LOAD: u32 = 5;
+const PROG_ATTACH: u32 = 8;
 const LINK_CREATE: u32 = 28;
 const CGROUP_SOCK_ADDR: u32 = 18;
 /// Of `struct bpf_sock_addr`.
@@ -88,6 +89,16 @@ struct ProgLoad {
 
 #[repr(C)]
 #[derive(Default)]
+struct ProgAttach {
+    target: u32,
+    program: u32,
+    attach_type: u32,
+    flags: u32,
+    replace: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
 struct LinkCreate {
     program: u32,
     target: u32,
@@ -95,16 +106,23 @@ struct LinkCreate {
     flags: u32,
 }
 
-fn bpf<T>(command: u32, attributes: &mut T) -> Result<OwnedFd> {
-    // SAFETY: the kernel reads at most the size given, all of it inside `attributes`, and gives a descriptor to us alone.
-    unsafe {
+/// What a system call answers.
+fn answer<T>(command: u32, attributes: &mut T) -> Result<i32> {
+    // SAFETY: the kernel reads at most the size given, all of it inside `attributes`.
+    let result = unsafe {
         let size = u32::try_from(size_of::<T>())?;
-        let result = libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size);
-        if result < 0 {
-            return Err(std::io::Error::last_os_error().into());
-        }
-        Ok(OwnedFd::from_raw_fd(i32::try_from(result)?))
+        libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size)
+    };
+    if result < 0 {
+        return Err(std::io::Error::last_os_error().into());
     }
+    Ok(i32::try_from(result)?)
+}
+
+fn bpf<T>(command: u32, attributes: &mut T) -> Result<OwnedFd> {
+    let descriptor = answer(command, attributes)?;
+    // SAFETY: the kernel has just given this descriptor to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
 const fn instruction(code: u8, destination: u8, source: u8, offset: i16, immediate: i32) -> u64 {
@@ -133,41 +151,12 @@ impl Rewriter {
         from: SocketAddr,
         to: SocketAddr,
     ) -> Result<Self> {
-        let (asked, given) = (words(from), words(to));
-        // r2 = each word; return 1 unless it is the one; then write all of them anew.
-        let length = i16::try_from(2 * (asked.len() + given.len()))?;
-        let mut program = Vec::new();
-        for (place, value) in asked {
-            program.push(instruction(0x61, 2, 1, place, 0));
-            // Of a word, so that the sign of the immediate is of no matter.
-            let left = length - i16::try_from(program.len())? - 1;
-            program.push(instruction(0x56, 2, 0, left, value));
-        }
-        for (place, value) in given {
-            program.push(instruction(0xb4, 3, 0, 0, value));
-            program.push(instruction(0x63, 1, 3, place, 0));
-        }
-        program.push(instruction(0xb7, 0, 0, 0, 1));
-        program.push(instruction(0x95, 0, 0, 0, 0));
-        let attach_type = place.attach_type(from);
-        let mut attributes = ProgLoad {
-            kind: CGROUP_SOCK_ADDR,
-            count: u32::try_from(program.len())?,
-            instructions: program.as_ptr() as u64,
-            license: c"GPL".as_ptr() as u64,
-            attach_type,
-            ..ProgLoad::default()
-        };
-        // The last byte stays zero.
-        for (place, byte) in attributes.name.iter_mut().take(15).zip(name.bytes()) {
-            *place = byte;
-        }
-        let loaded = bpf(PROG_LOAD, &mut attributes).context("the program does not load")?;
+        let loaded = load(place, name, from, to)?;
         let directory = File::open(cgroup.path())?;
         let mut attributes = LinkCreate {
             program: u32::try_from(loaded.as_raw_fd())?,
             target: u32::try_from(directory.as_raw_fd())?,
-            attach_type,
+            attach_type: place.attach_type(from),
             ..LinkCreate::default()
         };
         let link = bpf(LINK_CREATE, &mut attributes).context("the program cannot be attached")?;
@@ -176,4 +165,58 @@ impl Rewriter {
             _program: loaded,
         })
     }
+}
+
+/// Attaches one in the old way, for itself alone: no other program may be beside it. It goes with its cgroup.
+pub fn attach_alone(
+    cgroup: &Cgroup,
+    name: &str,
+    from: impl Into<SocketAddr>,
+    to: impl Into<SocketAddr>,
+) -> Result<()> {
+    let from = from.into();
+    let loaded = load(Place::Connect, name, from, to.into())?;
+    let directory = File::open(cgroup.path())?;
+    let mut attributes = ProgAttach {
+        target: u32::try_from(directory.as_raw_fd())?,
+        program: u32::try_from(loaded.as_raw_fd())?,
+        attach_type: Place::Connect.attach_type(from),
+        ..ProgAttach::default()
+    };
+    answer(PROG_ATTACH, &mut attributes).context("the program cannot be attached")?;
+    Ok(())
+}
+
+/// Has the kernel verify one.
+fn load(place: Place, name: &str, from: SocketAddr, to: SocketAddr) -> Result<OwnedFd> {
+    let (asked, given) = (words(from), words(to));
+    // r2 = each word; return 1 unless it is the one; then write all of them anew.
+    let length = i16::try_from(2 * (asked.len() + given.len()))?;
+    let mut program = Vec::new();
+    for (place, value) in asked {
+        program.push(instruction(0x61, 2, 1, place, 0));
+        // Of a word, so that the sign of the immediate is of no matter.
+        let left = length - i16::try_from(program.len())? - 1;
+        program.push(instruction(0x56, 2, 0, left, value));
+    }
+    for (place, value) in given {
+        program.push(instruction(0xb4, 3, 0, 0, value));
+        program.push(instruction(0x63, 1, 3, place, 0));
+    }
+    program.push(instruction(0xb7, 0, 0, 0, 1));
+    program.push(instruction(0x95, 0, 0, 0, 0));
+    let attach_type = place.attach_type(from);
+    let mut attributes = ProgLoad {
+        kind: CGROUP_SOCK_ADDR,
+        count: u32::try_from(program.len())?,
+        instructions: program.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+        attach_type,
+        ..ProgLoad::default()
+    };
+    // The last byte stays zero.
+    for (place, byte) in attributes.name.iter_mut().take(15).zip(name.bytes()) {
+        *place = byte;
+    }
+    bpf(PROG_LOAD, &mut attributes).context("the program does not load")
 }

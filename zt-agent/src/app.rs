@@ -23,6 +23,7 @@ mod signals;
 mod trail;
 mod turn;
 
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -35,7 +36,7 @@ use crate::config::{Config, Handshake, Sources};
 use crate::identity::file as identity_file;
 use crate::identity::spire::Source;
 use crate::kernel::Kernel;
-pub use crate::kernel::Removal;
+pub use crate::kernel::{ManagedRoot, Removal};
 use crate::kubernetes;
 use crate::metrics::Metrics;
 use crate::policy::PolicySet;
@@ -205,9 +206,14 @@ pub fn detach(config: &Config) -> Result<Removal, AppError> {
     Ok(crate::kernel::detach(&config.bpffs)?)
 }
 
+/// The managed cgroups that are there, with their ids.
+pub fn managed_roots(config: &Config, mount: &Path) -> Vec<ManagedRoot> {
+    node::roots(&config.managed_cgroup.present(mount), mount)
+}
+
 /// Break-glass without an agent: has nothing refused on this node, or ends that. The next start of the agent records
 /// it. Whether it was not so before.
-pub fn break_glass(bpffs: &std::path::Path, on: bool) -> Result<bool, AppError> {
+pub fn break_glass(bpffs: &Path, on: bool) -> Result<bool, AppError> {
     Ok(crate::kernel::set_observe_all(bpffs, on)?)
 }
 

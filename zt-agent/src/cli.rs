@@ -7,6 +7,7 @@ pub mod client;
 mod completions;
 mod decision;
 pub mod detach;
+mod doctor;
 mod engine;
 mod evaluate;
 mod exit;
@@ -20,6 +21,7 @@ mod policy;
 mod rollout;
 pub mod run;
 mod status;
+mod sysdump;
 mod table;
 mod traffic;
 mod trail;
@@ -30,7 +32,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::demo::{self, DemoArgs, DemoProcess};
+use crate::demo::{self, ConnectivityArgs, DemoArgs, DemoProcess};
 
 pub use exit::{Exit, Failure, report};
 pub use output::{Format, Output};
@@ -107,6 +109,12 @@ pub enum Command {
     /// Break-glass: stop refusing on this node, or go back
     #[command(subcommand)]
     Mode(mode::ModeCommand),
+    /// Look at this machine, and say what is wrong and what to do about it
+    Doctor(doctor::DoctorArgs),
+    /// Prove on this machine that its kernel does what policy says
+    ConnectivityTest(ConnectivityArgs),
+    /// Gather in one archive what support would ask for, without secrets
+    Sysdump(sysdump::SysdumpArgs),
     /// Remove every hook, map and pin: enforcement ends on this node
     Detach(detach::DetachArgs),
     /// Print a completion script for a shell
@@ -130,6 +138,9 @@ fn execute(cli: Cli) -> Result<Exit, Failure> {
         Command::Demo(arguments) => Ok(demo::demo(arguments)),
         Command::DemoProcess(process) => Ok(demo::process(&process)),
         Command::Detach(arguments) => detach::detach(&arguments),
+        Command::Doctor(arguments) => block_on(doctor::doctor(&arguments)),
+        Command::ConnectivityTest(arguments) => Ok(demo::connectivity(&arguments)),
+        Command::Sysdump(arguments) => block_on(sysdump::sysdump(&arguments)),
         Command::Status(arguments) => block_on(status::status(&arguments)),
         Command::Monitor(arguments) => block_on(monitor::monitor(&arguments)),
         Command::Evaluate(arguments) => evaluate::evaluate(&arguments),

@@ -4,11 +4,15 @@
 //! Two processes. The demo itself makes nothing but the other one, which builds the world and tells the story, and
 //! waits; however that one ends, the demo removes everything that bears its name. A demo that was itself killed is
 //! removed by the next one.
+//!
+//! `zt-agent connectivity-test` is made of the same parts: it tells no story, but tries what policy is for, and cleans up even when
+//! it is killed.
 
 mod actor;
 mod agent;
 mod cast;
 mod cleanup;
+mod connectivity;
 mod error;
 mod files;
 mod names;
@@ -22,6 +26,7 @@ mod wire;
 mod workload;
 mod world;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 
@@ -30,8 +35,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cgroup;
 use crate::cli::Exit;
-use names::Names;
+use names::{Kind, Names};
 
+pub use connectivity::{ConnectivityArgs, connectivity};
 pub use error::DemoError;
 
 /// Arguments of `demo`.
@@ -50,6 +56,10 @@ pub struct DemoArgs {
 pub enum DemoProcess {
     /// Builds the world and tells the story.
     Story(story::StoryArgs),
+    /// Tries what policy is for.
+    Trial(connectivity::TrialArgs),
+    /// Cleans up after a process that was killed.
+    Janitor(connectivity::JanitorArgs),
     /// Plays a service.
     Play(workload::PlayArgs),
     /// Becomes another program in a place of the demo.
@@ -60,6 +70,8 @@ pub enum DemoProcess {
 pub fn process(process: &DemoProcess) -> Exit {
     let done = match process {
         DemoProcess::Story(arguments) => story::tell(arguments),
+        DemoProcess::Trial(arguments) => connectivity::try_all(arguments),
+        DemoProcess::Janitor(arguments) => connectivity::keep_clean(arguments).map(|()| true),
         DemoProcess::Play(arguments) => workload::play(arguments).map(|()| true),
         DemoProcess::Become(arguments) => workload::become_program(arguments).map(|()| true),
     };
@@ -74,14 +86,23 @@ pub fn process(process: &DemoProcess) -> Exit {
 
 /// Runs the demo.
 pub fn demo(arguments: DemoArgs) -> Exit {
-    let ended = prerequisites().and_then(|mount| {
-        let names = Names::of(std::process::id(), &mount);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(DemoError::io("have a runtime"))?;
-        // Signals are caught before there is anything to remove, and stay caught while it is removed.
-        runtime.block_on(supervise(arguments, names, mount))
-    });
-    ended.unwrap_or_else(|error| failed(&error))
+    let told = || {
+        let mut part = vec![OsString::from("story")];
+        part.extend(arguments.fast.then(|| "--fast".into()));
+        part.extend(arguments.keep.then(|| "--keep".into()));
+        perform(Kind::Demo, part, arguments.keep)
+    };
+    told().unwrap_or_else(|error| failed(&error))
+}
+
+/// Runs a part of the demo in a process of its own, and removes what it made.
+fn perform(kind: Kind, part: Vec<OsString>, keep: bool) -> Result<Exit, DemoError> {
+    let mount = prerequisites()?;
+    let names = Names::of(kind, std::process::id(), &mount);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(DemoError::io("have a runtime"))?;
+    // Signals are caught before there is anything to remove, and stay caught while it is removed.
+    runtime.block_on(supervise(kind, part, keep, names, mount))
 }
 
 fn failed(error: &DemoError) -> Exit {
@@ -117,27 +138,35 @@ impl Drop for Remains {
     }
 }
 
-async fn supervise(arguments: DemoArgs, names: Names, mount: PathBuf) -> Result<Exit, DemoError> {
+async fn supervise(
+    kind: Kind,
+    part: Vec<OsString>,
+    keep: bool,
+    names: Names,
+    mount: PathBuf,
+) -> Result<Exit, DemoError> {
+    let what = kind.words();
     let mut signals = Signals::catch()?;
     let (swept, removed) = cleanup::sweep(&mount);
     for name in swept {
         eprintln!("removed what {name} left behind when it was killed");
     }
     if let Err(error) = removed {
-        eprintln!("a demo that was killed left something behind: {error}");
+        eprintln!("one that was killed left something behind: {error}");
     }
+    // Before orphans become children of this process: the janitor shall not.
+    let _janitor = match kind {
+        Kind::Connectivity => Some(connectivity::Janitor::start(&mount)?),
+        Kind::Demo => None,
+    };
     // Processes that outlive the story become children of this one, and not zombies of one that does not care.
     nix::sys::prctl::set_child_subreaper(true)
         .map_err(|errno| DemoError::io("adopt processes")(errno.into()))?;
     let mut remains = Remains(Some(names));
     let mut command = tokio::process::Command::new(process::program()?);
-    command
-        .args([process::HIDDEN, "story", "--owner"])
-        .arg(std::process::id().to_string());
+    command.arg(process::HIDDEN).args(part).arg("--owner");
+    command.arg(std::process::id().to_string());
     command.arg("--mount").arg(&mount).kill_on_drop(true);
-    command
-        .args(arguments.fast.then_some("--fast"))
-        .args(arguments.keep.then_some("--keep"));
     let mut story = command
         .stdin(std::process::Stdio::null())
         .spawn()
@@ -148,23 +177,23 @@ async fn supervise(arguments: DemoArgs, names: Names, mount: PathBuf) -> Result<
     };
     if ended.is_none() {
         story.kill().await.map_err(DemoError::io("end the story"))?;
-    } else if arguments.keep && ended.is_some_and(told) {
+    } else if keep && ended.is_some_and(told) {
         signals.any().await;
     }
     remains.remove()?;
-    if arguments.keep && ended.is_some() {
-        eprintln!("everything that the demo made is removed");
+    if keep && ended.is_some() {
+        eprintln!("everything that {what} made is removed");
     }
     Ok(match ended {
         Some(status) if status.success() => Exit::Done,
         Some(status) => {
             if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
-                eprintln!("the demo was interrupted by signal {signal}; everything that it made is removed");
+                eprintln!("{what} was interrupted by signal {signal}; everything that it made is removed");
             }
             exit_of(status)
         }
         None => {
-            eprintln!("the demo was interrupted; everything that it made is removed");
+            eprintln!("{what} was interrupted; everything that it made is removed");
             Exit::Failed
         }
     })

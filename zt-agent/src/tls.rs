@@ -25,7 +25,7 @@ use rustls::{
 use tokio::sync::{mpsc, watch};
 
 pub use identity::{IdentityError, Peer, expires, peer};
-pub use material::{Material, TlsError};
+pub use material::{Material, TlsError, expires_in};
 pub use mutual::{Mutual, certified, mutual};
 pub use shown::{As, Authorities, NO_AUTHORITY, Shown, ShownError, sign, verify};
 

@@ -321,3 +321,35 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(stderr(&output).is_empty(), "{}", stderr(&output));
 }
+
+#[test]
+fn tools_say_what_is_wrong_with_what_they_were_given() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let config = directory.path().join("agent.yaml");
+    std::fs::write(&config, "mode: perhaps\n").expect("write");
+    // Nothing is made for a configuration that is none.
+    let output = zt_agent(&["connectivity-test", "--config", shown(&config)]);
+    assert_eq!(code(&output), 64, "{}", stderr(&output));
+    assert!(stderr(&output).contains("agent.yaml:1"), "{}", stderr(&output));
+    let there = directory.path().join("there.tar.gz");
+    std::fs::write(&there, "mine").expect("write");
+    for (file, why) in [
+        (there.as_path(), "exists already"),
+        (
+            &directory.path().join("no/such/directory.tar.gz"),
+            "No such file or directory",
+        ),
+    ] {
+        let output = zt_agent(&["sysdump", "--output-file", shown(file)]);
+        assert_eq!(code(&output), 2, "{}", stderr(&output));
+        assert!(stderr(&output).contains(why), "{}", stderr(&output));
+    }
+    assert_eq!(std::fs::read_to_string(&there).expect("read"), "mine");
+    for wrong in [
+        &["sysdump", "--log-lines", "many"][..],
+        &["doctor", "--quick"],
+        &["connectivity-test", "-o", "yaml"],
+    ] {
+        assert_eq!(code(&zt_agent(wrong)), 2, "{wrong:?}");
+    }
+}

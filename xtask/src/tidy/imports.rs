@@ -142,11 +142,13 @@ const RULES: &[Rule] = &[
             "audit",
             "config",
             "demo",
+            "doctor",
             "log",
             "policy",
             "policy_dir",
             "problem",
             "spiffe_id",
+            "sysdump",
             "tls",
             "yaml",
         ],
@@ -154,6 +156,28 @@ const RULES: &[Rule] = &[
     Rule {
         module: "demo",
         may_import: &["cgroup", "cli", "config"],
+    },
+    Rule {
+        module: "doctor",
+        // Whatever the agent depends on is looked at with the code that depends on it.
+        may_import: &[
+            "app",
+            "audit",
+            "cgroup",
+            "cli",
+            "config",
+            "identity",
+            "kernel",
+            "kubernetes",
+            "policy",
+            "policy_dir",
+            "problem",
+            "tls",
+        ],
+    },
+    Rule {
+        module: "sysdump",
+        may_import: &["audit", "cgroup", "cli", "config", "doctor", "kernel"],
     },
 ];
 

@@ -150,6 +150,14 @@ impl Client {
         self.json(Method::GET, &target, None).await
     }
 
+    /// The answer to `GET path`, whatever it is, as text.
+    pub async fn text(&self, path: &str) -> Result<String, ClientError> {
+        let url = format!("{}{path}", self.base);
+        let response = self.send(Method::GET, &url, "*/*", None).await?;
+        let bytes = self.body(response).await?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
     /// The answer to `POST path` with `body`.
     pub async fn post(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
         self.json(Method::POST, path, Some(body)).await

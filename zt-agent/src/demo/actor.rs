@@ -28,16 +28,14 @@ pub(super) struct Actor {
 }
 
 impl Actor {
-    /// Starts one, in its cgroup and namespace, and waits until it is there.
-    pub(super) fn start(names: &Names, who: Who, serve: bool) -> Result<Self, DemoError> {
+    /// Starts one, in its cgroup and namespace, and waits until it is there. `serve`: how it serves, in options.
+    pub(super) fn start(names: &Names, who: Who, serve: &[&str]) -> Result<Self, DemoError> {
         let log = names.directory().join(format!("{}.log", who.name()));
         let mut command = process::hidden("play")?;
         command
             .args(process::place(names, who))
-            .args(["--who", who.name()]);
-        if serve {
-            command.arg("--serve");
-        }
+            .args(["--who", who.name()])
+            .args(serve);
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -10,9 +10,10 @@ use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};
 
 use super::error::DemoError;
-use super::files::Files;
+use super::files::{Files, Setup};
 use super::names::Names;
 use super::process;
+use crate::cli::Exit;
 use crate::cli::client::{ApiArgs, Client, ClientError};
 
 /// How long an agent may take to be ready, and what is asked of it to be true.
@@ -34,10 +35,10 @@ pub(super) struct Agent {
 
 impl Agent {
     /// One that was not started, with its files.
-    pub(super) fn new(names: &Names) -> Result<Self, DemoError> {
+    pub(super) fn new(names: &Names, setup: &Setup) -> Result<Self, DemoError> {
         let [api, health] = free_ports().map_err(DemoError::io("find free ports"))?;
         let files = Files::new(names);
-        files.write(names, api, health)?;
+        files.write(names, setup, api, health)?;
         let client = |address| {
             Client::new(&ApiArgs {
                 api: format!("http://{address}"),
@@ -87,12 +88,13 @@ impl Agent {
             let ended = self.child.as_mut().and_then(|child| child.try_wait().transpose());
             if let Some(status) = ended {
                 let status = status.map_err(DemoError::io("wait for the agent"))?;
-                return Err(self.failed(format!("ended at once, with {status}")));
+                let unavailable = status.code() == Some(Exit::Unavailable as i32);
+                return Err(self.failed(format!("ended at once, with {status}"), unavailable));
             }
             match self.runtime.block_on(self.health.get("/readyz", &[])) {
                 Ok(_) | Err(ClientError::NotJson { .. }) => return Ok(begin.elapsed()),
                 Err(error) if begin.elapsed() > DEADLINE => {
-                    return Err(self.failed(format!("is not ready after {DEADLINE:?} ({error})")));
+                    return Err(self.failed(format!("is not ready after {DEADLINE:?} ({error})"), false));
                 }
                 Err(_) => thread::sleep(Duration::from_millis(2)),
             }
@@ -141,11 +143,12 @@ impl Agent {
         }
     }
 
-    fn failed(&self, message: String) -> DemoError {
+    fn failed(&self, message: String, unavailable: bool) -> DemoError {
         let log = std::fs::read_to_string(self.files.agent_log()).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         DemoError::Agent {
             message,
+            unavailable,
             log: lines[lines.len().saturating_sub(LOG_LINES)..].join("\n"),
         }
     }

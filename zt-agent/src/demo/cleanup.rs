@@ -20,32 +20,31 @@ const DEADLINE: Duration = Duration::from_secs(15);
 /// A file in a demo's directory: this demo mounted bpffs.
 const MOUNTED: &str = ".mounted-bpffs";
 
-/// Removes what demos left behind whose process no longer lives; the names of those demos.
+/// Removes what demos and connectivity tests left behind whose process no longer lives; the names of those.
 pub(super) fn sweep(mount: &Path) -> (Vec<String>, Result<(), DemoError>) {
-    let mut pids = Vec::new();
+    let mut dead = Vec::new();
     for directory in [mount, Path::new(NAMESPACES), Path::new(BPFFS), &temporary()] {
         for (path, name) in entries(directory) {
             // Anyone may make a directory in the temporary one and give it such a name.
             let ours = fs::symlink_metadata(&path).is_ok_and(|found| found.uid() == 0);
-            if let Some(pid) = owner(&name)
+            if let Some((kind, pid)) = owner(&name)
                 && ours
-                && !lives(pid)
-                && !pids.contains(&pid)
+                && !lives(kind, pid)
+                && !dead.contains(&(kind, pid))
             {
-                pids.push(pid);
+                dead.push((kind, pid));
             }
         }
     }
+    let dead: Vec<Names> = dead
+        .into_iter()
+        .map(|(kind, pid)| Names::of(kind, pid, mount))
+        .collect();
     let mut first = Ok(());
-    for pid in &pids {
-        first = first.and(remove(&Names::of(*pid, mount)));
+    for names in &dead {
+        first = first.and(remove(names));
     }
-    (
-        pids.iter()
-            .map(|pid| Names::of(*pid, mount).name().to_owned())
-            .collect(),
-        first,
-    )
+    (dead.iter().map(|names| names.name().to_owned()).collect(), first)
 }
 
 /// Removes everything of one demo. Goes on after a failure, so that one stuck thing does not leave the others; returns
@@ -68,6 +67,15 @@ pub(super) fn remove(names: &Names) -> Result<(), DemoError> {
         done = done.and(unmounted);
     }
     done.and(absent(fs::remove_dir_all(&directory)).map_err(DemoError::at("remove", &directory)))
+}
+
+/// Whether anything of it is there.
+pub(super) fn is_left(names: &Names) -> bool {
+    let namespaces = entries(Path::new(NAMESPACES));
+    names.root().exists()
+        || names.pins().exists()
+        || names.directory().exists()
+        || namespaces.iter().any(|(_, namespace)| names.owns(namespace))
 }
 
 /// Makes the demo's directory, which nobody else can have prepared, and mounts bpffs if it is not mounted.

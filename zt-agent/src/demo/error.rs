@@ -8,21 +8,30 @@ use std::time::Duration;
 use crate::cgroup::CgroupError;
 use crate::cli::Exit;
 use crate::cli::client::ClientError;
+use crate::config::ConfigError;
 
 /// Why the demo cannot begin or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
     /// It makes cgroups and network namespaces, and loads programs.
     #[error(
-        "the demo makes cgroups and network namespaces and loads programs into the kernel, which needs root: run `sudo zt-agent demo`"
+        "this makes cgroups and network namespaces and loads programs into the kernel, which needs root: run it with `sudo`"
     )]
     NotRoot,
     /// The world is built with `ip`.
     #[error(
-        "the demo builds its network with the `ip` command, which is missing: run `apt-get install iproute2` \
+        "its network is built with the `ip` command, which is missing: run `apt-get install iproute2` \
          (or `dnf install iproute`, `apk add iproute2`)"
     )]
     NoIp,
+    /// Both families are tried.
+    #[error(
+        "this kernel has no IPv6 (ipv6.disable=1, or net.ipv6.conf.all.disable_ipv6), which is tried too: boot it with IPv6"
+    )]
+    NoIpv6,
+    /// The configuration that is to be tried is bad.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// There is no cgroup2 hierarchy.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
@@ -65,6 +74,8 @@ pub enum DemoError {
     Agent {
         /// What happened.
         message: String,
+        /// The kernel or a privilege is missing.
+        unavailable: bool,
         /// The end of its log.
         log: String,
     },
@@ -99,7 +110,15 @@ impl DemoError {
     /// The exit code that goes with it.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::NotRoot | Self::NoIp | Self::Cgroup(_) | Self::Bpffs { .. } => Exit::Unavailable,
+            Self::NotRoot
+            | Self::NoIp
+            | Self::NoIpv6
+            | Self::Cgroup(_)
+            | Self::Bpffs { .. }
+            | Self::Agent {
+                unavailable: true, ..
+            } => Exit::Unavailable,
+            Self::Config(_) => Exit::Invalid,
             _ => Exit::Failed,
         }
     }

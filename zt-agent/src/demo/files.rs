@@ -28,6 +28,24 @@ spec:
           ports: [6379]
 ";
 
+/// What differs from one world's agent to another's.
+#[derive(Clone, Debug)]
+pub(super) struct Setup {
+    /// Lines of the configuration beside those that say where everything is.
+    pub(super) settings: String,
+    /// Policies beside [`POLICY`]: file names and their texts.
+    pub(super) policies: &'static [(&'static str, &'static str)],
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            settings: "handshake: auto\n".to_owned(),
+            policies: &[],
+        }
+    }
+}
+
 /// Where they are.
 #[derive(Clone, Debug)]
 pub(super) struct Files {
@@ -67,12 +85,21 @@ impl Files {
     }
 
     /// Writes all that the agent needs to begin, in observe mode.
-    pub(super) fn write(&self, names: &Names, api: SocketAddr, health: SocketAddr) -> Result<(), DemoError> {
+    pub(super) fn write(
+        &self,
+        names: &Names,
+        setup: &Setup,
+        api: SocketAddr,
+        health: SocketAddr,
+    ) -> Result<(), DemoError> {
         let policies = self.policies();
         fs::create_dir(&policies).map_err(DemoError::at("make", &policies))?;
         replace(&policies.join("hanzo-core-policy.yaml"), POLICY)?;
+        for (name, text) in setup.policies {
+            replace(&policies.join(name), text)?;
+        }
         self.write_workloads(names, "observe")?;
-        replace(&self.config(), &self.configuration(names, api, health))
+        replace(&self.config(), &self.configuration(names, setup, api, health))
     }
 
     /// Declares the workloads, all in `mode`.
@@ -104,7 +131,12 @@ impl Files {
 
     /// Adds the rule of [`EXTRA_POLICY`].
     pub(super) fn add_rule(&self) -> Result<(), DemoError> {
-        replace(&self.extra_policy(), EXTRA_POLICY)
+        self.add_policy(EXTRA_POLICY)
+    }
+
+    /// Adds a policy in the place of that rule.
+    pub(super) fn add_policy(&self, text: &str) -> Result<(), DemoError> {
+        replace(&self.extra_policy(), text)
     }
 
     /// Takes it away.
@@ -113,19 +145,20 @@ impl Files {
         fs::remove_file(&path).map_err(DemoError::at("remove", &path))
     }
 
-    fn configuration(&self, names: &Names, api: SocketAddr, health: SocketAddr) -> String {
+    fn configuration(&self, names: &Names, setup: &Setup, api: SocketAddr, health: SocketAddr) -> String {
         format!(
-            "# The agent of `zt-agent demo`. Every key is optional; see the documentation of the configuration.\n\
+            "# The agent of this world. Every key is optional; see the documentation of the configuration.\n\
              node: demo\n\
              policyPath: {}\n\
              mode: observe\n\
-             handshake: auto\n\
+             {}\
              managedCgroup: {}\n\
              bpffs: {}\n\
              identity:\n  source: file\n  file: {}\n\
              audit:\n  dsn: sqlite://{}\n\
              api:\n  listen: {api}\n  health: {health}\n  socket: none\n",
             self.policies().display(),
+            setup.settings,
             names.managed().display(),
             names.pins().display(),
             self.workloads().display(),

@@ -1,14 +1,51 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the parts of one demo are called, so that all of them are found again, whoever died.
+//! What the parts of one demo, or of one connectivity test, are called, so that all of them are found again, whoever died.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum;
+
 use super::cast::Who;
 
-/// What the name of everything that a demo makes starts with; its process id follows.
-const PREFIX: &str = "zt-demo-";
+/// What makes a world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Kind {
+    /// `zt-agent demo`.
+    Demo,
+    /// `zt-agent connectivity-test`.
+    Connectivity,
+}
+
+impl Kind {
+    const ALL: [Self; 2] = [Self::Demo, Self::Connectivity];
+
+    /// What the name of everything that one makes starts with; its process id follows.
+    const fn prefix(self) -> &'static str {
+        match self {
+            Self::Demo => "zt-demo-",
+            Self::Connectivity => "zt-connectivity-",
+        }
+    }
+
+    /// In words.
+    pub(super) const fn words(self) -> &'static str {
+        match self {
+            Self::Demo => "the demo",
+            Self::Connectivity => "the connectivity test",
+        }
+    }
+
+    /// The command that makes it.
+    const fn command(self) -> &'static str {
+        match self {
+            Self::Demo => "demo",
+            Self::Connectivity => "connectivity-test",
+        }
+    }
+}
+
 /// Where named network namespaces are.
 pub(super) const NAMESPACES: &str = "/run/netns";
 /// Where programs, maps and links are pinned.
@@ -22,15 +59,15 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// Those of the demo of process `pid`, with cgroup2 mounted at `mount`.
-    pub(super) fn of(pid: u32, mount: &Path) -> Self {
+    /// Those of what process `pid` makes, with cgroup2 mounted at `mount`.
+    pub(super) fn of(kind: Kind, pid: u32, mount: &Path) -> Self {
         Self {
-            name: format!("{PREFIX}{pid}"),
+            name: format!("{}{pid}", kind.prefix()),
             mount: mount.to_path_buf(),
         }
     }
 
-    /// `zt-demo-<pid>`.
+    /// Such as `zt-demo-<pid>`.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
@@ -92,9 +129,12 @@ impl Names {
     }
 }
 
-/// The process whose demo made something of this name.
-pub(super) fn owner(name: &str) -> Option<u32> {
-    name.strip_prefix(PREFIX)?.split('-').next()?.parse().ok()
+/// The process that made something of this name, and as what.
+pub(super) fn owner(name: &str) -> Option<(Kind, u32)> {
+    Kind::ALL.into_iter().find_map(|kind| {
+        let pid = name.strip_prefix(kind.prefix())?.split('-').next()?;
+        Some((kind, pid.parse().ok()?))
+    })
 }
 
 /// Where demos have their files: the temporary directory, or `/tmp` if users without privileges, as whom the servers
@@ -109,12 +149,12 @@ pub(super) fn temporary() -> PathBuf {
     }
 }
 
-/// Whether process `pid` is a demo. Another program may have got the number since.
-pub(super) fn lives(pid: u32) -> bool {
+/// Whether process `pid` makes such a world. Another program may have got the number since.
+pub(super) fn lives(kind: Kind, pid: u32) -> bool {
     fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| {
         line.split(|byte| *byte == 0)
             .skip(1)
-            .any(|argument| argument == b"demo")
+            .any(|argument| argument == kind.command().as_bytes())
     })
 }
 
@@ -124,8 +164,9 @@ mod tests {
 
     #[test]
     fn only_names_of_demos_have_an_owner() {
-        assert_eq!(owner("zt-demo-12"), Some(12));
-        assert_eq!(owner("zt-demo-12-iam"), Some(12));
+        assert_eq!(owner("zt-demo-12"), Some((Kind::Demo, 12)));
+        assert_eq!(owner("zt-demo-12-iam"), Some((Kind::Demo, 12)));
+        assert_eq!(owner("zt-connectivity-7-iam"), Some((Kind::Connectivity, 7)));
         assert_eq!(owner("zt-demo-"), None);
         assert_eq!(owner("zt-test-12"), None);
         assert_eq!(owner("zt"), None);
@@ -133,11 +174,11 @@ mod tests {
 
     #[test]
     fn a_demo_owns_what_bears_its_whole_name() {
-        let names = Names::of(12, Path::new("/cg"));
+        let names = Names::of(Kind::Demo, 12, Path::new("/cg"));
         assert!(
             names.owns("zt-demo-12") && names.owns(&names.namespace(Who::Iam)) && names.owns(&names.bridge())
         );
         assert!(!names.owns("zt-demo-123") && !names.owns("zt-demo-1"));
-        assert!(!lives(u32::MAX));
+        assert!(Kind::ALL.into_iter().all(|kind| !lives(kind, u32::MAX)));
     }
 }

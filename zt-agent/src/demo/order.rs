@@ -31,6 +31,13 @@ pub(super) enum Order {
         /// What to say.
         speak: Speak,
     },
+    /// Send a datagram until it comes back.
+    Datagram {
+        /// Where.
+        to: SocketAddr,
+        /// For how long at most, in ms.
+        deadline: u64,
+    },
     /// Connect and talk, and keep the connection.
     Keep {
         /// Where.

@@ -23,6 +23,14 @@ pub(super) fn program() -> Result<PathBuf, DemoError> {
     })
 }
 
+/// Has this process die with the one that cleans up after it, which must not have to wait for it. `false` where that one has died
+/// already.
+pub(super) fn die_with(owner: u32) -> Result<bool, DemoError> {
+    let tied = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL);
+    tied.map_err(|errno| DemoError::io("be tied to the process that started this")(errno.into()))?;
+    Ok(nix::unistd::getppid().as_raw().cast_unsigned() == owner)
+}
+
 /// This program with `demo-process <part>`, in a group of its own so that Ctrl-C reaches only the demo itself, and
 /// without settings of an agent of this machine.
 pub(super) fn hidden(part: &str) -> Result<Command, DemoError> {

@@ -97,6 +97,11 @@ impl Screen {
         Ok(())
     }
 
+    /// Text for programs, as it is.
+    pub(super) fn raw(&self, text: &str) -> Printed {
+        self.print(text)
+    }
+
     /// An empty line.
     pub(super) fn gap(&self) -> Printed {
         self.print("")

@@ -19,8 +19,10 @@ use clap::Args;
 use super::agent::Agent;
 use super::cast::Who;
 use super::error::DemoError;
-use super::names::Names;
+use super::files::Setup;
+use super::names::{Kind, Names};
 use super::order::{Order, Outcome, Report};
+use super::process;
 use super::screen::Screen;
 use super::world::World;
 
@@ -52,16 +54,13 @@ struct Story {
 
 /// Tells the story. Whether everything came out as it must.
 pub(super) fn tell(arguments: &StoryArgs) -> Result<bool, DemoError> {
-    // Whoever started this cleans up after it, and must not have to wait for it.
-    let dies_with_parent = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL);
-    dies_with_parent.map_err(|errno| DemoError::io("be tied to the demo")(errno.into()))?;
-    if nix::unistd::getppid().as_raw().cast_unsigned() != arguments.owner {
+    if !process::die_with(arguments.owner)? {
         return Ok(false);
     }
-    let names = Names::of(arguments.owner, Path::new(&arguments.mount));
+    let names = Names::of(Kind::Demo, arguments.owner, Path::new(&arguments.mount));
     let mut screen = Screen::new(arguments.fast);
     let world = opening::build(&mut screen, names)?;
-    let agent = Agent::new(&world.names)?;
+    let agent = Agent::new(&world.names, &Setup::default())?;
     let mut story = Story {
         screen,
         world,
@@ -98,7 +97,7 @@ impl Story {
 }
 
 /// What came of an attempt, in words.
-fn words(outcome: &Outcome) -> String {
+pub(super) fn words(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Reached { said } => format!("answered: {said}"),
         Outcome::Refused { errno } => {
@@ -112,11 +111,11 @@ fn words(outcome: &Outcome) -> String {
     }
 }
 
-fn reached(report: &Report) -> bool {
+pub(super) fn reached(report: &Report) -> bool {
     matches!(report.outcome, Outcome::Reached { .. })
 }
 
 /// Whether the kernel's refusal is policy's: anything else that fails is a fault of the demo.
-fn refused(report: &Report) -> bool {
+pub(super) fn refused(report: &Report) -> bool {
     report.outcome == Outcome::Refused { errno: libc::EPERM }
 }

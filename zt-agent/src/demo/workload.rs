@@ -4,6 +4,7 @@
 
 mod play;
 mod tcp;
+mod udp;
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -43,6 +44,9 @@ pub struct PlayArgs {
     /// Serve, too, with the built-in server.
     #[arg(long)]
     serve: bool,
+    /// Answer datagrams at the same places.
+    #[arg(long)]
+    datagrams: bool,
 }
 
 /// Becomes another program.
@@ -75,6 +79,9 @@ pub(super) fn play(arguments: &PlayArgs) -> Result<(), DemoError> {
     if arguments.serve {
         for (at, speak) in arguments.who.places() {
             play::serve(at, speak, arguments.who)?;
+            if arguments.datagrams {
+                udp::answer(at)?;
+            }
         }
     }
     play::obey()

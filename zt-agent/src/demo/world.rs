@@ -25,8 +25,8 @@ pub(super) struct World {
 }
 
 impl World {
-    /// Builds it, and waits until everyone serves.
-    pub(super) fn build(names: Names) -> Result<Self, DemoError> {
+    /// Builds it, and waits until everyone serves. `datagrams`: with the built-in servers alone, which answer datagrams too.
+    pub(super) fn build(names: Names, datagrams: bool) -> Result<Self, DemoError> {
         cleanup::prepare(&names)?;
         for who in Who::ALL {
             let directory = names.cgroup_directory(who);
@@ -41,9 +41,17 @@ impl World {
             servers: Vec::new(),
         };
         for who in Who::ALL {
-            let server = servers::start(&world.names, who)?;
-            let built_in = server == Server::BuiltIn;
-            world.actors.push(Actor::start(&world.names, who, built_in)?);
+            let server = if datagrams {
+                Server::BuiltIn
+            } else {
+                servers::start(&world.names, who)?
+            };
+            let serve = match server {
+                Server::BuiltIn if datagrams => &["--serve", "--datagrams"][..],
+                Server::BuiltIn => &["--serve"],
+                Server::Real(_) => &[],
+            };
+            world.actors.push(Actor::start(&world.names, who, serve)?);
             world.servers.push((who, server));
         }
         for who in Who::SERVERS {

@@ -34,6 +34,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::bundle::BundleError;
 pub use self::health::{Health, Status, Withdrawal};
+pub use self::link::ask;
 pub use self::memory::FILE;
 pub use self::source::Source;
 pub use self::subject::Pods;

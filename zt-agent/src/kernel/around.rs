@@ -12,7 +12,7 @@ use aya::programs::loaded_programs;
 use zt_common::abi::ListenerKey;
 use zt_common::address::Address;
 
-use super::hooks::HOOKS;
+use super::hooks::{HOOKS, HookStatus};
 use super::sock_diag::TCP;
 use super::{Kernel, sys};
 
@@ -39,53 +39,104 @@ pub struct Foreign {
 /// What was seen at one hook: the program, and whether it runs before ours.
 type Seen = (u32, &'static str, bool);
 
-impl Kernel {
-    /// Programs of others that may change a destination, of the managed roots and of the cgroups `below` them.
-    pub fn foreign(&self, below: &[PathBuf]) -> Vec<Foreign> {
-        let mut seen: BTreeMap<Seen, (PathBuf, usize)> = BTreeMap::new();
-        let mut note = |seen_here: Seen, cgroup: &Path| {
-            let (_, count) = seen.entry(seen_here).or_insert_with(|| (cgroup.to_path_buf(), 0));
-            *count += 1;
+impl Foreign {
+    /// Whose it seems to be: `cilium`, `calico`, or `other`.
+    pub fn whose(&self) -> &'static str {
+        let starts = |with: &[&str]| with.iter().any(|start| self.name.starts_with(start));
+        if starts(&["cil_", "sock4_", "sock6_"]) {
+            "cilium"
+        } else if starts(&["cali"]) {
+            "calico"
+        } else {
+            "other"
+        }
+    }
+
+    /// By what it is known.
+    pub fn evidence(&self) -> String {
+        let more = match self.count {
+            0 | 1 => String::new(),
+            count => format!(" and {} more", count - 1),
         };
-        let hooks = self.hooks().into_iter();
-        let chooses = |hook: &str| CHOOSING.iter().any(|end| hook.ends_with(end));
-        for status in hooks.filter(|status| chooses(status.attach_type)) {
-            let (root, Some(ours)) = (&status.cgroup, status.program_id) else {
-                continue;
-            };
-            let at_root = programs_at(root, status.program);
-            for (id, first) in around(&at_root, ours) {
-                note((id, status.attach_type, first), root);
-            }
-            let known: HashSet<u32> = at_root.into_iter().collect();
-            for cgroup in below.iter().filter(|cgroup| cgroup.starts_with(root)) {
-                for (id, first) in around(&programs_at(cgroup, status.program), ours) {
-                    if !known.contains(&id) {
-                        note((id, status.attach_type, first), cgroup);
-                    }
+        let name = if self.name.is_empty() {
+            "without a name"
+        } else {
+            &self.name
+        };
+        format!(
+            "program {name} at {} of {}{more}",
+            self.attach_type,
+            self.cgroup.display()
+        )
+    }
+
+    /// What it means that it is there.
+    pub fn meaning(&self) -> &'static str {
+        if self.first {
+            "a program of others runs at connect or sendmsg before ours: policy is asked about the destination that it chose"
+        } else {
+            "a program of others runs at connect or sendmsg after ours: policy is asked about the destination that the workload named"
+        }
+    }
+}
+
+/// Programs of others that may change a destination, beside those of `hooks`: of the managed roots, and of the cgroups `below`
+/// them.
+pub(super) fn foreign(hooks: Vec<HookStatus>, below: &[PathBuf]) -> Vec<Foreign> {
+    let mut seen: BTreeMap<Seen, (PathBuf, usize)> = BTreeMap::new();
+    let mut note = |seen_here: Seen, cgroup: &Path| {
+        let (_, count) = seen.entry(seen_here).or_insert_with(|| (cgroup.to_path_buf(), 0));
+        *count += 1;
+    };
+    let chooses = |hook: &str| CHOOSING.iter().any(|end| hook.ends_with(end));
+    for status in hooks.into_iter().filter(|status| chooses(status.attach_type)) {
+        let (root, Some(ours)) = (&status.cgroup, status.program_id) else {
+            continue;
+        };
+        let at_root = programs_at(root, status.program);
+        for (id, first) in around(&at_root, ours) {
+            note((id, status.attach_type, first), root);
+        }
+        let known: HashSet<u32> = at_root.into_iter().collect();
+        for cgroup in below.iter().filter(|cgroup| cgroup.starts_with(root)) {
+            for (id, first) in around(&programs_at(cgroup, status.program), ours) {
+                if !known.contains(&id) {
+                    note((id, status.attach_type, first), cgroup);
                 }
             }
         }
-        if seen.is_empty() {
-            return Vec::new();
-        }
-        let names: HashMap<u32, String> = loaded_programs()
-            .flatten()
-            .map(|program| (program.id(), program.name_as_str().unwrap_or_default().to_owned()))
-            .collect();
-        let mut found: Vec<Foreign> = seen
-            .into_iter()
-            .map(|((id, attach_type, first), (cgroup, count))| Foreign {
-                name: names.get(&id).cloned().unwrap_or_default(),
-                attach_type,
-                first,
-                cgroup,
-                count,
-            })
-            .filter(|foreign| !OURS.iter().any(|start| foreign.name.starts_with(start)))
-            .collect();
-        found.sort_unstable();
-        found
+    }
+    if seen.is_empty() {
+        return Vec::new();
+    }
+    let names = program_names();
+    let mut found: Vec<Foreign> = seen
+        .into_iter()
+        .map(|((id, attach_type, first), (cgroup, count))| Foreign {
+            name: names.get(&id).cloned().unwrap_or_default(),
+            attach_type,
+            first,
+            cgroup,
+            count,
+        })
+        .filter(|foreign| !OURS.iter().any(|start| foreign.name.starts_with(start)))
+        .collect();
+    found.sort_unstable();
+    found
+}
+
+/// The names of all programs that are loaded, by their ids.
+pub(super) fn program_names() -> HashMap<u32, String> {
+    loaded_programs()
+        .flatten()
+        .map(|program| (program.id(), program.name_as_str().unwrap_or_default().to_owned()))
+        .collect()
+}
+
+impl Kernel {
+    /// Programs of others that may change a destination, of the managed roots and of the cgroups `below` them.
+    pub fn foreign(&self, below: &[PathBuf]) -> Vec<Foreign> {
+        foreign(self.hooks(), below)
     }
 
     /// Whether a workload listens on this TCP port of a namespace, at any address or on loopback.
@@ -131,6 +182,30 @@ fn around(programs: &[u32], ours: u32) -> Vec<(u32, bool)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn programs_are_known_by_their_names() {
+        let with = |name: &str, count| Foreign {
+            name: name.to_owned(),
+            attach_type: "cgroup_inet4_connect",
+            first: true,
+            cgroup: PathBuf::from("/cg/a"),
+            count,
+        };
+        for (name, whose) in [
+            ("cil_sock4_connect", "cilium"),
+            ("sock6_connect", "cilium"),
+            ("cali_connect_v4", "calico"),
+            ("mine", "other"),
+            ("", "other"),
+        ] {
+            assert_eq!(with(name, 1).whose(), whose, "{name}");
+        }
+        assert_eq!(
+            with("", 3).evidence(),
+            "program without a name at cgroup_inet4_connect of /cg/a and 2 more"
+        );
+    }
 
     #[test]
     fn the_others_are_told_by_the_order_in_which_they_run() {

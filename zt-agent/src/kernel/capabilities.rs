@@ -71,6 +71,13 @@ pub fn absent() -> Result<Vec<&'static Capability>, KernelError> {
     Ok(absent_in(&status))
 }
 
+/// Those that another process does not have.
+pub fn absent_of(pid: u32) -> Result<Vec<&'static Capability>, KernelError> {
+    let path = format!("/proc/{pid}/status");
+    let status = fs::read_to_string(&path).map_err(KernelError::io("read", path))?;
+    Ok(absent_in(&status))
+}
+
 fn absent_in(status: &str) -> Vec<&'static Capability> {
     let effective = status
         .lines()

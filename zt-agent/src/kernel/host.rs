@@ -70,6 +70,33 @@ fn elsewhere() -> bool {
 /// Makes the directory `bpffs`, and mounts the BPF file system first if nobody has. Elsewhere nothing is made.
 pub(super) fn prepare(bpffs: &Path) -> Result<(), KernelError> {
     mount_bpffs()?;
+    check_place(bpffs)?;
+    fs::create_dir_all(bpffs).map_err(KernelError::io("create the directory of the pins", bpffs))
+}
+
+/// Whether the BPF file system is mounted where pins belong; nothing is mounted. `false`: nobody has, and an agent that starts does.
+pub fn check_bpffs(bpffs: &Path) -> Result<bool, KernelError> {
+    if is_bpffs(Path::new(BPFFS)) {
+        return check_place(bpffs).map(|()| true);
+    }
+    if elsewhere() {
+        return Err(not_ours());
+    }
+    Ok(false)
+}
+
+/// In a container nothing is mounted that would vanish with it.
+fn not_ours() -> KernelError {
+    KernelError::Missing {
+        missing: format!("a BPF file system at {BPFFS} of the host"),
+        cause:
+            "in a container only the host's lasts: mount it there (`mount -t bpf bpf /sys/fs/bpf`), and the \
+                directory into this container"
+                .into(),
+    }
+}
+
+fn check_place(bpffs: &Path) -> Result<(), KernelError> {
     let there = bpffs.ancestors().find(|path| path.exists()).unwrap_or(bpffs);
     let kind = statfs(there).map_err(|errno| KernelError::Io {
         what: "inspect",
@@ -82,21 +109,20 @@ pub(super) fn prepare(bpffs: &Path) -> Result<(), KernelError> {
             cause: "the path is on another file system; set `bpffs` to a path below /sys/fs/bpf".into(),
         });
     }
-    fs::create_dir_all(bpffs).map_err(KernelError::io("create the directory of the pins", bpffs))
+    Ok(())
+}
+
+fn is_bpffs(path: &Path) -> bool {
+    statfs(path).is_ok_and(|kind| kind.filesystem_type() == BPF_FS_MAGIC)
 }
 
 fn mount_bpffs() -> Result<(), KernelError> {
     let path = Path::new(BPFFS);
-    if statfs(path).is_ok_and(|kind| kind.filesystem_type() == BPF_FS_MAGIC) {
+    if is_bpffs(path) {
         return Ok(());
     }
     if elsewhere() {
-        return Err(KernelError::Missing {
-            missing: format!("a BPF file system at {BPFFS} of the host"),
-            cause: "in a container only the host's lasts: mount it there (`mount -t bpf bpf /sys/fs/bpf`), and the \
-                    directory into this container"
-                .into(),
-        });
+        return Err(not_ours());
     }
     mount(
         Some("bpf"),

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use aya::maps::{Map, MapData};
 use aya::programs::{
@@ -13,9 +13,11 @@ use aya::programs::{
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use zt_common::names;
 
+use super::capabilities::check_privileges;
 use super::error::KernelError;
 use super::hooks::{ADOPT, HOOKS, REFUSE_IN, REFUSE_OUT, UDP_GUARD};
 use super::host::Pins;
+use super::survey::{self, MapShape};
 use super::sys;
 
 /// The kernel programs, built from `zt-ebpf`. Aligned, because the loader reads it as an ELF file in place.
@@ -40,18 +42,7 @@ impl Loaded {
     /// Loads everything; nothing is attached yet. `handshakes`: with what has handshakes bear identities.
     pub(super) fn load(pins: &Pins, handshakes: bool) -> Result<Self, KernelError> {
         let started = Instant::now();
-        let mut loader = EbpfLoader::new();
-        // Why a program is refused, and not the way of the verifier there, which can be a hundred megabytes.
-        loader.verifier_log_level(VerifierLogLevel::STATS);
-        let handshakes = u8::from(handshakes);
-        loader.override_global(names::HANDSHAKES, &handshakes, true);
-        for name in names::MAPS {
-            loader.map_pin_path(name, pins.map(name));
-        }
-        let mut ebpf = loader.load(OBJECT).map_err(|error| KernelError::Missing {
-            missing: "a map or BTF feature that the programs use".into(),
-            cause: chain(&error),
-        })?;
+        let mut ebpf = read_object(handshakes, Some(pins))?;
         let maps = names::MAPS
             .into_iter()
             .map(|name| {
@@ -109,6 +100,56 @@ impl Loaded {
     pub(super) fn ebpf(&mut self) -> &mut Ebpf {
         &mut self.ebpf
     }
+}
+
+/// Makes the maps, or opens those that are pinned, and has the programs ready to be verified.
+fn read_object(handshakes: bool, pins: Option<&Pins>) -> Result<Ebpf, KernelError> {
+    let mut loader = EbpfLoader::new();
+    // Why a program is refused, and not the way of the verifier there, which can be a hundred megabytes.
+    loader.verifier_log_level(VerifierLogLevel::STATS);
+    let handshakes = u8::from(handshakes);
+    loader.override_global(names::HANDSHAKES, &handshakes, true);
+    if let Some(pins) = pins {
+        for name in names::MAPS {
+            loader.map_pin_path(name, pins.map(name));
+        }
+    }
+    loader.load(OBJECT).map_err(|error| KernelError::Missing {
+        missing: "a map or BTF feature that the programs use".into(),
+        cause: chain(&error),
+    })
+}
+
+/// What came of a rehearsal.
+#[derive(Debug)]
+pub struct Rehearsal {
+    /// Programs that the kernel verified.
+    pub programs: usize,
+    /// Whether listeners that are older than the agent can be made to prove who they are, or why not.
+    pub older: Result<(), String>,
+    /// The maps that the programs use, as this build makes them on this kernel.
+    pub maps: Vec<MapShape>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Has the kernel verify all programs with maps of their own, and gives everything back: nothing is pinned or attached, and what
+/// is in force is not touched. `handshakes`: with what has handshakes bear identities.
+pub fn rehearse(handshakes: bool) -> Result<Rehearsal, KernelError> {
+    check_privileges()?;
+    let started = Instant::now();
+    let mut ebpf = read_object(handshakes, None)?;
+    let programs = load_programs(&mut ebpf)?;
+    let older =
+        load_program(ADOPT.program, ebpf.program_mut(ADOPT.program)).map_err(|error| error.to_string());
+    let loaded = ebpf.programs().filter_map(|(_, program)| program.fd().ok());
+    let ids: Vec<u32> = loaded.filter_map(|fd| sys::id_of(fd.as_fd()).ok()).collect();
+    Ok(Rehearsal {
+        programs,
+        older,
+        maps: survey::maps_of_programs(&ids),
+        took: started.elapsed(),
+    })
 }
 
 /// A second handle of a pinned map, for batch operations and for other threads.

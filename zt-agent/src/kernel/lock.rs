@@ -67,6 +67,27 @@ impl Lock {
         }
     }
 
+    /// Who has the lock of `bpffs`, without asking for it: whoever asks could be in the way of an agent that starts. `None` where
+    /// nobody has it, or no such directory is there.
+    pub fn holder(bpffs: &Path) -> Result<Option<Holder>, KernelError> {
+        let metadata = match fs::metadata(bpffs) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(KernelError::io("inspect", bpffs)(error)),
+        };
+        let locks = fs::read_to_string("/proc/locks").map_err(KernelError::io("read", "/proc/locks"))?;
+        let held = holder_in(
+            &locks,
+            major(metadata.dev()),
+            minor(metadata.dev()),
+            metadata.ino(),
+        );
+        Ok(held.map(|pid| Holder {
+            directory: bpffs.into(),
+            pid: Some(pid).filter(|pid| *pid != 0),
+        }))
+    }
+
     /// Waits for the lock as long as it takes; blocks the thread.
     pub fn wait(bpffs: &Path) -> Result<Self, KernelError> {
         loop {
@@ -134,14 +155,11 @@ fn is_at(file: &File, path: &Path) -> bool {
 fn holder(file: &File) -> Option<u32> {
     let metadata = file.metadata().ok()?;
     let locks = fs::read_to_string("/proc/locks").ok()?;
-    holder_in(
-        &locks,
-        major(metadata.dev()),
-        minor(metadata.dev()),
-        metadata.ino(),
-    )
+    let (major, minor) = (major(metadata.dev()), minor(metadata.dev()));
+    holder_in(&locks, major, minor, metadata.ino()).filter(|pid| *pid != 0)
 }
 
+/// Who has a file locked, if anybody; 0 where this PID namespace has no number for him.
 fn holder_in(locks: &str, major: u64, minor: u64, inode: u64) -> Option<u32> {
     let wanted = format!("{major:02x}:{minor:02x}:{inode}");
     locks.lines().find_map(|line| {
@@ -151,9 +169,7 @@ fn holder_in(locks: &str, major: u64, minor: u64, inode: u64) -> Option<u32> {
         let mut fields = fields.skip(2);
         let (pid, place) = (fields.next()?, fields.next()?);
         // A process that this PID namespace does not have is 0 or -1.
-        (kind == "FLOCK" && place == wanted)
-            .then(|| pid.parse().ok().filter(|pid| *pid != 0))
-            .flatten()
+        (kind == "FLOCK" && place == wanted).then(|| pid.parse().unwrap_or(0))
     })
 }
 
@@ -203,7 +219,8 @@ mod tests {
 ";
         assert_eq!(holder_in(locks, 0, 0x27, 42), Some(7460));
         assert_eq!(holder_in(locks, 0xfe, 0, 42), Some(602));
-        assert_eq!(holder_in(locks, 0, 0x27, 43), None);
+        // Somebody has it whom nobody here can name.
+        assert_eq!(holder_in(locks, 0, 0x27, 43), Some(0));
         assert_eq!(holder_in(locks, 0, 0x27, 4), None);
     }
 }

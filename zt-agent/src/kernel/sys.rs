@@ -8,6 +8,7 @@
 
 mod batch;
 mod objects;
+mod query;
 mod types;
 
 use std::ffi::CString;
@@ -17,7 +18,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 pub(super) use self::batch::{read_each, update_batch};
-pub(super) use self::objects::{change_first_word, first_word, id_of, of_socket, program_of_map};
+pub(super) use self::objects::{change_first_word, first_word, head, id_of, of_socket, program_of_map};
+pub(super) use self::query::own_programs_at;
 
 const MAP_CREATE: u32 = 0;
 const OBJ_PIN: u32 = 6;

@@ -149,6 +149,12 @@ pub(super) fn versions(bpffs: &Path) -> Result<Vec<PathBuf>, KernelError> {
     Ok(found)
 }
 
+/// Whether a removal that broke off has left this directory.
+pub(super) fn is_leftover(directory: &Path) -> bool {
+    let name = directory.file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with(GOING)
+}
+
 fn is_ours(name: &str) -> bool {
     let version = name
         .strip_prefix('v')

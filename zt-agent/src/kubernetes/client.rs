@@ -156,6 +156,22 @@ impl Client {
         self.send(Method::GET, uri, None, what).await
     }
 
+    /// Which release of Kubernetes answers.
+    pub async fn release(&self) -> Result<String, ClientError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Version {
+            git_version: String,
+        }
+        let what = "its version";
+        let answer = self.get("/version", what, MAX_REASON).await?;
+        let version: Version = serde_json::from_slice(&answer).map_err(|error| ClientError::Garbled {
+            what: what.to_owned(),
+            message: error.to_string(),
+        })?;
+        Ok(version.git_version)
+    }
+
     /// Asks for something, and reads the whole answer, at most `limit` bytes.
     pub(super) async fn get(&self, uri: &str, what: &str, limit: usize) -> Result<Vec<u8>, ClientError> {
         let response = self.open(uri, what).await?;

@@ -82,6 +82,11 @@ impl Material {
     }
 }
 
+/// When the first of the certificates in a file ends, Unix seconds.
+pub fn expires_in(path: &Path) -> Result<i64, TlsError> {
+    Ok(super::expires(&certificates("api.tls", path)?))
+}
+
 /// The certificates in a file.
 pub(crate) fn certificates(
     field: &'static str,

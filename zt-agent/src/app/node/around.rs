@@ -72,17 +72,19 @@ impl Node {
             .take(MOST_CGROUPS)
             .map(|path| self.parts.mount.join(path))
             .collect();
-        let mut found: Vec<AroundStatus> = self.parts.kernel.foreign(&below).iter().map(of_program).collect();
+        let foreign = self.parts.kernel.foreign(&below);
+        let mut found: Vec<AroundStatus> = foreign.iter().map(of_program).collect();
         let namespaces: Vec<u64> = self.namespaces.cookies().collect();
         found.extend(proxies(&namespaces, |netns, port| {
             self.parts.kernel.listens(netns, port)
         }));
         for one in self.around.set(found) {
+            let is_it = |program: &&Foreign| program.evidence() == one.evidence;
+            let meaning = foreign.iter().find(is_it).map_or(CARRIED_ON, Foreign::meaning);
             tracing::warn!(
                 what = one.what,
                 evidence = one.evidence,
-                "{}; docs/troubleshooting.md says what to set",
-                meaning(&one)
+                "{meaning}; docs/troubleshooting.md says what to set"
             );
         }
     }
@@ -93,46 +95,14 @@ impl Node {
     }
 }
 
-/// What it means that this is there.
-fn meaning(one: &AroundStatus) -> &'static str {
-    match one.order {
-        Some("before") => {
-            "a program of others runs at connect or sendmsg before ours: policy is asked about the destination that it chose"
-        }
-        Some(_) => {
-            "a program of others runs at connect or sendmsg after ours: policy is asked about the destination that the workload named"
-        }
-        None => {
-            "a proxy of a service mesh carries connections on: what it connects to is decided as the workload's, and who is behind it is not seen"
-        }
-    }
-}
+/// What it means that a proxy carries connections on.
+const CARRIED_ON: &str = "a proxy of a service mesh carries connections on: what it connects to is decided as the workload's, and who is behind it is not seen";
 
 fn of_program(program: &Foreign) -> AroundStatus {
-    let name = program.name.as_str();
-    let what = if ["cil_", "sock4_", "sock6_"]
-        .iter()
-        .any(|start| name.starts_with(start))
-    {
-        "cilium"
-    } else if name.starts_with("cali") {
-        "calico"
-    } else {
-        "other"
-    };
-    let more = match program.count {
-        0 | 1 => String::new(),
-        count => format!(" and {} more", count - 1),
-    };
     AroundStatus {
-        what,
+        what: program.whose(),
         order: Some(if program.first { "before" } else { "after" }),
-        evidence: format!(
-            "program {} at {} of {}{more}",
-            if name.is_empty() { "without a name" } else { name },
-            program.attach_type,
-            program.cgroup.display()
-        ),
+        evidence: program.evidence(),
     }
 }
 

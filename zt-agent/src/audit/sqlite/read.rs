@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::counts::{Counts, edge};
 use super::place::head;
 use super::{StoreError, dsn, reading, rows, schema};
-use crate::audit::record::{AuditRecord, Entry, Part};
+use crate::audit::record::{AuditRecord, Entry, Part, Timestamp};
 use crate::audit::seal::{Checkpoint, Gap, KeyRecord};
 use crate::audit::store::{Found, Miscount, Statement, Told, Trail};
 
@@ -99,6 +99,19 @@ impl Reader {
             seq: seq.cast_unsigned(),
             checkpoint: text.map(parse).transpose()?,
         }))
+    }
+
+    /// Entries that are in the file, or were.
+    pub async fn entries(&mut self) -> Result<u64, StoreError> {
+        Ok(head(&mut self.connection).await?.seq)
+    }
+
+    /// Time of the last entry; `None` in a trail without any.
+    pub async fn last_time(&mut self) -> Result<Option<Timestamp>, StoreError> {
+        let time: Option<i64> = sqlx::query_scalar("SELECT time FROM record ORDER BY row DESC LIMIT 1")
+            .fetch_optional(&mut self.connection)
+            .await?;
+        Ok(time.map(Timestamp))
     }
 
     /// Whether the file is a spool, whose hourly counts nobody goes by.

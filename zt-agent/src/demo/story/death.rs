@@ -29,7 +29,7 @@ impl Story {
         )?;
         let text = format!("iam has a session with postgres; it {}", words(&session.outcome));
         self.screen.expect(reached(&session), &text)?;
-        let mut second = Actor::start(&self.world.names, Who::Chat, false)?;
+        let mut second = Actor::start(&self.world.names, Who::Chat, &[])?;
         let pid = self.agent.pid();
         self.agent.kill()?;
         second.order(Order::UntilReached {

@@ -12,7 +12,7 @@ pub(super) fn build(screen: &mut Screen, names: Names) -> Result<World, DemoErro
     screen.title("zt: who may reach whom, decided by identity, enforced by this machine's kernel")?;
     screen.chapter("A small world")?;
     screen.faint("building cgroups, network namespaces, a bridge and servers ...")?;
-    let world = World::build(names)?;
+    let world = World::build(names, false)?;
     let row = |who: Who| {
         let serves = who.service().map_or_else(
             || plain("-"),

@@ -13,7 +13,7 @@ use super::super::cast::{Speak, Who};
 use super::super::error::DemoError;
 use super::super::order::{Order, Outcome, Report, now};
 use super::super::wire::{self, Conversation};
-use super::tcp;
+use super::{tcp, udp};
 
 /// Between two attempts.
 const INTERVAL: Duration = Duration::from_micros(500);
@@ -75,6 +75,10 @@ fn carry_out(order: Order, kept: &mut Option<Conversation>) -> Result<Report, De
             tries.once();
             tries.report()
         }
+        Order::Datagram { to, deadline } => Report {
+            attempts: 1,
+            ..Report::now(udp::ask(to, Duration::from_millis(deadline)))
+        },
         Order::Keep { to, speak } => {
             let mut tries = Tries::new(to, speak);
             tries.once();

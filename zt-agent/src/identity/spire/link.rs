@@ -3,7 +3,7 @@
 
 use std::error::Error;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -129,7 +129,7 @@ struct Keeper<'a> {
 impl Keeper<'_> {
     /// Connects, and follows the bundle until that is no longer possible.
     async fn work(&mut self, backoff: &mut Backoff) -> Result<Never, LinkError> {
-        let mut client = self.connect().await?;
+        let mut client = connect(&self.settings.admin_socket, self.settings.patience).await?;
         let (mut stream, mut answer) = subscribe(&mut client, self.settings.patience).await?;
         loop {
             let bundle = Bundle::of(&answer, &self.settings.trust_domain)?;
@@ -161,27 +161,38 @@ impl Keeper<'_> {
             };
         }
     }
+}
 
-    async fn connect(&self) -> Result<DelegatedIdentityClient<Channel>, LinkError> {
-        let path = self.settings.admin_socket.clone();
-        // Tried by itself first: what the system says of a socket is lost on the way through the library.
-        let patience = self.settings.patience;
-        match timeout(patience, UnixStream::connect(&path)).await {
-            Err(_) => return Err(LinkError::Silent(patience)),
-            Ok(Err(source)) => return Err(LinkError::Connect { path, source }),
-            Ok(Ok(_)) => {}
-        }
-        let protocol = |error: tonic::transport::Error| LinkError::Protocol {
-            path: path.clone(),
-            message: whole(&error),
-        };
-        let endpoint = Endpoint::from_shared(format!("unix:{}", path.display())).map_err(protocol)?;
-        let channel = timeout(patience, endpoint.connect())
-            .await
-            .map_err(|_| LinkError::Silent(patience))?
-            .map_err(protocol)?;
-        Ok(DelegatedIdentityClient::new(channel).max_decoding_message_size(MAX_BYTES))
+async fn connect(path: &Path, patience: Duration) -> Result<DelegatedIdentityClient<Channel>, LinkError> {
+    let path = path.to_path_buf();
+    // Tried by itself first: what the system says of a socket is lost on the way through the library.
+    match timeout(patience, UnixStream::connect(&path)).await {
+        Err(_) => return Err(LinkError::Silent(patience)),
+        Ok(Err(source)) => return Err(LinkError::Connect { path, source }),
+        Ok(Ok(_)) => {}
     }
+    let protocol = |error: tonic::transport::Error| LinkError::Protocol {
+        path: path.clone(),
+        message: whole(&error),
+    };
+    let endpoint = Endpoint::from_shared(format!("unix:{}", path.display())).map_err(protocol)?;
+    let channel = timeout(patience, endpoint.connect())
+        .await
+        .map_err(|_| LinkError::Silent(patience))?
+        .map_err(protocol)?;
+    Ok(DelegatedIdentityClient::new(channel).max_decoding_message_size(MAX_BYTES))
+}
+
+/// Asks the SPIRE agent once for whom to believe, as [`keep`] does again and again: whether this process may ask for identities
+/// of others, and whether the answer can be used. `patience`: for each step.
+pub async fn ask(admin_socket: &Path, trust_domain: &str, patience: Duration) -> Result<(), String> {
+    let asked = async {
+        let mut client = connect(admin_socket, patience).await?;
+        let (_stream, answer) = subscribe(&mut client, patience).await?;
+        Bundle::of(&answer, trust_domain)?;
+        Ok::<_, LinkError>(())
+    };
+    asked.await.map_err(|error| error.to_string())
 }
 
 type Bundles = (

@@ -125,6 +125,34 @@ async fn follow(
     }
 }
 
+/// Asks the Workload API once who this process is: its SPIFFE ID, and when its certificate, or what that rests on, ends (Unix
+/// seconds).
+pub async fn ask(socket: &Path, trust_domain: &str, patience: Duration) -> Result<(String, i64), String> {
+    let asked = async {
+        // Said by the system, and not by the library on its way through many attempts.
+        tokio::net::UnixStream::connect(socket).await.map_err(|error| {
+            let path = socket.display();
+            format!(
+                "the socket {path} of the Workload API cannot be reached (`identity.spireSocket`): {error}"
+            )
+        })?;
+        let source = X509Source::builder()
+            .endpoint(format!("unix://{}", socket.display()))
+            .picker(Hinted)
+            .build()
+            .await
+            .map_err(|error| error.to_string())?;
+        let set = set(&source, trust_domain).map_err(|error| error.to_string())?;
+        Ok((set.id, set.expires))
+    };
+    let late = |_| {
+        Err(format!(
+            "the Workload API has not said who this process is within {patience:?}"
+        ))
+    };
+    tokio::time::timeout(patience, asked).await.unwrap_or_else(late)
+}
+
 /// The hint of the SVID that says which node this agent is on, by which policy engines know whose reports they hear. That of the
 /// agent's pod is [`HINT`], and all agents of a cluster may share it.
 pub const NODE_HINT: &str = "zt-node";

@@ -13,15 +13,22 @@ const ARRAY: u32 = 2;
 /// The largest value that is looked at.
 const VALUE: usize = 4096;
 
-/// The head that `struct bpf_map_info`, `bpf_prog_info` and `bpf_link_info` have in common.
+/// The head that `struct bpf_map_info`, `bpf_prog_info` and `bpf_link_info` have in common, and what a map has behind it.
 #[repr(C)]
-#[derive(Default)]
-struct Head {
-    kind: u32,
-    id: u32,
-    /// Of a map only, as is the size of its values behind it.
-    key_size: u32,
-    value_size: u32,
+#[derive(Clone, Copy, Default)]
+pub(in crate::kernel) struct Head {
+    /// Type of the map, program or link.
+    pub kind: u32,
+    /// Its id.
+    pub id: u32,
+    /// Of a map only, as is all that follows: bytes of a key.
+    pub key_size: u32,
+    /// Bytes of a value.
+    pub value_size: u32,
+    /// Most entries.
+    pub max_entries: u32,
+    /// `BPF_F_…`.
+    pub flags: u32,
 }
 
 #[repr(C)]
@@ -39,7 +46,8 @@ pub(in crate::kernel) fn id_of(object: BorrowedFd<'_>) -> io::Result<u32> {
     head(object).map(|head| head.id)
 }
 
-fn head(object: BorrowedFd<'_>) -> io::Result<Head> {
+/// What the kernel says of a map, program or link.
+pub(in crate::kernel) fn head(object: BorrowedFd<'_>) -> io::Result<Head> {
     let mut head = Head::default();
     bpf(
         OBJ_GET_INFO_BY_FD,

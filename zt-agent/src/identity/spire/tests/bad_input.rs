@@ -193,3 +193,20 @@ async fn an_svid_that_lives_too_long_is_believed_and_counted_once() {
     let counted = world.health.status().outside;
     assert_eq!((counted["lifetime"], counted["key"]), (1, 0));
 }
+
+#[tokio::test]
+async fn who_asks_once_is_told_why_it_would_not_work() {
+    let world = World::new(OnExpiry::Withdraw);
+    let socket = world.settings.admin_socket.clone();
+    let asked = |domain: &'static str| ask(&socket, domain, Duration::from_secs(5));
+    let error = asked(DOMAIN).await.expect_err("nobody is there");
+    assert!(error.contains("admin.sock"), "{error}");
+    let fake = world.fake(Answer::Say(answer([])));
+    assert_eq!(asked(DOMAIN).await, Ok(()));
+    let error = asked("other.example").await.expect_err("another trust domain");
+    assert!(error.contains("other.example"), "{error}");
+    let refusal = Err((Code::PermissionDenied, "not a delegate"));
+    fake.script.send_modify(|script| script.bundles = refusal);
+    let error = asked(DOMAIN).await.expect_err("refused");
+    assert!(error.contains("authorized_delegates"), "{error}");
+}

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `zt-agent connectivity-test`.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+use zt_tests::{agent, cgroup, wait};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Everything on this machine that bears the name of the test of `pid`.
+fn remains(pid: u32) -> Result<Vec<PathBuf>> {
+    let name = format!("zt-connectivity-{pid}");
+    let mount = cgroup::mount_point()?;
+    let mut found = Vec::new();
+    for directory in [
+        mount.as_path(),
+        Path::new("/run/netns"),
+        Path::new("/sys/fs/bpf"),
+        &std::env::temp_dir(),
+    ] {
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            let found_name = entry.file_name().to_string_lossy().into_owned();
+            let rest = found_name.strip_prefix(&name);
+            if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-')) {
+                found.push(entry.path());
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn command(config: &str, arguments: &[&str]) -> Result<(tempfile::TempDir, Command)> {
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("agent.yaml");
+    fs::write(&file, config)?;
+    let mut command = Command::new(agent::binary()?);
+    command
+        .arg("connectivity-test")
+        .args(arguments)
+        .arg("--config")
+        .arg(&file);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    Ok((directory, command))
+}
+
+/// Runs it, and gives its report; nothing is left.
+fn report(config: &str) -> Result<Value> {
+    let (_directory, mut command) = command(config, &["-o", "json"])?;
+    let child = command.spawn()?;
+    let pid = child.id();
+    let output = child.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    let report: Value = serde_json::from_slice(&output.stdout).with_context(|| said.to_string())?;
+    assert!(output.status.success(), "{report:#}\n{said}");
+    // What takes its time says so.
+    assert!(said.contains("the kernel verifies its programs"), "{said}");
+    assert_eq!(remains(pid)?, Vec::<PathBuf>::new());
+    Ok(report)
+}
+
+/// How each check came out, in the order in which they were made.
+fn results<'a>(report: &'a Value, check: &str) -> Vec<(&'a str, &'a str, &'a str)> {
+    let rows = report["checks"].as_array().map_or(&[][..], Vec::as_slice).iter();
+    let text = |row: &'a Value, field: &str| row[field].as_str().unwrap_or("-");
+    rows.filter(|row| row["check"] == check)
+        .map(|row| (text(row, "ip"), text(row, "protocol"), text(row, "result")))
+        .collect()
+}
+
+const BOTH: [(&str, &str, &str); 4] = [
+    ("IPv4", "TCP", "passed"),
+    ("IPv6", "TCP", "passed"),
+    ("IPv4", "UDP", "passed"),
+    ("IPv6", "UDP", "passed"),
+];
+
+#[test]
+fn everything_that_it_tries_comes_out() -> Result<()> {
+    let report = report("handshake: auto\nclusterCIDRs: [10.0.0.0/8]\n")?;
+    assert_eq!(
+        (&report["passed"], &report["handshake"]),
+        (&true.into(), &"auto".into())
+    );
+    for check in [
+        "observe",
+        "allow",
+        "deny",
+        "deny at the destination",
+        "without the agent",
+    ] {
+        assert_eq!(results(&report, check), BOTH, "{check}: {report:#}");
+    }
+    let tcp = [("IPv4", "TCP", "passed"), ("IPv6", "TCP", "passed")];
+    assert_eq!(results(&report, "handshake"), tcp);
+    assert_eq!(results(&report, "borrowed address"), tcp[..1]);
+    let each = |ip| [(ip, "TCP", "passed"), (ip, "UDP", "passed")];
+    assert_eq!(
+        results(&report, "revocation"),
+        [each("IPv4"), each("IPv6")].concat()
+    );
+    Ok(())
+}
+
+#[test]
+fn what_the_configuration_leaves_out_is_not_tried() -> Result<()> {
+    let report = report("handshake: off\n")?;
+    let without = [
+        ("IPv4", "TCP", "not_applicable"),
+        ("IPv6", "TCP", "not_applicable"),
+    ];
+    assert_eq!(results(&report, "handshake"), without);
+    assert_eq!(results(&report, "borrowed address"), without[..1]);
+    assert_eq!(results(&report, "deny at the destination"), BOTH);
+    Ok(())
+}
+
+#[test]
+fn nothing_is_left_even_when_it_is_killed() -> Result<()> {
+    let (_directory, mut command) = command("handshake: auto\n", &[])?;
+    let mut child = command.spawn()?;
+    let pid = child.id();
+    let errors = child.stderr.take().context("a pipe")?;
+    let begun = BufReader::new(errors)
+        .lines()
+        .map_while(std::io::Result::ok)
+        .any(|line| line.contains("observing"));
+    assert!(begun, "it comes that far");
+    assert!(!remains(pid)?.is_empty());
+    child.kill()?;
+    child.wait()?;
+    wait::wait_for("everything to be removed", DEADLINE, || {
+        Ok(remains(pid)?.is_empty().then_some(()))
+    })
+}

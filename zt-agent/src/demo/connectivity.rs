@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `zt-agent connectivity-test`: proves on this machine, with workloads, network namespaces, pins and an agent of its own, that its
+//! kernel does what policy says. An agent that runs here is not disturbed: nothing of it is touched.
+
+mod janitor;
+mod report;
+mod trial;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::error::DemoError;
+use super::names::Kind;
+use crate::cli::{Exit, Format, Output};
+use crate::config::{Config, Sources};
+
+pub(super) use self::janitor::{Janitor, JanitorArgs, keep_clean};
+pub(super) use self::trial::{TrialArgs, try_all};
+
+/// Arguments of `connectivity-test`.
+#[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 everything came out as it must, 1 something did not, 64 bad configuration, 77 the kernel or a \
+    privilege is missing. Needs root and `ip`. Of the configuration handshake, allowHost, allowSelf and clusterCIDRs are taken; \
+    cgroups, namespaces, pins and files are its own, and are removed whatever happens."
+)]
+pub struct ConnectivityArgs {
+    /// Configuration file of the agent [default: /etc/zt/agent.yaml, if it exists]
+    #[arg(long, env = "ZT_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Runs the test.
+pub fn connectivity(arguments: &ConnectivityArgs) -> Exit {
+    let tried = || {
+        let config = Config::load(&Sources::of_process(arguments.config.clone()))?;
+        if !Path::new("/proc/net/if_inet6").exists() {
+            return Err(DemoError::NoIpv6);
+        }
+        let part = [
+            "trial",
+            "--settings",
+            &settings(&config),
+            "--format",
+            format(arguments.output.format),
+        ];
+        let part = part.into_iter().map(OsString::from).collect();
+        super::perform(Kind::Connectivity, part, false)
+    };
+    tried().unwrap_or_else(|error| super::failed(&error))
+}
+
+const fn format(format: Format) -> &'static str {
+    match format {
+        Format::Table => "table",
+        Format::Json => "json",
+    }
+}
+
+/// The lines of a configuration on which it depends what the kernel does.
+fn settings(config: &Config) -> String {
+    let cidrs: Vec<String> = config
+        .cluster_cidrs
+        .iter()
+        .map(|cidr| format!("\"{cidr}\""))
+        .collect();
+    format!(
+        "handshake: \"{}\"\nallowHost: {}\nallowSelf: {}\nclusterCIDRs: [{}]\n",
+        config.handshake.name(),
+        config.allow_host,
+        config.allow_self,
+        cidrs.join(", ")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use clap::ValueEnum as _;
+
+    use super::*;
+    use crate::config::Handshake;
+
+    #[test]
+    fn what_is_taken_of_a_configuration_is_read_again() {
+        let config = Config {
+            handshake: Handshake::Off,
+            allow_host: false,
+            cluster_cidrs: vec![
+                "10.0.0.0/8".parse().expect("valid"),
+                "fd00::/8".parse().expect("valid"),
+            ],
+            ..Config::default()
+        };
+        let directory = tempfile::tempdir().expect("tempdir");
+        let file = directory.path().join("agent.yaml");
+        fs::write(&file, settings(&config)).expect("write");
+        let sources = Sources {
+            file: Some(file),
+            ..Sources::default()
+        };
+        let read = Config::load(&sources).expect("valid");
+        assert_eq!(
+            (
+                read.handshake,
+                read.allow_host,
+                read.allow_self,
+                read.cluster_cidrs
+            ),
+            (Handshake::Off, false, true, config.cluster_cidrs)
+        );
+        for format in Format::value_variants() {
+            assert!(Format::from_str(self::format(*format), false).is_ok());
+        }
+    }
+}

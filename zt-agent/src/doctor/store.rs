@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Where decisions are recorded: the local file, the server behind it, and the keys.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use super::finding::Finding;
+use crate::audit::archive;
+use crate::audit::postgres::{Examined, Target, examine};
+use crate::audit::record::Timestamp;
+use crate::audit::sqlite::{Reader, StoreError, default_keys};
+use crate::config::Config;
+
+/// Nanoseconds by which clocks may differ: past this, nobody drops what is old.
+const APART: i64 = 5 * 60 * 1_000_000_000;
+/// Nanoseconds by which they may differ unnoticed.
+const UNNOTICED: i64 = 5 * 1_000_000_000;
+/// Records that may wait for the server, as a rule.
+const MANY: u64 = 100_000;
+
+const DATABASE: &str = "audit.database";
+const ROLES: &str = "audit.roles";
+const CLOCK: &str = "clock.database";
+
+/// What a local file holds.
+struct Held {
+    entries: u64,
+    last: Option<Timestamp>,
+    /// How many wait to be shipped, where it is a spool.
+    waiting: Option<u64>,
+}
+
+/// Looks at the trail; nothing is written.
+pub(super) async fn look(config: &Config, now: i64) -> Vec<Finding> {
+    let dsn = &config.audit.dsn;
+    let mut findings = Vec::new();
+    let file = if archive::is_postgres(dsn) {
+        match Target::parse(dsn) {
+            Ok(target) => {
+                let place = target.place().to_owned();
+                findings.extend(server(&place, &examine(&target).await));
+            }
+            Err(error) => findings.push(Finding::failed(
+                DATABASE,
+                error.to_string(),
+                "correct `audit.dsn`",
+            )),
+        }
+        format!("sqlite://{}", config.audit.spool.display())
+    } else {
+        dsn.clone()
+    };
+    let path = Reader::path(&file).unwrap_or_else(|_| config.audit.spool.clone());
+    let held = if path.exists() {
+        Some(held(&file).await)
+    } else {
+        None
+    };
+    findings.push(local(&path, held.as_ref(), now));
+    let configured = config.audit.keys.clone();
+    let directory = configured.unwrap_or_else(|| default_keys(&path));
+    findings.push(keys(&directory, &private_parts(&directory)));
+    findings
+}
+
+async fn held(dsn: &str) -> Result<Held, StoreError> {
+    let mut reader = Reader::open(dsn).await?;
+    let entries = reader.entries().await?;
+    let shipped = reader.shipped().await?;
+    Ok(Held {
+        entries,
+        last: reader.last_time().await?,
+        waiting: shipped.map(|shipped| entries.saturating_sub(shipped.seq)),
+    })
+}
+
+fn local(path: &Path, held: Option<&Result<Held, StoreError>>, now: i64) -> Finding {
+    const CHECK: &str = "audit.file";
+    let shown = path.display();
+    let held = match held {
+        None => {
+            return Finding::not_applicable(CHECK, format!("{shown} is made by the first agent that starts"));
+        }
+        Some(Err(error)) => {
+            let remedy = "the message says which release or file is meant; `zt-agent audit verify` tells what is damaged";
+            return Finding::failed(CHECK, error.to_string(), remedy);
+        }
+        Some(Ok(held)) => held,
+    };
+    let last = held
+        .last
+        .map_or_else(|| "none".to_owned(), |last| last.to_string());
+    let found = format!("{shown}: {} entries, the last of {last}", held.entries);
+    if held.last.is_some_and(|last| last.0 > now + UNNOTICED) {
+        let remedy = "the machine's clock was set back since, or was wrong then: see `clock.synchronized`; records keep the time that it showed";
+        return Finding::warning(CHECK, format!("{found}, which is yet to come"), remedy);
+    }
+    match held.waiting {
+        Some(waiting) if waiting > MANY => Finding::warning(
+            CHECK,
+            format!("{found}; {waiting} wait for PostgreSQL"),
+            "see `audit.database`; where the server is there, wait: an agent ships what has waited",
+        ),
+        Some(waiting) => Finding::ok(CHECK, format!("{found}; {waiting} wait for PostgreSQL")),
+        None => Finding::ok(CHECK, found),
+    }
+}
+
+fn server(place: &str, examined: &Examined) -> Vec<Finding> {
+    const WRITER: &str = "zt_audit_writer";
+    const READER: &str = "zt_audit_reader";
+    const MAINTAINER: &str = "zt_audit_maintainer";
+    let unreachable = examined.roles.first().and_then(|(_, outcome)| {
+        let error = outcome.as_ref().err()?;
+        matches!(error.cause(), "unreachable" | "slow").then_some(error)
+    });
+    if let Some(error) = unreachable {
+        return vec![
+            Finding::failed(
+                DATABASE,
+                error.to_string(),
+                "start the server, or correct `audit.dsn`; decisions wait in the spool until it is there",
+            ),
+            Finding::not_applicable(ROLES, "the server cannot be reached"),
+            Finding::not_applicable(CLOCK, "the server cannot be reached"),
+        ];
+    }
+    let mut findings = vec![if examined.tables {
+        Finding::ok(
+            DATABASE,
+            format!("PostgreSQL at {place} answers, and has the trail's tables"),
+        )
+    } else if examined.ahead.is_some() {
+        Finding::warning(
+            DATABASE,
+            format!("PostgreSQL at {place} answers, and has no tables of the trail"),
+            "run deploy/postgres/roles.sql, and start an agent whose login is a member of zt_audit_maintainer",
+        )
+    } else {
+        Finding::failed(
+            DATABASE,
+            format!("PostgreSQL at {place} answers, and lets this login take no role"),
+            "see `audit.roles`",
+        )
+    }];
+    let grant = |role: &str| format!("run deploy/postgres/roles.sql, and `GRANT {role} TO` this login");
+    findings.push(if let Some(error) = examined.refusal(WRITER) {
+        Finding::failed(ROLES, error.to_string(), grant(WRITER))
+    } else if let Some(error) = examined.refusal(READER) {
+        let remedy = format!(
+            "{}: without it nobody can ask this agent for records",
+            grant(READER)
+        );
+        Finding::warning(ROLES, error.to_string(), remedy)
+    } else if examined.refusal(MAINTAINER).is_some() {
+        Finding::ok(
+            ROLES,
+            "this login writes and reads; another one looks after the partitions",
+        )
+    } else {
+        Finding::ok(ROLES, "this login writes, reads and looks after the partitions")
+    });
+    findings.push(clocks(examined.ahead));
+    findings
+}
+
+/// `ahead`: nanoseconds of the server's clock before this machine's.
+fn clocks(ahead: Option<i64>) -> Finding {
+    let Some(ahead) = ahead else {
+        return Finding::not_applicable(CLOCK, "the server could not be asked");
+    };
+    let found = format!(
+        "the server's clock is {:+.1} s from this machine's",
+        ahead as f64 / 1e9
+    );
+    let remedy = "set the one that is wrong: past five minutes nothing old is dropped, and records of times to come are refused";
+    if ahead.abs() > APART {
+        Finding::failed(CLOCK, found, remedy)
+    } else if ahead.abs() > UNNOTICED {
+        Finding::warning(CLOCK, found, remedy)
+    } else {
+        Finding::ok(CLOCK, found)
+    }
+}
+
+/// Private parts of keys, each with the bits of its mode.
+fn private_parts(directory: &Path) -> Vec<(PathBuf, u32)> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let keys = entries
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|end| end == "key"));
+    keys.filter_map(|path| {
+        let mode = fs::metadata(&path).ok()?.mode();
+        Some((path, mode & 0o777))
+    })
+    .collect()
+}
+
+fn keys(directory: &Path, private: &[(PathBuf, u32)]) -> Finding {
+    const CHECK: &str = "audit.keys";
+    let shown = directory.display();
+    let open = private.iter().find(|(_, mode)| mode & 0o077 != 0);
+    if let Some((path, mode)) = open {
+        let path = path.display();
+        Finding::failed(
+            CHECK,
+            format!("{path} has mode {mode:03o}: others of this machine may sign as it"),
+            format!("chmod 600 {path}; then `zt-agent audit rotate-key`, for whoever could read it may have"),
+        )
+    } else if private.is_empty() {
+        Finding::not_applicable(CHECK, format!("{shown} is made by the first agent that starts"))
+    } else {
+        Finding::ok(
+            CHECK,
+            format!("{} keys at {shown}, for root alone", private.len()),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests;

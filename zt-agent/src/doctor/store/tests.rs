@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How the trail's places are judged.
+
+use super::super::finding::Status;
+use super::*;
+use crate::audit::postgres::PgError;
+
+const SECOND: i64 = 1_000_000_000;
+
+fn examined(refused: &[&str], ahead: Option<i64>, tables: bool) -> Examined {
+    let role = |name: &'static str| {
+        let outcome = if refused.contains(&name) {
+            Err(PgError::Clocks { seconds: 1 })
+        } else {
+            Ok(())
+        };
+        (name, outcome)
+    };
+    Examined {
+        roles: ["zt_audit_writer", "zt_audit_reader", "zt_audit_maintainer"]
+            .map(role)
+            .into(),
+        ahead,
+        tables,
+    }
+}
+
+fn judge(examined: &Examined) -> Vec<Status> {
+    server("db:5432, database zt", examined)
+        .iter()
+        .map(|finding| finding.status)
+        .collect()
+}
+
+#[test]
+fn a_login_has_to_write_and_should_read() {
+    use Status::{Failed, NotApplicable, Ok, Warning};
+    assert_eq!(judge(&examined(&[], Some(0), true)), [Ok, Ok, Ok]);
+    assert_eq!(
+        judge(&examined(&["zt_audit_maintainer"], Some(0), true)),
+        [Ok, Ok, Ok]
+    );
+    assert_eq!(
+        judge(&examined(&["zt_audit_reader"], Some(0), true)),
+        [Ok, Warning, Ok]
+    );
+    assert_eq!(
+        judge(&examined(&["zt_audit_writer"], Some(0), true)),
+        [Ok, Failed, Ok]
+    );
+    assert_eq!(judge(&examined(&[], Some(0), false)), [Warning, Ok, Ok]);
+    let nobody = ["zt_audit_writer", "zt_audit_reader", "zt_audit_maintainer"];
+    assert_eq!(
+        judge(&examined(&nobody, None, false)),
+        [Failed, Failed, NotApplicable]
+    );
+    let mut slow = examined(&[], None, false);
+    slow.roles = vec![("zt_audit_writer", Err(PgError::Slow { seconds: 10 }))];
+    assert_eq!(judge(&slow), [Failed, NotApplicable, NotApplicable]);
+}
+
+#[test]
+fn clocks_that_are_apart_are_told_of() {
+    let found = [0, -4 * SECOND, 30 * SECOND, -400 * SECOND].map(|ahead| clocks(Some(ahead)).status);
+    assert_eq!(found, [Status::Ok, Status::Ok, Status::Warning, Status::Failed]);
+    assert_eq!(
+        clocks(Some(-30 * SECOND)).found,
+        "the server's clock is -30.0 s from this machine's"
+    );
+}
+
+#[test]
+fn keys_are_for_root_alone() {
+    let directory = Path::new("/var/lib/zt/keys");
+    let key = |mode| vec![(directory.join("a.key"), mode)];
+    assert_eq!(keys(directory, &key(0o600)).status, Status::Ok);
+    assert_eq!(keys(directory, &key(0o640)).status, Status::Failed);
+    assert_eq!(keys(directory, &[]).status, Status::NotApplicable);
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_trail_is_told_of_and_left_alone() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let path = directory.path().join("audit.db");
+    let mut config = Config::default();
+    config.audit.dsn = format!("sqlite://{}", path.display());
+    let found = look(&config, 0).await;
+    assert_eq!(found[0].status, Status::NotApplicable, "{found:?}");
+    assert!(!path.exists());
+    fs::write(&path, "not a database").expect("write");
+    let found = look(&config, 0).await;
+    assert_eq!(
+        (found[0].check, found[0].status),
+        ("audit.file", Status::Failed),
+        "{found:?}"
+    );
+    assert_eq!(fs::read_to_string(&path).expect("read"), "not a database");
+}
+
+#[test]
+fn records_of_times_to_come_and_long_waits_are_told_of() {
+    let held = |last: i64, waiting| {
+        Ok(Held {
+            entries: 9,
+            last: Some(Timestamp(last * SECOND)),
+            waiting,
+        })
+    };
+    let judge = |held: &Result<Held, StoreError>| local(Path::new("/a.db"), Some(held), 1000 * SECOND).status;
+    assert_eq!(judge(&held(999, None)), Status::Ok);
+    assert_eq!(judge(&held(1100, None)), Status::Warning);
+    assert_eq!(judge(&held(999, Some(5))), Status::Ok);
+    assert_eq!(judge(&held(999, Some(MANY + 1))), Status::Warning);
+}
