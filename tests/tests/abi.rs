@@ -5,13 +5,16 @@
 use std::mem::offset_of;
 
 use anyhow::{Result, ensure};
+use zt_common::ABI_VERSION;
 use zt_common::abi::{
     Connection, Flood, FlowKey, FlowState, Homes, KeyId, Listener, ListenerKey, LocalKey, Node, NodeKey,
-    Peer, ResidentKey, Service, ServiceKey, Socket, Source, SourceKey, Workload,
+    Peer, ResidentKey, Service, ServiceKey, Socket, Source, SourceKey, Unnoted, Workload,
 };
 use zt_common::control::{Control, Root};
+use zt_common::counter::Counter;
 use zt_common::entry::{AllowEntry, AllowKey};
 use zt_common::event::{DecisionEvent, EventHeader};
+use zt_common::names;
 use zt_tests::btf::{Layout, structs};
 
 macro_rules! layout {
@@ -80,8 +83,9 @@ fn of_this_build() -> Vec<Layout> {
             port,
             protocol,
             flags,
-            reserved
+            holder
         }),
+        layout!(Unnoted { called, listeners }),
         layout!(Connection {
             netns,
             workload,
@@ -191,6 +195,46 @@ fn of_this_build() -> Vec<Layout> {
             comm,
         }),
     ]
+}
+
+/// `docs/bpftool.md` is of this layout: its paths, its maps, its counters.
+#[test]
+fn the_page_of_the_bpftool_prompt_is_of_this_layout() {
+    const PAGE: &str = include_str!("../../docs/bpftool.md");
+    let version = format!("v{ABI_VERSION}");
+    for path in PAGE.split("/sys/fs/bpf/zt").skip(1) {
+        let named = path.split('/').nth(1).unwrap_or_default();
+        let named = named.split(|letter: char| !letter.is_ascii_alphanumeric()).next();
+        let named = named.unwrap_or_default();
+        let is_version = named.starts_with('v') && named.len() > 1;
+        assert!(!is_version || named == version, "{named} in {path:.40}");
+    }
+    for map in names::MAPS {
+        assert!(
+            PAGE.contains(&format!("| `{map}` |")),
+            "{map} is not in the table of maps"
+        );
+    }
+    for counter in Counter::ALL {
+        let number = counter as u32;
+        assert!(
+            PAGE.contains(&format!("| {number} | ")),
+            "counter {number} is not in its table"
+        );
+    }
+    let flags = PAGE
+        .split("Flags of a connection: ")
+        .nth(1)
+        .and_then(|rest| rest.split("`started`").next());
+    let flags = flags.unwrap_or_default();
+    for bit in 0..19 {
+        let flag = (1_u32 << bit).to_string();
+        let mut words = flags.split(|letter: char| !letter.is_ascii_digit());
+        assert!(
+            words.any(|word| word == flag),
+            "flag {flag} of a connection is not told of"
+        );
+    }
 }
 
 #[test]

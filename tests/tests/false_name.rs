@@ -11,7 +11,7 @@ use serde_json::json;
 use zt_tests::hooks::fill_connections;
 use zt_tests::probe::{ConnectOptions, Flood, Handle, ListenOptions, Operation, TIMEOUT};
 use zt_tests::trail::{RECORDED, party, says};
-use zt_tests::{Agent, Party, Policy, Scene, eventually};
+use zt_tests::{Agent, Party, Policy, Scene, TCP, eventually};
 
 const PORT: u16 = 8000;
 
@@ -37,7 +37,7 @@ fn beside_with(label: &str, handshake: &str) -> Result<Beside> {
     scene.declare("lax", |workload| workload.mode("observe"))?;
     let host = scene.outsider_in("daemon", &namespace)?;
     // Names a workload, allows nothing between these two. `builtin/host` is on.
-    let policy = Policy::new("beside").allow("server", "lax", "TCP", "1");
+    let policy = Policy::new("beside").allow("server", "lax", TCP, "1");
     let agent = scene
         .agent(&policy)?
         .config("handshake", json!(handshake))
@@ -230,6 +230,48 @@ fn a_full_table_of_connections_takes_no_ones_name() -> Result<()> {
         "{full} entries did not fill it"
     );
     assert_eq!(world.bytes(socket)?, Some(0));
+    Ok(())
+}
+
+/// A SYN that left before there was a hook is noted nowhere. Whose it was is not known, and it was not the host for that.
+#[test]
+fn a_syn_older_than_the_hooks_is_not_the_hosts() -> Result<()> {
+    let mut scene = Scene::new("name-older")?;
+    let namespace = scene.host("node")?;
+    let mut server = scene.workload_in("server", &namespace)?;
+    let mut lax = scene.workload_in("lax", &namespace)?;
+    scene.declare("lax", |workload| workload.mode("observe"))?;
+    let mut host = scene.outsider_in("daemon", &namespace)?;
+    let at = server.v4(PORT);
+    let options = ListenOptions {
+        backlog: 0,
+        ..ListenOptions::default()
+    };
+    let socket = server.call(Operation::TcpListen { at, options })?.handle()?;
+    // One waits to be accepted and no more is let in.
+    host.connect(at)?.handle()?;
+    let options = ConnectOptions {
+        timeout: Duration::from_secs(60),
+        ..ConnectOptions::default()
+    };
+    lax.send(Operation::TcpConnect { to: at, options })?;
+    eventually("the SYN to be sent", TIMEOUT, || {
+        let listed = lax
+            .host
+            .command("ss")
+            .args(["-tnH", "state", "syn-sent"])
+            .output()?;
+        Ok(!listed.stdout.is_empty())
+    })?;
+    let policy = Policy::new("older").allow("server", "lax", TCP, "1");
+    let agent = scene.agent(&policy)?.config("handshake", json!("off")).start()?;
+    let timeout = TIMEOUT;
+    server.call(Operation::Accept { socket, timeout })?.ok()?;
+    lax.wait()?;
+    agent.records("", 1, |record| {
+        record["observer"] == "destination" && says(record, "unknown", &server.id, "DENY", "unknown_source")
+    })?;
+    assert!(agent.counter("unnoted")? > 0);
     Ok(())
 }
 

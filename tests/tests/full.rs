@@ -10,7 +10,7 @@ use zt_common::abi::{SHARE_INBOUND, SHARE_LISTENERS};
 use zt_common::names::{CONNECTION_SHARE, LISTENER_SHARE};
 use zt_tests::hooks::{fill_connections, fill_listeners, listeners, set_share};
 use zt_tests::pair::{any, pair_after_agent, policy};
-use zt_tests::probe::{ConnectOptions, Handle, How, Operation, TIMEOUT};
+use zt_tests::probe::{ConnectOptions, Handle, How, ListenOptions, Operation, TIMEOUT};
 use zt_tests::trail::{RECORDED, party};
 use zt_tests::{Agent, Party, Policy, Scene, TCP, eventually};
 
@@ -75,6 +75,8 @@ fn a_socket_that_is_bound_again_gives_its_place_back() -> Result<()> {
             })?
             .ok()?;
     }
+    // The socket that has stopped to listen has no place either.
+    assert_eq!(places(&scene, TCP_NUMBER)?, 0);
     server.close(datagrams)?;
     server.close(stream)?;
     eventually("the places to be given back", TIMEOUT, || {
@@ -130,10 +132,67 @@ fn nobody_takes_the_places_of_all() -> Result<()> {
     let maps = scene.sandbox().maps()?;
     set_share(&maps, greedy.cgroup.id()? | SHARE_LISTENERS, LISTENER_SHARE)?;
     greedy.udp_bind(any(53))?.handle()?;
+    greedy.listen(any(80))?.handle()?;
     assert_eq!(places(&scene, UDP_NUMBER)?, 0);
-    assert_eq!(agent.counter("listeners_full")?, 1);
+    assert_eq!(agent.counter("listeners_full")?, 2);
+    // Who listens without a bind has the agent look for him. It keeps to the share, too.
+    let stream = socket(&mut greedy, libc::SOCK_STREAM, TCP_NUMBER)?;
+    let listen = Operation::Listen {
+        socket: stream,
+        backlog: 16,
+    };
+    greedy.call(listen)?.local()?;
+    eventually("the agent to leave two listeners out", RECORDED, || {
+        Ok(events(&agent, "kernel_map_full")? >= 2)
+    })?;
+    assert_eq!(places(&scene, TCP_NUMBER)?, 0);
     server.udp_bind(any(53))?.handle()?;
     assert_eq!(places(&scene, UDP_NUMBER)?, 1);
+    Ok(())
+}
+
+/// Who listens at a place that is not noted is not taken for the host, nor for who listens everywhere at that port.
+#[test]
+fn who_listens_beyond_his_share_has_no_other_name() -> Result<()> {
+    let mut scene = Scene::new("full-name")?;
+    let node = scene.host("node")?;
+    let (mut greedy, mut server, mut client) = (
+        scene.workload_in("greedy", &node)?,
+        scene.workload_in("server", &node)?,
+        scene.workload_in("client", &node)?,
+    );
+    let mut host = scene.outsider_in("daemon", &node)?;
+    let policy = Policy::new("names")
+        .allow("client", "host", TCP, "")
+        .allow("client", "server", TCP, "");
+    let agent = scene.agent(&policy)?.start()?;
+    host.serve(loopback(70))?.local()?;
+    let shared = || ListenOptions {
+        reuse_port: true,
+        ..ListenOptions::default()
+    };
+    let listen = |at| Operation::TcpListen {
+        at,
+        options: shared(),
+    };
+    server.call(listen(any(80)))?.handle()?;
+    assert_eq!(client.tcp(loopback(80))?, "ok");
+    let share = greedy.cgroup.id()? | SHARE_LISTENERS;
+    set_share(&scene.sandbox().maps()?, share, LISTENER_SHARE)?;
+    let mut held = Vec::new();
+    for port in [80, 90] {
+        held.push(greedy.call(listen(loopback(port)))?.handle()?);
+    }
+    // One who begins to listen everywhere while that one is there may share his port as well.
+    server.call(listen(any(90)))?.handle()?;
+    for port in [80, 90, 70] {
+        assert_eq!(client.tcp(loopback(port))?, "EPERM", "{port}");
+    }
+    assert_eq!(agent.counter("listeners_full")?, 2);
+    for socket in held {
+        greedy.close(socket)?;
+    }
+    assert_eq!(client.tcp(loopback(70))?, "ok", "the host is known again");
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::json;
+use zt_tests::hooks::listeners;
 use zt_tests::pair::{any, pair, policy};
 use zt_tests::probe::{ConnectOptions, ListenOptions, Operation, TIMEOUT};
 use zt_tests::trail::says;
@@ -105,6 +106,105 @@ fn what_nobody_named_and_is_older_ends_where_that_is_refused() -> Result<()> {
         .config("unknownWorkload", json!("deny"))
         .start()?;
     nobody.dies(socket)?;
+    Ok(())
+}
+
+/// What a listener accepts while the agent gives it its place does not take that place with it when it goes.
+#[test]
+fn what_is_accepted_while_the_agent_starts_takes_no_place_with_it() -> Result<()> {
+    const MOST: usize = 4000;
+    let (mut scene, server, mut client) = pair("older-child")?;
+    let mut neighbour = scene.workload_in("neighbour", &server.host)?;
+    let mut agent = scene.agent(&policy())?.launch()?;
+    let links = scene.sandbox().maps()?.with_file_name("links");
+    let mut open = Vec::new();
+    while open.len() < MOST && !(links.is_dir() && links.read_dir()?.next().is_some()) {
+        open.push(client.connect(server.v4(80))?.handle()?);
+    }
+    agent.wait_ready()?;
+    for socket in open {
+        client.close(socket)?;
+    }
+    // The last of those that the server closes is one that hooks have seen.
+    assert_eq!(client.talk(server.v4(80))?, "ok");
+    let loopback = SocketAddr::new(std::net::Ipv4Addr::LOCALHOST.into(), 80);
+    assert_eq!(neighbour.tcp(loopback)?, "EPERM");
+    agent.records("decision=DENY", 1, |record| {
+        says(record, &neighbour.id, &server.id, "DENY", "no_rule")
+    })?;
+    let places = listeners(&scene.sandbox().maps()?)?;
+    assert_eq!(
+        places.keys().filter(|place| place.port == 80).count(),
+        1,
+        "{places:?}"
+    );
+    Ok(())
+}
+
+/// Listeners that share a place are all given it: they are one workload's, or nobody's.
+#[test]
+fn older_listeners_that_share_a_place_are_all_counted() -> Result<()> {
+    let mut scene = Scene::new("older-shared")?;
+    let node = scene.host("node")?;
+    let (mut one, mut two, mut client) = (
+        scene.workload_in("one", &node)?,
+        scene.workload_in("two", &node)?,
+        scene.workload_in("client", &node)?,
+    );
+    let loopback = |port| SocketAddr::new(std::net::Ipv4Addr::LOCALHOST.into(), port);
+    let listen = |at| {
+        let options = ListenOptions {
+            reuse_port: true,
+            ..ListenOptions::default()
+        };
+        Operation::TcpListen { at, options }
+    };
+    let mut first = Vec::new();
+    for port in [80, 80, 80, 90] {
+        first.push(one.call(listen(any(port)))?.handle()?);
+    }
+    two.call(listen(any(90)))?.handle()?;
+    let policy = Policy::new("shared").allow("client", "one", TCP, "");
+    for handshake in ["off", "auto"] {
+        let mut agent = scene
+            .agent(&policy)?
+            .config("handshake", json!(handshake))
+            .start()?;
+        let places = listeners(&scene.sandbox().maps()?)?;
+        let sockets = |port| {
+            places
+                .iter()
+                .find(|(place, _)| place.port == port)
+                .map(|(_, it)| it.sockets)
+        };
+        assert_eq!(
+            (sockets(80), sockets(90)),
+            (Some(3), Some(2)),
+            "{handshake}: {places:?}"
+        );
+        // Each of the three is somebody's: whichever it is that takes the connection.
+        for _ in 0..12 {
+            assert_eq!(client.tcp(loopback(80))?, "ok", "{handshake}");
+        }
+        eventually("each to be somebody's", TIMEOUT, || {
+            Ok(agent.counter("agreed")? == 12)
+        })?;
+        assert_eq!(
+            client.tcp(loopback(90))?,
+            "EPERM",
+            "{handshake}: one of two is nobody"
+        );
+        assert_eq!(agent.counter("owner_missing")?, 0);
+        if handshake == "auto" {
+            // As long as one of them listens.
+            for socket in first.drain(..2) {
+                one.close(socket)?;
+            }
+            assert_eq!(client.tcp(loopback(80))?, "ok");
+        }
+        agent.terminate()?;
+        assert!(agent.command(&["detach", "--yes"]).status()?.success());
+    }
     Ok(())
 }
 

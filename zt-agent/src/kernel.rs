@@ -32,6 +32,7 @@ mod refused;
 mod rehearse;
 mod reset;
 mod ring;
+mod shares;
 mod sock_diag;
 mod survey;
 mod sweep;
@@ -39,6 +40,7 @@ mod sys;
 mod tables;
 mod urgent;
 mod versions;
+mod waiting;
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -86,6 +88,7 @@ use self::keys::Keys;
 use self::load::Loaded;
 use self::netns::Namespaces;
 use self::nodes::Nodes;
+use self::shares::Shares;
 use self::tables::Tables;
 use self::urgent::Urgent;
 use crate::policy::AllowTable;
@@ -124,8 +127,11 @@ pub struct Kernel {
     keys: Keys,
     nodes: Nodes,
     connections: MapData,
+    shares: Shares,
     /// The socket storage of other versions, as long as there are listeners that only they know.
     elders: Vec<OwnedFd>,
+    /// Whether programs of another version have judged the handshakes of what is older than these.
+    succeeds: bool,
     attached: Vec<Attached>,
     guards: Guards,
     table: Option<Arc<AllowTable>>,
@@ -155,6 +161,7 @@ impl Kernel {
         let keys = Keys::open(&pins)?;
         let nodes = Nodes::open(&pins)?;
         let connections = load::open(&pins, names::CONNECTIONS)?;
+        let shares = Shares::open(&pins)?;
         let guards = Guards::new(&pins)?;
         let elders = versions::sockets_of_others(&pins);
         let mut kernel = Self {
@@ -164,11 +171,14 @@ impl Kernel {
             keys,
             nodes,
             connections,
+            shares,
             elders,
+            succeeds: false,
             attached: Vec::new(),
             guards,
             table: None,
         };
+        kernel.succeeds = kernel.is_beside();
         kernel.take_over_node_keys()?;
         Ok(kernel)
     }

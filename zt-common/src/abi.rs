@@ -7,10 +7,12 @@
 mod modes;
 mod nodes;
 mod sources;
+mod unnoted;
 
 pub use self::modes::{MODE_ENFORCE, MODE_OBSERVE, enforces, enforcing, mode_between};
 pub use self::nodes::{Homes, KeyId, MOST_HOMES, Node, NodeKey, ResidentKey, WITHIN};
 pub use self::sources::{SOURCE_LIFE, Source, SourceKey};
+pub use self::unnoted::Unnoted;
 use crate::address::Address;
 
 /// Value of `zt_workloads`, keyed by cgroup id (`u64`).
@@ -51,7 +53,7 @@ pub struct Listener {
     pub sockets: u64,
     /// 1 once two different workloads shared the place: it names nobody until all have gone.
     pub ambiguous: u32,
-    /// 1 where it does not count for the workload's share: the agent noted it, of a listener that is older than the hooks.
+    /// 1 where it is not counted in `zt_shares`: the agent noted it, of a listener that is older than the hooks.
     pub uncounted: u32,
 }
 
@@ -139,12 +141,23 @@ pub struct Socket {
     /// Or of the `SOCKET_` constants. At this place in every version of the layout, as [`SOCKET_WRITES`] is the same bit in
     /// every version: what an older version asked of a listener outlives it.
     pub flags: u8,
-    /// Always zero.
-    pub reserved: u32,
+    /// The lower half of the cookie of the socket of which [`SOCKET_NOTED`] and [`SOCKET_LEFT`] are true. A listener's children
+    /// inherit them with everything else, and are other sockets.
+    pub holder: u32,
 }
 
-/// The socket has an entry in `zt_listeners`. Not true of a listener's children, which inherit everything else.
+impl Socket {
+    /// Whether what is noted of its listening is this socket's own, and not inherited from its listener.
+    #[inline(always)]
+    pub const fn is_held_by(&self, cookie: u64) -> bool {
+        self.flags & (SOCKET_NOTED | SOCKET_LEFT) != 0 && self.holder == cookie as u32
+    }
+}
+
+/// The socket has an entry in `zt_listeners`, if it is the [`Socket::holder`].
 pub const SOCKET_NOTED: u8 = 1;
+/// It has none and should, which `zt_unnoted` says of its namespace, if it is the [`Socket::holder`].
+pub const SOCKET_LEFT: u8 = 4;
 /// The socket calls a peer of this node, and `zt_connections` had no room to say so.
 pub const SOCKET_HERE: u8 = 2;
 /// It was us who asked for the callbacks that write the identity option into a listener's answers.
@@ -222,6 +235,16 @@ impl Connection {
         node: 0,
         comm: [0; 16],
     };
+
+    /// The key in `zt_shares` of the share that it counts for.
+    #[inline(always)]
+    pub const fn share(&self) -> u64 {
+        if self.flags & CONNECTION_INBOUND != 0 {
+            self.workload | SHARE_INBOUND
+        } else {
+            self.workload
+        }
+    }
 }
 
 /// The handshake is complete.
@@ -259,8 +282,10 @@ pub const CONNECTION_PROVEN: u32 = 16_384;
 pub const CONNECTION_TRANSLATED: u32 = 32_768;
 /// The other end is a workload of another node: its SYN leads back here in no case.
 pub const CONNECTION_ELSEWHERE: u32 = 65_536;
-/// It does not count for the workload's share: the agent filed it.
+/// It is not counted in `zt_shares`: the agent filed it.
 pub const CONNECTION_UNCOUNTED: u32 = 131_072;
+/// Its SYN is noted in `zt_sources`.
+pub const CONNECTION_NOTED: u32 = 262_144;
 
 /// Key of `zt_flows` and `zt_denied_flows` (LRU): a UDP flow as one workload sees it.
 ///

@@ -50,11 +50,13 @@ pub enum Counter {
     IdentityMismatches = 19,
     /// A workload wrote `net.ipv4.tcp_fastopen`, and it is 0 all the same.
     FastOpenKeptOff = 20,
+    /// A workload called somebody in its own namespace, and nothing is noted of that: who is noted nowhere there is nobody for a while.
+    Unnoted = 21,
 }
 
 impl Counter {
     /// Slots of the map.
-    pub const COUNT: u32 = 21;
+    pub const COUNT: u32 = 22;
 
     /// All counters, by slot.
     pub const ALL: [Self; Self::COUNT as usize] = [
@@ -79,6 +81,7 @@ impl Counter {
         Self::OptionCookies,
         Self::IdentityMismatches,
         Self::FastOpenKeptOff,
+        Self::Unnoted,
     ];
 
     /// The name in `status` and in metrics.
@@ -105,6 +108,7 @@ impl Counter {
             Self::OptionCookies => "option_cookies",
             Self::IdentityMismatches => "identity_mismatches",
             Self::FastOpenKeptOff => "fast_open_kept_off",
+            Self::Unnoted => "unnoted",
         }
     }
 }

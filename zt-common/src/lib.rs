@@ -24,4 +24,4 @@ mod pod;
 
 /// Version of the map and event layout. Pins live in a directory named after it, so that two versions of the agent
 /// never read each other's bytes.
-pub const ABI_VERSION: u16 = 6;
+pub const ABI_VERSION: u16 = 7;

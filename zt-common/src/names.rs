@@ -19,6 +19,8 @@ pub const ALLOW: &str = "zt_allow";
 pub const CONTROL: &str = "zt_control";
 /// Socket storage.
 pub const SOCKETS: &str = "zt_sockets";
+/// Namespaces in which something of a workload is not noted.
+pub const UNNOTED: &str = "zt_unnoted";
 /// Live admitted connections.
 pub const CONNECTIONS: &str = "zt_connections";
 /// Workload and kind → how many live admitted connections or listening places.
@@ -52,7 +54,7 @@ pub const COUNTERS: &str = "zt_counters";
 pub const HANDSHAKES: &str = "ZT_HANDSHAKES";
 
 /// Every pinned map.
-pub const MAPS: [&str; 23] = [
+pub const MAPS: [&str; 24] = [
     WORKLOADS,
     LISTENERS,
     LOCAL,
@@ -62,6 +64,7 @@ pub const MAPS: [&str; 23] = [
     ALLOW,
     CONTROL,
     SOCKETS,
+    UNNOTED,
     CONNECTIONS,
     SHARES,
     SOURCES,
@@ -113,6 +116,8 @@ pub const CONNECTION_SHARE: u32 = MAX_CONNECTIONS / 4;
 pub const MAX_LISTENERS: u32 = 65_536;
 /// Most of these that one workload may have.
 pub const LISTENER_SHARE: u32 = MAX_LISTENERS / 4;
+/// Most namespaces of which it is said that something there is not noted; where one more is, it is said of all.
+pub const MAX_UNNOTED: u32 = 4096;
 /// Most shares: of each workload those of what it began, of what it accepted, and of where it listens.
 pub const MAX_SHARES: u32 = 3 * MAX_WORKLOADS;
 /// Most known peer addresses.

@@ -7,7 +7,7 @@
 
 use crate::abi::{
     Connection, FlowKey, FlowState, Homes, KeyId, Listener, ListenerKey, LocalKey, Node, NodeKey, Peer,
-    ResidentKey, Service, ServiceKey, Socket, Source, SourceKey, Workload,
+    ResidentKey, Service, ServiceKey, Socket, Source, SourceKey, Unnoted, Workload,
 };
 use crate::address::Address;
 use crate::control::Control;
@@ -42,5 +42,6 @@ pod!(
     Socket,
     Source,
     SourceKey,
+    Unnoted,
     Workload,
 );

@@ -2,9 +2,7 @@
 //! What an admission leaves behind: the connection, for the end of its handshake and for a later sweep.
 
 use aya_ebpf::bindings::{BPF_EXIST, BPF_NOEXIST, bpf_sock};
-use zt_common::abi::{
-    CONNECTION_INBOUND, CONNECTION_UNCOUNTED, Connection, SHARE_INBOUND, SOCKET_FRONT, SOCKET_HERE, Socket,
-};
+use zt_common::abi::{CONNECTION_UNCOUNTED, Connection, SOCKET_FRONT, SOCKET_HERE, Socket};
 use zt_common::address::Address;
 use zt_common::counter::Counter;
 use zt_common::event::Hook;
@@ -35,13 +33,14 @@ pub fn connection(cookie: u64, connection: &Connection) -> bool {
 /// Not a *global* function of the object: kernels before 6.2 take no value for a map from one's arguments.
 #[inline(never)]
 fn file(cookie: u64, connection: &Connection) -> u32 {
-    let share = share_of(connection);
-    if has_room(share, CONNECTION_SHARE)
+    let share = connection.share();
+    let filed = filed(share);
+    if has_room(filed, CONNECTION_SHARE)
         && maps::zt_connections
             .insert(cookie, connection, u64::from(BPF_NOEXIST))
             .is_ok()
     {
-        take_room(share);
+        take_room(filed, share);
         return 1;
     }
     0
@@ -55,31 +54,21 @@ fn replace(cookie: u64, connection: &Connection) -> u32 {
     let Some(before) = (unsafe { maps::zt_connections.get(cookie) }) else {
         return 0;
     };
-    let (counted, before) = (is_counted(before), share_of(before));
+    let (counted, before) = (is_counted(before), before.share());
     if maps::zt_connections
         .insert(cookie, connection, u64::from(BPF_EXIST))
         .is_err()
     {
         return 0;
     }
-    let share = share_of(connection);
+    let share = connection.share();
     if !counted {
-        take_room(share);
+        take_room(filed(share), share);
     } else if share != before {
         give_room(before);
-        take_room(share);
+        take_room(filed(share), share);
     }
     1
-}
-
-/// Whose share a connection counts for.
-#[inline(always)]
-fn share_of(connection: &Connection) -> u64 {
-    if connection.flags & CONNECTION_INBOUND != 0 {
-        connection.workload | SHARE_INBOUND
-    } else {
-        connection.workload
-    }
 }
 
 #[inline(always)]
@@ -87,22 +76,33 @@ fn is_counted(connection: &Connection) -> bool {
     connection.flags & CONNECTION_UNCOUNTED == 0
 }
 
-/// Whether there may be one more of a share. Numbers below zero come of two who change one at a time.
+/// Where it is counted what is filed of a share; null where nothing ever was. Nothing is not removed: the next one that is filed
+/// needs no new entry, and the agent removes those of cgroups that are gone.
 #[inline(always)]
-pub fn has_room(share: u64, most: u32) -> bool {
-    // SAFETY: read once, copied at once.
-    match unsafe { maps::zt_shares.get(share) } {
-        Some(filed) => (*filed as i64) < i64::from(most),
-        None => true,
+pub fn filed(share: u64) -> *mut u64 {
+    match maps::zt_shares.get_ptr_mut(share) {
+        Some(filed) => filed,
+        None => core::ptr::null_mut(),
     }
+}
+
+/// Whether there may be one more of a share. Numbers below zero come of an entry that was removed meanwhile.
+#[inline(always)]
+pub fn has_room(filed: *mut u64, most: u32) -> bool {
+    // SAFETY: a live entry, read once.
+    filed.is_null() || (unsafe { filed.read_volatile() } as i64) < i64::from(most)
 }
 
 /// One more.
 #[inline(always)]
-pub fn take_room(share: u64) {
-    if maps::zt_shares.insert(share, 1, u64::from(BPF_NOEXIST)).is_err()
-        && let Some(filed) = maps::zt_shares.get_ptr_mut(share)
-    {
+pub fn take_room(mut filed: *mut u64, share: u64) {
+    if filed.is_null() {
+        if maps::zt_shares.insert(share, 1, u64::from(BPF_NOEXIST)).is_ok() {
+            return;
+        }
+        filed = self::filed(share);
+    }
+    if !filed.is_null() {
         // SAFETY: a live entry, changed atomically.
         unsafe { context::add(filed, 1) };
     }
@@ -111,12 +111,10 @@ pub fn take_room(share: u64) {
 /// One less.
 #[inline(always)]
 pub fn give_room(share: u64) {
-    if let Some(filed) = maps::zt_shares.get_ptr_mut(share) {
+    let filed = filed(share);
+    if !filed.is_null() {
         // SAFETY: as above.
-        let before = unsafe { context::fetch_add(filed, u64::MAX) };
-        if before as i64 <= 1 {
-            let _ = maps::zt_shares.remove(share);
-        }
+        unsafe { context::add(filed, u64::MAX) };
     }
 }
 
@@ -135,22 +133,28 @@ pub fn unfiled(sock: *mut bpf_sock, workload: u64, netns: u64, flags: u8) {
             port: 0,
             protocol: TCP,
             flags: 0,
-            reserved: 0,
+            holder: 0,
         },
     };
     // Whoever calls now, and whom: not who bound it, and what it called before.
     socket.workload = workload;
     socket.cgroup = workload;
     socket.flags = socket.flags & !(SOCKET_HERE | SOCKET_FRONT) | flags;
+    // Where it has no room for that either, the call is known by nothing: `sender` says so when the SYN leaves.
     context::store(sock, &socket);
+}
+
+/// Makes the record of a connection that has none yet, if it is there.
+#[inline(always)]
+fn tell(cookie: u64, proof: Proof) {
+    if let Some(place) = maps::zt_connections.get_ptr_mut(cookie) {
+        tell_of(cookie, place, proof);
+    }
 }
 
 /// Makes the record of a connection that has none yet.
 #[inline(never)]
-pub fn tell(cookie: u64, proof: Proof) {
-    let Some(place) = maps::zt_connections.get_ptr_mut(cookie) else {
-        return;
-    };
+pub fn tell_of(cookie: u64, place: *mut Connection, proof: Proof) {
     // SAFETY: a live entry, which is removed by who closes its socket. That may be at the same time as the handshake
     // ends: one of the two makes the record.
     unsafe {
@@ -176,22 +180,17 @@ pub fn closed(cookie: u64) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn zt_closed(cookie: u64) -> u32 {
-    tell(cookie, Proof::Unanswered);
-    gone(cookie);
-    0
-}
-
-/// Forgets a connection.
-#[inline(always)]
-pub fn gone(cookie: u64) {
-    // SAFETY: read once, copied at once.
-    let Some(connection) = (unsafe { maps::zt_connections.get(cookie) }) else {
+    let Some(place) = maps::zt_connections.get_ptr_mut(cookie) else {
         // It was never admitted: nothing to forget.
-        return;
+        return 0;
     };
-    let (counted, share) = (is_counted(connection), share_of(connection));
+    tell_of(cookie, place, Proof::Unanswered);
+    // SAFETY: a live entry; what is read is written once.
+    let connection = unsafe { &*place };
+    let (counted, share) = (is_counted(connection), connection.share());
     // Of two who do so at a time, one has removed it.
     if maps::zt_connections.remove(cookie).is_ok() && counted {
         give_room(share);
     }
+    0
 }

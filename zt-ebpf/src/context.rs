@@ -16,6 +16,12 @@ pub fn now() -> u64 {
     unsafe { helper::bpf_ktime_get_ns() }
 }
 
+/// `CLOCK_MONOTONIC`, seconds.
+#[inline(always)]
+pub fn seconds() -> u32 {
+    (now() / 1_000_000_000) as u32
+}
+
 /// Adds to a value of a map, atomically and wrapping.
 ///
 /// # Safety

@@ -25,6 +25,8 @@ use crate::{context, maps};
 
 const NO_WAKEUP: u64 = 1;
 const FORCE_WAKEUP: u64 = 2;
+/// Or'd to a workload in a key of `zt_floods`: its notices, and not its records.
+const NOTICES: u64 = 1 << 63;
 
 /// Everything about a decision that is not the verdict.
 pub struct Decision<'a> {
@@ -284,6 +286,12 @@ fn floods(workload: u64, now: u64) -> bool {
 /// Tells the agent that something needs it.
 #[inline(always)]
 pub fn notice(code: u32, pid: u32, workload: u64, netns: u64) {
+    // A share of its own: who binds in a loop leaves room for decisions, and what is refused by it for notices. What is not told is
+    // looked for.
+    if floods(workload | NOTICES, context::now()) {
+        count(Counter::NoticesLost);
+        return;
+    }
     let Some(mut slot) = maps::zt_events.reserve_untyped::<NoticeEvent>(0) else {
         count(Counter::NoticesLost);
         return;

@@ -10,12 +10,35 @@ const STATE_CALLBACK: u32 = 1 << 2;
 /// The options of each segment that is sent. Asked for during handshakes only.
 pub const OPTION_CALLBACK: u32 = 1 << 6;
 const AF_INET: u32 = 2;
+/// A flag of a segment.
+pub const SYN: u32 = 0x02;
+/// See [`SYN`].
+pub const ACK: u32 = 0x10;
 
-/// Asks to be told when the connection closes.
+/// Asks to be told when the connection closes, or a listener ends to be one.
 #[inline(always)]
 pub fn watch_close(ctx: &SockOpsContext) {
-    // Failing leaves an entry behind when the connection closes; the cookie is never used again.
-    let _ = ctx.set_cb_flags((ctx.cb_flags() | STATE_CALLBACK) as i32);
+    have(ctx, ctx.cb_flags() | STATE_CALLBACK);
+}
+
+/// Asks to be told when an accepted connection closes, and takes back what its listener asked for by us (`writes`) and it has
+/// inherited: nothing of ours runs for a data segment.
+#[inline(always)]
+pub fn watch_accepted(ctx: &SockOpsContext, writes: bool) {
+    let mut wanted = ctx.cb_flags() | STATE_CALLBACK;
+    if writes {
+        wanted &= !OPTION_CALLBACK;
+    }
+    have(ctx, wanted);
+}
+
+/// Asks for callbacks, if that is not what is asked for.
+#[inline(always)]
+fn have(ctx: &SockOpsContext, wanted: u32) {
+    if wanted != ctx.cb_flags() {
+        // Failing leaves an entry behind when the connection closes; the cookie is never used again.
+        let _ = ctx.set_cb_flags(wanted as i32);
+    }
 }
 
 /// Asks to write options, and to be told when the handshake fails; whether nobody else had asked to write.
@@ -60,6 +83,12 @@ pub fn is_whole(ctx: &SockOpsContext) -> bool {
 pub fn segment(ctx: &SockOpsContext) -> u32 {
     // SAFETY: a field of the context.
     unsafe { read(&raw const (*ctx.ops).skb_tcp_flags) }
+}
+
+/// Whether a connection that has just become one is of a SYN that bore data (Fast Open): nobody has answered it yet.
+#[inline(always)]
+pub fn is_fast_open(ctx: &SockOpsContext) -> bool {
+    segment(ctx) & (SYN | ACK) == SYN
 }
 
 /// How many segments were sent again.
@@ -124,6 +153,14 @@ pub fn opens(ctx: &SockOpsContext) -> bool {
 pub fn unacknowledged(ctx: &SockOpsContext) -> u32 {
     // SAFETY: a field of the context.
     unsafe { read(&raw const (*ctx.ops).snd_una) }
+}
+
+/// Sequence number of the SYN of a socket whose handshake is complete: with Fast Open data may have been acknowledged with it.
+#[inline(always)]
+pub fn opened_with(ctx: &SockOpsContext) -> u32 {
+    // SAFETY: a field of the context.
+    let acknowledged = unsafe { (&raw const (*ctx.ops).bytes_acked).read_volatile() };
+    unacknowledged(ctx).wrapping_sub(acknowledged as u32)
 }
 
 /// Sequence number of what this end receives next.

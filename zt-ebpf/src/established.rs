@@ -9,8 +9,9 @@ use aya_ebpf::bindings::bpf_sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use zt_common::abi::{
     CONNECTION_DENIED, CONNECTION_ENFORCED, CONNECTION_ESTABLISHED, CONNECTION_INBOUND, CONNECTION_IPV6,
-    CONNECTION_OFFERS, CONNECTION_PORTS, CONNECTION_PROVEN, CONNECTION_REQUIRES, CONNECTION_RESENDS,
-    CONNECTION_SOURCE_MANAGED, CONNECTION_TRANSLATED, Connection, SOCKET_KEEPS, SOCKET_NOTED, SOCKET_WRITES,
+    CONNECTION_LOCAL, CONNECTION_NOTED, CONNECTION_OFFERS, CONNECTION_PORTS, CONNECTION_PROVEN,
+    CONNECTION_REQUIRES, CONNECTION_RESENDS, CONNECTION_SOURCE_MANAGED, CONNECTION_TRANSLATED, Connection,
+    SOCKET_KEEPS, SOCKET_WRITES,
 };
 use zt_common::counter::Counter;
 use zt_common::entry::Flow;
@@ -20,7 +21,7 @@ use zt_common::verdict::Reason;
 
 use crate::call::TCP;
 use crate::emit::Told;
-use crate::ends::{ends, socket_of, watch_close, write_no_options};
+use crate::ends::{ends, socket_of, watch_accepted, watch_close};
 use crate::origin::Origin;
 use crate::own::Own;
 use crate::proof::Claim;
@@ -47,7 +48,7 @@ pub extern "C" fn zt_active(ctx: *mut bpf_sock_ops, passive: u32, claim: *mut Cl
 fn active(ctx: &SockOpsContext, passive: bool, claim: &mut Claim) -> bool {
     let cookie = context::socket_cookie(ctx.as_ptr());
     let Some(place) = maps::zt_connections.get_ptr_mut(cookie) else {
-        sender::taken(ctx, false);
+        sender::zt_taken(ctx.ops, 0);
         return false;
     };
     let ends = ends(ctx);
@@ -86,13 +87,25 @@ fn active(ctx: &SockOpsContext, passive: bool, claim: &mut Claim) -> bool {
         connection.flags |= CONNECTION_PROVEN;
     }
     // Where the source's own proof is only to come, the other end may have to ask what is noted after all.
-    sender::taken(ctx, claim.is_proven() && !other && claim.resend == 0);
+    let noted = connection.flags & CONNECTION_NOTED != 0;
+    // Nothing else is noted where handshakes bear no identities.
+    if noted || connection.flags & CONNECTION_LOCAL != 0 || keys::in_force() {
+        let mut taken = 0;
+        if claim.is_proven() && !other && claim.resend == 0 {
+            taken |= sender::PROVEN;
+        }
+        if noted {
+            taken |= sender::EXPECTED;
+        }
+        sender::zt_taken(ctx.ops, taken);
+    }
     let unproven = connection.flags & CONNECTION_REQUIRES != 0 && !claim.is_proven();
     // A record that names who was thought to be there would be of a connection that never was.
     if connection.started != 0 && !other && !unproven && !claim.is_invalid() {
         let ports = connection.flags & CONNECTION_PORTS != 0;
-        admit::tell(
+        admit::tell_of(
             cookie,
+            place,
             if ports {
                 claim.of_some_port()
             } else {
@@ -147,20 +160,13 @@ fn accepted(ctx: &SockOpsContext, own: &mut Own) -> bool {
         return false;
     };
     match context::stored(socket_of(ctx)) {
-        Some(mut socket) => {
-            if socket.flags & SOCKET_WRITES != 0 {
-                // Inherited from the listener: nothing of ours runs for a data segment.
-                write_no_options(ctx);
-            }
-            if socket.flags & SOCKET_NOTED != 0 {
-                // Cloned from the listener, whose place this is not: closing a child must not forget the listener.
-                socket.flags &= !SOCKET_NOTED;
-                context::store(socket_of(ctx), &socket);
-            }
+        Some(socket) => {
+            watch_accepted(ctx, socket.flags & SOCKET_WRITES != 0);
             *own = Own::of_socket(control, &socket);
             socket.flags & SOCKET_KEEPS != 0
         }
         None => {
+            watch_accepted(ctx, false);
             emit::count(Counter::OwnerMissing);
             *own = Own::missing(control);
             false
@@ -259,7 +265,6 @@ fn passive(ctx: &SockOpsContext, own: &Own, claim: &Claim, origin: &Origin, last
             entry.flags |= CONNECTION_PROVEN;
         }
         admit::connection(cookie, &entry);
-        watch_close(ctx);
         // Whoever has proven himself after the SYN may have called another place, of which policy said something else.
         if origin.is_recording() && !unproven && (verdict.allowed || !claim.is_late()) {
             // The source recorded this connection at its own end.

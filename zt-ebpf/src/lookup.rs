@@ -14,7 +14,7 @@ use zt_common::verdict::{AllowLookup, Verdict};
 
 use crate::call::TCP;
 use crate::judge::Table;
-use crate::maps;
+use crate::{maps, unnoted};
 
 /// The other party of a decision.
 #[derive(Clone, Copy)]
@@ -187,6 +187,8 @@ fn local_owner(netns: u64, address: &Address, port: u16, protocol: u8) -> u64 {
         listener = listener_at(&key);
     }
     match listener {
+        // Or a workload of whose place there is no note.
+        None if unnoted::has_listeners(netns) => identity::UNKNOWN,
         None => identity::HOST,
         Some(listener) if listener.ambiguous != 0 => identity::UNKNOWN,
         // SAFETY: read once, copied at once.

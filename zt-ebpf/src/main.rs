@@ -36,6 +36,7 @@ mod sock_ops;
 mod socket;
 mod sysctl;
 mod udp_guard;
+mod unnoted;
 
 /// aya-log's format strings and helpers need a licence that the kernel accepts for them.
 #[unsafe(link_section = "license")]

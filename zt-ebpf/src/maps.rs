@@ -10,7 +10,7 @@ use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCp
 use aya_ebpf::macros::btf_map;
 use zt_common::abi::{
     Connection, Flood, FlowKey, FlowState, Homes, KeyId, Listener, ListenerKey, LocalKey, Node, NodeKey,
-    Peer, ResidentKey, Service, ServiceKey, Socket, Source, SourceKey, Workload,
+    Peer, ResidentKey, Service, ServiceKey, Socket, Source, SourceKey, Unnoted, Workload,
 };
 use zt_common::address::Address;
 use zt_common::control::Control;
@@ -19,7 +19,7 @@ use zt_common::entry::{AllowEntry, AllowKey};
 use zt_common::event::DecisionEvent;
 use zt_common::names::{
     MAX_CONNECTIONS, MAX_HOMES, MAX_KEYS, MAX_LISTENERS, MAX_LOCAL, MAX_NODES, MAX_PEERS, MAX_RESIDENTS,
-    MAX_SERVICES, MAX_SHARES, MAX_WORKLOADS, NETWORK_SLOTS, RING_BYTES,
+    MAX_SERVICES, MAX_SHARES, MAX_UNNOTED, MAX_WORKLOADS, NETWORK_SLOTS, RING_BYTES,
 };
 
 const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
@@ -48,6 +48,8 @@ pub static zt_allow: ArrayOfMaps<AllowTable, 1> = ArrayOfMaps::new();
 pub static zt_control: Array<Control, 1> = Array::new();
 #[btf_map]
 pub static zt_sockets: ClonedStorage<Socket> = ClonedStorage::new();
+#[btf_map]
+pub static zt_unnoted: HashMap<u64, Unnoted, { MAX_UNNOTED as usize }, SPARSE> = HashMap::new();
 #[btf_map]
 pub static zt_connections: HashMap<u64, Connection, { MAX_CONNECTIONS as usize }, SPARSE> = HashMap::new();
 #[btf_map]

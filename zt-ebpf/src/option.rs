@@ -18,11 +18,8 @@ use zt_common::handshake::{Bits, Caller, IdentityOption, Message, OPTION_BYTES, 
 use zt_common::identity;
 use zt_common::siphash::Key;
 
-use crate::ends::{self, ends, next_received, unacknowledged};
+use crate::ends::{self, ACK, SYN, ends, next_received, unacknowledged};
 use crate::{context, emit, keys, lookup, maps, origin, proof};
-
-const SYN: u32 = 0x02;
-const ACK: u32 = 0x10;
 
 /// Of `bpf_load_hdr_opt`: look into the SYN, not into the segment at hand.
 pub const OF_SYN: u64 = 1;
@@ -108,7 +105,15 @@ pub extern "C" fn zt_reserve(ctx: *mut bpf_sock_ops) -> u32 {
 
 #[inline(always)]
 fn reserve(ctx: &SockOpsContext) {
-    let wanted = match place(ctx) {
+    if !keys::in_force() {
+        // Room that is reserved and not written to is room that another version's program does not have.
+        if ends::is_whole(ctx) {
+            abandon(ctx);
+        }
+        return;
+    }
+    let (place, _) = place(ctx);
+    let wanted = match place {
         Place::Syn => {
             let omitted = is_late(ctx);
             if omitted {
@@ -147,36 +152,37 @@ enum Place {
 }
 
 #[inline(always)]
-fn place(ctx: &SockOpsContext) -> Place {
+fn place(ctx: &SockOpsContext) -> (Place, *const Connection) {
+    const NONE: *const Connection = core::ptr::null();
     let flags = ends::segment(ctx);
     let whole = ends::is_whole(ctx);
     if flags & SYN != 0 && flags & ACK != 0 {
         // A connecting socket that answers another one's SYN (simultaneous open) has nobody to prove anything to.
-        return if whole { Place::Nowhere } else { Place::Answer };
+        return (if whole { Place::Nowhere } else { Place::Answer }, NONE);
     }
     if !whole {
-        return Place::Nowhere;
+        return (Place::Nowhere, NONE);
     }
     let Some(filed) = maps::zt_connections.get_ptr_mut(context::socket_cookie(ctx.as_ptr())) else {
-        return Place::Nowhere;
+        return (Place::Nowhere, NONE);
     };
     // SAFETY: the entry belongs to this socket.
     let connection = unsafe { &mut *filed };
     if flags & SYN != 0 {
         return if connection.flags & CONNECTION_OFFERS != 0 {
-            Place::Syn
+            (Place::Syn, filed)
         } else {
-            Place::Nowhere
+            (Place::Nowhere, NONE)
         };
     }
     if connection.flags & CONNECTION_RESENDS == 0 {
-        return Place::Nowhere;
+        return (Place::Nowhere, NONE);
     }
     if ends::is_unheard(ctx) {
-        return Place::Again;
+        return (Place::Again, filed);
     }
     complete(ctx, connection);
-    Place::Nowhere
+    (Place::Nowhere, NONE)
 }
 
 /// Whether a SYN is one of the last of those that nobody answers, which go without.
@@ -202,11 +208,12 @@ pub extern "C" fn zt_write(ops: *mut bpf_sock_ops) -> u32 {
         return 0;
     }
     let ctx = SockOpsContext::new(ops);
-    match place(&ctx) {
+    let (place, connection) = place(&ctx);
+    match place {
         // What is reserved then is another program's.
         Place::Syn if is_late(&ctx) => 0,
-        Place::Syn => zt_said(ops, 0),
-        Place::Again => zt_said(ops, 1),
+        Place::Syn => zt_said(ops, connection, 0),
+        Place::Again => zt_said(ops, connection, 1),
         Place::Answer => zt_answered(ops),
         Place::Nowhere => 0,
     }
@@ -215,20 +222,17 @@ pub extern "C" fn zt_write(ops: *mut bpf_sock_ops) -> u32 {
 /// The source says who it is; `again` where the SYN-ACK asked for it. A *global* function of the object.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn zt_said(ctx: *mut bpf_sock_ops, again: u32) -> u32 {
-    if keys::is_had() {
-        said(&SockOpsContext::new(ctx), again != 0);
+pub extern "C" fn zt_said(ctx: *mut bpf_sock_ops, connection: *const Connection, again: u32) -> u32 {
+    if keys::is_had() && !connection.is_null() {
+        // SAFETY: checked above; the verifier knows the size from the type.
+        said(&SockOpsContext::new(ctx), unsafe { &*connection }, again != 0);
     }
     0
 }
 
 #[inline(always)]
-fn said(ctx: &SockOpsContext, again: bool) {
+fn said(ctx: &SockOpsContext, connection: &Connection, again: bool) {
     let Some(control) = maps::zt_control.get(0) else {
-        return;
-    };
-    // SAFETY: read at once; the entry belongs to this socket.
-    let Some(connection) = (unsafe { maps::zt_connections.get(context::socket_cookie(ctx.as_ptr())) }) else {
         return;
     };
     let (source, node, netns) = (connection.source, connection.node, connection.netns);

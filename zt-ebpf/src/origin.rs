@@ -12,7 +12,7 @@ use zt_common::verdict::Verdict;
 use crate::lookup::network;
 use crate::proof::Claim;
 use crate::sender::{Arrival, LED, MEANT, PAST};
-use crate::{emit, keys, maps};
+use crate::{emit, keys, maps, unnoted};
 
 /// Who a flow comes from, as the receiving end can know it. Laid out without gaps, as it is handed from function to function
 /// of the object.
@@ -113,6 +113,10 @@ fn who(ctx: &SockOpsContext, claim: &Claim) -> Origin {
             unproven: u32::from(unproven),
             ..Origin::NOBODY
         };
+    }
+    if home && unnoted::has_callers(arrival.home()) {
+        // Or a workload of whose call nothing is noted.
+        return Origin::NOBODY;
     }
     if home {
         return Origin::of(identity::HOST);

@@ -6,15 +6,15 @@ use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST, bpf_sock_ops};
 use aya_ebpf::btf_maps::LruHashMap;
 use aya_ebpf::programs::SockOpsContext;
 use zt_common::abi::{
-    CONNECTION_ELSEWHERE, CONNECTION_FRONT, CONNECTION_HERE, CONNECTION_INBOUND, SOCKET_FRONT, SOCKET_HERE,
-    SOURCE_LIFE, Source, SourceKey,
+    CONNECTION_ELSEWHERE, CONNECTION_FRONT, CONNECTION_HERE, CONNECTION_INBOUND, CONNECTION_NOTED,
+    SOCKET_FRONT, SOCKET_HERE, SOURCE_LIFE, Source, SourceKey,
 };
 use zt_common::address::Address;
 use zt_common::identity;
 
-use crate::ends::{Ends, ends, next_received, opens, socket_of, unacknowledged};
+use crate::ends::{Ends, ends, is_fast_open, next_received, opened_with, opens, socket_of, unacknowledged};
 use crate::lookup::is_local;
-use crate::{context, keys, maps, option};
+use crate::{context, keys, maps, option, unnoted};
 
 /// A SYN, as the end that has received it knows it.
 #[repr(C)]
@@ -23,25 +23,22 @@ pub struct Arrival {
     local: Address,
     /// Cookie of this namespace where the remote address is one of its own, else 0.
     home: u64,
-    /// What [`Source::answered`] has to be, or [`ANY`].
+    /// What [`Source::answered`] has to be.
     answer: u64,
     sequence: u32,
     remote_port: u16,
     local_port: u16,
 }
 
-/// Whether and how the source was answered does not matter.
-const ANY: u64 = u64::MAX;
-
 impl Arrival {
     /// That of a handshake that is complete.
     #[inline(always)]
     pub fn complete(ctx: &SockOpsContext) -> Self {
         // With Fast Open a connection is there before the source is answered; it is off where handshakes bear identities.
-        let answer = if keys::in_force() {
-            Source::answer(unacknowledged(ctx).wrapping_sub(1))
+        let answer = if is_fast_open(ctx) && !keys::in_force() {
+            0
         } else {
-            ANY
+            Source::answer(unacknowledged(ctx).wrapping_sub(1))
         };
         // The one before the next: nothing but the SYN has been received.
         Self::of(ctx, next_received(ctx).wrapping_sub(1), answer)
@@ -78,6 +75,12 @@ impl Arrival {
     #[inline(always)]
     pub fn is_home(&self) -> bool {
         self.home != 0
+    }
+
+    /// Cookie of the namespace where it comes from that, else 0.
+    #[inline(always)]
+    pub fn home(&self) -> u64 {
+        self.home
     }
 
     /// Who has sent it: one of the constants of this module, and the identity where it is known.
@@ -122,8 +125,8 @@ pub extern "C" fn zt_sender(arrival: *const Arrival, identity: *mut u64) -> u32 
         return NOT_OURS;
     }
     // It is not said once only: one SYN cookie can make more than one socket.
-    let other = arrival.answer != ANY && arrival.answer != source.answered;
-    if other || seconds().wrapping_sub(source.noted) > SOURCE_LIFE {
+    let other = arrival.answer != source.answered;
+    if other || context::seconds().wrapping_sub(source.noted) > SOURCE_LIFE {
         return PAST;
     }
     let mut how = LED;
@@ -187,12 +190,16 @@ fn begun(ctx: &SockOpsContext) {
     }
     let cookie = context::socket_cookie(ctx.as_ptr());
     let filed = maps::zt_connections.get_ptr_mut(cookie);
+    let unknown = filed.is_none();
     // SAFETY: the entry belongs to this socket.
     let (here, meant, front, netns, workload, identity) = match filed.map(|place| unsafe { &mut *place }) {
         Some(connection) => {
             option::offer(ctx, connection);
             let virtually = connection.flags & CONNECTION_FRONT != 0;
             let here = connection.flags & CONNECTION_HERE != 0 && !virtually;
+            if here || virtually && keys::in_force() {
+                connection.flags |= CONNECTION_NOTED;
+            }
             (
                 here,
                 here || virtually,
@@ -216,10 +223,14 @@ fn begun(ctx: &SockOpsContext) {
         },
     };
     // Who goes somewhere else may be led back here. Where nobody asks for proof his address is his name.
-    if !here && !(front && keys::in_force()) {
+    let noted = here || front && keys::in_force();
+    let ends = ends(ctx);
+    if !noted {
+        if unknown && is_local(context::netns_cookie(ctx.as_ptr()), &ends.remote) {
+            unnoted::zt_caller_left(context::netns_cookie(ctx.as_ptr()));
+        }
         return;
     }
-    let ends = ends(ctx);
     let mut source = Source {
         workload,
         identity,
@@ -227,7 +238,7 @@ fn begun(ctx: &SockOpsContext) {
         cookie,
         answered: 0,
         destination: ends.remote,
-        noted: seconds(),
+        noted: context::seconds(),
         destination_port: ends.remote_port,
         reserved: 0,
     };
@@ -255,35 +266,42 @@ fn key_of(ctx: &SockOpsContext, ends: &Ends, sequence: u32) -> SourceKey {
     }
 }
 
-/// Says which answer to its SYN the source has taken, or that nobody has to ask: the destination is `proven`, and so will the
-/// source be.
+/// Of [`zt_taken`]: nobody has to ask. The destination is proven, and so will the source be.
+pub const PROVEN: u32 = 1;
+/// Of [`zt_taken`]: the SYN was noted in `zt_sources`, and what is not there any more was displaced.
+pub const EXPECTED: u32 = 2;
+
+/// Says which answer to its SYN the source has taken, or that nobody has to ask. `how` is an or of the constants above.
 ///
 /// A *global* function of the object.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn zt_taken(ctx: *mut bpf_sock_ops, proven: u32) -> u32 {
+pub extern "C" fn zt_taken(ctx: *mut bpf_sock_ops, how: u32) -> u32 {
     let ctx = SockOpsContext::new(ctx);
-    // The SYN is acknowledged, and nothing but the SYN-ACK has been received.
-    let key = key_of(&ctx, &ends(&ctx), unacknowledged(&ctx).wrapping_sub(1));
+    let ends = ends(&ctx);
+    let key = key_of(&ctx, &ends, opened_with(&ctx));
     let place = noted(&key);
-    // SAFETY: null or a live entry.
-    if place.is_null() || unsafe { (*place).cookie } != context::socket_cookie(ctx.as_ptr()) {
+    if place.is_null() {
+        let netns = context::netns_cookie(ctx.as_ptr());
+        // Before this end acknowledges what it has taken, and the other one asks.
+        if how & PROVEN == 0 && (how & EXPECTED != 0 || is_local(netns, &ends.remote)) {
+            unnoted::zt_caller_left(netns);
+        }
         return 0;
     }
-    if proven != 0 {
+    // SAFETY: a live entry.
+    if unsafe { (*place).cookie } != context::socket_cookie(ctx.as_ptr()) {
+        return 0;
+    }
+    if how & PROVEN != 0 {
         forget(&key);
     } else {
+        // Nothing but the SYN-ACK has been received.
         let answer = Source::answer(next_received(&ctx).wrapping_sub(1));
         // SAFETY: a live entry; one write, before the socket acknowledges what it has taken.
         unsafe { (&raw mut (*place).answered).write_volatile(answer) };
     }
     0
-}
-
-/// See [`zt_taken`].
-#[inline(always)]
-pub fn taken(ctx: &SockOpsContext, proven: bool) {
-    zt_taken(ctx.ops, u32::from(proven));
 }
 
 /// What is noted of a SYN, in either map; null where nothing is.
@@ -304,10 +322,4 @@ fn forget(key: &SourceKey) {
     if maps::zt_sources.remove(key).is_err() {
         let _ = maps::zt_strays.remove(key);
     }
-}
-
-/// `CLOCK_MONOTONIC`, seconds.
-#[inline(always)]
-fn seconds() -> u32 {
-    (context::now() / 1_000_000_000) as u32
 }

@@ -8,6 +8,7 @@
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::bpf_sock_ops;
+use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use aya_log_ebpf::warn;
@@ -16,11 +17,11 @@ use zt_common::counter::Counter;
 use zt_common::event::NOTICE_UNOWNED_LISTENER;
 
 use crate::call::TCP;
-use crate::ends::{ends, socket_of};
+use crate::ends::{ends, socket_of, watch_close};
 use crate::origin::Origin;
 use crate::own::Own;
 use crate::proof::Claim;
-use crate::{admit, again, context, emit, established, keys, option, origin, proof, sender, socket};
+use crate::{admit, again, context, emit, established, keys, option, origin, proof, sender, socket, unnoted};
 
 /// The socket is about to send its first SYN, and knows the SYN's sequence number: the first callback that does.
 const TIMEOUT_INIT: u32 = 1;
@@ -32,6 +33,7 @@ const OPTION_LENGTH: u32 = 14;
 const OPTION_WRITE: u32 = 15;
 
 const STATE_CLOSED: u32 = 7;
+const STATE_LISTENS: u32 = 10;
 
 #[sock_ops]
 pub fn zt_sock_ops(ctx: SockOpsContext) -> u32 {
@@ -47,6 +49,9 @@ pub fn zt_sock_ops(ctx: SockOpsContext) -> u32 {
         }
         PASSIVE_ESTABLISHED => {
             zt_destination_end(ctx.ops);
+        }
+        STATE_CHANGED if ctx.arg(0) == STATE_LISTENS => {
+            zt_listened(ctx.ops);
         }
         STATE_CHANGED => {
             if ctx.arg(1) == STATE_CLOSED {
@@ -123,18 +128,53 @@ fn listening(ctx: &SockOpsContext) {
         return;
     };
     let ends = ends(ctx);
-    if owner.flags & SOCKET_NOTED != 0 {
-        if owner.port == ends.local_port && owner.address == ends.local {
-            return;
-        }
-        // It has stopped to listen, and listens somewhere else: the kernel gave it another port, and no hook saw that.
-        socket::forget(&owner);
-        owner.flags &= !SOCKET_NOTED;
+    let cookie = context::socket_cookie(ctx.as_ptr());
+    let there = owner.port == ends.local_port && owner.address == ends.local;
+    if there && owner.flags & SOCKET_NOTED != 0 && owner.is_held_by(cookie) {
+        return;
     }
+    // It has stopped to listen, and listens somewhere else: the kernel gave it another port, and no hook saw that.
+    socket::forget(&mut owner, cookie);
     owner.address = ends.local;
     owner.port = ends.local_port;
     owner.protocol = TCP;
-    socket::note(&mut owner);
+    let doubtful = unnoted::has_listeners(owner.netns) && shares_its_port(ctx);
+    socket::note(&mut owner, cookie, doubtful);
+    watch_close(ctx);
     option::listen(ctx, &mut owner);
     context::store(sock, &owner);
+}
+
+/// Whether others may listen at the socket's port as well, by themselves.
+#[inline(always)]
+fn shares_its_port(ctx: &SockOpsContext) -> bool {
+    const SOL_SOCKET: i32 = 1;
+    const SO_REUSEPORT: i32 = 15;
+    let mut shared: u32 = 0;
+    // SAFETY: the context is this program's; the option's value is a 32-bit integer.
+    let known = unsafe {
+        helper::bpf_getsockopt(
+            ctx.as_ptr(),
+            SOL_SOCKET,
+            SO_REUSEPORT,
+            core::ptr::from_mut(&mut shared).cast(),
+            size_of::<u32>() as i32,
+        ) == 0
+    };
+    !known || shared != 0
+}
+
+/// A listener is none any more, and may keep its port: whoever listens there next is somebody else. A *global* function of the
+/// object.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn zt_listened(ctx: *mut bpf_sock_ops) -> u32 {
+    let ctx = SockOpsContext::new(ctx);
+    let sock = socket_of(&ctx);
+    if let Some(mut owner) = context::stored(sock)
+        && socket::forget(&mut owner, context::socket_cookie(ctx.as_ptr()))
+    {
+        context::store(sock, &owner);
+    }
+    0
 }

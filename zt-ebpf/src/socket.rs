@@ -9,7 +9,7 @@ use aya_ebpf::macros::cgroup_sock;
 use aya_ebpf::programs::SockContext;
 use zt_common::abi::{
     CONNECTION_ESTABLISHED, CONNECTION_OFFERS, Listener, ListenerKey, SHARE_LISTENERS, SOCKET_KEEPS,
-    SOCKET_NOTED, SOCKET_WRITES, Socket,
+    SOCKET_LEFT, SOCKET_NOTED, SOCKET_WRITES, Socket,
 };
 use zt_common::address::Address;
 use zt_common::counter::Counter;
@@ -22,7 +22,7 @@ use zt_common::verdict::{Reason, Verdict, raw_socket_verdict};
 use crate::call::{ALLOW, REFUSE, TCP, UDP};
 use crate::emit::Decision;
 use crate::own::Own;
-use crate::{admit, context, emit, judge, maps};
+use crate::{admit, context, emit, judge, maps, unnoted};
 
 const AF_INET6: u32 = 10;
 const SOCK_RAW: u32 = 3;
@@ -114,11 +114,10 @@ fn bound(ctx: &SockContext, address: &Address) {
     let own = Own::current(control);
     let netns = context::netns_cookie(ctx.as_ptr());
     // Bound before, and once more: its former place is for others.
+    let cookie = context::socket_cookie(ctx.as_ptr());
     let asked = match context::stored(ctx.sock) {
-        Some(before) => {
-            if before.flags & SOCKET_NOTED != 0 {
-                forget(&before);
-            }
+        Some(mut before) => {
+            forget(&mut before, cookie);
             before.flags & (SOCKET_KEEPS | SOCKET_WRITES)
         }
         None => 0,
@@ -131,14 +130,18 @@ fn bound(ctx: &SockContext, address: &Address) {
         port,
         protocol: protocol as u8,
         flags: asked,
-        reserved: 0,
+        holder: 0,
     };
     if protocol == u32::from(UDP) {
-        note(&mut socket);
+        note(&mut socket, cookie, unnoted::has_listeners(netns));
         let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
         emit::notice(NOTICE_UDP_BOUND, pid, own.workload, netns);
     }
-    context::store(ctx.sock, &socket);
+    if !context::store(ctx.sock, &socket) && socket.is_held_by(cookie) {
+        // Nothing would give its place back.
+        forget(&mut socket, cookie);
+        unnoted::zt_listener_left(netns, 1);
+    }
 }
 
 /// The place in `zt_listeners` that a socket counts for.
@@ -153,28 +156,31 @@ fn place(socket: &Socket) -> ListenerKey {
     }
 }
 
-/// Notes that the socket's workload listens at its place, if it has not had its share of such places.
+/// Notes that the socket's workload listens at its place, if it has not had its share of such places. `doubtful`: it may share the
+/// place with somebody whose own one is not noted.
 #[inline(always)]
-pub fn note(socket: &mut Socket) {
-    let key = place(socket);
+pub fn note(socket: &mut Socket, cookie: u64, doubtful: bool) {
+    let mut key = place(socket);
+    let wildcard = key.address.is_unspecified();
     let first = Listener {
         workload: socket.workload,
         sockets: 1,
-        ambiguous: 0,
+        ambiguous: u32::from(doubtful && wildcard),
         uncounted: 0,
     };
+    socket.holder = cookie as u32;
     let share = socket.workload | SHARE_LISTENERS;
-    if admit::has_room(share, LISTENER_SHARE)
+    let filed = admit::filed(share);
+    if admit::has_room(filed, LISTENER_SHARE)
         && maps::zt_listeners
             .insert(key, first, u64::from(BPF_NOEXIST))
             .is_ok()
     {
-        admit::take_room(share);
-    } else {
-        let Some(entry) = maps::zt_listeners.get_ptr_mut(key) else {
-            emit::count(Counter::ListenersFull);
-            return;
-        };
+        admit::take_room(filed, share);
+        socket.flags |= SOCKET_NOTED;
+        return;
+    }
+    if let Some(entry) = maps::zt_listeners.get_ptr_mut(key) {
         // SAFETY: a live entry; the counter is changed atomically, the mark is only ever set.
         unsafe {
             context::add(&raw mut (*entry).sockets, 1);
@@ -182,8 +188,30 @@ pub fn note(socket: &mut Socket) {
                 (*entry).ambiguous = 1;
             }
         }
+        socket.flags |= SOCKET_NOTED;
+        return;
     }
-    socket.flags |= SOCKET_NOTED;
+    emit::count(Counter::ListenersFull);
+    unnoted::zt_listener_left(socket.netns, 1);
+    socket.flags |= SOCKET_LEFT;
+    // What is noted of everywhere is not true of this place any more.
+    key.address = Address::UNSPECIFIED_V4;
+    doubt(&key, socket.workload);
+    key.address = Address::UNSPECIFIED_V6;
+    doubt(&key, socket.workload);
+}
+
+/// Marks a place where another workload listens: it names nobody.
+#[inline(always)]
+fn doubt(key: &ListenerKey, workload: u64) {
+    if let Some(entry) = maps::zt_listeners.get_ptr_mut(key) {
+        // SAFETY: a live entry, whose mark is only ever set.
+        unsafe {
+            if (*entry).workload != workload {
+                (*entry).ambiguous = 1;
+            }
+        }
+    }
 }
 
 #[cgroup_sock(sock_release)]
@@ -193,12 +221,13 @@ pub fn zt_sock_release(ctx: SockContext) -> i32 {
     if protocol != u32::from(TCP) && protocol != u32::from(UDP) {
         return ALLOW;
     }
-    if let Some(socket) = context::stored(ctx.sock) {
-        if socket.flags & SOCKET_NOTED != 0 {
-            forget(&socket);
+    let cookie = context::socket_cookie(ctx.as_ptr());
+    if let Some(mut socket) = context::stored(ctx.sock) {
+        if forget(&mut socket, cookie) {
+            // It may be told once more that the listener is none any more.
+            context::store(ctx.sock, &socket);
         }
     }
-    let cookie = context::socket_cookie(ctx.as_ptr());
     // SAFETY: read once, copied at once.
     if let Some(connection) = unsafe { maps::zt_connections.get(cookie) } {
         // An established TCP connection may outlive its last descriptor; it is forgotten when TCP closes it. So is one
@@ -211,9 +240,28 @@ pub fn zt_sock_release(ctx: SockContext) -> i32 {
     ALLOW
 }
 
-/// Takes a listener back.
+/// Takes back what is noted of a socket's listening, if anything is of this very socket: what a listener's child has inherited is
+/// the listener's. Whether anything was; what is to be stored says that nothing is.
 #[inline(always)]
-pub fn forget(socket: &Socket) {
+pub fn forget(socket: &mut Socket, cookie: u64) -> bool {
+    let held = socket.is_held_by(cookie);
+    let flags = socket.flags;
+    socket.flags &= !(SOCKET_NOTED | SOCKET_LEFT);
+    if !held {
+        return false;
+    }
+    if flags & SOCKET_LEFT != 0 {
+        unnoted::zt_listener_left(socket.netns, u64::MAX);
+    }
+    if flags & SOCKET_NOTED != 0 {
+        give_back(socket);
+    }
+    true
+}
+
+/// Takes a listener's place back.
+#[inline(always)]
+fn give_back(socket: &Socket) {
     let key = place(socket);
     let Some(entry) = maps::zt_listeners.get_ptr_mut(key) else {
         return;

@@ -312,7 +312,7 @@ impl Node {
             observe_written: false,
             unrecorded: Vec::new(),
             diagnostics: false,
-            beside: parts.kernel.has_other_versions(),
+            beside: parts.kernel.is_beside(),
             troubles: None,
             host_netns,
             namespaces: Namespaces::new(fast_open_off),

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use aya::maps::{Map, MapData, SkStorage};
-use zt_common::abi::{SOCKET_KEEPS, SOCKET_WRITES, Socket};
+use zt_common::abi::{SOCKET_KEEPS, SOCKET_LEFT, SOCKET_NOTED, SOCKET_WRITES, Socket};
 use zt_common::names::{self, ADOPT_LEVEL, ADOPT_OPTION};
 
 use super::descriptors;
@@ -18,13 +18,17 @@ use super::hooks::ADOPT;
 use super::host::Pins;
 use super::load::{self, Loaded};
 use super::sys;
+use super::waiting::Given;
 
 /// A listener that is to be adopted.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Foundling {
     /// What is to be stored with it.
     pub entry: Socket,
-    /// Whether that is done already, by a hook of an agent which may not have asked for more.
+    /// Its cookie.
+    pub cookie: u64,
+    /// Whether its place was noted already, by a hook of an agent which may not have asked for more: for this socket if that is
+    /// stored with it.
     pub owned: bool,
 }
 
@@ -91,6 +95,7 @@ pub(super) fn adopt(
     pids: &[u32],
     elders: &[OwnedFd],
     adopter: Option<&dyn Fn() -> Adopter>,
+    places: &mut Given<'_>,
 ) -> Result<Adopted, KernelError> {
     let mut adopted = Adopted::default();
     if foundlings.is_empty() {
@@ -109,7 +114,14 @@ pub(super) fn adopt(
                 continue;
             };
             let outcome = descriptors::borrow(pid, number, inode).and_then(|socket| {
-                take_in(&mut storage, elders, socket.as_fd(), *foundling, adopter.as_ref())
+                take_in(
+                    &mut storage,
+                    elders,
+                    socket.as_fd(),
+                    *foundling,
+                    adopter.as_ref(),
+                    places,
+                )
             });
             match outcome {
                 Ok(one) => {
@@ -122,6 +134,11 @@ pub(super) fn adopt(
     }
     if !foundlings.is_empty() {
         adopted.failed += foundlings.len();
+        for foundling in foundlings.values() {
+            if foundling.entry.flags & SOCKET_LEFT != 0 {
+                places.leave_out(foundling.entry.netns)?;
+            }
+        }
         tracing::warn!(
             sockets = foundlings.len(),
             "listening sockets whose holder was not found: what they accept is `unknown`, and they prove nothing"
@@ -146,21 +163,39 @@ fn take_in(
     socket: BorrowedFd<'_>,
     foundling: Foundling,
     adopter: Option<&Adopter>,
+    places: &mut Given<'_>,
 ) -> io::Result<Adopted> {
     let mut adopted = Adopted::default();
     let key = socket.as_raw_fd();
-    let there = foundling.owned.then(|| storage.get(&key, 0).ok()).flatten();
-    let mut stored = there.unwrap_or(foundling.entry);
+    let Foundling { entry, cookie, owned } = foundling;
+    let there = storage.get(&key, 0).ok();
+    let held = there.is_some_and(|there| there.is_held_by(cookie));
+    let there = there.filter(|_| held || owned);
+    let mut stored = there.unwrap_or(entry);
+    if held {
+        stored.flags |= entry.flags & SOCKET_NOTED;
+    } else {
+        stored = Socket {
+            flags: stored.flags & !(SOCKET_NOTED | SOCKET_LEFT) | entry.flags,
+            ..entry
+        };
+        if owned {
+            places.join(&stored).map_err(io::Error::other)?;
+            stored.flags |= SOCKET_NOTED;
+        }
+        if stored.flags & SOCKET_LEFT != 0 {
+            places.leave_out(stored.netns).map_err(io::Error::other)?;
+        }
+    }
     if there.is_none() && elders.iter().any(|elder| wrote(elder.as_fd(), socket)) {
         // What another version asked for is ours to take back from what the listener accepts.
         stored.flags |= SOCKET_WRITES;
     }
-    let before = stored.flags;
-    let prove = adopter.filter(|_| before & ALL != ALL);
+    let prove = adopter.filter(|_| stored.flags & ALL != ALL);
     if prove.is_some() && sys::set_option(socket, libc::IPPROTO_TCP, libc::TCP_SAVE_SYN, 1).is_ok() {
         stored.flags |= SOCKET_KEEPS;
     }
-    if there.is_none() || stored.flags != before {
+    if there != Some(stored) {
         storage.insert(&key, stored, 0).map_err(io::Error::other)?;
     }
     if let Some(adopter) = prove {

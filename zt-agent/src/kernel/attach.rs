@@ -187,10 +187,24 @@ impl Kernel {
         Ok(())
     }
 
+    /// Takes away the programs of other ABI versions that judge handshakes, once every hook of this one is in place: those
+    /// are to judge them at once, and not when all else has gone.
+    pub fn end_other_handshakes(&self) {
+        if self.is_beside() && self.is_whole() {
+            for directory in versions::others(&self.pins).unwrap_or_default() {
+                versions::end_handshakes(&directory);
+            }
+        }
+    }
+
+    fn is_whole(&self) -> bool {
+        self.is_attached() && self.hooks().iter().all(|hook| hook.attached)
+    }
+
     /// Removes the pins of other ABI versions, once every hook of this one is in place. `None` if there are none.
     pub fn remove_other_versions(&self) -> Result<Option<Removal>, KernelError> {
         let others = versions::others(&self.pins)?;
-        if others.is_empty() || !self.is_attached() || !self.hooks().iter().all(|hook| hook.attached) {
+        if others.is_empty() || !self.is_whole() {
             return Ok(None);
         }
         let mut removal = Removal::default();
@@ -201,14 +215,18 @@ impl Kernel {
         Ok(Some(removal))
     }
 
-    /// Whether there are pins of other ABI versions.
-    pub fn has_other_versions(&self) -> bool {
-        versions::others(&self.pins).is_ok_and(|others| !others.is_empty())
+    /// Whether programs of another ABI version judge handshakes beside these. What is only left of one does not.
+    pub fn is_beside(&self) -> bool {
+        let others = versions::others(&self.pins).unwrap_or_default();
+        others
+            .iter()
+            .any(|directory| versions::judges_handshakes(directory))
     }
 
     /// What other versions knew of listeners is not needed any more.
     pub fn forget_other_versions(&mut self) {
         self.elders.clear();
+        self.succeeds = false;
     }
 
     /// The flags of [`zt_common::control`] that another ABI version left, where this one starts for the first time.

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use zt_common::abi::Connection;
+use zt_common::abi::{CONNECTION_UNCOUNTED, Connection};
 use zt_common::control::{HANDSHAKE, PROOF_WAITS, UNKNOWN_DENY};
 use zt_common::names;
 
@@ -12,9 +12,11 @@ use super::attach::Attached;
 use super::error::KernelError;
 use super::netns::Namespaces;
 use super::older::{Finder, Older, Search};
+use super::shares::{self, Uncounted};
 use super::sock_diag::UDP;
 use super::sweep::{Fate, Judge, Revoked, Sweep};
 use super::urgent::Urgent;
+use super::waiting::Present;
 use super::{Kernel, Owner, destroy, load, older, sys};
 
 impl Kernel {
@@ -47,26 +49,90 @@ impl Kernel {
         let finder = Finder {
             table,
             elders: &self.elders,
+            succeeds: self.succeeds,
             adopter: if proving { Some(&attach) } else { None },
             search,
             owner,
             is_below,
             pids,
         };
-        let mut found = finder.find(&self.pins, &mut self.tables, listed, &seen)?;
-        // Of no revision: the end of the handshake decides.
-        for (at, (cookie, opening)) in found.opening.iter().enumerate() {
-            match sys::update_batch(load::fd(&self.connections), &[*cookie], &[*opening]) {
-                Ok(()) => {}
+        let present = Present::of(&listed);
+        let mut found = finder.find(&self.pins, &mut self.tables, &self.shares, listed, &seen)?;
+        found.left_out += self.file(&found.opening, &seen)?;
+        self.take_back(namespaces, &present, &seen)?;
+        Ok(found)
+    }
+
+    /// Files connections that are in their handshake, of no revision: its end decides. They count for their workloads' shares, as far as
+    /// the programs have not filed as many. How many found no room.
+    fn file(
+        &self,
+        opening: &[(u64, Connection)],
+        seen: &HashMap<u64, Connection>,
+    ) -> Result<usize, KernelError> {
+        if opening.is_empty() {
+            return Ok(0);
+        }
+        let filed = self.shares.filed()?;
+        let mut uncounted = Uncounted::new();
+        for connection in seen
+            .values()
+            .filter(|seen| seen.flags & CONNECTION_UNCOUNTED != 0)
+        {
+            *uncounted.entry(connection.share()).or_default() += 1;
+        }
+        let mut left_out = 0;
+        for (cookie, connection) in opening {
+            let share = connection.share();
+            if !shares::has_room(&filed, &uncounted, share, names::CONNECTION_SHARE) {
+                left_out += 1;
+                continue;
+            }
+            match sys::add_new(load::fd(&self.connections), cookie, connection) {
+                Ok(true) => *uncounted.entry(share).or_default() += 1,
+                // A hook has, meanwhile.
+                Ok(false) => {}
                 // As it is for who calls while there is no room: admitted, and not found by a later sweep.
-                Err(error) if error.raw_os_error() == Some(libc::E2BIG) => {
-                    found.left_out += found.opening.len() - at;
-                    break;
-                }
+                Err(error) if error.raw_os_error() == Some(libc::E2BIG) => left_out += 1,
                 Err(error) => return Err(KernelError::map(names::CONNECTIONS)(error)),
             }
         }
-        Ok(found)
+        Ok(left_out)
+    }
+
+    /// Takes back what the agent has noted of sockets that have gone while no hook was there to tell.
+    fn take_back(
+        &mut self,
+        namespaces: &Namespaces,
+        present: &Present,
+        seen: &HashMap<u64, Connection>,
+    ) -> Result<(), KernelError> {
+        let mut places = self.tables.older_listeners()?;
+        places.retain(|place, _| present.lacks_place(place));
+        let lacked = seen
+            .iter()
+            .filter(|(cookie, connection)| present.lacks(**cookie, connection));
+        let connections: Vec<(u64, Connection)> = lacked.map(|(cookie, one)| (*cookie, *one)).collect();
+        if places.is_empty() && connections.is_empty() {
+            return Ok(());
+        }
+        // Once more: somebody may have begun there since.
+        let of_places = places.keys().map(|place| place.netns);
+        let of_connections = connections.iter().map(|(_, connection)| connection.netns);
+        let wanted: BTreeSet<u64> = of_places.chain(of_connections).collect();
+        let present = Present::of(&older::list(namespaces, Some(&wanted)));
+        for (place, listener) in places {
+            if present.lacks_place(&place) && self.tables.listener(&place) == Some(listener) {
+                self.tables.remove_listener(&place)?;
+            }
+        }
+        for (cookie, connection) in connections {
+            if present.lacks(cookie, &connection) {
+                sys::remove(load::fd(&self.connections), &cookie)
+                    .map_err(KernelError::map(names::CONNECTIONS))?;
+            }
+        }
+        Ok(())
     }
 
     /// Live connections that the hooks know of.

@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 
 use zt_common::abi::{
     CONNECTION_ESTABLISHED, CONNECTION_INBOUND, CONNECTION_IPV6, CONNECTION_LOCAL, CONNECTION_PROVEN,
-    CONNECTION_UNCOUNTED, Connection, ListenerKey, SOCKET_NOTED, Socket,
+    CONNECTION_UNCOUNTED, Connection, ListenerKey,
 };
 use zt_common::address::Address;
 use zt_common::identity;
@@ -20,9 +20,11 @@ use super::error::KernelError;
 use super::host::Pins;
 use super::netns::{self, Namespaces};
 use super::refused::RefusedSocket;
+use super::shares::Shares;
 use super::sock_diag::{CLOSED, ESTABLISHED, Found, LISTEN, SockDiag, TCP, UDP};
 use super::sweep::Revoked;
 use super::tables::Tables;
+use super::waiting::{self, Filed, Places};
 use crate::policy::AllowTable;
 
 /// States in which a TCP connection can still carry data.
@@ -33,8 +35,8 @@ const OPENING: u8 = 2;
 
 /// What one namespace holds.
 pub(super) struct Listed {
-    netns: u64,
-    sockets: Vec<Found>,
+    pub netns: u64,
+    pub sockets: Vec<Found>,
 }
 
 /// Lists the sockets of namespaces.
@@ -105,6 +107,8 @@ pub(super) struct Finder<'a> {
     pub pids: &'a [u32],
     /// The socket storage of other versions.
     pub elders: &'a [OwnedFd],
+    /// Whether the programs of one have judged handshakes.
+    pub succeeds: bool,
     /// By whom listeners are made to prove who they are, where they shall.
     pub adopter: Option<&'a dyn Fn() -> Adopter>,
 }
@@ -116,10 +120,15 @@ impl Finder<'_> {
         &self,
         pins: &Pins,
         tables: &mut Tables,
+        shares: &Shares,
         listed: Vec<Listed>,
         seen: &HashMap<u64, Connection>,
     ) -> Result<Older, KernelError> {
         let mut older = Older::default();
+        let mut filed = Filed {
+            programs: shares.filed()?,
+            agent: tables.uncounted()?,
+        };
         let mut foundlings: HashMap<u32, Foundling> = HashMap::new();
         for Listed { netns, sockets } in listed {
             older.listed.insert(netns);
@@ -139,13 +148,17 @@ impl Finder<'_> {
             // Listeners first: they name the other end of connections within the namespace.
             let (waiting, connected): (Vec<&Found>, Vec<&Found>) =
                 sockets.iter().partition(|socket| waits(socket));
+            let mut places = Places::new();
             for socket in waiting {
-                let Some(workload) = (self.owner)(socket.cgroup, tables.workloads()) else {
-                    continue;
-                };
-                if let Some(found) = self.waiting(tables, netns, socket, workload, &mut older)? {
-                    foundlings.insert(socket.inode, found);
+                if socket.target.local_port != 0
+                    && let Some(workload) = (self.owner)(socket.cgroup, tables.workloads())
+                {
+                    let place = places.entry(waiting::place(netns, socket)).or_default();
+                    place.push((socket, workload));
                 }
+            }
+            for (place, sockets) in &places {
+                self.note(tables, &mut filed, place, sockets, (&mut older, &mut foundlings))?;
             }
             for socket in connected {
                 let target = &socket.target;
@@ -171,7 +184,7 @@ impl Finder<'_> {
                                 && (address.is_unspecified() || *address == target.local)
                         });
                         let mut filed = connection(tables, self.table, netns, socket, workload, inbound);
-                        if !self.elders.is_empty() {
+                        if self.succeeds {
                             // Another version let it pass, and has had it prove what it has to.
                             filed.flags |= CONNECTION_PROVEN;
                         }
@@ -186,58 +199,16 @@ impl Finder<'_> {
                 }
             }
         }
-        older.adopted = adopt(pins, foundlings, self.pids, self.elders, self.adopter)?;
+        let mut places = waiting::Given { tables, shares };
+        older.adopted = adopt(
+            pins,
+            foundlings,
+            self.pids,
+            self.elders,
+            self.adopter,
+            &mut places,
+        )?;
         Ok(older)
-    }
-
-    /// Notes a socket that waits for others to begin. What it is to be known by, if no hook noted it.
-    fn waiting(
-        &self,
-        tables: &mut Tables,
-        netns: u64,
-        socket: &Found,
-        workload: u64,
-        older: &mut Older,
-    ) -> Result<Option<Foundling>, KernelError> {
-        let target = &socket.target;
-        if target.local_port == 0 {
-            return Ok(None);
-        }
-        let key = ListenerKey {
-            netns,
-            address: wildcard_of_family(target.local, target.ipv6),
-            port: target.local_port,
-            protocol: target.protocol,
-            reserved: [0; 5],
-        };
-        let noted = tables.listener(&key).is_some();
-        if target.protocol == UDP && (noted || self.search == Search::Older) {
-            older.udp_workloads.insert(workload);
-        }
-        let mut entry = Socket {
-            workload,
-            cgroup: socket.cgroup,
-            netns,
-            address: key.address,
-            port: key.port,
-            protocol: key.protocol,
-            flags: 0,
-            reserved: 0,
-        };
-        if noted && target.protocol == TCP && self.adopter.is_some() && self.search == Search::Older {
-            // By a predecessor, for which handshakes may not have borne identities.
-            return Ok(Some(Foundling { entry, owned: true }));
-        }
-        // A UDP port that the kernel chose is not waited at.
-        if noted || (target.protocol == UDP && self.search == Search::Missed) {
-            return Ok(None);
-        }
-        if tables.add_listener(key, workload)? {
-            entry.flags = SOCKET_NOTED;
-        } else {
-            older.left_out += 1;
-        }
-        Ok(Some(Foundling { entry, owned: false }))
     }
 }
 
@@ -267,7 +238,7 @@ pub(super) fn by_life<'a>(
 }
 
 /// Whether a socket waits for others to begin.
-fn waits(socket: &Found) -> bool {
+pub(super) fn waits(socket: &Found) -> bool {
     socket.state == LISTEN || (socket.target.protocol == UDP && socket.state == CLOSED)
 }
 
@@ -345,14 +316,5 @@ fn connection(
         protocol: target.protocol,
         flags,
         ..Connection::BLANK
-    }
-}
-
-/// Listings show the wildcard of an IPv6 socket as `::`, of an IPv4 socket as zeros that mean `0.0.0.0`.
-fn wildcard_of_family(address: Address, ipv6: bool) -> Address {
-    match (address.is_unspecified(), ipv6) {
-        (true, true) => Address::UNSPECIFIED_V6,
-        (true, false) => Address::UNSPECIFIED_V4,
-        (false, _) => address,
     }
 }

@@ -18,7 +18,9 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 pub(super) use self::batch::{read_each, update_batch};
-pub(super) use self::objects::{change_first_word, first_word, head, id_of, of_socket, program_of_map};
+pub(super) use self::objects::{
+    add_new, change_first_word, first_word, head, id_of, look_up, of_socket, program_of_map, remove,
+};
 pub(super) use self::query::own_programs_at;
 
 const MAP_CREATE: u32 = 0;

@@ -2,6 +2,7 @@
 //! The desired state, written into the maps: what is added is added before anything can ask for it, and a change of
 //! policy is one swap.
 
+mod listeners;
 mod modes;
 
 use std::collections::HashMap;
@@ -10,7 +11,7 @@ use std::os::fd::AsFd as _;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, ArrayOfMaps, HashMap as KernelMap, LpmTrie, Map, MapData};
 use ipnet::IpNet;
-use zt_common::abi::{Listener, ListenerKey, LocalKey, Peer, Service, ServiceKey, Workload};
+use zt_common::abi::{LocalKey, Peer, Service, ServiceKey, Workload};
 use zt_common::address::Address;
 use zt_common::control::Control;
 use zt_common::entry::{AllowEntry, AllowKey, Shapes};
@@ -21,6 +22,8 @@ use super::load::Loaded;
 use super::mirror::Mirror;
 use super::sys;
 use crate::policy::{AllowTable, Networks};
+
+pub(super) use self::listeners::Noted;
 
 const MAP_TYPE_HASH: u32 = 1;
 const MAP_TYPE_LPM_TRIE: u32 = 11;
@@ -40,7 +43,7 @@ pub(super) struct Tables {
     peers: Mirror<Address, Peer>,
     services: Mirror<ServiceKey, Service>,
     local: Mirror<LocalKey, u64>,
-    listeners: KernelMap<MapData, ListenerKey, Listener>,
+    listeners: MapData,
     /// The inner map in force, what it has room for, and where its networks are.
     in_force: Option<InForce>,
     /// The slot that a predecessor's table looks at.
@@ -106,7 +109,7 @@ impl Tables {
                 names::MAX_SERVICES,
             )?,
             local: Mirror::new(names::LOCAL, typed(loaded, names::LOCAL)?, names::MAX_LOCAL)?,
-            listeners: typed(loaded, names::LISTENERS)?,
+            listeners: listeners::open(loaded)?,
             in_force: None,
             left_slot: 0,
         })
@@ -317,39 +320,6 @@ impl Tables {
                 netns,
                 address: *address,
             })
-    }
-
-    /// Notes a listener that is older than the hooks, unless it is noted. False where there is no room.
-    pub(super) fn add_listener(&mut self, key: ListenerKey, workload: u64) -> Result<bool, KernelError> {
-        const NO_EXIST: u64 = 1;
-        match self.listeners.insert(
-            key,
-            Listener {
-                workload,
-                sockets: 1,
-                ambiguous: 0,
-                uncounted: 1,
-            },
-            NO_EXIST,
-        ) {
-            Ok(()) => Ok(true),
-            Err(aya::maps::MapError::SyscallError(error))
-                if error.io_error.raw_os_error() == Some(libc::EEXIST) =>
-            {
-                Ok(true)
-            }
-            Err(aya::maps::MapError::SyscallError(error))
-                if error.io_error.raw_os_error() == Some(libc::E2BIG) =>
-            {
-                Ok(false)
-            }
-            Err(error) => Err(KernelError::map(names::LISTENERS)(error)),
-        }
-    }
-
-    /// Who listens at a place.
-    pub(super) fn listener(&self, key: &ListenerKey) -> Option<Listener> {
-        self.listeners.get(key, 0).ok()
     }
 
     /// The switches in force.

@@ -59,14 +59,7 @@ pub(super) fn others(pins: &Pins) -> Result<Vec<PathBuf>, KernelError> {
 
 /// Removes what is pinned in the directory of one version: links first, for hooks go before the maps that they read.
 pub(super) fn remove(directory: &Path, removal: &mut Removal) {
-    // An agent that runs sees by this that it was not a single pin that was lost, and puts nothing back.
-    let name = directory.file_name().unwrap_or_default().to_string_lossy();
-    let going = directory.with_file_name(format!("{GOING}{}-{name}", std::process::id()));
-    let directory = if name.starts_with(GOING) || fs::rename(directory, &going).is_err() {
-        directory.to_owned()
-    } else {
-        going
-    };
+    let directory = going(directory);
     let pins = Pins::at(directory.clone());
     for (part, are_links) in [(pins.links(), true), (pins.maps(), false)] {
         // Absent where making it broke off.
@@ -104,10 +97,48 @@ pub(super) fn remove(directory: &Path, removal: &mut Removal) {
     );
 }
 
+/// Renames the directory of a version that is to go. An agent that runs sees by this that it was not a single pin that was lost, and
+/// puts nothing back.
+fn going(directory: &Path) -> PathBuf {
+    let name = directory.file_name().unwrap_or_default().to_string_lossy();
+    let going = directory.with_file_name(format!("{GOING}{}-{name}", std::process::id()));
+    if name.starts_with(GOING) || fs::rename(directory, &going).is_err() {
+        directory.to_owned()
+    } else {
+        going
+    }
+}
+
+/// Takes away the program of handshakes of a version that is to go, and nothing else. What fails is [`remove`]'s to tell.
+pub(super) fn end_handshakes(directory: &Path) {
+    let links = fs::read_dir(Pins::at(going(directory)).links());
+    for pin in links.into_iter().flatten().flatten().map(|pin| pin.path()) {
+        if is_of(&pin, SOCK_OPS.program) {
+            let detached = sys::open_pin(&pin).and_then(|link| sys::link_detach(link.as_fd()));
+            if detached.is_ok() {
+                let _ = fs::remove_file(&pin);
+            }
+        }
+    }
+}
+
 /// Whether a pin is one of a program's links.
 fn is_of(pin: &Path, program: &str) -> bool {
     pin.file_name()
         .is_some_and(|name| name.to_string_lossy().starts_with(program))
+}
+
+/// Whether the program of handshakes that a version has pinned is attached to a cgroup.
+pub(super) fn judges_handshakes(directory: &Path) -> bool {
+    let links = fs::read_dir(Pins::at(directory.to_owned()).links());
+    let mut links = links.into_iter().flatten().flatten().map(|pin| pin.path());
+    links.any(|pin| {
+        let link = is_of(&pin, SOCK_OPS.program)
+            .then(|| sys::open_pin(&pin).ok())
+            .flatten();
+        link.and_then(|link| sys::link_info(link.as_fd()).ok())
+            .is_some_and(|info| info.cgroup != 0)
+    })
 }
 
 /// The socket storage of other versions: it says what they have asked of listeners.

@@ -79,8 +79,9 @@ impl Node {
         if mended.gap {
             self.judge_what_passed();
         }
-        let others = self.remove_other_versions();
+        self.parts.kernel.end_other_handshakes();
         self.begin_handshakes();
+        let others = self.remove_other_versions();
         let troubles = self.troubles_of(&mended).or(others);
         if troubles != self.troubles {
             if let Some(troubles) = &troubles {
@@ -129,7 +130,7 @@ impl Node {
     /// Has handshakes bear identities that waited for another version of the agent to go, and asks those who listen for what they are
     /// asked for then.
     fn begin_handshakes(&mut self) {
-        if !self.beside || self.parts.kernel.has_other_versions() {
+        if !self.beside || self.parts.kernel.is_beside() {
             return;
         }
         self.beside = false;
@@ -157,9 +158,11 @@ impl Node {
             }
             Err(error) => error,
         };
-        Some(format!(
-            "hooks of another version of zt decide beside ours: {problem}"
-        ))
+        Some(if self.parts.kernel.is_beside() {
+            format!("hooks of another version of zt decide beside ours: {problem}")
+        } else {
+            format!("what another version of zt has left cannot be removed: {problem}")
+        })
     }
 }
 

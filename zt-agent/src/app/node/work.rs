@@ -208,6 +208,8 @@ impl Node {
             self.look_at_host()?;
             self.direct()?;
             self.look_around();
+            let cgroups = &self.cgroups;
+            self.parts.kernel.tidy_shares(&|id| cgroups.path(id).is_some())?;
         }
         self.look_for_proxies()?;
         self.check_losses();

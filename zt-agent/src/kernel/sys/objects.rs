@@ -2,12 +2,18 @@
 //! What the kernel says of single objects.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
+
+use aya::Pod;
 
 use super::{InfoByFd, OBJ_GET_INFO_BY_FD, PROG_QUERY, ProgQuery, bpf};
 
 const MAP_LOOKUP_ELEM: u32 = 1;
 const MAP_UPDATE_ELEM: u32 = 2;
+const MAP_DELETE_ELEM: u32 = 3;
+/// Of an update: only what is not there.
+const NO_EXIST: u64 = 1;
 /// `BPF_MAP_TYPE_ARRAY`: its values are one each, not one for each CPU.
 const ARRAY: u32 = 2;
 /// The largest value that is looked at.
@@ -39,6 +45,65 @@ struct Element {
     key: u64,
     value: u64,
     flags: u64,
+}
+
+/// Adds an entry to a map, if none is there under its key. Whether none was.
+pub(in crate::kernel) fn add_new<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    key: &K,
+    value: &V,
+) -> io::Result<bool> {
+    let added = bpf(
+        MAP_UPDATE_ELEM,
+        &mut Element {
+            map: map.as_raw_fd() as u32,
+            key: std::ptr::from_ref(key) as u64,
+            value: std::ptr::from_ref(value) as u64,
+            flags: NO_EXIST,
+            ..Element::default()
+        },
+    );
+    match added {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// An entry of a map that has one value for a key.
+pub(in crate::kernel) fn look_up<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
+    let mut value = MaybeUninit::<V>::uninit();
+    let found = bpf(
+        MAP_LOOKUP_ELEM,
+        &mut Element {
+            map: map.as_raw_fd() as u32,
+            key: std::ptr::from_ref(key) as u64,
+            value: value.as_mut_ptr() as u64,
+            ..Element::default()
+        },
+    );
+    match found {
+        // SAFETY: the kernel has written a value, whose size is that of the map's values; any bytes are a valid `Pod`.
+        Ok(_) => Ok(Some(unsafe { value.assume_init() })),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes an entry of a map, if it is there.
+pub(in crate::kernel) fn remove<K: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<()> {
+    let removed = bpf(
+        MAP_DELETE_ELEM,
+        &mut Element {
+            map: map.as_raw_fd() as u32,
+            key: std::ptr::from_ref(key) as u64,
+            ..Element::default()
+        },
+    );
+    match removed {
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Id of a map, program or link.
