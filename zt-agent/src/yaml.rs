@@ -7,16 +7,21 @@
 
 mod report;
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor};
 use serde_yaml::options::{DuplicateKeyPolicy, MergeKeyPolicy};
-use serde_yaml::{DefaultMessageFormatter, MessageFormatter, Spanned};
+use serde_yaml::{DefaultMessageFormatter, MessageFormatter, Spanned, Tagged};
 
 use crate::problem::Problem;
 
 pub use report::{Entry, Report};
 
+/// What a tag begins with that says which of YAML's own types a value has.
+const CORE: &str = "tag:yaml.org,2002:";
+/// YAML's own types that a value of ours can have.
+const CORE_TYPES: [&str; 7] = ["str", "int", "float", "bool", "null", "seq", "map"];
 /// How deep a document may nest; no file of ours needs more than seven levels.
 const MAX_DEPTH: usize = 32;
 /// How much aliases may add to what is written out: room for convenience, not for a bomb.
@@ -65,22 +70,22 @@ pub enum Value {
     List(Vec<Node>),
     /// A mapping, in document order; keys may be anything, and may be there twice.
     Map(Vec<(Node, Node)>),
-    /// A value with a tag of its own, such as `!secret x`.
-    Tagged,
+    /// A value with a tag of its own, such as `!secret x`, and that tag. No file of ours gives one a meaning.
+    Tagged(String),
 }
 
 impl Value {
     /// What kind of value this is, for messages: `text`, `a list` …
-    pub const fn kind(&self) -> &'static str {
-        match self {
+    pub fn kind(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
             Self::Null => "nothing",
             Self::Boolean(_) => "true or false",
             Self::Integer(_) | Self::Float(_) => "a number",
             Self::Text(_) => "text",
             Self::List(_) => "a list",
             Self::Map(_) => "a mapping",
-            Self::Tagged => "a tagged value",
-        }
+            Self::Tagged(tag) => return Cow::Owned(format!("a value with the tag `{tag}`")),
+        })
     }
 
     /// The same with the value, where that is short.
@@ -90,7 +95,7 @@ impl Value {
             Self::Integer(value) => format!("the number {value}"),
             Self::Float(value) => format!("the number {value}"),
             Self::Text(_) => "a text".to_owned(),
-            other => other.kind().to_owned(),
+            other => other.kind().into_owned(),
         }
     }
 }
@@ -171,12 +176,23 @@ pub fn documents(text: &str) -> Result<Vec<Node>, Malformed> {
 
 impl<'de> Deserialize<'de> for Node {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let spanned = Spanned::<Value>::deserialize(deserializer)?;
+        let spanned = Spanned::<Tagged<Value>>::deserialize(deserializer)?;
         let place = spanned.referenced;
+        let Tagged(value, tag) = spanned.value;
+        // The reader would pass over any other tag, and take `!secret x` for `x`.
+        let is_core = |tag: &str| {
+            tag == "!"
+                || tag
+                    .strip_prefix(CORE)
+                    .is_some_and(|name| CORE_TYPES.contains(&name))
+        };
         Ok(Self {
             line: place.line(),
             column: place.column(),
-            value: spanned.value,
+            value: match tag {
+                Some(tag) if !is_core(&tag) => Value::Tagged(tag),
+                _ => value,
+            },
         })
     }
 }
@@ -241,13 +257,13 @@ impl<'de> Visitor<'de> for ValueVisitor {
     }
 
     fn visit_bytes<E>(self, _value: &[u8]) -> Result<Value, E> {
-        Ok(Value::Tagged)
+        Ok(Value::Tagged("!!binary".to_owned()))
     }
 
     fn visit_enum<A: EnumAccess<'de>>(self, access: A) -> Result<Value, A::Error> {
-        let (_tag, content) = access.variant::<serde::de::IgnoredAny>()?;
+        let (tag, content) = access.variant::<String>()?;
         content.newtype_variant::<serde::de::IgnoredAny>()?;
-        Ok(Value::Tagged)
+        Ok(Value::Tagged(format!("!{tag}")))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {

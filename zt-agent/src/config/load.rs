@@ -77,6 +77,7 @@ pub(super) fn load(sources: &Sources) -> Result<Config, Vec<Problem>> {
     if problems.is_empty() {
         problems.extend(api_tls(&config).map(|(field, message)| plain("configuration", field, message)));
         problems.extend(engine(&config));
+        problems.extend(keys(&config));
         problems.extend(pods(&config));
         problems.extend(peers(&config));
     }
@@ -100,6 +101,21 @@ fn engine(config: &Config) -> Option<Problem> {
         _ => return None,
     };
     Some(plain("configuration", "engineUrl", message.to_owned()))
+}
+
+/// What is wrong with where the trail's keys are.
+fn keys(config: &Config) -> Option<Problem> {
+    let audit = &config.audit;
+    let file = match audit.dsn.strip_prefix("sqlite://") {
+        Some(path) => Path::new(path),
+        None => &audit.spool,
+    };
+    let keys = audit.keys.as_deref().filter(|keys| file.parent() == Some(keys))?;
+    let message = format!(
+        "`{}` is where the database is: name a directory of its own, so that who may write or copy the one has not the other",
+        keys.display()
+    );
+    Some(plain("configuration", "audit.keys", message))
 }
 
 /// What is wrong with how pods are named.

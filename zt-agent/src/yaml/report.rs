@@ -69,7 +69,7 @@ impl Report {
         match &node.value {
             Value::Text(text) if text.trim().is_empty() => self.add(node, field, "must not be empty"),
             Value::Text(text) => return Some(text),
-            Value::List(_) | Value::Map(_) | Value::Null => {
+            Value::List(_) | Value::Map(_) | Value::Null | Value::Tagged(_) => {
                 self.add(node, field, format!("must be text, not {}", node.value.kind()));
             }
             other => self.add(

@@ -73,6 +73,42 @@ fn aliases_are_bounded() {
 }
 
 #[test]
+fn a_tag_is_not_passed_over() {
+    let text = "a: !secret p\nb: !!str 5\nc: [! x, !<tag:yaml.org,2002:int> 7, !x {y: z}, !!binary YQ==]\n!k d: 1\ne: &e !secret q\nf: *e\n";
+    let node = parse("f", text).expect("valid YAML");
+    let tag = |tag: &str| Value::Tagged(tag.to_owned());
+    let at = |key: &str| &node.at(&[key]).expect(key).value;
+    assert_eq!(at("a"), &tag("!secret"));
+    assert_eq!(at("b"), &Value::Text("5".to_owned()));
+    let Value::List(list) = at("c") else {
+        panic!("{node:?}")
+    };
+    let values: Vec<&Value> = list.iter().map(|node| &node.value).collect();
+    assert_eq!(
+        values,
+        [
+            &Value::Text("x".to_owned()),
+            &Value::Integer(7),
+            &tag("!x"),
+            &tag("tag:yaml.org,2002:binary"),
+        ]
+    );
+    assert_eq!((at("e"), at("f")), (&tag("!secret"), &tag("!secret")));
+    let mut report = Report::new("f");
+    report.map(&node, "m").expect("a mapping");
+    report.text(node.at(&["a"]).expect("a"), "m.a");
+    let problems = report.finish(()).expect_err("two problems");
+    let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        lines,
+        [
+            "f:1:12: m.a: must be text, not a value with the tag `!secret`",
+            "f:4:4: m: a field's name is a text, not a value with the tag `!k`"
+        ]
+    );
+}
+
+#[test]
 fn an_empty_file_is_null() {
     assert_eq!(parse("f", "# nothing\n\n").expect("valid").value, Value::Null);
 }

@@ -54,6 +54,10 @@ fn no_workloads_must_be_said() {
         "workloads.yaml:1:10: workloads: must be a list, not nothing"
     );
     assert_eq!(
+        problem("spiffe: !id spiffe://hanzo.ai/a/b/iam\ncgroup: kubepods/iam"),
+        "workloads.yaml:2:17: workloads[0].spiffe: must be text, not a value with the tag `!id`"
+    );
+    assert_eq!(
         parsed("- a\n").expect_err("list")[0],
         "workloads.yaml:1:1: must be a mapping, not a list"
     );

@@ -235,6 +235,7 @@ fn ports() {
     says(&port("[65536]"), place, "65536 is not a port");
     says(&port("[-1]"), place, "-1 is not a port");
     says(&port("[1.5]"), place, "found the number 1.5");
+    says(&port("[!p 1]"), "p.yaml:11:22: ", "the tag `!p`");
     says(&port("[http]"), place, "\"http\" is not a port");
     says(&port("[true]"), place, "found the boolean `true`");
     says(
