@@ -32,6 +32,9 @@ struct Arguments {
     /// The newest are lost when it is full, not the oldest.
     #[arg(long)]
     newest: bool,
+    /// Records that are made behind these, while what waits is shipped.
+    #[arg(long, default_value_t = 0)]
+    more: u64,
     /// Records that are stored at a time.
     #[arg(long, default_value_t = 500)]
     batch: u64,
@@ -105,19 +108,28 @@ async fn main() -> Result<()> {
     // The number of a record is its place in the chain: what was made before is not made again.
     let (begun, mut watched) = (Instant::now(), Watched::default());
     let mut next = spool.store().head().await?.seq;
-    while next < arguments.count {
-        let end = arguments.count.min(next + arguments.batch);
+    let all = arguments.count + arguments.more;
+    while next < all {
+        let goal = if next < arguments.count {
+            arguments.count
+        } else {
+            all
+        };
+        let end = goal.min(next + arguments.batch);
         let entries: Vec<_> = (next..end).map(|number| maker.entry(number)).collect();
         // What there is no room for is counted there.
         let taken = spool.append(&entries, None).await;
         ensure!(taken.is_ok() || arguments.newest, "not taken: {taken:?}");
         while spool.prune().await?.more {}
         watched.look(spool.account());
+        if end == arguments.count {
+            spool.seal().await?;
+            watched.tell("made", &spool, begun);
+        }
         next = end;
     }
     spool.seal().await?;
-    watched.tell("made", &spool, begun);
-    while spool.store().shipping().await?.shipped < arguments.count {
+    while spool.store().shipping().await?.shipped < all {
         watched.look(spool.account());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

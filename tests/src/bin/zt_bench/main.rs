@@ -18,6 +18,7 @@ mod load;
 mod machine;
 mod memory;
 mod order;
+mod outage;
 mod peers;
 mod pods;
 mod processor;
@@ -69,6 +70,9 @@ struct Arguments {
     /// Workloads in these records, each of which talks to few of the others
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(10..))]
     parties: u64,
+    /// Seconds that the database is away in `outage`; an hour is 3600, and takes some 25 GB of the disk twice
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    outage: Option<u32>,
     /// Where `query` writes how PostgreSQL found its answers
     #[arg(long, default_value = "bench-plans.json")]
     plans: PathBuf,
@@ -108,6 +112,8 @@ enum Bench {
     Revocation,
     /// Decisions into the store without loss
     Trail,
+    /// The database away at full load, and back: by default for 20 seconds
+    Outage,
     /// New cgroup to identity in the map
     Birth,
     /// Memory of the agent and of its maps
@@ -138,6 +144,7 @@ impl Bench {
             Self::Change => change::effect(plan, metrics),
             Self::Revocation => revocation::kill_all(plan, metrics),
             Self::Trail => trail::rates(plan, metrics),
+            Self::Outage => outage::of_database(plan, metrics),
             Self::Birth => birth::identity(plan, metrics),
             Self::Memory => memory::of_agent(plan, metrics),
             Self::Kubernetes => pods::cluster(plan, metrics),
@@ -159,6 +166,8 @@ pub(crate) struct Plan {
     pub(crate) rows: u64,
     /// Workloads in them.
     pub(crate) parties: u64,
+    /// Seconds that the database is away, where that is said.
+    pub(crate) outage: Option<u32>,
     /// Where the plans of the database go.
     pub(crate) plans: PathBuf,
     cpus: (usize, usize),
@@ -203,6 +212,7 @@ fn measure(arguments: &Arguments) -> Result<()> {
             .rows
             .unwrap_or(if arguments.quick { 200_000 } else { 10_000_000 }),
         parties: arguments.parties,
+        outage: arguments.outage,
         plans: arguments.plans.clone(),
         cpus: machine.places(),
     };

@@ -110,28 +110,7 @@ pub(crate) fn rates(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
 
 /// Storms of refused connects at rising rates, and then for long at the best of them.
 fn into(plan: &Plan, kept: Kept, server: Option<&Server>, metrics: &mut Vec<Metric>) -> Result<()> {
-    let mut cgroup = None;
-    let world = World::start("trail", |sandbox, builder| {
-        let (client, workload) = World::member(sandbox, "client")?;
-        cgroup = Some(client);
-        let mut builder = filled(builder.workload(workload), 100)?;
-        if let Some(server) = server {
-            server.sql("GRANT zt_audit_maintainer TO engine")?;
-            let directory = sandbox.directory();
-            let audit = json!({
-                "dsn": server.dsn("engine"),
-                "spool": directory.join("spool.db"),
-                "keys": directory.join("keys"),
-            });
-            builder = builder.config("audit", audit);
-        }
-        Ok(builder)
-    })?;
-    let cgroup = cgroup.context("the world was prepared")?;
-    let mut workers = [
-        Worker::start(&cgroup, None, None)?,
-        Worker::start(&cgroup, None, None)?,
-    ];
+    let (world, mut workers) = recording(server, 2 << 30)?;
     let mut best = None;
     for &rate in kept.rates(plan.quick) {
         let outcome = storm(&world, server, &mut workers, rate, plan.rounds(2000, 4000))?;
@@ -165,6 +144,32 @@ fn into(plan: &Plan, kept: Kept, server: Option<&Server>, metrics: &mut Vec<Metr
     tail(&world, &mut workers, plan, kept, metrics)
 }
 
+/// A node that records, with so much room on its disk, and two workers whose connects it refuses.
+pub(crate) fn recording(server: Option<&Server>, room: u64) -> Result<(World, [Worker; 2])> {
+    let mut cgroup = None;
+    let world = World::start("trail", |sandbox, builder| {
+        let (client, workload) = World::member(sandbox, "client")?;
+        cgroup = Some(client);
+        let mut builder = filled(builder.workload(workload), 100)?;
+        if let Some(server) = server {
+            server.sql("GRANT zt_audit_maintainer TO engine")?;
+            let directory = sandbox.directory();
+            let audit = json!({
+                "dsn": server.dsn("engine"),
+                "spool": directory.join("spool.db"),
+                "keys": directory.join("keys"),
+                "maxDiskBytes": room,
+            });
+            builder = builder.config("audit", audit);
+        }
+        Ok(builder)
+    })?;
+    let cgroup = cgroup.context("the world was prepared")?;
+    let worker = || Worker::start(&cgroup, None, None);
+    let workers = [worker()?, worker()?];
+    Ok((world, workers))
+}
+
 /// What is lost when there is more than can be taken.
 fn tail(
     world: &World,
@@ -194,31 +199,13 @@ fn storm(
 ) -> Result<Outcome> {
     let milliseconds = milliseconds as u32;
     eprintln!("  {thousands} thousand decisions a second for {milliseconds} ms");
-    let to = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7009);
     at_rest(world)?;
     let agent = [world.agent.pid().context("the agent is running")?];
     let server = server.map(processes).transpose()?.unwrap_or_default();
     let computed = || (processor::microseconds(&agent), processor::microseconds(&server));
     let before = Counts::read(world)?;
     let (start, computed_before) = (Instant::now(), computed());
-    let per_millisecond = thousands / workers.len() as u32;
-    for worker in workers.iter_mut() {
-        worker.send(&Order::Storm {
-            to,
-            per_millisecond,
-            milliseconds,
-        })?;
-    }
-    let mut asked = 0;
-    for worker in workers.iter_mut() {
-        let done = worker.wait()?;
-        ensure!(
-            done.errno == libc::EPERM,
-            "refused connects fail with {}",
-            done.errno
-        );
-        asked += done.count;
-    }
+    let asked = connects(workers, thousands, milliseconds)?;
     let seconds = start.elapsed().as_secs_f64();
     let after = wait_for("every decision to be stored or counted as lost", DRAIN, || {
         let counts = Counts::read(world)?;
@@ -250,6 +237,30 @@ fn storm(
     })
 }
 
+/// Has the workers connect so many thousand times a second in all. How often they did.
+pub(crate) fn connects(workers: &mut [Worker], thousands: u32, milliseconds: u32) -> Result<u64> {
+    let to = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7009);
+    let per_millisecond = thousands / workers.len() as u32;
+    for worker in workers.iter_mut() {
+        worker.send(&Order::Storm {
+            to,
+            per_millisecond,
+            milliseconds,
+        })?;
+    }
+    let mut asked = 0;
+    for worker in workers.iter_mut() {
+        let done = worker.wait()?;
+        ensure!(
+            done.errno == libc::EPERM,
+            "refused connects fail with {}",
+            done.errno
+        );
+        asked += done.count;
+    }
+    Ok(asked)
+}
+
 /// The processes of a server that work on what is inserted.
 fn processes(server: &Server) -> Result<Vec<u32>> {
     let pids = server.sql("SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()")?;
@@ -257,7 +268,7 @@ fn processes(server: &Server) -> Result<Vec<u32>> {
 }
 
 /// Waits until all that there was to record is stored: what the agent's start left to record, too.
-fn at_rest(world: &World) -> Result<()> {
+pub(crate) fn at_rest(world: &World) -> Result<()> {
     wait_for("the trail to be at rest", DRAIN, || {
         let status = world.agent.get("/v1/status")?;
         let audit = &status["audit"];
@@ -273,15 +284,16 @@ fn sum(losses: &Map<String, Value>) -> u64 {
 }
 
 /// What the agent counts.
-struct Counts {
-    decided: u64,
-    stored: u64,
+pub(crate) struct Counts {
+    pub(crate) decided: u64,
+    /// With a spool, what has arrived.
+    pub(crate) stored: u64,
     lost_in_ring: u64,
     lost_later: u64,
 }
 
 impl Counts {
-    fn read(world: &World) -> Result<Self> {
+    pub(crate) fn read(world: &World) -> Result<Self> {
         let status = world.agent.get("/v1/status")?;
         let counter = |name: &str| {
             status["counters"][name]
@@ -310,7 +322,7 @@ impl Counts {
         })
     }
 
-    fn lost(&self) -> u64 {
+    pub(crate) fn lost(&self) -> u64 {
         self.lost_in_ring + self.lost_later
     }
 }
