@@ -7,7 +7,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use zt_tests::postgres::Server;
 use zt_tests::wait::eventually;
-use zt_tests::{Policy, Sandbox, TCP, spiffe};
+use zt_tests::{Engine, Policy, Sandbox, TCP, http, spiffe};
 
 const LATER: Duration = Duration::from_secs(120);
 
@@ -57,7 +57,7 @@ fn an_agent_ships_answers_from_the_server_and_waits_for_it() -> Result<()> {
 
     server.crash()?;
     assert_eq!(ask(&agent, 5434)?["decision"], "DENY");
-    let refused = zt_tests::http::get(agent.api(), "/v1/audit")?;
+    let refused = http::get(agent.api(), "/v1/audit")?;
     assert!(refused.success().is_err(), "an answer without the server");
     eventually("the failure to show", LATER, || {
         Ok(agent
@@ -102,4 +102,51 @@ fn an_agent_ships_answers_from_the_server_and_waits_for_it() -> Result<()> {
         String::from_utf8_lossy(&prune.stderr)
     );
     Ok(())
+}
+
+/// A node of which only the login may insert answers nothing of what is on the server, and says who does.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_only_insert_says_where_to_ask() -> Result<()> {
+    let server = super::with_tables().await;
+    let sandbox = Sandbox::new("writer")?;
+    let policies = sandbox.directory().join("policies");
+    std::fs::create_dir_all(&policies)?;
+    let policy = Policy::new("core").allow("client", "server", TCP, "5432");
+    std::fs::write(policies.join("core.yaml"), policy.text())?;
+    let mut engine = Engine::new(&sandbox, "writer", &policies)?.on_server(&server.dsn("node"), 365);
+    tokio::task::block_in_place(|| {
+        engine.start()?;
+        let question = json!({
+            "source": { "spiffe_id": spiffe("client") },
+            "destination": { "spiffe_id": spiffe("server"), "port": 5432 },
+        });
+        http::post(engine.api(), "/v1/evaluate", &question)?.success()?;
+        eventually("the decision to be shipped", LATER, || {
+            Ok(engine.metrics()?.sum("zt_audit_shipped_total", &[]) >= 1)
+        })?;
+        for path in ["/v1/graph", "/v1/audit", "/v1/graph?namespace=test"] {
+            let answer = http::get(engine.api(), path)?;
+            let said = answer.json()?;
+            assert_eq!(
+                (answer.status, &said["code"]),
+                (409, &json!("audit_elsewhere")),
+                "{path}"
+            );
+            let detail = said["detail"].as_str().unwrap_or_default();
+            assert!(
+                detail.contains("ask a policy engine") && detail.contains("zt_audit_reader"),
+                "{detail}"
+            );
+        }
+        let output = std::process::Command::new(zt_tests::agent::binary()?)
+            .env_clear()
+            .args(["graph", "--api", &engine.url()])
+            .output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.code() == Some(1) && said.contains("ask a policy engine"),
+            "{said}"
+        );
+        Ok::<_, anyhow::Error>(())
+    })
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -183,6 +184,12 @@ async fn answered_within<T>(
     match tokio::time::timeout(time, question).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) if error.is_too_much() => Err(ApiProblem::bad_request("too_much", error.to_string())),
+        Ok(Err(error)) if error.is_forbidden() => {
+            let detail = format!(
+                "this agent records for others and may not read what they keep: ask a policy engine, or an agent whose login in audit.dsn is a member of zt_audit_reader ({error})"
+            );
+            Err(ApiProblem::new(StatusCode::CONFLICT, "audit_elsewhere", detail))
+        }
         Ok(Err(error)) => {
             tracing::error!(%error, "the audit store does not answer");
             Err(ApiProblem::unavailable("audit_unavailable", error.to_string()))

@@ -2,13 +2,17 @@
 //! Request bodies of a bounded size: JSON, and policies as YAML. The server bounds their time.
 
 use std::error::Error;
+use std::fmt;
+use std::marker::PhantomData;
 use std::pin::Pin;
 
 use axum::http::{HeaderMap, StatusCode, header};
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Body;
-use serde::de::DeserializeOwned;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use super::problem::{ApiProblem, field};
 use super::server::SlowBody;
@@ -27,7 +31,31 @@ where
     }
     let bytes = read(body).await?;
     serde_json::from_slice(&bytes)
+        .map(|Object(value)| value)
         .map_err(|error| ApiProblem::fields("invalid_body", vec![json_problem(&error)]))
+}
+
+/// What is read of an object, and of nothing else: a structure could be read of a list of its fields as well, which is not
+/// what is described.
+#[derive(Debug, Default)]
+pub(super) struct Object<T>(pub(super) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(fields))
+            }
+        }
+        deserializer.deserialize_map(Fields(PhantomData)).map(Self)
+    }
 }
 
 /// Reads a body as the text of a policy document: YAML, or JSON, which is YAML too.

@@ -23,7 +23,7 @@ use crate::audit::record::Timestamp;
 const MAX_NODES: usize = 5_000;
 /// A node that was not heard of for this long is no follower any more.
 const FORGET_AFTER: Duration = Duration::from_secs(3600);
-/// The longest name of a node.
+/// The longest name of a node, in characters.
 const MAX_NAME: usize = 253;
 
 /// What a node says of itself.
@@ -31,6 +31,7 @@ const MAX_NAME: usize = 253;
 #[serde(deny_unknown_fields)]
 pub(super) struct NodeReport {
     /// The revision in force there, as that node counts.
+    #[schema(maximum = 9_223_372_036_854_775_807_i64)]
     revision: u64,
     /// The digest of what is in force there.
     #[schema(pattern = "^[0-9a-f]{64}$")]
@@ -136,7 +137,7 @@ impl<S: Send + Sync> FromRequestParts<S> for NodeName {
 
 /// A node that follows this agent says what is in force there.
 #[utoipa::path(put, path = "/v1/nodes/{node}", tag = "nodes", request_body = NodeReport,
-    params(("node" = String, Path, description = "The node's name")),
+    params(("node" = String, Path, description = "The node's name", min_length = 1, max_length = 253, pattern = r"^[^\s\x00-\x1f\x7f]+$")),
     responses(
         (status = 204, description = "Noted, and shown in /v1/status"),
         (status = "4XX", description = "The report is not valid", body = Details, content_type = "application/problem+json"),
@@ -159,11 +160,14 @@ pub(super) async fn report(
     }
     let mut errors = Vec::new();
     let odd = |character: char| character.is_control() || character.is_whitespace();
-    if node.is_empty() || node.len() > MAX_NAME || node.contains(odd) {
+    if node.is_empty() || node.chars().count() > MAX_NAME || node.contains(odd) {
         errors.push(field(
             "node",
             format!("is a name of 1 to {MAX_NAME} characters without spaces"),
         ));
+    }
+    if report.revision > i64::MAX.cast_unsigned() {
+        errors.push(field("revision", format!("is a number up to {}", i64::MAX)));
     }
     let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     if report.digest.len() != 64 || !report.digest.bytes().all(hex) {

@@ -46,8 +46,11 @@ use super::{ApiState, Caller, evaluate};
 
 /// How long requests under way may take to end when the agent stops.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
-/// Most bytes of the head of a request.
-const HEAD_BYTES: usize = 64 * 1024;
+/// Most bytes of the head of a request: its first line, its fields, and the empty line behind them.
+pub(super) const HEAD_BYTES: usize = 64 * 1024;
+/// Most fields in it, as hyper has it: another number would cost each request an allocation.
+#[cfg(test)]
+pub(super) const HEAD_FIELDS: usize = 100;
 
 /// How much a listener bears.
 #[derive(Clone, Copy, Debug)]
@@ -298,6 +301,8 @@ where
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(shared.limits.head_time)
+        // The buffer alone is no limit: what is read at once may be more.
+        .max_header_size(HEAD_BYTES)
         .max_buf_size(HEAD_BYTES)
         // One write of head and body together costs less than a gathering one: answers are short.
         .writev(false)

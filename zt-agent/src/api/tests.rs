@@ -6,6 +6,7 @@ mod callers;
 mod certificates;
 mod described;
 mod followers;
+mod graph;
 mod kept;
 mod local;
 mod operators;

@@ -70,6 +70,11 @@ impl ArchiveError {
         )
     }
 
+    /// Whether the login may not do this, whatever the server has.
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Postgres(error) if error.is_forbidden())
+    }
+
     /// Whether the DSN is at fault.
     pub const fn is_input(&self) -> bool {
         matches!(

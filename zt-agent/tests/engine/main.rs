@@ -3,6 +3,7 @@
 
 mod crowd;
 mod ending;
+mod graph;
 mod kept;
 mod lies;
 mod many;

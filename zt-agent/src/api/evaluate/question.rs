@@ -4,6 +4,7 @@
 use serde::Deserialize;
 use utoipa::ToSchema;
 
+use crate::api::body::Object;
 use crate::api::party::{Named, PartyFields, SourceFields, named};
 use crate::api::problem::{ApiProblem, field};
 use crate::identity::services::Backend;
@@ -20,23 +21,31 @@ const MAX_WORD_CHARS: usize = 128;
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::api) struct EvaluateBody {
-    source: Option<SourceFields>,
-    destination: Option<DestinationFields>,
-    operator: Option<OperatorFields>,
-    target: Option<TargetFields>,
+    #[schema(value_type = Option<SourceFields>)]
+    source: Option<Object<SourceFields>>,
+    #[schema(value_type = Option<DestinationFields>)]
+    destination: Option<Object<DestinationFields>>,
+    #[schema(value_type = Option<OperatorFields>)]
+    operator: Option<Object<OperatorFields>>,
+    #[schema(value_type = Option<TargetFields>)]
+    target: Option<Object<TargetFields>>,
     /// 1 to 1000 requests, answered in order.
-    #[schema(min_items = 1, max_items = 1000)]
-    requests: Option<Vec<Request>>,
+    #[schema(value_type = Option<Vec<Request>>, min_items = 1, max_items = 1000)]
+    requests: Option<Vec<Object<Request>>>,
 }
 
 /// One request of a batch.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Request {
-    source: Option<SourceFields>,
-    destination: Option<DestinationFields>,
-    operator: Option<OperatorFields>,
-    target: Option<TargetFields>,
+    #[schema(value_type = Option<SourceFields>)]
+    source: Option<Object<SourceFields>>,
+    #[schema(value_type = Option<DestinationFields>)]
+    destination: Option<Object<DestinationFields>>,
+    #[schema(value_type = Option<OperatorFields>)]
+    operator: Option<Object<OperatorFields>>,
+    #[schema(value_type = Option<TargetFields>)]
+    target: Option<Object<TargetFields>>,
 }
 
 /// Whom a connection is to; one of `spiffe_id`, `entity` and `address`.
@@ -140,7 +149,7 @@ impl EvaluateBody {
             return Err(ApiProblem::fields("invalid_body", vec![error]));
         }
         let mut questions = Vec::with_capacity(count);
-        for (index, request) in requests.into_iter().enumerate() {
+        for (index, Object(request)) in requests.into_iter().enumerate() {
             let at = format!("requests[{index}].");
             questions.extend(question(request, &at, snapshot, &mut errors));
         }
@@ -185,7 +194,7 @@ fn operate(request: Request, at: &str, errors: &mut Vec<Problem>) -> Option<Oper
             errors.push(field(format!("{at}{name}"), "is missing"));
         }
     }
-    let (operator, target) = (request.operator?, request.target?);
+    let (Object(operator), Object(target)) = (request.operator?, request.target?);
     let mut word = |name: &str, text: &str| {
         let fit = !text.is_empty() && text.chars().count() <= MAX_WORD_CHARS;
         if !fit || text.chars().any(char::is_control) {
@@ -214,9 +223,9 @@ fn connect(request: Request, at: &str, snapshot: &Snapshot, errors: &mut Vec<Pro
     let mut keep = |result: Result<Named, Problem>| result.map_err(|error| errors.push(error)).ok();
     let source = request
         .source
-        .map_or_else(PartyFields::default, PartyFields::from);
+        .map_or_else(PartyFields::default, |Object(fields)| PartyFields::from(fields));
     let source = keep(named(source, &format!("{at}source"), table));
-    let fields = request.destination.unwrap_or_default();
+    let Object(fields) = request.destination.unwrap_or_default();
     let virtual_address = fields.address.as_deref().and_then(|text| text.parse().ok());
     let destination = PartyFields {
         spiffe_id: fields.spiffe_id,

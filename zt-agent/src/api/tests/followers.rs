@@ -91,6 +91,11 @@ async fn nodes_say_what_they_have() {
         ),
         (
             "n",
+            json!({"revision": 1_u64 << 63, "digest": digest}).to_string(),
+            "invalid_report",
+        ),
+        (
+            "n",
             json!({"revision": 1, "digest": digest, "x": 1}).to_string(),
             "invalid_body",
         ),

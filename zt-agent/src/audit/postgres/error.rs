@@ -106,6 +106,17 @@ impl PgError {
         }
     }
 
+    /// Whether the login lacks the role that this takes.
+    pub fn is_forbidden(&self) -> bool {
+        let (Self::Connect { source, .. } | Self::Database { source }) = self else {
+            return false;
+        };
+        let error = source.as_database_error();
+        error
+            .and_then(|error| error.code())
+            .is_some_and(|code| code == "42501")
+    }
+
     /// Whether the server refuses what the batch itself says, and would whatever else is in its tables and whatever its
     /// clock shows.
     pub fn is_of_the_batch(&self) -> bool {

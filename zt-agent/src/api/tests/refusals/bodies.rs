@@ -42,6 +42,64 @@ async fn send_bytes(to: SocketAddr, method: &str, path: &str, media_type: &str, 
 }
 
 #[tokio::test]
+async fn a_list_of_what_an_object_would_have_is_no_object() {
+    let world = world().await;
+    let before = state(&world).await;
+    let digest = "a".repeat(64);
+    let party = json!({ "spiffe_id": IAM });
+    let to = json!({ "spiffe_id": POSTGRES, "port": 5432 });
+    let (listed, listed_to) = (
+        json!([IAM, null, null]),
+        json!([POSTGRES, null, null, 5432, "TCP"]),
+    );
+    for (method, path, body) in [
+        ("POST", "/v1/mode", json!(["observe"])),
+        ("PUT", "/v1/nodes/n", json!([7, digest])),
+        ("POST", "/v1/evaluate", json!([party, to, null, null, null])),
+        (
+            "POST",
+            "/v1/evaluate",
+            json!({ "source": listed, "destination": to }),
+        ),
+        (
+            "POST",
+            "/v1/evaluate",
+            json!({ "source": party, "destination": listed_to }),
+        ),
+        (
+            "POST",
+            "/v1/evaluate",
+            json!({ "requests": [[party, to, null, null]] }),
+        ),
+        (
+            "POST",
+            "/v1/evaluate",
+            json!({ "operator": ["sre", true, null], "target": { "service": "s", "action": "a" } }),
+        ),
+        (
+            "POST",
+            "/v1/evaluate",
+            json!({ "operator": { "role": "sre" }, "target": ["s", "a"] }),
+        ),
+    ] {
+        let json_type = "Content-Type: application/json\r\n";
+        let reply = send_bytes(world.api, method, path, json_type, body.to_string().as_bytes()).await;
+        assert_eq!(
+            (reply.status, reply.code().as_str()),
+            (400, "invalid_body"),
+            "{body}: {}",
+            reply.body
+        );
+        assert!(
+            reply.body.contains("expected an object"),
+            "{body}: {}",
+            reply.body
+        );
+    }
+    assert_eq!(state(&world).await, before);
+}
+
+#[tokio::test]
 async fn every_route_refuses_bodies_that_are_none_and_does_nothing() {
     let world = world().await;
     world.start_node();

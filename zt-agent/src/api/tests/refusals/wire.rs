@@ -4,6 +4,7 @@
 
 use super::bodies::state;
 use super::*;
+use crate::api::server::{HEAD_BYTES, HEAD_FIELDS};
 
 const JSON: &str = "Content-Type: application/json\r\n";
 const YAML_TYPE: &str = "Content-Type: application/yaml\r\n";
@@ -87,7 +88,7 @@ fn heads() -> Vec<Case> {
     vec![
         case("no HTTP", b"NONSENSE\r\n\r\n".to_vec(), 400, ""),
         case("a path that is no text", path, 400, ""),
-        case("an endless path", endless, 414, ""),
+        case("an endless path", endless, 431, ""),
         case(
             "an endless header",
             request("GET /v1/status", &longer, b""),
@@ -207,6 +208,41 @@ async fn what_is_wrong_on_the_wire_has_a_status_and_a_code_and_does_nothing() {
     let told = cut(world.api, &request(EVALUATE, &chunked, &body)).await;
     assert_eq!(told, (200, None));
     assert_eq!(world.intake.stats().received_total(), before.received + 1);
+}
+
+#[tokio::test]
+async fn a_head_may_have_so_many_bytes_and_fields_and_not_one_more() {
+    let world = world().await;
+    let bare = request("GET /v1/policies", "X: \r\n", b"").len();
+    let with_fields = |number: usize| {
+        // Two are there anyway.
+        let fields: String = (2..number).map(|number| format!("X-{number}: x\r\n")).collect();
+        request("GET /v1/policies", &fields, b"")
+    };
+    for (more, status) in [(0, 200), (1, 431)] {
+        let field = format!("X: {}\r\n", "x".repeat(HEAD_BYTES - bare + more));
+        let head = request("GET /v1/policies", &field, b"");
+        assert_eq!(head.len(), HEAD_BYTES + more);
+        assert_eq!(cut(world.api, &head).await.0, status, "{more} more bytes");
+        // In two pieces, of which the first is no head yet.
+        let mut stream = TcpStream::connect(world.api).await.expect("connects");
+        let (first, rest) = head.split_at(HEAD_BYTES - 1);
+        stream.write_all(first).await.expect("sends");
+        stream.flush().await.expect("sends");
+        let _ = stream.write_all(rest).await;
+        let mut answer = Vec::new();
+        let reading = stream.read_to_end(&mut answer);
+        let _ = tokio::time::timeout(Duration::from_secs(30), reading)
+            .await
+            .expect("answered");
+        let line = format!("HTTP/1.1 {status} ");
+        assert!(
+            answer.starts_with(line.as_bytes()),
+            "{more} more bytes in two pieces"
+        );
+        let head = with_fields(HEAD_FIELDS + more);
+        assert_eq!(cut(world.api, &head).await.0, status, "{more} more fields");
+    }
 }
 
 #[tokio::test]
