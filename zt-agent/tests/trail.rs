@@ -139,9 +139,72 @@ fn a_trail_is_checked_exported_and_pruned_without_an_agent() {
         "{}",
         stderr(&output)
     );
+    // Nor are keys made for a trail that others have signed.
+    let nowhere = directory.path().join("nowhere");
+    let output = zt_agent(&["audit", "prune", "--store", &dsn, "--keys", shown(&nowhere)]);
+    assert_eq!(code(&output), 2, "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("this trail is signed"),
+        "{}",
+        stderr(&output)
+    );
+    assert!(!nowhere.exists());
     let none = format!("sqlite://{}", directory.path().join("none.db").display());
     assert_eq!(code(&zt_agent(&["audit", "prune", "--store", &none])), 1);
     assert!(!directory.path().join("none.db").exists());
+}
+
+#[test]
+fn exports_of_a_pruned_trail_have_what_is_left_and_can_be_checked() {
+    let (directory, dsn) = trail_of(40);
+    let run = |arguments: &[&str]| {
+        let output = zt_agent(&[arguments, &["--store", &dsn]].concat());
+        assert_eq!(code(&output), 0, "{arguments:?}: {}", stderr(&output));
+        stdout(&output)
+    };
+    run(&["audit", "rotate-key"]);
+    for (before, left) in [("1970-01-01T00:00:11Z", 30), ("1970-01-01T00:00:31Z", 10)] {
+        run(&["audit", "prune", "--before", before]);
+        let whole = directory.path().join(format!("whole-{left}.jsonl"));
+        run(&["audit", "export", "--to", shown(&whole)]);
+        let some = directory.path().join(format!("some-{left}.jsonl"));
+        let filter = ["--since", "1970-01-01T00:00:35Z"];
+        run(&[&["audit", "export", "--proof", "--to", shown(&some)][..], &filter].concat());
+        for (file, entries) in [(&whole, left), (&some, 6)] {
+            let said = run(&["audit", "verify", shown(file)]);
+            let counted = format!("{entries} entries, ");
+            assert!(said.contains(&counted), "{said}");
+            let pruned = format!("entries 1 to {} were removed (pruned), signed by", 40 - left);
+            assert!(said.contains(&pruned), "{said}");
+        }
+        let csv = run(&["audit", "export", "--format", "csv"]);
+        assert_eq!(csv.lines().count(), left + 1, "{csv}");
+        assert!(
+            csv.lines()
+                .nth(1)
+                .is_some_and(|line| line.contains(&format!(",{},", 41 - left))),
+            "{csv}"
+        );
+        // Without its first entry it is not what was signed to be left.
+        let text = std::fs::read_to_string(&whole).expect("reads");
+        let first = format!("\"seq\":{},", 41 - left);
+        let without: String = text
+            .lines()
+            .filter(|line| !line.contains(&first) || line.contains("\"type\":\"checkpoint\""))
+            .map(|line| {
+                line.replace(
+                    &format!("\"entries\":{left}"),
+                    &format!("\"entries\":{}", left - 1),
+                ) + "\n"
+            })
+            .collect();
+        let shorter = directory.path().join("shorter.jsonl");
+        std::fs::write(&shorter, without).expect("writes");
+        let output = zt_agent(&["audit", "verify", shown(&shorter), "--store", &dsn]);
+        let missing = format!("entries {0} to {0} of ", 41 - left);
+        assert_eq!(code(&output), 1);
+        assert!(stdout(&output).contains(&missing), "{}", stdout(&output));
+    }
 }
 
 /// Runs SQL over the file of a trail, as somebody who may write it.

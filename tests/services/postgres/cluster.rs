@@ -94,6 +94,13 @@ impl Node {
         refused
     }
 
+    /// Keeps entries, signs where the chain stands, and ships all.
+    pub(super) async fn keep(&self, entries: &[Entry], server: &Server) {
+        self.spool.append(entries, None).await.expect("kept");
+        self.spool.seal().await.expect("sealed");
+        self.ship(server).await;
+    }
+
     pub(super) async fn ship(&self, server: &Server) {
         let shipping = Shipping::begin(self, server);
         until("all to be shipped", async || {
@@ -166,6 +173,18 @@ impl Cluster {
         Self {
             server,
             nodes,
+            maintainer: tempfile::tempdir().expect("directory"),
+        }
+    }
+
+    /// A cluster of one node, which has written and shipped this.
+    pub(super) async fn of(entries: &[Entry]) -> Self {
+        let server = with_tables().await;
+        let node = Node::new(0, today(), 1).await;
+        node.keep(entries, &server).await;
+        Self {
+            server,
+            nodes: vec![node],
             maintainer: tempfile::tempdir().expect("directory"),
         }
     }
@@ -248,6 +267,15 @@ impl Cluster {
             .clone();
         self.server.sql(&sql.replace("KEY", &key)).expect("a writer")
     }
+}
+
+/// Runs the real program to its good end; what it prints.
+pub(super) fn done(arguments: &[&str]) -> String {
+    let mut command = Command::new(zt_tests::agent::binary().expect("built"));
+    let output = command.args(arguments).env_clear().output().expect("runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {said}");
+    String::from_utf8(output.stdout).expect("text")
 }
 
 pub(super) fn run(arguments: &[&str]) -> (i32, Value) {

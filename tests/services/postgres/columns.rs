@@ -3,7 +3,6 @@
 //! of a trail whose keys were rotated and whose oldest entries were pruned.
 
 use std::path::Path;
-use std::process::Command;
 
 use serde_json::Value;
 use sqlx::ConnectOptions as _;
@@ -13,8 +12,8 @@ use zt_agent::audit::sqlite;
 use zt_agent::audit::store::Sink as _;
 use zt_tests::entries::Maker;
 
-use super::cluster::{Cluster, Node, clean, run};
-use super::{today, with_tables};
+use super::cluster::{Cluster, clean, done, run};
+use super::today;
 
 const DAY: i64 = 86_400_000_000_000;
 /// Entries of a trail: over four days, the first of which is pruned.
@@ -33,38 +32,11 @@ fn entries(numbers: std::ops::Range<u64>) -> Vec<Entry> {
     numbers.map(|number| maker.full(number)).collect()
 }
 
-fn zt_agent(arguments: &[&str]) -> String {
-    let mut command = Command::new(zt_tests::agent::binary().expect("built"));
-    let output = command.args(arguments).env_clear().output().expect("runs");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments:?}: {said}");
-    String::from_utf8(output.stdout).expect("text")
-}
-
-/// What of the tables says nothing of an entry or a statement, or says the same in other spacing: statements are believed for
-/// their signatures, whoever inserted them.
-const SAYS_NOTHING: [&str; 8] = [
-    "record.detail",
-    "shape.part",
-    "checkpoint.text",
-    "checkpoint.login",
-    "gap.text",
-    "gap.login",
-    "signing_key.text",
-    "signing_key.login",
-];
-/// The same of a file, where the last entry is a change, which has no latency and enforces nothing.
-const SAYS_NOTHING_IN_A_FILE: [&str; 9] = [
-    "record.latency",
-    "record.change",
-    "shape.enforced",
-    "shape.mark",
-    "checkpoint.row",
-    "checkpoint.pruned",
-    "checkpoint.text",
-    "signing_key.row",
-    "signing_key.text",
-];
+/// What of the tables nobody is shown and nothing goes by: a statement is believed for its signature, whoever inserted it.
+const SAYS_NOTHING: [&str; 3] = ["checkpoint.login", "gap.login", "signing_key.login"];
+/// The same of a file: how far rows lie apart whose order stays as it was, and what a statement that makes shapes knows them
+/// by while it runs.
+const SAYS_NOTHING_IN_A_FILE: [&str; 3] = ["checkpoint.row", "signing_key.row", "shape.mark"];
 
 /// Everything that was found.
 fn findings(report: &Value) -> Vec<String> {
@@ -76,25 +48,29 @@ fn findings(report: &Value) -> Vec<String> {
 
 /// A cluster of one node, whose keys were rotated and whose first day was dropped; and the maintainer's keys.
 async fn pruned() -> (Cluster, String) {
-    let server = with_tables().await;
-    let node = Node::new(0, maker().start, maker().step).await;
-    for half in [0..ENTRIES / 2, ENTRIES / 2..ENTRIES] {
-        node.spool.append(&entries(half), None).await.expect("kept");
-        node.spool.seal().await.expect("sealed");
-        node.ship(&server).await;
-        Keys::rotate(&node.keys()).expect("rotates");
-    }
-    let cluster = Cluster {
-        server,
-        nodes: vec![node],
-        maintainer: tempfile::tempdir().expect("directory"),
-    };
+    let cluster = Cluster::of(&entries(0..ENTRIES / 2)).await;
+    let node = &cluster.nodes[0];
+    Keys::rotate(&node.keys()).expect("rotates");
+    node.keep(&entries(ENTRIES / 2..ENTRIES), &cluster.server).await;
+    Keys::rotate(&node.keys()).expect("rotates");
     let keys = cluster.maintainer.path().join("keys").display().to_string();
     let store = cluster.server.dsn("keeper");
-    zt_agent(&[
+    done(&[
         "audit", "prune", "--store", &store, "--keys", &keys, "--before", "3d",
     ]);
     (cluster, keys)
+}
+
+/// A value of that type, for where there is none.
+fn some(kind: &str) -> &'static str {
+    match kind {
+        "bigint" | "integer" | "smallint" | "INTEGER" => "1",
+        "inet" => "'10.1.2.3'",
+        "text" | "TEXT" => "'x'",
+        "boolean" => "true",
+        "BLOB" => "x'0a010203'",
+        other => panic!("of a type that was never empty before: {other}"),
+    }
 }
 
 /// How a value of that type becomes another one of it.
@@ -112,11 +88,29 @@ fn another(column: &str, kind: &str) -> String {
     }
 }
 
+/// Whether the findings name what was changed in a table, and whose it is.
+fn name(said: &[String], (table, column): (&str, &str), writer: &str) -> bool {
+    let says = |words: &[&str]| {
+        said.iter()
+            .any(|finding| words.iter().any(|word| finding.contains(word)))
+    };
+    let named = match table {
+        "record" | "shape" => says(&["entry ", "entries ", "inserted by"]),
+        "checkpoint" => says(&["checkpoint of "]),
+        "gap" => says(&["are not there", "missing"]),
+        _ => says(&["key "]),
+    };
+    // A row of another writer names that one, and the one that lacks it; a shape is of no writer, and of one login.
+    let of_whom = table == "signing_key" || (table, column) == ("checkpoint", "writer") || says(&[writer]);
+    named && (of_whom || (table == "shape" && says(&["inserted by node"])))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_in_any_column_of_the_tables_is_found_and_named() {
     let (cluster, keys) = pruned().await;
     let believing = ["--maintainer", keys.as_str()];
-    clean("untouched", &cluster.verify(&believing));
+    let untouched = cluster.verify(&believing);
+    clean("untouched", &untouched);
     let writer = cluster.writer(0);
     // What keeps an honest login from it does not keep one who owns the tables.
     let unchecked = "SELECT string_agg(format('ALTER TABLE %s DROP CONSTRAINT %I;', conrelid::regclass, conname), '')
@@ -131,45 +125,62 @@ async fn a_change_in_any_column_of_the_tables_is_found_and_named() {
         );
         let columns = cluster.server.sql(&columns).expect("columns");
         for column in columns.split(',') {
-            let (name, kind) = column.split_once(' ').expect("name and type");
-            let filled = format!("SELECT count(*) FROM zt_audit.{table} WHERE {name} IS NOT NULL");
-            assert_ne!(
-                cluster.server.number(&filled).expect("count"),
-                0,
-                "{table}.{name} is empty"
-            );
-            // Of records a later one, of which the day is there.
-            let change = format!(
-                "UPDATE zt_audit.{table} SET {name} = {} WHERE (tableoid, ctid) = (SELECT tableoid, ctid FROM zt_audit.{table}
-                 WHERE {name} IS NOT NULL ORDER BY 1 DESC, 2 DESC LIMIT 1)",
-                another(name, kind)
-            );
-            let (code, report) = cluster.after(&change, &believing);
-            let said = findings(&report);
-            // What names the entry or the statement.
-            let named = match table {
-                "record" | "shape" => said.iter().any(|finding| {
-                    finding.contains("entry ")
-                        || finding.contains("entries ")
-                        || finding.contains("inserted by")
-                }),
-                "checkpoint" => said.iter().any(|finding| finding.contains("checkpoint of ")),
-                "gap" => said
-                    .iter()
-                    .any(|finding| finding.contains("are not there") || finding.contains("missing")),
-                _ => said.iter().any(|finding| finding.contains("key ")),
+            let (column, kind) = column.split_once(' ').expect("name and type");
+            let count = |which: &str| {
+                let rows = format!("SELECT count(*) FROM zt_audit.{table} WHERE {column} {which}");
+                cluster.server.number(&rows).expect("count")
             };
-            // A row of another writer names that one, and the one that lacks it.
-            let of_whom = table == "signing_key" || said.iter().any(|finding| finding.contains(&writer));
-            let of_whom = of_whom || (table, name) == ("checkpoint", "writer");
-            let says_nothing = SAYS_NOTHING.contains(&format!("{table}.{name}").as_str());
-            if !says_nothing && (code != 1 || !named || !of_whom) {
-                wrong.push(format!("{table}.{name}: {code} {said:?}"));
+            assert_ne!(count("IS NOT NULL"), 0, "{table}.{column} is empty");
+            let mut changes = vec![("IS NOT NULL", another(column, kind))];
+            if count("IS NULL") > 0 {
+                changes.push(("IS NULL", some(kind).to_owned()));
+            }
+            for (which, value) in changes {
+                // Of records a later one, of which the day is there.
+                let change = format!(
+                    "UPDATE zt_audit.{table} SET {column} = {value}
+                     WHERE (tableoid, ctid) = (SELECT tableoid, ctid FROM zt_audit.{table}
+                     WHERE {column} {which} ORDER BY 1 DESC, 2 DESC LIMIT 1)"
+                );
+                let (code, report) = cluster.after(&change, &believing);
+                if SAYS_NOTHING.contains(&format!("{table}.{column}").as_str()) {
+                    assert_eq!((code, &report), (untouched.0, &untouched.1), "{table}.{column}");
+                    continue;
+                }
+                let said = findings(&report);
+                if code != 1 || !name(&said, (table, column), &writer) {
+                    wrong.push(format!("{table}.{column} {which}: {code} {said:?}"));
+                }
             }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     clean("at the end", &cluster.verify(&believing));
+    // What is left of it can be taken elsewhere.
+    let directory = tempfile::tempdir().expect("directory");
+    let file = directory.path().join("trail.jsonl").display().to_string();
+    let store = cluster.server.dsn("engine");
+    done(&["audit", "export", "--store", &store, "--to", &file]);
+    let trust = cluster.trust();
+    let export = [
+        "audit",
+        "verify",
+        &file,
+        "-o",
+        "json",
+        "--trust",
+        &trust,
+        "--maintainer",
+        &keys,
+    ];
+    let (code, report) = run(&export);
+    clean("an export", &(code, report.clone()));
+    assert_eq!(
+        (&report["gaps"], &report["entries"]),
+        (&untouched.1["gaps"], &untouched.1["entries"])
+    );
+    let csv = done(&["audit", "export", "--format", "csv", "--store", &store]);
+    assert_eq!(Some(csv.lines().count() as u64 - 1), report["entries"].as_u64());
 }
 
 /// A trail in a file, rotated and pruned.
@@ -216,11 +227,14 @@ async fn over(file: &Path, sql: &str) -> Vec<String> {
 async fn a_change_in_any_column_of_a_file_is_found_and_named() {
     let (directory, dsn, keys) = file().await;
     let verify = |dsn: &str| run(&["audit", "verify", "-o", "json", "--store", dsn, "--keys", &keys]);
-    clean("untouched", &verify(&dsn));
+    let untouched = verify(&dsn);
+    clean("untouched", &untouched);
+    let exported = done(&["audit", "export", "--store", &dsn]);
     let (original, copy) = (
         directory.path().join("audit.db"),
         directory.path().join("copy.db"),
     );
+    let copied = format!("sqlite://{}", copy.display());
     let mut wrong = Vec::new();
     for table in ["record", "shape", "name", "checkpoint", "signing_key"] {
         let columns = over(
@@ -239,22 +253,33 @@ async fn a_change_in_any_column_of_a_file_is_found_and_named() {
                 ),
                 other => panic!("{table}.{name} is of a type that no table had before: {other}"),
             };
-            std::fs::copy(&original, &copy).expect("copies");
-            let change = format!(
-                "UPDATE {table} SET {name} = {other} WHERE rowid = (SELECT max(rowid) FROM {table} WHERE {name} IS NOT NULL)
-                 RETURNING 'changed'"
-            );
-            assert_eq!(over(&copy, &change).await.len(), 1, "{table}.{name} is empty");
-            let (code, report) = verify(&format!("sqlite://{}", copy.display()));
-            let said = findings(&report);
-            let named = said.iter().any(|finding| {
-                ["entry ", "entries ", "checkpoint", "key"]
-                    .iter()
-                    .any(|word| finding.contains(word))
-            });
-            let says_nothing = SAYS_NOTHING_IN_A_FILE.contains(&format!("{table}.{name}").as_str());
-            if !says_nothing && (code != 1 || !named) {
-                wrong.push(format!("{table}.{name}: {code} {said:?}"));
+            for (which, value) in [("IS NOT NULL", other.as_str()), ("IS NULL", some(kind))] {
+                std::fs::copy(&original, &copy).expect("copies");
+                let change = format!(
+                    "UPDATE {table} SET {name} = {value} WHERE rowid = (SELECT max(rowid) FROM {table} WHERE {name} {which})
+                     RETURNING 'changed'"
+                );
+                let changed = over(&copy, &change).await.len();
+                if which == "IS NULL" && changed == 0 {
+                    continue;
+                }
+                assert_eq!(changed, 1, "{table}.{name} is empty");
+                let (code, report) = verify(&copied);
+                if SAYS_NOTHING_IN_A_FILE.contains(&format!("{table}.{name}").as_str()) {
+                    assert_eq!((code, &report), (untouched.0, &untouched.1), "{table}.{name}");
+                    let now = done(&["audit", "export", "--store", &copied]);
+                    assert_eq!(now, exported, "{table}.{name}");
+                    continue;
+                }
+                let said = findings(&report);
+                let named = said.iter().any(|finding| {
+                    ["entry ", "entries ", "checkpoint", "key"]
+                        .iter()
+                        .any(|word| finding.contains(word))
+                });
+                if code != 1 || !named {
+                    wrong.push(format!("{table}.{name} {which}: {code} {said:?}"));
+                }
             }
         }
     }

@@ -16,8 +16,8 @@ use zt_agent::audit::sqlite;
 use zt_agent::audit::store::Sink as _;
 use zt_tests::entries::{Maker, spread};
 
-use super::cluster::{Cluster, Node, clean, run};
-use super::{target, today, with_tables};
+use super::cluster::{Cluster, clean, run};
+use super::{target, today};
 
 const DAY: i64 = 86_400_000_000_000;
 const ROUNDS: u64 = 12;
@@ -138,21 +138,6 @@ async fn a_file_is_whole_whenever_pruning_and_a_change_of_keys_are_killed() {
     assert!(cut_short > 0, "nothing was killed in time");
 }
 
-async fn cluster() -> (Cluster, String) {
-    let server = with_tables().await;
-    let node = Node::new(0, maker().start, maker().step).await;
-    node.spool.append(&entries(), None).await.expect("kept");
-    node.spool.seal().await.expect("sealed");
-    node.ship(&server).await;
-    let cluster = Cluster {
-        server,
-        nodes: vec![node],
-        maintainer: tempfile::tempdir().expect("directory"),
-    };
-    let keys = cluster.maintainer.path().join("keys").display().to_string();
-    (cluster, keys)
-}
-
 /// How many entries there are, and how many are stated to be gone.
 fn accounted(cluster: &Cluster, report: &Value) -> u64 {
     let gaps = report["gaps"].as_array().expect("gaps");
@@ -170,7 +155,8 @@ fn accounted(cluster: &Cluster, report: &Value) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_maintainer_drops_is_signed_whenever_it_or_the_server_is_killed() {
     let mut moments = Moments::new();
-    let (cluster, keys) = cluster().await;
+    let cluster = Cluster::of(&entries()).await;
+    let keys = cluster.maintainer.path().join("keys").display().to_string();
     let store = cluster.server.dsn("keeper");
     let days: Vec<String> = (0..20).rev().map(|day| format!("{day}d")).collect();
     let prune = |round: usize| {

@@ -2,7 +2,6 @@
 //! Text that means something to SQL, to JSON, to a shell or to a terminal, in every field that holds text: it is kept and
 //! given back as it came, through everything that speaks to the server.
 
-use std::process::Command;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -10,12 +9,11 @@ use serde_json::{Value, json};
 use zt_agent::audit::postgres::Reader;
 use zt_agent::audit::query::{Filter, GraphFilter, PartyFilter};
 use zt_agent::audit::record::{AuditRecord, Change, Entry, Timestamp};
-use zt_agent::audit::store::Sink as _;
 use zt_tests::entries::Maker;
 use zt_tests::{Engine, Policy, Sandbox, TCP, http};
 
-use super::cluster::{Cluster, Node, clean, run};
-use super::{target, today, with_tables};
+use super::cluster::{Cluster, clean, done, run};
+use super::{target, today};
 
 /// Nasty texts. A NUL is none that a database keeps; it has a test of its own.
 const NASTY: [&str; 12] = [
@@ -106,21 +104,6 @@ fn entries() -> Vec<Entry> {
     entries
 }
 
-async fn shipped() -> (Cluster, Vec<Entry>) {
-    let server = with_tables().await;
-    let node = Node::new(0, maker().start, 1).await;
-    let entries = entries();
-    node.spool.append(&entries, None).await.expect("kept");
-    node.spool.seal().await.expect("sealed");
-    node.ship(&server).await;
-    let cluster = Cluster {
-        server,
-        nodes: vec![node],
-        maintainer: tempfile::tempdir().expect("directory"),
-    };
-    (cluster, entries)
-}
-
 /// As a question each finds those that have it there, and no others.
 async fn questions(reader: &Reader) {
     let graph = reader.graph(&GraphFilter::default()).await.expect("a graph");
@@ -154,7 +137,8 @@ async fn questions(reader: &Reader) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nasty_text_comes_back_as_it_went_through_all_that_speaks_to_the_server() {
-    let (cluster, entries) = shipped().await;
+    let entries = entries();
+    let cluster = Cluster::of(&entries).await;
     let reader = Reader::new(target(&cluster.server, "engine"));
     let page = reader
         .query(&Filter::default(), None, 1000)
@@ -185,11 +169,7 @@ async fn nasty_text_comes_back_as_it_went_through_all_that_speaks_to_the_server(
     let directory = tempfile::tempdir().expect("directory");
     let file = directory.path().join("trail.jsonl").display().to_string();
     let store = cluster.server.dsn("engine");
-    let mut export = Command::new(zt_tests::agent::binary().expect("built"));
-    export
-        .args(["audit", "export", "--store", &store, "--to", &file])
-        .env_clear();
-    assert!(export.status().expect("runs").success());
+    done(&["audit", "export", "--store", &store, "--to", &file]);
     clean(
         "in an export",
         &run(&[
@@ -215,7 +195,8 @@ async fn nasty_text_comes_back_as_it_went_through_all_that_speaks_to_the_server(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nasty_text_over_the_api_of_an_engine_on_the_server_is_text() -> Result<()> {
-    let (cluster, entries) = shipped().await;
+    let entries = entries();
+    let cluster = Cluster::of(&entries).await;
     let sandbox = Sandbox::new("nasty")?;
     let policies = sandbox.directory().join("policies");
     std::fs::create_dir_all(&policies)?;

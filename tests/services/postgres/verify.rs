@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The trail of a cluster, as one who audits it checks it, and everybody who could do something to the tables.
 
-use std::process::Command;
-
 use serde_json::Value;
 use zt_agent::audit::postgres::Maintainer;
 use zt_agent::audit::record::Timestamp;
 use zt_agent::audit::seal::{Cause, Checkpoint, Gap, Keys};
 
-use super::cluster::{Cluster, clean, run};
+use super::cluster::{Cluster, clean, done, run};
 use super::{target, today};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -156,16 +154,7 @@ async fn an_export_of_the_cluster_is_checked_without_the_server() {
     let directory = tempfile::tempdir().expect("directory");
     let file = directory.path().join("trail.jsonl").display().to_string();
     let store = cluster.server.dsn("engine");
-    let output = Command::new(zt_tests::agent::binary().expect("built"))
-        .args(["audit", "export", "--store", &store, "--to", &file])
-        .env_clear()
-        .output()
-        .expect("runs");
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    done(&["audit", "export", "--store", &store, "--to", &file]);
     let trust = cluster.trust();
     let verify = || run(&["audit", "verify", &file, "-o", "json", "--trust", &trust]);
     clean("export", &verify());

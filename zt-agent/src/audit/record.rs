@@ -233,7 +233,8 @@ impl AuditRecord {
         serde_json::to_value(detail).ok()
     }
 
-    /// The same, given that value's text. False where it is none: what a record does not say, its digest does not cover.
+    /// The same, given that value's text. False where it is none, or written in another way: what a record does not say, its
+    /// digest does not cover.
     #[must_use]
     pub fn set_operator_detail(&mut self, text: &str) -> bool {
         let Ok(detail) = serde_json::from_str::<OperatorDetail>(text) else {
@@ -241,7 +242,8 @@ impl AuditRecord {
         };
         self.mfa = detail.mfa;
         self.incident = detail.incident;
-        self.mfa.is_some() || self.incident.is_some()
+        self.operator_detail()
+            .is_some_and(|detail| detail.to_string() == text)
     }
 
     /// Whether this decision refused something.

@@ -13,6 +13,7 @@
 
 mod append;
 mod bulk;
+mod continuity;
 mod counts;
 mod dsn;
 mod durability;
@@ -31,6 +32,7 @@ mod select;
 mod shapes;
 mod share;
 mod ship;
+mod structure;
 mod told;
 mod traffic;
 
@@ -90,8 +92,12 @@ pub struct Store {
 /// The one connection that writes.
 #[derive(Debug)]
 struct Writer {
+    path: PathBuf,
     connection: SqliteConnection,
     known: append::Known,
+    /// Where the chain ends that was seen to go on from what was signed, with all that was appended here since; `None`
+    /// before one has looked.
+    trusted: Option<Head>,
     share: Arc<share::Share>,
     sync: Durability,
 }
@@ -137,8 +143,10 @@ impl Store {
         let share = Arc::new(share::Share::default());
         share.count(&mut connection).await?;
         let writer = Mutex::new(Writer {
+            path: path.clone(),
             connection,
             known: append::Known::default(),
+            trusted: None,
             share: Arc::clone(&share),
             sync: settings.sync,
         });

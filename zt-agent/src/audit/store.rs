@@ -142,12 +142,14 @@ pub struct Told<T> {
     pub read: Result<T, String>,
 }
 
-impl<T: serde::de::DeserializeOwned> Told<T> {
+impl<T: serde::de::DeserializeOwned + serde::Serialize> Told<T> {
     /// One that was kept as a text; `same` looks whether it is the one that its place says.
     pub fn text(what: String, text: &str, same: impl FnOnce(&T) -> bool) -> Self {
         let read = match serde_json::from_str(text) {
-            Ok(read) if same(&read) => Ok(read),
-            Ok(_) => Err("it is not the one that its row says".to_owned()),
+            Ok(read) if !same(&read) => Err("it is not the one that its row says".to_owned()),
+            // People read the text, and two texts may mean the same to a program.
+            Ok(read) if serde_json::to_string(&read).is_ok_and(|written| written == text) => Ok(read),
+            Ok(_) => Err("its text is not as it was written".to_owned()),
             Err(error) => Err(error.to_string()),
         };
         Self { what, read }

@@ -200,7 +200,14 @@ pub(super) async fn prune(arguments: &PruneArgs) -> Result<Exit, Failure> {
         return Ok(Exit::Done);
     }
     // Only what is there: `Store::open` would make it.
-    Reader::open(&dsn).await?;
+    let signed = Reader::open(&dsn).await?.is_signed().await?;
+    // Keys that are made here would be another's, and what they sign a finding.
+    if signed && Keys::list(&keys)?.is_none() {
+        return Err(Failure::Usage(format!(
+            "{} has no keys, and this trail is signed: name the directory of its keys with --keys",
+            keys.display()
+        )));
+    }
     let store = Store::open(Settings {
         dsn,
         max_disk_bytes: config.audit.max_disk_bytes,
@@ -273,6 +280,8 @@ pub(super) fn keys(arguments: &KeysArgs) -> Result<Exit, Failure> {
         .map(|checkpoint| checkpoint.writer)
         .collect();
     writers.sort_unstable();
+    // A checkpoint that its trail does not go on from is kept beside the last one.
+    writers.dedup();
     if writers.is_empty() {
         println!("{}", root.key);
     }

@@ -6,6 +6,7 @@ use sqlx::Row as _;
 use sqlx::postgres::{PgConnection, PgRow};
 use uuid::Uuid;
 
+use super::shape::Shape;
 use super::{DAY, PgError};
 use crate::audit::query::HOUR;
 use crate::audit::record::{Protocol, Timestamp};
@@ -15,6 +16,15 @@ use crate::audit::store::{Miscount, Tally};
 const DAYS: std::ops::Range<i64> = 0..106_000;
 /// Miscounts of one day that are told.
 const MOST: i64 = 1000;
+
+/// Shapes looked at at a time.
+const SHAPES_AT_A_TIME: i64 = 2048;
+
+/// The next shapes behind one.
+const SHAPES: &str = "
+SELECT day, id, login, type, source, destination, protocol, port, rule, source_node, destination_node, cluster, decision,
+       enforced, mode, observer, hook, reason, proof, part
+FROM zt_audit.shape WHERE (day, id, login) > ($1, $2, $3) ORDER BY day, id, login LIMIT $4";
 
 /// The next day from one on that has a record or a count.
 const NEXT: &str = "
@@ -90,10 +100,21 @@ ORDER BY s.name, s.login LIMIT $1";
 type Tell = fn(&PgRow, i32) -> Result<Miscount, sqlx::Error>;
 
 /// The comparison of one server.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Counts {
+    /// The last shape that was looked at; `None` when that is done.
+    shape: Option<(i32, Uuid, String)>,
     /// The first day that was not looked at.
     day: i64,
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self {
+            shape: Some((i32::MIN, Uuid::nil(), String::new())),
+            day: DAYS.start,
+        }
+    }
 }
 
 impl Counts {
@@ -102,6 +123,9 @@ impl Counts {
         &mut self,
         connection: &mut PgConnection,
     ) -> Result<Option<Vec<Miscount>>, PgError> {
+        if let Some(shape) = self.shape.take() {
+            return Ok(Some(self.shapes(connection, shape).await?));
+        }
         if !DAYS.contains(&self.day) {
             return Ok(None);
         }
@@ -128,6 +152,40 @@ impl Counts {
             }
         }
         Ok(Some(wrong))
+    }
+
+    /// The next shapes that are not what their ids are the hashes of: filters and the graph go by their columns.
+    async fn shapes(
+        &mut self,
+        connection: &mut PgConnection,
+        (day, id, login): (i32, Uuid, String),
+    ) -> Result<Vec<Miscount>, PgError> {
+        let rows = sqlx::query(SHAPES)
+            .bind(day)
+            .bind(id)
+            .bind(login)
+            .bind(SHAPES_AT_A_TIME)
+            .fetch_all(connection)
+            .await?;
+        let mut wrong = Vec::new();
+        for row in &rows {
+            let (day, id, login): (i32, Uuid, &str) =
+                (row.try_get("day")?, row.try_get("id")?, row.try_get("login")?);
+            let said = Shape::of_row(row)?.map(|shape| shape.id());
+            if said != Some(id) {
+                let begin = Timestamp(i64::from(day).saturating_mul(DAY));
+                wrong.push(Miscount {
+                    what: format!("the shape {id} of the day from {begin}, inserted by {login},"),
+                    kept: said.map_or_else(
+                        || "what no record says".to_owned(),
+                        |said| format!("what is of the shape {said}"),
+                    ),
+                    counted: "what its id is the hash of".to_owned(),
+                });
+            }
+            self.shape = Some((day, id, login.to_owned()));
+        }
+        Ok(wrong)
     }
 }
 

@@ -205,16 +205,48 @@ impl Record<'_> {
         Ok(record)
     }
 
+    /// A change has nothing in the columns of a decision: people look at the rows as well.
+    fn has_no_decision(&self) -> Result<(), PgError> {
+        let row = self.row;
+        for (column, nothing) in [("latency", 0), ("count", 1)] {
+            let number: i64 = row.try_get(column)?;
+            if number != nothing {
+                return Err(self.damaged(column, number.to_string()));
+            }
+        }
+        for column in ["source_port", "pid"] {
+            if let Some(number) = self.number::<i64>(column)? {
+                return Err(self.damaged(column, number.to_string()));
+            }
+        }
+        for column in ["source_address", "destination_address"] {
+            if let Some(address) = row.try_get::<Option<IpAddr>, _>(column)? {
+                return Err(self.damaged(column, address.to_string()));
+            }
+        }
+        for column in ["comm", "source_pod", "destination_pod"] {
+            if let Some(text) = self.text(column)? {
+                return Err(self.damaged(column, text.to_string()));
+            }
+        }
+        Ok(())
+    }
+
     fn change(&self) -> Result<Change, PgError> {
+        self.has_no_decision()?;
         let detail = self
             .detail()?
             .ok_or_else(|| self.damaged("detail", "missing".to_owned()))?;
+        let change: serde_json::Value = serde_json::from_str(&detail)
+            .ok()
+            .filter(|change: &serde_json::Value| change.to_string() == *detail)
+            .ok_or_else(|| self.damaged("detail", detail.to_string()))?;
         Ok(Change::new(
             (self.id, Timestamp(self.row.try_get("time")?)),
             (self.needed("cluster")?, self.needed("source_node")?),
             self.needed("caller")?,
             self.row.try_get::<i64, _>("revision")?.cast_unsigned(),
-            serde_json::from_str(&detail).map_err(|_| self.damaged("detail", detail.to_string()))?,
+            change,
         ))
     }
 }

@@ -2,6 +2,8 @@
 //! Shapes: what repeats from record to record, named by a hash of what it says.
 
 use sha2::{Digest as _, Sha256};
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
 use uuid::{Builder, Uuid};
 
 use crate::audit::record::{Entry, Part};
@@ -9,7 +11,7 @@ use crate::audit::record::{Entry, Part};
 /// What a shape says. Where an entry has no such thing, `None`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Shape<'a> {
-    pub(super) kind: &'static str,
+    pub(super) kind: &'a str,
     pub(super) source: Option<&'a str>,
     pub(super) destination: Option<&'a str>,
     pub(super) protocol: Option<u8>,
@@ -18,13 +20,13 @@ pub(super) struct Shape<'a> {
     pub(super) source_node: Option<&'a str>,
     pub(super) destination_node: Option<&'a str>,
     pub(super) cluster: &'a str,
-    pub(super) decision: Option<&'static str>,
+    pub(super) decision: Option<&'a str>,
     pub(super) enforced: Option<bool>,
-    pub(super) mode: Option<&'static str>,
-    pub(super) observer: Option<&'static str>,
-    pub(super) hook: Option<&'static str>,
-    pub(super) reason: Option<&'static str>,
-    pub(super) proof: Option<&'static str>,
+    pub(super) mode: Option<&'a str>,
+    pub(super) observer: Option<&'a str>,
+    pub(super) hook: Option<&'a str>,
+    pub(super) reason: Option<&'a str>,
+    pub(super) proof: Option<&'a str>,
     pub(super) part: i16,
 }
 
@@ -72,6 +74,37 @@ impl<'a> Shape<'a> {
                 part: part_number(Part::Aside),
             },
         }
+    }
+
+    /// What a row of `zt_audit.shape` says; `None` where it says something that no shape can say.
+    pub(super) fn of_row(row: &'a PgRow) -> Result<Option<Self>, sqlx::Error> {
+        let text = |column| row.try_get::<Option<&'a str>, _>(column);
+        let (protocol, port): (Option<i16>, Option<i32>) = (row.try_get("protocol")?, row.try_get("port")?);
+        let (Ok(protocol), Ok(port)) = (
+            protocol.map(u8::try_from).transpose(),
+            port.map(u16::try_from).transpose(),
+        ) else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            kind: row.try_get("type")?,
+            source: text("source")?,
+            destination: text("destination")?,
+            protocol,
+            port,
+            rule: text("rule")?,
+            source_node: text("source_node")?,
+            destination_node: text("destination_node")?,
+            cluster: row.try_get("cluster")?,
+            decision: text("decision")?,
+            enforced: row.try_get("enforced")?,
+            mode: text("mode")?,
+            observer: text("observer")?,
+            hook: text("hook")?,
+            reason: text("reason")?,
+            proof: text("proof")?,
+            part: row.try_get("part")?,
+        }))
     }
 
     /// Its id: `UUIDv8` (RFC 9562) of a SHA-256 of everything that it says.

@@ -16,7 +16,7 @@ use super::place::{Noted, Place, Times, place, write_trail};
 use super::schema::SEGMENT_ROWS;
 use super::shapes::{self, ShapeKey};
 use super::{StoreError, Writer, share, told};
-use crate::audit::chain::Hash;
+use crate::audit::chain::{Hash, Head};
 use crate::audit::names::Named;
 use crate::audit::record::Entry;
 use crate::audit::store::RingMark;
@@ -115,8 +115,9 @@ pub(super) async fn append(
     loop {
         let kept = attempt(&mut writer.connection, &mut known, entries, mark).await?;
         // Else something has changed since it was remembered, and is looked up now.
-        if let Some((links, cost)) = kept {
+        if let Some((links, cost, (before, head))) = kept {
             writer.share.add(cost);
+            writer.trusted = writer.trusted.filter(|trusted| *trusted == before).map(|_| head);
             if known.names.len() <= MAX_CACHED && known.shapes.len() <= MAX_CACHED {
                 writer.known = known;
             }
@@ -125,14 +126,15 @@ pub(super) async fn append(
     }
 }
 
-/// As [`append`], with what it costs evaluations. `None` where the chain does not end as was remembered: nothing was done,
-/// and what is known holds. Each statement that need not be waited for saves as much as a dozen records take.
+/// As [`append`], with what it costs evaluations, and where the chain ended before and ends now. `None` where the chain did
+/// not end as was remembered: nothing was done, and what is known holds. Each statement that need not be waited for saves as
+/// much as a dozen records take.
 async fn attempt(
     connection: &mut SqliteConnection,
     known: &mut Known,
     entries: &[Entry],
     mark: Option<RingMark>,
-) -> Result<Option<(Links, u64)>, StoreError> {
+) -> Result<Option<(Links, u64, (Head, Head))>, StoreError> {
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
     let mut remembered = known.place.take();
     let mut before = match remembered {
@@ -210,7 +212,7 @@ async fn attempt(
         hashes,
     };
     let cost = costs.iter().map(|(_, bytes)| bytes.cast_unsigned()).sum();
-    Ok(Some((links, cost)))
+    Ok(Some((links, cost, (before.0, head))))
 }
 
 /// Keeps names of numbers.

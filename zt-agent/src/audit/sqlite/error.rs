@@ -60,6 +60,23 @@ pub enum StoreError {
     /// The keys of the checkpoints cannot be used.
     #[error(transparent)]
     Keys(#[from] KeyError),
+    /// The chain does not go on from what was signed last.
+    #[error(
+        "{} does not go on from entry {seq}, up to which it was signed at {time}: {how}. What was signed then is kept in {}, and `zt-agent audit verify` names what is wrong; what comes from now on is signed again in a minute",
+        path.display(), kept.display()
+    )]
+    Broken {
+        /// The file.
+        path: PathBuf,
+        /// The entry that was signed last.
+        seq: u64,
+        /// When.
+        time: crate::audit::record::Timestamp,
+        /// What of it shows.
+        how: &'static str,
+        /// Where the checkpoint is kept.
+        kept: PathBuf,
+    },
     /// The tables could not be made.
     #[error("cannot bring the audit store {} to layout {version}: {source}", path.display())]
     Migrate {

@@ -54,6 +54,32 @@ pub(super) async fn place(connection: &mut SqliteConnection) -> Result<Place, St
     Ok((head, shapes_gone))
 }
 
+/// Up to which entry the oldest were removed, as the file says, and the hash of that.
+pub(super) async fn pruned(connection: &mut SqliteConnection) -> Result<(u64, Hash), StoreError> {
+    let (row, hash): (i64, Vec<u8>) = sqlx::query_as("SELECT pruned_row, pruned_hash FROM trail")
+        .fetch_one(connection)
+        .await?;
+    let hash = <[u8; 32]>::try_from(&*hash).map_err(|_| StoreError::Damaged {
+        row: 0,
+        column: "trail.pruned_hash",
+        found: format!("{hash:02x?}"),
+    })?;
+    Ok((row.cast_unsigned(), Hash(hash)))
+}
+
+/// Notes up to which entry the oldest were removed.
+pub(super) async fn set_pruned(
+    connection: &mut SqliteConnection,
+    (seq, hash): (u64, Hash),
+) -> Result<(), StoreError> {
+    sqlx::query("UPDATE trail SET pruned_row = ?, pruned_hash = ?")
+        .bind(seq.cast_signed())
+        .bind(hash.0.as_slice())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
 /// What is noted of the chain: where it ended and ends, how many were kept, and up to where the ring buffer is accounted for.
 pub(super) struct Noted<'a> {
     pub(super) before: Place,

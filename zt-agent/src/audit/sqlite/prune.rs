@@ -6,7 +6,7 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::rollup;
 use super::schema::SEGMENT_ROWS;
-use super::{Settings, StoreError, Writer, seal, share};
+use super::{Settings, StoreError, Writer, continuity, seal, share};
 use crate::audit::clock;
 use crate::audit::seal::Keys;
 use crate::audit::store::Pruned;
@@ -95,6 +95,13 @@ async fn first_row_of_second_segment(connection: &mut SqliteConnection) -> Resul
 async fn delete_below(writer: &mut Writer, settings: &Settings, row: i64) -> Result<u64, StoreError> {
     let keys = settings.keys.as_deref().map(Keys::open).transpose()?;
     let mut transaction = writer.connection.begin_with("BEGIN IMMEDIATE").await?;
+    if let Some(keys) = &keys {
+        let known = (&*writer.path, &mut writer.trusted);
+        if let Some(broken) = continuity::check(&mut transaction, known, keys).await? {
+            transaction.commit().await?;
+            return Err(broken);
+        }
+    }
     let (last,): (Option<i64>,) = sqlx::query_as("SELECT max(row) FROM record WHERE row < ?")
         .bind(row)
         .fetch_one(&mut *transaction)

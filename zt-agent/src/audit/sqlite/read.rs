@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::counts::{Counts, edge};
 use super::place::head;
-use super::{StoreError, dsn, reading, rows, schema};
+use super::{StoreError, dsn, reading, rows, schema, ship, structure};
 use crate::audit::record::{AuditRecord, Entry, Part, Timestamp};
 use crate::audit::seal::{Checkpoint, Gap, KeyRecord};
 use crate::audit::store::{Found, Miscount, Statement, Told, Trail};
@@ -29,6 +29,8 @@ pub struct Reader {
     /// The first row that was not read yet, and the first checkpoint.
     next: i64,
     next_checkpoint: i64,
+    /// The entry of the last checkpoint, and up to which it says that entries were pruned.
+    checkpoint: (u64, u64),
     gaps_told: bool,
     /// Shapes that are not counted as their entries should be: what they are counted as, and what they should be.
     misfiled: BTreeMap<i64, (i64, i64)>,
@@ -64,6 +66,7 @@ impl Reader {
             writer,
             next: i64::MIN,
             next_checkpoint: 0,
+            checkpoint: (0, 0),
             gaps_told: false,
             misfiled: BTreeMap::new(),
             counts: None,
@@ -77,7 +80,7 @@ impl Reader {
 
     /// How far shipping is, where the file is a spool.
     pub async fn shipped(&mut self) -> Result<Option<Shipped>, StoreError> {
-        if !self.has_table("shipping").await? {
+        if !self.is_spool().await? {
             return Ok(None);
         }
         let (seq, row): (i64, i64) = sqlx::query_as("SELECT shipped, checkpoint FROM shipping")
@@ -116,7 +119,14 @@ impl Reader {
 
     /// Whether the file is a spool, whose hourly counts nobody goes by.
     pub async fn is_spool(&mut self) -> Result<bool, StoreError> {
-        self.has_table("shipping").await
+        ship::is_spool(&mut self.connection).await
+    }
+
+    /// Whether somebody has signed something of it.
+    pub async fn is_signed(&mut self) -> Result<bool, StoreError> {
+        Ok(sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM checkpoint)")
+            .fetch_one(&mut self.connection)
+            .await?)
     }
 
     /// The connection, which sees one moment.
@@ -164,27 +174,37 @@ impl Trail for Reader {
     }
 
     async fn statements(&mut self) -> Result<Vec<Told<Statement>>, StoreError> {
-        let rows: Vec<(i64, i64, String)> =
-            sqlx::query_as("SELECT row, seq, text FROM checkpoint WHERE row >= ? ORDER BY row LIMIT ?")
-                .bind(self.next_checkpoint)
-                .bind(ROWS)
-                .fetch_all(&mut self.connection)
-                .await?;
+        let rows: Vec<(i64, i64, i64, String)> = sqlx::query_as(
+            "SELECT row, seq, pruned, text FROM checkpoint WHERE row >= ? ORDER BY row LIMIT ?",
+        )
+        .bind(self.next_checkpoint)
+        .bind(ROWS)
+        .fetch_all(&mut self.connection)
+        .await?;
         if let Some((row, ..)) = rows.last() {
             self.next_checkpoint = row + 1;
         }
-        let told = |(row, seq, text): (i64, i64, String)| {
-            let same = |read: &Checkpoint| read.seq == seq.cast_unsigned();
-            Told::text(format!("row {row} of the checkpoints"), &text, same).map(Statement::Checkpoint)
-        };
-        let mut told: Vec<_> = rows.into_iter().map(told).collect();
+        let mut told = Vec::with_capacity(rows.len());
+        for (row, seq, pruned, text) in rows {
+            let place = (seq.cast_unsigned(), pruned.cast_unsigned());
+            let same = |read: &Checkpoint| (read.seq, read.pruned) == place;
+            let mut checkpoint = Told::text(format!("row {row} of the checkpoints"), &text, same);
+            // The last row is what the agent takes for the last checkpoint.
+            if place.0 < self.checkpoint.0 || place.1 < self.checkpoint.1 {
+                checkpoint.read = Err("it stands behind one of later entries".to_owned());
+            }
+            self.checkpoint = place;
+            told.push(checkpoint.map(Statement::Checkpoint));
+        }
         if !std::mem::replace(&mut self.gaps_told, true) && self.has_table("gap").await? {
-            let gaps: Vec<(i64, String)> =
-                sqlx::query_as("SELECT row, text FROM gap WHERE text IS NOT NULL ORDER BY row")
+            let gaps: Vec<(i64, i64, i64, String)> =
+                sqlx::query_as("SELECT row, first, last, text FROM gap WHERE text IS NOT NULL ORDER BY row")
                     .fetch_all(&mut self.connection)
                     .await?;
-            told.extend(gaps.into_iter().map(|(row, text)| {
-                Told::text(format!("row {row} of the gaps"), &text, |_: &Gap| true).map(Statement::Gap)
+            told.extend(gaps.into_iter().map(|(row, first, last, text)| {
+                let place = (first.cast_unsigned(), last.cast_unsigned());
+                let same = |read: &Gap| (read.first, read.last) == place;
+                Told::text(format!("row {row} of the gaps"), &text, same).map(Statement::Gap)
             }));
         }
         Ok(told)
@@ -219,7 +239,7 @@ impl Trail for Reader {
             return counts.next(&mut self.connection).await;
         }
         self.counts = Some(Counts::of(self.is_spool().await?));
-        let mut found = Vec::new();
+        let mut found = structure::wrong(&mut self.connection).await?;
         for (shape, (kept, part)) in std::mem::take(&mut self.misfiled) {
             let what = edge(&mut self.connection, shape).await?;
             found.push(Miscount {

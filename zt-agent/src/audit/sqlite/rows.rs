@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Rows of the tables → entries.
 
+mod change;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,8 +17,8 @@ use super::shapes::kind_of;
 use crate::audit::chain::{Hash, Link};
 use crate::audit::query::{Cursor, Unreadable};
 use crate::audit::record::{
-    AuditRecord, Change, Destination, Entry, Hook, Kept, Kind, Latency, Mode, Observer, Outcome, Proof,
-    Protocol, Reason, Source, Timestamp, UnknownTerm, party,
+    AuditRecord, Destination, Entry, Hook, Kept, Kind, Latency, Mode, Observer, Outcome, Proof, Protocol,
+    Reason, Source, Timestamp, UnknownTerm, party,
 };
 
 /// What [`kept`] reads of a record, in `r`.
@@ -226,7 +228,7 @@ fn of_both(row: &SqliteRow, shape: &SqliteRow) -> Result<Kept, StoreError> {
     let hook = hook.ok_or_else(|| damaged("shape", "missing"))?;
     let entry = match (kind_of(hook), detail) {
         (Kind::Decision, _) => Entry::Decision(detailed(row, template(shape, number)?, number)?),
-        (_, Some(text)) => change(row, shape, number, text)?,
+        (_, Some(text)) => change::read(row, shape, number, text)?,
         (_, None) => return Err(damaged("change", "missing")),
     };
     Ok(Kept { entry, link })
@@ -262,30 +264,6 @@ fn detailed(row: &SqliteRow, template: AuditRecord, number: i64) -> Result<Audit
         });
     }
     Ok(record)
-}
-
-fn change(row: &SqliteRow, shape: &SqliteRow, number: i64, text: &str) -> Result<Entry, StoreError> {
-    let damaged = |column, found: &str| StoreError::Damaged {
-        row: number,
-        column,
-        found: found.to_owned(),
-    };
-    let needed = |of: &SqliteRow, column: &'static str| -> Result<Arc<str>, StoreError> {
-        let text: Option<&str> = of.try_get(column)?;
-        text.map(Arc::from).ok_or_else(|| damaged(column, "missing"))
-    };
-    let (id, hook): (&[u8], &str) = (row.try_get("id")?, shape.try_get("hook")?);
-    let change = Change::new(
-        (
-            Uuid::from_slice(id).map_err(|_| damaged("id", &format!("{id:?}")))?,
-            Timestamp(row.try_get("time")?),
-        ),
-        (needed(shape, "cluster")?, needed(shape, "source_node")?),
-        needed(row, "caller")?,
-        row.try_get::<i64, _>("revision")?.cast_unsigned(),
-        serde_json::from_str(text).map_err(|_| damaged("change", text))?,
-    );
-    Entry::of_change(kind_of(hook), change).ok_or_else(|| damaged("hook", hook))
 }
 
 fn text(of: &SqliteRow, column: &str) -> Result<Option<Arc<str>>, sqlx::Error> {
@@ -327,7 +305,18 @@ fn template(shape: &SqliteRow, number: i64) -> Result<AuditRecord, StoreError> {
         hook: term::<Hook>(shape, "hook", number)?,
         observer: term::<Observer>(shape, "observer", number)?,
         mode: term::<Mode>(shape, "mode", number)?,
-        enforced: shape.try_get("enforced")?,
+        // Filters ask for one or the other, and not for what else is true.
+        enforced: match shape.try_get("enforced")? {
+            0_i64 => false,
+            1 => true,
+            other => {
+                return Err(StoreError::Damaged {
+                    row: number,
+                    column: "enforced",
+                    found: other.to_string(),
+                });
+            }
+        },
         revision: 0,
         reason: term::<Reason>(shape, "reason", number)?,
         proof: term::<Proof>(shape, "proof", number)?,

@@ -6,9 +6,8 @@ use std::path::Path;
 use sqlx::Connection;
 use sqlx::sqlite::SqliteConnection;
 
-use super::place::head;
-use super::{Durability, StoreError, Writer};
-use crate::audit::chain::Hash;
+use super::place::{self, head};
+use super::{Durability, StoreError, Writer, continuity};
 use crate::audit::clock;
 use crate::audit::record::Timestamp;
 use crate::audit::seal::{Checkpoint, Keys};
@@ -24,21 +23,26 @@ pub(super) async fn seal(writer: &mut Writer, directory: &Path) -> Result<Option
         tracing::info!(key = %keys.current().key, "the audit trail's key is a year old: it has a successor");
     }
     // What is noted apart from the data must not be ahead of it after a crash of the machine.
-    let connection = &mut writer.connection;
-    sync_commits(connection).await?;
-    let sealed = async {
-        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-        let sealed = sign(&mut transaction, &keys).await?;
-        transaction.commit().await?;
-        Ok::<_, StoreError>(sealed)
-    };
-    let sealed = sealed.await;
-    spare_commits(connection, writer.sync).await?;
+    sync_commits(&mut writer.connection).await?;
+    let sealed = sign_if_it_goes_on(writer, &keys).await;
+    spare_commits(&mut writer.connection, writer.sync).await?;
     let sealed = sealed?;
     if let Some(checkpoint) = &sealed {
         keys.note(checkpoint)?;
     }
     Ok(sealed)
+}
+
+async fn sign_if_it_goes_on(writer: &mut Writer, keys: &Keys) -> Result<Option<Checkpoint>, StoreError> {
+    let mut transaction = writer.connection.begin_with("BEGIN IMMEDIATE").await?;
+    let known = (&*writer.path, &mut writer.trusted);
+    let broken = continuity::check(&mut transaction, known, keys).await?;
+    let sealed = match &broken {
+        Some(_) => None,
+        None => sign(&mut transaction, keys).await?,
+    };
+    transaction.commit().await?;
+    broken.map_or(Ok(sealed), Err)
 }
 
 /// The last checkpoint that there is.
@@ -80,14 +84,8 @@ pub(super) async fn sign(
     keys: &Keys,
 ) -> Result<Option<Checkpoint>, StoreError> {
     let head = head(connection).await?;
-    let (pruned, pruned_hash): (i64, Vec<u8>) = sqlx::query_as("SELECT pruned_row, pruned_hash FROM trail")
-        .fetch_one(&mut *connection)
-        .await?;
-    let pruned_hash = <[u8; 32]>::try_from(&*pruned_hash).map_err(|_| StoreError::Damaged {
-        row: 0,
-        column: "trail.pruned_hash",
-        found: format!("{pruned_hash:02x?}"),
-    })?;
+    let pruned_to = place::pruned(connection).await?;
+    let pruned = pruned_to.0.cast_signed();
     let last: Option<(i64, i64)> =
         sqlx::query_as("SELECT seq, pruned FROM checkpoint ORDER BY row DESC LIMIT 1")
             .fetch_optional(&mut *connection)
@@ -96,7 +94,6 @@ pub(super) async fn sign(
         return Ok(None);
     }
     keep_keys(connection, keys).await?;
-    let pruned_to = (pruned.cast_unsigned(), Hash(pruned_hash));
     let checkpoint = Checkpoint::sign(head, Timestamp(clock::now()), pruned_to, keys);
     sqlx::query("INSERT INTO checkpoint (seq, pruned, text) VALUES (?, ?, ?)")
         .bind(head.seq.cast_signed())

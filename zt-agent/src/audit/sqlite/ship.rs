@@ -28,6 +28,12 @@ INSERT OR IGNORE INTO shipping SELECT 1, coalesce((SELECT min(row) FROM record),
     coalesce((SELECT min(row) FROM record), next_row) - 1, 0, 0, 0, 0, 0 FROM trail;
 ";
 
+/// Whether the file is a spool.
+pub(super) async fn is_spool(connection: &mut SqliteConnection) -> Result<bool, StoreError> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'shipping')";
+    Ok(sqlx::query_scalar(sql).fetch_one(connection).await?)
+}
+
 /// How far shipping is. Records are numbered as in the chain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Shipping {

@@ -2,6 +2,7 @@
 //! A real trail, tampered with in every way that we could think of.
 
 mod cluster;
+mod continuity;
 mod counts;
 mod export;
 mod node;

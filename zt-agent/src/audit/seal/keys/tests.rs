@@ -38,7 +38,7 @@ fn a_private_key_that_others_may_read_is_refused() {
 fn nothing_of_a_checkpoint_can_be_changed() {
     let directory = tempfile::tempdir().expect("directory");
     let keys = Keys::open(directory.path()).expect("makes one");
-    let head = Head::new(uuid::Uuid::from_u128(7));
+    let head = Head::new(Uuid::from_u128(7));
     let signed = Checkpoint::sign(head, Timestamp(5), (3, head.hash), &keys);
     let holds = |checkpoint: &Checkpoint| {
         keys.current()
@@ -46,7 +46,7 @@ fn nothing_of_a_checkpoint_can_be_changed() {
     };
     assert!(holds(&signed));
     let changes: [fn(&mut Checkpoint); 7] = [
-        |c| c.writer = uuid::Uuid::from_u128(8),
+        |c| c.writer = Uuid::from_u128(8),
         |c| c.seq += 1,
         |c| c.hash.0[31] ^= 1,
         |c| c.time.0 += 1,

@@ -175,6 +175,7 @@ async fn who_writes_every_hash_anew_cannot_sign() {
         let (hash, row) = (link.hash, link.seq);
         write!(sql, "UPDATE record SET hash = x'{hash}' WHERE row = {row};").expect("writes");
     }
+    write!(sql, "UPDATE trail SET hash = x'{}'", head.hash).expect("writes");
     tamper(&world.file(), &sql).await;
     let report = world.report(&world.file()).await;
     let rewritten = |finding: &Finding| matches!(finding, Finding::Rewritten { .. });
