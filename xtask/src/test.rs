@@ -30,7 +30,7 @@ pub(crate) enum Tier {
     /// Core tests of the kernel tier on Linux 6.1 and 6.12, in virtual machines without the help of hardware. Not part of `all`,
     /// which says so in the end: they take longer than all others together
     Vm,
-    /// Tests against real programs of others (PostgreSQL, Prometheus, SPIRE, containerd, Helm, schemathesis), each started for itself; as root
+    /// Tests against real programs of others (PostgreSQL, Prometheus, SPIRE, containerd, Helm, schemathesis, Chromium), each started for itself; as root
     Services,
     /// Tests against a real API server of Kubernetes and etcd, with SPIRE and its controller manager; as root. Not part of `all`, which
     /// says so in the end: building the API server, once, takes ten minutes of two cores
@@ -135,11 +135,12 @@ fn left_out(with: &str, tier: &str) -> String {
 }
 
 /// Tests of `tests/tests` that need a program of somebody else.
-const SERVICE_TESTS: [&str; 8] = [
+const SERVICE_TESTS: [&str; 9] = [
     "chart",
     "cluster",
     "kubernetes",
     "nri",
+    "page",
     "postgres",
     "prometheus",
     "schemathesis",

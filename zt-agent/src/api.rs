@@ -16,11 +16,13 @@ mod evaluate;
 mod guard;
 mod health;
 mod identities;
+mod judged;
 mod kubernetes;
 mod mode;
 mod node;
 mod nodes;
 mod openapi;
+mod page;
 mod party;
 mod peers;
 mod policies;
@@ -30,6 +32,7 @@ mod recorded;
 mod resume;
 mod revisions;
 mod rollout;
+mod rules;
 mod server;
 mod status;
 mod stream;
@@ -38,7 +41,7 @@ use std::sync::Arc;
 
 use axum::routing::get;
 use axum::{Extension, Router};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -71,6 +74,7 @@ struct Inner {
     parts: Parts,
     changes: Changes,
     nodes: nodes::Nodes,
+    judging: Arc<Semaphore>,
 }
 
 /// The parts of an [`ApiState`].
@@ -170,6 +174,7 @@ impl ApiState {
             parts,
             changes,
             nodes,
+            judging: Arc::new(Semaphore::new(1)),
         }))
     }
 
@@ -180,6 +185,11 @@ impl ApiState {
 
     fn nodes(&self) -> &nodes::Nodes {
         &self.0.nodes
+    }
+
+    /// The turn of those who have recorded connections judged.
+    fn judging(&self) -> &Arc<Semaphore> {
+        &self.0.judging
     }
 
     fn changes(&self) -> &Changes {
@@ -222,6 +232,9 @@ fn routes() -> OpenApiRouter<ApiState> {
         ))
         .routes(routes!(rollout::show))
         .routes(routes!(resume::resume))
+        .routes(routes!(rules::rules))
+        .routes(routes!(judged::replay))
+        .routes(routes!(judged::recommend))
         .routes(routes!(audit::records))
         .routes(routes!(audit::graph))
         .routes(routes!(status::status))
@@ -231,6 +244,8 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(nodes::report))
         .routes(routes!(mode::change))
         .routes(routes!(openapi::show))
+        .routes(routes!(page::index))
+        .routes(routes!(page::file))
 }
 
 /// Health and metrics.

@@ -28,5 +28,6 @@ pub mod spiffe_id;
 pub mod state;
 pub mod sysdump;
 pub mod tls;
+pub mod traffic;
 pub mod watch;
 pub mod yaml;

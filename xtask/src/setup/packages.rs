@@ -42,7 +42,7 @@ impl Program {
     }
 }
 
-pub(super) const PROGRAMS: [Program; 12] = [
+pub(super) const PROGRAMS: [Program; 15] = [
     Program::of("iproute2", "ip", "network namespaces of tests and demo"),
     Program::of("iproute2", "ss", "sockets of tests and demo"),
     Program::of("util-linux", "nsenter", "commands inside those namespaces"),
@@ -61,6 +61,13 @@ pub(super) const PROGRAMS: [Program; 12] = [
         "tests of the metrics, scraped by a real Prometheus",
     ),
     Program::of("prometheus", "promtool", "tests of the alerts"),
+    Program::of("tmux", "tmux", "tests of the terminal view"),
+    Program::of("chromium", "chromium", "tests of the page, in a real browser"),
+    Program::of(
+        "chromium-driver",
+        "chromedriver",
+        "tests of the page: what steers that browser",
+    ),
     Program::of(
         "runc",
         "runc",

@@ -99,6 +99,11 @@ const RULES: &[Rule] = &[
         module: "audit",
         may_import: &["spiffe_id"],
     },
+    // What is asked of both: recorded connections, judged by policies.
+    Rule {
+        module: "traffic",
+        may_import: &["audit", "policy", "spiffe_id"],
+    },
     Rule {
         module: "policy_follow",
         // The client of the API is the command line's.
@@ -132,6 +137,7 @@ const RULES: &[Rule] = &[
             "spiffe_id",
             "caller",
             "tls",
+            "traffic",
         ],
     },
     Rule {
@@ -150,6 +156,7 @@ const RULES: &[Rule] = &[
             "spiffe_id",
             "sysdump",
             "tls",
+            "traffic",
             "yaml",
         ],
     },
@@ -217,6 +224,20 @@ const CONFINED: &[Confined] = &[
         krate: &["kube"],
         to: &["kubernetes"],
         why: "only kubernetes/ talks to the Kubernetes API",
+    },
+    Confined {
+        krate: &["ratatui"],
+        to: &[
+            "cli/monitor/draw.rs",
+            "cli/monitor/draw",
+            "cli/monitor/terminal.rs",
+        ],
+        why: "what a view is about is apart from how it is drawn",
+    },
+    Confined {
+        krate: &["crossterm"],
+        to: &["cli/monitor/terminal.rs"],
+        why: "only the view's adapter talks to the terminal",
     },
     Confined {
         krate: &["k8s_openapi"],

@@ -5,7 +5,7 @@ use super::{Finding, SourceFile, rust_paths};
 
 /// Where the paths start that every Linux machine has. A path in the text starts with one of these, or with a route
 /// of the API.
-const ROOTS: [&str; 24] = [
+const ROOTS: [&str; 25] = [
     "api",
     "apis",
     "bin",
@@ -27,17 +27,19 @@ const ROOTS: [&str; 24] = [
     "readyz",
     "metrics",
     "openapi.json",
+    "page",
     "path",
     "ns",
     "sa",
 ];
 
 /// Hosts that a text may send its reader to. Anything else may be a mirror or a name of one site's network.
-const HOSTS: [&str; 31] = [
+const HOSTS: [&str; 33] = [
     "127.0.0.1",
     "0.0.0.0",
     "localhost",
     "[::1]",
+    "example",
     "example.com",
     "example.org",
     "hanzo.ai",
@@ -50,6 +52,7 @@ const HOSTS: [&str; 31] = [
     "www.apache.org",
     "www.debian.org",
     "www.kernel.org",
+    "www.w3.org",
     "docs.kernel.org",
     "git.kernel.org",
     "www.rfc-editor.org",

@@ -154,12 +154,17 @@ pub(super) async fn graph(State(state): State<ApiState>, given: Given) -> Result
         namespace: given.text("namespace"),
     };
     given.finish()?;
+    settled(&state).await;
+    Ok(Json(answered(state.store.graph(&filter)).await?).into_response())
+}
+
+/// Waits until what was decided before the question is counted, but not for long.
+pub(super) async fn settled(state: &ApiState) {
     shortly(async {
-        flush(&state).await;
+        flush(state).await;
         state.store.settle().await;
     })
     .await;
-    Ok(Json(answered(state.store.graph(&filter)).await?).into_response())
 }
 
 /// Waits until what was decided before the question is stored.
@@ -173,7 +178,10 @@ async fn shortly(work: impl Future<Output = ()>) {
     let _ = tokio::time::timeout(FLUSH_TIME, work).await;
 }
 
-async fn answered<T>(question: impl Future<Output = Result<T, ArchiveError>>) -> Result<T, ApiProblem> {
+/// The answer of the store, in bounded time.
+pub(super) async fn answered<T>(
+    question: impl Future<Output = Result<T, ArchiveError>>,
+) -> Result<T, ApiProblem> {
     answered_within(MAX_TIME, question).await
 }
 
@@ -223,7 +231,7 @@ mod tests {
     async fn a_question_that_is_not_answered_is_told_why() {
         let slow = std::future::pending();
         assert_eq!(told(slow).await, (503, "audit_slow".to_owned()));
-        for too_much in [TooMuch::Edges, TooMuch::Seen] {
+        for too_much in [TooMuch::Edges, TooMuch::Seen(1)] {
             let error = ArchiveError::from(StoreError::from(too_much));
             assert_eq!(told(async { Err(error) }).await, (400, "too_much".to_owned()));
         }

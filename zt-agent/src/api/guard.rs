@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Who is served: not web pages, not callers without the role, not those who ask for too much.
 
+mod origin;
+
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -76,6 +78,10 @@ impl Guard {
         if caller.over_loopback && !names_loopback(request.headers()) {
             let detail = "the Host header must name localhost or a loopback address";
             return Err(self.forbidden("host_refused", detail));
+        }
+        if origin::is_of_another_site(request) {
+            let detail = "a page of another site sent this: only the page at `/` may ask from a browser";
+            return Err(self.forbidden("origin_refused", detail));
         }
         if caller.has_expired() {
             let detail = "the certificate of this connection has expired: connect with a new one";

@@ -11,6 +11,7 @@ mod kept;
 mod local;
 mod operators;
 mod outside;
+mod paged;
 mod policies;
 mod rapid;
 mod records;

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::names::Named;
 use super::postgres::{self, Maintainer, PgError, Target, Turn};
-use super::query::{Cursor, Filter, Graph, GraphFilter, Page};
+use super::query::{Cursor, Filter, Graph, GraphFilter, Page, RuleHits, Traffic};
 use super::record::Entry;
 use super::seal::{Checkpoint, KeyError, Keys};
 use super::spool::{Account, Shipper, Spool, SpoolError, WhenFull};
@@ -213,6 +213,22 @@ impl Archive {
         Ok(match self {
             Self::Local(store) => store.graph(filter).await?,
             Self::Shared(shared) => shared.reader.graph(filter).await?,
+        })
+    }
+
+    /// The connections of a range of hours, each counted once; at most so many different ones.
+    pub async fn traffic(&self, filter: &GraphFilter, most: usize) -> Result<Traffic, ArchiveError> {
+        Ok(match self {
+            Self::Local(store) => store.traffic(filter, most).await?,
+            Self::Shared(shared) => shared.reader.traffic_up_to(filter, most).await?,
+        })
+    }
+
+    /// How often which rule decided in a range of hours.
+    pub async fn rules(&self, filter: &GraphFilter) -> Result<RuleHits, ArchiveError> {
+        Ok(match self {
+            Self::Local(store) => store.rules(filter).await?,
+            Self::Shared(shared) => shared.reader.rules(filter).await?,
         })
     }
 

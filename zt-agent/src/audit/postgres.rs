@@ -24,6 +24,7 @@ mod guide;
 mod maintain;
 mod pruning;
 mod rows;
+mod rules;
 mod select;
 mod shape;
 mod statements;

@@ -3,15 +3,17 @@
 
 mod graph;
 mod page;
+mod rules;
 mod traffic;
 
 use uuid::Uuid;
 
 pub use self::graph::{Adding, Connections, Edge, Graph, GraphFilter, HOUR, MAX_EDGES, Node, NodeKind};
 pub use self::page::{Page, Shown, Unreadable};
+pub use self::rules::{AddingHits, CountedByRule, Hits, RuleHits};
 pub(in crate::audit) use self::traffic::by_address;
 pub use self::traffic::{
-    AddingSeen, Counted, MAX_SEEN, Seen, Span, Spans, Traffic, is_by_address, is_by_policy,
+    AddingSeen, Counted, MAX_ANSWERED, MAX_SEEN, Seen, Span, Spans, Traffic, is_by_address, is_by_policy,
 };
 use super::record::{Entry, Kept, Kind, Outcome, Timestamp};
 use crate::spiffe_id::{Pattern, SpiffeId};
@@ -28,8 +30,8 @@ pub enum TooMuch {
     #[error("the graph has more than {MAX_EDGES} edges: narrow it by time or namespace")]
     Edges,
     /// Of recorded connections.
-    #[error("there are more than {MAX_SEEN} different connections: narrow them by time or namespace")]
-    Seen,
+    #[error("there are more than {0} different connections: narrow them by time or namespace")]
+    Seen(usize),
 }
 
 /// Which records to find. Every `None` finds all.

@@ -26,6 +26,7 @@ mod prune;
 mod read;
 mod rollup;
 mod rows;
+mod rules;
 mod schema;
 mod seal;
 mod select;
@@ -55,7 +56,7 @@ pub use self::schema::SEGMENT_ROWS;
 pub use self::ship::Shipping;
 use super::chain::Head;
 use super::names::{Kind, Named};
-use super::query::{Cursor, Filter, Graph, GraphFilter, Page};
+use super::query::{Cursor, Filter, Graph, GraphFilter, Page, RuleHits, Traffic};
 use super::record::{Entry, Timestamp};
 use super::seal::{Checkpoint, Keys};
 use super::store::{Pruned, RingMark, Sink};
@@ -189,6 +190,18 @@ impl Store {
     /// Who talks to whom.
     pub async fn graph(&self, filter: &GraphFilter) -> Result<Graph, StoreError> {
         graph::graph(&self.readers, filter).await
+    }
+
+    /// The connections of a range of hours, each counted once; at most so many different ones.
+    pub async fn traffic(&self, filter: &GraphFilter, most: usize) -> Result<Traffic, StoreError> {
+        // One moment of the trail for both statements.
+        let mut moment = self.readers.begin().await?;
+        traffic::traffic(&mut moment, filter, most).await
+    }
+
+    /// How often which rule decided in a range of hours.
+    pub async fn rules(&self, filter: &GraphFilter) -> Result<RuleHits, StoreError> {
+        rules::rules(&self.readers, filter).await
     }
 
     /// Names that earlier runs remembered, the most recent first, at most `limit`.

@@ -131,17 +131,34 @@ pub(super) fn plain(value: &Value) -> String {
     }
 }
 
-/// Text without control characters: what a workload chose to be called must not steer the terminal.
+/// Text without control characters, and without those that reorder or hide others: what a workload chose to be called must
+/// neither steer the terminal nor look like another name.
 pub(super) fn printable(text: &str) -> String {
     text.chars()
         .map(|character| {
-            if character.is_control() {
+            if character.is_control() || is_unseen(character) {
                 '\u{fffd}'
             } else {
                 character
             }
         })
         .collect()
+}
+
+/// Whether a character has no look of its own: joiners and spaces without width, line breaks, marks of direction, tags.
+const fn is_unseen(character: char) -> bool {
+    matches!(
+        character,
+        '\u{ad}'
+            | '\u{61c}'
+            | '\u{180e}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e007f}'
+    )
 }
 
 #[cfg(test)]
@@ -168,5 +185,9 @@ mod tests {
         assert_eq!(plain(&json!(["a", 1])), "a,1");
         assert_eq!(plain(&json!([])), "-");
         assert_eq!(plain(&json!("\u{1b}[31mred")), "\u{fffd}[31mred");
+        assert_eq!(
+            printable("a\u{9b}2J\u{202e}b\u{200b}c"),
+            "a\u{fffd}2J\u{fffd}b\u{fffd}c"
+        );
     }
 }

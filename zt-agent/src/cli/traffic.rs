@@ -2,7 +2,6 @@
 //! Recorded connections, for the commands that ask policies about them.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -16,10 +15,11 @@ use super::trail::Progress;
 use super::when::When;
 use crate::audit::archive;
 use crate::audit::postgres::{self, Target};
-use crate::audit::query::{GraphFilter, Seen, Span, Spans, Traffic};
+use crate::audit::query::{GraphFilter, Span, Spans, Traffic};
 use crate::audit::record::{Protocol, Timestamp, TimestampError};
 use crate::audit::sqlite::Reader;
-use crate::policy::{SeenFlow, Undecided};
+use crate::policy::SeenFlow;
+use crate::traffic::{Range, Recorded};
 
 /// Most bytes of a file of connections.
 const MAX_BYTES: u64 = 256 << 20;
@@ -45,72 +45,14 @@ pub(super) struct TrafficArgs {
     traffic: Option<PathBuf>,
 }
 
-/// A connection that was seen, and how often.
-#[derive(Clone, Debug)]
-pub(super) struct Recorded {
-    /// Between whom; or why no policy can be asked about it.
-    pub(super) flow: Result<SeenFlow, Undecided>,
-    pub(super) source: String,
-    pub(super) destination: String,
-    pub(super) address: Option<IpAddr>,
-    pub(super) protocol: String,
-    pub(super) port: u16,
-    pub(super) allowed: u64,
-    pub(super) denied: u64,
-    pub(super) would_deny: u64,
-    /// How many of those denied, and of those that would be, were so for want of proof.
-    pub(super) unproven: u64,
-    pub(super) spans: Spans,
-    pub(super) span: Span,
-}
-
-/// Connections of a range.
-#[derive(Debug)]
-pub(super) struct Range {
-    pub(super) recorded: Vec<Recorded>,
-    /// How many were decided for another reason than policy, by that reason.
-    pub(super) left_out: BTreeMap<String, u64>,
-}
-
-impl Range {
-    /// Says what was left out, one reason a line.
-    pub(super) fn print_left_out(&self, before: &str) -> Result<(), Failure> {
-        for (reason, count) in &self.left_out {
-            line(&format!(
-                "{before}{count} left out, for policy did not decide: {reason}"
-            ))?;
-        }
-        Ok(())
+/// Says what was left out, one reason a line.
+pub(super) fn print_left_out(range: &Range, before: &str) -> Result<(), Failure> {
+    for (reason, count) in &range.left_out {
+        line(&format!(
+            "{before}{count} left out, for policy did not decide: {reason}"
+        ))?;
     }
-}
-
-impl Recorded {
-    /// How many connections it stands for.
-    pub(super) const fn count(&self) -> u64 {
-        self.allowed
-            .saturating_add(self.denied)
-            .saturating_add(self.would_deny)
-    }
-
-    /// When those were that policy denied, refused or not.
-    pub(super) fn refused_span(&self) -> Span {
-        self.span_of([self.spans.denied, self.spans.would_deny])
-    }
-
-    /// When those were that went through.
-    pub(super) fn passed_span(&self) -> Span {
-        self.span_of([self.spans.allowed, self.spans.would_deny])
-    }
-
-    /// When those were that policy allowed.
-    pub(super) fn allowed_span(&self) -> Span {
-        self.span_of([self.spans.allowed, None])
-    }
-
-    fn span_of(&self, spans: [Option<Span>; 2]) -> Span {
-        let known = spans.into_iter().flatten().reduce(Span::with);
-        known.unwrap_or(self.span)
-    }
+    Ok(())
 }
 
 /// An edge of the graph, as `graph -o json` prints it.
@@ -149,10 +91,7 @@ impl TrafficArgs {
             let dsn = self.dsn(config)?;
             let _progress = Progress::waiting("reading the recorded traffic");
             let traffic = super::block_on(traffic(&dsn, &filter))?;
-            Range {
-                recorded: traffic.seen.into_iter().map(recorded).collect(),
-                left_out: traffic.left_out,
-            }
+            Range::from(traffic)
         };
         if range.recorded.iter().all(|recorded| recorded.count() == 0) {
             return Err(Failure::NotFound(self.nothing()));
@@ -210,38 +149,6 @@ async fn traffic(dsn: &str, filter: &GraphFilter) -> Result<Traffic, Failure> {
         Ok(traffic?)
     } else {
         Ok(Reader::open(dsn).await?.traffic(filter).await?)
-    }
-}
-
-fn recorded(seen: Seen) -> Recorded {
-    let Seen {
-        edge,
-        source_address,
-        destination_address,
-        unproven,
-        spans,
-    } = seen;
-    Recorded {
-        flow: SeenFlow::new(
-            (&edge.source, source_address),
-            (&edge.destination, destination_address),
-            edge.port,
-            edge.protocol.0,
-        ),
-        source: edge.source.to_string(),
-        destination: edge.destination.to_string(),
-        address: destination_address.or(source_address),
-        protocol: edge.protocol.to_string(),
-        port: edge.port,
-        allowed: edge.allowed,
-        denied: edge.denied,
-        would_deny: edge.would_deny,
-        unproven,
-        spans,
-        span: Span {
-            first: edge.first_seen,
-            last: edge.last_seen,
-        },
     }
 }
 

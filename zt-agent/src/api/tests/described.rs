@@ -138,6 +138,9 @@ async fn answers_are_as_the_document_says() {
         "/v1/status",
         "/v1/identities",
         "/v1/rollout",
+        "/v1/rules",
+        "/v1/replay",
+        "/v1/recommend",
     ] {
         let reply = get(world.api, path).await;
         check(&document, "get", path, &reply);
@@ -262,7 +265,9 @@ async fn every_route_is_described_and_every_description_served() {
     assert_eq!(
         names,
         [
+            "/",
             "/openapi.json",
+            "/page/{file}",
             "/v1/audit",
             "/v1/decisions/stream",
             "/v1/evaluate",
@@ -272,13 +277,19 @@ async fn every_route_is_described_and_every_description_served() {
             "/v1/nodes/{node}",
             "/v1/policies",
             "/v1/policies/{name}",
+            "/v1/recommend",
+            "/v1/replay",
             "/v1/revisions/stream",
             "/v1/rollout",
+            "/v1/rules",
             "/v1/status"
         ]
     );
     for (path, operations) in paths {
-        let target = path.replace("{name}", "x").replace("{node}", "x");
+        let target = path
+            .replace("{name}", "x")
+            .replace("{node}", "x")
+            .replace("{file}", "x");
         for method in ["get", "put", "post", "delete", "patch"] {
             if path.ends_with("/stream") && method == "get" {
                 // It has no end; other tests read it.

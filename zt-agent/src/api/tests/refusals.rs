@@ -229,7 +229,7 @@ async fn requests_that_are_not_for_this_api() {
     let world = world().await;
     let status_of = |reply: Reply| (reply.status, reply.code());
     let is = |status: u16, code: &str| (status, code.to_owned());
-    assert_eq!(status_of(get(world.api, "/").await), is(404, "not_found"));
+    assert_eq!(status_of(get(world.api, "/nothing").await), is(404, "not_found"));
     assert_eq!(
         status_of(get(world.api, "/v1/policies/none").await),
         is(404, "policy_not_found")

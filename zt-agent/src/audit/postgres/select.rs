@@ -18,8 +18,10 @@ use uuid::Uuid;
 use super::connect::{Role, Target};
 use super::guide::{self, Parameters, Place};
 use super::rows::{self, columns};
-use super::{DAY, PgError, cut, graph, traffic};
-use crate::audit::query::{Cursor, Filter, Graph, GraphFilter, HOUR, MAX_LIMIT, Page, Traffic};
+use super::{DAY, PgError, cut, graph, rules, traffic};
+use crate::audit::query::{
+    Cursor, Filter, Graph, GraphFilter, HOUR, MAX_LIMIT, MAX_SEEN, Page, RuleHits, Traffic,
+};
 
 /// Questions at a time.
 const READERS: u32 = 4;
@@ -126,7 +128,17 @@ impl Reader {
 
     /// The connections of a range of hours, each counted once.
     pub async fn traffic(&self, filter: &GraphFilter) -> Result<Traffic, PgError> {
-        traffic::traffic(&mut *self.begin().await?, filter).await
+        self.traffic_up_to(filter, MAX_SEEN).await
+    }
+
+    /// The same, or an error where there are more different ones.
+    pub async fn traffic_up_to(&self, filter: &GraphFilter, most: usize) -> Result<Traffic, PgError> {
+        traffic::traffic(&mut *self.begin().await?, filter, most).await
+    }
+
+    /// How often which rule decided in a range of hours.
+    pub async fn rules(&self, filter: &GraphFilter) -> Result<RuleHits, PgError> {
+        rules::rules(&mut *self.begin().await?, filter).await
     }
 
     /// Closes every connection.

@@ -55,9 +55,13 @@ const BY_ADDRESS: &str = concat!(
      GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 12, 13"
 );
 
-/// The connections of a range of hours, each counted once.
-pub(super) async fn traffic(connection: &mut PgConnection, filter: &GraphFilter) -> Result<Traffic, PgError> {
-    let mut adding = AddingSeen::new(filter);
+/// The connections of a range of hours, each counted once; at most so many different ones.
+pub(super) async fn traffic(
+    connection: &mut PgConnection,
+    filter: &GraphFilter,
+    most: usize,
+) -> Result<Traffic, PgError> {
+    let mut adding = AddingSeen::new(filter, most);
     let (Some(oldest), Some(latest)) = sqlx::query_as(ENDS).fetch_one(&mut *connection).await? else {
         return Ok(adding.done());
     };

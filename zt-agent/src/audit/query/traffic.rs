@@ -14,6 +14,8 @@ use crate::audit::record::Timestamp;
 
 /// Most different connections of an answer.
 pub const MAX_SEEN: usize = 1_000_000;
+/// Most of an answer over the API: an agent has other things to do, and little memory.
+pub const MAX_ANSWERED: usize = 20_000;
 
 /// Connections from one party to another, each counted once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,6 +142,7 @@ type Ends = (Arc<str>, Arc<str>, u8, u16, Option<IpAddr>, Option<IpAddr>);
 #[derive(Debug)]
 pub struct AddingSeen<'f> {
     filter: &'f GraphFilter,
+    most: usize,
     seen: HashMap<Ends, Sums>,
     left_out: BTreeMap<String, u64>,
 }
@@ -154,10 +157,11 @@ struct Sums {
 }
 
 impl<'f> AddingSeen<'f> {
-    /// Nothing yet of what the filter asks for.
-    pub fn new(filter: &'f GraphFilter) -> Self {
+    /// Nothing yet of what the filter asks for, which are at most so many.
+    pub fn new(filter: &'f GraphFilter, most: usize) -> Self {
         Self {
             filter,
+            most,
             seen: HashMap::new(),
             left_out: BTreeMap::new(),
         }
@@ -196,8 +200,8 @@ impl<'f> AddingSeen<'f> {
         if connections.denied && counts && counted.reason == Reason::ProofRequired.name() {
             sums.unproven = sums.unproven.saturating_add(connections.count);
         }
-        if self.seen.len() > MAX_SEEN {
-            return Err(TooMuch::Seen);
+        if self.seen.len() > self.most {
+            return Err(TooMuch::Seen(self.most));
         }
         Ok(())
     }
@@ -253,7 +257,7 @@ mod tests {
     #[test]
     fn each_verdict_has_its_times_and_what_policy_did_not_decide_is_counted_apart() {
         let all = GraphFilter::default();
-        let mut adding = AddingSeen::new(&all);
+        let mut adding = AddingSeen::new(&all, MAX_SEEN);
         for one in [
             counted("rule", false, 1, (1, 1)),
             counted("no_rule", true, 500, (2, 900)),

@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use futures::TryStreamExt as _;
 use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::{Reader, StoreError};
-use crate::audit::query::{AddingSeen, Connections, Counted, GraphFilter, HOUR, Traffic, by_address};
+use crate::audit::query::{
+    AddingSeen, Connections, Counted, GraphFilter, HOUR, MAX_SEEN, Traffic, by_address,
+};
 use crate::audit::record::{Outcome, Part, Timestamp};
 
 /// Parameters: 1 what is no connection, 2 and 3 the first and the last hour.
@@ -60,22 +62,31 @@ const BY_ADDRESS: &str = concat!(
 impl Reader {
     /// The connections of a range of hours, each counted once.
     pub async fn traffic(&mut self, filter: &GraphFilter) -> Result<Traffic, StoreError> {
-        let (first, last) = filter.hours();
-        let mut adding = AddingSeen::new(filter);
-        for sql in [NAMED, BY_ADDRESS] {
-            let mut rows = sqlx::query(sql)
-                .bind(Part::Aside.number())
-                .bind(first)
-                .bind(last)
-                .bind(first.saturating_mul(HOUR))
-                .bind(last.saturating_mul(HOUR).saturating_add(HOUR - 1))
-                .fetch(self.connection());
-            while let Some(row) = rows.try_next().await? {
-                adding.take(&counted(&row)?)?;
-            }
-        }
-        Ok(adding.done())
+        traffic(self.connection(), filter, MAX_SEEN).await
     }
+}
+
+/// The connections of a range of hours, each counted once; at most so many different ones.
+pub(super) async fn traffic(
+    connection: &mut SqliteConnection,
+    filter: &GraphFilter,
+    most: usize,
+) -> Result<Traffic, StoreError> {
+    let (first, last) = filter.hours();
+    let mut adding = AddingSeen::new(filter, most);
+    for sql in [NAMED, BY_ADDRESS] {
+        let mut rows = sqlx::query(sql)
+            .bind(Part::Aside.number())
+            .bind(first)
+            .bind(last)
+            .bind(first.saturating_mul(HOUR))
+            .bind(last.saturating_mul(HOUR).saturating_add(HOUR - 1))
+            .fetch(&mut *connection);
+        while let Some(row) = rows.try_next().await? {
+            adding.take(&counted(&row)?)?;
+        }
+    }
+    Ok(adding.done())
 }
 
 fn counted(row: &SqliteRow) -> Result<Counted, sqlx::Error> {

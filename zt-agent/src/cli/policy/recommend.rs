@@ -1,23 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `zt-agent policy recommend`: a policy that allows what was recorded.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::replay::workloads;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::offline::{self, SettingsArgs};
 use crate::cli::output::{Format, Output, Tone, line};
 use crate::cli::table::{Cell, Table, printable};
-use crate::cli::traffic::{Range, Recorded, TrafficArgs};
+use crate::cli::traffic::{TrafficArgs, print_left_out};
 use crate::cli::trail::Progress;
-use crate::policy::{
-    self, Counted, Moment, RecommendError, Recommended, Settings, Undecided, Unused, Wishes,
-};
+use crate::policy::{self, RecommendError, Settings, Undecided, Unused, Wishes};
 use crate::spiffe_id::Pattern;
+use crate::traffic::{Range, Recorded, advise};
 
 /// Arguments of `policy recommend`.
 #[derive(Debug, Args)]
@@ -69,36 +66,21 @@ fn name(text: &str) -> Result<String, String> {
 pub(super) fn recommend(arguments: &RecommendArgs) -> Result<Exit, Failure> {
     let settings = arguments.settings.config()?.policy_settings();
     let range = arguments.traffic.read(arguments.settings.file())?;
-    let wanted: Vec<&Recorded> = range
-        .recorded
-        .iter()
-        .filter(|recorded| arguments.count(recorded) > 0)
-        .collect();
     if let Some(path) = &arguments.diff {
-        return compare(arguments, path, &range, &wanted, &settings);
+        return compare(arguments, path, &range, &settings);
     }
-    let counted: Vec<Counted> = wanted
-        .iter()
-        .filter_map(|recorded| {
-            Some(Counted {
-                flow: recorded.flow.clone().ok()?,
-                count: arguments.count(recorded),
-                last_seen: arguments.last_seen(recorded),
-            })
-        })
-        .collect();
     let wishes = Wishes {
         name: arguments.name.clone(),
         patterns: arguments.patterns.clone(),
     };
-    let made = {
+    let advice = {
         let _progress = Progress::waiting("looking for the smallest policy");
-        policy::recommend(&counted, &wishes, &settings).map_err(|error| match error {
+        advise(&range, &wishes, arguments.include_denied, &settings).map_err(|error| match error {
             RecommendError::Compile(error) => error.into(),
             RecommendError::Invalid(problems) => Failure::Policy(problems),
         })?
     };
-    let unsaid = arguments.unsaid(&wanted, &made);
+    let (made, unsaid) = (&advice.made, &advice.unsaid);
     match arguments.output.format {
         Format::Json => crate::cli::output::json(&json!({
             "rules": made.rules,
@@ -107,18 +89,15 @@ pub(super) fn recommend(arguments: &RecommendArgs) -> Result<Exit, Failure> {
             "left_out": range.left_out,
         }))?,
         Format::Table => {
-            let total = wanted.iter().fold(0_u64, |sum, recorded| {
-                sum.saturating_add(arguments.count(recorded))
-            });
             line(&format!(
-                "# Allows what was seen: {total} connections, {} different.",
-                wanted.len()
+                "# Allows what was seen: {} connections, {} different.",
+                advice.connections, advice.flows
             ))?;
             line("# DENY rules and requireProof of the policies in force are not repeated.")?;
-            for (what, why) in &unsaid {
+            for (what, why) in unsaid {
                 line(&format!("# Not in it: {}: {why}", printable(what)))?;
             }
-            range.print_left_out("# ")?;
+            print_left_out(&range, "# ")?;
             line(made.text.trim_end())?;
         }
     }
@@ -132,70 +111,20 @@ pub(super) fn recommend(arguments: &RecommendArgs) -> Result<Exit, Failure> {
     })
 }
 
-impl RecommendArgs {
-    /// How many connections went through, or shall.
-    const fn count(&self, recorded: &Recorded) -> u64 {
-        let passed = recorded.allowed.saturating_add(recorded.would_deny);
-        if self.include_denied {
-            passed.saturating_add(recorded.denied)
-        } else {
-            passed
-        }
-    }
-
-    /// When the last of them was.
-    fn last_seen(&self, recorded: &Recorded) -> Moment {
-        let mut span = recorded.passed_span();
-        if self.include_denied {
-            span = span.with(recorded.refused_span());
-        }
-        Moment {
-            at: span.last.0,
-            text: span.last.to_string(),
-        }
-    }
-
-    /// What the policy does not say, each once, with why.
-    fn unsaid(&self, wanted: &[&Recorded], made: &Recommended) -> BTreeSet<(String, String)> {
-        let known = made.unsaid.iter().map(|(flow, why)| {
-            let what = format!(
-                "{} -> {} {} {}",
-                flow.source,
-                flow.destination,
-                flow.protocol.name(),
-                flow.port
-            );
-            (what, why.clone())
-        });
-        let other = wanted.iter().filter_map(|recorded| {
-            let why = recorded.flow.as_ref().err()?;
-            let count = self.count(recorded);
-            Some((
-                format!("{} ({count} connections)", text(recorded)),
-                why.to_string(),
-            ))
-        });
-        known.chain(other).collect()
-    }
-}
-
-fn text(recorded: &Recorded) -> String {
-    format!(
-        "{} -> {} {} {}",
-        recorded.source, recorded.destination, recorded.protocol, recorded.port
-    )
-}
-
 /// What current policies are missing, and what of them is not used.
 fn compare(
     arguments: &RecommendArgs,
     path: &Path,
     range: &Range,
-    wanted: &[&Recorded],
     settings: &Settings,
 ) -> Result<Exit, Failure> {
+    let wanted: Vec<&Recorded> = range
+        .recorded
+        .iter()
+        .filter(|recorded| recorded.passed(arguments.include_denied) > 0)
+        .collect();
     let set = offline::set(path, settings)?;
-    let table = policy::compile(&set, &workloads(&range.recorded), settings, 1)?;
+    let table = policy::compile(&set, &range.workloads(), settings, 1)?;
     let allowed = |recorded: &Recorded| match &recorded.flow {
         Ok(flow) => flow.judge(&table).map(|decision| decision.allowed),
         Err(why) => Err(*why),
@@ -232,7 +161,7 @@ fn compare(
         }
         Format::Table => {
             print(arguments, &missing, &unused, &undecided)?;
-            range.print_left_out("")?;
+            print_left_out(range, "")?;
         }
     }
     let open = undecided.iter().any(|(_, why)| *why != Undecided::Service);
@@ -252,9 +181,9 @@ impl RecommendArgs {
             "address": recorded.address,
             "protocol": recorded.protocol,
             "port": recorded.port,
-            "connections": self.count(recorded),
+            "connections": recorded.passed(self.include_denied),
             "first_seen": recorded.passed_span().first,
-            "last_seen": self.last_seen(recorded).text,
+            "last_seen": recorded.last_passed(self.include_denied),
         })
     }
 }
@@ -284,8 +213,8 @@ fn print(
             printable(&recorded.source).into(),
             format!("{}{address}", printable(&recorded.destination)).into(),
             format!("{}/{}", recorded.port, recorded.protocol).into(),
-            arguments.count(recorded).to_string().into(),
-            arguments.last_seen(recorded).text.into(),
+            recorded.passed(arguments.include_denied).to_string().into(),
+            recorded.last_passed(arguments.include_denied).to_string().into(),
         ]);
     }
     for unused in unused {

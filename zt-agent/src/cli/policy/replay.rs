@@ -1,22 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `zt-agent policy replay`: a candidate against the connections that were recorded.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use serde::Serialize;
 use serde_json::json;
 
-use crate::audit::query::Span;
-use crate::audit::record::Timestamp;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::offline::{self, SettingsArgs};
 use crate::cli::output::{Format, Output, Tone, line};
 use crate::cli::table::{Cell, Table, printable};
-use crate::cli::traffic::{Range, Recorded, TrafficArgs};
-use crate::policy::{self, AllowTable, Outcome, Undecided};
+use crate::cli::traffic::{TrafficArgs, print_left_out};
+use crate::policy::{self, Undecided};
+use crate::traffic::{Change, Range, Replayed, Row};
 
 /// Addresses of one row that are shown to people.
 const SHOWN: usize = 2;
@@ -69,72 +67,24 @@ enum FailOn {
     Strict,
 }
 
-/// What becomes of connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Change {
-    NewlyDenied,
-    NeedsProof,
-    NewlyAllowed,
-    Undecided,
-}
-
-impl Change {
-    fn cell(self) -> Cell {
-        match self {
-            Self::NewlyDenied => Cell::toned("newly denied", Tone::Bad),
-            Self::NeedsProof => Cell::toned("needs proof", Tone::Caution),
-            Self::NewlyAllowed => Cell::toned("newly allowed", Tone::Good),
-            Self::Undecided => Cell::toned("cannot be judged", Tone::Caution),
-        }
+fn cell(change: Change) -> Cell {
+    match change {
+        Change::NewlyDenied => Cell::toned("newly denied", Tone::Bad),
+        Change::NeedsProof => Cell::toned("needs proof", Tone::Caution),
+        Change::NewlyAllowed => Cell::toned("newly allowed", Tone::Good),
+        Change::Undecided => Cell::toned("cannot be judged", Tone::Caution),
     }
-}
-
-/// What rows are one line for.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-struct Row {
-    change: Change,
-    source: String,
-    destination: String,
-    port: u16,
-    protocol: String,
-    /// The candidate's rule.
-    rule: Option<String>,
-    /// Why.
-    reason: String,
-}
-
-/// How often, when, and where.
-#[derive(Clone, Debug, Serialize)]
-struct Times {
-    connections: u64,
-    first_seen: Timestamp,
-    last_seen: Timestamp,
-    /// Of ends without a name of their own.
-    addresses: BTreeSet<IpAddr>,
-}
-
-/// What a replay finds.
-#[derive(Debug, Default)]
-struct Replayed {
-    rows: BTreeMap<Row, Times>,
-    /// Connections that were looked at, and how many different.
-    connections: u64,
-    flows: u64,
 }
 
 pub(super) fn replay(arguments: &ReplayArgs) -> Result<Exit, Failure> {
     let settings = arguments.settings.config()?.policy_settings();
     let set = offline::set(&arguments.path, &settings)?;
     let range = arguments.traffic.read(arguments.settings.file())?;
-    let table = policy::compile(&set, &workloads(&range.recorded), &settings, 1)?;
-    let mut replayed = Replayed::default();
-    for recorded in &range.recorded {
-        replayed.take(recorded, &table);
-    }
+    let table = policy::compile(&set, &range.workloads(), &settings, 1)?;
+    let replayed = Replayed::of(&range, &table);
     match arguments.output.format {
-        Format::Json => replayed.print_json(&range)?,
-        Format::Table => replayed.print(&range)?,
+        Format::Json => print_json(&replayed, &range)?,
+        Format::Table => print(&replayed, &range)?,
     }
     let wanted: &[Change] = match arguments.fail {
         None => &[],
@@ -155,163 +105,79 @@ pub(super) fn replay(arguments: &ReplayArgs) -> Result<Exit, Failure> {
     Ok(if fails { Exit::Failed } else { Exit::Done })
 }
 
-/// Those whom patterns must stand for.
-pub(super) fn workloads(recorded: &[Recorded]) -> BTreeSet<crate::spiffe_id::SpiffeId> {
-    let flows = recorded.iter().filter_map(|recorded| recorded.flow.as_ref().ok());
-    flows.flat_map(policy::SeenFlow::workloads).cloned().collect()
+fn print_json(replayed: &Replayed, range: &Range) -> Result<(), Failure> {
+    let sum = |change| {
+        let (flows, connections) = replayed.sum(change);
+        json!({ "flows": flows, "connections": connections })
+    };
+    let changes: Vec<_> = replayed
+        .rows
+        .iter()
+        .map(|(row, times)| {
+            let mut value = json!(row);
+            value["connections"] = json!(times.connections);
+            value["first_seen"] = json!(times.first_seen);
+            value["last_seen"] = json!(times.last_seen);
+            value["addresses"] = json!(times.addresses);
+            value
+        })
+        .collect();
+    crate::cli::output::json(&json!({
+        "flows": replayed.flows,
+        "connections": replayed.connections,
+        "newly_denied": sum(Change::NewlyDenied),
+        "needs_proof": sum(Change::NeedsProof),
+        "newly_allowed": sum(Change::NewlyAllowed),
+        "undecided": sum(Change::Undecided),
+        "left_out": range.left_out,
+        "changes": changes,
+    }))?;
+    Ok(())
 }
 
-impl Replayed {
-    fn take(&mut self, recorded: &Recorded, table: &AllowTable) {
-        let refused = recorded.denied.saturating_add(recorded.would_deny);
-        let allowed_span = recorded.allowed_span();
-        let refused_span = recorded.refused_span();
-        self.connections = self.connections.saturating_add(recorded.count());
-        self.flows += u64::from(recorded.count() > 0);
-        let judged = recorded.flow.as_ref().map_err(|why| *why);
-        match judged.and_then(|flow| flow.judge(table)) {
-            // No policy could say anything else.
-            Err(Undecided::Protocol) => {}
-            Err(why) => self.add(
-                recorded,
-                Change::Undecided,
-                (recorded.count(), recorded.span),
-                None,
-                &why.to_string(),
-            ),
-            Ok(decision) => {
-                let mut decided = |change, count, span| {
-                    let rule = decision.rule.as_deref();
-                    self.add(recorded, change, (count, span), rule, decision.reason.name());
-                };
-                match Outcome::from(&decision) {
-                    Outcome::Deny => decided(Change::NewlyDenied, recorded.allowed, allowed_span),
-                    Outcome::Allow => decided(Change::NewlyAllowed, refused, refused_span),
-                    Outcome::AllowWithProof => {
-                        decided(Change::NeedsProof, recorded.allowed, allowed_span);
-                        // What proved nothing then is no better off with another rule that asks for proof.
-                        let others = refused.saturating_sub(recorded.unproven);
-                        decided(Change::NewlyAllowed, others, refused_span);
-                    }
-                }
-            }
-        }
-    }
-
-    fn add(
-        &mut self,
-        recorded: &Recorded,
-        change: Change,
-        (count, span): (u64, Span),
-        rule: Option<&str>,
-        reason: &str,
-    ) {
-        if count == 0 {
-            return;
-        }
-        let row = Row {
-            change,
-            source: recorded.source.clone(),
-            destination: recorded.destination.clone(),
-            port: recorded.port,
-            protocol: recorded.protocol.clone(),
-            rule: rule.map(str::to_owned),
-            reason: reason.to_owned(),
-        };
-        let times = self.rows.entry(row).or_insert_with(|| Times {
-            connections: 0,
-            first_seen: span.first,
-            last_seen: span.last,
-            addresses: BTreeSet::new(),
-        });
-        times.connections = times.connections.saturating_add(count);
-        times.first_seen = times.first_seen.min(span.first);
-        times.last_seen = times.last_seen.max(span.last);
-        times.addresses.extend(recorded.address);
-    }
-
-    /// Different connections and connections of one kind.
-    fn sum(&self, change: Change) -> (usize, u64) {
-        let of = self.rows.iter().filter(|(row, _)| row.change == change);
-        of.fold((0, 0), |(rows, sum), (_, times)| {
-            (rows + 1, sum.saturating_add(times.connections))
-        })
-    }
-
-    fn print_json(&self, range: &Range) -> Result<(), Failure> {
-        let sum = |change| {
-            let (flows, connections) = self.sum(change);
-            json!({ "flows": flows, "connections": connections })
-        };
-        let changes: Vec<_> = self
-            .rows
-            .iter()
-            .map(|(row, times)| {
-                let mut value = json!(row);
-                value["connections"] = json!(times.connections);
-                value["first_seen"] = json!(times.first_seen);
-                value["last_seen"] = json!(times.last_seen);
-                value["addresses"] = json!(times.addresses);
-                value
-            })
-            .collect();
-        crate::cli::output::json(&json!({
-            "flows": self.flows,
-            "connections": self.connections,
-            "newly_denied": sum(Change::NewlyDenied),
-            "needs_proof": sum(Change::NeedsProof),
-            "newly_allowed": sum(Change::NewlyAllowed),
-            "undecided": sum(Change::Undecided),
-            "left_out": range.left_out,
-            "changes": changes,
-        }))?;
-        Ok(())
-    }
-
-    fn print(&self, range: &Range) -> Result<(), Failure> {
-        let mut table = Table::new(&[
-            "CHANGE",
-            "SOURCE",
-            "DESTINATION",
-            "PORT",
-            "COUNT",
-            "FIRST SEEN",
-            "LAST SEEN",
-            "RULE",
+fn print(replayed: &Replayed, range: &Range) -> Result<(), Failure> {
+    let mut table = Table::new(&[
+        "CHANGE",
+        "SOURCE",
+        "DESTINATION",
+        "PORT",
+        "COUNT",
+        "FIRST SEEN",
+        "LAST SEEN",
+        "RULE",
+    ]);
+    for (row, times) in &replayed.rows {
+        table.row([
+            cell(row.change),
+            printable(&row.source).into(),
+            format!("{}{}", printable(&row.destination), shown(&times.addresses)).into(),
+            format!("{}/{}", row.port, row.protocol).into(),
+            times.connections.to_string().into(),
+            times.first_seen.to_string().into(),
+            times.last_seen.to_string().into(),
+            row.rule.clone().unwrap_or_else(|| row.reason.clone()).into(),
         ]);
-        for (row, times) in &self.rows {
-            table.row([
-                row.change.cell(),
-                printable(&row.source).into(),
-                format!("{}{}", printable(&row.destination), shown(&times.addresses)).into(),
-                format!("{}/{}", row.port, row.protocol).into(),
-                times.connections.to_string().into(),
-                times.first_seen.to_string().into(),
-                times.last_seen.to_string().into(),
-                row.rule.clone().unwrap_or_else(|| row.reason.clone()).into(),
-            ]);
-        }
-        if !self.rows.is_empty() {
-            table.print("")?;
-            line("")?;
-        }
-        line(&format!(
-            "{} connections looked at, {} different",
-            self.connections, self.flows
-        ))?;
-        for (change, what) in [
-            (Change::NewlyDenied, "would be newly denied"),
-            (Change::NeedsProof, "would need proof in the handshake"),
-            (Change::NewlyAllowed, "would be newly allowed"),
-            (Change::Undecided, "cannot be judged from what is recorded"),
-        ] {
-            let (flows, connections) = self.sum(change);
-            if flows > 0 || change == Change::NewlyDenied {
-                line(&format!("{connections} {what} ({flows} different)"))?;
-            }
-        }
-        range.print_left_out("")
     }
+    if !replayed.rows.is_empty() {
+        table.print("")?;
+        line("")?;
+    }
+    line(&format!(
+        "{} connections looked at, {} different",
+        replayed.connections, replayed.flows
+    ))?;
+    for (change, what) in [
+        (Change::NewlyDenied, "would be newly denied"),
+        (Change::NeedsProof, "would need proof in the handshake"),
+        (Change::NewlyAllowed, "would be newly allowed"),
+        (Change::Undecided, "cannot be judged from what is recorded"),
+    ] {
+        let (flows, connections) = replayed.sum(change);
+        if flows > 0 || change == Change::NewlyDenied {
+            line(&format!("{connections} {what} ({flows} different)"))?;
+        }
+    }
+    print_left_out(range, "")
 }
 
 fn shown(addresses: &BTreeSet<IpAddr>) -> String {

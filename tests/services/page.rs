@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The page in a real browser: what it shows and of whom, with the keyboard alone, in dark and light, and what other pages in
+//! that browser can do to the agent.
+
+#[path = "page/browser.rs"]
+mod browser;
+#[path = "page/trail.rs"]
+mod trail;
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
+use std::thread;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+use zt_tests::{Engine, Policy, Sandbox, TCP, eventually, http, ports, spiffe};
+
+use self::browser::{Browser, LATER};
+
+/// Services that a page must be readable with.
+const SERVICES: u32 = 300;
+
+/// An engine with a policy, and a trail of what many services did.
+fn engine(sandbox: &Sandbox) -> Result<Engine> {
+    let policies = sandbox.directory().join("policies");
+    fs::create_dir_all(&policies)?;
+    let policy = Policy::new("core")
+        .allow("client", "server", TCP, "80")
+        .allow("client", "nobody", TCP, "81");
+    fs::write(policies.join("core.yaml"), policy.text())?;
+    let mut engine = Engine::new(sandbox, "engine", &policies)?;
+    trail::fill(&sandbox.directory().join("engine/audit.db"), SERVICES)?;
+    engine.start()?;
+    Ok(engine)
+}
+
+fn evaluate(engine: &Engine, port: u16) -> Result<()> {
+    let question = json!({
+        "source": {"spiffe_id": spiffe("client")}, "destination": {"spiffe_id": spiffe("server"), "port": port},
+    });
+    http::post(engine.api(), "/v1/evaluate", &question)?.success()?;
+    Ok(())
+}
+
+#[test]
+fn the_page_shows_what_the_agent_knows() -> Result<()> {
+    let sandbox = Sandbox::new("page")?;
+    let engine = engine(&sandbox)?;
+    let browser = Browser::start(&sandbox, &[])?;
+    browser.open(&engine.url())?;
+
+    // Three hundred services, those with odd names as what they are.
+    let services = "return document.querySelectorAll('button.service').length";
+    browser.is("services", services, |count| {
+        count.as_u64() >= Some(u64::from(SERVICES))
+    })?;
+    browser.shot("graph")?;
+    let texts = browser.run("return document.querySelector('main').textContent")?;
+    let texts = texts.as_str().context("a text")?;
+    assert!(
+        texts.contains("<img src=x onerror=pwned()>"),
+        "it is shown, as text"
+    );
+    assert!(!texts.contains('\u{202e}') && texts.contains("turned\u{fffd}around"));
+    // Nothing covers another name.
+    let overlap = browser.run(include_str!("page/overlap.js"))?;
+    assert_eq!(
+        overlap,
+        json!([]),
+        "names that cover each other or are cut to nothing"
+    );
+
+    // With the keyboard alone: to a service, and to whom it calls.
+    browser.press("/")?;
+    browser.press("svc-7 ns-0")?;
+    browser.press(browser::ESCAPE)?;
+    browser.press("d")?;
+    browser.is(
+        "only services with denials",
+        "return document.querySelectorAll('li:not([hidden]) > button.service').length",
+        |count| count.as_u64() < Some(150) && count.as_u64() > Some(0),
+    )?;
+    browser.press("d")?;
+    browser.press(browser::DOWN)?;
+    browser.press(browser::ENTER)?;
+    browser.is(
+        "a service that is chosen",
+        "return document.querySelectorAll('button.service[aria-pressed=true]').length",
+        |count| *count == 1,
+    )?;
+    browser.is(
+        "lines of it",
+        "return document.querySelectorAll('path.edge.chosen').length",
+        |count| count.as_u64() > Some(0),
+    )?;
+    browser.shot("graph-chosen")?;
+
+    // Live decisions: one that comes while one looks, with its rule.
+    browser.press("2")?;
+    browser.is(
+        "a stream",
+        "return document.querySelector('main').textContent.includes('connected')",
+        |is| *is == true,
+    )?;
+    evaluate(&engine, 80)?;
+    evaluate(&engine, 81)?;
+    let rows = "return [...document.querySelectorAll('tbody tr')].map((row) => row.textContent).join('|')";
+    browser.is("decisions", rows, |text| {
+        text.as_str()
+            .is_some_and(|text| text.contains("core/rule-1") && text.contains("DENY"))
+    })?;
+    browser.press("/")?;
+    browser.press("rule-1")?;
+    browser.is(
+        "one that fits",
+        "return document.querySelectorAll('tbody tr:not([hidden])').length",
+        |count| *count == 1,
+    )?;
+    browser.run("document.querySelector('main').focus()")?;
+    browser.press(browser::DOWN)?;
+    browser.press(browser::ENTER)?;
+    browser.is(
+        "its rule",
+        "return document.querySelector('aside pre')?.textContent ?? ''",
+        |text| text.as_str().is_some_and(|text| text.contains(&spiffe("server"))),
+    )?;
+    browser.shot("live")?;
+
+    browser.press("3")?;
+    browser.is(
+        "rules and how often they decided",
+        "return document.querySelector('main').textContent",
+        |text| {
+            text.as_str()
+                .is_some_and(|text| text.contains("core") && text.contains("never in this time"))
+        },
+    )?;
+    browser.shot("policies")?;
+    browser.press("4")?;
+    browser.is(
+        "what enforcing would deny",
+        "return document.querySelectorAll('tbody tr').length",
+        |count| count.as_u64() > Some(0),
+    )?;
+    browser.shot("enforcing")?;
+    browser.press("5")?;
+    browser.is(
+        "that there is no rollout",
+        "return document.querySelector('main').textContent",
+        |text| {
+            text.as_str()
+                .is_some_and(|text| text.contains("There is no rollout"))
+        },
+    )?;
+    browser.shot("rollout")?;
+    browser.press("6")?;
+    browser.is(
+        "a policy",
+        "return document.querySelector('pre')?.textContent ?? ''",
+        |text| {
+            text.as_str()
+                .is_some_and(|text| text.contains("kind: ServiceAccessPolicy"))
+        },
+    )?;
+    browser.shot("recommendation")?;
+
+    // In dark and in light, what is written can be read.
+    for scheme in ["dark", "light"] {
+        browser.prefers(scheme)?;
+        for view in ["1", "3", "4"] {
+            browser.press(view)?;
+            browser.is("the view", "return document.querySelector('main .note') !== null && !document.querySelector('main').textContent.startsWith('Asking')", |is| *is == true)?;
+            let poor = browser.run(include_str!("page/contrast.js"))?;
+            assert_eq!(poor, json!([]), "{scheme} {view}: hardly to be read");
+            browser.shot(&format!("{scheme}-{view}"))?;
+        }
+    }
+    // Nothing ran that a workload named, nothing was refused by the page's own policy, nothing went wrong.
+    assert_eq!(browser.run("return window.pwned ?? null")?, Value::Null);
+    assert_eq!(
+        browser.run("return document.querySelectorAll('main img, main script, main b').length")?,
+        json!(0)
+    );
+    let log = browser.log()?;
+    ensure!(log.is_empty(), "the browser's log: {log:#?}");
+    Ok(())
+}
+
+/// Serves one page to everybody, at a loopback address of its own.
+fn serve(page: String) -> Result<SocketAddr> {
+    let listener = TcpListener::bind(ports::free()?)?;
+    let address = listener.local_addr()?;
+    // It ends with the test's process.
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut head = [0; 4096];
+            let _ = stream.read(&mut head);
+            let _ = write!(
+                stream,
+                "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{page}",
+                page.len()
+            );
+        }
+    });
+    Ok(address)
+}
+
+#[test]
+fn other_pages_in_the_browser_can_do_nothing() -> Result<()> {
+    let sandbox = Sandbox::new("page-attack")?;
+    let engine = engine(&sandbox)?;
+    let browser = Browser::start(&sandbox, &["--host-resolver-rules=MAP rebound.example 127.0.0.1"])?;
+    let refused = || -> Result<u64> {
+        Ok(engine
+            .metrics()?
+            .sum("zt_api_refused_total", &[("cause", "origin_refused")]))
+    };
+    let before = engine.digest()?;
+    let attack = include_str!("page/attack.html").replace("{api}", &engine.url());
+    let attacker = serve(attack)?;
+    browser.open(&format!("http://{attacker}/"))?;
+    browser.is("the attack to be over", "return document.title", |title| {
+        *title == "done"
+    })?;
+    let learned = browser.run("return window.learned")?;
+    assert_eq!(learned, json!([]), "what the other page was told");
+    eventually("the refusals to be counted", LATER, || Ok(refused()? >= 6))?;
+    assert_eq!(engine.digest()?, before, "no policy was changed");
+    let records = engine.get("/v1/audit?source=world")?;
+    assert_eq!(records["records"], json!([]), "nothing was evaluated");
+
+    // The same page under a name that leads to this machine.
+    let port = engine.api().port();
+    browser.open(&format!("http://rebound.example:{port}/"))?;
+    let text = browser.run("return document.body.textContent")?;
+    assert!(
+        text.as_str().is_some_and(|text| text.contains("host_refused")),
+        "{text}"
+    );
+    // And a link from there leads to the page.
+    browser.open(&format!("http://{attacker}/#idle"))?;
+    browser.run(&format!("location.href = '{}/'", engine.url()))?;
+    browser.is("the page", "return document.title", |title| {
+        title.as_str().is_some_and(|title| title.ends_with("zt"))
+    })
+}

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+// The policies in force, with how often each of their rules decided.
+
+import { make, note } from "./element.js";
+import { count, fits, time } from "./name.js";
+import { table } from "./table.js";
+
+// Rules of one policy that are put on the page.
+const MOST = 300;
+
+function party(end) {
+  return end.spiffe ?? end.cidr ?? end.entity ?? "any";
+}
+
+function target(to) {
+  const ports = (to.ports ?? []).join(", ");
+  const parts = [party(to), to.protocol ?? "TCP", ports === "" ? "any port" : ports];
+  if (to.requireProof) {
+    parts.push("with proof");
+  }
+  return parts.join(" ");
+}
+
+// Of rules between workloads, and of operators: whatever is there, in words.
+function words(rule) {
+  if (rule.from === undefined) {
+    return JSON.stringify(rule);
+  }
+  const to = Array.isArray(rule.to) ? rule.to.map(target).join("; ") : "";
+  return `${party(rule.from)} \u2192 ${to === "" ? "nobody" : to}`;
+}
+
+function hitsOf(hits) {
+  if (hits === undefined) {
+    return make("td", { class: "faint", colspan: "4" }, "not counted");
+  }
+  const all = hits.allowed + hits.denied + hits.would_deny;
+  if (all === 0) {
+    return make("td", { class: "caution", colspan: "4" }, "never in this time");
+  }
+  const number = (value, tone) => make("td", { class: `number ${value > 0 ? tone : "faint"}` }, count(value));
+  return [
+    number(hits.allowed, "good"),
+    number(hits.denied, "bad"),
+    number(hits.would_deny, "caution"),
+    make("td", { class: "time" }, time(hits.last_seen)),
+  ];
+}
+
+function rules(policy, hits) {
+  const all = policy.document.spec.rules ?? [];
+  const rows = all.slice(0, MOST).map((rule, index) => {
+    const name = `${policy.name}/rule-${index + 1}`;
+    return make(
+      "tr",
+      {},
+      make("td", { class: "number" }, String(index + 1)),
+      make("td", { class: rule.action === "DENY" ? "bad" : "" }, rule.action ?? "ALLOW"),
+      make("td", { class: "name" }, words(rule), rule.description ? make("span", { class: "faint" }, ` \u2014 ${rule.description}`) : null),
+      hitsOf(hits.get(name)),
+    );
+  });
+  const names = ["Rule", "Action", "Who may reach whom", "Allowed", "Denied", "Would deny", "Last (UTC)"];
+  const kinds = ["number", "", "", "number", "number", "number", ""];
+  return [
+    make(
+      "div",
+      { class: "scroll" },
+      make(
+        "table",
+        {},
+        make("thead", {}, make("tr", {}, names.map((name, index) => make("th", { scope: "col", class: kinds[index] }, name)))),
+        make("tbody", {}, rows),
+      ),
+    ),
+    all.length > MOST ? note(`The first ${MOST} of ${count(all.length)} rules.`) : null,
+  ];
+}
+
+function block(policy, hits) {
+  const inside = make("div");
+  const all = policy.document.spec.rules ?? [];
+  const used = all.filter((_, index) => {
+    const of = hits.get(`${policy.name}/rule-${index + 1}`);
+    return of !== undefined && of.allowed + of.denied + of.would_deny > 0;
+  });
+  const fill = () => {
+    if (inside.childElementCount === 0) {
+      const isOfRules = policy.kind !== "EnforcementRollout";
+      inside.append(
+        ...(isOfRules ? rules(policy, hits) : [make("pre", { tabindex: "0" }, JSON.stringify(policy.document.spec, null, 2))]).filter(Boolean),
+      );
+    }
+  };
+  const box = make(
+    "details",
+    { toggle: fill },
+    make(
+      "summary",
+      {},
+      make("strong", {}, policy.name),
+      make("span", { class: "faint" }, policy.kind),
+      policy.kind === "ServiceAccessPolicy" ? make("span", { class: "faint" }, `${count(used.length)} of ${count(all.length)} rules used`) : null,
+    ),
+    policy.document.spec.description ? note(policy.document.spec.description) : null,
+    inside,
+  );
+  box.dataset.text = JSON.stringify([policy.name, policy.kind, policy.document]);
+  return box;
+}
+
+export const policies = {
+  name: "policies",
+  title: "Policies",
+  isCheap: false,
+
+  async load({ ask, range }) {
+    const [listed, counted] = await Promise.all([ask("/v1/policies"), ask("/v1/rules", { since: range.since })]);
+    const hits = new Map(counted.rules.map((rule) => [rule.rule, rule]));
+    const boxes = listed.policies.map((policy) => block(policy, hits));
+    if (boxes.length > 0 && boxes.length <= 5) {
+      boxes.forEach((box) => {
+        box.open = true;
+      });
+    }
+    const search = make("input", {
+      type: "search",
+      placeholder: "filter policies",
+      "aria-label": "Filter policies",
+      "data-filter": true,
+      input: () => {
+        for (const box of boxes) {
+          box.hidden = !fits(box.dataset.text, search.value);
+        }
+      },
+    });
+    const known = new Set(listed.policies.map((policy) => policy.name));
+    const others = counted.rules.filter((rule) => rule.rule === null || !known.has(rule.rule.split("/")[0]));
+    return make(
+      "div",
+      {},
+      listed.errors.length > 0
+        ? make(
+            "div",
+            { class: "problem", role: "alert" },
+            "What is on disk is not in force:",
+            listed.errors.map((error) => make("div", {}, `${error.file}:${error.line}:${error.column}: ${error.field} ${error.message}`)),
+          )
+        : null,
+      note(`Revision ${listed.revision}, digest ${listed.digest.slice(0, 16)}\u2026`),
+      make("div", { class: "tools" }, search),
+      boxes.length === 0 ? note("There are no policies: by default nobody may reach anybody.") : boxes,
+      table({
+        title: "Decided by no rule, or by one that is in no document in force",
+        empty: "Nothing in this time.",
+        rows: others,
+        columns: [
+          { name: "Rule", kind: "name", text: (row) => row.rule ?? "no rule" },
+          { name: "Allowed", kind: "number", text: (row) => count(row.allowed), value: (row) => row.allowed },
+          { name: "Denied", kind: "number", text: (row) => count(row.denied), value: (row) => row.denied, tone: (row) => (row.denied > 0 ? "bad" : "") },
+          { name: "Would deny", kind: "number", text: (row) => count(row.would_deny), value: (row) => row.would_deny, tone: (row) => (row.would_deny > 0 ? "caution" : "") },
+          { name: "Last (UTC)", kind: "time", text: (row) => time(row.last_seen) },
+        ],
+      }),
+    );
+  },
+};

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `GET /v1/rules`: how often each rule decided.
+
+use axum::Json;
+use axum::extract::State;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::ApiState;
+use super::audit::{answered, settled};
+use super::problem::{ApiProblem, Details};
+use super::query::{Given, Parameters};
+use crate::audit::query::{GraphFilter, Hits};
+use crate::audit::record::Timestamp;
+
+/// The query of the rules.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "describes what `rules` reads")]
+struct RulesQuery {
+    /// RFC 3339; not before, by the hour
+    since: Option<String>,
+    /// RFC 3339; before, by the hour; later than `since`
+    until: Option<String>,
+}
+
+/// How often each rule decided.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Rules {
+    /// Revision in force.
+    revision: u64,
+    /// Those in force, in order, whether they decided anything or not; then those that decided and are not in force, and
+    /// what no rule decided.
+    rules: Vec<Rule>,
+}
+
+/// How often one rule decided. Connections are counted once, whichever end decided.
+#[derive(Serialize, ToSchema)]
+#[schema(as = RuleHits)]
+struct Rule {
+    /// `<policy>/rule-<n>` or `builtin/…`; null where no rule decided.
+    #[schema(required = true)]
+    rule: Option<String>,
+    /// It is one of a policy in force, or built in.
+    in_force: bool,
+    /// Connections that policy allowed.
+    allowed: u64,
+    /// Those that were refused.
+    denied: u64,
+    /// Those that policy denied and nothing refused.
+    would_deny: u64,
+    /// The first of them.
+    #[schema(value_type = Option<String>, required = true)]
+    first_seen: Option<Timestamp>,
+    /// The latest.
+    #[schema(value_type = Option<String>, required = true)]
+    last_seen: Option<Timestamp>,
+}
+
+impl Rule {
+    fn of(rule: Option<String>, in_force: bool, hits: Option<Hits>) -> Self {
+        let count = |of: fn(&Hits) -> u64| hits.as_ref().map_or(0, of);
+        Self {
+            rule,
+            in_force,
+            allowed: count(|hits| hits.allowed),
+            denied: count(|hits| hits.denied),
+            would_deny: count(|hits| hits.would_deny),
+            first_seen: hits.as_ref().map(|hits| hits.first_seen),
+            last_seen: hits.as_ref().map(|hits| hits.last_seen),
+        }
+    }
+}
+
+/// Says how often each rule decided.
+#[utoipa::path(get, path = "/v1/rules", tag = "policies", params(RulesQuery), responses(
+    (status = 200, description = "Each rule in force, and what others decided", body = Rules),
+    (status = "4XX", description = "The request is not valid", body = Details, content_type = "application/problem+json"),
+    (status = 503, description = "The store does not answer", body = Details, content_type = "application/problem+json"),
+))]
+pub(super) async fn rules(State(state): State<ApiState>, given: Given) -> Result<Json<Rules>, ApiProblem> {
+    let mut given = Parameters::new(given.0, &["since", "until"]);
+    let (since, until) = given.span();
+    given.finish()?;
+    settled(&state).await;
+    let mut hits = answered(state.store.rules(&GraphFilter::since(since, until))).await?;
+    let snapshot = state.snapshot();
+    let in_force = snapshot.policies.policies().iter().flat_map(|policy| {
+        let name = &policy.head.name;
+        (1..=policy.rules.len()).map(move |number| format!("{name}/rule-{number}"))
+    });
+    let mut rules: Vec<Rule> = in_force
+        .map(|rule| {
+            let of = hits.remove(&Some(rule.clone()));
+            Rule::of(Some(rule), true, of)
+        })
+        .collect();
+    let undecided = hits.remove(&None);
+    rules.extend(hits.into_iter().map(|(rule, hits)| {
+        let is_built_in = rule.as_deref().is_some_and(|rule| rule.starts_with("builtin/"));
+        Rule::of(rule, is_built_in, Some(hits))
+    }));
+    rules.extend(undecided.map(|hits| Rule::of(None, false, Some(hits))));
+    Ok(Json(Rules {
+        revision: snapshot.revision,
+        rules,
+    }))
+}
