@@ -114,7 +114,12 @@ async fn rewrite(world: &World) {
         }
         let head = head.get_or_insert_with(|| Head::new(found.writer));
         let hash = head.link(&said).hash;
-        write!(sql, "UPDATE record SET hash = x'{hash}' WHERE row = {};", found.seq).expect("writes");
+        write!(
+            sql,
+            "UPDATE record SET hash = x'{hash}' WHERE row = {};",
+            found.seq
+        )
+        .expect("writes");
     }
     let head = head.expect("entries");
     write!(sql, "UPDATE trail SET hash = x'{}'", head.hash).expect("writes");
