@@ -217,7 +217,7 @@ fn other_pages_in_the_browser_can_do_nothing() -> Result<()> {
             .sum("zt_api_refused_total", &[("cause", "origin_refused")]))
     };
     let before = engine.digest()?;
-    let attack = include_str!("page/attack.html").replace("{api}", &engine.url());
+    let attack = include_str!("page/attack.html").replace("@API@", &engine.url());
     let attacker = serve(attack)?;
     browser.open(&format!("http://{attacker}/"))?;
     browser.is("the attack to be over", "return document.title", |title| {
