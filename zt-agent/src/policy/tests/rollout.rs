@@ -96,7 +96,7 @@ fn what_changes_for_nodes_is_told_of_and_words_are_not() {
     );
     let (set, none) = (read(ROLLOUT), set(&[policy("p", "    []")]));
     let gone = none.diff_from(&set);
-    assert_eq!(gone.rollout.len(), 8, "{:#?}", gone.rollout);
+    assert_eq!(gone.rollout.len(), 7, "{:#?}", gone.rollout);
     assert_eq!(gone.rollout[0].to_string(), "hanzo stage: few -> -");
 }
 
