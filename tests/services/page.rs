@@ -44,6 +44,7 @@ fn evaluate(engine: &Engine, port: u16) -> Result<()> {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one way through the page")]
 fn the_page_shows_what_the_agent_knows() -> Result<()> {
     let sandbox = Sandbox::new("page")?;
     let engine = engine(&sandbox)?;

@@ -111,7 +111,7 @@ fn hosts(line: &str) -> impl Iterator<Item = &str> {
         .into_iter()
         .flat_map(move |scheme| line.split(scheme).skip(1));
     after.filter_map(|rest| {
-        let end = |c: char| c.is_whitespace() || "/?#\"'`)<>,;{}…".contains(c);
+        let end = |c: char| c.is_whitespace() || "/?#\"'`)<>,;{}…\\".contains(c);
         // An error message goes on with a colon.
         let authority = rest.split(end).next()?.trim_end_matches(':');
         let host = match authority.rsplit_once(':') {

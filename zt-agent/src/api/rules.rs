@@ -37,6 +37,7 @@ pub(super) struct Rules {
 /// How often one rule decided. Connections are counted once, whichever end decided.
 #[derive(Serialize, ToSchema)]
 #[schema(as = RuleHits)]
+#[expect(clippy::struct_field_names, reason = "what records and answers call it")]
 struct Rule {
     /// `<policy>/rule-<n>` or `builtin/…`; null where no rule decided.
     #[schema(required = true)]
@@ -58,16 +59,16 @@ struct Rule {
 }
 
 impl Rule {
-    fn of(rule: Option<String>, in_force: bool, hits: Option<Hits>) -> Self {
-        let count = |of: fn(&Hits) -> u64| hits.as_ref().map_or(0, of);
+    fn of(rule: Option<String>, in_force: bool, hits: Option<&Hits>) -> Self {
+        let count = |of: fn(&Hits) -> u64| hits.map_or(0, of);
         Self {
             rule,
             in_force,
             allowed: count(|hits| hits.allowed),
             denied: count(|hits| hits.denied),
             would_deny: count(|hits| hits.would_deny),
-            first_seen: hits.as_ref().map(|hits| hits.first_seen),
-            last_seen: hits.as_ref().map(|hits| hits.last_seen),
+            first_seen: hits.map(|hits| hits.first_seen),
+            last_seen: hits.map(|hits| hits.last_seen),
         }
     }
 }
@@ -92,15 +93,15 @@ pub(super) async fn rules(State(state): State<ApiState>, given: Given) -> Result
     let mut rules: Vec<Rule> = in_force
         .map(|rule| {
             let of = hits.remove(&Some(rule.clone()));
-            Rule::of(Some(rule), true, of)
+            Rule::of(Some(rule), true, of.as_ref())
         })
         .collect();
     let undecided = hits.remove(&None);
     rules.extend(hits.into_iter().map(|(rule, hits)| {
         let is_built_in = rule.as_deref().is_some_and(|rule| rule.starts_with("builtin/"));
-        Rule::of(rule, is_built_in, Some(hits))
+        Rule::of(rule, is_built_in, Some(&hits))
     }));
-    rules.extend(undecided.map(|hits| Rule::of(None, false, Some(hits))));
+    rules.extend(undecided.map(|hits| Rule::of(None, false, Some(&hits))));
     Ok(Json(Rules {
         revision: snapshot.revision,
         rules,

@@ -282,7 +282,7 @@ impl Engine {
                     tracing::warn!(
                         "the rollout goes back, with the other documents that were in force before"
                     );
-                    if let Err(error) = self.put_in_force(back, Some(Arc::clone(&problems))) {
+                    if let Err(error) = self.put_in_force(*back, Some(Arc::clone(&problems))) {
                         tracing::error!(%error, "the rollout does not go back");
                     }
                 }

@@ -200,6 +200,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a list, one decision after the other")]
     fn what_others_make_happen_and_what_breaks_nothing_does_not_count() {
         let reason = |reason| Decision { reason, ..refused() };
         let inbound = |source| Decision {

@@ -243,13 +243,18 @@ impl AuditRecord {
         self.mfa = detail.mfa;
         self.incident = detail.incident;
         self.operator_detail()
-            .is_some_and(|detail| detail.to_string() == text)
+            .is_some_and(|detail| is_written_so(&detail, text))
     }
 
     /// Whether this decision refused something.
     pub fn is_enforced_denial(&self) -> bool {
         self.decision == Outcome::Deny && self.enforced && self.hook != Hook::Api
     }
+}
+
+/// Whether a text is this value as it is written here: in any other spelling it says what nothing covers.
+pub(crate) fn is_written_so(value: &serde_json::Value, text: &str) -> bool {
+    serde_json::to_string(value).is_ok_and(|written| written == text)
 }
 
 #[cfg(test)]

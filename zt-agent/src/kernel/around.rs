@@ -189,7 +189,7 @@ mod tests {
             name: name.to_owned(),
             attach_type: "cgroup_inet4_connect",
             first: true,
-            cgroup: PathBuf::from("/cg/a"),
+            cgroup: PathBuf::from("/sys/a"),
             count,
         };
         for (name, whose) in [
@@ -203,7 +203,7 @@ mod tests {
         }
         assert_eq!(
             with("", 3).evidence(),
-            "program without a name at cgroup_inet4_connect of /cg/a and 2 more"
+            "program without a name at cgroup_inet4_connect of /sys/a and 2 more"
         );
     }
 

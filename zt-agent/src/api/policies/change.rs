@@ -196,6 +196,7 @@ async fn plan(state: &ApiState, edit: Edit, conditions: Conditions) -> Result<Ar
 }
 
 /// Writes the change, waits until it is in force and recorded; the revision then, and whether it is.
+#[expect(clippy::too_many_lines, reason = "one step after the other")]
 async fn carry_out(
     state: &ApiState,
     caller: &Caller,

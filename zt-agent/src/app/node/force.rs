@@ -34,7 +34,7 @@ impl Node {
                     tracing::warn!(
                         "the rollout goes back, with the other documents that were in force before"
                     );
-                    self.try_in_force(Arc::new(back), Some(Arc::clone(&problems)));
+                    self.try_in_force(Arc::new(*back), Some(Arc::clone(&problems)));
                 }
                 self.not_in_force(problems);
             }

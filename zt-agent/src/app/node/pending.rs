@@ -16,11 +16,14 @@ const MOST_LOOKS: u32 = 6;
 /// The longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
+/// A policy that waits for the kernel, and why it is not what the documents say, if it is not.
+pub(super) type Waiting = (Arc<PolicySet>, Option<Arc<Vec<Problem>>>);
+
 /// What is left to do.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
     /// A policy that the kernel did not take for a reason that may pass, and why it is not what the documents say, if it is not.
-    pub policies: Option<(Arc<PolicySet>, Option<Arc<Vec<Problem>>>)>,
+    pub policies: Option<Waiting>,
     /// Who is who was not written whole.
     pub merge: bool,
     /// Live connections were not judged, or not all that were revoked are gone.

@@ -5,6 +5,7 @@
 
 mod own;
 
+use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -45,7 +46,7 @@ pub(super) struct Unnamed {
     /// Those that were left alone until then.
     let_go: HashSet<PathBuf>,
     /// The cgroup that this process is in, if it is a managed one. Found where it is needed.
-    own: Option<Option<u64>>,
+    own: OnceCell<Option<u64>>,
 }
 
 impl Unnamed {
@@ -60,13 +61,16 @@ impl Unnamed {
         let observed = name.is_some_and(|name| config.modes().of(&name) == Mode::Observe);
         let only_if = |holds: bool| if holds { roots.to_vec() } else { Vec::new() };
         let told = config.identity.has(IdentitySource::Kubernetes);
-        Self {
+        let unnamed = Self {
             denies,
             static_pods: only_if(observed && told),
             untold: only_if(denies && told),
-            own: denies.then(|| own::cgroup_of(std::process::id(), mount, cgroups)),
             ..Self::default()
+        };
+        if denies {
+            unnamed.find_itself(mount, cgroups);
         }
+        unnamed
     }
 
     /// These are the pods that SPIRE has not named.

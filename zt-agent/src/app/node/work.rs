@@ -50,6 +50,7 @@ impl Node {
     }
 
     /// Does a batch of commands; what they change together is merged once.
+    #[expect(clippy::too_many_lines, reason = "one arm a command")]
     fn work(&mut self, batch: Vec<Command>) -> Result<(), AppError> {
         let mut declared = false;
         let mut fronted = false;

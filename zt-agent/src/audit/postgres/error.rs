@@ -113,7 +113,7 @@ impl PgError {
         };
         let error = source.as_database_error();
         error
-            .and_then(|error| error.code())
+            .and_then(sqlx::error::DatabaseError::code)
             .is_some_and(|code| code == "42501")
     }
 

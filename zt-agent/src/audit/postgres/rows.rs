@@ -13,7 +13,7 @@ use crate::audit::chain::{Hash, Link};
 use crate::audit::query::{Cursor, Unreadable};
 use crate::audit::record::{
     AuditRecord, Change, Destination, Entry, Kept, Kind, Latency, Protocol, Source, Timestamp, UnknownTerm,
-    party,
+    is_written_so, party,
 };
 
 /// What [`kept`] reads, of a record `r` and its shape `s`; how the detail is read, where not as it is.
@@ -239,7 +239,7 @@ impl Record<'_> {
             .ok_or_else(|| self.damaged("detail", "missing".to_owned()))?;
         let change: serde_json::Value = serde_json::from_str(&detail)
             .ok()
-            .filter(|change: &serde_json::Value| change.to_string() == *detail)
+            .filter(|change: &serde_json::Value| is_written_so(change, &detail))
             .ok_or_else(|| self.damaged("detail", detail.to_string()))?;
         Ok(Change::new(
             (self.id, Timestamp(self.row.try_get("time")?)),

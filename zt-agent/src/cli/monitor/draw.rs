@@ -76,13 +76,12 @@ impl Pen {
     fn style(self, tone: Tone) -> Style {
         let style = Style::new();
         match tone {
-            Tone::Plain => style,
             Tone::Faint => style.add_modifier(Modifier::DIM),
             Tone::Bad if !self.colour => style.add_modifier(Modifier::BOLD),
             Tone::Bad => style.fg(Color::Red),
             Tone::Good if self.colour => style.fg(Color::Green),
             Tone::Caution if self.colour => style.fg(Color::Yellow),
-            Tone::Good | Tone::Caution => style,
+            Tone::Plain | Tone::Good | Tone::Caution => style,
         }
     }
 
@@ -113,7 +112,9 @@ fn heading(view: &View, pen: Pen, width: u16) -> Line<'static> {
         thousands(sample.all)
     );
     if sample.missed > 0 {
-        right.push_str(&format!(", {} not sent", thousands(sample.missed)));
+        right.push_str(", ");
+        right.push_str(&thousands(sample.missed));
+        right.push_str(" not sent");
     }
     let is_sample = sample.shown < sample.all && !view.is_held;
     if is_sample {
@@ -166,7 +167,9 @@ fn decisions(frame: &mut Frame<'_>, view: &View, pen: Pen, area: Rect) {
     let wanted = view.wanted();
     let mut title = " decisions ".to_owned();
     if view.is_held {
-        title.push_str(&format!("HELD, {} came since ", thousands(view.meanwhile)));
+        title.push_str("HELD, ");
+        title.push_str(&thousands(view.meanwhile));
+        title.push_str(" came since ");
     }
     let block = pen.block(title, view.pane == Pane::Decisions);
     let inner = block.inner(area);
@@ -258,8 +261,9 @@ fn edges(frame: &mut Frame<'_>, view: &View, pen: Pen, area: Rect) {
     let (top, all) = view.top();
     let mut title = format!(" denied most often: {} edges ", thousands(all as u64));
     if view.edges.others > 0 {
-        let others = thousands(view.edges.others);
-        title.push_str(&format!("and {others} denials on edges that are not told apart "));
+        title.push_str("and ");
+        title.push_str(&thousands(view.edges.others));
+        title.push_str(" denials on edges that are not told apart ");
     }
     let block = pen.block(title, view.pane == Pane::Edges);
     let inner = block.inner(area);
@@ -337,7 +341,7 @@ fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3);
     for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

@@ -44,6 +44,10 @@ pub(super) enum Pane {
 
 /// The view.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "switches, each with a key of its own"
+)]
 pub(super) struct View {
     rows: VecDeque<Row>,
     next_serial: u64,

@@ -65,7 +65,9 @@ fn enforced(workloads: &Value) -> String {
     );
     let nameless = &workloads["enforced_without_name"];
     if nameless.as_u64().is_some_and(|nameless| nameless > 0) {
-        text.push_str(&format!("; and {} that have lost their name", plain(nameless)));
+        text.push_str("; and ");
+        text.push_str(&plain(nameless));
+        text.push_str(" that have lost their name");
     }
     text
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a change of a rollout means: which stage is reached, and what stages say.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use serde::{Deserialize, Serialize};
 
@@ -115,14 +115,15 @@ fn said(stage: &Stage) -> String {
         text.push_str(pattern.as_str());
     }
     if let Some(canary) = &stage.canary {
-        text.push_str(&format!("; {} % by {}", canary.percent, canary.by.name()));
+        let _ = write!(text, "; {} % by {}", canary.percent, canary.by.name());
     }
     if let Some(limit) = stage.on_denials.filter(|_| stage.mode == StageMode::Enforce) {
         let (most, action) = (limit.per_minute, limit.action.name());
-        text.push_str(&format!(
+        let _ = write!(
+            text,
             "; {action} at more than {most} a minute, for {} s",
             limit.soak
-        ));
+        );
     }
     text
 }

@@ -26,10 +26,10 @@ impl PolicySet {
         &self,
         documents: Result<Vec<Document>, Vec<Problem>>,
         settings: &Settings,
-    ) -> Result<Self, (Vec<Problem>, Option<Self>)> {
+    ) -> Result<Self, (Vec<Problem>, Option<Box<Self>>)> {
         let documents = documents.map_err(|problems| (problems, None))?;
         reparse(&documents, settings, self)
-            .map_err(|problems| (problems, self.gone_back(&documents, settings)))
+            .map_err(|problems| (problems, self.gone_back(&documents, settings).map(Box::new)))
     }
 
     /// How many stages of the rollout are in force with these settings; none without one.

@@ -25,9 +25,9 @@ impl Unnamed {
     }
 
     /// Finds the cgroup of this process, before [`Self::spare_itself`].
-    pub(in crate::app::node) fn find_itself(&mut self, mount: &Path, cgroups: &Cgroups) {
+    pub(in crate::app::node) fn find_itself(&self, mount: &Path, cgroups: &Cgroups) {
         self.own
-            .get_or_insert_with(|| cgroup_of(std::process::id(), mount, cgroups));
+            .get_or_init(|| cgroup_of(std::process::id(), mount, cgroups));
     }
 
     /// A rollout makes nobody of this process, and takes nothing from it: it is what the way back comes by. It is who it is called,
@@ -45,7 +45,8 @@ impl Unnamed {
     }
 
     fn own(&self, cgroups: &Cgroups) -> Option<u64> {
-        self.own.flatten().filter(|own| cgroups.path(*own).is_some())
+        let own = self.own.get().copied().flatten();
+        own.filter(|own| cgroups.path(*own).is_some())
     }
 }
 
@@ -80,6 +81,8 @@ mod tests {
         let found = |present: &BTreeMap<PathBuf, u64>| {
             Unnamed::new(&config(), mount.path(), &[], &Cgroups::new(present.clone()))
                 .own
+                .get()
+                .copied()
                 .flatten()
         };
         assert_eq!(found(&present), None);
@@ -106,7 +109,7 @@ mod tests {
         assert_eq!(wanted, HashMap::from([(1, enforced), (3, LEFT_ALONE)]));
         let mut config = config();
         config.unknown_workload = UnknownWorkload::Observe;
-        let mut unnamed = Unnamed::new(&config, mount.path(), &[], &cgroups);
+        let unnamed = Unnamed::new(&config, mount.path(), &[], &cgroups);
         let named = Workload {
             identity: 1 << 40,
             ..enforced

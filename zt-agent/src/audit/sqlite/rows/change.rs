@@ -8,7 +8,7 @@ use sqlx::{Row as _, ValueRef as _};
 use uuid::Uuid;
 
 use super::kind_of;
-use crate::audit::record::{Change, Entry, Timestamp};
+use crate::audit::record::{Change, Entry, Timestamp, is_written_so};
 use crate::audit::sqlite::StoreError;
 
 /// The change of a row and its shape.
@@ -34,7 +34,7 @@ pub(super) fn read(row: &SqliteRow, shape: &SqliteRow, number: i64, text: &str) 
         row.try_get::<i64, _>("revision")?.cast_unsigned(),
         serde_json::from_str(text)
             .ok()
-            .filter(|change: &serde_json::Value| change.to_string() == text)
+            .filter(|change: &serde_json::Value| is_written_so(change, text))
             .ok_or_else(|| damaged("change", text))?,
     );
     Entry::of_change(kind_of(hook), change).ok_or_else(|| damaged("hook", hook))

@@ -14,7 +14,11 @@ fn screen(view: &View, width: u16, height: u16) -> Vec<String> {
     let mut terminal = Terminal::new(TestBackend::new(width, height)).expect("no I/O");
     terminal.draw(|frame| draw(frame, view, true)).expect("no I/O");
     let buffer = terminal.backend().buffer();
-    let cells: Vec<&str> = buffer.content().iter().map(|cell| cell.symbol()).collect();
+    let cells: Vec<&str> = buffer
+        .content()
+        .iter()
+        .map(ratatui::buffer::Cell::symbol)
+        .collect();
     cells
         .chunks(usize::from(width))
         .map(|line| line.concat().trim_end().to_owned())
