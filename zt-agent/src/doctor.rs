@@ -113,14 +113,14 @@ impl Surroundings {
             .as_ref()
             .map_or_else(|_| Vec::new(), |mount| app::managed_roots(config, mount));
         let pinned = kernel::pinned(&config.bpffs);
-        // Where it cannot be told, nobody is seen to run.
-        let holder = Lock::holder(&config.bpffs).ok().flatten();
-        let anything = pinned.as_ref().is_ok_and(|versions| !versions.is_empty());
-        let agent = match (&holder, anything) {
-            (Some(_), _) => Agent::Runs,
-            (None, true) => Agent::Gone,
-            (None, false) => Agent::Absent,
+        let holder = Lock::holder(&config.bpffs);
+        let agent = match (&holder, &pinned) {
+            (Ok(Some(_)), _) => Agent::Runs,
+            (Ok(None), Ok(versions)) if !versions.is_empty() => Agent::Gone,
+            (Ok(None), Ok(_)) => Agent::Absent,
+            (Err(_), _) | (_, Err(_)) => Agent::Unknown,
         };
+        let holder = holder.ok().flatten();
         Self {
             cgroups: below(&roots),
             processes: roots

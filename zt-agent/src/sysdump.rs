@@ -92,7 +92,7 @@ pub async fn gather<W: Write>(order: &Order, to: W, progress: &dyn Fn(&str)) -> 
 /// else.
 fn secrets(config: &Config, file: &Path, pid: Option<u32>) -> Redactor {
     let mut redactor = Redactor::default();
-    redactor.learn(&config.audit.dsn);
+    redactor.learn_dsn(&config.audit.dsn);
     redactor.learn(&fs::read_to_string(file).unwrap_or_default());
     let own = std::env::vars_os();
     for (name, value) in own {

@@ -113,7 +113,7 @@ impl Row {
                 ("seq", "1"),
                 ("hash", "sha256('x')"),
                 ("revision", "1"),
-                ("latency", "1"),
+                ("latency", "0"),
                 ("count", "1"),
             ],
         )

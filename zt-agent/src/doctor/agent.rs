@@ -57,6 +57,11 @@ pub(super) fn alive(agent: Agent, holder: Option<&Holder>, status: &Result<Value
             "no agent runs: the kernel goes on enforcing what the last one left, and nothing new",
             "`systemctl start zt-agent`, or see why the pod of this node does not run; `zt-agent run` says why it ends",
         ),
+        (Agent::Unknown, ..) => Finding::warning(
+            CHECK,
+            "it cannot be told whether an agent runs here, or has left something",
+            "run this as root",
+        ),
         _ => Finding::warning(
             CHECK,
             "no agent runs here, and none has left anything: nothing is enforced",

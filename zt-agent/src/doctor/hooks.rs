@@ -17,6 +17,8 @@ pub(super) enum Agent {
     Gone,
     /// Neither: nothing was started here, or all was detached.
     Absent,
+    /// Who asks may not see that.
+    Unknown,
 }
 
 /// `versions`: what is pinned below `bpffs`.
@@ -102,7 +104,7 @@ pub(super) fn maps(own: Option<&PinnedVersion>, wanted: &[MapShape], names: &[&s
     let Some(own) = own else {
         return Finding::not_applicable(CHECK, "nothing of this version is pinned");
     };
-    let detach = "another build of the same version has pinned them, or somebody has removed a pin: an agent that runs puts pins back; else `zt-agent detach`, which ends enforcement until the agent is started again";
+    let detach = "another build of the same version has pinned them, or somebody has removed a pin. Where an agent runs, it puts pins back: ask again with the program that runs (/proc/PID/exe doctor). Where none runs, start the one that made them; if there is none any more, `zt-agent detach`, which ends enforcement until an agent is started";
     let missing: Vec<&str> = names
         .iter()
         .copied()
@@ -212,7 +214,7 @@ pub(super) fn elsewhere(own: Option<&PinnedVersion>, roots: &[ManagedRoot]) -> O
         Finding::failed(
             "hooks.elsewhere",
             format!("{others} links are pinned for cgroups that `managedCgroup` does not name, or that are gone"),
-            "start the agent with this configuration: it removes them. Where the configuration is wrong, correct `managedCgroup`",
+            "compare `managedCgroup` here with what the agent has (`zt-agent status`, hooks): if this is not its configuration, nothing is wrong there, and doctor needs its own. If it is, the agent takes them away when it is started anew",
         )
     })
 }

@@ -4,20 +4,25 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
+use zt_common::address::Address;
+
 use super::netns;
-use super::sock_diag::{LISTEN, SockDiag, TCP};
+use super::sock_diag::{Found, LISTEN, SockDiag, TCP};
 
 /// Whether sockets can be destroyed (`CONFIG_INET_DIAG_DESTROY`): makes one on loopback that nobody connects to, and destroys it.
 pub fn destroy_one() -> io::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let port = listener.local_addr()?.port();
+    let own = Address::from(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let diag = SockDiag::open()?;
     let listed = diag.list(false, TCP, 1 << LISTEN)?;
-    let own = listed.into_iter().find(|found| found.target.local_port == port);
+    // Others may listen at the same port of another address.
+    let is_own = |found: &Found| found.target.local_port == port && found.target.local == own;
+    let own = listed.into_iter().find(is_own);
     let own = own.ok_or_else(|| io::Error::other("the kernel does not list a socket that is there"))?;
     let mut outcome = Ok(());
     diag.destroy(&[own.target], |_, answer| outcome = answer)?;

@@ -55,6 +55,19 @@ pub(super) async fn add_up(
     Ok(true)
 }
 
+/// Forgets all that is counted of a day whose records go, and what they were of.
+pub(super) async fn forget(connection: &mut PgConnection, day: i32) -> Result<(), PgError> {
+    for sql in [
+        "DELETE FROM zt_audit.whole_day WHERE day = $1",
+        "DELETE FROM zt_audit.bucket_day WHERE day = $1",
+        "DELETE FROM zt_audit.bucket WHERE hour BETWEEN $1::bigint * 24 AND $1::bigint * 24 + 23",
+        "DELETE FROM zt_audit.shape WHERE day = $1",
+    ] {
+        sqlx::query(sql).bind(day).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
 /// Removes what is counted before a day.
 pub(super) async fn forget_before(connection: &mut PgConnection, day: i32) -> Result<(), PgError> {
     for sql in [

@@ -214,7 +214,7 @@ impl Maintainer {
     async fn drop_before(&mut self, oldest: i32, kept: &mut Kept) -> Result<(), PgError> {
         let days = self.days().await?;
         for day in days.into_iter().take_while(|day| *day < oldest) {
-            if let Some(records) = self.drop_day(&name_of(day)).await? {
+            if let Some(records) = self.drop_day(day).await? {
                 kept.records += records;
                 kept.dropped += 1;
             }
@@ -258,22 +258,28 @@ impl Maintainer {
         Ok(transaction.commit().await?)
     }
 
-    /// Drops a partition, and states in the same transaction what was in it. Returns how many records that were; `None`
-    /// where another maintainer wants to keep it.
-    async fn drop_day(&mut self, name: &str) -> Result<Option<u64>, PgError> {
-        let Some(closing) = closing::close(&mut self.connection, name).await? else {
+    /// Drops the partition of a day, with what is counted of it, and states in the same transaction what was in it. Returns how
+    /// many records that were; `None` where another maintainer wants to keep it.
+    async fn drop_day(&mut self, day: i32) -> Result<Option<u64>, PgError> {
+        let name = name_of(day);
+        let Some(closing) = closing::close(&mut self.connection, &name).await? else {
             return Ok(None);
         };
-        let dropped = self.drop_closed(name, closing).await;
+        let dropped = self.drop_closed(day, &name, closing).await;
         if dropped.is_err()
-            && let Err(error) = closing::open(&mut self.connection, name).await
+            && let Err(error) = closing::open(&mut self.connection, &name).await
         {
             tracing::warn!(%error, name, "records of a day that could not be dropped wait in the spools");
         }
         dropped
     }
 
-    async fn drop_closed(&mut self, name: &str, closing: closing::Closing) -> Result<Option<u64>, PgError> {
+    async fn drop_closed(
+        &mut self,
+        day: i32,
+        name: &str,
+        closing: closing::Closing,
+    ) -> Result<Option<u64>, PgError> {
         // What takes long comes first, for writers and readers of the whole trail wait while it is locked. Nothing comes to
         // a closed day.
         let count = AssertSqlSafe(format!("SELECT count(*) FROM zt_audit.{name}"));
@@ -286,6 +292,7 @@ impl Maintainer {
         if let Some(keys) = &self.keys {
             pruning::state(&mut transaction, keys, &spans).await?;
         }
+        days::forget(&mut transaction, day).await?;
         // Names are made of digits.
         let lock = format!("LOCK TABLE ONLY zt_audit.record, zt_audit.{name} IN ACCESS EXCLUSIVE MODE");
         sqlx::raw_sql(AssertSqlSafe(lock))

@@ -28,11 +28,15 @@ pub(super) async fn check(
         // Nothing was signed yet.
         return Ok(None);
     };
-    let how = broken(connection, *trusted, keys, (&noted, head)).await?;
+    let Some(how) = broken(connection, *trusted, keys, (&noted, head)).await? else {
+        *trusted = Some(head);
+        return Ok(None);
+    };
+    // Until what shows it is kept, nothing is signed.
+    let kept = keys.keep(&noted)?;
     *trusted = Some(head);
-    let Some(how) = how else { return Ok(None) };
     // It was told before.
-    let Some(kept) = keys.keep(&noted)? else {
+    let Some(kept) = kept else {
         return Ok(None);
     };
     Ok(Some(StoreError::Broken {

@@ -93,6 +93,14 @@ async fn first_row_of_second_segment(connection: &mut SqliteConnection) -> Resul
 
 /// Deletes what stands before `row` and what only that referred to.
 async fn delete_below(writer: &mut Writer, settings: &Settings, row: i64) -> Result<u64, StoreError> {
+    // What is noted apart from the data must not be ahead of it after a crash of the machine.
+    seal::sync_commits(&mut writer.connection).await?;
+    let deleted = delete_and_sign(writer, settings, row).await;
+    seal::spare_commits(&mut writer.connection, writer.sync).await?;
+    deleted
+}
+
+async fn delete_and_sign(writer: &mut Writer, settings: &Settings, row: i64) -> Result<u64, StoreError> {
     let keys = settings.keys.as_deref().map(Keys::open).transpose()?;
     let mut transaction = writer.connection.begin_with("BEGIN IMMEDIATE").await?;
     if let Some(keys) = &keys {

@@ -21,6 +21,25 @@ impl Redactor {
         self.known.dedup();
     }
 
+    /// Remembers the password of a DSN, which is a whole: whatever is in a password, it ends before the last `@`. In each form in which
+    /// it may be written down.
+    pub(in super::super) fn learn_dsn(&mut self, dsn: &str) {
+        let after = dsn.split_once("://").map_or(dsn, |(_, after)| after);
+        let password = after.rsplit_once('@').and_then(|(user, _)| user.split_once(':'));
+        let given = after
+            .split(['?', '&'])
+            .skip(1)
+            .filter_map(|pair| pair.split_once('='));
+        let given = given.filter(|(name, _)| is_secret(name)).map(|(_, value)| value);
+        for secret in password.into_iter().map(|(_, password)| password).chain(given) {
+            let quoted = format!("{secret:?}");
+            self.remember(secret);
+            self.remember(quoted.trim_matches('"'));
+            self.remember(&secret.replace('\'', "''"));
+        }
+        self.learn(dsn);
+    }
+
     fn learn_urls(&mut self, line: &str) {
         // Each to the end of its word: a password may have such a sign in it, too.
         for (at, sign) in line.match_indices("://") {

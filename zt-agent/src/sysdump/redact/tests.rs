@@ -115,6 +115,28 @@ fn what_was_learnt_goes_wherever_it_stands() {
     );
 }
 
+#[test]
+fn the_password_of_the_dsn_goes_though_it_looks_like_the_end_of_a_word() {
+    for secret in ["hun'ter22", "hun\"ter22", "a <b> c`d", "back\\slash"] {
+        let dsn = format!("postgres://zt:{secret}@db/zt");
+        let mut redactor = Redactor::default();
+        redactor.learn_dsn(&dsn);
+        for text in [
+            format!("dsn: {dsn}"),
+            format!("{dsn:?}"),
+            format!("dsn: '{}'", dsn.replace('\'', "''")),
+            json!({ "dsn": dsn }).to_string(),
+        ] {
+            let cleaned = redactor.text(&text);
+            assert!(
+                !cleaned.contains("ter22") && !cleaned.contains("<b>"),
+                "{cleaned}"
+            );
+            assert!(!cleaned.contains("slash"), "{cleaned}");
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn a_password_goes_whatever_it_is_made_of(secret in "[A-Za-z0-9!#$%&*+,./:;=?^_~-]{8,24}", before in "[ -~]{0,20}") {

@@ -66,9 +66,9 @@ fn what_kubernetes_and_the_agent_there_say_must_be_the_same() {
     assert_eq!(peer(&elsewhere), (one.number(), PEER_PROVES, 7));
     // One that is not heard any more takes nothing from who is.
     elsewhere.locate(7, address, Some(located(Who::Nobody)));
-    assert_eq!(peer(&elsewhere), (identity::REMOTE_NODE, 0, 0));
+    assert_eq!(peer(&elsewhere), (identity::REMOTE_NODE, 0, 7));
     elsewhere.set(address, Some(pod(&other)));
-    assert_eq!(peer(&elsewhere), (other.number(), 0, 0));
+    assert_eq!(peer(&elsewhere), (other.number(), 0, 7));
     elsewhere.set(address, None);
     assert_eq!(peer(&elsewhere), (identity::UNKNOWN, 0, 7));
     elsewhere.locate(7, address, None);
