@@ -36,7 +36,7 @@ fn ask(document: &str, examples: u32, directory: &Path, more: &[&OsStr]) -> Resu
     } else {
         CHECKS.to_owned()
     };
-    let status = Command::new(program)
+    let output = Command::new(program)
         .args(["run", document, "--checks", &checks, "--phases", "examples,coverage,fuzzing"])
         .args(["--max-examples", &examples.to_string(), "--seed", &seed])
         // More than one at a time is more than the syntax trees of Python 3.11 bear.
@@ -47,11 +47,13 @@ fn ask(document: &str, examples: u32, directory: &Path, more: &[&OsStr]) -> Resu
         .args(["--exclude-path", "/v1/revisions/stream"])
         .args(more)
         .current_dir(directory)
-        .status()
+        .output()
         .context("cannot run schemathesis")?;
     ensure!(
-        status.success(),
-        "schemathesis found something: see above; ZT_SEED={seed} asks the same again"
+        output.status.success(),
+        "schemathesis found something, or did not come to an end; ZT_SEED={seed} asks the same again:\n{}\n{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
     );
     Ok(())
 }

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::workspace;
 
-/// The version that the tests were written with.
+/// The version that the tests were written with; what it needs is pinned in `xtask/schemathesis.txt` beside it.
 const SCHEMATHESIS: &str = "schemathesis==4.32.5";
 
 /// The program `schemathesis`, installed with pip if it is not there.
@@ -24,7 +24,9 @@ pub(crate) fn schemathesis() -> Result<PathBuf> {
         "install python3 and python3-venv",
     )?;
     run(
-        Command::new(environment.join("bin/pip")).args(["install", "--quiet", SCHEMATHESIS]),
+        Command::new(environment.join("bin/pip"))
+            .args(["install", "--quiet", "--requirement"])
+            .arg(workspace::root().join("xtask/schemathesis.txt")),
         "the Python package index must be reachable",
     )?;
     ensure!(works(&program), "{} does not run", program.display());
@@ -48,4 +50,16 @@ fn run(command: &mut Command, otherwise: &str) -> Result<()> {
         .with_context(|| format!("cannot run {command:?}: {otherwise}"))?;
     ensure!(status.success(), "{command:?} failed: {otherwise}");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_pinned_is_what_is_meant() {
+        let pinned =
+            std::fs::read_to_string(workspace::root().join("xtask/schemathesis.txt")).expect("there");
+        assert!(pinned.lines().any(|line| line == SCHEMATHESIS));
+    }
 }

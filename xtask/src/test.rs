@@ -127,6 +127,7 @@ fn side_by_side(report: &mut Report, arguments: &[String]) {
     });
     report.join(one);
     report.join(other);
+    report.try_again();
 }
 
 /// What is said of tests that were not run, so that nobody takes them for passed.

@@ -4,6 +4,7 @@
 mod bind;
 mod handshake;
 mod places;
+mod rest;
 mod sent;
 mod slow;
 
@@ -21,7 +22,6 @@ use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt as _;
-use futures::future::Either;
 use futures::stream::FuturesUnordered;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -38,6 +38,7 @@ pub use self::bind::{Endpoint, OwnerOf, ServeError, bind_api, bind_health, bind_
 use self::bind::{Listener, Stream};
 pub use self::handshake::Tls;
 use self::places::{Place, Places};
+use self::rest::{Lender, asks_first, read_out};
 use self::sent::{Sent, Watched};
 pub(super) use self::slow::SlowBody;
 use self::slow::{Timed, say_too_slow};
@@ -260,42 +261,47 @@ where
         guard: Arc::clone(guard),
         account: Arc::clone(&caller.account),
     });
-    let (caller, allowance) = (&caller, allowance.as_ref());
+    let (caller, allowance, inner) = (&caller, allowance.as_ref(), &inner);
     let body_time = shared.limits.body_time;
     let service = service_fn(|request: Request<Incoming>| {
         let admitted = guard.map_or(Ok(()), |guard| guard.check(caller, &request));
-        let answer = admitted.map(|()| {
-            let request = request.map(|body| Timed::new(body, body_time));
-            if let Some(state) = evaluations
-                && evaluate::is_asked(&request)
-            {
-                let (head, body) = request.into_parts();
-                return Either::Left(async move {
-                    let answer = evaluate::answer(state, caller, allowance, &head.headers, body).await;
-                    Ok(answer.into_response())
-                });
-            }
-            let mut request = request.map(Body::new);
-            request.extensions_mut().insert(caller.clone());
-            if let Some(allowance) = allowance {
-                request.extensions_mut().insert(allowance.clone());
-            }
-            Either::Right(inner.call(request))
-        });
+        let asks_first = asks_first(request.headers());
+        let request = request.map(|body| Timed::new(body, body_time));
         let busy = place.busy();
         async move {
-            let answer: Result<Response, Infallible> = match answer {
-                Ok(answer) => answer.await,
-                Err(refused) => Ok(refused.into_response()),
+            let answer = match (admitted, evaluations) {
+                (Err(refused), _) => {
+                    read_out(asks_first, request.into_body()).await;
+                    refused.into_response()
+                }
+                (Ok(()), Some(state)) if evaluate::is_asked(&request) => {
+                    let (head, mut body) = request.into_parts();
+                    let answer = evaluate::answer(state, caller, allowance, &head.headers, &mut body).await;
+                    read_out(asks_first, body).await;
+                    answer.into_response()
+                }
+                _ => {
+                    let lender = Lender::default();
+                    let mut request = request.map(|body| Body::new(lender.lend(body)));
+                    request.extensions_mut().insert(caller.clone());
+                    if let Some(allowance) = allowance {
+                        request.extensions_mut().insert(allowance.clone());
+                    }
+                    let Ok(answer) = inner.call(request).await;
+                    if let Some(body) = lender.take() {
+                        read_out(asks_first, body).await;
+                    }
+                    answer
+                }
             };
             let leaving = evaluations.is_some_and(|state| state.readiness.borrow().leaving);
-            let answer = answer.map(|answer| if leaving { last_one(answer) } else { answer });
-            if let (Some(guard), Ok(answer)) = (guard, &answer)
+            let answer = if leaving { last_one(answer) } else { answer };
+            if let Some(guard) = guard
                 && answer.status() == StatusCode::REQUEST_TIMEOUT
             {
                 guard.refused("slow_body");
             }
-            answer.map(|answer| answer.map(|body| Sent::new(body, busy.answering())))
+            Ok::<_, Infallible>(answer.map(|body| Sent::new(body, busy.answering())))
         }
     });
     let mut connection = http1::Builder::new()

@@ -122,3 +122,65 @@ async fn slow_heads_are_cut_off_over_tls_and_over_the_socket() {
     counted(&world, "slow_body").await;
     assert_eq!(world.intake.stats().received_total(), 0);
 }
+
+/// Reads one answer, which says how long it is.
+async fn one(stream: &mut TcpStream) -> String {
+    let reading = async {
+        let mut bytes = Vec::new();
+        loop {
+            let text = String::from_utf8_lossy(&bytes);
+            if let Some((head, body)) = text.split_once("\r\n\r\n") {
+                let mut lines = head.lines();
+                let length = lines.find_map(|line| line.strip_prefix("content-length: "));
+                if length.is_some_and(|length| length.parse() == Ok(body.len())) {
+                    return text.into_owned();
+                }
+            }
+            bytes.push(stream.read_u8().await.expect("goes on"));
+        }
+    };
+    tokio::time::timeout(PATIENCE, reading).await.expect("answered")
+}
+
+#[tokio::test]
+async fn who_is_refused_may_send_the_rest_and_ask_again() {
+    let world = world().await;
+    for (refused, status) in [
+        // By the guard, by evaluation, and behind the router.
+        ("POST /v1/evaluate HTTP/1.1\r\nHost: rebound.example\r\n", 403),
+        (
+            "POST /v1/evaluate HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n",
+            415,
+        ),
+        (
+            "PUT /v1/policies/core HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n",
+            415,
+        ),
+        ("POST /v1/nothing HTTP/1.1\r\nHost: localhost\r\n", 404),
+    ] {
+        let mut stream = TcpStream::connect(world.api).await.expect("connects");
+        let head = format!("{refused}Content-Length: 5\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.expect("written");
+        // What is refused by its head is refused by now.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        stream.write_all(b"12345").await.expect("written");
+        let answer = one(&mut stream).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{refused}: {answer}"
+        );
+        let request = "GET /openapi.json HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).await.expect("written");
+        let next = rest(&mut stream).await;
+        assert!(next.starts_with(b"HTTP/1.1 200 "), "{refused}");
+        // Who asks whether to send it is told, and by nothing but the answer.
+        let mut asking = TcpStream::connect(world.api).await.expect("connects");
+        let head = format!("{refused}Content-Length: 5\r\nExpect: 100-continue\r\n\r\n");
+        asking.write_all(head.as_bytes()).await.expect("written");
+        let answer = one(&mut asking).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{refused}: {answer}"
+        );
+    }
+}
