@@ -2,6 +2,7 @@
 //! Policies that a Kubernetes cluster keeps: engine and agent follow its resources, and their status says what came of
 //! them.
 
+use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -10,6 +11,7 @@ use zt_tests::{Agent, Engine, KubeApi, Party, Sandbox, Scene, eventually, http, 
 
 const POLICIES: &str = "/apis/zt.hanzo.ai/v1/serviceaccesspolicies";
 const OPERATORS: &str = "/apis/zt.hanzo.ai/v1/operatoraccesspolicies";
+const ROLLOUTS: &str = "/apis/zt.hanzo.ai/v1/enforcementrollouts";
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn policy(name: &str, ports: &[u16]) -> Value {
@@ -308,4 +310,73 @@ fn without_the_api_the_last_good_policy_stays_also_for_the_next_agent() -> Resul
     eventually("the policy to be current", PATIENCE, || {
         Ok(agent.get("/v1/status")?["policy"]["source"]["stale"] == false)
     })
+}
+
+/// A rollout of the client, at its one stage or before that.
+fn rollout(is_reached: bool) -> Value {
+    let stages = json!([{"name": "client", "identities": [spiffe("client")]}]);
+    let mut spec = json!({"defaultMode": "observe", "stages": stages});
+    if is_reached {
+        spec["stage"] = json!("client");
+    }
+    json!({
+        "apiVersion": "zt.hanzo.ai/v1", "kind": "EnforcementRollout", "metadata": {"name": "to-enforcing"},
+        "spec": spec,
+    })
+}
+
+/// An agent that begins with the stage before ends what is open, though it goes back a moment later.
+#[test]
+fn a_rollout_that_went_back_beside_what_is_not_valid_is_back_for_the_next_agent() -> Result<()> {
+    let mut world = world("crd-back")?;
+    let copy = world.agent.files.audit().with_file_name("policy.json");
+    let kept = |stage: &Value| {
+        let read = || -> Result<Value> { Ok(serde_json::from_slice(&fs::read(&copy)?)?) };
+        eventually("the copy to be at that stage", PATIENCE, || {
+            let policies = read().unwrap_or_default()["policies"].clone();
+            let all = policies.as_array().cloned().unwrap_or_default();
+            let found = all.iter().find(|policy| policy["name"] == "to-enforcing");
+            Ok(found.is_some_and(|policy| policy["document"]["spec"]["stage"] == *stage))
+        })
+    };
+    world.api.put(ROLLOUTS, rollout(true));
+    kept(&json!("client"))?;
+    world.becomes(81, "EPERM")?;
+    let before = fs::read(&copy)?;
+    let mut bad = policy("bad", &[80]);
+    bad["spec"]["rules"][0]["actoin"] = json!("DENY");
+    world.api.put(POLICIES, bad);
+    world
+        .agent
+        .wait_policies("the bad one to be told of", |policies| {
+            policies["errors"].to_string().contains("actoin")
+        })?;
+    world.api.put(ROLLOUTS, rollout(false));
+    world.becomes(81, "ok")?;
+    let open = world.client.connect(world.server.v4(81))?.handle()?;
+    kept(&Value::Null)?;
+
+    let next = |world: &mut World, what: &str| -> Result<()> {
+        world.agent.kill()?;
+        world.agent.restart()?;
+        let end = world.client.end(open, Duration::from_millis(100))?;
+        ensure!(end == "alive", "{what}: what was open is {end}");
+        ensure!(world.client.tcp(world.server.v4(81))? == "ok", "{what}");
+        let answer = world.agent.get("/v1/rollout")?["rollout"].clone();
+        ensure!(answer["in_force"].is_null(), "{what}: {answer}");
+        Ok(())
+    };
+    next(&mut world, "with the API")?;
+    // As it is where the agent ended before it could write.
+    fs::write(&copy, before)?;
+    next(&mut world, "with the API and an older copy")?;
+    kept(&Value::Null)?;
+    world.api.stop();
+    next(&mut world, "without the API")?;
+    // And where all is valid, on it goes.
+    world.api.delete(POLICIES, "", "bad");
+    world.api.put(ROLLOUTS, rollout(true));
+    world.api.listen()?;
+    world.becomes(81, "EPERM")?;
+    world.client.dies(open)
 }

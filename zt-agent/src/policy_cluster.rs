@@ -130,6 +130,7 @@ impl ClusterPolicies {
         };
         let policies = match (follower.copy.load(&settings.policy), why) {
             (Ok(policies), why) => {
+                let policies = follower.gone_back(policies, &settings.policy);
                 let why = match why {
                     Ok(why) => why,
                     Err(problems) => problems.first().map(ToString::to_string).unwrap_or_default(),
@@ -235,24 +236,29 @@ impl ClusterPolicies {
         self.told.send_replace(Arc::new(self.known.clone()));
     }
 
+    /// The copy on disk, with its rollout back where that is what the cluster says of it beside what is not valid: an agent that
+    /// begins with the stage before would end, until it has read on, what may go on.
+    fn gone_back(&self, copy: PolicySet, settings: &policy::Settings) -> PolicySet {
+        let said = self.known.is_whole().then(|| self.known.contents().0.ok());
+        let back = said.flatten().and_then(|said| copy.gone_back(&said, settings));
+        back.unwrap_or(copy)
+    }
+
     /// Something else is in force, or was refused.
     async fn settled(&mut self, snapshot: &Snapshot) {
-        match &snapshot.policy_error {
-            None if snapshot.revision > 0 && self.known.is_whole() => {
-                self.keep(&snapshot.policies).await;
-            }
-            Some(error)
-                if self
-                    .refused
-                    .as_ref()
-                    .is_none_or(|before| !Arc::ptr_eq(before, error)) =>
-            {
-                self.refused = Some(Arc::clone(error));
-                let cause = if self.known.is_empty() { "empty" } else { "invalid" };
-                self.status
-                    .send_modify(|status| *status.refused.entry(cause).or_default() += 1);
-            }
-            _ => {}
+        // Also where the cluster says something else that is not valid: a rollout may have gone back beside it.
+        if snapshot.revision > 0 && self.known.is_whole() {
+            self.keep(&snapshot.policies).await;
+        }
+        let Some(error) = &snapshot.policy_error else {
+            return;
+        };
+        let told = self.refused.as_ref();
+        if told.is_none_or(|before| !Arc::ptr_eq(before, error)) {
+            self.refused = Some(Arc::clone(error));
+            let cause = if self.known.is_empty() { "empty" } else { "invalid" };
+            self.status
+                .send_modify(|status| *status.refused.entry(cause).or_default() += 1);
         }
     }
 

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The way back stays open: for those who have lost their names, and for the agent to whom it comes over the network.
 
-use anyhow::Result;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use zt_tests::agent::DEADLINE;
 use zt_tests::agent_files::Workload;
@@ -108,5 +110,40 @@ fn an_agent_that_a_rollout_would_refuse_takes_the_way_back() -> Result<()> {
     agent.files.write_policy("rollout.yaml", &rollout(None, &all))?;
     reached(Value::Null)?;
     assert_eq!(client.tcp(server.v4(80))?, "ok");
+    Ok(())
+}
+
+/// No agent begins with documents that are not valid; what went back beside them stays in the kernel.
+#[test]
+fn what_went_back_beside_a_bad_document_stays_back_without_an_agent() -> Result<()> {
+    let (scene, server, mut client) = Scene::served("back-beside", &[80])?;
+    let mut agent = scene
+        .agent(&Policy::new("policy"))?
+        .mode("observe")
+        .policy(
+            "rollout.yaml",
+            &rollout(Some("client"), &json!([stage("client", "client")])),
+        )?
+        .start()?;
+    assert_eq!(client.tcp(server.v4(80))?, "EPERM");
+    agent.files.write_policy("bad.yaml", "a: [")?;
+    agent.wait_policies("the bad one to be told of", |policies| {
+        policies["errors"] != json!([])
+    })?;
+    json_of(&agent, &["rollback"])?;
+    let open = client.connect(server.v4(80))?.handle()?;
+    agent.kill()?;
+    let failed = format!("{:#}", agent.restart().expect_err("a bad document"));
+    ensure!(
+        failed.contains("exit status: 64") && failed.contains("bad.yaml"),
+        "{failed}"
+    );
+    assert_eq!(client.end(open, Duration::from_millis(100))?, "alive");
+    assert_eq!(client.tcp(server.v4(80))?, "ok");
+    assert_eq!(agent.wait_exit()?.code(), Some(64));
+    // Mended, it goes on from there.
+    agent.files.remove_policy("bad.yaml")?;
+    agent.restart()?;
+    assert_eq!(client.end(open, Duration::from_millis(100))?, "alive");
     Ok(())
 }

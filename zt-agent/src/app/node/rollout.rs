@@ -207,6 +207,7 @@ impl Node {
                 });
                 self.record_rollout(what);
                 self.rollout.recorded = self.rollout.guard.stop().cloned();
+                self.watch_newly();
                 self.publish();
             }
             None => {}
@@ -236,15 +237,16 @@ impl Node {
         self.watch_newly();
     }
 
-    /// Tells the reader of events whose denials count. Only a stage with a limit that holds needs them.
+    /// Tells the reader of events whose denials count. Only a stage with a limit that holds needs them, on a node that has not stopped.
     pub(super) fn watch_newly(&self) {
         let limited = self.modes.rollout().is_some_and(|(rollout, reached)| {
             rollout
                 .stage_at(reached)
                 .is_some_and(|stage| stage.on_denials.is_some())
         });
-        let armed = self.rollout.guard.armed().filter(|armed| limited && !armed.over);
-        let Some(armed) = armed else {
+        let guard = &self.rollout.guard;
+        let counts = limited && guard.stop().is_none();
+        let Some(armed) = guard.armed().filter(|armed| counts && !armed.over) else {
             return self.parts.newly.set(HashSet::new(), 0, false);
         };
         let newly = self.places.newly_enforced();

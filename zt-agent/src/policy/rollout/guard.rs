@@ -243,8 +243,11 @@ impl Guard {
     }
 
     /// The stage of which [`Self::reached`] told has come in force, with this `revision`, at `unix` in milliseconds. Its time begins,
-    /// unless it has begun.
+    /// unless it has begun, or the node is there because it stopped.
     pub fn begin(&mut self, unix: u64, revision: u64) {
+        if self.stop.is_some() {
+            return;
+        }
         let Some(stage) = &self.watched else { return };
         self.armed.get_or_insert_with(|| Armed {
             stage: stage.clone(),
@@ -278,9 +281,8 @@ impl Guard {
         let Some((stage, limit)) = limited else {
             return Outcome::Goes;
         };
-        let stopped = self.stop.as_ref().and_then(|stop| stop.place_in(rollout));
-        if stopped == reached.checked_sub(1) {
-            // It is held here already.
+        if self.stop.is_some() {
+            // Held here, or back at a stage that had been passed: whoever presses one limit after the other takes a node no further back.
             return Outcome::Goes;
         }
         self.begin(unix, 0);
