@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From observing to enforcing: stages come and go with real traffic, policy and modes change in one step, a node stops by itself.
 
+#[path = "rollout/advance.rs"]
+mod advance;
 #[path = "rollout/canary.rs"]
 mod canary;
 #[path = "rollout/stops.rs"]
@@ -331,17 +333,32 @@ fn a_rollout_that_is_wrong_changes_nothing_and_says_where() -> Result<()> {
     assert_eq!(told["revision"], revision);
     assert_eq!(client.tcp(server.v4(80))?, "EPERM");
 
-    // The way back is open all the same, on disk and over the API; the way on is not.
+    // The way back is open all the same, on disk and over the API; the way on is not, nor is it written for later.
     let change = json_of(&agent, &["rollback"])?;
     assert_eq!((&change["to"], &change["in_force"]), (&Value::Null, &json!(true)));
     assert_ne!(change["errors"], json!([]), "{change}");
     assert_eq!(client.tcp(server.v4(80))?, "ok");
-    assert_eq!(cli(&agent, &["advance"])?.status.code(), Some(1));
-    assert_eq!(client.tcp(server.v4(80))?, "ok");
+    let written = || std::fs::read_to_string(path.join("rollout.yaml"));
+    let back = written()?;
+    for arguments in [&["advance"][..], &["advance", "--dry-run"]] {
+        let error = error_of(&agent, arguments, 1)?;
+        assert!(
+            error.contains("`another` conflicts with") && error.contains("second.yaml"),
+            "{error}"
+        );
+    }
+    assert_eq!(written()?, back);
     std::fs::remove_file(path.join("second.yaml"))?;
-    agent.wait_policies("what was written to be in force", |answer| {
-        answer["errors"] == json!([])
-    })?;
+    let mended = |answer: &Value| answer["errors"] == json!([]);
+    agent.wait_policies("all to be valid", mended)?;
+    assert_eq!(client.tcp(server.v4(80))?, "ok");
+    // Whoever wants it has it written all the same, for when all is valid.
+    agent.files.write_policy("bad.yaml", "a: [")?;
+    agent.wait_policies("a problem", |answer| answer["errors"] != json!([]))?;
+    assert_eq!(cli(&agent, &["advance", "--force"])?.status.code(), Some(1));
+    assert_eq!(client.tcp(server.v4(80))?, "ok");
+    agent.files.remove_policy("bad.yaml")?;
+    agent.wait_policies("what was written to be in force", mended)?;
     assert_eq!(client.tcp(server.v4(80))?, "EPERM");
     Ok(())
 }

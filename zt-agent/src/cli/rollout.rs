@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `zt-agent rollout`: where the rollout stands, one stage on, one stage back, and on where a node had stopped.
 
+mod ahead;
 mod change;
 mod show;
 
@@ -20,8 +21,9 @@ pub enum RolloutCommand {
     /// Go on to the next stage, or to the one that is named
     #[command(
         after_help = "The document's `spec.stage` is changed where it is kept, as by `zt-agent policy apply`: every node that follows it \
-        goes on. Comments in the document are not kept. Where the agent that is asked has stopped of its own accord, this fails: see \
-        `zt-agent rollout status`."
+        goes on. Comments in the document are not kept. Where the agent that is asked has stopped of its own accord, or its documents \
+        have problems, this fails and changes nothing: see `zt-agent rollout status`. What the stage refuses of the last day's traffic, \
+        as far as this agent has recorded it, is said."
     )]
     Advance(AdvanceArgs),
     /// Go back to the stage before, to the one that is named, or to none
@@ -55,7 +57,7 @@ pub struct AdvanceArgs {
     /// The stage to be reached, one that is still to come
     #[arg(long, value_name = "STAGE")]
     to: Option<String>,
-    /// Go on although the agent that is asked has stopped
+    /// Go on although the agent that is asked has stopped, its documents have problems, or a stage with a limit is passed over
     #[arg(long)]
     force: bool,
     #[command(flatten)]

@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use super::ahead::{Ahead, Stages};
 use super::{AdvanceArgs, ChangeArgs, RollbackArgs};
 use crate::cli::client::{Client, Sent};
 use crate::cli::exit::{Exit, Failure};
@@ -55,6 +56,11 @@ impl<'a> Place<'a> {
         })
     }
 
+    /// Where the document is.
+    fn path(&self) -> String {
+        format!("/v1/policies/{}", self.name)
+    }
+
     fn stage(&self, reached: usize) -> Option<&'a str> {
         self.stages.get(reached.checked_sub(1)?).copied()
     }
@@ -81,8 +87,21 @@ pub(super) async fn advance(arguments: &AdvanceArgs) -> Result<Exit, Failure> {
             place.stage(to).unwrap_or_default()
         )));
     }
+    let policy = client.get(&place.path(), &[]).await?;
+    let stages = Stages::of(&policy["document"], place.reached, to);
+    if !arguments.force {
+        is_fit(&answer)?;
+        stages.one_at_a_time()?;
+    }
+    let ahead = Ahead::of(&client, &answer, &stages).await;
+    change(&client, &place, (policy, to), &arguments.common, Some(&ahead)).await
+}
+
+/// An error where the node stopped, or a further stage would not come into force: it would later, whenever somebody mends a document
+/// that has nothing to do with it.
+fn is_fit(answer: &Value) -> Result<(), Failure> {
     let stopped = &answer["rollout"]["stopped"];
-    if !stopped.is_null() && !arguments.force {
+    if !stopped.is_null() {
         return Err(Failure::Busy(format!(
             "this node stopped at `{}` ({}) for {} different connections of those newly enforced that were refused in a minute: see `zt-agent rollout status`",
             plain(&stopped["stage"]),
@@ -90,7 +109,24 @@ pub(super) async fn advance(arguments: &AdvanceArgs) -> Result<Exit, Failure> {
             plain(&stopped["denials"]),
         )));
     }
-    change(&client, &place, to, &arguments.common).await
+    let errors = problems(answer);
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Busy(format!(
+        "a further stage would come into force only when these are mended or removed, and nothing was changed:\n{}",
+        errors.join("\n")
+    )))
+}
+
+/// What is wrong with documents, by an answer.
+fn problems(answer: &Value) -> Vec<String> {
+    let errors = answer["errors"].as_array().into_iter().flatten();
+    let told = errors.map(|error| {
+        let problem = serde_json::from_value::<Problem>(error.clone());
+        problem.map_or_else(|_| error.to_string(), |problem| problem.to_string())
+    });
+    told.collect()
 }
 
 pub(super) async fn rollback(arguments: &RollbackArgs) -> Result<Exit, Failure> {
@@ -115,17 +151,18 @@ pub(super) async fn rollback(arguments: &RollbackArgs) -> Result<Exit, Failure> 
             place.stage(place.reached).unwrap_or_default()
         )));
     }
-    change(&client, &place, to, &arguments.common).await
+    let policy = client.get(&place.path(), &[]).await?;
+    change(&client, &place, (policy, to), &arguments.common, None).await
 }
 
+/// Has the first `to` stages be reached, of `policy`, the rollout as it is kept. `ahead`: what was known of that before.
 async fn change(
     client: &Client,
     place: &Place<'_>,
-    to: usize,
+    (mut policy, to): (Value, usize),
     arguments: &ChangeArgs,
+    ahead: Option<&Ahead>,
 ) -> Result<Exit, Failure> {
-    let path = format!("/v1/policies/{}", place.name);
-    let mut policy = client.get(&path, &[]).await?;
     let document = &mut policy["document"];
     if let Some(spec) = document["spec"].as_object_mut() {
         match place.stage(to) {
@@ -137,7 +174,7 @@ async fn change(
     let query = if arguments.dry_run { "?dry_run=true" } else { "" };
     let sent = Sent {
         method: hyper::Method::PUT,
-        target: format!("{path}{query}"),
+        target: format!("{}{query}", place.path()),
         // Of what was looked at: a stage that somebody else has reached meanwhile is not passed over.
         if_match: Some(format!("\"{}\"", place.etag)),
         if_none_match: None,
@@ -146,18 +183,25 @@ async fn change(
     let answer = client.send_document(sent).await?;
     let (from, to) = (place.stage(place.reached), place.stage(to));
     let in_force = answer["in_force"] != json!(false);
-    let errors = answer["errors"].as_array().map_or(&[][..], Vec::as_slice);
+    let errors = problems(&answer);
     match arguments.output.format {
-        Format::Json => crate::cli::output::json(&json!({
-            "rollout": place.name,
-            "from": from,
-            "to": to,
-            "dry_run": arguments.dry_run,
-            "in_force": in_force && !arguments.dry_run,
-            "revision": answer["revision"],
-            "etag": answer["etag"],
-            "errors": errors,
-        }))?,
+        Format::Json => {
+            let mut said = json!({
+                "rollout": place.name,
+                "from": from,
+                "to": to,
+                "dry_run": arguments.dry_run,
+                "in_force": in_force && !arguments.dry_run,
+                "revision": answer["revision"],
+                "etag": answer["etag"],
+                "errors": answer["errors"].as_array().map_or(&[][..], Vec::as_slice),
+            });
+            if let (Some(fields), Some(Value::Object(more))) = (said.as_object_mut(), ahead.map(Ahead::json))
+            {
+                fields.extend(more);
+            }
+            crate::cli::output::json(&said)?;
+        }
         Format::Table => {
             let (from, to) = (from.unwrap_or("-"), to.unwrap_or("-"));
             let said = if arguments.dry_run {
@@ -175,9 +219,11 @@ async fn change(
                     "nothing comes into force until these are mended or removed:"
                 })?;
             }
-            for error in errors {
-                let problem = serde_json::from_value::<Problem>(error.clone());
-                line(&problem.map_or_else(|_| error.to_string(), |problem| problem.to_string()))?;
+            for error in &errors {
+                line(error)?;
+            }
+            if let Some(ahead) = ahead {
+                ahead.show()?;
             }
         }
     }

@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is known before a rollout goes on: limits that would be passed over, stages that select nobody, and what it refuses of the
+//! traffic that was recorded.
+
+use serde_json::{Value, json};
+
+use crate::cli::client::{Client, ClientError};
+use crate::cli::exit::Failure;
+use crate::cli::output::line;
+use crate::cli::table::{Table, plain};
+use crate::cli::when::When;
+use crate::spiffe_id::{Pattern, SpiffeId};
+
+/// How far back recorded traffic is looked at.
+const RANGE: &str = "24h";
+/// As many different connections are listed.
+const SHOWN: usize = 3;
+
+/// The stages of a rollout up to the one that is to be reached.
+#[derive(Debug)]
+pub(super) struct Stages {
+    all: Vec<Said>,
+    /// How many of them are reached already.
+    reached: usize,
+    /// Whom no stage names enforces already.
+    enforces_others: bool,
+}
+
+/// What a stage says.
+#[derive(Debug)]
+struct Said {
+    name: String,
+    patterns: Vec<Pattern>,
+    enforces: bool,
+    /// It takes a part of those whom it selects.
+    is_canary: bool,
+    is_limited: bool,
+    /// It is about everybody whom no stage names.
+    requires_policy: bool,
+}
+
+/// What is known of a step, for the one who takes it.
+#[derive(Debug)]
+pub(super) struct Ahead {
+    /// Stages that it would reach and that select no workload of the node that is asked.
+    nobody: Vec<String>,
+    /// What it refuses of what was recorded, or why that is not known.
+    refused: Result<Value, ClientError>,
+    /// It takes a part of them only, nobody here knows which.
+    is_canary: bool,
+}
+
+impl Stages {
+    /// Those of a rollout's `document` of which `to` are to be reached, and `reached` are.
+    pub(super) fn of(document: &Value, reached: usize, to: usize) -> Self {
+        let spec = &document["spec"];
+        let stages = spec["stages"].as_array().map_or(&[][..], Vec::as_slice);
+        Self {
+            all: stages.iter().take(to).map(Said::of).collect(),
+            reached,
+            enforces_others: spec["defaultMode"] == "enforce",
+        }
+    }
+
+    fn next(&self) -> &[Said] {
+        self.all.get(self.reached..).unwrap_or_default()
+    }
+
+    /// An error where several are to be reached at once and one of these has a limit: whom the others enforce would not count.
+    pub(super) fn one_at_a_time(&self) -> Result<(), Failure> {
+        let next = self.next();
+        let (Some(limited), Some(last)) = (next.iter().find(|stage| stage.is_limited), next.last()) else {
+            return Ok(());
+        };
+        if next.len() < 2 {
+            return Ok(());
+        }
+        Err(Failure::Usage(format!(
+            "stage `{}` is {} stages on, and `{}` has a limit (`onDenials`), which looks at those whom the last of them newly enforces and goes back by that one alone: advance stage by stage, or with --force",
+            last.name,
+            next.len(),
+            limited.name
+        )))
+    }
+
+    /// Whether the step, or a part of it, has one of a connection's ends enforce, and neither does by the stages before.
+    fn newly_judges(&self, ends: &[SpiffeId]) -> bool {
+        let will = |id: &SpiffeId| self.enforces(self.all.len(), id, true);
+        let does = |id: &SpiffeId| self.enforces(self.reached, id, false);
+        ends.iter().any(will) && !ends.iter().any(does)
+    }
+
+    /// Whether they enforce at one of the stages. Those of whom a canary takes a part do where that is `supposed`.
+    fn enforces(&self, reached: usize, id: &SpiffeId, supposed: bool) -> bool {
+        let stages = self.all.get(..reached).unwrap_or_default();
+        let decides = |stage: &&Said| {
+            let selects = stage.patterns.iter().any(|pattern| pattern.matches(id));
+            selects && (!stage.is_canary || stage.enforces == supposed)
+        };
+        let requires_policy = stages.last().is_some_and(|stage| stage.requires_policy);
+        let named = stages.iter().rev().find(decides);
+        named.map_or(requires_policy || self.enforces_others, |stage| stage.enforces)
+    }
+}
+
+impl Said {
+    fn of(stage: &Value) -> Self {
+        let identities = stage["identities"].as_array().into_iter().flatten();
+        let patterns = identities.filter_map(|text| Pattern::parse(text.as_str()?).ok());
+        Self {
+            name: plain(&stage["name"]),
+            patterns: patterns.collect(),
+            enforces: stage["mode"] != "observe",
+            is_canary: stage["canary"]["percent"]
+                .as_u64()
+                .is_some_and(|percent| percent < 100),
+            is_limited: !stage["onDenials"].is_null(),
+            requires_policy: stage["requirePolicy"] == true,
+        }
+    }
+}
+
+impl Ahead {
+    /// Asks the agent about the step. `status` is its answer of where the rollout stands.
+    pub(super) async fn of(client: &Client, status: &Value, stages: &Stages) -> Self {
+        let shown = status["rollout"]["stages"]
+            .as_array()
+            .map_or(&[][..], Vec::as_slice);
+        let next = shown.iter().take(stages.all.len()).skip(stages.reached);
+        let nobody = next
+            .filter(|stage| stage["selected"] == 0)
+            .map(|stage| plain(&stage["name"]));
+        Self {
+            nobody: nobody.collect(),
+            refused: refused(client, stages).await,
+            is_canary: stages.next().iter().any(|stage| stage.is_canary),
+        }
+    }
+
+    /// For programs.
+    pub(super) fn json(&self) -> Value {
+        json!({
+            "selects_nobody_here": self.nobody,
+            "would_refuse": self.refused.as_ref().ok(),
+        })
+    }
+
+    /// For people.
+    pub(super) fn show(&self) -> Result<(), Failure> {
+        for name in &self.nobody {
+            line(&format!(
+                "stage {name} selects no workload of this node: is it spelled as in `zt-agent identity list`?"
+            ))?;
+        }
+        let refused = match &self.refused {
+            Ok(refused) => refused,
+            Err(error) => {
+                line(&format!(
+                    "what it refuses of the last day's traffic is not known: {error}"
+                ))?;
+                return Ok(());
+            }
+        };
+        let of = |field: &str| plain(&refused[field]);
+        if refused["flows"] == 0 {
+            line(&format!(
+                "refused of the last day's traffic: none of {} connections",
+                of("looked_at")
+            ))?;
+            return Ok(());
+        }
+        let bound = if self.is_canary { "up to " } else { "" };
+        let more = if refused["complete"] == true {
+            ""
+        } else {
+            " or more"
+        };
+        line(&format!(
+            "refused of the last day's traffic: {bound}{} connections{more}, {} different; most often",
+            of("connections"),
+            of("flows"),
+        ))?;
+        let mut table = Table::new(&["REFUSED", "TO", "PORT", "TIMES"]);
+        for edge in refused["edges"].as_array().into_iter().flatten() {
+            table.row([
+                plain(&edge["source"]).into(),
+                plain(&edge["destination"]).into(),
+                format!("{}/{}", plain(&edge["port"]), plain(&edge["protocol"])).into(),
+                plain(&edge["connections"]).into(),
+            ]);
+        }
+        table.print("")?;
+        Ok(())
+    }
+}
+
+/// What of recorded traffic went through, and is denied to those newly enforced by the policy in force.
+async fn refused(client: &Client, stages: &Stages) -> Result<Value, ClientError> {
+    let since = RANGE.parse::<When>().map(When::rfc3339).unwrap_or_default();
+    let answer = client.get("/v1/replay", &[("since", since.clone())]).await?;
+    let denied = answer["denied"].as_array().map_or(&[][..], Vec::as_slice);
+    let is_about = |row: &&Value| {
+        let ends = ["source", "destination"].map(|end| row[end].as_str().map(SpiffeId::parse));
+        let ends: Vec<SpiffeId> = ends.into_iter().flatten().filter_map(Result::ok).collect();
+        stages.newly_judges(&ends)
+    };
+    let rows: Vec<&Value> = denied.iter().filter(is_about).collect();
+    let connections = rows.iter().filter_map(|row| row["connections"].as_u64());
+    let edges = rows.iter().take(SHOWN).map(|row| {
+        json!({
+            "source": row["source"],
+            "destination": row["destination"],
+            "port": row["port"],
+            "protocol": row["protocol"],
+            "connections": row["connections"],
+        })
+    });
+    Ok(json!({
+        "since": since,
+        "looked_at": answer["connections"],
+        "connections": connections.fold(0, u64::saturating_add),
+        "flows": rows.len(),
+        "complete": answer["would_deny"]["flows"] == denied.len(),
+        "edges": edges.collect::<Vec<_>>(),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(name: &str) -> String {
+        format!("spiffe://hanzo.ai/c/{name}")
+    }
+
+    fn stages(reached: usize, to: usize) -> Stages {
+        let document = json!({ "spec": { "stages": [
+            { "name": "web", "identities": [id("web")] },
+            { "name": "few", "identities": [id("*")], "canary": { "percent": 10 }, "onDenials": { "perMinute": 1, "action": "hold" } },
+            { "name": "most", "identities": [id("*")] },
+            { "name": "spared", "identities": [id("dns")], "mode": "observe" },
+            { "name": "all", "requirePolicy": true },
+        ] } });
+        Stages::of(&document, reached, to)
+    }
+
+    #[test]
+    fn a_step_newly_judges_whom_it_names_and_nobody_who_was_before() {
+        for (reached, to, wanted) in [
+            (0, 1, vec!["web"]),
+            (1, 2, vec!["dns", "iam"]),
+            // A canary may have taken them, or not.
+            (2, 3, vec!["dns", "iam"]),
+            (3, 4, vec![]),
+            (0, 3, vec!["dns", "iam", "web"]),
+            (0, 4, vec!["iam", "web"]),
+            (4, 5, vec!["other"]),
+            (0, 5, vec!["iam", "other", "web"]),
+        ] {
+            let stages = stages(reached, to);
+            let newly = |name: &&str| {
+                let text = if *name == "other" {
+                    "spiffe://hanzo.ai/other".to_owned()
+                } else {
+                    id(name)
+                };
+                stages.newly_judges(&[SpiffeId::parse(&text).expect("literal")])
+            };
+            let found: Vec<&str> = ["dns", "iam", "other", "web"].into_iter().filter(newly).collect();
+            assert_eq!(found, wanted, "{reached} to {to}");
+        }
+        let [web, iam] = ["web", "iam"].map(|name| SpiffeId::parse(&id(name)).expect("literal"));
+        assert!(
+            !stages(1, 3).newly_judges(&[iam.clone(), web.clone()]),
+            "one end did before"
+        );
+        assert!(stages(0, 1).newly_judges(&[iam, web]));
+    }
+
+    #[test]
+    fn a_limit_is_not_passed_over() {
+        for (reached, to) in [(0, 2), (1, 3), (0, 5)] {
+            let error = stages(reached, to)
+                .one_at_a_time()
+                .expect_err("it is passed over");
+            let text = error.to_string();
+            assert!(
+                text.contains("`few` has a limit") && text.contains("--force"),
+                "{text}"
+            );
+        }
+        for (reached, to) in [(0, 1), (1, 2), (2, 5)] {
+            assert!(stages(reached, to).one_at_a_time().is_ok(), "{reached} to {to}");
+        }
+    }
+}
