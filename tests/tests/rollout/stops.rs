@@ -12,12 +12,12 @@ use super::{any, cli, error_of, json_of, moves, rollout, stage};
 
 /// A rollout whose one stage has a limit.
 fn limited(action: &str) -> Value {
+    limited_by(&json!({ "perMinute": 4, "action": action }))
+}
+
+fn limited_by(limit: &Value) -> Value {
     json!([
-        {
-            "name": "chat",
-            "identities": [spiffe("chat")],
-            "onDenials": { "perMinute": 4, "action": action },
-        },
+        { "name": "chat", "identities": [spiffe("chat")], "onDenials": limit },
         stage("iam", "iam"),
     ])
 }
@@ -131,5 +131,52 @@ fn a_node_that_holds_keeps_what_it_has_and_goes_no_further() -> Result<()> {
         .map(|change| change["cause"].clone())
         .collect();
     assert!(causes.contains(&json!("resumed")), "{causes:?}");
+    Ok(())
+}
+
+/// Fails where different connections are all that counts.
+#[test]
+fn one_connection_that_is_refused_again_and_again_stops_a_node_where_that_is_limited() -> Result<()> {
+    const BORNE: u64 = 30;
+    let mut scene = Scene::new("attempts")?;
+    let (mut server, mut chat) = (scene.workload("server")?, scene.workload("chat")?);
+    server.serve(any(80))?.local()?;
+    let limit = json!({ "perMinute": 4, "attemptsPerMinute": BORNE, "action": "rollback" });
+    let agent = scene
+        .agent(&Policy::new("policy"))?
+        .mode("observe")
+        .policy("rollout.yaml", &rollout(Some("chat"), &limited_by(&limit)))?
+        .start()?;
+    for _ in 0..BORNE {
+        assert_eq!(chat.tcp(server.v4(80))?, "EPERM");
+    }
+    let refused = format!("source={}&port=80&decision=DENY", chat.id);
+    let times = |record: &Value| record["count"].as_u64().unwrap_or(1);
+    agent.wait_audit(&refused, DEADLINE, |found| {
+        found.iter().map(times).sum::<u64>() == BORNE
+    })?;
+    assert_eq!(agent.get("/v1/rollout")?["rollout"]["stopped"], Value::Null);
+    assert_eq!(chat.tcp(server.v4(80))?, "EPERM");
+    let stopped = wait_stopped(&agent)?["stopped"].clone();
+    assert_eq!(
+        (
+            &stopped["denials"],
+            &stopped["attempts"],
+            &stopped["attempts_per_minute"]
+        ),
+        (&json!(1), &json!(BORNE + 1), &json!(BORNE))
+    );
+    assert_eq!(chat.tcp(server.v4(80))?, "ok");
+    let shown = String::from_utf8(cli(&agent, &["status"])?.stdout)?;
+    assert!(
+        shown.contains("31 refusals in a minute") && shown.contains("30 are borne"),
+        "{shown}"
+    );
+    let recorded = moves(&agent)?;
+    let last = recorded.last().context("a record")?;
+    assert_eq!(
+        (&last["cause"], &last["stopped"]["attempts"]),
+        (&json!("denials"), &json!(31))
+    );
     Ok(())
 }

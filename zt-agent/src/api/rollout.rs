@@ -68,6 +68,11 @@ struct Stopped {
     denials: u64,
     /// As many would have been borne.
     per_minute: u64,
+    /// How often any connection of theirs was refused in the minute before.
+    attempts: u64,
+    /// As often would have been borne; null where that does not count.
+    #[schema(required = true)]
+    attempts_per_minute: Option<u64>,
     /// When.
     #[schema(value_type = String)]
     at: Timestamp,
@@ -230,6 +235,8 @@ impl From<&Stop> for Stopped {
             cause: stop.cause,
             denials: stop.denials,
             per_minute: stop.per_minute,
+            attempts: stop.attempts,
+            attempts_per_minute: stop.attempts_per_minute,
             at: Timestamp(
                 i64::try_from(stop.at)
                     .unwrap_or(i64::MAX)

@@ -14,7 +14,7 @@ use zt_common::verdict::{RULE_REQUIRE_POLICY, Reason};
 use crate::audit::decode::Decision;
 use crate::policy::{Edge, Refusals};
 
-/// Most different connections between two looks.
+/// Most different connections between two looks, those of each second by themselves.
 const MOST_EDGES: usize = 65_536;
 const SECOND: u64 = 1_000_000_000;
 const TCP: u8 = 6;
@@ -35,10 +35,10 @@ struct Held {
     since: u64,
     /// A stage with a limit is in force.
     counts: bool,
-    refused: HashMap<Edge, Gathered>,
+    refused: HashMap<(Edge, u64), Gathered>,
 }
 
-/// A connection that was refused.
+/// A connection that was refused in one second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Gathered {
     /// How often.
@@ -69,27 +69,27 @@ impl Newly {
             destination: decision.destination,
             port: decision.target_port,
         };
-        if held.refused.len() >= MOST_EDGES && !held.refused.contains_key(&edge) {
+        let place = (edge, decision.time / SECOND);
+        if held.refused.len() >= MOST_EDGES && !held.refused.contains_key(&place) {
             return;
         }
         let only_connected = decision.protocol == UDP && decision.hook == Hook::Connect;
-        let gathered = held.refused.entry(edge).or_insert(Gathered {
+        let gathered = held.refused.entry(place).or_insert(Gathered {
             refusals: Refusals {
                 protocol: decision.protocol,
                 times: 0,
-                last: 0,
+                last: place.1,
             },
             only_connected,
         });
         gathered.refusals.times += 1;
-        gathered.refusals.last = gathered.refusals.last.max(decision.time / SECOND);
         if gathered.only_connected && !only_connected {
             (gathered.only_connected, gathered.refusals.protocol) = (false, decision.protocol);
         }
     }
 
-    /// What they were refused since the last time.
-    pub(super) fn take(&self) -> HashMap<Edge, Gathered> {
+    /// What they were refused since the last time, by connection and second.
+    pub(super) fn take(&self) -> HashMap<(Edge, u64), Gathered> {
         std::mem::take(&mut self.lock().refused)
     }
 
@@ -171,7 +171,7 @@ mod tests {
         }
     }
 
-    fn edges(of: impl IntoIterator<Item = Decision>) -> HashMap<Edge, Gathered> {
+    fn edges(of: impl IntoIterator<Item = Decision>) -> HashMap<(Edge, u64), Gathered> {
         let newly = Newly::default();
         newly.set(HashSet::from([OWN]), 4, true);
         of.into_iter().for_each(|decision| newly.saw(&decision));
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn different_connections_are_gathered_and_how_often_each_was_refused() {
+    fn different_connections_are_gathered_and_how_often_each_was_refused_in_which_second() {
         let later = Decision {
             time: 9 * SECOND,
             ..refused()
@@ -189,14 +189,19 @@ mod tests {
             ..refused()
         };
         let found = edges([refused(), later, other, refused()]);
-        assert_eq!(found.len(), 2);
+        assert_eq!(found.len(), 3);
         let edge = Edge {
             source: identity::FIRST_WORKLOAD,
             destination: PEER,
             port: 80,
         };
-        let refusals = found[&edge].refusals;
-        assert_eq!((refusals.times, refusals.last, refusals.protocol), (3, 9, TCP));
+        for (second, times) in [(5, 2), (9, 1)] {
+            let refusals = found[&(edge, second)].refusals;
+            assert_eq!(
+                (refusals.times, refusals.last, refusals.protocol),
+                (times, second, TCP)
+            );
+        }
     }
 
     #[test]

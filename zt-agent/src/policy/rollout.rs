@@ -9,6 +9,7 @@ mod guard;
 mod read;
 mod redundant;
 mod soak;
+mod window;
 
 use std::sync::Arc;
 
@@ -18,9 +19,10 @@ use super::envelope::{Head, hex_digest};
 use crate::spiffe_id::{Pattern, SpiffeId};
 
 pub use canary::{Canary, CanaryBy, Instance, Replica};
-pub use guard::{Armed, DeniedEdge, Edge, Guard, Outcome, Refusals, Stop, StopCause, WINDOW};
+pub use guard::{Armed, DeniedEdge, Edge, Guard, Outcome, Refusals, Stop, StopCause};
 pub(super) use read::read;
 pub(super) use soak::PATTERN as SOAK_PATTERN;
+pub use window::WINDOW;
 
 /// The `kind` of these documents.
 pub const ROLLOUT_KIND: &str = "EnforcementRollout";
@@ -40,7 +42,7 @@ pub(super) const STAGE_FIELDS: [&str; 7] = [
 /// The fields of a stage's `canary`.
 pub(super) const CANARY_FIELDS: [&str; 2] = ["percent", "by"];
 /// The fields of a stage's `onDenials`.
-pub(super) const ON_DENIALS_FIELDS: [&str; 3] = ["perMinute", "action", "for"];
+pub(super) const ON_DENIALS_FIELDS: [&str; 4] = ["perMinute", "attemptsPerMinute", "action", "for"];
 /// The most denials a minute that a limit may name.
 pub(super) const MOST_PER_MINUTE: u64 = 1_000_000;
 
@@ -94,6 +96,8 @@ pub enum StageMode {
 pub struct OnDenials {
     /// `perMinute`: as many different connections that are refused in a minute, on one node, are borne.
     pub per_minute: u64,
+    /// `attemptsPerMinute`: so often may any of them be refused in a minute, if that counts.
+    pub attempts_per_minute: Option<u64>,
     /// `action`: what happens at one more.
     pub action: DenialAction,
     /// `for`: how many seconds after the stage came in force on a node it may happen.

@@ -11,6 +11,13 @@ const STATES = {
   later: ["later", "faint"],
 };
 
+// What there was too much of.
+function stoppedFor(stop) {
+  return stop.denials <= stop.per_minute && stop.attempts_per_minute !== null
+    ? `${count(stop.attempts)} refusals in a minute, ${count(stop.attempts_per_minute)} would have been borne`
+    : `${count(stop.denials)} denials in a minute, ${count(stop.per_minute)} would have been borne`;
+}
+
 function stage(one) {
   const [name, tone] = STATES[one.state] ?? [one.state, ""];
   const whom = one.percent === null ? "all" : `${one.percent} % by ${one.by}`;
@@ -57,7 +64,7 @@ export const rollout = {
               ? make(
                   "p",
                   { class: "problem" },
-                  `This node stopped (${one.stopped.action}) at ${one.stopped.stage}, ${time(one.stopped.at)}: ${count(one.stopped.denials)} denials in a minute, ${count(one.stopped.per_minute)} would have been borne.`,
+                  `This node stopped (${one.stopped.action}) at ${one.stopped.stage}, ${time(one.stopped.at)}: ${stoppedFor(one.stopped)}.`,
                 )
               : null,
             note(

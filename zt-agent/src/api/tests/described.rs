@@ -193,6 +193,8 @@ spec:
         action: DenialAction::Rollback,
         denials: 2,
         per_minute: 1,
+        attempts: 40,
+        attempts_per_minute: None,
         at: 1_772_442_645_000,
         edges: vec![DeniedEdge {
             source: IAM.to_owned(),

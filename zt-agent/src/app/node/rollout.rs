@@ -172,8 +172,8 @@ impl Node {
         };
         let refused = gathered
             .into_iter()
-            .filter(|(edge, gathered)| !gathered.only_connected || !is_probe(&table, edge))
-            .map(|(edge, gathered)| (edge, gathered.refusals));
+            .filter(|((edge, _), gathered)| !gathered.only_connected || !is_probe(&table, edge))
+            .map(|((edge, _), gathered)| (edge, gathered.refusals));
         let now = (monotonic() / 1_000_000_000, unix_now());
         let tell = |edge: &Edge, refusals: &Refusals| told(&table, edge, refusals);
         match self.rollout.guard.count(rollout, now, refused, tell) {
@@ -185,6 +185,8 @@ impl Node {
                     stage = stop.stage,
                     denials = stop.denials,
                     per_minute = stop.per_minute,
+                    attempts = stop.attempts,
+                    attempts_per_minute = stop.attempts_per_minute,
                     action = stop.action.name(),
                     edges = %serde_json::json!(stop.edges),
                     "those that this stage newly enforced are refused too much"
@@ -298,6 +300,8 @@ fn said(stop: &Stop) -> serde_json::Value {
         "action": stop.action.name(),
         "denials": stop.denials,
         "per_minute": stop.per_minute,
+        "attempts": stop.attempts,
+        "attempts_per_minute": stop.attempts_per_minute,
         "cause": stop.cause,
         "edges": stop.edges,
     })

@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use super::ahead::{Ahead, Stages};
+use super::show::too_many;
 use super::{AdvanceArgs, ChangeArgs, RollbackArgs};
 use crate::cli::client::{Client, Sent};
 use crate::cli::exit::{Exit, Failure};
@@ -103,10 +104,10 @@ fn is_fit(answer: &Value) -> Result<(), Failure> {
     let stopped = &answer["rollout"]["stopped"];
     if !stopped.is_null() {
         return Err(Failure::Busy(format!(
-            "this node stopped at `{}` ({}) for {} different connections of those newly enforced that were refused in a minute: see `zt-agent rollout status`",
+            "this node stopped at `{}` ({}) for {}: see `zt-agent rollout status`",
             plain(&stopped["stage"]),
             plain(&stopped["action"]),
-            plain(&stopped["denials"]),
+            too_many(stopped),
         )));
     }
     let errors = problems(answer);

@@ -85,10 +85,9 @@ fn stopped(stopped: &Value) -> Result<(), Failure> {
         ))?;
     } else {
         line(&format!(
-            "\nstopped at {}: this node {what}, for {} different connections of those newly enforced that were refused in a minute ({} are borne), {}",
+            "\nstopped at {}: this node {what}, for {}, {}",
             plain(&stopped["stage"]),
-            plain(&stopped["denials"]),
-            plain(&stopped["per_minute"]),
+            too_many(stopped),
             plain(&stopped["at"]),
         ))?;
     }
@@ -109,6 +108,23 @@ fn stopped(stopped: &Value) -> Result<(), Failure> {
         "to try again: `zt-agent rollout resume` at this node; or `rollback`, then `advance`; or change what the stage says",
     )?;
     Ok(())
+}
+
+/// What there was too much of.
+pub(super) fn too_many(stopped: &Value) -> String {
+    let number = |field: &str| stopped[field].as_u64();
+    let is_borne = number("denials") <= number("per_minute");
+    match number("attempts_per_minute") {
+        Some(borne) if is_borne => format!(
+            "{} refusals in a minute of connections of those newly enforced ({borne} are borne)",
+            plain(&stopped["attempts"]),
+        ),
+        _ => format!(
+            "{} different connections of those newly enforced that were refused in a minute ({} are borne)",
+            plain(&stopped["denials"]),
+            plain(&stopped["per_minute"]),
+        ),
+    }
 }
 
 fn problems(answer: &Value) -> Result<(), Failure> {

@@ -119,11 +119,11 @@ fn said(stage: &Stage) -> String {
     }
     if let Some(limit) = stage.on_denials.filter(|_| stage.mode == StageMode::Enforce) {
         let (most, action) = (limit.per_minute, limit.action.name());
-        let _ = write!(
-            text,
-            "; {action} at more than {most} a minute, for {} s",
-            limit.soak
-        );
+        let _ = write!(text, "; {action} at more than {most} a minute");
+        if let Some(attempts) = limit.attempts_per_minute {
+            let _ = write!(text, " or {attempts} attempts");
+        }
+        let _ = write!(text, ", for {} s", limit.soak);
     }
     text
 }

@@ -49,6 +49,8 @@ struct Canary {
 #[serde(rename_all = "camelCase")]
 struct OnDenials {
     action: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempts_per_minute: Option<u64>,
     #[serde(rename = "for", skip_serializing_if = "Option::is_none")]
     soak: Option<String>,
     per_minute: u64,
@@ -87,6 +89,7 @@ impl<'a> From<&'a super::Stage> for Stage<'a> {
             name: &stage.name,
             on_denials: stage.on_denials.map(|limit| OnDenials {
                 action: limit.action.name(),
+                attempts_per_minute: limit.attempts_per_minute,
                 soak: (limit.soak != soak::DEFAULT).then(|| soak::text(limit.soak)),
                 per_minute: limit.per_minute,
             }),

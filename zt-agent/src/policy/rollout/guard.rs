@@ -2,20 +2,15 @@
 //! What a node does by itself where those that a stage newly enforced are refused too much: it stays at that stage, or goes back to
 //! the one before. A state machine: documents and refused connections go in, how many stages are in force comes out.
 //!
-//! Different connections count, not attempts: a client that tries again and again is one broken connection, and so is a nightly
-//! job. And they count for a while after the stage came in force: whoever can be refused would have a switch by which
-//! enforcement ends, for ever.
-
-use std::collections::HashMap;
+//! Different connections count: a client that tries again and again is one broken connection, and so is a nightly job. How often
+//! they are refused all together counts only where a limit says so. And they count for a while after the stage came in force:
+//! whoever can be refused would have a switch by which enforcement ends, for ever.
 
 use serde::{Deserialize, Serialize};
 
+use super::window::{MOST_BORNE, Window};
 use super::{DenialAction, EnforcementRollout, Stage};
 
-/// The seconds that denials are counted over.
-pub const WINDOW: u64 = 60;
-/// Most different connections that are counted. A higher limit is this one.
-const MOST_EDGES: usize = 65_536;
 /// As many of them are told of where a node stops.
 const MOST_TOLD: usize = 10;
 
@@ -37,7 +32,7 @@ pub struct Refusals {
     pub protocol: u8,
     /// Times.
     pub times: u64,
-    /// The last time, in seconds of a clock that never goes back.
+    /// When, in seconds of a clock that never goes back.
     pub last: u64,
 }
 
@@ -85,6 +80,12 @@ pub struct Stop {
     pub denials: u64,
     /// As many would have been borne.
     pub per_minute: u64,
+    /// How often any connection was refused in the minute before.
+    #[serde(default)]
+    pub attempts: u64,
+    /// As often would have been borne, where that was limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempts_per_minute: Option<u64>,
     /// When, in milliseconds of Unix time.
     pub at: u64,
     /// Those that were refused most often.
@@ -126,7 +127,7 @@ pub struct Guard {
     /// It is not known where the last agent stopped, since this moment in milliseconds of Unix time.
     unread: Option<u64>,
     /// What was refused at the stage in force.
-    window: HashMap<Edge, Refusals>,
+    window: Window,
     /// That stage, as in [`Armed::stage`].
     watched: Option<String>,
     armed: Option<Armed>,
@@ -154,6 +155,8 @@ impl Stop {
             action: limit.action,
             denials: 0,
             per_minute: limit.per_minute,
+            attempts: 0,
+            attempts_per_minute: limit.attempts_per_minute,
             at: unix,
             edges: Vec::new(),
             cause: StopCause::Denials,
@@ -265,8 +268,8 @@ impl Guard {
         self.stop.take()
     }
 
-    /// Takes up what those that the stage in force newly enforced were `refused`, at `now` in seconds of a clock that never goes back,
-    /// and `unix` in milliseconds. `tell` says it for people.
+    /// Takes up what those that the stage in force newly enforced were `refused`, which is one item for a connection and a second, at
+    /// `now` in seconds of a clock that never goes back, and `unix` in milliseconds. `tell` says it for people.
     pub fn count(
         &mut self,
         rollout: &EnforcementRollout,
@@ -298,28 +301,19 @@ impl Guard {
             return Outcome::Over;
         }
         for (edge, refusals) in refused {
-            if self.window.len() >= MOST_EDGES && !self.window.contains_key(&edge) {
-                continue;
-            }
-            let known = self
-                .window
-                .entry(edge)
-                .or_insert(Refusals { times: 0, ..refusals });
-            known.times = known.times.saturating_add(refusals.times);
-            known.last = known.last.max(refusals.last);
-            known.protocol = refusals.protocol;
+            self.window.take(edge, refusals);
         }
-        self.window.retain(|_, refusals| refusals.last + WINDOW > now);
-        let denials = self.window.len();
+        self.window.pass(now);
+        let (denials, attempts) = (self.window.denials(), self.window.attempts());
         let borne = usize::try_from(limit.per_minute).unwrap_or(usize::MAX);
-        if denials <= borne.min(MOST_EDGES - 1) {
+        let is_borne = denials <= borne.min(MOST_BORNE);
+        if is_borne && limit.attempts_per_minute.is_none_or(|most| attempts <= most) {
             return Outcome::Goes;
         }
-        let mut worst: Vec<(Edge, Refusals)> = self.window.drain().collect();
-        worst.sort_unstable_by_key(|(edge, refusals)| (std::cmp::Reverse(refusals.times), *edge));
-        worst.truncate(MOST_TOLD);
+        let worst = self.window.drain_worst(MOST_TOLD);
         let stop = Stop::at(rollout, stage, unix).map(|stop| Stop {
             denials: denials as u64,
+            attempts,
             edges: worst
                 .iter()
                 .map(|(edge, refusals)| tell(edge, refusals))

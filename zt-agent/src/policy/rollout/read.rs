@@ -275,19 +275,28 @@ fn read_on_denials(walk: &mut Walk<'_>, node: &Node, path: &Path<'_>) -> Option<
         None => Some(soak::DEFAULT),
         Some(node) => read_soak(walk, node, &path.field("for")),
     };
+    let attempts_per_minute = match fields.get("attemptsPerMinute") {
+        None => Some(None),
+        Some(node) => read_rate(walk, node, &path.field("attemptsPerMinute")).map(Some),
+    };
     let rate = walk.required(&fields, node, path, "perMinute")?;
-    let path = path.field("perMinute");
-    let number = read_number(walk, rate, &path)?;
-    let per_minute = u64::try_from(number).ok().filter(|rate| *rate <= MOST_PER_MINUTE);
-    if per_minute.is_none() {
-        let message = format!("{number} is out of range: denials a minute are 0 to {MOST_PER_MINUTE}");
-        walk.report(rate, &path, message);
-    }
+    let per_minute = read_rate(walk, rate, &path.field("perMinute"));
     Some(OnDenials {
         per_minute: per_minute?,
+        attempts_per_minute: attempts_per_minute?,
         action: action?,
         soak: soak?,
     })
+}
+
+fn read_rate(walk: &mut Walk<'_>, node: &Node, path: &Path<'_>) -> Option<u64> {
+    let number = read_number(walk, node, path)?;
+    let rate = u64::try_from(number).ok().filter(|rate| *rate <= MOST_PER_MINUTE);
+    if rate.is_none() {
+        let message = format!("{number} is out of range: denials a minute are 0 to {MOST_PER_MINUTE}");
+        walk.report(node, path, message);
+    }
+    rate
 }
 
 fn read_soak(walk: &mut Walk<'_>, node: &Node, path: &Path<'_>) -> Option<u64> {

@@ -53,6 +53,10 @@ fn stage() -> Json {
                     "type": "integer", "format": "int64", "minimum": 0, "maximum": MOST_PER_MINUTE,
                     "description": "Different connections of those newly enforced that a node bears to be refused in a minute.",
                 }),
+                "attemptsPerMinute" => json!({
+                    "type": "integer", "format": "int64", "minimum": 0, "maximum": MOST_PER_MINUTE,
+                    "description": "How often any of them may be refused in a minute; left out, that does not count.",
+                }),
                 "for" => json!({
                     "type": "string", "pattern": SOAK_PATTERN,
                     "description": "How long after the stage came in force on a node: a number and s, m, h or d, at most 30d; 1h.",

@@ -136,6 +136,42 @@ fn for_how_long_a_limit_holds() {
     }
 }
 
+/// Such a document is the one that it was before there was that limit.
+#[test]
+fn a_limit_of_attempts_is_said_only_where_there_is_one() {
+    let with = |limit: &str| ROLLOUT.replace("perMinute: 5,", &format!("perMinute: 5, {limit}"));
+    let said = |text: &str| {
+        let set = read(text);
+        let document = rollout_of(&set).document();
+        (document["spec"]["stages"][1]["onDenials"].to_string(), set)
+    };
+    let (plain, before) = said(ROLLOUT);
+    assert_eq!(plain, r#"{"action":"rollback","perMinute":5}"#);
+    let (text, set) = said(&with("attemptsPerMinute: 900,"));
+    assert_eq!(
+        text,
+        r#"{"action":"rollback","attemptsPerMinute":900,"perMinute":5}"#
+    );
+    let told: Vec<String> = set
+        .diff_from(&before)
+        .rollout
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert!(
+        told.len() == 1 && told[0].ends_with("rollback at more than 5 a minute or 900 attempts, for 3600 s"),
+        "{told:?}"
+    );
+    for wrong in ["-1", "1000001", "1.5"] {
+        let found = problems(&[document("r.yaml", &with(&format!("attemptsPerMinute: {wrong},")))]);
+        let text = found[0].to_string();
+        assert!(
+            text.contains("spec.stages[1].onDenials.attemptsPerMinute: "),
+            "{text}"
+        );
+    }
+}
+
 #[test]
 fn the_last_stage_that_is_reached_and_selects_decides() {
     let set = read(ROLLOUT);

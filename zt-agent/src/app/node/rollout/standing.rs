@@ -126,6 +126,8 @@ mod tests {
             action: DenialAction::Hold,
             denials: 2,
             per_minute: 1,
+            attempts: 0,
+            attempts_per_minute: None,
             at: 7,
             edges: Vec::new(),
             cause: StopCause::Denials,

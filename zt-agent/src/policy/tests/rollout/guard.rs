@@ -273,14 +273,66 @@ fn who_went_back_goes_back_no_further() {
     assert_eq!(after(&mut next, &a, 4, 4), 0);
 }
 
+/// Fails where different connections are all that counts: one that is broken altogether is one.
+#[test]
+fn how_often_one_connection_is_refused_counts_where_a_limit_says_so() {
+    let refused = |times: u64, second: u64| {
+        let refusals = Refusals {
+            protocol: 6,
+            times,
+            last: second,
+        };
+        (edge(1), refusals)
+    };
+    let limited = |attempts: &str| {
+        read(
+            &STAGES
+                .replace("LIMIT", &format!("20{attempts}"))
+                .replace("STAGE", "b")
+                .replace("ACTION", "rollback"),
+        )
+    };
+    let set = limited("");
+    let mut guard = Guard::default();
+    for second in 0..WINDOW {
+        let outcome = guard.count(
+            super::rollout_of(&set),
+            (second, 0),
+            [refused(10_000, second)],
+            told,
+        );
+        assert_eq!(outcome, GuardOutcome::Goes);
+    }
+    let set = limited(", attemptsPerMinute: 600");
+    let rollout = super::rollout_of(&set);
+    let mut guard = Guard::default();
+    for second in 0..10 * WINDOW {
+        let outcome = guard.count(rollout, (second, 0), [refused(10, second)], told);
+        assert_eq!(outcome, GuardOutcome::Goes, "as many are borne, in each minute");
+    }
+    let GuardOutcome::Stopped(stop) = guard.count(rollout, (599, 0), [refused(1, 599)], told) else {
+        panic!("one more");
+    };
+    assert_eq!((stop.denials, stop.attempts), (1, 601));
+    assert_eq!((stop.per_minute, stop.attempts_per_minute), (20, Some(600)));
+    assert_eq!(stop.edges[0].times, 10 * 10 * WINDOW + 1);
+}
+
 proptest! {
-    /// Against the plainest reading: it stops in the first second that ends a minute with more denials than are borne.
+    /// Against the plainest reading: it stops in the first second that ends a minute with more denials, or attempts, than are borne.
     #[test]
     fn it_stops_where_a_minute_has_too_many(
         limit in 0..60_u64,
+        most in proptest::option::of(0..300_u64),
         counts in proptest::collection::vec((0..4_u64, 0..8_u64), 1..200),
     ) {
-        let set = at("b", limit, "rollback");
+        let attempts = most.map_or_else(String::new, |most| format!(", attemptsPerMinute: {most}"));
+        let set = read(
+            &STAGES
+                .replace("LIMIT", &format!("{limit}{attempts}"))
+                .replace("STAGE", "b")
+                .replace("ACTION", "rollback"),
+        );
         let mut guard = Guard::default();
         let (mut now, mut all) = (0, Vec::new());
         for (pause, denials) in counts {
@@ -289,10 +341,12 @@ proptest! {
             let edges: Vec<u64> = (0..denials).map(|number| (now * 5 + number * number) % 90).collect();
             all.extend(edges.iter().map(|number| (now, *number)));
             let recent = all.iter().filter(|(second, _)| second + WINDOW > now);
+            let attempts = recent.clone().count() as u64;
             let in_minute = recent.map(|(_, number)| number).collect::<BTreeSet<_>>().len() as u64;
+            let too_many = in_minute > limit || most.is_some_and(|most| attempts > most);
             count(&mut guard, &set, now, edges);
             let reached = guard.reached(Some(super::rollout_of(&set)));
-            prop_assert_eq!(reached == 1, in_minute > limit, "{} of {}", in_minute, limit);
+            prop_assert_eq!(reached == 1, too_many, "{} of {}, {} of {:?}", in_minute, limit, attempts, most);
             if reached == 1 {
                 break;
             }
