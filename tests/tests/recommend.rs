@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is recommended allows what was seen and no less would; what a replay says of another policy, the kernel does.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv6Addr, SocketAddr};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use zt_tests::agent::DEADLINE;
-use zt_tests::{Agent, Party, Policy, Scene};
+use zt_tests::{Agent, Party, Policy, Scene, TCP, UDP, wait_for};
 
 const WORLD: &str = "192.0.2.5";
 
@@ -46,14 +46,21 @@ impl Cast {
 
     /// The same traffic each time. The flows of which some were refused.
     fn act(&mut self) -> Result<BTreeSet<Flow>> {
+        let all = self.act_all()?.into_iter();
+        Ok(all
+            .filter_map(|(flow, passed)| (!passed).then_some(flow))
+            .collect())
+    }
+
+    /// All flows of that traffic, and whether each went through.
+    fn act_all(&mut self) -> Result<BTreeMap<Flow, bool>> {
         let server = |port| [self.server.v4(port), self.server.v6(port)];
         let world = SocketAddr::new(WORLD.parse()?, 443);
         let (to, iam, chat) = (self.server.id.clone(), self.iam.id.clone(), self.chat.id.clone());
-        let mut refused = BTreeSet::new();
+        let mut all = BTreeMap::new();
         let mut note = |from: &str, to: &str, port: u64, protocol: &str, outcome: &str| {
-            if outcome != "ok" {
-                refused.insert((from.to_owned(), to.to_owned(), port, protocol.to_owned()));
-            }
+            let flow = (from.to_owned(), to.to_owned(), port, protocol.to_owned());
+            *all.entry(flow).or_insert(true) &= outcome == "ok";
         };
         for port in [80, 81] {
             for address in server(port) {
@@ -68,8 +75,45 @@ impl Cast {
         for address in server(90) {
             note("world", &to, 90, "TCP", &self.stranger.talk(address)?);
         }
-        Ok(refused)
+        Ok(all)
     }
+}
+
+/// What an event, or anything that names them alike, says of a flow.
+fn flow_of(event: &Value) -> Option<Flow> {
+    let end = |end: &str| Some(event[end]["uid"].as_str()?.to_owned());
+    let protocol = event["connection_info"]["protocol_name"].as_str()?;
+    let port = event["dst_endpoint"]["port"].as_u64()?;
+    Some((
+        end("src_endpoint")?,
+        end("dst_endpoint")?,
+        port,
+        protocol.to_uppercase(),
+    ))
+}
+
+/// Records of all decisions that were made, none of which is still under way.
+fn all_decisions(agent: &Agent) -> Result<Vec<Value>> {
+    wait_for("each decision to be recorded", DEADLINE, || {
+        let records = agent.all_records("type=decision")?;
+        let of = |record: &Value| record["count"].as_u64().unwrap_or(1);
+        let recorded: u64 = records.iter().map(of).sum();
+        Ok((recorded == agent.decisions()?).then_some(records))
+    })
+}
+
+/// A test of a policy with a case for each flow.
+fn policy_test(flows: &BTreeMap<Flow, bool>) -> Value {
+    let case = |((from, to, port, protocol), passed): (&Flow, &bool)| {
+        let expect = if *passed { "ALLOW" } else { "DENY" };
+        json!({ "from": from, "to": to, "ports": [port], "protocol": protocol, "expect": expect })
+    };
+    json!({
+        "apiVersion": "zt.hanzo.ai/v1",
+        "kind": "PolicyTest",
+        "metadata": { "name": "traffic" },
+        "spec": { "tests": flows.iter().map(case).collect::<Vec<_>>() },
+    })
 }
 
 /// Waits until this many different flows are in the trail, decided by this revision or later ones; all such records.
@@ -188,5 +232,113 @@ fn what_is_recommended_allows_the_same_traffic_and_nothing_of_it_is_too_much() -
         assert!(!refused.is_empty(), "{what}: nothing is refused without it");
         assert_eq!(said, refused, "{what}: {replayed}");
     }
+    Ok(())
+}
+
+/// Exports, explanations, tests and differences of policies, each against what the kernel did.
+#[test]
+fn what_is_exported_explained_and_tested_is_what_the_kernel_did() -> Result<()> {
+    let mut scene = Scene::new("said")?;
+    let mut cast = Cast::new(&mut scene)?;
+    let policy = |ports: &str| {
+        Policy::new("policy")
+            .allow("iam", "server", TCP, ports)
+            .allow("chat", "server", UDP, "53")
+            .allow("world", "server", TCP, "90")
+    };
+    let agent = scene.agent(&policy("80"))?.start()?;
+    let flows = cast.act_all()?;
+    assert_eq!(flows.len(), 6);
+    assert_eq!(flows.values().filter(|passed| **passed).count(), 3, "{flows:?}");
+
+    // One event for each decision, which says what became of it.
+    let records = all_decisions(&agent)?;
+    let exported = agent.command(&["audit", "export", "-o", "ocsf"]).output()?;
+    ensure!(exported.status.success(), "{exported:?}");
+    let text = String::from_utf8(exported.stdout)?;
+    let events: Vec<Value> = text
+        .lines()
+        .map(|line| Ok(serde_json::from_str(line)?))
+        .collect::<Result<_>>()?;
+    let ids = |all: &[Value], at: &str| -> BTreeSet<String> {
+        all.iter()
+            .filter_map(|one| Some(one.pointer(at)?.as_str()?.to_owned()))
+            .collect()
+    };
+    assert_eq!(events.len(), records.len());
+    assert_eq!(ids(&events, "/metadata/uid"), ids(&records, "/id"));
+    let mut found: BTreeMap<Flow, bool> = BTreeMap::new();
+    for event in &events {
+        assert_eq!(event["class_uid"], 4001, "{event}");
+        let flow = flow_of(event).with_context(|| format!("{event} says of no flow"))?;
+        *found.entry(flow).or_insert(true) &= event["action"] == "Allowed";
+    }
+    assert_eq!(found, flows);
+
+    let path = agent.files.policies().display().to_string();
+    for ((from, to, port, protocol), passed) in &flows {
+        let port = port.to_string();
+        let explained = json_of(
+            &agent,
+            &[
+                "explain",
+                &path,
+                "--from",
+                from,
+                "--to",
+                to,
+                "--port",
+                &port,
+                "--protocol",
+                protocol,
+            ],
+        )?;
+        let decision = if *passed { "ALLOW" } else { "DENY" };
+        assert_eq!(explained["decision"], decision, "{explained}");
+        assert_eq!(explained["policy_matched"].is_null(), !passed, "{explained}");
+    }
+
+    let tests = agent.files.policies().join("tests");
+    std::fs::create_dir_all(&tests)?;
+    let file = tests.join("traffic.yaml");
+    std::fs::write(&file, policy_test(&flows).to_string())?;
+    let tested = json_of(&agent, &["test", &path])?;
+    assert_eq!(
+        (&tested["passed"], &tested["failed"]),
+        (&json!(6), &json!(0)),
+        "{tested}"
+    );
+    assert_eq!(tested["untested_rules"], json!([]));
+
+    // Another policy makes just the difference that is told.
+    let before = agent.files.policies().with_file_name("before");
+    std::fs::create_dir_all(&before)?;
+    std::fs::copy(
+        agent.files.policies().join("policy.yaml"),
+        before.join("policy.yaml"),
+    )?;
+    agent.change_policy(&policy("80 81").text())?;
+    let after = cast.act_all()?;
+    let differ = |flow: &&Flow| after.get(*flow) != flows.get(*flow);
+    let changed: Vec<&Flow> = flows.keys().filter(differ).collect();
+    let told = json_of(&agent, &["diff", &before.display().to_string(), &path])?;
+    let rows = told["flows"].as_array().context("flows")?;
+    let end = |row: &Value, end: &str| row[end].as_str().unwrap_or_default().to_owned();
+    let said: Vec<Flow> = rows
+        .iter()
+        .map(|row| {
+            let port = row["ports"][0].as_str().and_then(|port| port.parse().ok());
+            (
+                end(row, "source"),
+                end(row, "destination"),
+                port.unwrap_or_default(),
+                end(row, "protocol"),
+            )
+        })
+        .collect();
+    assert_eq!(said.iter().collect::<Vec<_>>(), changed, "{told}");
+    // What was expected is not so any more.
+    let tested = agent.command(&["policy", "test", &path]).output()?;
+    assert_eq!(tested.status.code(), Some(1), "{tested:?}");
     Ok(())
 }
