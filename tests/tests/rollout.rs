@@ -5,8 +5,12 @@
 mod advance;
 #[path = "rollout/canary.rs"]
 mod canary;
+#[path = "rollout/churn.rs"]
+mod churn;
 #[path = "rollout/stops.rs"]
 mod stops;
+#[path = "rollout/under_load.rs"]
+mod under_load;
 #[path = "rollout/way_back.rs"]
 mod way_back;
 

@@ -22,7 +22,7 @@ fn limited_by(limit: &Value) -> Value {
     ])
 }
 
-fn wait_stopped(agent: &Agent) -> Result<Value> {
+pub(super) fn wait_stopped(agent: &Agent) -> Result<Value> {
     wait_for("the node to stop", DEADLINE, || {
         let rollout = agent.get("/v1/rollout")?["rollout"].clone();
         Ok(Some(rollout).filter(|rollout| !rollout["stopped"].is_null()))
@@ -30,7 +30,7 @@ fn wait_stopped(agent: &Agent) -> Result<Value> {
 }
 
 /// Each of these ports is refused, several times.
-fn denied(party: &mut Party, server: &Party, ports: RangeInclusive<u16>) -> Result<()> {
+pub(super) fn denied(party: &mut Party, server: &Party, ports: RangeInclusive<u16>) -> Result<()> {
     for port in ports {
         for _ in 0..3 {
             assert_eq!(party.tcp(server.v4(port))?, "EPERM");

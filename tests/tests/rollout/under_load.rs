@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A rollout goes on and back while connections come as fast as they can: no verdict is of another stage than its revision.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+use zt_tests::probe::{Flood, Operation};
+use zt_tests::{Agent, Party, Policy, Scene, TCP, UDP, spiffe};
+
+use super::stops::{denied, wait_stopped};
+use super::{HAMMER, LEAST_CHANGES, PACE, any, cli, json_of, rollout};
+
+/// Allowed, and not.
+const PORTS: [u16; 2] = [80, 81];
+/// How often a node has to stop by itself.
+const LEAST_STOPS: u64 = 2;
+
+/// A workload that does what it may, over both protocols.
+struct Bystander {
+    streams: Party,
+    datagrams: Party,
+}
+
+impl Bystander {
+    fn new(scene: &mut Scene) -> Result<Self> {
+        let streams = scene.workload("client")?;
+        let datagrams = scene.start("datagrams", &streams.cgroup, &streams.host)?;
+        Ok(Self { streams, datagrams })
+    }
+
+    fn begin(&mut self, server: &Party) -> Result<()> {
+        let to = server.v4(PORTS[0]);
+        self.streams.send(Operation::ConnectMany(forever(to, true)))?;
+        self.datagrams.send(Operation::SendMany(forever(to, false)))
+    }
+
+    /// Waits for the loops to end: all of it went through.
+    fn end(&mut self) -> Result<()> {
+        for (party, who) in [
+            (&mut self.streams, "connections"),
+            (&mut self.datagrams, "datagrams"),
+        ] {
+            let counts = outcomes(party)?;
+            println!("{who}: {counts:?}");
+            assert_eq!(counts.keys().collect::<Vec<_>>(), ["ok"], "{who}");
+        }
+        Ok(())
+    }
+}
+
+fn forever(to: std::net::SocketAddr, echo: bool) -> Flood {
+    Flood {
+        duration: Some(HAMMER),
+        pace: Some(PACE),
+        echo,
+        ..Flood::new(to, u64::MAX)
+    }
+}
+
+fn outcomes(party: &mut Party) -> Result<BTreeMap<String, u64>> {
+    Ok(party.wait()?.ok()?.outcomes[0].counts.clone())
+}
+
+/// A server and a policy that allows the client the first of its ports.
+fn served(label: &str) -> Result<(Scene, Party, Policy)> {
+    let mut scene = Scene::new(label)?;
+    let mut server = scene.workload("server")?;
+    for port in PORTS {
+        server.serve(any(port))?.local()?;
+        server.udp_bind(any(port))?.handle()?;
+    }
+    let allowed = PORTS[0].to_string();
+    let policy = [TCP, UDP]
+        .into_iter()
+        .fold(Policy::new("policy"), |policy, protocol| {
+            policy.allow("client", "server", protocol, &allowed)
+        });
+    Ok((scene, server, policy))
+}
+
+/// All of a stage's name.
+fn stages(limit: &Value) -> Value {
+    let all = ["client", "server", "chat"].map(spiffe);
+    let mut stage = json!({ "name": "all", "identities": all });
+    if !limit.is_null() {
+        stage["onDenials"] = limit.clone();
+    }
+    json!([stage])
+}
+
+/// Each decision says what policy says of its port, and was enforced where its revision is one of the stage.
+fn each_is_of_its_stage(agent: &Agent) -> Result<()> {
+    let mut reached = BTreeMap::from([(1, false)]);
+    for record in agent.all_records("type=mode_change")? {
+        let revision = record["revision"].as_u64().context("a revision")?;
+        // That somebody asked for it says nothing of a stage.
+        if let Some(to) = record["change"].get("to") {
+            reached.insert(revision, !to.is_null());
+        }
+    }
+    let mut found: BTreeMap<(u16, bool), u64> = BTreeMap::new();
+    for port in PORTS {
+        for record in agent.all_records(&format!("port={port}&type=decision"))? {
+            let revision = record["revision"].as_u64().context("a revision")?;
+            let (_, enforced) = reached.range(..=revision).next_back().context("a stage")?;
+            let decision = if port == PORTS[0] { "ALLOW" } else { "DENY" };
+            ensure!(
+                record["decision"] == decision && record["enforced"] == *enforced,
+                "not as at a revision where the stage is in force: {enforced}; {record}"
+            );
+            *found.entry((port, *enforced)).or_default() += 1;
+        }
+    }
+    println!(
+        "records by port and stage: {found:?}, at {} stages",
+        reached.len()
+    );
+    ensure!(found.len() == 4, "both ports at both stages: {found:?}");
+    Ok(())
+}
+
+#[test]
+fn no_verdict_is_wrong_while_a_rollout_goes_on_and_back() -> Result<()> {
+    let (mut scene, server, policy) = served("under-load")?;
+    let mut bystander = Bystander::new(&mut scene)?;
+    let mut chat = scene.workload("chat")?;
+    // Tries what is refused while the stage is in force.
+    let mut loops = scene.start("loops", &chat.cgroup, &chat.host)?;
+    let agent = scene
+        .agent(&policy)?
+        .mode("observe")
+        .policy("rollout.yaml", &rollout(None, &stages(&Value::Null)))?
+        .start()?;
+    bystander.begin(&server)?;
+    loops.send(Operation::ConnectMany(forever(server.v4(PORTS[1]), false)))?;
+    let (start, mut changes) = (Instant::now(), 0);
+    while start.elapsed() < HAMMER {
+        for (verb, outcome) in [("advance", "EPERM"), ("rollback", "ok")] {
+            let change = json_of(&agent, &[verb])?;
+            assert_eq!(change["in_force"], true, "{change}");
+            // In force is in force, from the first connection on.
+            assert_eq!(chat.tcp(server.v4(PORTS[1]))?, outcome, "after {verb}");
+            changes += 1;
+        }
+    }
+    println!("{changes} changes in {:?}", start.elapsed());
+    assert!(changes > LEAST_CHANGES, "only {changes} changes");
+    bystander.end()?;
+    let counts = outcomes(&mut loops)?;
+    println!("refused or not: {counts:?}");
+    assert!(
+        ["ok", "EPERM"]
+            .into_iter()
+            .all(|outcome| counts.contains_key(outcome))
+    );
+    each_is_of_its_stage(&agent)
+}
+
+#[test]
+fn no_verdict_is_wrong_while_a_node_goes_back_by_itself() -> Result<()> {
+    let (mut scene, server, policy) = served("back-under-load")?;
+    let mut bystander = Bystander::new(&mut scene)?;
+    let mut chat = scene.workload("chat")?;
+    let limit = json!({ "perMinute": 3, "action": "rollback" });
+    let agent = scene
+        .agent(&policy)?
+        .mode("observe")
+        .policy("rollout.yaml", &rollout(None, &stages(&limit)))?
+        .start()?;
+    bystander.begin(&server)?;
+    let (start, mut stops) = (Instant::now(), 0);
+    while start.elapsed() < HAMMER {
+        let verb = if stops == 0 { "advance" } else { "resume" };
+        json_of(&agent, &[verb])?;
+        denied(&mut chat, &server, PORTS[1]..=PORTS[1] + 2)?;
+        assert_eq!(chat.tcp(server.v4(PORTS[1] + 3))?, "EPERM");
+        let stopped = wait_stopped(&agent)?;
+        assert_eq!(
+            (&stopped["in_force"], &stopped["stopped"]["denials"]),
+            (&Value::Null, &json!(4))
+        );
+        assert_eq!(chat.tcp(server.v4(PORTS[1]))?, "ok");
+        stops += 1;
+    }
+    println!("{stops} stops in {:?}", start.elapsed());
+    assert!(stops >= LEAST_STOPS, "only {stops}");
+    bystander.end()?;
+    assert_eq!(cli(&agent, &["status", "--fail"])?.status.code(), Some(1));
+    each_is_of_its_stage(&agent)
+}
