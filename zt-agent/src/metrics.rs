@@ -11,6 +11,7 @@ mod peers;
 mod pods;
 mod spire;
 mod spool;
+mod trail;
 mod waits;
 
 use std::collections::{BTreeMap, HashSet};

@@ -258,4 +258,8 @@ impl Sink for Spool {
         }
         Ok(sealed)
     }
+
+    fn breaks(&self) -> Result<u64, SpoolError> {
+        Ok(self.store.breaks()?)
+    }
 }

@@ -325,6 +325,10 @@ impl Sink for Store {
             None => Ok(None),
         }
     }
+
+    fn breaks(&self) -> Result<u64, StoreError> {
+        Ok(self.settings.keys.as_deref().map_or(Ok(0), Keys::kept)?)
+    }
 }
 
 fn options(path: &Path, sync: Durability) -> SqliteConnectOptions {

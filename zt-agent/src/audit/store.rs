@@ -39,6 +39,11 @@ pub trait Sink: Send + Sync + 'static {
     fn seal(&self) -> impl Future<Output = Result<Option<Checkpoint>, Self::Error>> + Send {
         async { Ok(None) }
     }
+
+    /// How many signed checkpoints are kept because the chain did not go on from them: until somebody takes them away.
+    fn breaks(&self) -> Result<u64, Self::Error> {
+        Ok(0)
+    }
 }
 
 /// A whole trail at one moment, from its beginning.

@@ -11,7 +11,7 @@ use prometheus_client::metrics::MetricType;
 use zt_common::counter::Counter;
 
 use super::fingerprint::fingerprint;
-use super::{Metrics, nri, peers, pods, spire, spool, waits};
+use super::{Metrics, nri, peers, pods, spire, spool, trail, waits};
 use crate::state::SOURCE_REFUSALS;
 
 #[derive(Debug)]
@@ -38,7 +38,7 @@ impl Collector for Exposition {
         losses(&mut writer, metrics)?;
         kernel(&mut writer, metrics)?;
         node(&mut writer, metrics)?;
-        pipeline(&mut writer, metrics)?;
+        trail::trail(&mut writer, metrics)?;
         writer.counters(
             "zt_api_refused",
             "Callers and requests that the API refused, by cause",
@@ -235,61 +235,6 @@ fn kernel(writer: &mut Writer<'_>, metrics: &Metrics) -> fmt::Result {
         "zt_kernel_events",
         "What else the kernel programs count",
         rest.map(|(counter, value)| ([("event", counter.name())], value)),
-    )
-}
-
-fn pipeline(writer: &mut Writer<'_>, metrics: &Metrics) -> fmt::Result {
-    let Some(stats) = metrics.stats.get() else {
-        return Ok(());
-    };
-    writer.counter(
-        "zt_audit_received",
-        "Decisions that reached the audit pipeline",
-        stats.received_total(),
-    )?;
-    writer.counter(
-        "zt_audit_stored",
-        "Records that were stored",
-        stats.stored_total(),
-    )?;
-    writer.counter(
-        "zt_audit_store_failures",
-        "Attempts at storing that failed",
-        stats.failures_total(),
-    )?;
-    let (space, age) = stats.pruned_total();
-    writer.counters(
-        "zt_audit_pruned",
-        "Records that went to keep the store within its limits",
-        [([("limit", "space")], space), ([("limit", "age")], age)],
-    )?;
-    writer.counter(
-        "zt_audit_checkpoint_failures",
-        "Checkpoints of the trail that could not be signed",
-        stats.seal_failures_total(),
-    )?;
-    if let Some((seq, time)) = stats.checkpoint() {
-        writer.gauge(
-            "zt_audit_checkpoint_seq",
-            "The entry that the last signed checkpoint of the trail names: a store with fewer was cut off",
-            seq as f64,
-        )?;
-        writer.gauge(
-            "zt_audit_checkpoint_timestamp_seconds",
-            "When the last checkpoint of the trail was signed",
-            time.0 as f64 / 1e9,
-        )?;
-    }
-    writer.counter(
-        "zt_audit_evaluations_refused",
-        "Evaluations over the API that had no room in the trail (audit.apiShare) and were not answered",
-        stats.over_share_total(),
-    )?;
-    let lag = stats.lag().as_secs_f64();
-    writer.gauge(
-        "zt_audit_lag_seconds",
-        "How long the oldest decision without a record has been waiting",
-        lag,
     )
 }
 

@@ -77,6 +77,7 @@ impl<S: Sink> Recorder<S> {
     pub async fn run(mut self) {
         let mut stopping = false;
         let mut stop = self.shared.stop.subscribe();
+        self.count_breaks();
         loop {
             let first = tokio::select! {
                 message = self.queue.recv() => message,

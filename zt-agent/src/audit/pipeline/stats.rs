@@ -26,6 +26,8 @@ pub struct Stats {
     sealed_seq: AtomicU64,
     sealed_time: AtomicI64,
     seal_failures: AtomicU64,
+    prune_failures: AtomicU64,
+    chain_breaks: AtomicU64,
     over_share: AtomicU64,
     oldest: Mutex<Option<Instant>>,
 }
@@ -93,6 +95,16 @@ impl Stats {
         self.seal_failures.load(Ordering::Relaxed)
     }
 
+    /// Attempts at making room that failed.
+    pub fn prune_failures_total(&self) -> u64 {
+        self.prune_failures.load(Ordering::Relaxed)
+    }
+
+    /// Signed checkpoints that are kept because the chain did not go on from them.
+    pub fn chain_breaks(&self) -> u64 {
+        self.chain_breaks.load(Ordering::Relaxed)
+    }
+
     /// Evaluations that were not taken, and not answered, because they have their share of the trail.
     pub fn over_share_total(&self) -> u64 {
         self.over_share.load(Ordering::Relaxed)
@@ -109,6 +121,14 @@ impl Stats {
 
     pub(super) fn seal_failed(&self) {
         self.seal_failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn prune_failed(&self) {
+        self.prune_failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn broken(&self, breaks: u64) {
+        self.chain_breaks.store(breaks, Ordering::Relaxed);
     }
 
     /// Decisions without a record.

@@ -2,6 +2,7 @@
 //! The account of the pipeline, with stores that work, fail and hang.
 
 mod answers;
+mod signed;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -7,6 +7,8 @@
 //! * `<writer>.checkpoint`: the last checkpoint of each writer, so that a store whose end was cut off shows.
 //! * `<writer>.<hash>.checkpoint`: one that its store does not go on from, kept for whoever asks what became of it.
 
+mod notes;
+
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
@@ -16,7 +18,6 @@ use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublic
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use uuid::Uuid;
 
 use super::{Checkpoint, Signature, hex, unhex};
 use crate::audit::clock;
@@ -258,60 +259,12 @@ impl Keys {
         sign(&self.pair, &self.current().key, bytes)
     }
 
-    /// Notes a writer's last checkpoint, apart from the data.
-    pub fn note(&self, checkpoint: &Checkpoint) -> Result<(), KeyError> {
-        let text = serde_json::to_vec(checkpoint).unwrap_or_default();
-        write(
-            &self.directory,
-            &format!("{}.checkpoint", checkpoint.writer),
-            &text,
-        )
-    }
-
-    /// The last checkpoint of a writer that was noted.
-    pub fn last_of(&self, writer: Uuid) -> Result<Option<Checkpoint>, KeyError> {
-        let path = self.directory.join(format!("{writer}.checkpoint"));
-        match fs::read(&path) {
-            Ok(bytes) => parse(&path, &bytes).map(Some),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(io_error("read", &path)(error)),
-        }
-    }
-
-    /// Keeps a checkpoint for good, beside the last one. Returns its file, if it was not kept before.
-    pub fn keep(&self, checkpoint: &Checkpoint) -> Result<Option<PathBuf>, KeyError> {
-        let name = format!("{}.{}.checkpoint", checkpoint.writer, checkpoint.hash);
-        let path = self.directory.join(&name);
-        if path.exists() {
-            return Ok(None);
-        }
-        let text = serde_json::to_vec(checkpoint).unwrap_or_default();
-        write(&self.directory, &name, &text)?;
-        Ok(Some(path))
-    }
-
     /// Whether one of these keys has signed a checkpoint.
     pub fn have_signed(&self, checkpoint: &Checkpoint) -> bool {
         let bytes = checkpoint.signed();
         self.records
             .iter()
             .any(|key| key.has_signed(&bytes, &checkpoint.signatures))
-    }
-
-    /// The last checkpoints that were noted in a directory, and those that were kept.
-    pub fn noted(directory: &Path) -> Result<Vec<Checkpoint>, KeyError> {
-        let mut noted = Vec::new();
-        let entries = fs::read_dir(directory).map_err(io_error("read", directory))?;
-        for entry in entries {
-            let path = entry.map_err(io_error("read", directory))?.path();
-            if path
-                .extension()
-                .is_some_and(|extension| extension == "checkpoint")
-            {
-                noted.push(parse(&path, &fs::read(&path).map_err(io_error("read", &path))?)?);
-            }
-        }
-        Ok(noted)
     }
 }
 

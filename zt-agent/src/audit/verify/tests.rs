@@ -3,6 +3,7 @@
 
 mod cluster;
 mod continuity;
+mod counted;
 mod counts;
 mod export;
 mod node;
@@ -101,15 +102,18 @@ impl World {
         format!("sqlite://{}", path.display())
     }
 
-    async fn open(&self) -> Store {
-        let settings = Settings {
+    fn settings(&self) -> Settings {
+        Settings {
             dsn: Self::dsn(&self.file()),
             max_disk_bytes: 1 << 30,
             retention_days: None,
             keys: Some(self.keys()),
             sync: Durability::default(),
-        };
-        Store::open(settings).await.expect("opens")
+        }
+    }
+
+    async fn open(&self) -> Store {
+        Store::open(self.settings()).await.expect("opens")
     }
 
     /// Trusts the first key alone.

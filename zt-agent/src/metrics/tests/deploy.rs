@@ -75,6 +75,7 @@ fn the_alerts_use_metrics_that_exist() {
     for name in [
         "up",
         "zt_api_refused_total",
+        "zt_audit_chain_breaks",
         "zt_audit_checkpoint_failures_total",
         "zt_audit_checkpoint_seq",
         "zt_audit_checkpoint_timestamp_seconds",

@@ -27,7 +27,10 @@ impl<S: Sink> Recorder<S> {
                     }
                 }
                 Err(error) => {
+                    self.shared.stats.prune_failed();
                     tracing::warn!(%error, "the audit store cannot make room");
+                    // It looks whether the chain goes on before it signs what is left.
+                    self.count_breaks();
                     break;
                 }
             }
@@ -53,6 +56,18 @@ impl<S: Sink> Recorder<S> {
                 tracing::error!(%error, "the audit trail cannot be signed: tried again in a minute");
             }
             Some(Ok(None)) | None => {}
+        }
+        self.count_breaks();
+    }
+
+    /// Looks how many checkpoints are kept that the chain did not go on from: also what an earlier run or another process
+    /// found, and no more what somebody has taken away.
+    pub(super) fn count_breaks(&self) {
+        match self.store.breaks() {
+            Ok(breaks) => self.shared.stats.broken(breaks),
+            Err(error) => {
+                tracing::warn!(%error, "cannot look whether the audit trail was found broken");
+            }
         }
     }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Keys in real directories.
 
+use uuid::Uuid;
+
 use super::*;
 use crate::audit::chain::Head;
 
@@ -60,7 +62,14 @@ fn nothing_of_a_checkpoint_can_be_changed() {
         assert!(!holds(&changed), "{changed:?}");
     }
     keys.note(&signed).expect("notes");
-    assert_eq!(Keys::noted(directory.path()).expect("reads"), [signed]);
+    assert_eq!(Keys::noted(directory.path()).expect("reads"), [signed.clone()]);
+    let kept = || Keys::kept(directory.path()).expect("reads");
+    assert_eq!(kept(), 0, "the last one is no break");
+    let file = keys.keep(&signed).expect("keeps").expect("a file");
+    assert_eq!((keys.keep(&signed).expect("keeps"), kept()), (None, 1), "once");
+    fs::write(directory.path().join("old.checkpoint"), "").expect("writes");
+    fs::rename(&file, file.with_extension("")).expect("moves");
+    assert_eq!(kept(), 0);
 }
 
 #[test]

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is noted of writers beside the keys, apart from their data.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use uuid::Uuid;
+
+use super::{Checkpoint, KeyError, Keys, io_error, parse, write};
+use crate::audit::chain::Hash;
+
+impl Keys {
+    /// Notes a writer's last checkpoint, apart from the data.
+    pub fn note(&self, checkpoint: &Checkpoint) -> Result<(), KeyError> {
+        let text = serde_json::to_vec(checkpoint).unwrap_or_default();
+        write(
+            &self.directory,
+            &format!("{}.checkpoint", checkpoint.writer),
+            &text,
+        )
+    }
+
+    /// The last checkpoint of a writer that was noted.
+    pub fn last_of(&self, writer: Uuid) -> Result<Option<Checkpoint>, KeyError> {
+        let path = self.directory.join(format!("{writer}.checkpoint"));
+        match fs::read(&path) {
+            Ok(bytes) => parse(&path, &bytes).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(io_error("read", &path)(error)),
+        }
+    }
+
+    /// Keeps a checkpoint for good, beside the last one. Returns its file, if it was not kept before.
+    pub fn keep(&self, checkpoint: &Checkpoint) -> Result<Option<PathBuf>, KeyError> {
+        let name = format!("{}.{}.checkpoint", checkpoint.writer, checkpoint.hash);
+        let path = self.directory.join(&name);
+        if path.exists() {
+            return Ok(None);
+        }
+        let text = serde_json::to_vec(checkpoint).unwrap_or_default();
+        write(&self.directory, &name, &text)?;
+        Ok(Some(path))
+    }
+
+    /// How many checkpoints are kept in a directory because their stores do not go on from them.
+    pub fn kept(directory: &Path) -> Result<u64, KeyError> {
+        let mut kept = 0;
+        for entry in fs::read_dir(directory).map_err(io_error("read", directory))? {
+            let name = entry.map_err(io_error("read", directory))?.file_name();
+            kept += u64::from(name.to_str().is_some_and(is_kept));
+        }
+        Ok(kept)
+    }
+
+    /// The last checkpoints that were noted in a directory, and those that were kept.
+    pub fn noted(directory: &Path) -> Result<Vec<Checkpoint>, KeyError> {
+        let mut noted = Vec::new();
+        let entries = fs::read_dir(directory).map_err(io_error("read", directory))?;
+        for entry in entries {
+            let path = entry.map_err(io_error("read", directory))?.path();
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "checkpoint")
+            {
+                noted.push(parse(&path, &fs::read(&path).map_err(io_error("read", &path))?)?);
+            }
+        }
+        Ok(noted)
+    }
+}
+
+/// Whether a file is `<writer>.<hash>.checkpoint`.
+fn is_kept(name: &str) -> bool {
+    name.strip_suffix(".checkpoint")
+        .and_then(|name| name.split_once('.'))
+        .is_some_and(|(writer, hash)| writer.parse::<Uuid>().is_ok() && hash.parse::<Hash>().is_ok())
+}
