@@ -36,20 +36,23 @@ fn trail() -> (tempfile::TempDir, String) {
     trail_of(2)
 }
 
-/// A trail of so many entries, one a second.
-fn trail_of(count: i64) -> (tempfile::TempDir, String) {
-    use zt_agent::audit::record::{Change, Entry, Timestamp};
-    use zt_agent::audit::sqlite::{Durability, Settings, Store};
-    use zt_agent::audit::store::Sink as _;
-    let directory = tempfile::tempdir().expect("tempdir");
-    let dsn = format!("sqlite://{}", directory.path().join("audit.db").display());
+/// What is kept in a directory, in a file of that name; its DSN.
+fn settings(directory: &Path, file: &str) -> (String, zt_agent::audit::sqlite::Settings) {
+    use zt_agent::audit::sqlite::{Durability, Settings};
+    let dsn = format!("sqlite://{}", directory.join(file).display());
     let settings = Settings {
         dsn: dsn.clone(),
         max_disk_bytes: 1 << 30,
         retention_days: None,
-        keys: Some(directory.path().join("keys")),
+        keys: Some(directory.join("keys")),
         sync: Durability::default(),
     };
+    (dsn, settings)
+}
+
+/// So many entries, one a second.
+fn entries(count: i64) -> Vec<zt_agent::audit::record::Entry> {
+    use zt_agent::audit::record::{Change, Entry, Timestamp};
     let entry = |number: i64| {
         Entry::ModeChange(Change::new(
             (
@@ -62,11 +65,19 @@ fn trail_of(count: i64) -> (tempfile::TempDir, String) {
             json!({ "mode": "observe" }),
         ))
     };
+    (1..=count).map(entry).collect()
+}
+
+/// A trail of so many entries.
+fn trail_of(count: i64) -> (tempfile::TempDir, String) {
+    use zt_agent::audit::sqlite::Store;
+    use zt_agent::audit::store::Sink as _;
+    let directory = tempfile::tempdir().expect("tempdir");
+    let (dsn, settings) = settings(directory.path(), "audit.db");
     let runtime = tokio::runtime::Runtime::new().expect("runtime");
     runtime.block_on(async {
         let store = Store::open(settings).await.expect("opens");
-        let entries: Vec<Entry> = (1..=count).map(entry).collect();
-        store.append(&entries, None).await.expect("stores");
+        store.append(&entries(count), None).await.expect("stores");
         store.seal().await.expect("seals");
         store.close().await.expect("closes");
     });
@@ -152,6 +163,51 @@ fn a_trail_is_checked_exported_and_pruned_without_an_agent() {
     let none = format!("sqlite://{}", directory.path().join("none.db").display());
     assert_eq!(code(&zt_agent(&["audit", "prune", "--store", &none])), 1);
     assert!(!directory.path().join("none.db").exists());
+}
+
+/// A spool of so many entries, none of which was shipped.
+fn spool_of(count: i64) -> (tempfile::TempDir, String) {
+    use zt_agent::audit::spool::{Spool, WhenFull};
+    use zt_agent::audit::store::Sink as _;
+    let directory = tempfile::tempdir().expect("tempdir");
+    let (dsn, settings) = settings(directory.path(), "spool.db");
+    let runtime = tokio::runtime::Runtime::new().expect("runtime");
+    runtime.block_on(async {
+        let spool = Spool::open(settings, WhenFull::Oldest).await.expect("opens");
+        spool.append(&entries(count), None).await.expect("stores");
+        spool.seal().await.expect("seals");
+        spool.close().await.expect("closes");
+    });
+    (directory, dsn)
+}
+
+#[test]
+fn what_waits_in_a_spool_is_not_pruned() {
+    let (directory, dsn) = spool_of(3);
+    let output = zt_agent(&[
+        "audit",
+        "prune",
+        "--store",
+        &dsn,
+        "--before",
+        "2020-01-01T00:00:00Z",
+    ]);
+    assert_eq!(code(&output), 2, "{}", stdout(&output));
+    assert!(stderr(&output).contains("is a spool"), "{}", stderr(&output));
+    // Nor where the configuration calls it one.
+    let config = directory.path().join("agent.yaml");
+    std::fs::write(
+        &config,
+        format!(
+            "audit: {{spool: {}}}\n",
+            shown(&directory.path().join("spool.db"))
+        ),
+    )
+    .expect("writes");
+    let output = zt_agent(&["audit", "prune", "--store", &dsn, "--config", shown(&config)]);
+    assert_eq!(code(&output), 2, "{}", stdout(&output));
+    let csv = zt_agent(&["audit", "export", "--store", &dsn, "--format", "csv"]);
+    assert_eq!(stdout(&csv).lines().count(), 4, "{}", stderr(&csv));
 }
 
 #[test]

@@ -200,7 +200,16 @@ pub(super) async fn prune(arguments: &PruneArgs) -> Result<Exit, Failure> {
         return Ok(Exit::Done);
     }
     // Only what is there: `Store::open` would make it.
-    let signed = Reader::open(&dsn).await?.is_signed().await?;
+    let mut reader = Reader::open(&dsn).await?;
+    if reader.is_spool().await? {
+        return Err(Failure::Usage(format!(
+            "{} is a spool: what it holds has not reached PostgreSQL yet, and would be lost uncounted; the agent removes \
+             what has been shipped. To remove what is old name the server with --store",
+            Reader::path(&dsn)?.display()
+        )));
+    }
+    let signed = reader.is_signed().await?;
+    drop(reader);
     // Keys that are made here would be another's, and what they sign a finding.
     if signed && Keys::list(&keys)?.is_none() {
         return Err(Failure::Usage(format!(
