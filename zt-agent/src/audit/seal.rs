@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub use self::gap::{Cause, Gap};
-pub use self::keys::{KeyError, KeyRecord, Keys};
+pub use self::keys::{Gone, KeyError, KeyRecord, Keys};
 use super::chain::{Hash, Head};
 use super::record::Timestamp;
 

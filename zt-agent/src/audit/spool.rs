@@ -35,7 +35,7 @@ use super::chain::Head;
 use super::names::Named;
 use super::record::Entry;
 use super::seal::{Checkpoint, Gap};
-use super::sqlite::{self, Shipping, Store, StoreError};
+use super::sqlite::{self, Shipping, Store, StoreError, Use};
 use super::store::{Pruned, RingMark, Sink};
 
 /// An open spool.
@@ -71,11 +71,11 @@ impl Spool {
     /// Opens the spool; `settings` are those of its file. Room is made as `when_full` says.
     pub async fn open(settings: sqlite::Settings, when_full: WhenFull) -> Result<Self, StoreError> {
         let limit = settings.max_disk_bytes;
-        let store = Store::open(sqlite::Settings {
+        let settings = sqlite::Settings {
             retention_days: None,
             ..settings
-        })
-        .await?;
+        };
+        let store = Store::open_as(settings, Use::Spool).await?;
         let (head, noted) = (store.head().await?, store.shipping().await?);
         if head.seq == 0 {
             // Says before the first record whose chain this is.

@@ -33,9 +33,12 @@ mod select;
 mod shapes;
 mod share;
 mod ship;
+mod spooled;
 mod structure;
 mod told;
 mod traffic;
+mod usage;
+mod watched;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -54,6 +57,8 @@ pub use self::error::StoreError;
 pub use self::read::{Reader, Shipped, default_keys};
 pub use self::schema::SEGMENT_ROWS;
 pub use self::ship::Shipping;
+pub use self::usage::Use;
+use self::watched::Watched;
 use super::chain::Head;
 use super::names::{Kind, Named};
 use super::query::{Cursor, Filter, Graph, GraphFilter, Page, RuleHits, Traffic};
@@ -93,12 +98,9 @@ pub struct Store {
 /// The one connection that writes.
 #[derive(Debug)]
 struct Writer {
-    path: PathBuf,
     connection: SqliteConnection,
     known: append::Known,
-    /// Where the chain ends that was seen to go on from what was signed, with all that was appended here since; `None`
-    /// before one has looked.
-    trusted: Option<Head>,
+    watched: Watched,
     share: Arc<share::Share>,
     sync: Durability,
 }
@@ -110,8 +112,13 @@ const HOUSE: u32 = 2;
 const CHECKPOINT_PAGES: &str = "4000";
 
 impl Store {
-    /// Opens the store; makes directory (0700), file (0600) and tables where they are missing.
+    /// Opens the store of a trail; makes directory (0700), file (0600) and tables where they are missing.
     pub async fn open(settings: Settings) -> Result<Self, StoreError> {
+        Self::open_as(settings, Use::Trail).await
+    }
+
+    /// The same for either use.
+    pub(super) async fn open_as(settings: Settings, used_as: Use) -> Result<Self, StoreError> {
         let path = dsn::path(&settings.dsn)?;
         dsn::create(&path)?;
         if let Some(keys) = &settings.keys {
@@ -144,10 +151,9 @@ impl Store {
         let share = Arc::new(share::Share::default());
         share.count(&mut connection).await?;
         let writer = Mutex::new(Writer {
-            path: path.clone(),
             connection,
             known: append::Known::default(),
-            trusted: None,
+            watched: Watched::new(&path, used_as),
             share: Arc::clone(&share),
             sync: settings.sync,
         });

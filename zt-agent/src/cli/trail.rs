@@ -25,7 +25,7 @@ use crate::audit::postgres::{Target, Upkeep, Walk};
 use crate::audit::query::Filter;
 use crate::audit::record::Timestamp;
 use crate::audit::seal::Keys;
-use crate::audit::sqlite::{Reader, Settings, Store, default_keys};
+use crate::audit::sqlite::{Reader, Settings, Store, Use, default_keys};
 use crate::audit::store::Trail;
 use crate::config::Config;
 
@@ -63,6 +63,24 @@ impl StoreArgs {
         };
         Ok((config, dsn, keys))
     }
+}
+
+/// What a local file is for, as far as is known: the configured trail is one whatever it says of itself. `spool` is one
+/// that was named.
+fn used_as(config: &Config, dsn: &str, spool: Option<&Path>) -> Result<Use, Failure> {
+    if dsn == config.audit.dsn {
+        return Ok(Use::Trail);
+    }
+    let path = Reader::path(dsn)?;
+    let same = |other: &Path| path == other || same_file(&path, other);
+    let known = same(&config.audit.spool) || spool.is_some_and(same);
+    Ok(if known { Use::Spool } else { Use::Trail })
+}
+
+/// Whether two names lead to one file.
+fn same_file(one: &Path, other: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().ok();
+    real(one).is_some_and(|real_one| Some(real_one) == real(other))
 }
 
 /// How to write an export.
@@ -201,7 +219,8 @@ pub(super) async fn prune(arguments: &PruneArgs) -> Result<Exit, Failure> {
     }
     // Only what is there: `Store::open` would make it.
     let mut reader = Reader::open(&dsn).await?;
-    if reader.is_spool().await? {
+    let spool = used_as(&config, &dsn, None)? == Use::Spool;
+    if spool || (dsn != config.audit.dsn && reader.ships().await?) {
         return Err(Failure::Usage(format!(
             "{} is a spool: what it holds has not reached PostgreSQL yet, and would be lost uncounted; the agent removes \
              what has been shipped. To remove what is old name the server with --store",

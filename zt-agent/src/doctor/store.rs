@@ -9,7 +9,7 @@ use super::finding::Finding;
 use crate::audit::archive;
 use crate::audit::postgres::{Examined, Target, examine};
 use crate::audit::record::Timestamp;
-use crate::audit::sqlite::{Reader, StoreError, default_keys};
+use crate::audit::sqlite::{Reader, StoreError, Use, default_keys};
 use crate::config::Config;
 
 /// Nanoseconds by which clocks may differ: past this, nobody drops what is old.
@@ -35,7 +35,7 @@ struct Held {
 pub(super) async fn look(config: &Config, now: i64) -> Vec<Finding> {
     let dsn = &config.audit.dsn;
     let mut findings = Vec::new();
-    let file = if archive::is_postgres(dsn) {
+    let (file, used_as) = if archive::is_postgres(dsn) {
         match Target::parse(dsn) {
             Ok(target) => {
                 let place = target.place().to_owned();
@@ -47,13 +47,13 @@ pub(super) async fn look(config: &Config, now: i64) -> Vec<Finding> {
                 "correct `audit.dsn`",
             )),
         }
-        format!("sqlite://{}", config.audit.spool.display())
+        (format!("sqlite://{}", config.audit.spool.display()), Use::Spool)
     } else {
-        dsn.clone()
+        (dsn.clone(), Use::Trail)
     };
     let path = Reader::path(&file).unwrap_or_else(|_| config.audit.spool.clone());
     let held = if path.exists() {
-        Some(held(&file).await)
+        Some(held(&file, used_as).await)
     } else {
         None
     };
@@ -64,8 +64,8 @@ pub(super) async fn look(config: &Config, now: i64) -> Vec<Finding> {
     findings
 }
 
-async fn held(dsn: &str) -> Result<Held, StoreError> {
-    let mut reader = Reader::open(dsn).await?;
+async fn held(dsn: &str, used_as: Use) -> Result<Held, StoreError> {
+    let mut reader = Reader::open_as(dsn, used_as).await?;
     let entries = reader.entries().await?;
     let shipped = reader.shipped().await?;
     Ok(Held {

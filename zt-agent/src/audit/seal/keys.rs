@@ -6,6 +6,7 @@
 //! * `<id>.key`: the private part of the last key (PKCS #8, mode 0600). Those before it are deleted.
 //! * `<writer>.checkpoint`: the last checkpoint of each writer, so that a store whose end was cut off shows.
 //! * `<writer>.<hash>.checkpoint`: one that its store does not go on from, kept for whoever asks what became of it.
+//! * `<writer>.gone`: up to which entry a spool need not have them any more, so that nobody takes out more.
 
 mod notes;
 
@@ -19,6 +20,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+pub use self::notes::Gone;
 use super::{Checkpoint, Signature, hex, unhex};
 use crate::audit::clock;
 use crate::audit::record::Timestamp;

@@ -117,7 +117,8 @@ pub(super) async fn append(
         // Else something has changed since it was remembered, and is looked up now.
         if let Some((links, cost, (before, head))) = kept {
             writer.share.add(cost);
-            writer.trusted = writer.trusted.filter(|trusted| *trusted == before).map(|_| head);
+            let trusted = &mut writer.watched.trusted;
+            *trusted = trusted.filter(|trusted| *trusted == before).map(|_| head);
             if known.names.len() <= MAX_CACHED && known.shapes.len() <= MAX_CACHED {
                 writer.known = known;
             }

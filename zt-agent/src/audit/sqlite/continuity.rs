@@ -3,24 +3,24 @@
 //! keys must not have the agent sign what they made of it: a copy of yesterday, a history with other entries, or one whose
 //! beginning was taken out as if it had been pruned.
 
-use std::path::Path;
-
 use sqlx::sqlite::SqliteConnection;
 
-use super::{StoreError, place, rows, seal};
+use super::{StoreError, Use, Watched, place, rows, seal, spooled};
 use crate::audit::chain::{Hash, Head};
 use crate::audit::seal::{Checkpoint, Keys};
 
 /// Entries that are hashed anew at a time.
-const AT_A_TIME: u64 = 2048;
+pub(super) const AT_A_TIME: u64 = 2048;
+/// What is said of a chain whose entries are others than those that were signed.
+pub(super) const REWRITTEN: &str = "it was rewritten";
 
 /// Looks whether the chain goes on from the last checkpoint that is noted beside the keys; in the transaction that is to sign
-/// it. `trusted` is where it ended when that was last seen, with all that was appended since. What is wrong is returned
+/// it. What is wrong is returned
 /// once, to be told after a commit: that checkpoint is kept beside the keys for good, and what comes later is worth a
 /// signature again.
 pub(super) async fn check(
     connection: &mut SqliteConnection,
-    (path, trusted): (&Path, &mut Option<Head>),
+    watched: &mut Watched,
     keys: &Keys,
 ) -> Result<Option<StoreError>, StoreError> {
     let head = place::head(connection).await?;
@@ -28,19 +28,19 @@ pub(super) async fn check(
         // Nothing was signed yet.
         return Ok(None);
     };
-    let Some(how) = broken(connection, *trusted, keys, (&noted, head)).await? else {
-        *trusted = Some(head);
+    let Some(how) = broken(connection, watched, keys, (&noted, head)).await? else {
+        watched.trusted = Some(head);
         return Ok(None);
     };
     // Until what shows it is kept, nothing is signed.
     let kept = keys.keep(&noted)?;
-    *trusted = Some(head);
+    watched.trusted = Some(head);
     // It was told before.
     let Some(kept) = kept else {
         return Ok(None);
     };
     Ok(Some(StoreError::Broken {
-        path: path.to_owned(),
+        path: watched.path.clone(),
         seq: noted.seq,
         time: noted.time,
         how,
@@ -51,7 +51,7 @@ pub(super) async fn check(
 /// What shows that the chain does not go on from `noted` to `head`.
 async fn broken(
     connection: &mut SqliteConnection,
-    trusted: Option<Head>,
+    watched: &Watched,
     keys: &Keys,
     (noted, head): (&Checkpoint, Head),
 ) -> Result<Option<&'static str>, StoreError> {
@@ -70,18 +70,17 @@ async fn broken(
     if head.seq < seq {
         return Ok(Some("its end was cut off, or it is an older copy"));
     }
-    if trusted == Some(head) {
+    if watched.trusted == Some(head) {
         return Ok(None);
     }
-    let same = if head.seq == seq {
-        head.hash == hash
-    } else if super::ship::is_spool(connection).await? {
-        // What was shipped is not here any more, and the server's records show what was done to it.
-        hash_at(connection, seq).await?.is_none_or(|found| found == hash)
-    } else {
-        leads_to(connection, (seq, hash), head).await?
+    if head.seq == seq {
+        return Ok((head.hash != hash).then_some(REWRITTEN));
+    }
+    let how = match watched.used_as {
+        Use::Trail => (!leads_to(connection, (seq, hash), head).await?).then_some(REWRITTEN),
+        Use::Spool => spooled::wrong(connection, keys, (seq, hash), head).await?,
     };
-    Ok((!same).then_some("it was rewritten"))
+    Ok(how)
 }
 
 /// Whether the last checkpoint of the file says that entries up to there were pruned, signed by one of these keys.
@@ -96,16 +95,6 @@ async fn is_signed(
     Ok(last.is_some_and(|last| {
         last.writer == head.writer && (last.pruned, last.pruned_hash) == pruned && keys.have_signed(&last)
     }))
-}
-
-/// The hash that an entry says it has.
-async fn hash_at(connection: &mut SqliteConnection, seq: u64) -> Result<Option<Hash>, StoreError> {
-    let hash: Option<Vec<u8>> =
-        sqlx::query_scalar("SELECT hash FROM record WHERE row = ? AND hash IS NOT NULL")
-            .bind(seq.cast_signed())
-            .fetch_optional(connection)
-            .await?;
-    Ok(hash.and_then(|hash| Some(Hash(<[u8; 32]>::try_from(&*hash).ok()?))))
 }
 
 /// Whether the entries behind a place, as they are, lead to where the chain is said to end.

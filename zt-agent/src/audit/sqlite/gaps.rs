@@ -8,7 +8,7 @@ use sqlx::{Connection as _, Row as _};
 use uuid::Uuid;
 
 use super::ship::{note, parse};
-use super::{Shipping, Store, StoreError, place, seal};
+use super::{Shipping, Store, StoreError, place, seal, spooled};
 use crate::audit::chain::{Hash, START};
 use crate::audit::record::Entry;
 use crate::audit::seal::{Cause, Gap, Keys};
@@ -92,6 +92,7 @@ impl Store {
         shipping: &mut Shipping,
     ) -> Result<u64, StoreError> {
         let mut writer = self.writer.lock().await;
+        spooled::let_go(&mut writer.connection, self.settings.keys.as_deref(), last).await?;
         let mut transaction = writer.connection.begin_with("BEGIN IMMEDIATE").await?;
         // There may be gaps between them already.
         let spans: Vec<(i64, i64)> = sqlx::query_as(

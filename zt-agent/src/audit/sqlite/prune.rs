@@ -104,8 +104,7 @@ async fn delete_and_sign(writer: &mut Writer, settings: &Settings, row: i64) -> 
     let keys = settings.keys.as_deref().map(Keys::open).transpose()?;
     let mut transaction = writer.connection.begin_with("BEGIN IMMEDIATE").await?;
     if let Some(keys) = &keys {
-        let known = (&*writer.path, &mut writer.trusted);
-        if let Some(broken) = continuity::check(&mut transaction, known, keys).await? {
+        if let Some(broken) = continuity::check(&mut transaction, &mut writer.watched, keys).await? {
             transaction.commit().await?;
             return Err(broken);
         }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::counts::{Counts, edge};
 use super::place::head;
-use super::{StoreError, dsn, reading, rows, schema, ship, structure};
+use super::{StoreError, Use, dsn, reading, rows, schema, structure};
 use crate::audit::record::{AuditRecord, Entry, Part, Timestamp};
 use crate::audit::seal::{Checkpoint, Gap, KeyRecord};
 use crate::audit::store::{Found, Miscount, Statement, Told, Trail};
@@ -25,6 +25,7 @@ const MOST_SHAPES: usize = 1000;
 #[derive(Debug)]
 pub struct Reader {
     connection: SqliteConnection,
+    used_as: Use,
     writer: Uuid,
     /// The first row that was not read yet, and the first checkpoint.
     next: i64,
@@ -49,8 +50,13 @@ pub struct Shipped {
 }
 
 impl Reader {
-    /// Opens the file of a DSN, which must be there and of this layout.
+    /// Opens the file of a trail's DSN, which must be there and of this layout.
     pub async fn open(dsn: &str) -> Result<Self, StoreError> {
+        Self::open_as(dsn, Use::Trail).await
+    }
+
+    /// The same for either use.
+    pub async fn open_as(dsn: &str, used_as: Use) -> Result<Self, StoreError> {
         let path = dsn::path(dsn)?;
         let open = |source| StoreError::Open {
             path: path.clone(),
@@ -63,6 +69,7 @@ impl Reader {
         let writer = head(&mut connection).await?.writer;
         Ok(Self {
             connection,
+            used_as,
             writer,
             next: i64::MIN,
             next_checkpoint: 0,
@@ -80,7 +87,7 @@ impl Reader {
 
     /// How far shipping is, where the file is a spool.
     pub async fn shipped(&mut self) -> Result<Option<Shipped>, StoreError> {
-        if !self.is_spool().await? {
+        if self.used_as != Use::Spool || !self.ships().await? {
             return Ok(None);
         }
         let (seq, row): (i64, i64) = sqlx::query_as("SELECT shipped, checkpoint FROM shipping")
@@ -117,9 +124,9 @@ impl Reader {
         Ok(time.map(Timestamp))
     }
 
-    /// Whether the file is a spool, whose hourly counts nobody goes by.
-    pub async fn is_spool(&mut self) -> Result<bool, StoreError> {
-        ship::is_spool(&mut self.connection).await
+    /// Whether the file says that its entries are shipped: what a spool does, and what anybody can write into it.
+    pub async fn ships(&mut self) -> Result<bool, StoreError> {
+        self.has_table("shipping").await
     }
 
     /// Whether somebody has signed something of it.
@@ -238,8 +245,9 @@ impl Trail for Reader {
         if let Some(counts) = &mut self.counts {
             return counts.next(&mut self.connection).await;
         }
-        self.counts = Some(Counts::of(self.is_spool().await?));
-        let mut found = structure::wrong(&mut self.connection).await?;
+        // Nobody goes by the hourly counts of a spool.
+        self.counts = Some(Counts::of(self.used_as == Use::Spool));
+        let mut found = structure::wrong(&mut self.connection, self.used_as).await?;
         for (shape, (kept, part)) in std::mem::take(&mut self.misfiled) {
             let what = edge(&mut self.connection, shape).await?;
             found.push(Miscount {

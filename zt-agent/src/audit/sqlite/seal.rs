@@ -7,7 +7,7 @@ use sqlx::Connection;
 use sqlx::sqlite::SqliteConnection;
 
 use super::place::{self, head};
-use super::{Durability, StoreError, Writer, continuity};
+use super::{Durability, StoreError, Use, Writer, continuity, spooled};
 use crate::audit::clock;
 use crate::audit::record::Timestamp;
 use crate::audit::seal::{Checkpoint, Keys};
@@ -28,6 +28,9 @@ pub(super) async fn seal(writer: &mut Writer, directory: &Path) -> Result<Option
     spare_commits(&mut writer.connection, writer.sync).await?;
     let sealed = sealed?;
     if let Some(checkpoint) = &sealed {
+        if writer.watched.used_as == Use::Spool {
+            spooled::note(&mut writer.connection, directory, checkpoint).await?;
+        }
         keys.note(checkpoint)?;
     }
     Ok(sealed)
@@ -35,8 +38,7 @@ pub(super) async fn seal(writer: &mut Writer, directory: &Path) -> Result<Option
 
 async fn sign_if_it_goes_on(writer: &mut Writer, keys: &Keys) -> Result<Option<Checkpoint>, StoreError> {
     let mut transaction = writer.connection.begin_with("BEGIN IMMEDIATE").await?;
-    let known = (&*writer.path, &mut writer.trusted);
-    let broken = continuity::check(&mut transaction, known, keys).await?;
+    let broken = continuity::check(&mut transaction, &mut writer.watched, keys).await?;
     let sealed = match &broken {
         Some(_) => None,
         None => sign(&mut transaction, keys).await?,

@@ -7,7 +7,7 @@ use sqlx::Connection as _;
 use sqlx::sqlite::SqliteConnection;
 
 use super::schema::SEGMENT_ROWS;
-use super::{Store, StoreError, gaps, rows, seal};
+use super::{Store, StoreError, gaps, rows, seal, spooled};
 use crate::audit::query::HOUR;
 use crate::audit::record::Kept;
 use crate::audit::seal::{Checkpoint, KeyRecord};
@@ -27,12 +27,6 @@ CREATE TABLE IF NOT EXISTS shipping (
 INSERT OR IGNORE INTO shipping SELECT 1, coalesce((SELECT min(row) FROM record), next_row) - 1,
     coalesce((SELECT min(row) FROM record), next_row) - 1, 0, 0, 0, 0, 0 FROM trail;
 ";
-
-/// Whether the file is a spool.
-pub(super) async fn is_spool(connection: &mut SqliteConnection) -> Result<bool, StoreError> {
-    let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'shipping')";
-    Ok(sqlx::query_scalar(sql).fetch_one(connection).await?)
-}
 
 /// How far shipping is. Records are numbered as in the chain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -174,6 +168,11 @@ impl Store {
     /// or counted by the caller: they are not "pruned".
     pub async fn discard(&self, last: u64, shipping: &Shipping) -> Result<(), StoreError> {
         let mut writer = self.writer.lock().await;
+        let keys = self.settings.keys.as_deref();
+        if let Err(error) = spooled::let_go(&mut writer.connection, keys, last).await {
+            tracing::error!(%error, "what has been shipped stays in the spool until that can be noted beside the keys");
+            return note(&mut writer.connection, shipping).await;
+        }
         let mut transaction = writer.connection.begin_with("BEGIN IMMEDIATE").await?;
         remove(&mut transaction, last, shipping).await?;
         transaction.commit().await?;

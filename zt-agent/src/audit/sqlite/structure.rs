@@ -4,7 +4,7 @@
 
 use sqlx::sqlite::SqliteConnection;
 
-use super::{StoreError, place, ship};
+use super::{StoreError, Use, place};
 use crate::audit::store::Miscount;
 
 /// Looks whether a table and its indexes have the same rows. Records have none: they are read in their order.
@@ -19,7 +19,10 @@ const CHECKS: [(&str, &str); 5] = [
 const MOST: usize = 100;
 
 /// What is wrong with a file whatever its rows say.
-pub(super) async fn wrong(connection: &mut SqliteConnection) -> Result<Vec<Miscount>, StoreError> {
+pub(super) async fn wrong(
+    connection: &mut SqliteConnection,
+    used_as: Use,
+) -> Result<Vec<Miscount>, StoreError> {
     let mut found = Vec::new();
     let code: Vec<(String, String)> = sqlx::query_as(
         "SELECT type, name FROM sqlite_schema WHERE type IN ('trigger', 'view') ORDER BY name LIMIT ?",
@@ -56,10 +59,26 @@ pub(super) async fn wrong(connection: &mut SqliteConnection) -> Result<Vec<Misco
         counted: "that it is one".to_owned(),
     }));
     // What a spool has given up at its end is not there.
-    if !ship::is_spool(connection).await? {
+    if used_as == Use::Trail {
+        found.extend(of_spools(connection).await?);
         found.extend(end(connection).await?);
     }
     Ok(found)
+}
+
+/// Tables that only a spool has.
+async fn of_spools(connection: &mut SqliteConnection) -> Result<Vec<Miscount>, StoreError> {
+    let tables: Vec<String> = sqlx::query_scalar(
+        "SELECT name FROM sqlite_schema WHERE type = 'table' AND name IN ('shipping', 'gap', 'discarded') ORDER BY name",
+    )
+    .fetch_all(connection)
+    .await?;
+    let told = |name: String| Miscount {
+        what: format!("the table `{name}`, which a spool has and a trail has not,"),
+        kept: "something".to_owned(),
+        counted: "nothing".to_owned(),
+    };
+    Ok(tables.into_iter().map(told).collect())
 }
 
 /// Where the file says that the chain ends, if its last entry is another one.

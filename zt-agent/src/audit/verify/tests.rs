@@ -8,6 +8,7 @@ mod counts;
 mod export;
 mod node;
 mod random;
+mod spooled;
 mod store;
 mod year;
 

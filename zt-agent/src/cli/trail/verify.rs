@@ -10,14 +10,14 @@ use serde_json::json;
 
 use super::super::exit::{Exit, Failure};
 use super::super::output::{Format, Output, json};
-use super::StoreArgs;
 use super::progress::Progress;
 use super::trust::{self, Named};
+use super::{StoreArgs, used_as};
 use crate::audit::archive;
 use crate::audit::export;
 use crate::audit::postgres::{Target, Walk};
 use crate::audit::seal::Checkpoint;
-use crate::audit::sqlite::{Reader, Shipped};
+use crate::audit::sqlite::{Reader, Shipped, Use};
 use crate::audit::verify::{Noted, Report, Trust, Verifier, WriterReport};
 
 /// Gaps of one writer that are told one by one.
@@ -38,8 +38,8 @@ pub struct VerifyArgs {
     /// removes old days from PostgreSQL; named as with --trust
     #[arg(long, value_name = "KEY", value_delimiter = ',')]
     maintainer: Vec<String>,
-    /// With PostgreSQL: the spool of this node, which knows what has not arrived yet [default: audit.spool of the
-    /// configuration]
+    /// With PostgreSQL: the spool of this node, which knows what has not arrived yet. Where --store is a spool itself: the
+    /// same file again [default: audit.spool of the configuration]
     #[arg(long, value_name = "FILE")]
     spool: Option<PathBuf>,
     #[command(flatten)]
@@ -64,7 +64,7 @@ pub(in super::super) async fn verify(arguments: &VerifyArgs) -> Result<Exit, Fai
             export::verify_lines(BufReader::new(open).lines(), verifier, &mut tell)?
         }
         None => {
-            let (_, dsn, _) = arguments.store.load()?;
+            let (config, dsn, _) = arguments.store.load()?;
             if archive::is_postgres(&dsn) {
                 // Before the walk begins: what has been shipped by now, it must find.
                 let shipped = shipped(arguments).await?;
@@ -77,10 +77,10 @@ pub(in super::super) async fn verify(arguments: &VerifyArgs) -> Result<Exit, Fai
                 export::verify(&mut walk, verifier, &noted, &mut tell).await?
             } else {
                 let noted: Vec<Noted> = own.into_iter().map(Noted::here).collect();
-                let mut reader = Reader::open(&dsn).await?;
-                let spool = reader.is_spool().await?;
+                let used_as = used_as(&config, &dsn, arguments.spool.as_deref())?;
+                let mut reader = Reader::open_as(&dsn, used_as).await?;
                 let mut verifier = export::verify(&mut reader, verifier, &noted, &mut tell).await?;
-                if spool {
+                if used_as == Use::Spool {
                     verifier.remark(
                         "this is a spool, whose hourly counts nobody goes by: they were not looked at"
                             .to_owned(),
@@ -142,7 +142,7 @@ async fn shipped(arguments: &VerifyArgs) -> Result<Option<Shipped>, Failure> {
         }
     };
     let path = std::path::absolute(&path)?;
-    let mut reader = Reader::open(&format!("sqlite://{}", path.display())).await?;
+    let mut reader = Reader::open_as(&format!("sqlite://{}", path.display()), Use::Spool).await?;
     Ok(reader.shipped().await?)
 }
 

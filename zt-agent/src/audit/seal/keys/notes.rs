@@ -5,10 +5,23 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{Checkpoint, KeyError, Keys, io_error, parse, write};
 use crate::audit::chain::Hash;
+
+/// What a spool need not have any more: it was shipped, given up, or never kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gone {
+    /// The entry of the last checkpoint by then. One of a later entry was noted by a version that does not note this.
+    pub noted: u64,
+    /// Entries up to this one need not be there. What went later than the entry of the checkpoint is not noted: nothing
+    /// that is left then was signed.
+    pub gone: u64,
+}
 
 impl Keys {
     /// Notes a writer's last checkpoint, apart from the data.
@@ -23,12 +36,28 @@ impl Keys {
 
     /// The last checkpoint of a writer that was noted.
     pub fn last_of(&self, writer: Uuid) -> Result<Option<Checkpoint>, KeyError> {
-        let path = self.directory.join(format!("{writer}.checkpoint"));
-        match fs::read(&path) {
-            Ok(bytes) => parse(&path, &bytes).map(Some),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(io_error("read", &path)(error)),
-        }
+        Self::last_in(&self.directory, writer)
+    }
+
+    /// The last checkpoint of a writer that was noted in a directory.
+    pub fn last_in(directory: &Path, writer: Uuid) -> Result<Option<Checkpoint>, KeyError> {
+        read_note(&directory.join(format!("{writer}.checkpoint")))
+    }
+
+    /// Notes what a spool need not have any more.
+    pub fn note_gone(directory: &Path, writer: Uuid, gone: Gone) -> Result<(), KeyError> {
+        let text = serde_json::to_vec(&gone).unwrap_or_default();
+        write(directory, &format!("{writer}.gone"), &text)
+    }
+
+    /// What a spool need not have any more; `None` where no version has noted it.
+    pub fn gone(&self, writer: Uuid) -> Result<Option<Gone>, KeyError> {
+        Self::gone_in(&self.directory, writer)
+    }
+
+    /// The same, of a directory.
+    pub fn gone_in(directory: &Path, writer: Uuid) -> Result<Option<Gone>, KeyError> {
+        read_note(&directory.join(format!("{writer}.gone")))
     }
 
     /// Keeps a checkpoint for good, beside the last one. Returns its file, if it was not kept before.
@@ -67,6 +96,14 @@ impl Keys {
             }
         }
         Ok(noted)
+    }
+}
+
+fn read_note<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, KeyError> {
+    match fs::read(path) {
+        Ok(bytes) => parse(path, &bytes).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(io_error("read", path)(error)),
     }
 }
 

@@ -139,6 +139,15 @@ async fn a_history_with_all_hashes_made_anew_is_not_signed_for_the_true_one() {
         "{findings:?}"
     );
 
+    // Nor where the file says that it is a spool, whose entries go when they were shipped.
+    let world = World::new().await;
+    rewrite(&world).await;
+    let as_a_spool = "CREATE TABLE shipping (one INTEGER PRIMARY KEY, shipped INTEGER NOT NULL) STRICT;
+         INSERT INTO shipping VALUES (1, 120); UPDATE record SET hash = NULL WHERE row = 120";
+    tamper(&world.file(), as_a_spool).await;
+    says_once(&goes_on(&world, ENTRIES, 2).await);
+    assert!(!world.of_entries(&world.file()).await.is_empty());
+
     // Nor while the agent runs.
     let world = World::new().await;
     let store = world.open().await;
