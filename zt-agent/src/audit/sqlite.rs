@@ -11,6 +11,7 @@
 //! Durability: a commit survives a crash of the agent. What a crash of the *machine* may take, [`Durability`] says; it never
 //! damages what is older.
 
+mod alone;
 mod append;
 mod bulk;
 mod continuity;
@@ -51,6 +52,7 @@ use sqlx::sqlite::{
 use sqlx::{Connection, Executor as _};
 use tokio::sync::Mutex;
 
+use self::alone::Alone;
 pub use self::append::Links;
 pub use self::durability::Durability;
 pub use self::error::StoreError;
@@ -93,6 +95,8 @@ pub struct Store {
     house: SqlitePool,
     share: Arc<share::Share>,
     syncer: Option<durability::Syncer>,
+    /// Held until the store is gone.
+    _alone: Option<Alone>,
 }
 
 /// The one connection that writes.
@@ -117,8 +121,20 @@ impl Store {
         Self::open_as(settings, Use::Trail).await
     }
 
-    /// The same for either use.
+    /// The same for either use. Waits for a process that records into the file to end, for a while.
     pub(super) async fn open_as(settings: Settings, used_as: Use) -> Result<Self, StoreError> {
+        let path = dsn::path(&settings.dsn)?;
+        dsn::create(&path)?;
+        let alone = alone::wait(&path, alone::PATIENCE).await?;
+        Self::open_with(settings, used_as, alone).await
+    }
+
+    /// Opens the store of a trail into which another process may record: for who removes what is old, and appends nothing.
+    pub async fn visit(settings: Settings) -> Result<Self, StoreError> {
+        Self::open_with(settings, Use::Trail, None).await
+    }
+
+    async fn open_with(settings: Settings, used_as: Use, alone: Option<Alone>) -> Result<Self, StoreError> {
         let path = dsn::path(&settings.dsn)?;
         dsn::create(&path)?;
         if let Some(keys) = &settings.keys {
@@ -150,10 +166,14 @@ impl Store {
         told::prepare(&mut connection).await?;
         let share = Arc::new(share::Share::default());
         share.count(&mut connection).await?;
+        let at = match &alone {
+            Some(_) => Some(place::head(&mut connection).await?),
+            None => None,
+        };
         let writer = Mutex::new(Writer {
             connection,
             known: append::Known::default(),
-            watched: Watched::new(&path, used_as),
+            watched: Watched::new(&path, used_as, at),
             share: Arc::clone(&share),
             sync: settings.sync,
         });
@@ -166,6 +186,7 @@ impl Store {
             house,
             share,
             syncer,
+            _alone: alone,
         })
     }
 
@@ -327,7 +348,13 @@ impl Sink for Store {
 
     async fn seal(&self) -> Result<Option<Checkpoint>, StoreError> {
         match &self.settings.keys {
-            Some(keys) => seal::seal(&mut *self.writer.lock().await, keys).await,
+            Some(keys) => {
+                // What it cannot do is done where others wait.
+                if let Err(error) = self.look_ahead(keys).await {
+                    tracing::debug!(%error, "cannot look ahead whether the audit trail goes on");
+                }
+                seal::seal(&mut *self.writer.lock().await, keys).await
+            }
             None => Ok(None),
         }
     }

@@ -236,7 +236,7 @@ pub(super) async fn prune(arguments: &PruneArgs) -> Result<Exit, Failure> {
             keys.display()
         )));
     }
-    let store = Store::open(Settings {
+    let store = Store::visit(Settings {
         dsn,
         max_disk_bytes: config.audit.max_disk_bytes,
         retention_days: None,

@@ -15,8 +15,8 @@ use super::names::{self, Names};
 use super::place::{Noted, Place, Times, place, write_trail};
 use super::schema::SEGMENT_ROWS;
 use super::shapes::{self, ShapeKey};
-use super::{StoreError, Writer, share, told};
-use crate::audit::chain::{Hash, Head};
+use super::{StoreError, Watched, Writer, share, told};
+use crate::audit::chain::Hash;
 use crate::audit::names::Named;
 use crate::audit::record::Entry;
 use crate::audit::store::RingMark;
@@ -113,12 +113,11 @@ pub(super) async fn append(
     // only a commit puts it back.
     let mut known = std::mem::take(&mut writer.known);
     loop {
-        let kept = attempt(&mut writer.connection, &mut known, entries, mark).await?;
+        let file = (&mut writer.connection, &mut writer.watched);
+        let kept = attempt(file, &mut known, entries, mark).await?;
         // Else something has changed since it was remembered, and is looked up now.
-        if let Some((links, cost, (before, head))) = kept {
+        if let Some((links, cost)) = kept {
             writer.share.add(cost);
-            let trusted = &mut writer.watched.trusted;
-            *trusted = trusted.filter(|trusted| *trusted == before).map(|_| head);
             if known.names.len() <= MAX_CACHED && known.shapes.len() <= MAX_CACHED {
                 writer.known = known;
             }
@@ -127,15 +126,14 @@ pub(super) async fn append(
     }
 }
 
-/// As [`append`], with what it costs evaluations, and where the chain ended before and ends now. `None` where the chain did
-/// not end as was remembered: nothing was done, and what is known holds. Each statement that need not be waited for saves as
-/// much as a dozen records take.
+/// As [`append`], with what it costs evaluations. `None` where the chain did not end as was remembered: nothing was done,
+/// and what is known holds. Each statement that need not be waited for saves as much as a dozen records take.
 async fn attempt(
-    connection: &mut SqliteConnection,
+    (connection, watched): (&mut SqliteConnection, &mut Watched),
     known: &mut Known,
     entries: &[Entry],
     mark: Option<RingMark>,
-) -> Result<Option<(Links, u64, (Head, Head))>, StoreError> {
+) -> Result<Option<(Links, u64)>, StoreError> {
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
     let mut remembered = known.place.take();
     let mut before = match remembered {
@@ -205,7 +203,9 @@ async fn attempt(
         .collect();
     RECORDS.insert(&mut transaction, &rows, bind_record).await?;
     told::note_last(&mut transaction, entries).await?;
+    watched.leaves(before.0);
     transaction.commit().await?;
+    watched.arrives(head);
     known.place = Some((head, before.1));
     let links = Links {
         writer: head.writer,
@@ -213,7 +213,7 @@ async fn attempt(
         hashes,
     };
     let cost = costs.iter().map(|(_, bytes)| bytes.cast_unsigned()).sum();
-    Ok(Some((links, cost, (before.0, head))))
+    Ok(Some((links, cost)))
 }
 
 /// Keeps names of numbers.

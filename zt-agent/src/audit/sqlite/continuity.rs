@@ -7,6 +7,8 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::{StoreError, Use, Watched, place, rows, seal, spooled};
 use crate::audit::chain::{Hash, Head};
+use crate::audit::clock;
+use crate::audit::record::Timestamp;
 use crate::audit::seal::{Checkpoint, Keys};
 
 /// Entries that are hashed anew at a time.
@@ -14,38 +16,65 @@ pub(super) const AT_A_TIME: u64 = 2048;
 /// What is said of a chain whose entries are others than those that were signed.
 pub(super) const REWRITTEN: &str = "it was rewritten";
 
-/// Looks whether the chain goes on from the last checkpoint that is noted beside the keys; in the transaction that is to sign
-/// it. What is wrong is returned
-/// once, to be told after a commit: that checkpoint is kept beside the keys for good, and what comes later is worth a
-/// signature again.
+/// Looks whether the chain goes on from the last checkpoint that is noted beside the keys, and whether it was moved from here
+/// alone since the start; in the transaction that is to sign it. What is wrong is returned once, to be told after a commit:
+/// what was signed is kept beside the keys for good, and what comes later is worth a signature again.
 pub(super) async fn check(
     connection: &mut SqliteConnection,
     watched: &mut Watched,
     keys: &Keys,
 ) -> Result<Option<StoreError>, StoreError> {
     let head = place::head(connection).await?;
+    watched.sees(head);
+    let noted = keys.last_of(head.writer)?;
+    let mut shown = Vec::new();
+    if let Some(noted) = &noted
+        && let Some(how) = broken(connection, watched, keys, (noted, head)).await?
+    {
+        shown.push((noted.clone(), how));
+    }
+    if let Some(altered) = watched.altered() {
+        let pruned = match noted {
+            Some(noted) if noted.writer == altered.writer => (noted.pruned, noted.pruned_hash),
+            _ => place::pruned(connection).await?,
+        };
+        let testimony = Checkpoint::sign(altered, Timestamp(clock::now()), pruned, keys);
+        shown.push((testimony, "it was changed while the agent ran"));
+    }
+    let mut told = None;
+    for (checkpoint, how) in shown {
+        // Until what shows it is kept, nothing is signed. What is kept already was told before.
+        if let Some(kept) = keys.keep(&checkpoint)? {
+            told.get_or_insert(StoreError::Broken {
+                path: watched.path.clone(),
+                seq: checkpoint.seq,
+                time: checkpoint.time,
+                how,
+                kept,
+            });
+        }
+    }
+    watched.settle(head);
+    Ok(told)
+}
+
+/// Whether the chain up to an entry goes on from what was signed: looked at without being in anybody's way, so that it need
+/// not be looked at where others wait. What is not as it should be is for [`check`] to say.
+pub(super) async fn goes_on(
+    connection: &mut SqliteConnection,
+    used_as: Use,
+    keys: &Keys,
+    head: Head,
+) -> Result<bool, StoreError> {
     let Some(noted) = keys.last_of(head.writer)? else {
-        // Nothing was signed yet.
-        return Ok(None);
+        return Ok(true);
     };
-    let Some(how) = broken(connection, watched, keys, (&noted, head)).await? else {
-        watched.trusted = Some(head);
-        return Ok(None);
-    };
-    // Until what shows it is kept, nothing is signed.
-    let kept = keys.keep(&noted)?;
-    watched.trusted = Some(head);
-    // It was told before.
-    let Some(kept) = kept else {
-        return Ok(None);
-    };
-    Ok(Some(StoreError::Broken {
-        path: watched.path.clone(),
-        seq: noted.seq,
-        time: noted.time,
-        how,
-        kept,
-    }))
+    let pruned = place::pruned(connection).await?;
+    if pruned != (noted.pruned, noted.pruned_hash) || head.seq < noted.seq.max(pruned.0) {
+        return Ok(false);
+    }
+    let from = base(&noted, pruned);
+    Ok(walk(connection, used_as, keys, (from, head)).await?.is_none())
 }
 
 /// What shows that the chain does not go on from `noted` to `head`.
@@ -61,26 +90,39 @@ async fn broken(
         place::set_pruned(connection, signed).await?;
         return Ok(Some("it says that more was pruned than was ever signed"));
     }
-    // What was removed after that was signed for its age is not there to be looked at.
-    let (seq, hash) = if pruned.0 > noted.seq {
-        pruned
-    } else {
-        (noted.seq, noted.hash)
-    };
+    let (seq, hash) = base(noted, pruned);
     if head.seq < seq {
         return Ok(Some("its end was cut off, or it is an older copy"));
     }
-    if watched.trusted == Some(head) {
+    if watched.trusts(head) {
         return Ok(None);
     }
+    walk(connection, watched.used_as, keys, ((seq, hash), head)).await
+}
+
+/// Where one begins to look: what was removed after the checkpoint, signed for its age, is not there to be looked at.
+const fn base(noted: &Checkpoint, pruned: (u64, Hash)) -> (u64, Hash) {
+    if pruned.0 > noted.seq {
+        pruned
+    } else {
+        (noted.seq, noted.hash)
+    }
+}
+
+/// What shows that the entries from a place on do not lead to where the chain is said to end.
+async fn walk(
+    connection: &mut SqliteConnection,
+    used_as: Use,
+    keys: &Keys,
+    ((seq, hash), head): ((u64, Hash), Head),
+) -> Result<Option<&'static str>, StoreError> {
     if head.seq == seq {
         return Ok((head.hash != hash).then_some(REWRITTEN));
     }
-    let how = match watched.used_as {
-        Use::Trail => (!leads_to(connection, (seq, hash), head).await?).then_some(REWRITTEN),
-        Use::Spool => spooled::wrong(connection, keys, (seq, hash), head).await?,
-    };
-    Ok(how)
+    match used_as {
+        Use::Trail => Ok((!leads_to(connection, (seq, hash), head).await?).then_some(REWRITTEN)),
+        Use::Spool => spooled::wrong(connection, keys, (seq, hash), head).await,
+    }
 }
 
 /// Whether the last checkpoint of the file says that entries up to there were pruned, signed by one of these keys.

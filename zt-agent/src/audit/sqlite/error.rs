@@ -77,6 +77,14 @@ pub enum StoreError {
         /// Where the checkpoint is kept.
         kept: PathBuf,
     },
+    /// Another process records into the file.
+    #[error("another process records into the audit store {} (it holds {}): end it, or give each agent and each engine a file of its own in audit.dsn or audit.spool", path.display(), lock.display())]
+    Taken {
+        /// The file.
+        path: PathBuf,
+        /// What is locked.
+        lock: PathBuf,
+    },
     /// The tables could not be made.
     #[error("cannot bring the audit store {} to layout {version}: {source}", path.display())]
     Migrate {

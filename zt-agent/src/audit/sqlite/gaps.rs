@@ -8,7 +8,7 @@ use sqlx::{Connection as _, Row as _};
 use uuid::Uuid;
 
 use super::ship::{note, parse};
-use super::{Shipping, Store, StoreError, place, seal, spooled};
+use super::{Shipping, Store, StoreError, Writer, place, seal, spooled};
 use crate::audit::chain::{Hash, START};
 use crate::audit::record::Entry;
 use crate::audit::seal::{Cause, Gap, Keys};
@@ -44,13 +44,18 @@ impl Store {
     /// Takes entries that there is no room for: each gets its place in the chain, and none is kept.
     pub async fn give_up(&self, entries: &[Entry], mark: Option<RingMark>) -> Result<(), StoreError> {
         let mut writer = self.writer.lock().await;
-        let mut transaction = writer.connection.begin_with("BEGIN IMMEDIATE").await?;
+        let Writer {
+            connection, watched, ..
+        } = &mut *writer;
+        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
         let before = place::place(&mut transaction).await?;
         let after = place::skip(&mut transaction, before, entries, mark).await?;
         let (before, _) = before;
         let (place, hashes) = ((before.seq + 1, after.seq), (Some(before.hash), after.hash));
         grow(&mut transaction, place, hashes, Cause::SpoolNewest).await?;
+        watched.leaves(before);
         transaction.commit().await?;
+        watched.arrives(after);
         Ok(())
     }
 

@@ -16,7 +16,7 @@ use crate::audit::store::RingMark;
 const TRAIL: &str = "
 UPDATE trail SET next_row = ?, hash = ?, stored = stored + ?, ring = coalesce(?, ring),
                  ring_position = coalesce(?, ring_position)
-WHERE next_row = ? AND shapes_gone = ? RETURNING 1";
+WHERE next_row = ? AND hash = ? AND shapes_gone = ? RETURNING 1";
 
 /// The times of a segment.
 const SEGMENT: &str = ";
@@ -112,6 +112,7 @@ pub(super) async fn write_trail(
     values.push(mark.map(|mark| mark.ring.as_bytes().to_vec()))?;
     values.push(mark.map(|mark| mark.position.cast_signed()))?;
     values.push(before.0.seq.cast_signed() + 1)?;
+    values.push(before.0.hash.0.as_slice())?;
     values.push(before.1)?;
     for (segment, min, max) in segments {
         values.push(*segment)?;

@@ -7,7 +7,7 @@ use sqlx::Connection;
 use sqlx::sqlite::SqliteConnection;
 
 use super::place::{self, head};
-use super::{Durability, StoreError, Use, Writer, continuity, spooled};
+use super::{Durability, Store, StoreError, Use, Writer, continuity, spooled};
 use crate::audit::clock;
 use crate::audit::record::Timestamp;
 use crate::audit::seal::{Checkpoint, Keys};
@@ -34,6 +34,32 @@ pub(super) async fn seal(writer: &mut Writer, directory: &Path) -> Result<Option
         keys.note(checkpoint)?;
     }
     Ok(sealed)
+}
+
+impl Store {
+    /// Looks whether the chain goes on from what was signed, while others append to it: after a start there may be many
+    /// entries that were not signed yet.
+    pub(super) async fn look_ahead(&self, directory: &Path) -> Result<(), StoreError> {
+        if self.writer.lock().await.watched.is_verified() {
+            return Ok(());
+        }
+        let keys = Keys::open(directory)?;
+        let mut house = self.house.acquire().await?;
+        let mut moment = house.begin().await?;
+        let (head, used_as) = {
+            let mut writer = self.writer.lock().await;
+            // From here on it is of one moment.
+            let head = head(&mut moment).await?;
+            if !writer.watched.begin(head) {
+                return Ok(());
+            }
+            (head, writer.watched.used_as)
+        };
+        if continuity::goes_on(&mut moment, used_as, &keys, head).await? {
+            self.writer.lock().await.watched.end();
+        }
+        Ok(())
+    }
 }
 
 async fn sign_if_it_goes_on(writer: &mut Writer, keys: &Keys) -> Result<Option<Checkpoint>, StoreError> {

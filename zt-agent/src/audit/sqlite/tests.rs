@@ -188,7 +188,7 @@ async fn a_batch_given_up_leaves_nothing_and_the_next_is_whole() {
         tokio::select! { biased; result = &mut append => result.expect("stores"), () = tokio::time::sleep(Duration::from_millis(2)) => {} }
     }
     keep(&store, &records(7000..7010)).await;
-    let reopened = Store::open(settings(&directory)).await.expect("opens");
+    let reopened = Store::visit(settings(&directory)).await.expect("opens");
     let totals = reopened.totals().await.expect("totals");
     assert!(totals.stored == 10 || totals.stored == 5010, "{totals:?}");
     let newest = reopened
@@ -203,9 +203,9 @@ async fn a_batch_given_up_leaves_nothing_and_the_next_is_whole() {
 }
 
 #[tokio::test]
-async fn two_agents_may_write_during_a_takeover() {
+async fn a_chain_that_another_process_has_moved_is_gone_on_with() {
     let (directory, first) = store().await;
-    let second = Store::open(settings(&directory)).await.expect("opens");
+    let second = Store::visit(settings(&directory)).await.expect("opens");
     for round in 0..10 {
         keep(&first, &records(round * 10..round * 10 + 5)).await;
         keep(&second, &records(round * 10 + 5..round * 10 + 10)).await;

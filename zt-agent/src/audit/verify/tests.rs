@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A real trail, tampered with in every way that we could think of.
 
+mod altered;
 mod cluster;
 mod continuity;
 mod counted;
