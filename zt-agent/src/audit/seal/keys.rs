@@ -6,6 +6,7 @@
 //! * `<id>.key`: the private part of the last key (PKCS #8, mode 0600). Those before it are deleted.
 //! * `<writer>.checkpoint`: the last checkpoint of each writer, so that a store whose end was cut off shows.
 //! * `<writer>.<hash>.checkpoint`: one that its store does not go on from, kept for whoever asks what became of it.
+//! * `<hash of a path>.store`: whose chain is in the file at that path.
 //! * `<writer>.gone`: up to which entry a spool need not have them any more, so that nobody takes out more.
 
 mod notes;

@@ -41,6 +41,12 @@ pub(super) async fn check(
         let testimony = Checkpoint::sign(altered, Timestamp(clock::now()), pruned, keys);
         shown.push((testimony, "it was changed while the agent ran"));
     }
+    let before = keys.writer_in(&watched.path)?;
+    if let Some(before) = before.filter(|before| *before != head.writer)
+        && let Some(noted) = keys.last_of(before)?.filter(|noted| noted.seq > 0)
+    {
+        shown.push((noted, "another trail was put in its place"));
+    }
     let mut told = None;
     for (checkpoint, how) in shown {
         // Until what shows it is kept, nothing is signed. What is kept already was told before.
@@ -53,6 +59,9 @@ pub(super) async fn check(
                 kept,
             });
         }
+    }
+    if before != Some(head.writer) {
+        keys.note_writer(&watched.path, head.writer)?;
     }
     watched.settle(head);
     Ok(told)

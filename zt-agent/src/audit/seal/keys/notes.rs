@@ -3,13 +3,14 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Checkpoint, KeyError, Keys, io_error, parse, write};
+use super::{Checkpoint, KeyError, Keys, id_of, io_error, parse, write};
 use crate::audit::chain::Hash;
 
 /// What a spool need not have any more: it was shipped, given up, or never kept.
@@ -21,6 +22,20 @@ pub struct Gone {
     /// Entries up to this one need not be there. What went later than the entry of the checkpoint is not noted: nothing
     /// that is left then was signed.
     pub gone: u64,
+}
+
+/// Whose chain is in a file.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Held {
+    /// The file, for people.
+    path: String,
+    writer: Uuid,
+}
+
+/// `<the first 128 bits of SHA-256 of a database's path>.store`.
+fn name_of(database: &Path) -> String {
+    format!("{}.store", id_of(database.as_os_str().as_bytes()))
 }
 
 impl Keys {
@@ -58,6 +73,19 @@ impl Keys {
     /// The same, of a directory.
     pub fn gone_in(directory: &Path, writer: Uuid) -> Result<Option<Gone>, KeyError> {
         read_note(&directory.join(format!("{writer}.gone")))
+    }
+
+    /// Notes whose chain is in a file.
+    pub fn note_writer(&self, database: &Path, writer: Uuid) -> Result<(), KeyError> {
+        let path = database.display().to_string();
+        let text = serde_json::to_vec(&Held { path, writer }).unwrap_or_default();
+        write(&self.directory, &name_of(database), &text)
+    }
+
+    /// Whose chain was in a file when that was noted last.
+    pub fn writer_in(&self, database: &Path) -> Result<Option<Uuid>, KeyError> {
+        let held: Option<Held> = read_note(&self.directory.join(name_of(database)))?;
+        Ok(held.map(|held| held.writer))
     }
 
     /// Keeps a checkpoint for good, beside the last one. Returns its file, if it was not kept before.

@@ -202,3 +202,53 @@ async fn who_is_honest_hears_nothing_of_it() {
     }
     note();
 }
+
+#[tokio::test]
+async fn another_trail_in_the_place_of_one_that_was_signed_is_told_of() {
+    for sql in [
+        "UPDATE trail SET writer = randomblob(16); DELETE FROM checkpoint",
+        "UPDATE trail SET writer = randomblob(16), next_row = 1, hash = zeroblob(32), pruned_row = 0,
+             pruned_hash = zeroblob(32); DELETE FROM record; DELETE FROM checkpoint",
+    ] {
+        let world = World::new().await;
+        tamper(&world.file(), sql).await;
+        says_once(&goes_on(&world, ENTRIES, 3).await);
+        assert!(goes_on(&world, 2 * ENTRIES, 2).await.iter().all(Result::is_ok));
+        let findings = world.of_entries(&world.file()).await;
+        let lacking = |finding: &Finding| matches!(finding, Finding::Lacking { seq: ENTRIES, .. });
+        assert!(findings.iter().any(lacking), "{findings:?}");
+    }
+    // The database is gone.
+    let world = World::new().await;
+    std::fs::remove_file(world.file()).expect("removes");
+    says_once(&goes_on(&world, ENTRIES, 2).await);
+}
+
+#[tokio::test]
+async fn trails_that_share_their_keys_are_not_taken_for_each_other() {
+    let world = World::new().await;
+    let other = Settings {
+        dsn: World::dsn(&world.directory.path().join("other.db")),
+        ..world.settings()
+    };
+    // Of a version that does not note whose is where.
+    for file in std::fs::read_dir(world.keys()).expect("reads") {
+        let path = file.expect("reads").path();
+        if path.extension().is_some_and(|extension| extension == "store") {
+            std::fs::remove_file(path).expect("removes");
+        }
+    }
+    for round in 0..3 {
+        assert!(
+            goes_on(&world, ENTRIES + 10 * round, 2)
+                .await
+                .iter()
+                .all(Result::is_ok)
+        );
+        let store = Store::open(other.clone()).await.expect("opens");
+        store.append(&[entry(round)], None).await.expect("kept");
+        assert!(store.seal().await.expect("goes on").is_some());
+        store.close().await.expect("closes");
+    }
+    assert_eq!(Keys::kept(&world.keys()).expect("reads"), 0);
+}
