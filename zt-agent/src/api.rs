@@ -39,8 +39,7 @@ mod stream;
 
 use std::sync::Arc;
 
-use axum::routing::get;
-use axum::{Extension, Router};
+use axum::Extension;
 use tokio::sync::{Semaphore, watch};
 use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
@@ -50,7 +49,7 @@ use self::caller::Caller;
 use self::changes::Changes;
 pub use self::changes::record as record_changes;
 pub use self::guard::Guard;
-pub use self::health::standby_router;
+pub use self::health::{health_router, standby_router};
 pub use self::node::{
     AroundStatus, ControlError, DisputeStatus, HandshakeStatus, HookStatus, NodeControl, NodeStatus,
     RootStatus, UnnamedStatus,
@@ -246,17 +245,6 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(openapi::show))
         .routes(routes!(page::index))
         .routes(routes!(page::file))
-}
-
-/// Health and metrics.
-pub fn health_router(state: ApiState) -> Router {
-    Router::new()
-        .route("/healthz", get(health::alive))
-        .route("/readyz", get(health::ready))
-        .route("/metrics", get(health::metrics))
-        .fallback(problem::not_found)
-        .method_not_allowed_fallback(problem::method_not_allowed)
-        .with_state(state)
 }
 
 #[cfg(test)]

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Who is served: not web pages, not callers without the role, not those who ask for too much.
 
+mod host;
 mod origin;
 
-use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use axum::http::{Method, Request, StatusCode};
 use governor::clock::{Clock, DefaultClock};
 use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
 
+pub(super) use self::host::{REFUSED as HOST_REFUSED, check_health};
 use super::caller::Caller;
 use super::problem::ApiProblem;
 use crate::caller::Act;
@@ -30,6 +30,8 @@ pub struct Guard {
     rates: RateLimiter<Arc<str>, DashMapStateStore<Arc<str>>, DefaultClock>,
     clock: DefaultClock,
     per_second: NonZeroU32,
+    /// The account of pages that are not ours.
+    pages: Arc<str>,
     checks: AtomicU32,
     metrics: Arc<Metrics>,
 }
@@ -62,6 +64,7 @@ impl Guard {
             rates: RateLimiter::dashmap(Quota::per_second(per_second)),
             clock: DefaultClock::default(),
             per_second,
+            pages: Arc::from("pages of other sites"),
             checks: AtomicU32::new(0),
             metrics,
         }
@@ -74,15 +77,8 @@ impl Guard {
 
     /// Whether a request is served.
     pub(super) fn check<B>(&self, caller: &Caller, request: &Request<B>) -> Result<(), ApiProblem> {
+        self.check_page(caller, request)?;
         self.check_rate(&caller.account, NonZeroU32::MIN)?;
-        if caller.over_loopback && !names_loopback(request.headers()) {
-            let detail = "the Host header must name localhost or a loopback address";
-            return Err(self.forbidden("host_refused", detail));
-        }
-        if origin::is_of_another_site(request) {
-            let detail = "a page of another site sent this: only the page at `/` may ask from a browser";
-            return Err(self.forbidden("origin_refused", detail));
-        }
         if caller.has_expired() {
             let detail = "the certificate of this connection has expired: connect with a new one";
             return Err(self.forbidden("certificate_expired", detail));
@@ -102,6 +98,21 @@ impl Guard {
             caller.rights.names()
         );
         Err(self.forbidden("role_insufficient", detail))
+    }
+
+    /// Refuses what a page of somebody else has a browser send. It comes from the user's own socket and costs them nothing: such
+    /// pages have an account of their own, so that none of them can use up the rate of who looks at it.
+    fn check_page<B>(&self, caller: &Caller, request: &Request<B>) -> Result<(), ApiProblem> {
+        let (code, detail) = if caller.over_loopback && !host::names_loopback(request.headers()) {
+            (HOST_REFUSED, host::DETAIL)
+        } else if origin::is_of_another_site(request) {
+            let detail = "a page of another site sent this: only the page at `/` may ask from a browser";
+            ("origin_refused", detail)
+        } else {
+            return Ok(());
+        };
+        self.check_rate(&self.pages, NonZeroU32::MIN)?;
+        Err(self.forbidden(code, detail))
     }
 
     /// The refusal of a request that this caller may not make, counted under its code.
@@ -162,215 +173,5 @@ const fn roles_for(act: Act) -> &'static str {
     }
 }
 
-/// Whether a request names a loopback host.
-///
-/// A page in a browser on this machine can have its own name resolve to 127.0.0.1 (DNS rebinding); its requests then
-/// come from here, but still bear that name.
-fn names_loopback(headers: &HeaderMap) -> bool {
-    let host = headers.get(header::HOST).map(HeaderValue::as_bytes);
-    // What nearly everybody writes needs no parsing.
-    if host
-        .and_then(|host| host.strip_prefix(b"127.0.0.1:"))
-        .is_some_and(is_port)
-    {
-        return true;
-    }
-    let authority = headers
-        .get(header::HOST)
-        .and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
-    authority.is_some_and(|authority| {
-        let host = authority.host();
-        let bare = host
-            .strip_prefix('[')
-            .and_then(|host| host.strip_suffix(']'))
-            .unwrap_or(host);
-        bare.eq_ignore_ascii_case("localhost")
-            || bare
-                .parse::<IpAddr>()
-                .is_ok_and(|ip| ip.to_canonical().is_loopback())
-    })
-}
-
-/// Whether it is a port and nothing else.
-fn is_port(text: &[u8]) -> bool {
-    (1..=5).contains(&text.len()) && text.iter().all(u8::is_ascii_digit)
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::caller::{CallerRule, Rights, Role};
-    use crate::spiffe_id::{Pattern, SpiffeId};
-
-    fn request(method: Method, path: &str, host: &str) -> Request<()> {
-        let builder = Request::builder().method(method).uri(path);
-        builder.header(header::HOST, host).body(()).expect("request")
-    }
-
-    #[test]
-    fn only_loopback_is_loopback() {
-        let with = |host: &str| HeaderMap::from_iter([(header::HOST, host.parse().expect("value"))]);
-        for host in [
-            "localhost:8054",
-            "LOCALHOST",
-            "127.0.0.1:8054",
-            "127.9.9.9",
-            "[::1]:8054",
-        ] {
-            assert!(names_loopback(&with(host)), "{host}");
-        }
-        for host in [
-            "evil.example",
-            "127.0.0.1.evil.example",
-            "localhost.evil.example:8054",
-            "10.0.0.1",
-            "",
-            "[::2]",
-        ] {
-            assert!(!names_loopback(&with(host)), "{host}");
-        }
-        assert!(!names_loopback(&HeaderMap::new()));
-    }
-
-    #[test]
-    fn each_caller_has_a_rate_of_its_own() {
-        let guard = Guard::new(NonZeroU32::new(2).expect("not zero"), Metrics::new());
-        let (one, other) = (Caller::process(1, None), Caller::process(2, None));
-        let ask = |caller: &Caller| guard.check(caller, &request(Method::GET, "/v1/status", "x"));
-        assert!(ask(&one).is_ok() && ask(&one).is_ok());
-        assert!(ask(&one).is_err(), "the third within a second");
-        assert!(ask(&other).is_ok());
-    }
-
-    #[test]
-    fn a_batch_costs_what_it_asks() {
-        let metrics = Metrics::new();
-        let guard = Arc::new(Guard::new(
-            NonZeroU32::new(10).expect("not zero"),
-            Arc::clone(&metrics),
-        ));
-        let of = |account: &str| Allowance {
-            guard: Arc::clone(&guard),
-            account: Arc::from(account),
-        };
-        assert!(of("one").take(0).is_ok() && of("one").take(9).is_ok());
-        assert!(
-            of("one").take(0).is_ok(),
-            "no more than its request, which is counted before"
-        );
-        assert!(of("one").take(9).is_err(), "within the same second");
-        assert!(of("other").take(9).is_ok());
-        // A batch that the rate never has room for is told so, and costs nothing.
-        assert!(of("third").take(10).is_err() && of("third").take(9).is_ok());
-        let text = metrics.encode().expect("text");
-        assert!(
-            text.contains("zt_api_refused_total{cause=\"too_many_requests\"} 2"),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn each_refusal_is_counted_under_its_code() {
-        let metrics = Metrics::new();
-        let guard = Guard::new(NonZeroU32::MAX, Arc::clone(&metrics));
-        let from_here = Caller::loopback(std::net::SocketAddr::from(([127, 0, 0, 1], 1)), Some(1));
-        let expired = Caller {
-            expires: Some(1),
-            ..Caller::process(0, None)
-        };
-        let nobody = Caller {
-            rights: Arc::default(),
-            ..Caller::process(0, None)
-        };
-        let id = SpiffeId::parse("spiffe://hanzo.ai/x").expect("an ID");
-        let rule = CallerRule {
-            spiffe: Pattern::Any,
-            role: Role::Evaluate,
-            node: None,
-        };
-        let asks = Caller {
-            rights: Arc::new(Rights::of(&[rule], &id)),
-            ..Caller::process(0, None)
-        };
-        for (caller, cause) in [
-            (from_here, "host_refused"),
-            (expired, "certificate_expired"),
-            (nobody, "caller_unknown"),
-            (asks, "role_insufficient"),
-        ] {
-            let sample = |count: u32| format!("zt_api_refused_total{{cause=\"{cause}\"}} {count}\n");
-            let text = metrics.encode().expect("text");
-            assert!(text.contains(&sample(0)), "{text}");
-            assert!(
-                guard
-                    .check(&caller, &request(Method::PUT, "/v1/policies/x", "evil.example"))
-                    .is_err()
-            );
-            let text = metrics.encode().expect("text");
-            assert!(text.contains(&sample(1)), "{text}");
-        }
-    }
-
-    #[test]
-    fn made_up_accounts_are_forgotten() {
-        let guard = Guard::new(NonZeroU32::MAX, Metrics::new());
-        for n in 0..5 * FORGET_EVERY {
-            let account: Arc<str> = Arc::from(format!("uid:{n}"));
-            guard
-                .check_rate(&account, NonZeroU32::MIN)
-                .expect("nobody asks much");
-        }
-        assert!(
-            guard.rates.len() <= 2 * FORGET_EVERY as usize,
-            "{}",
-            guard.rates.len()
-        );
-    }
-
-    #[test]
-    fn a_role_opens_what_it_is_for_and_nothing_else() {
-        let guard = Guard::new(NonZeroU32::MAX, Metrics::new());
-        let id = SpiffeId::parse("spiffe://hanzo.ai/nodes/one").expect("an ID");
-        let served = |role: Option<Role>| {
-            let rule = role.map(|role| CallerRule {
-                spiffe: Pattern::Exact(id.clone()),
-                role,
-                node: None,
-            });
-            let rights = Rights::of(rule.as_slice(), &id);
-            let caller = Caller {
-                rights: Arc::new(rights),
-                ..Caller::process(0, None)
-            };
-            [
-                (Method::POST, "/v1/evaluate"),
-                (Method::GET, "/v1/policies"),
-                (Method::GET, "/v1/revisions/stream"),
-                (Method::PUT, "/v1/nodes/one"),
-                (Method::GET, "/v1/policies/x"),
-                (Method::GET, "/v1/audit"),
-                (Method::GET, "/v1/decisions/stream"),
-                (Method::PUT, "/v1/policies/x"),
-                (Method::POST, "/v1/mode"),
-                (Method::DELETE, "/v1/nodes/one"),
-                (Method::DELETE, "/anything"),
-            ]
-            .map(|(method, path)| guard.check(&caller, &request(method, path, "x")).is_ok())
-            .map(u8::from)
-        };
-        assert_eq!(served(None), [0; 11]);
-        assert_eq!(served(Some(Role::Evaluate)), [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(served(Some(Role::Follow)), [0, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(served(Some(Role::Read)), [1, 1, 1, 0, 1, 1, 1, 0, 0, 0, 0]);
-        assert_eq!(served(Some(Role::Admin)), [1; 11]);
-        let expired = Caller {
-            expires: Some(1),
-            ..Caller::process(0, None)
-        };
-        assert!(
-            guard
-                .check(&expired, &request(Method::GET, "/v1/status", "x"))
-                .is_err()
-        );
-    }
-}
+mod tests;

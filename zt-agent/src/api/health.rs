@@ -1,25 +1,72 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `/healthz`, `/readyz` and `/metrics`.
 
-use axum::Router;
+use std::sync::Arc;
+
 use axum::body::{Body, to_bytes};
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Extension, Router};
 use serde_json::json;
 
-use super::ApiState;
 use super::problem::ApiProblem;
-use crate::metrics;
+use super::{ApiState, Caller, guard, problem};
+use crate::metrics::{self, Metrics};
+
+/// Health and metrics.
+pub fn health_router(state: ApiState) -> Router {
+    let metrics = Arc::clone(&state.metrics);
+    let routes = Router::new()
+        .route("/healthz", get(alive))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(show_metrics));
+    guarded(routes.with_state(state), Some(metrics))
+}
+
+/// Health of an agent that waits for the one that runs to end. It is ready: its programs are verified, and the node's
+/// hooks are attached and its policy is loaded by the other, which a supervisor may now stop.
+pub fn standby_router(status: String) -> Router {
+    let ready = move || async move { line(&json!({ "status": "standing_by", "detail": status })) };
+    let routes = Router::new()
+        .route("/healthz", get(alive))
+        .route("/readyz", get(ready));
+    // It has no metrics to show yet.
+    guarded(routes, None)
+}
+
+/// The same for those who may ask; the others are counted in `metrics`.
+fn guarded(routes: Router, metrics: Option<Arc<Metrics>>) -> Router {
+    routes
+        .fallback(problem::not_found)
+        .method_not_allowed_fallback(problem::method_not_allowed)
+        .layer(from_fn_with_state(metrics, check))
+}
+
+async fn check(
+    State(metrics): State<Option<Arc<Metrics>>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiProblem> {
+    if let Err(refused) = guard::check_health(&caller, request.headers()) {
+        if let Some(metrics) = metrics {
+            metrics.api_refused(guard::HOST_REFUSED);
+        }
+        return Err(refused);
+    }
+    Ok(next.run(request).await)
+}
 
 /// The process runs and answers, whatever it depends on.
-pub(super) async fn alive() -> Response {
+async fn alive() -> Response {
     line(&json!({ "status": "ok" }))
 }
 
 /// The policy in force is loaded and the hooks are attached.
-pub(super) async fn ready(State(state): State<ApiState>) -> Response {
+async fn ready(State(state): State<ApiState>) -> Response {
     let readiness = state.readiness.borrow().clone();
     let waiting = match (readiness.policy, readiness.hooks) {
         _ if readiness.leaving => "it is about to end",
@@ -36,17 +83,6 @@ pub(super) async fn ready(State(state): State<ApiState>) -> Response {
     let mut text = to_bytes(body, usize::MAX).await.unwrap_or_default().to_vec();
     text.push(b'\n');
     Response::from_parts(head, Body::from(text))
-}
-
-/// Health of an agent that waits for the one that runs to end. It is ready: its programs are verified, and the node's
-/// hooks are attached and its policy is loaded by the other, which a supervisor may now stop.
-pub fn standby_router(status: String) -> Router {
-    let ready = move || async move { line(&json!({ "status": "standing_by", "detail": status })) };
-    Router::new()
-        .route("/healthz", get(alive))
-        .route("/readyz", get(ready))
-        .fallback(super::problem::not_found)
-        .method_not_allowed_fallback(super::problem::method_not_allowed)
 }
 
 /// JSON that ends in a newline: these answers are read by people with `curl`, too.
@@ -86,7 +122,7 @@ fn ready_words(state: &ApiState) -> serde_json::Value {
     words
 }
 
-pub(super) async fn metrics(State(state): State<ApiState>) -> Result<Response, ApiProblem> {
+async fn show_metrics(State(state): State<ApiState>) -> Result<Response, ApiProblem> {
     match state.metrics.encode() {
         Ok(text) => Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()),
         Err(error) => Err(ApiProblem::new(

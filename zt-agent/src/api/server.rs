@@ -190,7 +190,7 @@ async fn connection(stream: Stream, tls: Option<Tls>, place: Place, shared: Shar
                 http(stream, caller, &place, shared, stopping).await;
             }
             (Stream::Tcp(stream, peer), None) => {
-                let Some(caller) = on_loopback(&stream, peer, shared.owner_of) else {
+                let Some(caller) = over_tcp(&stream, peer, shared.owner_of) else {
                     count(&shared, "gone");
                     return;
                 };
@@ -220,12 +220,18 @@ async fn connection(stream: Stream, tls: Option<Tls>, place: Place, shared: Shar
     }
 }
 
-/// Who comes over a loopback address; `None` for somebody who has closed before one could look, and reads no answer.
-fn on_loopback(stream: &TcpStream, peer: SocketAddr, owner_of: Option<OwnerOf>) -> Option<Caller> {
+/// Who comes without TLS: over a loopback address, or to health at any; `None` for somebody who has closed before one could look,
+/// and reads no answer.
+fn over_tcp(stream: &TcpStream, peer: SocketAddr, owner_of: Option<OwnerOf>) -> Option<Caller> {
+    let here = stream.local_addr();
     let Some(owner_of) = owner_of else {
-        return Some(Caller::loopback(peer, None));
+        return Some(Caller {
+            // Where one cannot look, it is taken for one.
+            over_loopback: here.map_or(true, |here| here.ip().to_canonical().is_loopback()),
+            ..Caller::loopback(peer, None)
+        });
     };
-    match stream.local_addr().and_then(|here| owner_of(peer, here)) {
+    match here.and_then(|here| owner_of(peer, here)) {
         Ok(Some(uid)) => Some(Caller::loopback(peer, Some(uid))),
         Ok(None) => None,
         Err(error) => {

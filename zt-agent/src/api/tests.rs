@@ -7,6 +7,7 @@ mod certificates;
 mod described;
 mod followers;
 mod graph;
+mod health;
 mod kept;
 mod local;
 mod operators;
