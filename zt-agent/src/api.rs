@@ -36,11 +36,12 @@ mod rules;
 mod server;
 mod status;
 mod stream;
+mod turn;
 
 use std::sync::Arc;
 
 use axum::Extension;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -58,12 +59,26 @@ pub use self::problem::ApiProblem;
 pub use self::server::{
     Endpoint, Limits, OwnerOf, Routes, ServeError, Tls, bind_api, bind_health, bind_socket,
 };
+use self::turn::{Room, Turns};
 use crate::audit::archive::Archive;
 use crate::audit::pipeline::Intake;
 use crate::identity::spire::Health;
 use crate::metrics::Metrics;
 use crate::policy_dir::Editor;
 use crate::state::{Configured, PoliciesInForce, Snapshot, SourceStatus};
+
+/// Replay and recommendation: each takes a processor, and the memory of all connections that it judges.
+const JUDGING: Room = Room {
+    running: 1,
+    waiting: 8,
+    of_one: 1,
+};
+/// Rules and graph, which are not kept waiting by these.
+const COUNTING: Room = Room {
+    running: 2,
+    waiting: 16,
+    of_one: 8,
+};
 
 /// What the handlers work with. Cheap to clone.
 #[derive(Clone)]
@@ -73,7 +88,8 @@ struct Inner {
     parts: Parts,
     changes: Changes,
     nodes: nodes::Nodes,
-    judging: Arc<Semaphore>,
+    judging: Turns,
+    counting: Turns,
 }
 
 /// The parts of an [`ApiState`].
@@ -169,11 +185,14 @@ impl ApiState {
     pub fn new(parts: Parts) -> Self {
         let changes = Changes::default();
         let nodes = nodes::Nodes::default();
+        let judging = Turns::new(JUDGING, Arc::clone(&parts.metrics));
+        let counting = Turns::new(COUNTING, Arc::clone(&parts.metrics));
         Self(Arc::new(Inner {
             parts,
             changes,
             nodes,
-            judging: Arc::new(Semaphore::new(1)),
+            judging,
+            counting,
         }))
     }
 
@@ -187,8 +206,13 @@ impl ApiState {
     }
 
     /// The turn of those who have recorded connections judged.
-    fn judging(&self) -> &Arc<Semaphore> {
+    fn judging(&self) -> &Turns {
         &self.0.judging
+    }
+
+    /// The turn of those who have them counted.
+    fn counting(&self) -> &Turns {
+        &self.0.counting
     }
 
     fn changes(&self) -> &Changes {

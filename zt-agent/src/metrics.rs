@@ -41,7 +41,7 @@ use crate::state::{Configured, Snapshot, SourceStatus};
 pub const MAX_PAIRS: usize = 2000;
 
 /// Why callers from elsewhere are refused: each has a sample from the start, so that the first refusal is an increase.
-pub const API_REFUSALS: [&str; 19] = [
+pub const API_REFUSALS: [&str; 20] = [
     "no_certificate",
     "expired",
     "untrusted",
@@ -56,6 +56,7 @@ pub const API_REFUSALS: [&str; 19] = [
     "slow_head",
     "slow_body",
     "too_many_requests",
+    "busy",
     "host_refused",
     "origin_refused",
     "certificate_expired",

@@ -5,16 +5,16 @@ use std::future::Future;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::ApiState;
 use super::openapi::RecordOrUnreadable;
 use super::problem::{ApiProblem, Details};
 use super::query::{Given, Parameters, flag};
+use super::{ApiState, Caller};
 use crate::audit::archive::ArchiveError;
 use crate::audit::query::{DEFAULT_LIMIT, Filter, Graph, GraphFilter, MAX_LIMIT, Shown};
 
@@ -143,9 +143,13 @@ struct GraphQuery {
 #[utoipa::path(get, path = "/v1/graph", tag = "audit", params(GraphQuery), responses(
     (status = 200, description = "Who talks to whom", body = Graph),
     (status = "4XX", description = "The request is not valid, or the graph has more than 100,000 edges (`too_much`): narrow it by time or namespace", body = Details, content_type = "application/problem+json"),
-    (status = 503, description = "The store does not answer", body = Details, content_type = "application/problem+json"),
+    (status = 503, description = "The store does not answer, or too many wait for such an answer (`busy`, with `Retry-After`)", body = Details, content_type = "application/problem+json"),
 ))]
-pub(super) async fn graph(State(state): State<ApiState>, given: Given) -> Result<Response, ApiProblem> {
+pub(super) async fn graph(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    given: Given,
+) -> Result<Response, ApiProblem> {
     let mut given = Parameters::new(given.0, &["since", "until", "namespace"]);
     let (since, until) = given.span();
     let filter = GraphFilter {
@@ -154,6 +158,7 @@ pub(super) async fn graph(State(state): State<ApiState>, given: Given) -> Result
         namespace: given.text("namespace"),
     };
     given.finish()?;
+    let _turn = state.counting().take(&caller.account).await?;
     settled(&state).await;
     Ok(Json(answered(state.store.graph(&filter)).await?).into_response())
 }

@@ -2,21 +2,20 @@
 //! `GET /v1/replay` and `GET /v1/recommend`: recorded connections, and the policy in force or one that is not there yet.
 //!
 //! Both are what the commands of the same names do, with the policy of this moment. They take memory and a processor, so that
-//! one is answered at a time.
+//! one is answered at a time, and a few wait.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::ApiState;
 use super::audit::{answered, settled};
 use super::problem::{ApiProblem, Details};
 use super::query::{Given, Parameters};
+use super::{ApiState, Caller};
 use crate::audit::query::{GraphFilter, MAX_ANSWERED};
 use crate::audit::record::Timestamp;
 use crate::policy::{self, RecommendError, Wishes};
@@ -72,7 +71,7 @@ pub(super) struct Replay {
     /// Connections that were decided for another reason than policy, by that reason.
     left_out: BTreeMap<String, u64>,
     /// The connections of `would_deny`, the most frequent first, at most 1000.
-    denied: Vec<Denied>,
+    denied: Vec<Judged>,
     /// The connections of the others, at most 1000.
     changes: Vec<Changed>,
 }
@@ -87,10 +86,10 @@ struct Sum {
     connections: u64,
 }
 
-/// Connections that went through and would not.
+/// Connections of one kind, and what the policy in force says of them.
 #[derive(Serialize, ToSchema)]
-#[schema(as = ReplayDenied)]
-struct Denied {
+#[schema(as = ReplayJudged)]
+struct Judged {
     /// SPIFFE ID or entity.
     source: String,
     /// SPIFFE ID or entity.
@@ -99,12 +98,12 @@ struct Denied {
     port: u16,
     /// IP protocol.
     protocol: String,
-    /// The rule that denies; null where none does.
+    /// The rule that decides; null where none does.
     #[schema(required = true)]
     rule: Option<String>,
     /// Why.
     reason: String,
-    /// How many went through.
+    /// How many; of those that would be denied, how many went through.
     connections: u64,
     /// The first.
     #[schema(value_type = String)]
@@ -114,7 +113,7 @@ struct Denied {
     last_seen: Timestamp,
 }
 
-impl From<WouldDeny<'_>> for Denied {
+impl From<WouldDeny<'_>> for Judged {
     fn from(one: WouldDeny<'_>) -> Self {
         let (recorded, span) = (one.recorded, one.recorded.passed_span());
         Self {
@@ -138,27 +137,9 @@ struct Changed {
     /// `newly_denied`, `needs_proof`, `newly_allowed` or `undecided`.
     #[schema(value_type = String)]
     change: Change,
-    /// SPIFFE ID or entity.
-    source: String,
-    /// SPIFFE ID or entity.
-    destination: String,
-    /// Target port.
-    port: u16,
-    /// IP protocol.
-    protocol: String,
-    /// The rule that decides; null where none does.
-    #[schema(required = true)]
-    rule: Option<String>,
-    /// Why.
-    reason: String,
-    /// How many.
-    connections: u64,
-    /// The first.
-    #[schema(value_type = String)]
-    first_seen: Timestamp,
-    /// The last.
-    #[schema(value_type = String)]
-    last_seen: Timestamp,
+    /// Which they are, and what is said of them now.
+    #[serde(flatten)]
+    judged: Judged,
     /// Of ends without a name of their own.
     #[schema(value_type = Vec<String>)]
     addresses: BTreeSet<IpAddr>,
@@ -168,11 +149,15 @@ struct Changed {
 #[utoipa::path(get, path = "/v1/replay", tag = "policies", params(RangeQuery), responses(
     (status = 200, description = "What the policy in force makes of them, as `zt-agent policy replay` says of a candidate", body = Replay),
     (status = "4XX", description = "The request is not valid, or there are more than 20,000 different connections (`too_much`): narrow it by time or namespace", body = Details, content_type = "application/problem+json"),
-    (status = 503, description = "The store does not answer", body = Details, content_type = "application/problem+json"),
+    (status = 503, description = "The store does not answer, or too many wait for such an answer (`busy`, with `Retry-After`)", body = Details, content_type = "application/problem+json"),
 ))]
-pub(super) async fn replay(State(state): State<ApiState>, given: Given) -> Result<Json<Replay>, ApiProblem> {
+pub(super) async fn replay(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    given: Given,
+) -> Result<Json<Replay>, ApiProblem> {
     let filter = filter(given)?;
-    let answer = judged(&state, &filter, |range, snapshot| {
+    let answer = judged(&state, &caller, &filter, |range, snapshot| {
         let table = policy::compile(
             &snapshot.policies,
             &range.workloads(),
@@ -201,7 +186,7 @@ pub(super) async fn replay(State(state): State<ApiState>, given: Given) -> Resul
             newly_allowed: sum(Change::NewlyAllowed),
             undecided: sum(Change::Undecided),
             left_out: range.left_out.clone(),
-            denied: denied.into_iter().take(MAX_ROWS).map(Denied::from).collect(),
+            denied: denied.into_iter().take(MAX_ROWS).map(Judged::from).collect(),
             changes: changes(replayed),
         })
     });
@@ -212,15 +197,17 @@ fn changes(replayed: Replayed) -> Vec<Changed> {
     let rows = replayed.rows.into_iter().take(MAX_ROWS);
     rows.map(|(row, times)| Changed {
         change: row.change,
-        source: row.source,
-        destination: row.destination,
-        port: row.port,
-        protocol: row.protocol,
-        rule: row.rule,
-        reason: row.reason,
-        connections: times.connections,
-        first_seen: times.first_seen,
-        last_seen: times.last_seen,
+        judged: Judged {
+            source: row.source,
+            destination: row.destination,
+            port: row.port,
+            protocol: row.protocol,
+            rule: row.rule,
+            reason: row.reason,
+            connections: times.connections,
+            first_seen: times.first_seen,
+            last_seen: times.last_seen,
+        },
         addresses: times.addresses,
     })
     .collect()
@@ -256,14 +243,15 @@ struct Unsaid {
 #[utoipa::path(get, path = "/v1/recommend", tag = "policies", params(RangeQuery), responses(
     (status = 200, description = "The policy that `zt-agent policy recommend` prints. Read it before you put it in force: it allows what happened, wanted or not", body = Recommendation),
     (status = "4XX", description = "The request is not valid, or there are more than 20,000 different connections (`too_much`): narrow it by time or namespace", body = Details, content_type = "application/problem+json"),
-    (status = 503, description = "The store does not answer", body = Details, content_type = "application/problem+json"),
+    (status = 503, description = "The store does not answer, or too many wait for such an answer (`busy`, with `Retry-After`)", body = Details, content_type = "application/problem+json"),
 ))]
 pub(super) async fn recommend(
     State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
     given: Given,
 ) -> Result<Json<Recommendation>, ApiProblem> {
     let filter = filter(given)?;
-    let answer = judged(&state, &filter, |range, snapshot| {
+    let answer = judged(&state, &caller, &filter, |range, snapshot| {
         let wishes = Wishes {
             name: "recommended".to_owned(),
             patterns: Vec::new(),
@@ -298,12 +286,12 @@ fn uncompiled(error: &policy::CompileError) -> ApiProblem {
 /// Reads the connections of a range, and has them judged where that keeps nobody else waiting.
 async fn judged<T: Send + 'static>(
     state: &ApiState,
+    caller: &Caller,
     filter: &GraphFilter,
     judge: impl FnOnce(&Range, &Snapshot) -> Result<T, ApiProblem> + Send + 'static,
 ) -> Result<T, ApiProblem> {
+    let turn = state.judging().take(&caller.account).await?;
     settled(state).await;
-    // It is never closed.
-    let turn = Arc::clone(state.judging()).acquire_owned().await;
     let traffic = answered(state.store.traffic(filter, MAX_ANSWERED)).await?;
     let snapshot = state.snapshot();
     let judged = tokio::task::spawn_blocking(move || {

@@ -2,14 +2,14 @@
 //! `GET /v1/rules`: how often each rule decided.
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::ApiState;
 use super::audit::{answered, settled};
 use super::problem::{ApiProblem, Details};
 use super::query::{Given, Parameters};
+use super::{ApiState, Caller};
 use crate::audit::query::{GraphFilter, Hits};
 use crate::audit::record::Timestamp;
 
@@ -77,12 +77,17 @@ impl Rule {
 #[utoipa::path(get, path = "/v1/rules", tag = "policies", params(RulesQuery), responses(
     (status = 200, description = "Each rule in force, and what others decided", body = Rules),
     (status = "4XX", description = "The request is not valid", body = Details, content_type = "application/problem+json"),
-    (status = 503, description = "The store does not answer", body = Details, content_type = "application/problem+json"),
+    (status = 503, description = "The store does not answer, or too many wait for such an answer (`busy`, with `Retry-After`)", body = Details, content_type = "application/problem+json"),
 ))]
-pub(super) async fn rules(State(state): State<ApiState>, given: Given) -> Result<Json<Rules>, ApiProblem> {
+pub(super) async fn rules(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    given: Given,
+) -> Result<Json<Rules>, ApiProblem> {
     let mut given = Parameters::new(given.0, &["since", "until"]);
     let (since, until) = given.span();
     given.finish()?;
+    let _turn = state.counting().take(&caller.account).await?;
     settled(&state).await;
     let mut hits = answered(state.store.rules(&GraphFilter::since(since, until))).await?;
     let snapshot = state.snapshot();

@@ -20,6 +20,7 @@ mod refusals;
 mod remote;
 mod slow;
 mod streams;
+mod turns;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;

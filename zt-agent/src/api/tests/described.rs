@@ -32,7 +32,7 @@ fn schema_of<'d>(document: &'d Value, method: &str, path: &str, status: u16, med
     schema
 }
 
-fn check(document: &Value, method: &str, path: &str, reply: &Reply) {
+pub(super) fn check(document: &Value, method: &str, path: &str, reply: &Reply) {
     let media_type = reply
         .head
         .lines()
