@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::finding::Finding;
-use crate::config::{Config, ConfigError, DEFAULT_FILE, IdentitySource, PolicySource};
+use crate::config::{Config, ConfigError, DEFAULT_FILE, IdentitySource, PolicySource, Sources};
 use crate::identity::file as workloads;
 use crate::policy;
 use crate::policy_dir;
@@ -36,9 +36,12 @@ pub(super) fn configuration(file: Option<&Path>, loaded: &Result<Config, ConfigE
             "correct it: an agent does not start with it. Everything below is by the defaults",
         ),
     }];
-    let with_secret = loaded
-        .as_ref()
-        .is_ok_and(|config| has_password(&config.audit.dsn));
+    // What the environment and flags say is not in it. What is wrong with it has been said.
+    let alone = Config::load(&Sources {
+        file: file.map(Path::to_path_buf),
+        ..Sources::default()
+    });
+    let with_secret = alone.is_ok_and(|config| has_password(&config.audit.dsn));
     let mode = fs::metadata(path).map_or(0, |metadata| metadata.mode() & 0o777);
     if with_secret && mode & 0o044 != 0 {
         findings.push(Finding::warning(
@@ -230,16 +233,20 @@ mod tests {
 
         let directory = tempfile::tempdir().expect("tempdir");
         let file = directory.path().join("agent.yaml");
-        let load = |text: &str| {
+        let load_with = |text: &str, dsn: Option<&str>| {
             fs::write(&file, text).expect("write");
             fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("mode");
-            let sources = crate::config::Sources {
+            let sources = Sources {
                 file: Some(file.clone()),
-                environment: std::collections::BTreeMap::new(),
+                environment: dsn
+                    .map(|dsn| ("ZT_AUDIT_DSN".into(), dsn.into()))
+                    .into_iter()
+                    .collect(),
                 flags: Vec::new(),
             };
             configuration(Some(&file), &Config::load(&sources))
         };
+        let load = |text: &str| load_with(text, None);
         let found = load("mode: perhaps\n");
         assert_eq!(found[0].status, Status::Failed);
         assert!(found[0].found.contains("agent.yaml:1"), "{found:?}");
@@ -247,6 +254,14 @@ mod tests {
         assert_eq!((found[0].status, found[1].status), (Status::Ok, Status::Warning));
         assert!(!format!("{found:?}").contains("secret"), "{found:?}");
         assert_eq!(load("mode: enforce\n").len(), 1);
+        // What a Secret has and the environment brings is in no file; what is in one stays there, whatever the environment says.
+        let found = load_with("mode: enforce\n", Some("postgres://u:secret@127.0.0.1/zt"));
+        assert_eq!((found.len(), found[0].status), (1, Status::Ok), "{found:?}");
+        let found = load_with(
+            "audit:\n  dsn: postgres://u:secret@127.0.0.1/zt\n",
+            Some("sqlite:///var/lib/zt/audit.db"),
+        );
+        assert_eq!(found[1].status, Status::Warning, "{found:?}");
     }
 
     #[test]
