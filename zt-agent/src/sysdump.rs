@@ -9,6 +9,7 @@ mod archive;
 mod commands;
 mod host;
 mod kernel;
+mod pods;
 mod redact;
 mod said;
 

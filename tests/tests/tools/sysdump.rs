@@ -202,6 +202,10 @@ fn all_that_support_would_ask_for_and_no_secret() -> Result<()> {
         "{told:#}"
     );
     assert!(
+        found.contains_key("logs/pod-0.txt") || missing("logs/pod"),
+        "{told:#}"
+    );
+    assert!(
         found["doctor.txt"].contains("audit.database"),
         "{}",
         found["doctor.txt"]

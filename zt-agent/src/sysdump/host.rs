@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The machine, the agent's process, and its log.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::archive::Archive;
 use super::commands::said_by;
-use super::separated;
+use super::{pods, separated};
 
 /// Files of the machine that say what it is like.
 const FILES: [(&str, &str); 8] = [
@@ -37,8 +37,6 @@ const SETTINGS: [&str; 12] = [
 ];
 /// Of the agent's process. Its environment is not among them.
 const PROCESS: [&str; 4] = ["status", "limits", "cgroup", "mountinfo"];
-/// Where the logs of pods are on a node.
-const PODS: &str = "/var/log/pods";
 /// Most bytes that are read from the end of a log.
 const LOG_BYTES: u64 = 8 << 20;
 
@@ -87,41 +85,41 @@ fn logs<W: Write>(archive: &mut Archive<W>, pid: Option<u32>, lines: usize) -> i
     // Its standard error, where that is a file.
     let own = pid.and_then(|pid| fs::read_link(format!("/proc/{pid}/fd/2")).ok());
     match own.filter(|path| path.is_file()) {
-        Some(path) => archive.text_or_why("logs/stderr.txt", last_lines(&path, lines))?,
+        Some(path) => {
+            let text = File::open(path).and_then(|file| last_lines(file, lines));
+            archive.text_or_why("logs/stderr.txt", text)?;
+        }
         None => archive.missing(
             "logs/stderr.txt",
             "the agent does not run, or does not write to a file",
         ),
     }
-    for (number, path) in pod_logs(Path::new(PODS)).into_iter().enumerate() {
-        archive.text_or_why(&format!("logs/pod-{number}.txt"), last_lines(&path, lines))?;
+    pod_logs(archive, lines)
+}
+
+/// The logs of agents that run as pods here.
+fn pod_logs<W: Write>(archive: &mut Archive<W>, lines: usize) -> io::Result<()> {
+    let found = pods::find(&pods::ROOTS.map(Path::new));
+    if found.logs.is_empty() {
+        let mut why = "no agent that runs as a pod has a log here; `kubectl logs`, and `kubectl logs --previous` of the one that ran \
+            before, may have it"
+            .to_owned();
+        for unseen in &found.unseen {
+            why.push_str("; ");
+            why.push_str(unseen);
+        }
+        archive.missing("logs/pod", &why);
+    }
+    for (number, log) in found.logs.into_iter().enumerate() {
+        archive.text_or_why(&format!("logs/pod-{number}.txt"), last_lines(log, lines))?;
     }
     Ok(())
 }
 
-/// The logs of agents that run as pods here.
-fn pod_logs(directory: &Path) -> Vec<PathBuf> {
-    let below = |path: &Path| -> Vec<PathBuf> {
-        let entries = fs::read_dir(path).into_iter().flatten().flatten();
-        entries.map(|entry| entry.path()).collect()
-    };
-    let named = |path: &PathBuf| path.to_string_lossy().contains("zt-agent");
-    let is_log = |path: &PathBuf| path.extension().is_some_and(|end| end == "log");
-    let pods = below(directory).into_iter().filter(named);
-    let containers = pods.flat_map(|pod| below(&pod));
-    let mut logs: Vec<PathBuf> = containers
-        .flat_map(|container| below(&container))
-        .filter(is_log)
-        .collect();
-    logs.sort();
-    logs
-}
-
 /// The last lines of a file that may be long.
-fn last_lines(path: &Path, lines: usize) -> io::Result<String> {
+fn last_lines(mut file: File, lines: usize) -> io::Result<String> {
     use std::io::{Read as _, Seek as _, SeekFrom};
 
-    let mut file = fs::File::open(path)?;
     let length = file.metadata()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(LOG_BYTES)))?;
     let mut bytes = Vec::new();
@@ -141,22 +139,12 @@ mod tests {
         let directory = tempfile::tempdir().expect("tempdir");
         let log = directory.path().join("a.log");
         fs::write(&log, "one\ntwo\nthree\n").expect("write");
-        assert_eq!(last_lines(&log, 2).expect("read"), "two\nthree\n");
-        assert_eq!(last_lines(&log, 9).expect("read"), "one\ntwo\nthree\n");
-    }
-
-    #[test]
-    fn pods_are_found_by_their_names() {
-        let directory = tempfile::tempdir().expect("tempdir");
-        let at = |name: &str| directory.path().join(name);
-        for place in ["zt-system_zt-agent-x_1/agent", "default_other_2/main"] {
-            fs::create_dir_all(at(place)).expect("mkdir");
-            fs::write(at(place).join("0.log"), "x").expect("write");
-        }
-        assert_eq!(
-            pod_logs(directory.path()),
-            [at("zt-system_zt-agent-x_1/agent/0.log")]
-        );
-        assert!(pod_logs(Path::new("/nowhere")).is_empty());
+        let last = |lines| {
+            File::open(&log)
+                .and_then(|file| last_lines(file, lines))
+                .expect("read")
+        };
+        assert_eq!(last(2), "two\nthree\n");
+        assert_eq!(last(9), "one\ntwo\nthree\n");
     }
 }
