@@ -4,6 +4,8 @@
 
 #[path = "page/browser.rs"]
 mod browser;
+#[path = "page/node.rs"]
+mod node;
 #[path = "page/trail.rs"]
 mod trail;
 
@@ -155,6 +157,26 @@ fn the_page_shows_what_the_agent_knows() -> Result<()> {
         },
     )?;
     browser.shot("rollout")?;
+    // One that comes while one looks. An engine does not see what nodes do, and says so.
+    assert_eq!(engine.put("to-enforcing", &node::rollout())?.status, 200);
+    browser.is(
+        "stages",
+        "return [...document.querySelectorAll('ol.stages li')].map((stage) => stage.className)",
+        |states| *states == json!(["in_force", "next"]),
+    )?;
+    let texts = browser.run("return document.querySelector('main').textContent")?;
+    let texts = texts.as_str().context("a text")?;
+    for wanted in [
+        "A policy engine does not see what nodes do",
+        "enforces all of those",
+        "50 % by workload",
+    ] {
+        assert!(texts.contains(wanted), "no `{wanted}` in {texts}");
+    }
+    for unwanted in ["null", "undefined", "of 0", "TypeError"] {
+        assert!(!texts.contains(unwanted), "`{unwanted}` in {texts}");
+    }
+    browser.shot("rollout-engine")?;
     browser.press("6")?;
     browser.is(
         "a policy",
@@ -169,7 +191,7 @@ fn the_page_shows_what_the_agent_knows() -> Result<()> {
     // In dark and in light, what is written can be read.
     for scheme in ["dark", "light"] {
         browser.prefers(scheme)?;
-        for view in ["1", "3", "4"] {
+        for view in ["1", "3", "4", "5"] {
             browser.press(view)?;
             browser.is("the view", "return document.querySelector('main .note') !== null && !document.querySelector('main').textContent.startsWith('Asking')", |is| *is == true)?;
             let poor = browser.run(include_str!("page/contrast.js"))?;
@@ -239,6 +261,23 @@ fn other_pages_in_the_browser_can_do_nothing() -> Result<()> {
         text.as_str().is_some_and(|text| text.contains("host_refused")),
         "{text}"
     );
+    // Nor does that name lead to health and metrics.
+    let by_name = || -> Result<u64> {
+        Ok(engine
+            .metrics()?
+            .sum("zt_api_refused_total", &[("cause", "host_refused")]))
+    };
+    let before = by_name()?;
+    browser.open(&format!(
+        "http://rebound.example:{}/metrics",
+        engine.health().port()
+    ))?;
+    let text = browser.run("return document.body.textContent")?;
+    assert!(
+        text.as_str().is_some_and(|text| text.contains("host_refused")),
+        "{text}"
+    );
+    assert!(by_name()? > before);
     // And a link from there leads to the page.
     browser.open(&format!("http://{attacker}/#idle"))?;
     browser.run(&format!("location.href = '{}/'", engine.url()))?;

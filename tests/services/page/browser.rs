@@ -19,6 +19,7 @@ pub(crate) const LATER: Duration = Duration::from_secs(90);
 pub(crate) const ESCAPE: &str = "\u{e00c}";
 pub(crate) const ENTER: &str = "\u{e007}";
 pub(crate) const DOWN: &str = "\u{e015}";
+pub(crate) const LEFT: &str = "\u{e012}";
 
 /// A browser with one window; it ends with the test.
 pub(crate) struct Browser {

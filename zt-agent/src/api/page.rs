@@ -57,13 +57,14 @@ macro_rules! file {
 const INDEX: File = file!("index.html", HTML);
 
 /// The others, each below `/page/`.
-const FILES: [File; 13] = [
+const FILES: [File; 14] = [
     file!("page.css", CSS),
     file!("icon.svg", "image/svg+xml"),
     file!("main.js", JAVASCRIPT),
     file!("ask.js", JAVASCRIPT),
     file!("element.js", JAVASCRIPT),
     file!("name.js", JAVASCRIPT),
+    file!("place.js", JAVASCRIPT),
     file!("table.js", JAVASCRIPT),
     file!("graph.js", JAVASCRIPT),
     file!("live.js", JAVASCRIPT),

@@ -34,8 +34,11 @@ export const enforcing = {
   title: "Enforcing",
   isCheap: false,
 
-  async load({ ask, range }) {
-    const answer = await ask("/v1/replay", range);
+  load({ ask, range }) {
+    return ask("/v1/replay", range);
+  },
+
+  build(answer) {
     const sums = [
       ["would be denied now", answer.would_deny, "bad"],
       ["newly denied", answer.newly_denied, "bad"],
@@ -48,7 +51,8 @@ export const enforcing = {
       "div",
       {},
       note(
-        `${count(answer.connections)} connections of this time, ${count(answer.flows)} different, judged by revision ${answer.revision}, which is in force now.`,
+        `${count(answer.connections)} connections of this time, ${count(answer.flows)} different, judged by revision ${answer.revision}, which is in force now. `,
+        "Policies that are not in force yet are judged by zt-agent policy replay DIRECTORY.",
       ),
       cards(sums.map(([name, sum, tone]) => [`${name} (${count(sum.connections)} connections)`, count(sum.flows), sum.flows > 0 ? tone : "faint"])),
       table({

@@ -17,8 +17,6 @@ let parts = null;
 let chosen = null;
 let problemsOnly = false;
 let typed = "";
-// The service that had the focus before the page was built anew.
-let focused = null;
 
 // The worst of an edge, or of all edges of a service.
 function worst(edges) {
@@ -51,7 +49,7 @@ function read(answer) {
   for (const line of lines.values()) {
     line.tone = worst(line.edges);
   }
-  return { services, lines: [...lines.values()], text: JSON.stringify(answer) };
+  return { services, lines: [...lines.values()] };
 }
 
 // By name, and by number where names have numbers.
@@ -93,6 +91,7 @@ function build() {
         title: describe(service),
         "aria-label": describe(service),
         "aria-pressed": "false",
+        "data-key": `service ${service.id}`,
         tabindex: "-1",
         click: () => choose(chosen === service.id ? null : service.id),
         focus: () => rove(button),
@@ -122,6 +121,7 @@ function build() {
     placeholder: "filter services",
     "aria-label": "Filter services",
     "data-filter": true,
+    "data-key": "filter",
     input: () => {
       typed = search.value;
       narrow();
@@ -130,6 +130,7 @@ function build() {
   const only = make("input", {
     type: "checkbox",
     checked: problemsOnly,
+    "data-key": "only",
     change: () => {
       problemsOnly = only.checked;
       narrow();
@@ -207,17 +208,18 @@ function overview() {
     make(
       "ul",
       { class: "peers" },
-      bad.slice(0, 30).map((edge) => make("li", {}, link(edge.source), " \u2192 ", link(edge.destination), " ", counts(edge))),
+      bad.slice(0, 30).map((edge) => make("li", {}, link(edge.source, keyOf("from", edge)), " \u2192 ", link(edge.destination, keyOf("to", edge)), " ", counts(edge))),
     ),
     note("Choose a service to see whom it calls and who calls it."),
   ];
 }
 
-function link(id) {
+function link(id, key) {
   return make(
     "button",
     {
       type: "button",
+      "data-key": key,
       click: () => {
         choose(id);
         parts.buttons.get(id)?.focus();
@@ -225,6 +227,11 @@ function link(id) {
     },
     short(id),
   );
+}
+
+// What an end of an edge is known again by.
+function keyOf(end, edge) {
+  return JSON.stringify([end, edge.source, edge.destination, edge.protocol, edge.port]);
 }
 
 function counts(edge) {
@@ -243,7 +250,7 @@ function about(service) {
     make(
       "ul",
       { class: "peers" },
-      edges.map((edge) => make("li", {}, link(edge[end]), " ", counts(edge))),
+      edges.map((edge) => make("li", {}, link(edge[end], keyOf(end, edge)), " ", counts(edge))),
     ),
   ];
   return [
@@ -328,22 +335,16 @@ export const graph = {
   title: "Graph",
   isCheap: true,
 
-  async load({ ask, range, isCurrent }, isAgain) {
-    const answer = await ask("/v1/graph", range);
-    if (!isCurrent()) {
-      return null;
-    }
+  load({ ask, range }) {
+    return ask("/v1/graph", range);
+  },
+
+  build(answer) {
     if (answer.edges.length === 0) {
       data = null;
       return note("Nobody has talked to anybody in this time.");
     }
-    const next = read(answer);
-    // Nothing has changed: nothing moves under whoever reads it.
-    if (isAgain && data?.text === next.text) {
-      return null;
-    }
-    focused = [...(parts?.buttons ?? [])].find(([, button]) => button === document.activeElement)?.[0] ?? null;
-    data = next;
+    data = read(answer);
     if (chosen !== null && !data.services.has(chosen)) {
       chosen = null;
     }
@@ -354,7 +355,6 @@ export const graph = {
     if (data !== null) {
       narrow();
       choose(chosen);
-      parts.buttons.get(focused)?.focus();
       observe();
     }
   },

@@ -230,13 +230,19 @@ export const live = {
   title: "Live",
   isCheap: false,
 
+  // There is nothing to wait for: the stream is opened with the view.
   async load() {
+    return null;
+  },
+
+  build() {
     const search = make("input", {
       type: "search",
       value: typed,
       placeholder: "filter decisions",
       "aria-label": "Filter decisions",
       "data-filter": true,
+      "data-key": "filter",
       input: () => {
         typed = clean(search.value);
         narrow();

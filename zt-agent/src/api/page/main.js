@@ -3,6 +3,7 @@
 
 import { ask } from "./ask.js";
 import { make, problem, replace } from "./element.js";
+import { remember, restore } from "./place.js";
 import { enforcing } from "./enforcing.js";
 import { graph } from "./graph.js";
 import { live } from "./live.js";
@@ -13,6 +14,8 @@ import { rollout } from "./rollout.js";
 const VIEWS = [graph, live, policies, enforcing, rollout, recommend];
 // How often a view that costs little is asked anew.
 const REFRESH = 15000;
+// How long after a key nothing moves under whoever types.
+const PAUSE = 5000;
 
 const main = document.getElementById("main");
 const state = document.getElementById("state");
@@ -23,6 +26,12 @@ const help = document.getElementById("help");
 let shown = null;
 // Answers to questions of a view that has been left are dropped.
 let turn = 0;
+// The turn whose answer is waited for.
+let awaited = 0;
+// What is on the page: the view, and the answer as text where it is asked anew.
+let placed = null;
+// When somebody last typed into the view.
+let typedAt = 0;
 
 const links = VIEWS.map((view, index) =>
   make("a", { href: `#${view.name}` }, view.title, make("kbd", { "aria-hidden": "true" }, String(index + 1))),
@@ -41,22 +50,36 @@ function range() {
 async function load(isAgain) {
   const mine = ++turn;
   const view = shown;
-  const context = { ask, range: range(), isCurrent: () => mine === turn };
+  const context = { ask, range: range() };
+  const isCurrent = () => mine === turn;
+  // Asked for by hand, the page is empty meanwhile.
+  let kept = !isAgain && placed?.view === view ? remember(main) : null;
+  awaited = mine;
   if (!isAgain) {
     view.leave?.();
+    placed = null;
     replace(main, make("p", { class: "note" }, "Asking the agent \u2026"));
   }
   try {
-    const content = await view.load(context, isAgain);
-    if (context.isCurrent() && content) {
-      replace(main, content);
-      view.placed?.();
+    const answer = await view.load(context);
+    if (!isCurrent()) {
+      return;
     }
-    if (context.isCurrent()) {
-      say("");
+    say("");
+    const text = view.isCheap ? JSON.stringify(answer) : null;
+    if (isAgain) {
+      // Nothing moves under whoever reads, without a reason or while the hands are on it.
+      if (text === placed?.text || isInUse()) {
+        return;
+      }
+      kept = remember(main);
     }
+    replace(main, view.build(answer));
+    placed = { view, text };
+    view.placed?.();
+    restore(main, kept);
   } catch (error) {
-    if (!context.isCurrent()) {
+    if (!isCurrent()) {
       return;
     }
     // What is on the page stays, with what is wrong above.
@@ -65,7 +88,18 @@ async function load(isAgain) {
     } else {
       replace(main, problem(error));
     }
+  } finally {
+    if (awaited === mine) {
+      awaited = 0;
+    }
   }
+}
+
+// Whether somebody types into the view, or has marked some of it.
+function isInUse() {
+  const selection = document.getSelection();
+  const isMarked = selection !== null && !selection.isCollapsed && main.contains(selection.anchorNode);
+  return isMarked || Date.now() - typedAt < PAUSE;
 }
 
 function say(text) {
@@ -101,7 +135,7 @@ async function identify() {
       parts.push("break-glass: nothing is refused");
     }
     if (errors.length > 0) {
-      parts.push("the policy on disk is not in force");
+      parts.push("policy documents have problems");
     }
     replace(document.getElementById("agent"), parts.join(" \u00b7 "));
   } catch (error) {
@@ -142,6 +176,9 @@ function press(event) {
 }
 
 document.addEventListener("keydown", press);
+main.addEventListener("input", () => {
+  typedAt = Date.now();
+});
 document.getElementById("keys").addEventListener("click", () => help.showModal());
 document.getElementById("again").addEventListener("click", () => load(false));
 document.getElementById("range").addEventListener("submit", (event) => event.preventDefault());
@@ -153,7 +190,8 @@ since.addEventListener("change", () => load(false));
 namespace.addEventListener("change", () => load(false));
 window.addEventListener("hashchange", route);
 setInterval(() => {
-  if (shown?.isCheap && document.visibilityState === "visible") {
+  // An answer that takes longer than that is not asked for once more.
+  if (awaited === 0 && shown?.isCheap && document.visibilityState === "visible") {
     load(true);
     identify();
   }

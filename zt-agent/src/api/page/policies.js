@@ -97,7 +97,7 @@ function block(policy, hits) {
     { toggle: fill },
     make(
       "summary",
-      {},
+      { "data-key": `policy ${policy.name}` },
       make("strong", {}, policy.name),
       make("span", { class: "faint" }, policy.kind),
       policy.kind === "ServiceAccessPolicy" ? make("span", { class: "faint" }, `${count(used.length)} of ${count(all.length)} rules used`) : null,
@@ -114,8 +114,11 @@ export const policies = {
   title: "Policies",
   isCheap: false,
 
-  async load({ ask, range }) {
-    const [listed, counted] = await Promise.all([ask("/v1/policies"), ask("/v1/rules", { since: range.since })]);
+  load({ ask, range }) {
+    return Promise.all([ask("/v1/policies"), ask("/v1/rules", { since: range.since })]);
+  },
+
+  build([listed, counted]) {
     const hits = new Map(counted.rules.map((rule) => [rule.rule, rule]));
     const boxes = listed.policies.map((policy) => block(policy, hits));
     if (boxes.length > 0 && boxes.length <= 5) {
@@ -128,6 +131,7 @@ export const policies = {
       placeholder: "filter policies",
       "aria-label": "Filter policies",
       "data-filter": true,
+      "data-key": "filter",
       input: () => {
         for (const box of boxes) {
           box.hidden = !fits(box.dataset.text, search.value);
@@ -143,7 +147,7 @@ export const policies = {
         ? make(
             "div",
             { class: "problem", role: "alert" },
-            "What is on disk is not in force:",
+            "Policy documents have problems, and what is in force is not all that they say:",
             listed.errors.map((error) => make("div", {}, `${error.file}:${error.line}:${error.column}: ${error.field} ${error.message}`)),
           )
         : null,

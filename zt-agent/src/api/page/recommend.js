@@ -10,8 +10,11 @@ export const recommend = {
   title: "Recommendation",
   isCheap: false,
 
-  async load({ ask, range }) {
-    const answer = await ask("/v1/recommend", range);
+  load({ ask, range }) {
+    return ask("/v1/recommend", range);
+  },
+
+  build(answer) {
     const text = make("pre", { tabindex: "0", "aria-label": "The policy" }, answer.policy);
     const copy = make(
       "button",

@@ -2,7 +2,8 @@
 // How far this node is from observing to enforcing.
 
 import { cards, make, note } from "./element.js";
-import { count, time } from "./name.js";
+import { count, short, time } from "./name.js";
+import { table } from "./table.js";
 
 const STATES = {
   in_force: ["in force", "good"],
@@ -11,29 +12,86 @@ const STATES = {
   later: ["later", "faint"],
 };
 
-// What there was too much of.
-function stoppedFor(stop) {
-  return stop.denials <= stop.per_minute && stop.attempts_per_minute !== null
-    ? `${count(stop.attempts)} refusals in a minute, ${count(stop.attempts_per_minute)} would have been borne`
-    : `${count(stop.denials)} denials in a minute, ${count(stop.per_minute)} would have been borne`;
+// A policy engine does not see what nodes do: what it says of their workloads is null.
+const UNSEEN = "A policy engine does not see what nodes do: ask their agents.";
+
+function whom(one) {
+  const part = one.percent === null ? "all" : `${one.percent} % by ${one.by}`;
+  const seen = one.selected === null ? "" : `: ${count(one.taken)} of ${count(one.selected)} workloads of this node`;
+  return `${one.mode}s ${part} of those that it selects${seen}${one.require_policy ? "; who is in no policy is refused" : ""}`;
 }
 
 function stage(one) {
   const [name, tone] = STATES[one.state] ?? [one.state, ""];
-  const whom = one.percent === null ? "all" : `${one.percent} % by ${one.by}`;
   return make(
     "li",
     { class: one.state },
     make("strong", {}, one.name),
     " ",
     make("span", { class: tone }, name),
-    note(
-      `${one.mode}s ${whom} of those that it selects: ${count(one.taken)} of ${count(one.selected)} workloads of this node`,
-      one.require_policy ? "; who is in no policy is refused" : "",
-    ),
-    make("progress", { max: String(Math.max(one.selected, 1)), value: String(one.taken), "aria-label": `Taken by ${one.name}` }),
-    make("span", { class: "faint" }, ` with it ${count(one.enforced)} enforce`),
+    note(whom(one)),
+    one.selected === null
+      ? null
+      : [
+          make("progress", { max: String(Math.max(one.selected, 1)), value: String(one.taken), "aria-label": `Taken by ${one.name}` }),
+          make("span", { class: "faint" }, ` with it ${count(one.enforced)} enforce`),
+        ],
   );
+}
+
+function workloads(seen) {
+  if (seen === null) {
+    return note(UNSEEN);
+  }
+  const nameless = seen.enforced_without_name;
+  return note(
+    `${count(seen.enforced)} of ${count(seen.total)} workloads enforce, ${count(seen.newly_enforced)} of them newly`,
+    nameless > 0 ? `; and ${count(nameless)} that have lost their name` : "",
+    ".",
+  );
+}
+
+// What there was too much of.
+function tooMany(stopped) {
+  return stopped.denials <= stopped.per_minute && stopped.attempts_per_minute !== null
+    ? `for ${count(stopped.attempts)} refusals in a minute of connections of those newly enforced (${count(stopped.attempts_per_minute)} are borne)`
+    : `for ${count(stopped.denials)} different connections of those newly enforced that were refused in a minute (${count(stopped.per_minute)} are borne)`;
+}
+
+// Why a node stopped of its own accord, and what broke.
+function stop(stopped) {
+  const what = stopped.action === "hold" ? "stays at this stage" : "went back behind this stage";
+  const why =
+    stopped.cause === "unreadable"
+      ? "as it cannot be read where it had stopped before: see the agent\u2019s log"
+      : tooMany(stopped);
+  return [
+    make("p", { class: "problem" }, `Stopped at ${stopped.stage}: this node ${what}, ${why}, ${time(stopped.at)}.`),
+    stopped.edges.length === 0
+      ? null
+      : table({
+          title: "Refused most often before it stopped",
+          rows: stopped.edges,
+          columns: [
+            { name: "Source", kind: "name", text: (row) => short(row.source) },
+            { name: "Destination", kind: "name", text: (row) => short(row.destination) },
+            { name: "Port", kind: "mono", text: (row) => `${row.port}/${row.protocol}` },
+            { name: "Times", kind: "number", text: (row) => count(row.times), value: (row) => row.times },
+          ],
+        }),
+    note("To try again: zt-agent rollout resume at this node; or rollback, then advance; or change what the stage says."),
+  ];
+}
+
+function modes({ service, modes: of }) {
+  if (service === "engine") {
+    return null;
+  }
+  return cards([
+    ["workloads of this node enforce", count(of.enforce), of.enforce > 0 ? "good" : "faint"],
+    ["only observe", count(of.observe), of.observe > 0 ? "caution" : "faint"],
+    ["is the default", of.default, ""],
+  ]);
 }
 
 export const rollout = {
@@ -43,33 +101,27 @@ export const rollout = {
 
   async load({ ask }) {
     const [answer, status] = await Promise.all([ask("/v1/rollout"), ask("/v1/status")]);
-    const { modes } = status;
+    // Nothing else of the status is shown: most of it is another one each time.
+    return { answer, status: { service: status.service, modes: status.modes } };
+  },
+
+  build({ answer, status }) {
     const { rollout: one } = answer;
     return make(
       "div",
       {},
       answer.observe_all ? make("p", { class: "problem" }, "Break-glass is on: nothing is refused on this node, whatever the rollout says.") : null,
-      answer.errors.length > 0 ? make("p", { class: "problem" }, "What is on disk is not in force: see Policies.") : null,
-      cards([
-        ["workloads of this node enforce", count(modes.enforce), modes.enforce > 0 ? "good" : "faint"],
-        ["only observe", count(modes.observe), modes.observe > 0 ? "caution" : "faint"],
-        ["is the default", modes.default, ""],
-      ]),
+      answer.errors.length > 0
+        ? make("p", { class: "problem" }, "Policy documents have problems: what is in force is not all that they say. See Policies.")
+        : null,
+      modes(status),
       one === null
         ? note("There is no rollout: modes are those of workloads and of the configuration.")
         : [
             make("h2", {}, one.name),
             note(`The document has reached ${one.stage ?? "no stage yet"}; in force here is ${one.in_force ?? "none"}.`),
-            one.stopped
-              ? make(
-                  "p",
-                  { class: "problem" },
-                  `This node stopped (${one.stopped.action}) at ${one.stopped.stage}, ${time(one.stopped.at)}: ${stoppedFor(one.stopped)}.`,
-                )
-              : null,
-            note(
-              `${count(one.workloads.enforced)} of ${count(one.workloads.total)} workloads enforce, ${count(one.workloads.newly_enforced)} of them newly.`,
-            ),
+            one.stopped ? stop(one.stopped) : null,
+            workloads(one.workloads),
             make("ol", { class: "stages" }, one.stages.map(stage)),
             note("zt-agent rollout advance and rollback change it."),
           ],

@@ -15,7 +15,7 @@ export function table({ title, columns, rows, empty, label }) {
     make(
       "th",
       { scope: "col", class: column.kind === "number" ? "number" : null },
-      make("button", { type: "button", click: () => sort(index) }, column.name),
+      make("button", { type: "button", "data-key": `th ${title} ${column.name}`, click: () => sort(index) }, column.name),
     ),
   );
   const search = make("input", {
@@ -23,6 +23,7 @@ export function table({ title, columns, rows, empty, label }) {
     placeholder: "filter",
     "aria-label": `Filter ${title}`,
     "data-filter": true,
+    "data-key": `filter ${title}`,
     input: () => fill(),
   });
   let by = null;
