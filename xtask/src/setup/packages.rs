@@ -73,8 +73,12 @@ pub(super) const PROGRAMS: [Program; 15] = [
         "runc",
         "tests of containers that wait for their identity, under a real containerd",
     ),
-    Program::of("python3-venv", "python3", "schemathesis, which tries the API")
-        .if_works(&["-c", "import ensurepip, venv"]),
+    Program::of(
+        "python3-venv",
+        "python3",
+        "schemathesis, which tries the API, and programs of the lints",
+    )
+    .if_works(&["-c", "import ensurepip, venv"]),
 ];
 
 /// What the tests on other kernels need besides what is put into a guest; not needed for anything else.
