@@ -74,6 +74,8 @@ enum Task {
     },
     /// Check what the compiler does not: import rules, headers, sizes, names, documentation
     Tidy,
+    /// List every unsafe place, of the kernel programs too, and why it is sound
+    UnsafeCode,
 }
 
 fn main() -> ExitCode {
@@ -96,6 +98,7 @@ fn main() -> ExitCode {
         }
         Task::Bench { arguments } => bench::run(&arguments),
         Task::Tidy => tidy::run(),
+        Task::UnsafeCode => tidy::unsafe_code(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

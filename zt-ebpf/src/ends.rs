@@ -223,6 +223,10 @@ pub fn ends(ctx: &SockOpsContext) -> Ends {
 }
 
 /// A field of the context, read exactly here.
+///
+/// # Safety
+///
+/// `field` must be one of the context that the program was given.
 #[inline(always)]
 unsafe fn read(field: *const u32) -> u32 {
     // SAFETY: the caller's.

@@ -241,8 +241,10 @@ fn origin(ctx: &SkBuffContext, netns: u64, packet: &Packet) -> Origin {
     };
     const CURRENT_NETNS: u64 = u64::MAX;
     // The socket that would receive an answer is the one that sent.
+    // SAFETY: numbers alone, for which zeros are values.
     let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
     let size = if packet.source.is_v4() {
+        // SAFETY: both members are numbers alone, of which all bits are initialized.
         let ipv4 = unsafe { &mut tuple.__bindgen_anon_1.ipv4 };
         ipv4.saddr = packet.destination.v4_word();
         ipv4.daddr = packet.source.v4_word();
@@ -250,6 +252,7 @@ fn origin(ctx: &SkBuffContext, netns: u64, packet: &Packet) -> Origin {
         ipv4.dport = packet.source_port.to_be();
         size_of_val(ipv4)
     } else {
+        // SAFETY: as above.
         let ipv6 = unsafe { &mut tuple.__bindgen_anon_1.ipv6 };
         ipv6.saddr = packet.destination.words();
         ipv6.daddr = packet.source.words();

@@ -63,8 +63,9 @@ fn birth(cgroup: &Path, to: SocketAddr) -> io::Result<String> {
     };
     #[expect(
         unsafe_code,
-        reason = "a fork with a cgroup; the child is the copy of a process that has no other thread, and ends below"
+        reason = "a fork with a cgroup, for which nobody has a safe wrapper"
     )]
+    // SAFETY: the structure has the size given; the child is the copy of a process that has no other thread, and ends below.
     let child = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<CloneArgs>()) };
     match child {
         0 => {
@@ -76,6 +77,7 @@ fn birth(cgroup: &Path, to: SocketAddr) -> io::Result<String> {
                 unsafe_code,
                 reason = "ends the copy without running what the original will run"
             )]
+            // SAFETY: does not return, and takes a plain number.
             unsafe {
                 libc::_exit(code)
             }

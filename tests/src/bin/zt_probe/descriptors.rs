@@ -29,6 +29,7 @@ pub(crate) fn socket(family: i32, kind: i32, protocol: i32) -> io::Result<Socket
 /// `connect()` to `AF_UNSPEC`.
 pub(crate) fn disconnect(socket: &Socket) -> io::Result<Reply> {
     #[expect(unsafe_code, reason = "no safe wrapper has an address without a family")]
+    // SAFETY: all zeros is an address of this type, whose length is given; the kernel copies it.
     let result = unsafe {
         let nowhere: libc::sockaddr = std::mem::zeroed();
         libc::connect(
@@ -85,10 +86,8 @@ pub(crate) fn receive_fd(mailbox: &Socket, timeout: Duration) -> io::Result<Sock
         if let ControlMessageOwned::ScmRights(descriptors) = control
             && let Some(descriptor) = descriptors.first()
         {
-            #[expect(
-                unsafe_code,
-                reason = "the kernel has just made this descriptor for this process alone"
-            )]
+            #[expect(unsafe_code, reason = "nix hands out a raw descriptor")]
+            // SAFETY: the kernel has just made this descriptor for this process alone.
             let owned = unsafe { OwnedFd::from_raw_fd(*descriptor) };
             return Ok(Socket::from(owned));
         }

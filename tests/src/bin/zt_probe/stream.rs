@@ -112,10 +112,8 @@ pub(crate) fn listen(at: SocketAddr, options: &ListenOptions) -> io::Result<Sock
 
 /// Sets an option of TCP: of a listener `TCP_FASTOPEN`, how many connections that carried data in their SYN may wait.
 fn set_tcp(socket: &Socket, option: libc::c_int, value: i32) -> io::Result<()> {
-    #[expect(
-        unsafe_code,
-        reason = "no safe wrapper knows this option; the kernel copies one int"
-    )]
+    #[expect(unsafe_code, reason = "no safe wrapper knows this option")]
+    // SAFETY: the kernel copies one integer, whose size is given.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
@@ -204,9 +202,10 @@ pub(crate) fn peek(socket: &Socket, max: usize, timeout: Duration) -> io::Result
     }
     let mut buffer = vec![MaybeUninit::uninit(); max];
     let bytes = socket.peek(&mut buffer)?;
-    #[expect(unsafe_code, reason = "peek has initialized that many bytes")]
+    #[expect(unsafe_code, reason = "socket2 fills a buffer that is not initialized")]
     let data: Vec<u8> = buffer[..bytes]
         .iter()
+        // SAFETY: `peek` has initialized that many bytes.
         .map(|byte| unsafe { byte.assume_init() })
         .collect();
     Ok(Reply {

@@ -56,9 +56,10 @@ pub(crate) fn receive_from(socket: &Socket, timeout: Duration) -> io::Result<Rep
     }
     let mut buffer = vec![MaybeUninit::uninit(); LARGEST];
     let (bytes, sender) = socket.recv_from(&mut buffer)?;
-    #[expect(unsafe_code, reason = "recv_from has initialized that many bytes")]
+    #[expect(unsafe_code, reason = "socket2 fills a buffer that is not initialized")]
     let data: Vec<u8> = buffer[..bytes]
         .iter()
+        // SAFETY: `recv_from` has initialized that many bytes.
         .map(|byte| unsafe { byte.assume_init() })
         .collect();
     Ok(Reply {
