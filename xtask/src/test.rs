@@ -252,7 +252,12 @@ fn unit_tests() -> Result<Vec<Binary>> {
 
 /// What is no member of the workspace `--all` does not reach.
 fn format() -> Result<()> {
-    for manifest in ["Cargo.toml", "tests/peers/Cargo.toml", "zt-ebpf/Cargo.toml"] {
+    for manifest in [
+        "Cargo.toml",
+        "fuzz/Cargo.toml",
+        "tests/peers/Cargo.toml",
+        "zt-ebpf/Cargo.toml",
+    ] {
         let arguments = ["fmt", "--all", "--manifest-path", manifest];
         let mend = format!("run `cargo {}`", arguments.join(" "));
         cargo(&[&arguments[..], &["--check"]].concat(), &mend)?;

@@ -49,6 +49,7 @@ use utoipa_axum::routes;
 use self::caller::Caller;
 use self::changes::Changes;
 pub use self::changes::record as record_changes;
+pub use self::evaluate::decide_unrecorded;
 pub use self::guard::Guard;
 pub use self::health::{health_router, standby_router};
 pub use self::node::{

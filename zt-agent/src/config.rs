@@ -313,6 +313,11 @@ impl Config {
         load::load(sources).map_err(|problems| ConfigError { problems })
     }
 
+    /// The configuration that `text` is, without environment and flags; `file` is its name in problems.
+    pub fn parse(file: &str, text: &str) -> Result<Self, ConfigError> {
+        load::parse(file, text).map_err(|problems| ConfigError { problems })
+    }
+
     /// Where the agent keeps what must outlive it: beside the audit database, or the spool of one that is elsewhere.
     pub fn state_directory(&self) -> PathBuf {
         let local = self.audit.dsn.strip_prefix("sqlite://").map(Path::new);

@@ -29,8 +29,12 @@ where
     if media_type(headers) != Some(MediaType::Json) {
         return Err(unsupported("send the body as `Content-Type: application/json`"));
     }
-    let bytes = read(body).await?;
-    serde_json::from_slice(&bytes)
+    parsed(&read(body).await?)
+}
+
+/// The object that bytes are.
+pub(super) fn parsed<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiProblem> {
+    serde_json::from_slice(bytes)
         .map(|Object(value)| value)
         .map_err(|error| ApiProblem::fields("invalid_body", vec![json_problem(&error)]))
 }

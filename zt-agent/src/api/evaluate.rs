@@ -107,19 +107,8 @@ where
         // The request itself is counted.
         allowance.take(body.len().saturating_sub(1))?;
     }
-    let snapshot = state.snapshot();
     let is_batch = body.is_batch();
-    let questions = body.questions(&snapshot)?;
-    let mut answers = Vec::with_capacity(questions.len());
-    let mut events = Vec::with_capacity(questions.len());
-    for question in questions {
-        let (answer, evaluation) = match &question {
-            Question::Connect(question) => connect(question, &snapshot, &caller.name)?,
-            Question::Operate(question) => operate(question, &snapshot, &caller.name),
-        };
-        answers.push(answer);
-        events.push(ApiEvent::Evaluated(evaluation));
-    }
+    let (mut answers, events) = decided(body, &state.snapshot(), &caller.name)?;
     // What is not recorded has not been decided.
     recorded(state, events, MAX_WAIT)
         .await
@@ -132,6 +121,38 @@ where
         || StatusCode::NO_CONTENT.into_response(),
         |answer| axum::Json(answer).into_response(),
     ))
+}
+
+/// Each answer, and the event that its record is made of.
+fn decided(
+    body: EvaluateBody,
+    snapshot: &Snapshot,
+    caller: &Arc<str>,
+) -> Result<(Vec<Answer>, Vec<ApiEvent>), ApiProblem> {
+    let questions = body.questions(snapshot)?;
+    let mut answers = Vec::with_capacity(questions.len());
+    let mut events = Vec::with_capacity(questions.len());
+    for question in questions {
+        let (answer, evaluation) = match &question {
+            Question::Connect(question) => connect(question, snapshot, caller)?,
+            Question::Operate(question) => operate(question, snapshot, caller),
+        };
+        answers.push(answer);
+        events.push(ApiEvent::Evaluated(evaluation));
+    }
+    Ok((answers, events))
+}
+
+/// What would be answered to the bytes of a body, as JSON. Nothing is recorded, so nobody may be told: it is for trying bytes out.
+pub fn decide_unrecorded(bytes: &[u8], snapshot: &Snapshot) -> Result<String, ApiProblem> {
+    let body: EvaluateBody = body::parsed(bytes)?;
+    let is_batch = body.is_batch();
+    let (answers, _) = decided(body, snapshot, &Arc::from("nobody"))?;
+    let text = match (is_batch, answers.as_slice()) {
+        (false, [answer]) => serde_json::to_string(answer),
+        _ => serde_json::to_string(&Answers { responses: answers }),
+    };
+    Ok(text.expect("answers are texts, numbers and booleans"))
 }
 
 const fn word(allowed: bool) -> &'static str {

@@ -64,6 +64,18 @@ pub(super) fn load(sources: &Sources) -> Result<Config, Vec<Problem>> {
         .unwrap_or_default();
     environment(sources, &mut config, &mut problems);
     flags(sources, &mut config, &mut problems);
+    whole(config, problems)
+}
+
+/// The configuration that a text is by itself.
+pub(super) fn parse(shown: &str, text: &str) -> Result<Config, Vec<Problem>> {
+    let mut config = Config::default();
+    let problems = of_text(shown, text, &mut config).err().unwrap_or_default();
+    whole(config, problems)
+}
+
+/// What the parts come to together, which is looked at only where nothing is wrong with any of them.
+fn whole(mut config: Config, mut problems: Vec<Problem>) -> Result<Config, Vec<Problem>> {
     if problems.is_empty() && config.api.listen == config.api.health {
         let message = format!(
             "`api.listen` and `api.health` are both {}; give each a port",
@@ -229,7 +241,11 @@ fn file(named: Option<&Path>, config: &mut Config) -> Result<(), Vec<Problem>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return refuse("does not exist".to_owned()),
         Err(error) => return refuse(format!("cannot be read: {error}")),
     };
-    let root = yaml::parse(&shown, &text).map_err(|problem| vec![problem])?;
+    of_text(&shown, &text, config)
+}
+
+fn of_text(shown: &str, text: &str, config: &mut Config) -> Result<(), Vec<Problem>> {
+    let root = yaml::parse(shown, text).map_err(|problem| vec![problem])?;
     let mut report = Report::new(shown);
     if root.value != Value::Null {
         for entry in &report.map(&root, "").unwrap_or_default() {

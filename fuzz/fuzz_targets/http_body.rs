@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+//! libFuzzer's way to the target `http_body`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| zt_fuzz::give("http_body", bytes));
