@@ -114,7 +114,7 @@ fn keys_go_when_nobody_uses_them() -> Result<()> {
 /// Neither the bytes nor the numbers of a key are in anything that the agent writes or says.
 #[test]
 fn a_key_is_nowhere_else() -> Result<()> {
-    let all = |agent: AgentBuilder| agent.env("RUST_LOG", "trace");
+    let all = |agent: AgentBuilder| agent.env("ZT_LOG", "trace");
     let (scene, server, mut client, mut agent) = pair_after_agent("keys-secret", &policy(), all)?;
     let mut keys = Keys::of(&scene)?;
     let mut secret = keys.all()?;
@@ -129,6 +129,10 @@ fn a_key_is_nowhere_else() -> Result<()> {
     let status = agent.command(&["status"]).output()?;
     said.push(("status".to_owned(), status.stdout));
     agent.terminate()?;
+    ensure!(
+        agent.log()?.contains("\"level\":\"TRACE\""),
+        "the log is not at its most talkative"
+    );
     files(scene.sandbox().directory(), &mut said)?;
     ensure!(
         said.iter().any(|(name, _)| name.ends_with("audit.db")),

@@ -3,6 +3,10 @@
 
 use std::path::Path;
 
+use anyhow::ensure;
+use rcgen::KeyPair;
+use zt_agent::identity::spire::own::{CURRENT, KEY};
+
 use super::*;
 
 const OPERATOR: &str = "spiffe://hanzo.ai/ops/reader";
@@ -79,6 +83,49 @@ fn the_api_shows_the_agents_svid_and_goes_on_with_the_next() -> Result<()> {
     })?;
     let nobody = ask(&format!("https://localhost:{}", agent.api().port()))?.output()?;
     assert!(!nobody.status.success());
+    Ok(())
+}
+
+#[test]
+fn the_agent_says_its_own_key_at_no_level_of_its_log() -> Result<()> {
+    let world = World::new("spire-own-key", Duration::from_secs(12), false)?;
+    let binary = format!("unix:path:{}", zt_tests::agent::binary()?.display());
+    world.spire.register(&Spire::delegate(), &[&binary], &[])?;
+    let agent = world
+        .agent()?
+        .env("ZT_API_TLS", "spire")
+        .env("ZT_API_CALLERS", "spiffe://hanzo.ai/ops/*=read")
+        .env("ZT_LOG", "trace")
+        .start()?;
+    let current = agent.socket().with_file_name("svid").join(CURRENT);
+    let mut keys: Vec<String> = Vec::new();
+    // Each SVID has a key of its own.
+    wait_for("three keys", LATER, || {
+        let key = fs::read_to_string(current.join(KEY)).unwrap_or_default();
+        if !key.is_empty() && !keys.contains(&key) {
+            keys.push(key);
+        }
+        Ok((keys.len() >= 3).then_some(()))
+    })?;
+    let log = agent.log()?;
+    ensure!(
+        log.contains("\"level\":\"TRACE\""),
+        "the log is not at its most talkative"
+    );
+    for key in keys {
+        let bytes = KeyPair::from_pem(&key)?.serialize_der();
+        // PKCS #8 of a key on P-256: the number itself begins at the 36th byte. Bytes are written as numbers, or in hexadecimal.
+        let part = bytes.get(36..48).context("a key on P-256")?;
+        let numbers: Vec<String> = part.iter().map(u8::to_string).collect();
+        let digits: String = part.iter().map(|byte| format!("{byte:02x}")).collect();
+        let lines = key
+            .lines()
+            .filter(|line| !line.starts_with("-----"))
+            .map(str::to_owned);
+        for form in lines.chain([numbers.join(", "), digits.to_uppercase(), digits]) {
+            ensure!(!log.contains(&form), "a key is in the log");
+        }
+    }
     Ok(())
 }
 

@@ -9,6 +9,7 @@ mod lies;
 mod many;
 mod metrics;
 mod operators;
+mod secrets;
 mod tls;
 mod world;
 

@@ -87,15 +87,20 @@ impl Shared {
 
     /// An engine that runs and is ready.
     pub(crate) async fn engine(&self, name: &str) -> Engine {
-        self.start(name, None).await
+        self.start(name, None, &[]).await
+    }
+
+    /// The same with more in its environment.
+    pub(crate) async fn engine_with(&self, name: &str, environment: &[(&str, &str)]) -> Engine {
+        self.start(name, None, environment).await
     }
 
     /// The same as another user.
     pub(crate) async fn engine_as(&self, name: &str, user: u32) -> Engine {
-        self.start(name, Some(user)).await
+        self.start(name, Some(user), &[]).await
     }
 
-    async fn start(&self, name: &str, user: Option<u32>) -> Engine {
+    async fn start(&self, name: &str, user: Option<u32>, environment: &[(&str, &str)]) -> Engine {
         let ports = [(); 2].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("port"));
         let [api, health] = ports.map(|port| port.local_addr().expect("address"));
         let mut binary = PathBuf::from(env!("CARGO_BIN_EXE_zt-agent"));
@@ -112,6 +117,10 @@ impl Shared {
             user,
             home: self.below(name),
             policies: self.policies(),
+            environment: environment
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
             child: None,
         };
         engine.start().await;
@@ -127,16 +136,25 @@ pub(crate) struct Engine {
     user: Option<u32>,
     home: PathBuf,
     policies: PathBuf,
+    environment: Vec<(String, String)>,
     child: Option<Child>,
 }
 
 impl Engine {
     pub(crate) fn command(&self) -> Command {
+        self.command_of("engine")
+    }
+
+    /// A command of the program with the settings of this engine.
+    pub(crate) fn command_of(&self, name: &str) -> Command {
         let mut command = Command::new(&self.binary);
         let home = self.home.display();
         command
             .env_clear()
-            .arg("engine")
+            // Before what is in the environment of this one.
+            .env("ZT_AUDIT_DSN", format!("sqlite://{home}/audit.db"))
+            .envs(self.environment.clone())
+            .arg(name)
             .args(["--config", &self.config().display().to_string()])
             .args(["--policy-path", &self.policies.display().to_string()])
             .args([
@@ -144,7 +162,7 @@ impl Engine {
                 &self.home.file_name().unwrap_or_default().to_string_lossy(),
             ])
             .args(["--identity-file", &format!("{home}/workloads.yaml")])
-            .args(["--audit-dsn", &format!("sqlite://{home}/audit.db")])
+            .args(["--audit-spool", &format!("{home}/spool.db")])
             .args(["--api-socket", &format!("{home}/agent.sock")])
             .args(["--api-listen", &self.api.to_string()])
             .args(["--api-health", &self.health.to_string()])
@@ -193,6 +211,11 @@ impl Engine {
         self.child
             .as_ref()
             .is_none_or(|child| stat(child).is_ok_and(|stat| stat.contains(") Z ")))
+    }
+
+    /// Where its own files are.
+    pub(crate) fn home(&self) -> &Path {
+        &self.home
     }
 
     pub(crate) fn log(&self) -> String {
