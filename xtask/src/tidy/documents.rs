@@ -8,8 +8,8 @@ use super::{Finding, SourceFile};
 use crate::workspace;
 
 const README: &str = "README.md";
-/// The page whose statements name the tests that show them, as `file::test`.
-const SECURITY: &str = "docs/security.md";
+/// The pages whose statements name the tests that show them, as `file::test`.
+const EVIDENCE: [&str; 2] = ["docs/compliance.md", "docs/security.md"];
 /// What the metrics library adds to a name: the unit, and the kind of sample.
 const SUFFIXES: [&str; 6] = ["_total", "_bucket", "_sum", "_count", "_seconds", "_bytes"];
 
@@ -38,7 +38,7 @@ pub(crate) fn check(files: &[SourceFile], help: &str) -> Vec<Finding> {
                     format!("`{name}` is nowhere in the code"),
                 ));
             }
-            let tests = tests_named(line).filter(|_| page.path == SECURITY);
+            let tests = tests_named(line).filter(|_| EVIDENCE.contains(&page.path.as_str()));
             for name in tests.filter(|name| !is_test(name, files)) {
                 findings.push(Finding::new(
                     &page.path,
@@ -51,6 +51,12 @@ pub(crate) fn check(files: &[SourceFile], help: &str) -> Vec<Finding> {
     match pages.iter().find(|page| page.path == README) {
         Some(readme) => findings.extend(check_commands(readme, help)),
         None => findings.push(Finding::new(README, 0, "is missing")),
+    }
+    for path in EVIDENCE {
+        let page = pages.iter().find(|page| page.path == path);
+        if !page.is_some_and(|page| page.text.lines().any(|line| tests_named(line).next().is_some())) {
+            findings.push(Finding::new(path, 0, "names no test"));
+        }
     }
     findings
 }
