@@ -36,6 +36,7 @@ mod share;
 mod ship;
 mod spooled;
 mod structure;
+mod sums;
 mod told;
 mod traffic;
 mod usage;

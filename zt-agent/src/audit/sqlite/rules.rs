@@ -2,32 +2,27 @@
 //! How often which rule decided: the hourly counts, added up.
 
 use futures::TryStreamExt as _;
-use sqlx::Row;
+use sqlx::Row as _;
 use sqlx::sqlite::{SqlitePool, SqliteRow};
 
 use super::StoreError;
+use super::sums::{self, summed};
 use crate::audit::query::{AddingHits, CountedByRule, GraphFilter, RuleHits};
 use crate::audit::record::{Outcome, Part, Timestamp};
 
-/// The hours of each shape are added up before it is looked at what the shape says: they lie together, and are many.
-const SQL: &str = "
-SELECT rule.text, s.part, s.decision, s.enforced, sum(c.connections), min(c.first_seen), max(c.last_seen)
-FROM (SELECT t.id, sum(b.connections) AS connections, min(b.first_seen) AS first_seen, max(b.last_seen) AS last_seen
-      FROM shape t CROSS JOIN bucket b ON b.shape = t.id AND b.hour BETWEEN ?2 AND ?3
-      WHERE t.part <> ?1 GROUP BY t.id) c
-     JOIN shape s ON s.id = c.id
-     LEFT JOIN name rule ON rule.id = s.rule
-WHERE s.decision <> ''
-GROUP BY 1, 2, 3, 4";
+const SQL: &str = concat!(
+    "SELECT rule.text, s.part, s.decision, s.enforced, sum(c.connections), min(c.first_seen), max(c.last_seen)
+     FROM ",
+    summed!(),
+    " JOIN shape s ON s.id = c.id
+      LEFT JOIN name rule ON rule.id = s.rule
+     WHERE s.decision <> ''
+     GROUP BY 1, 2, 3, 4"
+);
 
 /// Adds up which rule decided how often.
 pub(super) async fn rules(readers: &SqlitePool, filter: &GraphFilter) -> Result<RuleHits, StoreError> {
-    let (first, last) = filter.hours();
-    let mut rows = sqlx::query(SQL)
-        .bind(Part::Aside.number())
-        .bind(first)
-        .bind(last)
-        .fetch(readers);
+    let mut rows = sums::asked(SQL, filter).fetch(readers);
     let mut adding = AddingHits::default();
     while let Some(row) = rows.try_next().await? {
         adding.take(counted(&row)?);

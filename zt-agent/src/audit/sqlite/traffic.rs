@@ -2,26 +2,21 @@
 //! Recorded connections: the hourly counts where both ends have names, the records where an end is known by its address.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use futures::TryStreamExt as _;
-use sqlx::Row;
+use sqlx::Row as _;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
+use super::sums::{self, summed};
 use super::{Reader, StoreError};
-use crate::audit::query::{
-    AddingSeen, Connections, Counted, GraphFilter, HOUR, MAX_SEEN, Traffic, by_address,
-};
-use crate::audit::record::{Outcome, Part, Timestamp};
+use crate::audit::query::{AddingSeen, Counted, GraphFilter, HOUR, MAX_SEEN, Traffic, by_address};
 
-/// Parameters: 1 what is no connection, 2 and 3 the first and the last hour.
 const NAMED: &str = concat!(
-    "SELECT source.text, destination.text, s.protocol, s.port, s.part, s.decision, s.enforced, s.reason,
-            c.connections, c.first_seen, c.last_seen, NULL, NULL
-     FROM (SELECT t.id, sum(b.connections) AS connections, min(b.first_seen) AS first_seen, max(b.last_seen) AS last_seen
-           FROM shape t CROSS JOIN bucket b ON b.shape = t.id AND b.hour BETWEEN ?2 AND ?3
-           WHERE t.part <> ?1 GROUP BY t.id) c
-          JOIN shape s ON s.id = c.id
+    "SELECT source.text, destination.text, s.protocol, s.port, s.part, s.decision, s.enforced,
+            c.connections, c.first_seen, c.last_seen, s.reason, NULL, NULL
+     FROM ",
+    summed!(),
+    "     JOIN shape s ON s.id = c.id
           JOIN name source ON source.id = s.source JOIN name destination ON destination.id = s.destination
      WHERE NOT ",
     by_address!("source.text"),
@@ -29,7 +24,7 @@ const NAMED: &str = concat!(
     by_address!("destination.text")
 );
 
-/// The same of the others, an address each. Parameters: as above, 4 and 5 the times. The shapes come first: a record is
+/// The same of the others, an address each. Parameters: 1 what is no connection, 2 and 3 the hours, 4 and 5 the times. The shapes come first: a record is
 /// looked at once, and what its shape says is found by the shape's number.
 const BY_ADDRESS: &str = concat!(
     "WITH wanted AS MATERIALIZED (
@@ -54,8 +49,8 @@ const BY_ADDRESS: &str = concat!(
          WHERE r.time BETWEEN ?4 AND ?5
          GROUP BY 1, 2, 3
      )
-     SELECT w.source, w.destination, w.protocol, w.port, w.part, w.decision, w.enforced, w.reason,
-            c.connections, c.first_seen, c.last_seen, c.source_address, c.destination_address
+     SELECT w.source, w.destination, w.protocol, w.port, w.part, w.decision, w.enforced,
+            c.connections, c.first_seen, c.last_seen, w.reason, c.source_address, c.destination_address
      FROM counted c JOIN wanted w ON w.id = c.id"
 );
 
@@ -75,10 +70,7 @@ pub(super) async fn traffic(
     let (first, last) = filter.hours();
     let mut adding = AddingSeen::new(filter, most);
     for sql in [NAMED, BY_ADDRESS] {
-        let mut rows = sqlx::query(sql)
-            .bind(Part::Aside.number())
-            .bind(first)
-            .bind(last)
+        let mut rows = sums::asked(sql, filter)
             .bind(first.saturating_mul(HOUR))
             .bind(last.saturating_mul(HOUR).saturating_add(HOUR - 1))
             .fetch(&mut *connection);
@@ -95,19 +87,8 @@ fn counted(row: &SqliteRow) -> Result<Counted, sqlx::Error> {
         Ok(bytes.and_then(super::rows::ip))
     };
     Ok(Counted {
-        connections: Connections {
-            source: Arc::from(row.try_get::<&str, _>(0)?),
-            destination: Arc::from(row.try_get::<&str, _>(1)?),
-            protocol: row.try_get(2)?,
-            port: row.try_get(3)?,
-            corrects: row.try_get::<i64, _>(4)? == Part::Corrects.number(),
-            denied: row.try_get::<&str, _>(5)? == Outcome::Deny.name(),
-            enforced: row.try_get(6)?,
-            count: row.try_get::<i64, _>(8)?.cast_unsigned(),
-            first_seen: Timestamp(row.try_get(9)?),
-            last_seen: Timestamp(row.try_get(10)?),
-        },
-        reason: row.try_get(7)?,
+        connections: sums::connections(row)?,
+        reason: row.try_get(10)?,
         source_address: address(11)?,
         destination_address: address(12)?,
     })
