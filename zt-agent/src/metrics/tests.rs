@@ -2,6 +2,7 @@
 //! The exposition, as a scraper gets it.
 
 mod deploy;
+mod labels;
 mod readme;
 
 use super::*;

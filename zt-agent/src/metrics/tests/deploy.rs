@@ -27,10 +27,15 @@ fn known() -> BTreeSet<String> {
     names
 }
 
+/// Whether names of metrics and labels may have it.
+pub(super) fn is_of_a_name(char: char) -> bool {
+    char.is_ascii_alphanumeric() || char == '_'
+}
+
 /// The metrics that an expression of Prometheus names: words of ours, and `up`.
 fn selected(expression: &str) -> impl Iterator<Item = String> + '_ {
     expression
-        .split(|char: char| !(char.is_ascii_alphanumeric() || char == '_'))
+        .split(|char: char| !is_of_a_name(char))
         .filter(|word| word.starts_with("zt_") || *word == "up")
         .map(str::to_owned)
 }
@@ -51,12 +56,29 @@ fn expressions(value: &serde_json::Value, found: &mut Vec<String>) {
     }
 }
 
-fn check(document: &serde_json::Value) -> BTreeSet<String> {
+fn rules() -> serde_json::Value {
+    serde_yaml::from_str(RULES).expect("YAML")
+}
+
+fn dashboard() -> serde_json::Value {
+    serde_json::from_str(DASHBOARD).expect("JSON")
+}
+
+fn expressions_of(document: &serde_json::Value) -> Vec<String> {
     let mut found = Vec::new();
     expressions(document, &mut found);
     assert!(found.len() > 5, "{found:?}");
+    found
+}
+
+/// Those of the alerts and of the dashboard.
+pub(super) fn all_expressions() -> Vec<String> {
+    [expressions_of(&rules()), expressions_of(&dashboard())].concat()
+}
+
+fn check(document: &serde_json::Value) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
-    for text in found {
+    for text in expressions_of(document) {
         let open = text.matches(['(', '{', '[']).count();
         assert_eq!(open, text.matches([')', '}', ']']).count(), "{text}");
         names.extend(selected(&text));
@@ -69,7 +91,7 @@ fn check(document: &serde_json::Value) -> BTreeSet<String> {
 
 #[test]
 fn the_alerts_use_metrics_that_exist() {
-    let rules: serde_json::Value = serde_yaml::from_str(RULES).expect("YAML");
+    let rules = rules();
     let names = check(&rules);
     // What must not go unnoticed has an alert.
     for name in [
@@ -114,9 +136,7 @@ fn the_alerts_use_metrics_that_exist() {
 
 #[test]
 fn the_dashboard_uses_metrics_that_exist_and_shows_what_alerts_are_about() {
-    let rules: serde_json::Value = serde_yaml::from_str(RULES).expect("YAML");
-    let shown = check(&serde_json::from_str(DASHBOARD).expect("JSON"));
-    let alerted = check(&rules);
+    let (shown, alerted) = (check(&dashboard()), check(&rules()));
     let missing: Vec<_> = alerted
         .iter()
         .filter(|name| *name != "up" && !shown.contains(*name))
