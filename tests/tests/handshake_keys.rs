@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -128,6 +129,18 @@ fn a_key_is_nowhere_else() -> Result<()> {
     }
     let status = agent.command(&["status"]).output()?;
     said.push(("status".to_owned(), status.stdout));
+    // What is sent to others, as it is before it is packed.
+    let archive = scene.sandbox().directory().join("dump.tar.gz");
+    let path = archive.to_str().context("plain letters")?;
+    let dumped = agent.command(&["sysdump", "--output-file", path]).output()?;
+    ensure!(
+        dumped.status.success(),
+        "{}",
+        String::from_utf8_lossy(&dumped.stderr)
+    );
+    let unpacked = Command::new("tar").arg("-xzOf").arg(&archive).output()?;
+    ensure!(unpacked.status.success() && !unpacked.stdout.is_empty(), "tar");
+    said.push(("sysdump".to_owned(), unpacked.stdout));
     agent.terminate()?;
     ensure!(
         agent.log()?.contains("\"level\":\"TRACE\""),

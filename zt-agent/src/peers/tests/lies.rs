@@ -30,6 +30,13 @@ impl Liar {
         Ok(Self { stream, binding })
     }
 
+    /// How the secrets of the connection were agreed.
+    pub(super) fn key_exchange(&self) -> Option<rustls::NamedGroup> {
+        let (_, connection) = self.stream.get_ref();
+        let group = connection.negotiated_key_exchange_group();
+        group.map(|group| group.name())
+    }
+
     /// As node `a`, which it is by its certificate.
     pub(super) async fn as_a(world: &World, agent: &Agent) -> Self {
         let shows = world.authority.mutual(&world.certificate("a"));

@@ -3,6 +3,7 @@
 
 use base64::Engine as _;
 
+use super::lies::Liar;
 use super::*;
 
 /// Keys with which `one` sends to `other` are verified there.
@@ -78,6 +79,14 @@ async fn two_nodes_know_who_lives_on_the_other_and_share_a_key_for_each_directio
         .await;
     assert!(known.verifies.is_empty() && known.lives.is_empty());
     assert!(a.health.status().nodes.is_empty());
+}
+
+#[tokio::test]
+async fn what_keys_come_from_is_agreed_post_quantum() {
+    let world = World::new(&["a", "b"], "*");
+    let b = world.start("b", HashMap::new());
+    let caller = Liar::as_a(&world, &b).await;
+    assert_eq!(caller.key_exchange(), Some(rustls::NamedGroup::X25519MLKEM768));
 }
 
 #[tokio::test]
