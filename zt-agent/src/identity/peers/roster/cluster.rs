@@ -2,7 +2,8 @@
 //! The nodes of a cluster, as their Node objects describe them, and how much of that counts. Pure.
 //!
 //! Whoever has taken a node over writes its status, and may make its Node anew with networks of its choice. So a network counts
-//! only where this node has been given one as well, and one that holds what several other nodes have counts for nothing.
+//! only where this node has been given one as well, and one that holds what several other nodes have counts for nothing: their
+//! networks, and where nodes are that there were before. What who came later says of itself takes no network from anybody.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -71,7 +72,7 @@ impl Roster {
                     networks.clear();
                     leave_out("its `podCIDRs` count for nothing, as this node has none".to_owned());
                 }
-                let wide = networks.extract_if(.., |net| inside.others(net, &node.name) > MOST_INSIDE);
+                let wide = networks.extract_if(.., |net| inside.others(net, node) > MOST_INSIDE);
                 if let Some(net) = wide.last() {
                     leave_out(format!(
                         "its network {net} holds what several other nodes have, and counts for nothing"
@@ -97,31 +98,44 @@ impl Roster {
     }
 }
 
+/// Something that a node has.
+struct Has<'n> {
+    length: u8,
+    name: &'n Arc<str>,
+    /// Of an address, which its kubelet writes: since when there is the node.
+    said_since: Option<i64>,
+}
+
 /// What nodes have, in the order of addresses.
-struct Inside<'n>(BTreeMap<IpAddr, Vec<(u8, &'n Arc<str>)>>);
+struct Inside<'n>(BTreeMap<IpAddr, Vec<Has<'n>>>);
 
 impl<'n> Inside<'n> {
     fn new(nodes: impl Iterator<Item = &'n ClusterNode>) -> Self {
-        let mut all: BTreeMap<IpAddr, Vec<(u8, &Arc<str>)>> = BTreeMap::new();
+        let mut all: BTreeMap<IpAddr, Vec<Has<'n>>> = BTreeMap::new();
         for node in nodes {
             // One address of each: a node may say any number of them.
             let first = node.addresses.first().map(|address| IpNet::from(*address));
-            for net in node.networks.iter().copied().chain(first) {
-                let of = all.entry(net.network()).or_default();
-                of.push((net.prefix_len(), &node.name));
+            let networks = node.networks.iter().map(|net| (*net, None));
+            for (net, said_since) in networks.chain(first.map(|net| (net, Some(node.created)))) {
+                all.entry(net.network()).or_default().push(Has {
+                    length: net.prefix_len(),
+                    name: &node.name,
+                    said_since,
+                });
             }
         }
         Self(all)
     }
 
-    /// How many other nodes have something in a network: looked for up to one more than may be.
-    fn others(&self, net: &IpNet, own: &Arc<str>) -> usize {
+    /// How many other nodes have something in a network of this node: looked for up to one more than may be.
+    fn others(&self, net: &IpNet, node: &ClusterNode) -> usize {
         let all = self.0.range(net.network()..=net.broadcast());
         let inside = all.flat_map(|(_, of)| of);
-        let inside = inside.filter(|(length, name)| *length >= net.prefix_len() && *name != own);
+        let inside = inside.filter(|has| has.length >= net.prefix_len() && *has.name != node.name);
+        let counts = |has: &&Has<'_>| has.said_since.is_none_or(|since| since <= node.created);
         let mut found = BTreeSet::new();
-        for (_, name) in inside {
-            found.insert(*name);
+        for has in inside.filter(counts) {
+            found.insert(has.name);
             if found.len() > MOST_INSIDE {
                 break;
             }
@@ -192,7 +206,12 @@ mod tests {
             &["10.0.0.0/8"],
             &["192.0.2.0/24"],
         ] {
-            for created in [0, 50, 100] {
+            // Where nodes are counts for those that there were before.
+            let around_pods = !networks.contains(&"192.0.2.0/24");
+            for created in [0, 50, 100]
+                .into_iter()
+                .filter(|created| around_pods || *created > 0)
+            {
                 let roster = with(&[node("evil", created, &["192.0.2.66"], networks)]);
                 assert!(
                     all_have_their_own(&roster),
@@ -211,6 +230,22 @@ mod tests {
             assert!(all_have_their_own(&roster), "{networks:?}");
             assert!(!speaks(&roster, "evil", "10.2.0.200"));
             assert_eq!(roster.disputes().len(), 1);
+        }
+    }
+
+    #[test]
+    fn who_says_to_be_in_the_network_of_an_older_node_takes_it_from_nobody() {
+        for count in 1..4 {
+            let evil: Vec<ClusterNode> = (1..=count)
+                .map(|number| {
+                    let address = format!("10.2.0.{number}");
+                    node(&format!("evil-{number}"), 100, &[&address], &[])
+                })
+                .collect();
+            let roster = with(&evil);
+            assert!(all_have_their_own(&roster), "{count}: {roster:?}");
+            assert!(roster.left_out().is_empty(), "{roster:?}");
+            assert!(!speaks(&roster, "evil-1", "10.2.0.1"), "{count}");
         }
     }
 
