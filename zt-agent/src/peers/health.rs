@@ -9,7 +9,7 @@ use crate::identity::peers::{Counts, Dispute, Roster};
 use crate::identity::since::now;
 
 /// Why other agents are refused, or what they say is not believed: each has a sample from the start.
-pub const REFUSALS: [&str; 10] = [
+pub const REFUSALS: [&str; 11] = [
     "address",
     "crowded",
     "direction",
@@ -20,6 +20,7 @@ pub const REFUSALS: [&str; 10] = [
     "silent",
     "tls",
     "too_many",
+    "unkept",
 ];
 
 /// For how long not all that there is to know may be heard before somebody else is asked. Agents that are started or exchanged do

@@ -19,7 +19,7 @@ use crate::spiffe_id::SpiffeId;
 
 /// The file in the directory of the agent's state.
 pub const FILE: &str = "peers.json";
-/// Most bytes that are read.
+/// Most bytes that are read, and written.
 const MAX_BYTES: u64 = 256 << 20;
 
 /// What is kept of a node.
@@ -130,9 +130,40 @@ impl Kept {
         std::mem::take(&mut self.changed).then(|| self.clone())
     }
 
-    /// As it is written.
-    pub(super) fn text(&self) -> io::Result<Vec<u8>> {
-        serde_json::to_vec(self).map_err(io::Error::from)
+    /// As it is written, and of which nodes no more than their number is in it: of those that say most, where all is more than is
+    /// read again.
+    pub(super) fn text(&self) -> io::Result<(Vec<u8>, Vec<Arc<str>>)> {
+        self.text_below(MAX_BYTES)
+    }
+
+    fn text_below(&self, most: u64) -> io::Result<(Vec<u8>, Vec<Arc<str>>)> {
+        let fits = |length: usize| u64::try_from(length).is_ok_and(|length| length <= most);
+        let text = serde_json::to_vec(self)?;
+        if fits(text.len()) {
+            return Ok((text, Vec::new()));
+        }
+        let mut by_size: Vec<(usize, &Arc<str>)> = Vec::new();
+        for (name, node) in &self.nodes {
+            by_size.push((serde_json::to_vec(node)?.len(), name));
+        }
+        by_size.sort_unstable();
+        let mut less = self.clone();
+        let (mut length, mut left) = (text.len(), Vec::new());
+        while !fits(length) {
+            let Some((size, name)) = by_size.pop() else { break };
+            let Some(node) = less.nodes.get_mut(name) else {
+                break;
+            };
+            let bare = KeptNode {
+                number: node.number,
+                unheard: node.unheard,
+                ..KeptNode::default()
+            };
+            length = length.saturating_sub(size) + serde_json::to_vec(&bare)?.len();
+            *node = Arc::new(bare);
+            left.push(Arc::clone(name));
+        }
+        Ok((serde_json::to_vec(&less)?, left))
     }
 
     /// It could not be written.
@@ -158,6 +189,8 @@ fn unix_seconds(time: SystemTime) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     #[test]
@@ -191,7 +224,8 @@ mod tests {
             unheard: Some(5),
         };
         kept.set(&two, node.clone());
-        let text = kept.unwritten().expect("new").text().expect("JSON");
+        let (text, left) = kept.unwritten().expect("new").text().expect("JSON");
+        assert!(left.is_empty());
         assert!(kept.unwritten().is_none(), "once");
         fs::write(&path, &text).expect("written");
         let mut again = Kept::recall(&path);
@@ -229,7 +263,7 @@ mod tests {
         };
         // Each agent after the first hears nobody, and lives for a while.
         for left in [1000, 1050, 1100] {
-            fs::write(&path, kept.text().expect("JSON")).expect("written");
+            fs::write(&path, kept.text().expect("JSON").0).expect("written");
             let file = fs::File::options().append(true).open(&path).expect("there");
             file.set_modified(at(left)).expect("set");
             kept = Kept::recall(&path);
@@ -239,6 +273,57 @@ mod tests {
         }
         assert_eq!(rest(&kept, "heard", 1300), 0);
         assert_eq!(rest(&kept, "heard", 900), 300, "a clock that was put back");
+    }
+
+    #[test]
+    fn of_who_says_too_much_the_number_is_kept_and_of_the_others_all() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join(FILE);
+        let mut kept = Kept::recall(&path);
+        let resident = |last: u8| Resident {
+            address: IpAddr::from([10, 0, 0, last]),
+            spiffe: SpiffeId::parse("spiffe://hanzo.ai/a").expect("literal"),
+            incarnation: 7,
+            silent: false,
+        };
+        for (name, residents) in [("few", 3_u8), ("many", 200), ("some", 20)] {
+            let name: Arc<str> = name.into();
+            let node = KeptNode {
+                number: kept.number(&name).expect("few"),
+                proves: true,
+                residents: (0..residents).map(resident).collect(),
+                unheard: Some(5),
+                ..KeptNode::default()
+            };
+            kept.set(&name, node);
+        }
+        let whole = kept.text().expect("JSON").0.len() as u64;
+        for (most, left_out) in [
+            (whole, &[][..]),
+            (whole - 1, &["many"]),
+            (whole / 2, &["many"]),
+            (700, &["many", "some"]),
+        ] {
+            let (text, left) = kept.text_below(most).expect("JSON");
+            assert_eq!(
+                left.iter().map(|name| &**name).collect::<Vec<_>>(),
+                left_out,
+                "{most}"
+            );
+            assert!(text.len() as u64 <= most, "{most}: {}", text.len());
+            fs::write(&path, &text).expect("written");
+            let again = Kept::recall(&path);
+            for (name, node) in kept.nodes() {
+                let known = again.get(name).expect("kept");
+                assert_eq!((known.number, known.unheard), (node.number, Some(5)));
+                let expected = if left_out.contains(&&**name) {
+                    0
+                } else {
+                    node.residents.len()
+                };
+                assert_eq!(known.residents.len(), expected, "{name} at {most}");
+            }
+        }
     }
 
     #[test]

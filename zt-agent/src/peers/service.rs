@@ -290,12 +290,21 @@ impl Service {
         }
         self.touched = Instant::now();
         let written = tokio::task::spawn_blocking(move || match new {
-            Some(new) => kept::replace(&to, &new.text()?),
-            None => touch(&to),
+            Some(new) => {
+                let (text, left_out) = new.text()?;
+                kept::replace(&to, &text).map(|()| left_out)
+            }
+            None => touch(&to).map(|()| Vec::new()),
         });
         let written = written
             .await
             .unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        for node in written.iter().flatten() {
+            let why = "what it says is more than is kept for the next start: of that, this agent's successor knows nothing until the node is heard";
+            if self.shared.health.refused(Some(node), "unkept", why) {
+                tracing::warn!(file = %path.display(), %node, "{why}");
+            }
+        }
         if let Err(error) = written {
             tracing::warn!(file = %path.display(), %error, "other nodes cannot be remembered for the next start");
             if is_new {
