@@ -24,6 +24,10 @@ BEGIN
     END LOOP;
     -- Temporary tables, tables in `public` and large objects: room on the disk that nobody would look for.
     EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
+    -- A question that adds up very much bounds itself to 1 GB of temporary files.
+    IF current_setting('server_version_num')::integer >= 150000 THEN
+        GRANT SET ON PARAMETER temp_file_limit TO zt_audit_reader;
+    END IF;
 END
 $$;
 REVOKE CREATE ON SCHEMA public FROM PUBLIC;

@@ -17,8 +17,12 @@ mod days;
 mod examined;
 #[path = "postgres/filters.rs"]
 mod filters;
+#[path = "postgres/hours.rs"]
+mod hours;
 #[path = "postgres/killed.rs"]
 mod killed;
+#[path = "postgres/kinds.rs"]
+mod kinds;
 #[path = "postgres/lag.rs"]
 mod lag;
 #[path = "postgres/nasty.rs"]
@@ -39,6 +43,8 @@ mod shapes;
 mod spool;
 #[path = "postgres/stated.rs"]
 mod stated;
+#[path = "postgres/sums.rs"]
+mod sums;
 #[path = "postgres/traffic.rs"]
 mod traffic;
 #[path = "postgres/trail.rs"]
@@ -52,6 +58,8 @@ use zt_agent::audit::postgres::{Batch, Maintainer, Target, Writer};
 use zt_agent::audit::record::Kept;
 use zt_tests::entries::Maker;
 use zt_tests::postgres::Server;
+
+use self::cluster::until;
 
 /// A server without the wait for the disk: no test here pulls the plug of the machine.
 fn server() -> Server {
@@ -110,4 +118,17 @@ async fn ship(server: &Server, maker: &Maker, number: u64) -> Vec<Kept> {
     }
     writer.close().await;
     records
+}
+
+/// Blocks of the trail's tables and indexes that connections which have ended since have looked at.
+async fn blocks(server: &Server) -> u64 {
+    // Each tells at its end.
+    until("readers to be gone", async || {
+        let open = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'engine'";
+        server.number(open).expect("a count") == 0
+    })
+    .await;
+    let blocks = "SELECT sum(heap_blks_hit + heap_blks_read + coalesce(idx_blks_hit + idx_blks_read, 0))
+                  FROM pg_statio_user_tables WHERE schemaname = 'zt_audit'";
+    server.number(blocks).expect("a count")
 }

@@ -11,7 +11,7 @@ use zt_agent::audit::query::{Cursor, Filter, HOUR};
 use zt_agent::audit::record::{Kept, Outcome};
 use zt_tests::entries::spread;
 
-use super::{maker, target, today, with_tables};
+use super::{kinds, maker, target, today, with_tables};
 
 /// One who writes records of many times, or of one time, after one another.
 struct Source {
@@ -101,31 +101,18 @@ async fn an_hour_of_many_kinds_of_connection_is_read_page_by_page() {
     const OTHERS: u64 = 6000;
     let server = with_tables().await;
     let start = today();
-    let shape = |decision: &str, ports: &str| {
-        format!(
-            "INSERT INTO zt_audit.shape (day, id, type, source, destination, protocol, port, cluster, decision, enforced,
-                 mode, observer, hook, reason, proof, part, login)
-             SELECT {day}, zt_audit.shape_id('decision', 'a', 'b', NULL, NULL, NULL, 'c', '{decision}', 'observe', 'source',
-                    'connect', 'rule', 'none', 6::smallint, port, false, 0::smallint),
-                    'decision', 'a', 'b', 6, port, 'c', '{decision}', false, 'observe', 'source', 'connect', 'rule', 'none',
-                    0, 'node'
-             FROM {ports} port;",
-            day = start / (24 * HOUR),
-        )
-    };
-    let kinds =
-        shape("ALLOW", &format!("generate_series(1, {KINDS})")) + &shape("DENY", "generate_series(1, 1)");
+    let day = start / (24 * HOUR);
+    let kinds = kinds::shapes(day, "ALLOW", &format!("generate_series(1, {KINDS})"))
+        + &kinds::shapes(day, "DENY", "generate_series(1, 1)");
     // In the first half of the hour one of each kind, in the second the others.
-    let records = format!(
-        "INSERT INTO zt_audit.record (time, id, shape, writer, seq, revision, latency, count, login)
-         SELECT {start} + (port::bigint * 7919 % 20011) * 1000, gen_random_uuid(), id, '{writer}', port, 1, 1, 1, login
-         FROM zt_audit.shape WHERE decision = 'ALLOW';
-         INSERT INTO zt_audit.record (time, id, shape, writer, seq, revision, latency, count, login)
-         SELECT {start} + {half} + number * 1000, gen_random_uuid(), id, '{writer}', {KINDS} + number, 1, 1, 1, login
-         FROM zt_audit.shape, generate_series(1::bigint, {OTHERS}) number WHERE decision = 'DENY'",
-        half = HOUR / 2,
-        writer = Uuid::from_u128(7),
-    );
+    let records = kinds::one_of_each(day, "ALLOW", &format!("{start} + (port::bigint * 7919 % 20011) * 1000"))
+        + &format!(
+            "INSERT INTO zt_audit.record (time, id, shape, writer, seq, revision, latency, count, login)
+             SELECT {start} + {half} + number * 1000, gen_random_uuid(), id, '{writer}', {KINDS} + number, 1, 1, 1, login
+             FROM zt_audit.shape, generate_series(1::bigint, {OTHERS}) number WHERE decision = 'DENY'",
+            half = HOUR / 2,
+            writer = Uuid::from_u128(7),
+        );
     server.sql(&kinds).expect("inserted");
     server.sql(&records).expect("inserted");
     let end = Some(Cursor {

@@ -117,6 +117,7 @@ async fn the_writer_inserts_and_nothing_else() {
         "INSERT INTO zt_audit.shape (day, id, type, cluster, part) VALUES (0, gen_random_uuid(), '', '', 0)
          ON CONFLICT (day, id, login) DO UPDATE SET type = ''",
         "SELECT zt_audit.count_records()",
+        "SET temp_file_limit = -1",
         "CREATE TABLE zt_audit.mine (a int)",
         "SET ROLE zt_audit_maintainer",
     ] {
@@ -182,6 +183,13 @@ async fn the_reader_reads_and_nothing_else() {
             "{sql}: {said}"
         );
     }
+    // It bounds what its questions take of the server's disk.
+    let bounded = server.attempt(
+        "engine",
+        "zt_audit_reader",
+        "SET temp_file_limit = '1GB'; SHOW temp_file_limit",
+    );
+    assert_eq!(bounded.expect("psql"), Ok("1GB".to_owned()));
     let reader = Reader::new(target(&server, "engine"));
     assert_eq!(
         reader

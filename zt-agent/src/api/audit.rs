@@ -86,7 +86,7 @@ struct RecordsQuery {
 #[utoipa::path(get, path = "/v1/audit", tag = "audit", params(RecordsQuery), responses(
     (status = 200, description = "A page, the newest first. It may have fewer records than `limit`, or none, and go on all the same: where `next_cursor` is not null there may be more", body = Records),
     (status = "4XX", description = "The request is not valid", body = Details, content_type = "application/problem+json"),
-    (status = 503, description = "The store does not answer", body = Details, content_type = "application/problem+json"),
+    (status = 503, description = "The store does not answer (`audit_unavailable`), or not within ten seconds (`audit_slow`)", body = Details, content_type = "application/problem+json"),
 ))]
 pub(super) async fn records(State(state): State<ApiState>, given: Given) -> Result<Response, ApiProblem> {
     let mut given = Parameters::new(given.0, PARAMETERS);
@@ -142,8 +142,8 @@ struct GraphQuery {
 /// Says who talks to whom.
 #[utoipa::path(get, path = "/v1/graph", tag = "audit", params(GraphQuery), responses(
     (status = 200, description = "Who talks to whom", body = Graph),
-    (status = "4XX", description = "The request is not valid, or the graph has more than 100,000 edges (`too_much`): narrow it by time or namespace", body = Details, content_type = "application/problem+json"),
-    (status = 503, description = "The store does not answer, or too many wait for such an answer (`busy`, with `Retry-After`)", body = Details, content_type = "application/problem+json"),
+    (status = "4XX", description = "The request is not valid, or the graph has more than 100,000 edges, or takes more room than the server gives to a question (`too_much`): narrow it by time or namespace", body = Details, content_type = "application/problem+json"),
+    (status = 503, description = "The store does not answer (`audit_unavailable`), or not within ten seconds (`audit_slow`), or too many wait for such an answer (`busy`, with `Retry-After`)", body = Details, content_type = "application/problem+json"),
 ))]
 pub(super) async fn graph(
     State(state): State<ApiState>,
@@ -194,8 +194,13 @@ async fn answered_within<T>(
     time: Duration,
     question: impl Future<Output = Result<T, ArchiveError>>,
 ) -> Result<T, ApiProblem> {
+    let slow = || {
+        let detail = "the audit store did not answer within 10 seconds: narrow the question by time or party";
+        Err(ApiProblem::unavailable("audit_slow", detail))
+    };
     match tokio::time::timeout(time, question).await {
         Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) if error.is_slow() => slow(),
         Ok(Err(error)) if error.is_too_much() => Err(ApiProblem::bad_request("too_much", error.to_string())),
         Ok(Err(error)) if error.is_forbidden() => {
             let detail = format!(
@@ -207,11 +212,7 @@ async fn answered_within<T>(
             tracing::error!(%error, "the audit store does not answer");
             Err(ApiProblem::unavailable("audit_unavailable", error.to_string()))
         }
-        Err(_) => {
-            let detail =
-                "the audit store did not answer within 10 seconds: narrow the question by time or party";
-            Err(ApiProblem::unavailable("audit_slow", detail))
-        }
+        Err(_) => slow(),
     }
 }
 
@@ -220,6 +221,7 @@ mod tests {
     use axum::body::to_bytes;
 
     use super::*;
+    use crate::audit::postgres::PgError;
     use crate::audit::query::TooMuch;
     use crate::audit::sqlite::StoreError;
 
@@ -236,7 +238,9 @@ mod tests {
     async fn a_question_that_is_not_answered_is_told_why() {
         let slow = std::future::pending();
         assert_eq!(told(slow).await, (503, "audit_slow".to_owned()));
-        for too_much in [TooMuch::Edges, TooMuch::Seen(1)] {
+        let slow = ArchiveError::from(PgError::Slow { seconds: 10 });
+        assert_eq!(told(async { Err(slow) }).await, (503, "audit_slow".to_owned()));
+        for too_much in [TooMuch::Edges, TooMuch::Seen(1), TooMuch::Room] {
             let error = ArchiveError::from(StoreError::from(too_much));
             assert_eq!(told(async { Err(error) }).await, (400, "too_much".to_owned()));
         }

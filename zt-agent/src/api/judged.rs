@@ -148,7 +148,7 @@ struct Changed {
 /// Judges recorded connections by the policy in force.
 #[utoipa::path(get, path = "/v1/replay", tag = "policies", params(RangeQuery), responses(
     (status = 200, description = "What the policy in force makes of them, as `zt-agent policy replay` says of a candidate", body = Replay),
-    (status = "4XX", description = "The request is not valid, or there are more than 20,000 different connections (`too_much`): narrow it by time or namespace", body = Details, content_type = "application/problem+json"),
+    (status = "4XX", description = "The request is not valid, or there are more than 20,000 different connections, or they take more room than the server gives to a question (`too_much`): narrow it by time or namespace", body = Details, content_type = "application/problem+json"),
     (status = 503, description = "The store does not answer, or too many wait for such an answer (`busy`, with `Retry-After`)", body = Details, content_type = "application/problem+json"),
 ))]
 pub(super) async fn replay(
@@ -242,7 +242,7 @@ struct Unsaid {
 /// Makes the smallest policy that allows what went through.
 #[utoipa::path(get, path = "/v1/recommend", tag = "policies", params(RangeQuery), responses(
     (status = 200, description = "The policy that `zt-agent policy recommend` prints. Read it before you put it in force: it allows what happened, wanted or not", body = Recommendation),
-    (status = "4XX", description = "The request is not valid, or there are more than 20,000 different connections (`too_much`): narrow it by time or namespace", body = Details, content_type = "application/problem+json"),
+    (status = "4XX", description = "The request is not valid, or there are more than 20,000 different connections, or they take more room than the server gives to a question (`too_much`): narrow it by time or namespace", body = Details, content_type = "application/problem+json"),
     (status = 503, description = "The store does not answer, or too many wait for such an answer (`busy`, with `Retry-After`)", body = Details, content_type = "application/problem+json"),
 ))]
 pub(super) async fn recommend(

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Where the trail is kept, as `audit.dsn` says: in a local file, or in `PostgreSQL` behind a [`Spool`].
 
+mod error;
 mod upkeep;
 
 use std::path::PathBuf;
@@ -9,15 +10,16 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+pub use self::error::ArchiveError;
 pub use self::upkeep::keep;
 use super::names::Named;
-use super::postgres::{self, PgError, Target};
+use super::postgres::{self, Target};
 use super::query::{Cursor, Filter, Graph, GraphFilter, Page, RuleHits, Traffic};
 use super::record::Entry;
-use super::seal::{Checkpoint, KeyError};
-use super::spool::{Account, Shipper, Spool, SpoolError, WhenFull};
-use super::sqlite::{self, Store, StoreError};
-use super::store::{Pruned, RingMark, Sink, SinkError};
+use super::seal::Checkpoint;
+use super::spool::{Account, Shipper, Spool, WhenFull};
+use super::sqlite::{self, Store};
+use super::store::{Pruned, RingMark, Sink};
 
 /// What the configuration says of the trail.
 #[derive(Clone, Debug)]
@@ -38,57 +40,6 @@ pub struct Settings {
     pub keys: Option<PathBuf>,
     /// When what is in the local file is safe from a crash of the machine.
     pub sync: sqlite::Durability,
-}
-
-/// An error of the [`Archive`].
-#[derive(Debug, thiserror::Error)]
-pub enum ArchiveError {
-    /// Of the local file.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// Of the spool.
-    #[error(transparent)]
-    Spool(#[from] SpoolError),
-    /// Of the server.
-    #[error(transparent)]
-    Postgres(#[from] PgError),
-    /// Of the keys.
-    #[error(transparent)]
-    Keys(#[from] KeyError),
-}
-
-impl ArchiveError {
-    /// Whether a question asks for too much.
-    pub const fn is_too_much(&self) -> bool {
-        matches!(
-            self,
-            Self::Postgres(PgError::TooMuch(_)) | Self::Store(StoreError::TooMuch(_))
-        )
-    }
-
-    /// Whether the login may not do this, whatever the server has.
-    pub fn is_forbidden(&self) -> bool {
-        matches!(self, Self::Postgres(error) if error.is_forbidden())
-    }
-
-    /// Whether the DSN is at fault.
-    pub const fn is_input(&self) -> bool {
-        matches!(
-            self,
-            Self::Postgres(PgError::Dsn { .. }) | Self::Store(StoreError::Dsn { .. })
-        )
-    }
-}
-
-impl SinkError for ArchiveError {
-    fn is_transient(&self) -> bool {
-        match self {
-            Self::Store(error) => error.is_transient(),
-            Self::Spool(error) => error.is_transient(),
-            Self::Postgres(error) => !error.is_of_the_batch(),
-            Self::Keys(_) => true,
-        }
-    }
 }
 
 /// Whether a DSN is one of `PostgreSQL`.

@@ -32,6 +32,11 @@ pub enum TooMuch {
     /// Of recorded connections.
     #[error("there are more than {0} different connections: narrow them by time or namespace")]
     Seen(usize),
+    /// Of whatever the server adds up.
+    #[error(
+        "adding up what is asked for takes more of the server's disk than it gives to a question: narrow it by time or namespace"
+    )]
+    Room,
 }
 
 /// Which records to find. Every `None` finds all.

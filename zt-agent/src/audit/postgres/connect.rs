@@ -12,6 +12,9 @@ use super::PgError;
 /// How long a connection may take to come about.
 const CONNECT_TIME: Duration = Duration::from_secs(10);
 
+/// How long a question may take.
+pub(super) const MOST_SECONDS: u64 = 10;
+
 /// Each statement sees what was committed before it, whatever the database's own setting is: what comes for a day that was
 /// added up is counted right only so.
 const READ_COMMITTED: (&str, &str) = ("default_transaction_isolation", "read committed");
@@ -147,6 +150,9 @@ fn is_loopback(host: &str) -> bool {
             .parse()
             .is_ok_and(|address: std::net::IpAddr| address.is_loopback())
 }
+
+// The settings of readers name it.
+const _: () = assert!(MOST_SECONDS == 10);
 
 #[cfg(test)]
 mod tests {

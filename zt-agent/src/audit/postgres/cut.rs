@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The hour that a page begins within. The counts say when a shape was recorded last in it, and not when last before the
-//! page. What is asked for is either frequent: then it is found among the records right before, whatever their shapes. Or
-//! it is rare: then it has few shapes, each of which is looked up. Where it is neither, the page ends early, and the next
-//! one goes on: no question takes longer because others have recorded much.
+//! The hour that a page begins within, or one of a day with very many kinds of record. The counts say when a shape was
+//! recorded last in it, and not when last before the page. What is asked for is either frequent: then it is found among the
+//! records right before, whatever their shapes. Or it is rare: then it has few shapes, each of which is looked up. Where it
+//! is neither, the page ends early, and the next one goes on: no question takes longer because others have recorded much.
 
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
 use super::PgError;
-use super::guide::{Parameters, asked};
+use super::guide::{Parameters, Places, asked};
 use super::rows::columns;
 use super::select::{Search, bounded};
 use crate::audit::query::{Cursor, HOUR};
@@ -20,8 +20,6 @@ const FEW_ROWS: i64 = 16_384;
 /// Most of them at a time, and for one page.
 const MOST_ROWS: i64 = 262_144;
 pub(super) const PAGE_ROWS: i64 = 8 * MOST_ROWS;
-/// Most shapes that are looked up one by one.
-const MOST_PLACES: usize = 16_384;
 
 /// The time of the record so many places before the cursor. Parameters: 1 and 2 the times, 3 and 4 the cursor, 5 how many.
 const FLOOR: &str = "
@@ -43,16 +41,17 @@ const STRETCH: &str = concat!(
 );
 
 impl Search {
-    /// Takes what is asked for of the hour that the cursor cuts.
+    /// Takes what is asked for of one hour, that the cursor may cut.
     pub(super) async fn cut_hour(
         &mut self,
         connection: &mut PgConnection,
         parameters: &Parameters,
         hour: i64,
     ) -> Result<(), PgError> {
-        let (mut rows, mut looked_at, mut asked) = (FIRST_ROWS, 0, false);
+        let (mut rows, mut asked) = (FIRST_ROWS, false);
         loop {
             let before = self.found.count();
+            self.looked_at += rows;
             let floor = self.stretch(connection, parameters, hour, rows).await?;
             let (Some(floor), false) = (floor, self.is_done()) else {
                 return Ok(());
@@ -62,22 +61,20 @@ impl Search {
                 time: floor,
                 id: Uuid::nil(),
             };
-            looked_at += rows;
             let needed = match (self.found.count() - before) as i64 {
                 0 => i64::MAX,
                 found => (rows * self.left() as i64 / found).max(1),
             };
             if needed > FEW_ROWS && !std::mem::replace(&mut asked, true) {
-                let most = MOST_PLACES + 1;
                 let places = parameters
-                    .places(connection, (hour, hour), self.since, self.before, most as i64)
+                    .places_of_hour(connection, hour, self.since, self.before)
                     .await?;
-                if places.len() < most {
+                if let Places::Few(places) = places {
                     let places = self.latest(connection, places).await?;
                     return self.take_places(connection, places).await;
                 }
             }
-            if looked_at >= self.most_rows {
+            if self.looked_at >= self.most_rows {
                 self.found.end_at(self.before);
                 return Ok(());
             }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What can go wrong with a `PostgreSQL` server.
 
+use crate::audit::query::TooMuch;
+
 /// An error of the `PostgreSQL` store. None of them shows the DSN: it may hold a password.
 #[derive(Debug, thiserror::Error)]
 pub enum PgError {
@@ -62,7 +64,7 @@ pub enum PgError {
     },
     /// The answer would be too large.
     #[error(transparent)]
-    TooMuch(#[from] crate::audit::query::TooMuch),
+    TooMuch(#[from] TooMuch),
     /// A record cannot be read back.
     #[error("record {id} of the audit trail in PostgreSQL is damaged: {column} is {found}")]
     Damaged {
@@ -106,15 +108,27 @@ impl PgError {
         }
     }
 
+    /// What became of a question: one that took longer, or more of the server's disk, than it gives to one is told as that.
+    pub(super) fn of_question(self) -> Self {
+        let Self::Database { source } = &self else {
+            return self;
+        };
+        match code(source).as_deref() {
+            Some("57014") => Self::Slow {
+                seconds: super::connect::MOST_SECONDS,
+            },
+            // `temp_file_limit`.
+            Some("53400") => Self::TooMuch(TooMuch::Room),
+            _ => self,
+        }
+    }
+
     /// Whether the login lacks the role that this takes.
     pub fn is_forbidden(&self) -> bool {
         let (Self::Connect { source, .. } | Self::Database { source }) = self else {
             return false;
         };
-        let error = source.as_database_error();
-        error
-            .and_then(sqlx::error::DatabaseError::code)
-            .is_some_and(|code| code == "42501")
+        code(source).as_deref() == Some("42501")
     }
 
     /// Whether the server refuses what the batch itself says, and would whatever else is in its tables and whatever its
@@ -150,12 +164,15 @@ fn of_code(code: &str, constraint: &str) -> &'static str {
     }
 }
 
+/// The code (`SQLSTATE`) of what the server says.
+fn code(source: &sqlx::Error) -> Option<String> {
+    let error = source.as_database_error()?;
+    error.code().map(std::borrow::Cow::into_owned)
+}
+
 /// What to do about a refusal that has one usual reason.
 fn advice(source: &sqlx::Error) -> &'static str {
-    let code = source
-        .as_database_error()
-        .and_then(|error| error.code().map(std::borrow::Cow::into_owned));
-    match code.as_deref() {
+    match code(source).as_deref() {
         Some("42501") => "; GRANT that role to the login of audit.dsn, see deploy/postgres/roles.sql",
         Some("22023" | "42704" | "42883") => "; run deploy/postgres/roles.sql in that database",
         Some("42P01") => {

@@ -2,7 +2,7 @@
 //! Where the answers are: which shapes, in which hours. Every value is a parameter; the statements are constants.
 
 use sqlx::Row as _;
-use sqlx::postgres::{PgArguments, PgConnection, Postgres};
+use sqlx::postgres::{PgArguments, PgConnection, PgRow, Postgres};
 use sqlx::query::Query;
 use uuid::Uuid;
 
@@ -28,24 +28,55 @@ macro_rules! asked {
 }
 pub(super) use asked;
 
-/// Shapes that are asked for, by the hour, with their first and last record in it; the latest first. Parameters 1 to 9 are
-/// the filter, 10 and 11 the hours, 12 and 13 the times, 14 how many; more where the last of them are of one moment. A shape
-/// that several logins have is one place.
+/// Shapes that are asked for, by the hour, with their first and last record in it; the latest first. Before each how many
+/// shapes of the days are asked for, as far as they are counted: where that is far, none is looked up. Parameters 1 to 9 are
+/// the filter, 10 and 11 the hours, 12 and 13 the times, 14 how many; more where the last of them are of one moment, 15 one
+/// more than the most shapes. A shape that several logins have is one place.
 const GUIDE: &str = concat!(
     "
 WITH s AS MATERIALIZED (
     SELECT day, id, login FROM zt_audit.shape
     WHERE day BETWEEN $10::bigint / 24 AND $11::bigint / 24 AND ",
     asked!(),
-    "
+    " LIMIT $15
 )
-SELECT b.shape, min(b.first_seen), max(b.last_seen)
-FROM s JOIN zt_audit.bucket b ON b.shape = s.id AND b.login = s.login
-                             AND b.hour BETWEEN s.day::bigint * 24 AND s.day::bigint * 24 + 23
-WHERE b.hour BETWEEN $10 AND $11 AND b.last_seen >= $12 AND b.first_seen <= $13
-GROUP BY b.shape, b.hour
-ORDER BY 3 DESC FETCH FIRST ($14::bigint) ROWS WITH TIES"
+SELECT k.kinds, g.shape, g.first, g.last
+FROM (SELECT count(*) AS kinds FROM s) k LEFT JOIN (
+    SELECT b.shape, min(b.first_seen) AS first, max(b.last_seen) AS last
+    FROM s JOIN zt_audit.bucket b ON b.shape = s.id AND b.login = s.login
+                                 AND b.hour BETWEEN s.day::bigint * 24 AND s.day::bigint * 24 + 23
+    WHERE (SELECT count(*) FROM s) < $15 AND b.hour BETWEEN $10 AND $11 AND b.last_seen >= $12 AND b.first_seen <= $13
+    GROUP BY b.shape, b.hour
+    ORDER BY 3 DESC FETCH FIRST ($14::bigint) ROWS WITH TIES
+) g ON true"
 );
+
+/// The same of one hour, from what was recorded in it: of a day with many shapes it may have few. Parameters: 1 to 9 the
+/// filter, 10 the hour, 11 and 12 the times, 13 one more than the most shapes, whatever they say.
+const GUIDE_OF_HOUR: &str = concat!(
+    "
+WITH b AS MATERIALIZED (
+    SELECT shape, login, first_seen, last_seen FROM zt_audit.bucket
+    WHERE hour = $10::bigint AND last_seen >= $11 AND first_seen <= $12 LIMIT $13
+)
+SELECT k.kinds, g.shape, g.first, g.last
+FROM (SELECT count(*) AS kinds FROM b) k LEFT JOIN (
+    SELECT b.shape, min(b.first_seen) AS first, max(b.last_seen) AS last
+    FROM b CROSS JOIN LATERAL (
+        SELECT FROM zt_audit.shape s
+        WHERE s.day = ($10 / 24)::integer AND s.id = b.shape AND s.login = b.login AND ",
+    asked!(),
+    "   OFFSET 0
+    ) s
+    WHERE (SELECT count(*) FROM b) < $13
+    GROUP BY b.shape
+) g ON true"
+);
+
+/// Most shapes that are looked up one by one.
+const MOST_KINDS: i64 = 16_384;
+/// Most shapes of an hour that are looked at for those that are asked for.
+const MOST_OF_HOUR: i64 = 65_536;
 
 /// The SPIFFE IDs of parties between two texts, each once.
 const NAMES: &str = "SELECT DISTINCT name FROM zt_audit.name WHERE name >= $1 AND name < $2";
@@ -70,6 +101,15 @@ pub(super) struct Place {
     pub(super) shape: Uuid,
     pub(super) first: i64,
     pub(super) last: i64,
+}
+
+/// What the counts say of a question.
+#[derive(Debug)]
+pub(super) enum Places {
+    /// These are all, or the latest of them.
+    Few(Vec<Place>),
+    /// Too many kinds of record are asked for to look each up.
+    Many,
 }
 
 impl Parameters {
@@ -133,7 +173,7 @@ impl Parameters {
             .bind(self.node.as_deref())
     }
 
-    /// The places between two hours that have records from `since` on and not behind `before`, the latest first.
+    /// The places between two hours that have records from `since` on and not behind `before`: so many of the latest.
     pub(super) async fn places(
         &self,
         connection: &mut PgConnection,
@@ -141,7 +181,7 @@ impl Parameters {
         since: i64,
         before: Cursor,
         most: i64,
-    ) -> Result<Vec<Place>, PgError> {
+    ) -> Result<Places, PgError> {
         let rows = self
             .bind(GUIDE)
             .bind(low)
@@ -149,17 +189,57 @@ impl Parameters {
             .bind(since)
             .bind(before.time)
             .bind(most)
+            .bind(MOST_KINDS + 1)
             .fetch_all(connection)
             .await?;
-        let place = |row: &sqlx::postgres::PgRow| {
-            Ok(Place {
-                shape: row.try_get(0)?,
-                first: row.try_get(1)?,
-                last: row.try_get(2)?,
-            })
-        };
-        Ok(rows.iter().map(place).collect::<Result<_, sqlx::Error>>()?)
+        Ok(told(&rows, MOST_KINDS)?)
     }
+
+    /// All places of an hour, as above. Where the day has many kinds that are asked for, the hour may have few of any.
+    pub(super) async fn places_of_hour(
+        &self,
+        connection: &mut PgConnection,
+        hour: i64,
+        since: i64,
+        before: Cursor,
+    ) -> Result<Places, PgError> {
+        let places = self
+            .places(&mut *connection, (hour, hour), since, before, MOST_KINDS)
+            .await?;
+        if matches!(places, Places::Few(_)) {
+            return Ok(places);
+        }
+        let rows = self
+            .bind(GUIDE_OF_HOUR)
+            .bind(hour)
+            .bind(since)
+            .bind(before.time)
+            .bind(MOST_OF_HOUR + 1)
+            .fetch_all(connection)
+            .await?;
+        Ok(match told(&rows, MOST_OF_HOUR)? {
+            Places::Few(places) if places.len() as i64 > MOST_KINDS => Places::Many,
+            places => places,
+        })
+    }
+}
+
+/// What a guide says, which looked up so many kinds at most. It has a row without a place where there is none.
+fn told(rows: &[PgRow], most: i64) -> Result<Places, sqlx::Error> {
+    let mut places = Vec::new();
+    for row in rows {
+        if row.try_get::<i64, _>(0)? > most {
+            return Ok(Places::Many);
+        }
+        if let Some(shape) = row.try_get(1)? {
+            places.push(Place {
+                shape,
+                first: row.try_get(2)?,
+                last: row.try_get(3)?,
+            });
+        }
+    }
+    Ok(Places::Few(places))
 }
 
 /// The newest hour that has a record, from that of `since` to that of `before`.

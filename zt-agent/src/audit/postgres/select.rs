@@ -5,26 +5,20 @@
 //! when the latest is. So the search goes back through windows of hours that grow, takes as many shapes as there are
 //! records on a page (each has at least one that is as late as the latest of any left out), and reads of each no more
 //! than the page can hold. Whatever the filter, it reads hundreds of records and not the trail. The hour within which a
-//! page begins is searched otherwise: see [`super::cut`].
+//! page begins is searched otherwise, and so is one of a day with very many kinds of record: see [`super::cut`].
 //!
 //! Two logins may have inserted records of one time and id. A cursor cannot lie between them: a page ends behind all of
 //! them, and is longer than it should be by as many. What cannot be read is on the page, as such.
 
-use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
+use sqlx::postgres::PgConnection;
 use sqlx::{Row as _, postgres::PgRow};
-use std::time::Duration;
 use uuid::Uuid;
 
-use super::connect::{Role, Target};
-use super::guide::{self, Parameters, Place};
+use super::guide::{self, Parameters, Place, Places};
 use super::rows::{self, columns};
-use super::{DAY, PgError, cut, graph, rules, traffic};
-use crate::audit::query::{
-    Cursor, Filter, Graph, GraphFilter, HOUR, MAX_LIMIT, MAX_SEEN, Page, RuleHits, Traffic,
-};
+use super::{DAY, PgError};
+use crate::audit::query::{Cursor, Filter, HOUR, Page};
 
-/// Questions at a time.
-const READERS: u32 = 4;
 /// How many hours back each window reaches from the newest; one more reaches to the beginning. An hour has thousands of
 /// shapes where a question asks for nearly everything: the first windows are those in which such a question ends.
 const WINDOWS: [i64; 6] = [0, 1, 4, 24, 24 * 7, 24 * 31];
@@ -77,84 +71,19 @@ const OF_PLACES: &str = concat!(
       ORDER BY r.time DESC, r.id DESC, r.login"
 );
 
-/// Answers questions.
-#[derive(Debug, Clone)]
-pub struct Reader {
-    target: Target,
-    pool: PgPool,
+/// The latest records behind a place, at most so many; not more than `most_rows` are looked at that nobody asked for.
+pub(super) async fn page(
+    connection: &mut PgConnection,
+    filter: &Filter,
+    cursor: Option<Cursor>,
+    limit: usize,
     most_rows: i64,
-}
-
-impl Reader {
-    /// A reader that is not connected yet.
-    pub fn new(target: Target) -> Self {
-        let pool = PgPoolOptions::new()
-            .max_connections(READERS)
-            .min_connections(0)
-            .acquire_timeout(Duration::from_secs(5))
-            .connect_lazy_with(target.options(Role::Reader));
-        Self {
-            target,
-            pool,
-            most_rows: cut::PAGE_ROWS,
-        }
+) -> Result<Page, PgError> {
+    let mut search = Search::new(filter, cursor, limit + 1, most_rows);
+    if let Some(parameters) = Parameters::of(connection, filter).await? {
+        search.run(connection, &parameters).await?;
     }
-
-    /// Bounds how many records are looked at for one page whose question does not ask for them; then the page ends early,
-    /// and the next one goes on. Without this it is two million.
-    #[must_use]
-    pub fn looking_at_most(self, records: u32) -> Self {
-        Self {
-            most_rows: records.into(),
-            ..self
-        }
-    }
-
-    /// One page of records, newest first. `cursor` is the `next` of the page before; `limit` is at most [`MAX_LIMIT`].
-    pub async fn query(&self, filter: &Filter, cursor: Option<Cursor>, limit: u32) -> Result<Page, PgError> {
-        let limit = limit.clamp(1, MAX_LIMIT) as usize;
-        let mut transaction = self.begin().await?;
-        let mut search = Search::new(filter, cursor, limit + 1, self.most_rows);
-        if let Some(parameters) = Parameters::of(&mut transaction, filter).await? {
-            search.run(&mut transaction, &parameters).await?;
-        }
-        Ok(search.found.page(limit))
-    }
-
-    /// Who talks to whom.
-    pub async fn graph(&self, filter: &GraphFilter) -> Result<Graph, PgError> {
-        graph::graph(&mut *self.begin().await?, filter).await
-    }
-
-    /// The connections of a range of hours, each counted once.
-    pub async fn traffic(&self, filter: &GraphFilter) -> Result<Traffic, PgError> {
-        self.traffic_up_to(filter, MAX_SEEN).await
-    }
-
-    /// The same, or an error where there are more different ones.
-    pub async fn traffic_up_to(&self, filter: &GraphFilter, most: usize) -> Result<Traffic, PgError> {
-        traffic::traffic(&mut *self.begin().await?, filter, most).await
-    }
-
-    /// How often which rule decided in a range of hours.
-    pub async fn rules(&self, filter: &GraphFilter) -> Result<RuleHits, PgError> {
-        rules::rules(&mut *self.begin().await?, filter).await
-    }
-
-    /// Closes every connection.
-    pub async fn close(&self) {
-        self.pool.close().await;
-    }
-
-    /// One moment of the trail for all statements of a question.
-    async fn begin(&self) -> Result<sqlx::Transaction<'static, sqlx::Postgres>, PgError> {
-        let begin = self
-            .pool
-            .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
-        begin
-            .await
-            .map_err(|source| self.target.failed(Role::Reader, source))
-    }
+    Ok(search.found.page(limit))
 }
 
 /// What was found so far, in order.
@@ -221,7 +150,8 @@ pub(super) struct Search {
     pub(super) before: Cursor,
     pub(super) found: Found,
     wanted: usize,
-    /// Most records that are looked at without being asked for.
+    /// Records that were looked at, whether they are asked for or not, and most of them.
+    pub(super) looked_at: i64,
     pub(super) most_rows: i64,
 }
 
@@ -241,6 +171,7 @@ impl Search {
             before: cursor.map_or(end, |cursor| cursor.min(end)),
             wanted,
             found: Found::default(),
+            looked_at: 0,
             most_rows,
         }
     }
@@ -258,12 +189,8 @@ impl Search {
             let low = back.map_or(oldest, |back| (newest - back).max(oldest));
             if parameters.is_all() {
                 self.all(connection, low, high).await?;
-            } else if high == newest {
-                // The first window is one hour, which is looked through as if it were cut: what is frequent is found
-                // without a look at its shapes, of which an hour may have tens of thousands.
-                self.cut_hour(connection, parameters, high).await?;
             } else {
-                self.places(connection, parameters, low, high).await?;
+                self.window(connection, parameters, low, high).await?;
             }
             high = low - 1;
         }
@@ -301,18 +228,36 @@ impl Search {
         self.found.take(&rows)
     }
 
-    async fn places(
+    /// Takes the latest that is asked for of a window. An hour is looked through as if it were cut: what is frequent is found
+    /// without a look at its shapes, of which an hour may have tens of thousands. So is each hour of a day of which many
+    /// kinds are asked for; of several days the later half is looked at first.
+    async fn window(
         &mut self,
         connection: &mut PgConnection,
         parameters: &Parameters,
         low: i64,
         high: i64,
     ) -> Result<(), PgError> {
-        let most = self.left() as i64;
-        let places = parameters
-            .places(connection, (low, high), self.since, self.before, most)
-            .await?;
-        self.take_places(connection, places).await
+        // The latest is the last.
+        let mut windows = vec![(low, high)];
+        while let Some((low, high)) = windows.pop().filter(|_| !self.is_done()) {
+            if low == high {
+                self.cut_hour(connection, parameters, high).await?;
+                continue;
+            }
+            let most = self.left() as i64;
+            let places = parameters
+                .places(connection, (low, high), self.since, self.before, most)
+                .await?;
+            match places {
+                Places::Few(places) => self.take_places(connection, places).await?,
+                Places::Many => match halfway(low, high) {
+                    Some(middle) => windows.extend([(low, middle - 1), (middle, high)]),
+                    None => windows.extend((low..=high).map(|hour| (hour, hour))),
+                },
+            }
+        }
+        Ok(())
     }
 
     /// Takes the latest records of these places.
@@ -389,6 +334,15 @@ impl Search {
             .bind(self.before.time)
             .bind(self.before.id)
     }
+}
+
+/// The first hour of the later half of the days that two hours are of; `None` where that is one day.
+const fn halfway(low: i64, high: i64) -> Option<i64> {
+    let (first, last) = (low / 24, high / 24);
+    if first == last {
+        return None;
+    }
+    Some((first + last + 1) / 2 * 24)
 }
 
 // The statements above name the width of a day and twice the bytes of a page.
