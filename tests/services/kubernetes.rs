@@ -4,6 +4,8 @@
 
 #[path = "kubernetes/host_network.rs"]
 mod host_network;
+#[path = "kubernetes/lies.rs"]
+mod lies;
 #[path = "kubernetes/life.rs"]
 mod life;
 #[path = "kubernetes/nodes_in_force.rs"]

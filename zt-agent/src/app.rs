@@ -6,6 +6,7 @@
 //! what is in force. Up: the [`reader`] takes events from the ring buffer to the audit pipeline.
 
 mod callers;
+mod cluster_nodes;
 mod control;
 mod descriptors;
 mod engine;

@@ -20,6 +20,6 @@ pub use self::client::{Client, ClientError};
 pub use self::freshness::{Freshness, Status};
 pub use self::health::Health;
 pub use self::memory::FILE;
-pub use self::source::{Others, Settings, Source};
+pub use self::source::{Nodes, Others, Settings, Source};
 pub use self::watch::{Collection, Said, Timing, follow};
 pub use self::watches::Watches;

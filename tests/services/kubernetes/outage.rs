@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use zt_agent::identity::kubernetes::{Changes, Template, Whose};
 use zt_agent::identity::peers::{Neighbour, Roster};
@@ -250,6 +250,8 @@ fn where_pods_of_other_nodes_are_is_not_believed_for_ever() -> Result<()> {
         naming: Template::default().fixed("hanzo.ai", "hanzo-k8s")?,
         node: NODE.to_owned(),
         roots: vec!["kubepods".into()],
+        cluster: Vec::new(),
+        nodes: watch::channel(None).1,
         memory: directory.path().join("pods.json"),
         timing: Timing {
             longest_pause: Duration::from_millis(200),
@@ -309,6 +311,8 @@ fn pods_of_other_nodes_are_followed_only_while_nobody_else_tells_of_them() -> Re
         naming: Template::default().fixed("hanzo.ai", "hanzo-k8s")?,
         node: NODE.to_owned(),
         roots: vec!["kubepods".into()],
+        cluster: Vec::new(),
+        nodes: watch::channel(None).1,
         memory: directory.path().join("pods.json"),
         timing: Timing {
             // It is looked as often.

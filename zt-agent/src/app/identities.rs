@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
+use super::cluster_nodes::{self, ClusterNodes};
 use super::input::Input;
 use super::node::{Command, DEPTH, Sources};
 use super::peers::Peers;
@@ -45,6 +46,8 @@ pub(super) struct Followed {
     nri: Option<(nri::Settings, Arc<nri::Health>)>,
     /// The agents of other nodes.
     pub(super) peers: Option<Peers>,
+    /// Follows which nodes the cluster has.
+    nodes: Option<JoinHandle<()>>,
 }
 
 /// What SPIRE can be asked about pods.
@@ -72,10 +75,16 @@ pub(super) async fn open(
     }
     let services = config.identity.has(IdentitySource::Kubernetes);
     let peers_health = Arc::new(peers::Health::default());
-    let mut pods = pods(config, input, &cgroups, &peers_health).await?;
+    let cluster = services.then(|| ClusterNodes::recall(config));
+    let seen = cluster.as_ref().map(ClusterNodes::seen);
+    let mut pods = pods(config, input, &cgroups, &peers_health, seen.clone()).await?;
     if let Some(source) = &pods {
         metrics.read_kubernetes(source.health());
     }
+    let asked = input.kubernetes.clone().zip(pods.as_ref());
+    let nodes = cluster
+        .zip(asked)
+        .map(|(cluster, (client, source))| cluster.follow(client, Arc::clone(&source.health().freshness)));
     let settings = spire::Settings {
         admin_socket: config.identity.spire_admin_socket.clone(),
         trust_domain: config.trust_domain.clone(),
@@ -103,10 +112,11 @@ pub(super) async fn open(
     let peers = if config.identity.has(IdentitySource::Peers) {
         let svids = spire.as_mut().map(Source::show);
         // A list in the configuration is what counts.
-        let asked = pods.as_ref().filter(|_| config.identity.peers.nodes.is_empty());
-        let freshness = asked.map(|source| Arc::clone(&source.health().freshness));
-        let kubernetes = input.kubernetes.clone().zip(freshness);
-        Some(Peers::open(config, node_epochs, svids, kubernetes, peers_health).await?)
+        let mut seen = seen.filter(|_| config.identity.peers.nodes.is_empty());
+        if let Some(seen) = &mut seen {
+            cluster_nodes::known(seen).await;
+        }
+        Some(Peers::open(config, node_epochs, svids, seen, peers_health).await?)
     } else {
         None
     };
@@ -134,6 +144,7 @@ pub(super) async fn open(
         services,
         nri: nri_plugin(config, input, metrics),
         peers,
+        nodes,
     };
     Ok((cgroups, sources, followed))
 }
@@ -157,9 +168,9 @@ async fn pods(
     input: &Input,
     cgroups: &BTreeMap<PathBuf, u64>,
     peers: &Arc<peers::Health>,
+    nodes: Option<kubernetes::Nodes>,
 ) -> Result<Option<kubernetes::Source>, AppError> {
-    let client = input.kubernetes.clone();
-    let Some(client) = client.filter(|_| config.identity.has(IdentitySource::Kubernetes)) else {
+    let Some((client, nodes)) = input.kubernetes.clone().zip(nodes) else {
         return Ok(None);
     };
     let naming = config
@@ -171,6 +182,8 @@ async fn pods(
         naming,
         node: config.node.clone(),
         roots: input.root_paths.clone(),
+        cluster: config.cluster_cidrs.clone(),
+        nodes,
         memory: config.state_directory().join(kubernetes::FILE),
         timing: kubernetes::Timing::default(),
         others: others(config, peers),
@@ -293,6 +306,7 @@ pub(super) fn follow(
     if let Some(peers) = followed.peers {
         tasks.extend(peers.follow(snapshots, commands));
     }
+    tasks.extend(followed.nodes);
     if let Some((settings, health)) = followed.nri {
         let following = nri::follow(settings, snapshots.clone(), health);
         tasks.push(tokio::spawn(async move {

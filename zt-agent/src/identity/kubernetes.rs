@@ -8,6 +8,7 @@
 mod address;
 mod cgroups;
 mod directory;
+mod ground;
 mod known;
 mod naming;
 mod paths;

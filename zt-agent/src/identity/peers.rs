@@ -16,7 +16,9 @@ use std::sync::Arc;
 use rustls::sign::CertifiedKey;
 use serde::{Deserialize, Serialize};
 
-pub use self::roster::{Agents, ClusterNode, Dispute, Neighbour, Roster, RosterError, Speaker, agent_id};
+pub use self::roster::{
+    Agents, ClusterNode, Dispute, Neighbour, Own, Roster, RosterError, Speaker, agent_id,
+};
 pub use self::standing::{Counts, Evidence, Standing};
 pub use self::table::{Difference, Refusal, Table};
 use crate::spiffe_id::SpiffeId;

@@ -20,7 +20,7 @@ pub const FILE: &str = "pods.json";
 /// How long ago the API may have been heard for addresses to be believed: as long as SPIRE's word lasts without SPIRE, by the
 /// specification.
 pub(super) const MOST_AGE: Duration = Duration::from_secs(3600);
-/// Most bytes that are read.
+/// Most bytes that are read, and written.
 const MAX_BYTES: u64 = 256 << 20;
 
 #[derive(Deserialize)]
@@ -89,14 +89,36 @@ pub(super) fn recall(path: &Path, node: &str, directory: &mut Directory) -> Reca
 
 /// What is to be written, of what the API last said at `heard`.
 pub(super) fn text(node: &str, directory: &Directory, heard: Option<SystemTime>) -> io::Result<Vec<u8>> {
+    text_below(MAX_BYTES, node, directory, heard)
+}
+
+/// The same in so many bytes. Where all is more, it is this node's pods alone: of the others the API tells again.
+fn text_below(
+    most: u64,
+    node: &str,
+    directory: &Directory,
+    heard: Option<SystemTime>,
+) -> io::Result<Vec<u8>> {
     let since = heard.and_then(|heard| heard.duration_since(UNIX_EPOCH).ok());
-    Ok(serde_json::to_vec(&Remember {
+    let mut remember = Remember {
         boot: kept::boot().unwrap_or_default(),
         heard: since.map_or(0, |since| since.as_secs()),
         node,
         naming: directory.naming(),
         pods: directory.remembered().collect(),
-    })?)
+    };
+    let text = serde_json::to_vec(&remember)?;
+    if u64::try_from(text.len()).is_ok_and(|length| length <= most) {
+        return Ok(text);
+    }
+    let before = remember.pods.len();
+    remember.pods.retain(|(part, ..)| *part == Part::Here);
+    let left_out = before - remember.pods.len();
+    tracing::warn!(
+        left_out,
+        "what is known of other nodes' pods is more than can be remembered: a successor begins with this node's"
+    );
+    Ok(serde_json::to_vec(&remember)?)
 }
 
 #[cfg(test)]
@@ -108,7 +130,7 @@ mod tests {
 
     fn directory(node: &str) -> Directory {
         let naming = Template::default().fixed("hanzo.ai", "c").expect("it makes IDs");
-        Directory::new(naming, node.to_owned(), vec!["kubepods".into()])
+        Directory::new(naming, node.to_owned(), vec!["kubepods".into()], Vec::new())
     }
 
     fn pod(name: &str, node: &str, address: &str) -> Pod {
@@ -147,6 +169,28 @@ mod tests {
         assert_eq!(recall(&path, "two", &mut directory("two")), Recalled::default());
         fs::write(&path, "nonsense").expect("written");
         assert_eq!(recall(&path, "one", &mut directory("one")), Recalled::default());
+    }
+
+    #[test]
+    fn where_all_is_too_much_this_nodes_pods_are_remembered() {
+        let temporary = tempfile::tempdir().expect("a directory");
+        let path = temporary.path().join(FILE);
+        let mut before = directory("one");
+        before.applied(Part::Here, &pod("a", "one", "10.0.0.1"));
+        before.applied(Part::Elsewhere, &pod("b", "two", "10.0.0.2"));
+        let now = Some(SystemTime::now());
+        let all = text("one", &before, now).expect("JSON").len() as u64;
+        for (most, pods) in [(all, 2), (all - 1, 1)] {
+            let text = text_below(most, "one", &before, now).expect("JSON");
+            assert!(text.len() as u64 <= most);
+            fs::write(&path, text).expect("written");
+            let mut after = directory("one");
+            assert_eq!(recall(&path, "one", &mut after).pods, pods);
+            assert_eq!(
+                after.changes().workloads.map(|workloads| workloads.len()),
+                Some(1)
+            );
+        }
     }
 
     #[test]

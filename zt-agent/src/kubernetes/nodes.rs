@@ -34,10 +34,13 @@ pub const FILE: &str = "nodes.json";
 /// Most bytes of it that are read.
 const MAX_BYTES: u64 = 64 << 20;
 
+/// The collection.
+pub(super) const COLLECTION: &str = "nodes";
+
 /// All nodes.
 pub fn nodes() -> Collection {
     Collection {
-        name: "nodes",
+        name: COLLECTION,
         path: "/api/v1/nodes".to_owned(),
         field_selector: None,
     }

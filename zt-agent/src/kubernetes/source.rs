@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The `kubernetes` identity source at work: two watches of pods and the cgroups of this node, put together.
 
+mod granted;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::mpsc;
+use ipnet::IpNet;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, yield_now};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
@@ -18,6 +21,7 @@ use super::{Client, Health, memory};
 use crate::cgroup::CgroupEvent;
 use crate::identity::kept;
 use crate::identity::kubernetes::{Changes, Directory, Naming, Part, Pod};
+use crate::identity::peers::Roster;
 
 /// Things said that may wait.
 const QUEUE: usize = 4096;
@@ -31,6 +35,9 @@ const SAVE_ELSEWHERE: Duration = Duration::from_secs(60);
 const REFRESH: Duration = Duration::from_secs(memory::MOST_AGE.as_secs() / 2);
 /// How often it is looked whether what is known is too old, should nothing be said.
 const LOOK: Duration = Duration::from_secs(5);
+
+/// Which other nodes there are, as far as that is known.
+pub type Nodes = watch::Receiver<Option<Arc<Roster>>>;
 
 /// Whether the API is to be asked about pods of other nodes, given whether it is.
 pub struct Others(pub Box<dyn Fn(bool) -> bool + Send + Sync>);
@@ -81,6 +88,10 @@ pub struct Settings {
     pub node: String,
     /// The managed cgroups, below the mount.
     pub roots: Vec<PathBuf>,
+    /// The networks of the cluster, where they are known.
+    pub cluster: Vec<IpNet>,
+    /// Which other nodes there are: an address is a pod's of the node that has been given it.
+    pub nodes: Nodes,
     /// Where pods are remembered for the next start.
     pub memory: PathBuf,
     /// How long things may take.
@@ -100,6 +111,9 @@ pub struct Source {
     /// `None` while others tell of them.
     elsewhere: Option<Elsewhere>,
     others: Others,
+    nodes: Nodes,
+    /// Since when nodes are not heard and pods are.
+    behind: Option<Instant>,
     watches: Watches,
     save_at: Option<Instant>,
     /// When the API last said that what is known is so, as far as earlier agents knew.
@@ -113,7 +127,12 @@ impl Source {
     /// started again takes nobody's name away before it has asked. Where the API does not answer, what was known before
     /// holds. `present` are the cgroups that there are.
     pub async fn start(settings: Settings, present: &BTreeMap<PathBuf, u64>, patience: Duration) -> Self {
-        let mut directory = Directory::new(settings.naming, settings.node.clone(), settings.roots);
+        let mut directory = Directory::new(
+            settings.naming,
+            settings.node.clone(),
+            settings.roots,
+            settings.cluster,
+        );
         for path in present.keys() {
             directory.cgroup_created(path);
         }
@@ -130,11 +149,14 @@ impl Source {
             here,
             elsewhere,
             others: settings.others,
+            nodes: settings.nodes,
+            behind: None,
             watches,
             save_at: None,
             heard: recalled.heard,
             believed: settings.timing.believed,
         };
+        source.know_nodes();
         if timeout(patience, source.listed()).await.is_err() {
             tracing::warn!(
                 pods = recalled.pods,
@@ -196,6 +218,7 @@ impl Source {
                 },
                 Some(said) = self.here.recv() => self.take(Part::Here, said),
                 Some(said) = next(&mut self.elsewhere) => self.take(Part::Elsewhere, said),
+                Ok(()) = self.nodes.changed() => self.know_nodes(),
                 () = due(self.save_at) => {
                     self.save().await;
                     continue;
@@ -221,6 +244,7 @@ impl Source {
                 self.take(part, said);
             }
             self.doubt();
+            self.doubt_nodes();
             let changes = self.directory.changes();
             self.health.note(&self.directory);
             if changes.is_empty() {

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whose an address is: of those who claim it, the only one, or nobody.
+//! Whose an address is: of those who claim it, the one who has the best claim, or nobody.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Part;
+use super::ground::{Ground, Grounds};
 use crate::spiffe_id::SpiffeId;
 
 /// Whose an address is.
@@ -26,10 +27,24 @@ pub enum Whose {
     Nobody,
 }
 
+/// What is known of the cgroup of a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cgroup {
+    /// Nothing: it is on another node, or not yet there.
+    Unseen,
+    /// It is there.
+    There,
+    /// It was there: the pod's address may be another one's by now.
+    Gone,
+}
+
 /// A pod that claims an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Claim {
     pub(super) part: Part,
+    /// The node that it is on.
+    pub(super) node: Arc<str>,
+    pub(super) cgroup: Cgroup,
     pub(super) pod: Arc<str>,
     pub(super) uid: Arc<str>,
     pub(super) spiffe: Option<SpiffeId>,
@@ -46,16 +61,36 @@ pub(super) enum Resolved {
     Here(Arc<str>),
     /// Somebody else's.
     Elsewhere(Whose),
-    /// Several claim it.
+    /// Several claim it, and none with a better right than the others.
     Disputed,
+}
+
+/// What follows, and who claims it in vain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Verdict {
+    pub(super) resolved: Resolved,
+    /// Somebody claims what somebody else has a better right to.
+    pub(super) beaten: bool,
+    /// Somebody claims what is outside of the cluster.
+    pub(super) outside: bool,
+}
+
+impl From<Resolved> for Verdict {
+    fn from(resolved: Resolved) -> Self {
+        Self {
+            resolved,
+            beaten: false,
+            outside: false,
+        }
+    }
 }
 
 /// Who claims which address. What has changed is kept until it is asked for.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
     pods: HashMap<IpAddr, Vec<Claim>>,
-    /// Addresses of other nodes, and how many pods say so.
-    nodes: HashMap<IpAddr, u32>,
+    /// Addresses of other nodes, and how many pods of which nodes say so.
+    nodes: HashMap<IpAddr, HashMap<Arc<str>, u32>>,
     /// Addresses of this node, likewise.
     own: HashMap<IpAddr, u32>,
     changed: HashSet<IpAddr>,
@@ -79,34 +114,43 @@ impl Claims {
     }
 
     /// A pod says that its node has this address.
-    pub(super) fn node(&mut self, address: IpAddr, part: Part) {
-        let nodes = self.of(part);
-        *nodes.entry(address).or_default() += 1;
+    pub(super) fn node(&mut self, address: IpAddr, part: Part, node: &Arc<str>) {
+        let count = match part {
+            Part::Here => self.own.entry(address).or_default(),
+            Part::Elsewhere => {
+                let nodes = self.nodes.entry(address).or_default();
+                nodes.entry(Arc::clone(node)).or_default()
+            }
+        };
+        *count += 1;
         self.changed.insert(address);
     }
 
     /// It does no longer.
-    pub(super) fn no_node(&mut self, address: IpAddr, part: Part) {
-        let nodes = self.of(part);
-        if let Some(count) = nodes.get_mut(&address) {
-            *count -= 1;
-            if *count == 0 {
-                nodes.remove(&address);
-                self.changed.insert(address);
+    pub(super) fn no_node(&mut self, address: IpAddr, part: Part, node: &str) {
+        match part {
+            Part::Here => {
+                if lowered(&mut self.own, &address) {
+                    self.changed.insert(address);
+                }
+            }
+            Part::Elsewhere => {
+                let Some(nodes) = self.nodes.get_mut(&address) else {
+                    return;
+                };
+                if lowered(nodes, node) {
+                    self.changed.insert(address);
+                }
+                if nodes.is_empty() {
+                    self.nodes.remove(&address);
+                }
             }
         }
     }
 
-    fn of(&mut self, part: Part) -> &mut HashMap<IpAddr, u32> {
-        match part {
-            Part::Here => &mut self.own,
-            Part::Elsewhere => &mut self.nodes,
-        }
-    }
-
-    /// What follows for all addresses of pods is to be found out anew.
+    /// What follows for all addresses is to be found out anew.
     pub(super) fn all_changed(&mut self) {
-        self.changed.extend(self.pods.keys());
+        self.changed.extend(self.pods.keys().chain(self.nodes.keys()));
     }
 
     pub(super) fn changed(&mut self) -> HashSet<IpAddr> {
@@ -127,34 +171,102 @@ impl Claims {
         self.nodes.len()
     }
 
-    pub(super) fn resolve(&self, address: IpAddr) -> Resolved {
+    /// The nodes of which it is said.
+    pub(super) fn nodes_of(&self, address: IpAddr) -> BTreeSet<&str> {
+        let pods = self.pods.get(&address).into_iter().flatten();
+        let nodes = self.nodes.get(&address).into_iter().flat_map(HashMap::keys);
+        pods.map(|claim| &*claim.node)
+            .chain(nodes.map(|node| &**node))
+            .collect()
+    }
+
+    pub(super) fn resolve(&self, address: IpAddr, grounds: &Grounds) -> Verdict {
         let claims = self.pods.get(&address).map_or(&[][..], Vec::as_slice);
-        let (own, node) = (self.own.contains_key(&address), self.nodes.contains_key(&address));
-        match claims {
-            [] if own && node => Resolved::Disputed,
-            [] if own => Resolved::Own,
-            [] if node => Resolved::Elsewhere(Whose::Node),
-            [] => Resolved::Free,
-            _ if own || node => Resolved::Disputed,
-            [one] => match (&one.spiffe, one.part) {
-                (None, _) => Resolved::Elsewhere(Whose::Nobody),
-                (Some(_), Part::Here) => Resolved::Here(Arc::clone(&one.pod)),
-                (Some(spiffe), Part::Elsewhere) => Resolved::Elsewhere(Whose::Pod {
-                    spiffe: spiffe.clone(),
-                    pod: Arc::clone(&one.pod),
-                    uid: Arc::clone(&one.uid),
-                }),
+        let nodes = self.nodes.get(&address);
+        let is_here = |claim: &&Claim| claim.part == Part::Here;
+        let mut here = claims.iter().filter(is_here);
+        let is_own = self.own.contains_key(&address);
+        match (here.next(), here.next()) {
+            // Nobody knows better which addresses this node has, and where its living pods are.
+            (None, _) if is_own || grounds.is_own(address) => Verdict {
+                beaten: !claims.is_empty() || nodes.is_some(),
+                ..Resolved::Own.into()
             },
-            _ => Resolved::Disputed,
+            (Some(one), None) if one.cgroup == Cgroup::There && !is_own => Verdict {
+                beaten: claims.len() > 1 || nodes.is_some(),
+                ..one.resolved().into()
+            },
+            (Some(one), None) if claims.len() == 1 && nodes.is_none() && !is_own => one.resolved().into(),
+            (Some(one), None) if one.cgroup != Cgroup::Gone && !is_own => {
+                best(address, claims, nodes, grounds)
+            }
+            (Some(_), _) => Resolved::Disputed.into(),
+            (None, _) => best(address, claims, nodes, grounds),
         }
     }
 }
 
-/// Whether an address can be a pod's or a node's in a network that others reach.
-pub(super) fn is_reachable(address: IpAddr) -> bool {
-    let link_local = match address {
-        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.to_ipv4_mapped().is_some(),
+impl Claim {
+    /// What follows where it counts.
+    fn resolved(&self) -> Resolved {
+        match (&self.spiffe, self.part) {
+            (None, _) => Resolved::Elsewhere(Whose::Nobody),
+            (Some(_), Part::Here) => Resolved::Here(Arc::clone(&self.pod)),
+            (Some(spiffe), Part::Elsewhere) => Resolved::Elsewhere(Whose::Pod {
+                spiffe: spiffe.clone(),
+                pod: Arc::clone(&self.pod),
+                uid: Arc::clone(&self.uid),
+            }),
+        }
+    }
+}
+
+/// Of those who claim an address, the one with the best claim.
+fn best(
+    address: IpAddr,
+    claims: &[Claim],
+    nodes: Option<&HashMap<Arc<str>, u32>>,
+    grounds: &Grounds,
+) -> Verdict {
+    let pods = claims
+        .iter()
+        .map(|claim| (grounds.of_pod(&claim.node, address), Some(claim)));
+    let nodes = nodes.into_iter().flat_map(HashMap::keys);
+    let nodes = nodes.map(|node| (grounds.of_node(node, address), None));
+    let all: Vec<(Ground, Option<&Claim>)> = pods.chain(nodes).collect();
+    let best = all.iter().map(|(ground, _)| *ground).max();
+    let best = best.filter(|best| *best > Ground::Outside);
+    let with_best = all.iter().filter(|(ground, _)| Some(*ground) == best);
+    let with_best: Vec<Option<&Claim>> = with_best.map(|(_, claim)| *claim).collect();
+    let resolved = match *with_best {
+        [] => Resolved::Free,
+        [Some(one)] => one.resolved(),
+        // That it is another node's is all that there is to know.
+        _ if with_best.iter().all(Option::is_none) => Resolved::Elsewhere(Whose::Node),
+        _ => Resolved::Disputed,
     };
-    !(address.is_loopback() || address.is_unspecified() || address.is_multicast() || link_local)
+    Verdict {
+        resolved,
+        beaten: all
+            .iter()
+            .any(|(ground, _)| *ground > Ground::Outside && Some(*ground) < best),
+        outside: all.iter().any(|(ground, _)| *ground == Ground::Outside),
+    }
+}
+
+/// One fewer. Whether none is left.
+fn lowered<K, Q>(counts: &mut HashMap<K, u32>, key: &Q) -> bool
+where
+    K: std::borrow::Borrow<Q> + std::hash::Hash + Eq,
+    Q: std::hash::Hash + Eq + ?Sized,
+{
+    let Some(count) = counts.get_mut(key) else {
+        return false;
+    };
+    *count -= 1;
+    let none = *count == 0;
+    if none {
+        counts.remove(key);
+    }
+    none
 }

@@ -54,6 +54,11 @@ impl PodCgroups {
         Some(uid)
     }
 
+    /// Whether the pod with this uid has a cgroup.
+    pub(super) fn is_there(&self, uid: &str) -> bool {
+        self.by_uid.contains_key(uid)
+    }
+
     /// Whether the pod with this uid had a cgroup and has none any more. Its address may be another pod's by now: the kubelet
     /// gives it back before it tells the API that the pod is gone.
     pub(super) fn has_gone(&self, uid: &str) -> bool {

@@ -6,21 +6,28 @@
 
 mod place;
 mod remembered;
+mod share;
+mod take;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::address::{Claims, Resolved, Whose, is_reachable};
+use ipnet::IpNet;
+
+use self::share::Shares;
+use super::Pod;
+use super::address::{Claims, Resolved, Verdict, Whose};
 use super::cgroups::PodCgroups;
+use super::ground::Grounds;
 use super::known::{Changes, Counts, Known, Part, REFUSALS};
 use super::naming::{Naming, is_name};
-use super::paths::{is_static, is_uid};
-use super::{Pod, Qos};
+use super::paths::is_uid;
 use crate::identity::WorkloadRecord;
+use crate::identity::peers::Roster;
 
-/// Pods that are known at most.
+/// Pods of each part that are known at most.
 pub(super) const MOST_PODS: usize = 200_000;
 /// Addresses that are known at most: the kernel's map has room for 262,144, and this node's own need some.
 const MOST_ADDRESSES: usize = 240_000;
@@ -38,6 +45,9 @@ pub struct Directory {
     here: HashMap<Arc<str>, Known>,
     elsewhere: HashMap<Arc<str>, Known>,
     claims: Claims,
+    grounds: Grounds,
+    /// Of the pods elsewhere.
+    shares: Shares,
     cgroups: PodCgroups,
     gone: HashSet<(Part, Box<str>)>,
     gone_order: VecDeque<(Part, Box<str>)>,
@@ -50,14 +60,20 @@ pub struct Directory {
     workloads: Vec<Arc<WorkloadRecord>>,
     told: HashMap<IpAddr, Whose>,
     disputed: HashSet<IpAddr>,
+    /// Addresses that are claimed in vain.
+    beaten: HashSet<IpAddr>,
+    outside: HashSet<IpAddr>,
     cgroups_disputed: HashSet<Box<str>>,
     refused: BTreeMap<&'static str, u64>,
 }
 
 impl Directory {
-    /// One with no pods, for this node. `roots` are the managed cgroups below the cgroup2 mount.
-    pub fn new(naming: Naming, node: String, roots: Vec<PathBuf>) -> Self {
+    /// One with no pods, for this node. `roots` are the managed cgroups below the cgroup2 mount, `cluster` the networks of the
+    /// cluster, where they are known.
+    pub fn new(naming: Naming, node: String, roots: Vec<PathBuf>, cluster: Vec<IpNet>) -> Self {
         Self {
+            grounds: Grounds::new(&node, cluster),
+            shares: Shares::default(),
             naming,
             node,
             here: HashMap::new(),
@@ -72,6 +88,8 @@ impl Directory {
             workloads: Vec::new(),
             told: HashMap::new(),
             disputed: HashSet::new(),
+            beaten: HashSet::new(),
+            outside: HashSet::new(),
             cgroups_disputed: HashSet::new(),
             refused: REFUSALS.into_iter().map(|cause| (cause, 0)).collect(),
         }
@@ -179,22 +197,30 @@ impl Directory {
         is_new
     }
 
+    /// Which other nodes there are, and which networks they have been given; `None` where that is not known, or not any more.
+    pub fn nodes(&mut self, nodes: Option<Arc<Roster>>) {
+        self.grounds.know(nodes);
+        self.claims.all_changed();
+        // What it is worth depends on where this node's pods are.
+        self.here_changed = true;
+    }
+
     /// What is new since this was asked last.
     pub fn changes(&mut self) -> Changes {
         let mut changes = Changes {
             told: self.told_here.take_if(|told| *told).is_some(),
             ..Changes::default()
         };
-        for address in self.claims.changed() {
-            let resolved = self.claims.resolve(address);
-            let disputed = resolved == Resolved::Disputed;
-            if !disputed {
-                self.disputed.remove(&address);
-            } else if self.disputed.insert(address) {
-                self.refuse("address_disputed");
-                tracing::warn!(%address, "more than one pod or node claims an address: it names nobody until one is left");
+        if self.here_changed {
+            let own_pods = self.here.values().flat_map(|known| &known.addresses);
+            if self.grounds.look(own_pods) {
+                self.claims.all_changed();
             }
-            let whose = match resolved {
+        }
+        for address in self.claims.changed() {
+            let verdict = self.claims.resolve(address, &self.grounds);
+            self.note(address, &verdict);
+            let whose = match verdict.resolved {
                 Resolved::Free | Resolved::Own | Resolved::Here(_) => None,
                 Resolved::Elsewhere(Whose::Pod { .. }) if self.doubted => Some(Whose::Nobody),
                 Resolved::Elsewhere(whose) => Some(whose),
@@ -218,6 +244,32 @@ impl Directory {
             }
         }
         changes
+    }
+
+    /// Counts who claims an address in vain, and what several claim with equal right, where that is new.
+    fn note(&mut self, address: IpAddr, verdict: &Verdict) {
+        let is_new = |noted: &mut HashSet<IpAddr>, holds: bool| {
+            if holds {
+                noted.insert(address)
+            } else {
+                noted.remove(&address);
+                false
+            }
+        };
+        if is_new(&mut self.disputed, verdict.resolved == Resolved::Disputed) {
+            self.refuse("address_disputed");
+            tracing::warn!(%address, "more than one pod or node claims an address: it names nobody until one is left");
+        }
+        if is_new(&mut self.beaten, verdict.beaten) {
+            self.refuse("address_elsewhere");
+            let nodes = self.claims.nodes_of(address);
+            tracing::warn!(%address, ?nodes, "an address is claimed on several nodes, and stays that of the one to which it belongs: look at the kubelets of the others");
+        }
+        if is_new(&mut self.outside, verdict.outside) {
+            self.refuse("address_outside");
+            let nodes = self.claims.nodes_of(address);
+            tracing::warn!(%address, ?nodes, "an address outside of clusterCIDRs is said to be a pod's, which is not believed, as all of this node's are inside: if there are pods there, add their network");
+        }
     }
 
     /// How many there are.
@@ -253,86 +305,18 @@ impl Directory {
         }
     }
 
+    fn of(&self, part: Part) -> &HashMap<Arc<str>, Known> {
+        match part {
+            Part::Here => &self.here,
+            Part::Elsewhere => &self.elsewhere,
+        }
+    }
+
     fn pods(&mut self, part: Part) -> &mut HashMap<Arc<str>, Known> {
         match part {
             Part::Here => &mut self.here,
             Part::Elsewhere => &mut self.elsewhere,
         }
-    }
-
-    fn take(&mut self, part: Part, name: Arc<str>, pod: &Pod) {
-        if !self.is_of(part, pod) {
-            self.forget(part, &name);
-            return;
-        }
-        let full = self.here.len() + self.elsewhere.len() >= MOST_PODS;
-        if full && !self.pods(part).contains_key(&name) {
-            self.refuse("too_many");
-            return;
-        }
-        let known = self.known(pod);
-        self.replace(part, name, known);
-    }
-
-    fn is_of(&mut self, part: Part, pod: &Pod) -> bool {
-        let here = pod.node == self.node;
-        match part {
-            Part::Here if !here => self.refuse("node"),
-            Part::Elsewhere if here => self.refuse("node"),
-            // It waits for a node.
-            _ if pod.node.is_empty() => {}
-            _ => return true,
-        }
-        false
-    }
-
-    fn known(&mut self, pod: &Pod) -> Known {
-        let spiffe = self.naming.name(pod);
-        if spiffe.is_none() && !pod.is_over {
-            self.refuse("identity");
-        }
-        for _ in 0..pod.odd_addresses {
-            self.refuse("address");
-        }
-        // A static pod's cgroup is called after a hash.
-        let hash = pod.mirror.as_ref().filter(|mirror| is_static(mirror));
-        let cgroup_uid = hash.unwrap_or(&pod.uid);
-        let own = if pod.host_network || pod.is_over {
-            &[][..]
-        } else {
-            &pod.addresses
-        };
-        let nodes = if pod.is_over { &[][..] } else { &pod.host_addresses };
-        Known {
-            uid: pod.uid.as_str().into(),
-            version: pod.version,
-            spiffe,
-            is_over: pod.is_over,
-            addresses: self.believed(own),
-            host_addresses: self.believed(nodes),
-            cgroup_uid: cgroup_uid.as_str().into(),
-            account: pod.service_account.as_str().into(),
-            qos: pod.qos.unwrap_or(Qos::Burstable),
-        }
-    }
-
-    /// The addresses that can be; none where there are more than there can be.
-    fn believed(&mut self, addresses: &[IpAddr]) -> Box<[IpAddr]> {
-        if addresses.len() > MOST_EACH {
-            self.refuse("address");
-            return Box::default();
-        }
-        let mut believed: Vec<IpAddr> = Vec::new();
-        for address in addresses.iter().map(IpAddr::to_canonical) {
-            if !is_reachable(address) {
-                self.refuse("address");
-            } else if self.claims.len() >= MOST_ADDRESSES {
-                self.refuse("too_many");
-            } else if !believed.contains(&address) {
-                believed.push(address);
-            }
-        }
-        believed.into()
     }
 
     fn replace(&mut self, part: Part, name: Arc<str>, known: Known) {
@@ -346,7 +330,10 @@ impl Directory {
         self.forget(part, &name);
         self.claim(part, &name, &known);
         for address in &known.host_addresses {
-            self.claims.node(*address, part);
+            self.claims.node(*address, part, &known.node);
+        }
+        if part == Part::Elsewhere {
+            self.shares.add(&known);
         }
         self.here_changed |= part == Part::Here;
         self.pods(part).insert(name, known);
@@ -360,7 +347,10 @@ impl Directory {
             self.claims.release(*address, part, name);
         }
         for address in &known.host_addresses {
-            self.claims.no_node(*address, part);
+            self.claims.no_node(*address, part, &known.node);
+        }
+        if part == Part::Elsewhere {
+            self.shares.remove(&known);
         }
         self.here_changed |= part == Part::Here;
     }

@@ -12,12 +12,14 @@ use crate::identity::WorkloadRecord;
 use crate::spiffe_id::SpiffeId;
 
 /// Why something that the API says of a pod is not believed.
-pub const REFUSALS: [&str; 8] = [
+pub const REFUSALS: [&str; 10] = [
     "uid",
     "name",
     "identity",
     "address",
     "address_disputed",
+    "address_elsewhere",
+    "address_outside",
     "node",
     "cgroup_disputed",
     "too_many",
@@ -39,6 +41,9 @@ pub struct Known {
     pub(super) uid: Box<str>,
     /// How new that is.
     pub(super) version: u64,
+    /// The node that it is on; empty where an agent has left it that did not say.
+    #[serde(default = "nowhere")]
+    pub(super) node: Arc<str>,
     /// Who it is.
     pub(super) spiffe: Option<SpiffeId>,
     /// It has ended.
@@ -53,6 +58,10 @@ pub struct Known {
     pub(super) account: Box<str>,
     /// Its class.
     pub(super) qos: Qos,
+}
+
+fn nowhere() -> Arc<str> {
+    Arc::from("")
 }
 
 impl Known {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Pods that come, go, and give their addresses to others.
 
+mod grounds;
 mod order;
 
 use std::net::IpAddr;
@@ -17,6 +18,7 @@ pub(super) fn directory() -> Directory {
         naming,
         NODE.to_owned(),
         vec!["kubepods.slice".into(), "kubepods".into()],
+        Vec::new(),
     )
 }
 
@@ -251,17 +253,18 @@ fn a_cluster_that_was_put_back_is_what_its_lists_say() {
 }
 
 #[test]
-fn nodes_keep_their_addresses_whatever_pods_say() {
+fn an_address_of_another_node_that_a_pod_claims_is_nobodys_where_networks_are_not_known() {
     let mut directory = directory();
     directory.applied(Part::Elsewhere, &pod("a", "u-1", "two", "10.0.0.1"));
     directory.applied(Part::Elsewhere, &pod("liar", "u-2", "three", "192.168.0.2"));
     assert_eq!(at(&mut directory, "192.168.0.2").as_deref(), Some("nobody"));
     directory.deleted(Part::Elsewhere, &pod("liar", "u-2", "three", "192.168.0.2"));
     assert_eq!(at(&mut directory, "192.168.0.2").as_deref(), Some("node"));
-    // Nor is this node's own address another pod's.
+    // This node's own is not told of: it is its own, whatever pods say.
     directory.applied(Part::Here, &pod("b", "u-3", NODE, "10.0.0.2"));
     directory.applied(Part::Elsewhere, &pod("liar", "u-4", "three", "192.168.0.1"));
-    assert_eq!(at(&mut directory, "192.168.0.1").as_deref(), Some("nobody"));
+    assert_eq!(at(&mut directory, "192.168.0.1"), None);
+    assert_eq!(directory.refused()["address_elsewhere"], 1);
 }
 
 #[test]

@@ -59,10 +59,16 @@ impl Speaker {
         }
     }
 
+    /// Whether an address is in a network that was given to it.
+    pub fn was_given(&self, address: IpAddr) -> bool {
+        let given = self.neighbour.speaks_for.iter().any(|net| net.contains(&address));
+        given && !contains(&self.without, address)
+    }
+
     /// Whether an address is one of its own.
     pub fn speaks_for(&self, address: IpAddr) -> bool {
-        let given = self.neighbour.speaks_for.iter().any(|net| net.contains(&address));
-        (given || self.neighbour.says.contains(&address)) && !contains(&self.without, address)
+        let says = self.neighbour.says.contains(&address) && !contains(&self.without, address);
+        says || self.was_given(address)
     }
 
     /// Whether an address of its own is another node's just as well, and so nobody's.
@@ -162,9 +168,19 @@ enum Rank {
     Own,
 }
 
-/// All other nodes, by name.
+/// What this node has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Own {
+    /// Networks that were given to it.
+    pub networks: Vec<IpNet>,
+    /// Its own addresses: what it says, and those of its interfaces.
+    pub addresses: BTreeSet<IpAddr>,
+}
+
+/// All other nodes, by name, and what this one has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Roster {
+    own: Own,
     speakers: BTreeMap<Arc<str>, Arc<Speaker>>,
     by_agent: HashMap<SpiffeId, Arc<str>>,
     disputes: Vec<Dispute>,
@@ -184,8 +200,13 @@ impl Roster {
         let mut speakers: BTreeMap<Arc<str>, Speaker> = BTreeMap::new();
         let own: Arc<str> = Arc::from(own);
         let mut claims: Vec<(IpNet, Rank, Arc<str>)> = Vec::new();
-        let of_this = here.iter().map(|address| IpNet::from(address.to_canonical()));
-        claims.extend(of_this.map(|net| (net, Rank::Own, Arc::clone(&own))));
+        let here = here.iter().map(IpAddr::to_canonical);
+        let mut of_this = Own {
+            networks: Vec::new(),
+            addresses: here.collect(),
+        };
+        let addresses = of_this.addresses.iter().map(|address| IpNet::from(*address));
+        claims.extend(addresses.map(|net| (net, Rank::Own, Arc::clone(&own))));
         for neighbour in neighbours {
             let name = Arc::clone(&neighbour.name);
             let (given, said) = if name == own {
@@ -198,6 +219,8 @@ impl Roster {
             let addresses = neighbour.says.iter().map(|address| IpNet::from(*address));
             claims.extend(addresses.map(|net| (net, said, Arc::clone(&name))));
             if name == own {
+                of_this.networks.extend(neighbour.speaks_for);
+                of_this.addresses.extend(neighbour.says);
                 continue;
             }
             let agent = agent_id(pattern, &name).map_err(|source| RosterError::Agent {
@@ -213,6 +236,7 @@ impl Roster {
         let disputes = settle(claims, &mut speakers);
         let by_agent = speakers.iter();
         Ok(Self {
+            own: of_this,
             by_agent: by_agent
                 .map(|(name, speaker)| (speaker.agent.clone(), Arc::clone(name)))
                 .collect(),
@@ -223,6 +247,11 @@ impl Roster {
             disputes,
             left_out: BTreeMap::new(),
         })
+    }
+
+    /// What this node has.
+    pub fn own(&self) -> &Own {
+        &self.own
     }
 
     /// Nodes of the cluster that cannot be told of whole by an agent of theirs, and why.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::Directory;
 use crate::identity::WorkloadRecord;
-use crate::identity::kubernetes::address::{Claim, Resolved};
+use crate::identity::kubernetes::address::{Cgroup, Claim, Resolved};
 use crate::identity::kubernetes::known::{Known, Part};
 
 /// Of so many pods it is remembered that their cgroups are gone without a look at which of them are still known.
@@ -17,13 +17,19 @@ const MOST_GONE: usize = 1024;
 impl Directory {
     /// Where a pod is reached. One of this node whose cgroup is gone is nobody there, until the API says whose that address is.
     pub(super) fn claim(&mut self, part: Part, pod: &Arc<str>, known: &Known) {
-        let is_gone = part == Part::Here && self.cgroups.has_gone(&known.cgroup_uid);
+        let cgroup = match part {
+            Part::Here if self.cgroups.has_gone(&known.cgroup_uid) => Cgroup::Gone,
+            Part::Here if self.cgroups.is_there(&known.cgroup_uid) => Cgroup::There,
+            _ => Cgroup::Unseen,
+        };
         for address in &known.addresses {
             let claim = Claim {
                 part,
+                node: Arc::clone(&known.node),
+                cgroup,
                 pod: Arc::clone(pod),
                 uid: known.uid.as_ref().into(),
-                spiffe: known.spiffe.clone().filter(|_| !is_gone),
+                spiffe: known.spiffe.clone().filter(|_| cgroup != Cgroup::Gone),
             };
             self.claims.claim(*address, claim);
         }
@@ -63,7 +69,7 @@ impl Directory {
                 continue;
             };
             let Some(spiffe) = &known.spiffe else { continue };
-            let is_its = |address: &&IpAddr| matches!(self.claims.resolve(**address), Resolved::Here(whose) if whose == *pod);
+            let is_its = |address: &&IpAddr| matches!(self.claims.resolve(**address, &self.grounds).resolved, Resolved::Here(whose) if whose == *pod);
             let addresses: Vec<IpAddr> = known.addresses.iter().filter(is_its).copied().collect();
             for (index, cgroup) in self.cgroups.of(uid, known.qos).into_iter().enumerate() {
                 workloads.push(Arc::new(WorkloadRecord {

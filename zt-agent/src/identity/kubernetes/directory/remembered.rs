@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Directory, MOST_EACH, MOST_PODS};
+use super::{Directory, MOST_EACH};
 use crate::identity::kubernetes::known::{Known, Part};
 use crate::identity::kubernetes::naming::is_name;
 use crate::identity::kubernetes::paths::is_uid;
@@ -29,11 +29,14 @@ impl Directory {
                 .split_once('/')
                 .is_some_and(|(namespace, name)| is_name(namespace) && is_name(name))
             && known.addresses.len() + known.host_addresses.len() <= 2 * MOST_EACH;
-        if believable && self.here.len() + self.elsewhere.len() < MOST_PODS {
-            if part == Part::Here {
+        if believable && self.has_room(part, &name, &known.node, known.is_over) {
+            let node = if part == Part::Here {
                 self.pods_known();
-            }
-            self.replace(part, name, known);
+                Arc::from(self.node.as_str())
+            } else {
+                self.shares.name(&known.node)
+            };
+            self.replace(part, name, Known { node, ..known });
         }
     }
 }
