@@ -161,6 +161,7 @@ struct Agent {
     local: watch::Sender<Option<Arc<Local>>>,
     certificates: watch::Sender<Arc<Option<Mutual>>>,
     roster: watch::Sender<Option<Arc<Roster>>>,
+    proves: watch::Sender<bool>,
     memory: PathBuf,
     tasks: [JoinHandle<()>; 2],
 }
@@ -342,6 +343,7 @@ impl World {
             watch::channel(Arc::new(Some(self.authority.mutual(&self.certificate(node)))));
         let (local, own) = watch::channel(here);
         let (roster, others) = watch::channel(known.map(Arc::new));
+        let (proves, proving) = watch::channel(true);
         let (out, mut said) = mpsc::channel(4);
         let health = Arc::new(Health::default());
         let memory = self.directory.path().join(format!("{node}.json"));
@@ -349,7 +351,7 @@ impl World {
             settings: Settings {
                 node: node.into(),
                 trust_domain: "hanzo.ai".to_owned(),
-                proves: true,
+                proves: proving,
                 hold: self.hold,
                 memory: memory.clone(),
                 timing: self.timing,
@@ -384,6 +386,7 @@ impl World {
             local,
             certificates,
             roster,
+            proves,
             memory,
             tasks: [tokio::spawn(service.run(listener)), following],
         }
