@@ -151,25 +151,6 @@ pub fn shares(maps: &Path) -> Result<std::collections::HashMap<u64, u64>> {
     Ok(map.iter().collect::<Result<_, _>>()?)
 }
 
-const STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
-
-/// How often a program runs for what `what` does.
-pub fn runs(program: u64, what: impl FnOnce() -> Result<()>) -> Result<u64> {
-    let count = || -> Result<u64> {
-        let shown = bpftool(&["prog", "show", "id", &program.to_string()])?;
-        Ok(shown["run_cnt"].as_u64().unwrap_or_default())
-    };
-    let before = std::fs::read_to_string(STATS)?;
-    std::fs::write(STATS, "1")?;
-    let counted = (|| {
-        let begun = count()?;
-        what()?;
-        Ok(count()? - begun)
-    })();
-    std::fs::write(STATS, before)?;
-    counted
-}
-
 /// The answer of a `bpftool` command, as JSON.
 pub fn bpftool(arguments: &[&str]) -> Result<Value> {
     let output = Command::new("bpftool")

@@ -31,6 +31,7 @@ pub mod pair;
 pub mod ports;
 pub mod postgres;
 pub mod probe;
+pub mod programs;
 pub mod rewriter;
 pub mod rules;
 pub mod sandbox;

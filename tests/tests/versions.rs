@@ -8,9 +8,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde_json::json;
 use zt_common::ABI_VERSION;
-use zt_tests::hooks::{attached, bpftool, exists, pins, runs};
+use zt_tests::hooks::{attached, bpftool, exists, pins};
 use zt_tests::pair::{any, pair, policy};
 use zt_tests::probe::{Flood, Operation, TIMEOUT};
+use zt_tests::programs::{Measuring, held_by};
 use zt_tests::{Party, Policy, Scene, TCP, eventually};
 
 fn two(label: &str) -> Result<(Scene, Party, Party)> {
@@ -172,17 +173,21 @@ fn a_new_version_takes_over_what_handshakes_bear() -> Result<()> {
     assert_eq!(watcher.end(live, Duration::ZERO)?, "alive");
 
     // Nothing of ours runs for what is sent on a connection.
-    let programs = attached(scene.sandbox().managed())?;
-    let program = programs.iter().find(|program| program.hook.ends_with("sock_ops"));
-    let program = program.context("the program of handshakes")?.id;
+    let measuring = Measuring::begin(held_by(agent.pid().context("it runs")?)?)?;
     let socket = client.connect(server.v4(82))?.handle()?;
-    let ran = runs(program, || {
-        for _ in 0..50 {
-            client.send_text(socket, "word")?.ok()?;
-            client.receive(socket)?.ok()?;
-        }
-        Ok(())
-    })?;
-    assert!(ran < 50, "{ran} runs for 200 segments");
+    let talk = |client: &mut Party, count: u64| {
+        let (size, timeout) = (4, TIMEOUT);
+        client
+            .call(Operation::RoundTrips {
+                socket,
+                count,
+                size,
+                timeout,
+            })?
+            .ok()
+    };
+    talk(&mut client, 1)?;
+    let ran = measuring.during(|| talk(&mut client, 100).map(drop))?;
+    assert_eq!(ran["zt_sock_ops"].runs, 0);
     Ok(())
 }

@@ -37,6 +37,13 @@ pub enum Operation {
         repeat: u32,
         timeout: Duration,
     },
+    /// Sends `size` bytes to who echoes them and waits for as many, `count` times over.
+    RoundTrips {
+        socket: Handle,
+        count: u64,
+        size: usize,
+        timeout: Duration,
+    },
     /// Receives once, at most `max` bytes.
     Recv {
         socket: Handle,
@@ -150,6 +157,7 @@ impl Operation {
             Self::TcpConnect { options, .. } => options.timeout,
             Self::Accept { timeout, .. }
             | Self::Send { timeout, .. }
+            | Self::RoundTrips { timeout, .. }
             | Self::Recv { timeout, .. }
             | Self::Peek { timeout, .. }
             | Self::SpliceRead { timeout, .. }

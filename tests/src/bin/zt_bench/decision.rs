@@ -8,11 +8,11 @@ use anyhow::{Context as _, Result};
 use crate::Plan;
 use crate::crew::Worker;
 use crate::order::Order;
-use crate::programs::Measuring;
 use crate::report::{Metric, Target};
 use crate::samples::Summary;
 use crate::traffic::{Stage, far};
 use crate::world::{World, wide};
+use zt_tests::programs::Measuring;
 
 const CONNECT: &str = "zt_connect4";
 /// Connections of one batch.

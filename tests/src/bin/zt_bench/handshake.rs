@@ -9,10 +9,10 @@ use serde_json::json;
 use crate::Plan;
 use crate::decision;
 use crate::order::Order;
-use crate::programs::Measuring;
 use crate::report::{Metric, Target};
 use crate::samples::interleave;
 use crate::traffic::{Stage, connects};
+use zt_tests::programs::Measuring;
 
 /// Two agents on one machine, of which one has handshakes bear identities: all three kinds of connection are measured in
 /// turn.

@@ -22,7 +22,6 @@ mod outage;
 mod peers;
 mod pods;
 mod processor;
-mod programs;
 mod query;
 mod report;
 mod revocation;

@@ -9,9 +9,9 @@ use anyhow::{Context as _, Result};
 use zt_tests::agent_files::Workload;
 
 use crate::Plan;
-use crate::programs::map_memory;
 use crate::report::{Metric, Target};
 use crate::world::{World, filled, id};
+use zt_tests::programs::map_memory;
 
 const MIB: f64 = 1024.0 * 1024.0;
 /// What a start leaves behind is given back by then.

@@ -100,6 +100,12 @@ fn perform(table: &mut Table, operation: Operation) -> io::Result<Reply> {
             repeat,
             timeout,
         } => stream::send(table.socket(socket)?, data.as_bytes(), repeat, timeout),
+        Operation::RoundTrips {
+            socket,
+            count,
+            size,
+            timeout,
+        } => stream::round_trips(table.socket(socket)?, count, size, timeout),
         Operation::Recv { socket, max, timeout } => stream::receive(table.socket(socket)?, max, timeout),
         Operation::Peek { socket, max, timeout } => stream::peek(table.socket(socket)?, max, timeout),
         Operation::SpliceRead { socket, max, timeout } => {

@@ -195,6 +195,38 @@ pub(crate) fn receive(mut socket: &Socket, max: usize, timeout: Duration) -> io:
     })
 }
 
+/// Sends bytes and waits for as many, over and over. One turn is to fit into the buffers of both ends.
+pub(crate) fn round_trips(
+    mut socket: &Socket,
+    count: u64,
+    size: usize,
+    timeout: Duration,
+) -> io::Result<Reply> {
+    let deadline = Instant::now() + timeout;
+    let left = || deadline.saturating_duration_since(Instant::now());
+    let mut buffer = vec![b'w'; size];
+    for _ in 0..count {
+        let sent = send(socket, &buffer, 1, left())?;
+        if sent.errno.is_some() {
+            return Ok(sent);
+        }
+        let mut rest = &mut buffer[..];
+        while !rest.is_empty() {
+            match socket.read(rest) {
+                Ok(0) => return Err(Errno::EPIPE.into()),
+                Ok(came) => rest = &mut rest[came..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if !ready(socket, PollFlags::POLLIN, left())? {
+                        return Err(Errno::EAGAIN.into());
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(described(socket))
+}
+
 /// Looks at what is queued; `EAGAIN` if nothing comes in time.
 pub(crate) fn peek(socket: &Socket, max: usize, timeout: Duration) -> io::Result<Reply> {
     if !ready(socket, PollFlags::POLLIN, timeout)? {

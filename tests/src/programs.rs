@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the kernel says of programs and maps: how often they ran, how long, how large they are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -12,21 +12,21 @@ use aya::programs::loaded_programs;
 use aya::sys::{Stats, enable_stats};
 
 /// What a program did and is.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Program {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Program {
     /// Time spent in it, with what measuring it costs (two readings of the clock a run).
-    pub(crate) time: Duration,
+    pub time: Duration,
     /// How often it ran.
-    pub(crate) runs: u64,
+    pub runs: u64,
     /// Size in bytes after verification; an instruction has eight.
-    pub(crate) translated: u32,
+    pub translated: u32,
     /// Instructions that the verifier walked.
-    pub(crate) verified: u32,
+    pub verified: u32,
 }
 
 impl Program {
     /// What it did since `before`.
-    pub(crate) fn since(self, before: Self) -> Self {
+    pub fn since(self, before: Self) -> Self {
         Self {
             time: self.time.saturating_sub(before.time),
             runs: self.runs - before.runs,
@@ -35,20 +35,22 @@ impl Program {
     }
 
     /// Nanoseconds a run; 0 where it did not run.
-    pub(crate) fn nanoseconds(&self) -> f64 {
+    pub fn nanoseconds(&self) -> f64 {
         self.time.as_nanos() as f64 / self.runs.max(1) as f64
     }
 }
 
-/// Has the kernel measure programs until this is dropped.
-pub(crate) struct Measuring {
+/// Has the kernel measure programs until this is dropped. Whoever else has it measure is not in the way: each has a descriptor
+/// that keeps it on, which the switch of the whole machine (`kernel.bpf_stats_enabled`) is not.
+#[derive(Debug)]
+pub struct Measuring {
     _stats: OwnedFd,
     numbers: BTreeMap<String, u32>,
 }
 
 impl Measuring {
     /// Begins. `numbers` are the programs to tell of, by name.
-    pub(crate) fn begin(numbers: BTreeMap<String, u32>) -> Result<Self> {
+    pub fn begin(numbers: BTreeMap<String, u32>) -> Result<Self> {
         let stats = enable_stats(Stats::RunTime)
             .context("cannot have the kernel measure programs (BPF_ENABLE_STATS)")?;
         Ok(Self {
@@ -58,7 +60,7 @@ impl Measuring {
     }
 
     /// What they did so far.
-    pub(crate) fn read(&self) -> BTreeMap<String, Program> {
+    pub fn read(&self) -> BTreeMap<String, Program> {
         let mut found = BTreeMap::new();
         for info in loaded_programs() {
             // Others' programs come and go meanwhile.
@@ -77,7 +79,7 @@ impl Measuring {
     }
 
     /// What they did while `work` ran.
-    pub(crate) fn during(&self, work: impl FnOnce() -> Result<()>) -> Result<BTreeMap<String, Program>> {
+    pub fn during(&self, work: impl FnOnce() -> Result<()>) -> Result<BTreeMap<String, Program>> {
         let before = self.read();
         work()?;
         let mut after = self.read();
@@ -88,8 +90,23 @@ impl Measuring {
     }
 }
 
+/// The programs that a process has open, by themselves or in links, by name.
+pub fn held_by(pid: u32) -> Result<BTreeMap<String, u32>> {
+    let mut held = BTreeSet::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+        // Descriptors come and go meanwhile.
+        let text = fs::read_to_string(entry?.path()).unwrap_or_default();
+        let id = text.lines().find_map(|line| line.strip_prefix("prog_id:"));
+        held.extend(id.and_then(|id| id.trim().parse::<u32>().ok()));
+    }
+    let infos = loaded_programs().filter_map(|info| info.ok().filter(|info| held.contains(&info.id())));
+    Ok(infos
+        .map(|info| (info.name_as_str().unwrap_or("?").to_owned(), info.id()))
+        .collect())
+}
+
 /// Memory of every map that a process has open, in bytes, by name: the pinned ones and the tables inside of them.
-pub(crate) fn map_memory(pid: u32) -> Result<BTreeMap<String, u64>> {
+pub fn map_memory(pid: u32) -> Result<BTreeMap<String, u64>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
         // Descriptors come and go meanwhile.
