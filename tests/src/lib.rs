@@ -22,6 +22,7 @@ pub mod kube_api;
 pub mod kubelet;
 pub mod linux;
 pub mod metrics;
+pub mod mounts;
 pub mod nat;
 pub mod network;
 pub mod nodes;

@@ -97,11 +97,12 @@ pub async fn run(config: Config, sources: Sources, take_over: bool) -> Result<()
         input = Input::read(&config).await?;
     }
     let Turn { lock, verified, .. } = turn;
+    let lock = Arc::new(lock);
     let metrics = Metrics::new();
     let own = own.map(|own| own.shown(&metrics));
     let endpoints = Endpoints::bind(&config, turn.waited, &metrics, &configured).await?;
     let roots = node::roots(&config.managed_cgroup.present(&input.mount), &input.mount);
-    let kernel = Kernel::load(&config.bpffs, config.handshake == Handshake::Auto, verified)?;
+    let kernel = Kernel::load(Arc::clone(&lock), config.handshake == Handshake::Auto, verified)?;
     let trail = Trail::open(&config, &metrics).await?;
     let (stored, intake) = (trail.store.ring_mark().await?, trail.intake.clone());
     let (publisher, snapshots) = state::channel(state::Snapshot::default());

@@ -122,6 +122,7 @@ impl Verified {
 /// The kernel side of this node.
 pub struct Kernel {
     pins: Pins,
+    lock: Arc<Lock>,
     loaded: Loaded,
     tables: Tables,
     keys: Keys,
@@ -146,11 +147,11 @@ impl std::fmt::Debug for Kernel {
 }
 
 impl Kernel {
-    /// Takes over what is pinned below `bpffs`, with programs that are verified already or are verified now. Hooks that
-    /// a predecessor left go on with its programs until [`Self::attach`]. The caller has the [`Lock`]. `handshakes`: whether
-    /// handshakes can be made to bear identities.
-    pub fn load(bpffs: &Path, handshakes: bool, verified: Option<Verified>) -> Result<Self, KernelError> {
-        let pins = Pins::below(bpffs);
+    /// Takes over what is pinned below the directory of the lock, with programs that are verified already or are verified now.
+    /// Hooks that a predecessor left go on with its programs until [`Self::attach`]. `handshakes`: whether handshakes can be
+    /// made to bear identities.
+    pub fn load(lock: Arc<Lock>, handshakes: bool, verified: Option<Verified>) -> Result<Self, KernelError> {
+        let pins = Pins::below(lock.bpffs());
         pins.prepare()?;
         let verified = verified.map(|verified| verified.0);
         let mut loaded = match verified.filter(|loaded| loaded.is_pinned(&pins)) {
@@ -166,6 +167,7 @@ impl Kernel {
         let elders = versions::sockets_of_others(&pins);
         let mut kernel = Self {
             pins,
+            lock,
             loaded,
             tables,
             keys,
@@ -316,6 +318,7 @@ impl Kernel {
 
     /// Guards the datagrams that a workload receives.
     pub fn guard(&mut self, cgroup: &Path, id: u64) -> Result<bool, KernelError> {
+        self.hold_place()?;
         let program = self.loaded.program(hooks::UDP_GUARD.program)?.as_fd();
         self.guards.add(program, cgroup, id)
     }

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use zt_common::names;
@@ -24,7 +25,7 @@ pub(super) struct Attached {
 /// What was found missing.
 #[derive(Debug, Default)]
 pub struct Mended {
-    /// Everything of this version was removed on purpose, and stays so.
+    /// Everything of this version was removed on purpose, and stays so until somebody starts an agent.
     pub detached: bool,
     /// What was put back.
     pub restored: Vec<String>,
@@ -34,10 +35,18 @@ pub struct Mended {
     pub gap: bool,
 }
 
+/// How it stands with the directory of the pins.
+enum Place {
+    There,
+    MadeAnew,
+    Detached,
+}
+
 impl Kernel {
     /// Attaches the hooks to the managed roots, or takes over those that are there. Hooks of roots that are no longer
     /// managed go.
     pub fn attach(&mut self, roots: &[ManagedRoot]) -> Result<(), KernelError> {
+        self.hold_place()?;
         for hook in [REFUSE_IN, REFUSE_OUT] {
             self.attach_to_refused(hook)?;
         }
@@ -143,15 +152,23 @@ impl Kernel {
         !self.attached.is_empty()
     }
 
-    /// Asks the kernel for every hook, link and pin of ours, and puts back what is missing. Hooks whose cgroup is gone
-    /// are not missed.
+    /// Asks the kernel for every hook, link and pin of ours, and puts back what is missing, the directory of the pins with its
+    /// lock and the file system below it included. Hooks whose cgroup is gone are not missed.
     pub fn mend(&mut self) -> Mended {
         let mut mended = Mended::default();
-        if self.pins.root().try_exists().is_ok_and(|there| !there) {
-            mended.detached = true;
-            return mended;
+        match self.find_place() {
+            Ok(Place::There) => {}
+            Ok(Place::MadeAnew) => mended.restored.push(self.place()),
+            Ok(Place::Detached) => {
+                mended.detached = true;
+                return mended;
+            }
+            Err(error) => {
+                mended.problems.push(error);
+                return mended;
+            }
         }
-        if let Err(error) = self.pins.prepare() {
+        if let Err(error) = self.pins.complete() {
             mended.problems.push(error);
         }
         for (name, map) in self.loaded.maps() {
@@ -181,6 +198,55 @@ impl Kernel {
             Err(error) => mended.problems.push(error),
         }
         mended
+    }
+
+    /// Finds the directory of the pins, and makes it anew where it was lost: with the file system, or by hand.
+    fn find_place(&self) -> Result<Place, KernelError> {
+        // One that cannot be looked at is not gone.
+        let is_gone = || self.pins.root().try_exists().is_ok_and(|there| !there);
+        if is_gone() && self.was_removed() {
+            return Ok(Place::Detached);
+        }
+        let mut place = Place::There;
+        if self.hold_place()? {
+            place = Place::MadeAnew;
+        }
+        if is_gone() {
+            self.pins.prepare()?;
+            place = Place::MadeAnew;
+        }
+        Ok(place)
+    }
+
+    /// Makes sure that the directory in which pins are made and removed is this agent's. Whether it was not until now.
+    pub(super) fn hold_place(&self) -> Result<bool, KernelError> {
+        let lost = !self.lock.is_in_place();
+        if lost {
+            self.lock.renew()?;
+        }
+        Ok(lost)
+    }
+
+    /// Whether the directory of the pins is gone because somebody removed this version on purpose. Who does renames it first,
+    /// detaches every link before it is gone, and leaves the directory that is locked.
+    fn was_removed(&self) -> bool {
+        if versions::is_going(&self.pins) {
+            return true;
+        }
+        let mut hooks = self
+            .attached
+            .iter()
+            .filter(|hook| hook.root_is_there())
+            .peekable();
+        if hooks.peek().is_none() {
+            // No root, no link: what is left to go by is the directory around it.
+            return self.lock.is_in_place();
+        }
+        hooks.all(Attached::is_off)
+    }
+
+    fn place(&self) -> String {
+        format!("the directory {}", self.pins.root().display())
     }
 
     /// Puts our program into the link of a hook, or a new link in its place.
@@ -248,6 +314,16 @@ impl Attached {
     /// The directory of the managed root that it is on.
     pub(super) fn root(&self) -> &Path {
         &self.root.path
+    }
+
+    /// Whether the cgroup that it is on still exists.
+    fn root_is_there(&self) -> bool {
+        fs::metadata(&self.root.path).is_ok_and(|there| there.ino() == self.root.id)
+    }
+
+    /// Whether somebody has detached the link, whoever still holds it.
+    fn is_off(&self) -> bool {
+        sys::link_info(self.link.as_fd()).is_ok_and(|info| info.cgroup == 0)
     }
 
     fn status(&self) -> HookStatus {

@@ -75,6 +75,17 @@ pub enum KernelError {
         /// Entries that fit.
         limit: usize,
     },
+    /// Another agent works where the pins were.
+    #[error(
+        "the pins' directory {} was gone for a moment, and {holder} has been started on it since: two agents enforce, each by its own maps; end that one, and this one pins again",
+        directory.display()
+    )]
+    Displaced {
+        /// The directory.
+        directory: PathBuf,
+        /// Who has it.
+        holder: String,
+    },
     /// A file operation failed.
     #[error("cannot {what} {}: {source}", path.display())]
     Io {

@@ -2,6 +2,7 @@
 //! What this host must offer before anything is loaded: a BPF file system, a place for pins.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
@@ -29,7 +30,7 @@ impl Pins {
         Self { root }
     }
 
-    /// The directory of them all. When it is gone, somebody has detached this version.
+    /// The directory of them all.
     pub(super) fn root(&self) -> &Path {
         &self.root
     }
@@ -47,6 +48,19 @@ impl Pins {
     /// The directory of pinned links.
     pub(super) fn links(&self) -> PathBuf {
         self.root.join("links")
+    }
+
+    /// Makes what is missing in the directory of this version, and not that itself: who removes it renames it first.
+    pub(super) fn complete(&self) -> Result<(), KernelError> {
+        for directory in [self.maps(), self.links()] {
+            match fs::create_dir(&directory) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(KernelError::io("create the pin directory", directory)(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Makes the directories of this version.

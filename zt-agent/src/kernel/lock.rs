@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use nix::libc;
 use nix::sys::stat::{major, minor};
@@ -17,7 +18,9 @@ use super::host;
 /// The right to work on the pins below one directory, until it is dropped.
 #[derive(Debug)]
 pub struct Lock {
-    _directory: File,
+    bpffs: PathBuf,
+    /// The directory that is at that path, and before it those that were: whoever waits for one of them goes on waiting.
+    directories: Mutex<Vec<File>>,
 }
 
 /// What came of asking for the [`Lock`].
@@ -37,6 +40,44 @@ pub struct Holder {
 }
 
 impl Lock {
+    fn of(bpffs: &Path, directory: File) -> Self {
+        Self {
+            bpffs: bpffs.into(),
+            directories: Mutex::new(vec![directory]),
+        }
+    }
+
+    /// The directory that it is about.
+    pub(super) fn bpffs(&self) -> &Path {
+        &self.bpffs
+    }
+
+    /// Whether what is locked is what is at the path now.
+    pub(super) fn is_in_place(&self) -> bool {
+        let directories = self.directories.lock().unwrap_or_else(PoisonError::into_inner);
+        directories.last().is_some_and(|file| is_at(file, &self.bpffs))
+    }
+
+    /// Takes the lock of the directory that has come in the place of the one that was locked: the BPF file system was unmounted,
+    /// or the directory removed by hand. Mounts and makes what is missing. What was locked before stays so.
+    pub(super) fn renew(&self) -> Result<(), KernelError> {
+        match Self::claim(&self.bpffs)? {
+            Claim::Held(lock) => {
+                let renewed = lock
+                    .directories
+                    .into_inner()
+                    .unwrap_or_else(PoisonError::into_inner);
+                let mut directories = self.directories.lock().unwrap_or_else(PoisonError::into_inner);
+                directories.extend(renewed);
+                Ok(())
+            }
+            Claim::Taken(holder) => Err(KernelError::Displaced {
+                directory: self.bpffs.clone(),
+                holder: holder.to_string(),
+            }),
+        }
+    }
+
     /// Takes the lock of `bpffs` if nobody has it. Mounts the BPF file system and makes the directory where they are
     /// missing.
     pub fn claim(bpffs: &Path) -> Result<Claim, KernelError> {
@@ -56,7 +97,7 @@ impl Lock {
             Err(error) => return Err(KernelError::io("open", bpffs)(error)),
         };
         match file.try_lock() {
-            Ok(()) if is_at(&file, bpffs) => Ok(Some(Claim::Held(Self { _directory: file }))),
+            Ok(()) if is_at(&file, bpffs) => Ok(Some(Claim::Held(Self::of(bpffs, file)))),
             // Removed between the two calls.
             Ok(()) => Ok(None),
             Err(TryLockError::WouldBlock) => Ok(Some(Claim::Taken(Holder {
@@ -95,7 +136,7 @@ impl Lock {
             let file = File::open(bpffs).map_err(KernelError::io("open", bpffs))?;
             file.lock().map_err(KernelError::io("lock", bpffs))?;
             if is_at(&file, bpffs) {
-                return Ok(Self { _directory: file });
+                return Ok(Self::of(bpffs, file));
             }
         }
     }

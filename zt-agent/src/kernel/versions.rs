@@ -180,6 +180,18 @@ pub(super) fn versions(bpffs: &Path) -> Result<Vec<PathBuf>, KernelError> {
     Ok(found)
 }
 
+/// Whether a removal of these pins is under way, or broke off.
+pub(super) fn is_going(pins: &Pins) -> bool {
+    let name = pins.root().file_name().unwrap_or_default().to_string_lossy();
+    let beside = versions(pins.root().parent().unwrap_or(pins.root())).unwrap_or_default();
+    beside.iter().any(|directory| {
+        let of = directory.file_name().unwrap_or_default().to_string_lossy();
+        of.strip_prefix(GOING)
+            .and_then(|of| of.split_once('-'))
+            .is_some_and(|(_, of)| of == name)
+    })
+}
+
 /// Whether a removal that broke off has left this directory.
 pub(super) fn is_leftover(directory: &Path) -> bool {
     let name = directory.file_name().unwrap_or_default().to_string_lossy();
@@ -205,6 +217,18 @@ mod tests {
         for other in ["v", "v1x", "version", "tc", "1", "cilium"] {
             assert!(!is_ours(other), "{other}");
         }
+    }
+
+    #[test]
+    fn a_removal_is_of_one_version() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        let pins = |version: &str| Pins::at(directory.path().join(version));
+        fs::create_dir(directory.path().join("removing-77-v1")).expect("made");
+        assert!(is_going(&pins("v1")));
+        for other in ["v0", "v11", "v7"] {
+            assert!(!is_going(&pins(other)), "{other}");
+        }
+        assert!(!is_going(&Pins::at(directory.path().join("absent/v1"))));
     }
 
     #[test]

@@ -30,7 +30,11 @@ impl Node {
             let command = runtime.block_on(async { tokio::time::timeout(wait, inbox.recv()).await });
             let mut batch = match command {
                 Ok(Some(command)) => vec![command],
-                Ok(None) => return,
+                Ok(None) => {
+                    // What is not pinned ends with this process.
+                    self.check_hooks();
+                    return;
+                }
                 Err(_) => Vec::new(),
             };
             while batch.len() < QUEUE {
@@ -188,8 +192,14 @@ impl Node {
         self.pending.tried(now);
     }
 
-    /// Checks what may have changed without anybody saying so.
+    /// Checks what may have changed without anybody saying so. Whatever of it fails, the hooks are looked after.
     fn tick(&mut self) -> Result<(), AppError> {
+        let outcome = self.look_after();
+        self.check_hooks();
+        outcome
+    }
+
+    fn look_after(&mut self) -> Result<(), AppError> {
         if let Some(log) = &mut self.log {
             log.flush();
         }
@@ -216,7 +226,6 @@ impl Node {
         self.check_losses();
         self.remember_services();
         self.retry();
-        self.check_hooks();
         Ok(())
     }
 }
