@@ -1,91 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `zt-agent monitor` on a real terminal, which tmux is, of an agent that enforces.
 
-use std::path::PathBuf;
+use std::ops::Deref;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use zt_tests::agent::binary;
-use zt_tests::{Policy, Scene, TCP, eventually, spiffe, wait_for};
+use zt_tests::{Policy, Scene, TCP, Terminal, eventually, spiffe, wait_for};
 
 /// Longer than anything takes on a busy machine.
 const LATER: Duration = Duration::from_secs(60);
 
-/// A terminal with a shell in it; it ends with the test.
-struct Terminal<'s> {
-    socket: PathBuf,
+/// A terminal in which the view is started.
+struct View<'s> {
+    terminal: Terminal,
     scene: &'s Scene,
 }
 
-impl<'s> Terminal<'s> {
+impl Deref for View<'_> {
+    type Target = Terminal;
+
+    fn deref(&self) -> &Terminal {
+        &self.terminal
+    }
+}
+
+impl<'s> View<'s> {
     fn open(scene: &'s Scene) -> Result<Self> {
-        let terminal = Self {
-            socket: scene.sandbox().directory().join("tmux"),
-            scene,
-        };
-        terminal.tmux(&[
-            "new-session",
-            "-d",
-            "-x",
-            "150",
-            "-y",
-            "40",
-            "-e",
-            "PS1=$ ",
-            "-e",
-            "ENV=",
-            "sh",
-        ])?;
-        // So that it is swept up when this process is killed.
-        let cgroup = scene.sandbox().outside().child("tmux")?;
-        for pid in ["#{pid}", "#{pane_pid}"] {
-            let pid = terminal.tmux(&["display-message", "-p", pid])?;
-            cgroup.add(pid.trim().parse()?)?;
-        }
-        Ok(terminal)
-    }
-
-    fn tmux(&self, arguments: &[&str]) -> Result<String> {
-        let output = Command::new("tmux")
-            .args(["-f", "/dev/null", "-S"])
-            .arg(&self.socket)
-            .args(arguments)
-            .env_remove("TMUX")
-            .env("LC_ALL", "C.UTF-8")
-            .output()
-            .context("tmux is not installed: run `cargo xtask setup`")?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "tmux {arguments:?}: {said}");
-        Ok(String::from_utf8(output.stdout)?)
-    }
-
-    fn screen(&self) -> Result<String> {
-        self.tmux(&["capture-pane", "-p"])
-    }
-
-    /// Presses keys, by their names in tmux.
-    fn press(&self, keys: &[&str]) -> Result<()> {
-        self.tmux(&[&["send-keys"], keys].concat())?;
-        Ok(())
-    }
-
-    /// Types a text as it is.
-    fn enter(&self, text: &str) -> Result<()> {
-        self.tmux(&["send-keys", "-l", text])?;
-        Ok(())
-    }
-
-    /// Waits until the screen is as wanted, and returns it.
-    fn shows(&self, what: &str, wanted: impl Fn(&str) -> bool) -> Result<String> {
-        let mut last = String::new();
-        let found = wait_for(what, LATER, || {
-            last = self.screen()?;
-            Ok(wanted(&last).then(|| last.clone()))
-        });
-        found.with_context(|| format!("the screen was:\n{last}"))
+        let terminal = Terminal::open(scene.sandbox())?;
+        Ok(Self { terminal, scene })
     }
 
     /// Starts the view; the file has its process.
@@ -109,8 +55,8 @@ impl<'s> Terminal<'s> {
     /// Waits for the shell to be back, with the terminal as it was.
     fn is_restored(&self, ended: &str) -> Result<()> {
         self.shows("the shell", |screen| screen.contains(ended))?;
-        ensure!(self.tmux(&["display-message", "-p", "#{alternate_on}"])?.trim() == "0");
-        ensure!(self.tmux(&["display-message", "-p", "#{cursor_flag}"])?.trim() == "1");
+        ensure!(self.says("#{alternate_on}")? == "0");
+        ensure!(self.says("#{cursor_flag}")? == "1");
         self.clear()?;
         // Of a terminal in raw mode `stty` says otherwise.
         self.enter("stty -a | tr ' ;' '\\n\\n' | grep -cx -e echo -e icanon -e isig")?;
@@ -120,18 +66,6 @@ impl<'s> Terminal<'s> {
         })?;
         self.clear()
     }
-
-    fn clear(&self) -> Result<()> {
-        self.press(&["-R"])?;
-        self.tmux(&["clear-history"])?;
-        Ok(())
-    }
-}
-
-impl Drop for Terminal<'_> {
-    fn drop(&mut self) {
-        let _ = self.tmux(&["kill-server"]);
-    }
 }
 
 #[test]
@@ -140,7 +74,7 @@ fn the_view_shows_filters_explains_reconnects_and_leaves_the_terminal_as_it_was(
     let policy = Policy::new("core").allow("client", "server", TCP, "80");
     let mut agent = scene.agent(&policy)?.start()?;
     let api = format!("unix://{}", agent.socket().display());
-    let terminal = Terminal::open(&scene)?;
+    let terminal = View::open(&scene)?;
     terminal.monitor(&api)?;
 
     assert_eq!(client.tcp(server.v4(80))?, "ok");

@@ -90,7 +90,7 @@ impl MonitorArgs {
 async fn lines(arguments: &MonitorArgs, mut events: EventStream) -> Result<Exit, Failure> {
     let colour = colourful();
     while let Some(event) = events.next().await? {
-        // Anything but a record is a notice, of records that this reader was too slow for.
+        // Anything but a record is a notice, of records that came faster than they were read.
         if !feed::is_record(&event) {
             let notice = printable(&format!("{}: {}", event.name, event.data));
             eprintln!("{}", toned(&notice, Tone::Caution, colour));

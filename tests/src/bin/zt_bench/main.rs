@@ -17,6 +17,7 @@ mod http;
 mod load;
 mod machine;
 mod memory;
+mod monitor;
 mod order;
 mod outage;
 mod peers;
@@ -129,6 +130,8 @@ enum Bench {
     Http,
     /// Millions of records in both stores: inserts, pages, graph
     Query,
+    /// `zt-agent monitor`, on a terminal and as lines, of 50,000 decisions a second
+    Monitor,
 }
 
 impl Bench {
@@ -152,6 +155,7 @@ impl Bench {
             Self::Evaluate => evaluate::in_process(plan, metrics),
             Self::Http => http::evaluate(plan, metrics),
             Self::Query => query::trails(plan, metrics),
+            Self::Monitor => monitor::keeps_up(plan, metrics),
         }
     }
 }

@@ -97,7 +97,7 @@ function tell() {
   const { shown, all, missed, meanwhile } = totals;
   const words = [`shown ${count(shown)} of ${count(all)}`];
   if (missed > 0) {
-    words.push(`${count(missed)} not sent: this page was too slow`);
+    words.push(`${count(missed)} not sent: they came faster than they were read`);
   }
   if (held) {
     words.push(`held, ${count(meanwhile)} came since`);

@@ -19,7 +19,7 @@ pub(super) struct Sample {
     pub(super) shown: u64,
     /// Decisions that there were: shown, not shown, and missed.
     pub(super) all: u64,
-    /// Of these, records that the agent did not send, for this program was too slow.
+    /// Of these, records that the agent did not send, for they came faster than they were read.
     pub(super) missed: u64,
     ticks: VecDeque<(Duration, u64)>,
     since_tick: u64,
