@@ -26,6 +26,7 @@ pub struct Program {
 
 impl Program {
     /// What it did since `before`.
+    #[must_use]
     pub fn since(self, before: Self) -> Self {
         Self {
             time: self.time.saturating_sub(before.time),

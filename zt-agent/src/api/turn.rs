@@ -63,17 +63,15 @@ impl Turns {
         let place = self.place(account)?;
         let turn = tokio::time::timeout(self.patience, Arc::clone(&self.running).acquire_owned()).await;
         drop(place);
-        match turn {
-            Ok(Ok(permit)) => Ok(Turn(permit)),
-            // It is never closed, so that this is the time that is over.
-            Ok(Err(_)) | Err(_) => {
-                let why = format!(
-                    "others have been answered for {} seconds",
-                    self.patience.as_secs()
-                );
-                Err(self.busy(&why))
-            }
+        if let Ok(Ok(permit)) = turn {
+            return Ok(Turn(permit));
         }
+        // It is never closed, so that this is the time that is over.
+        let why = format!(
+            "others have been answered for {} seconds",
+            self.patience.as_secs()
+        );
+        Err(self.busy(&why))
     }
 
     /// A place in the line, where there is one.

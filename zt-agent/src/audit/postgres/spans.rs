@@ -14,7 +14,7 @@ const HOURS: i64 = 24;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Day {
     /// Since 1970.
-    pub(super) day: i32,
+    pub(super) number: i32,
     /// Whether it is added up.
     pub(super) added_up: bool,
     /// Some of its kinds: those that have certain ids, on every day the same.
@@ -37,7 +37,7 @@ pub(super) struct Span {
 impl Day {
     /// Its first hour and its last, of those between two.
     pub(super) fn between(&self, (first, last): (i64, i64)) -> (i64, i64) {
-        let begin = i64::from(self.day) * HOURS;
+        let begin = i64::from(self.number) * HOURS;
         (begin.max(first), (begin + HOURS - 1).min(last))
     }
 }
@@ -56,7 +56,7 @@ impl Span {
     fn take(&mut self, day: &Day, hours: (i64, i64)) {
         let (first, last) = day.between(hours);
         if day.added_up && last - first + 1 == HOURS {
-            self.days.push(day.day);
+            self.days.push(day.number);
         } else {
             self.hours.extend(first..=last);
         }
@@ -125,7 +125,7 @@ mod tests {
         let day = (any::<bool>(), prop::collection::hash_set("[a-e]{1,3}", 0..40));
         prop::collection::btree_map(0_i32..60, day, 0..40).prop_map(|days| {
             let day = |(day, (added_up, sample)): (i32, (bool, HashSet<String>))| Day {
-                day,
+                number: day,
                 added_up,
                 sample: sample.into_iter().collect(),
             };
@@ -165,7 +165,7 @@ mod tests {
             shape: u128,
         ) {
             let hours = (first, first + length);
-            let asked = |day: &Day| (i64::from(day.day) * HOURS..(i64::from(day.day) + 1) * HOURS).filter(|hour| (hours.0..=hours.1).contains(hour));
+            let asked = |day: &Day| (i64::from(day.number) * HOURS..(i64::from(day.number) + 1) * HOURS).filter(|hour| (hours.0..=hours.1).contains(hour));
             let days: Vec<Day> = days.into_iter().filter(|day| asked(day).next().is_some()).collect();
             let expected: Vec<i64> = days.iter().flat_map(asked).collect();
             for shape in [shape, 0, u128::MAX].map(Uuid::from_u128) {
@@ -177,7 +177,7 @@ mod tests {
         fn no_span_has_more_than_the_most_and_no_two_would_fit_in_one(days in days(), most in 1..kinds(100)) {
             let hours = (i64::MIN, i64::MAX);
             // Of those days that it is about, and of both of two.
-            let has = |span: &Span, day: &Day| span.days.contains(&day.day) || span.hours.contains(&(i64::from(day.day) * HOURS));
+            let has = |span: &Span, day: &Day| span.days.contains(&day.number) || span.hours.contains(&(i64::from(day.number) * HOURS));
             let of = |spans: &[Span]| -> u64 {
                 let days = days.iter().filter(|day| spans.iter().any(|span| has(span, day)));
                 let all: HashSet<&String> = days.flat_map(|day| &day.sample).collect();
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn a_day_that_is_added_up_is_read_by_the_hour_where_it_is_asked_for_in_part() {
         let day = Day {
-            day: 2,
+            number: 2,
             added_up: true,
             sample: vec!["a".to_owned()],
         };

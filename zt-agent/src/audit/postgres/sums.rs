@@ -134,7 +134,7 @@ impl Sums {
             .fetch_all(&mut *transaction)
             .await?;
         let day = |(day, added_up, sample)| Day {
-            day,
+            number: day,
             added_up,
             sample,
         };

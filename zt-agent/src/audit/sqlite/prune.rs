@@ -103,11 +103,11 @@ async fn delete_below(writer: &mut Writer, settings: &Settings, row: i64) -> Res
 async fn delete_and_sign(writer: &mut Writer, settings: &Settings, row: i64) -> Result<u64, StoreError> {
     let keys = settings.keys.as_deref().map(Keys::open).transpose()?;
     let mut transaction = writer.connection.begin_with("BEGIN IMMEDIATE").await?;
-    if let Some(keys) = &keys {
-        if let Some(broken) = continuity::check(&mut transaction, &mut writer.watched, keys).await? {
-            transaction.commit().await?;
-            return Err(broken);
-        }
+    if let Some(keys) = &keys
+        && let Some(broken) = continuity::check(&mut transaction, &mut writer.watched, keys).await?
+    {
+        transaction.commit().await?;
+        return Err(broken);
     }
     let (last,): (Option<i64>,) = sqlx::query_as("SELECT max(row) FROM record WHERE row < ?")
         .bind(row)

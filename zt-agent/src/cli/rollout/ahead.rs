@@ -28,6 +28,7 @@ pub(super) struct Stages {
 
 /// What a stage says.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is said of its own")]
 struct Said {
     name: String,
     patterns: Vec<Pattern>,

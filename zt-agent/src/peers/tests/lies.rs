@@ -34,7 +34,7 @@ impl Liar {
     pub(super) fn key_exchange(&self) -> Option<rustls::NamedGroup> {
         let (_, connection) = self.stream.get_ref();
         let group = connection.negotiated_key_exchange_group();
-        group.map(|group| group.name())
+        group.map(rustls::crypto::SupportedKxGroup::name)
     }
 
     /// As node `a`, which it is by its certificate.

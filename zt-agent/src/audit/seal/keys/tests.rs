@@ -62,7 +62,10 @@ fn nothing_of_a_checkpoint_can_be_changed() {
         assert!(!holds(&changed), "{changed:?}");
     }
     keys.note(&signed).expect("notes");
-    assert_eq!(Keys::noted(directory.path()).expect("reads"), [signed.clone()]);
+    assert_eq!(
+        Keys::noted(directory.path()).expect("reads"),
+        std::slice::from_ref(&signed)
+    );
     let kept = || Keys::kept(directory.path()).expect("reads");
     assert_eq!(kept(), 0, "the last one is no break");
     let file = keys.keep(&signed).expect("keeps").expect("a file");
