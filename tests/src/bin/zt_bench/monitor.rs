@@ -170,7 +170,7 @@ fn fed(
 }
 
 fn count_lines(mut from: impl Read) -> Result<u64> {
-    let (mut bytes, mut count) = ([0; 1 << 16], 0);
+    let (mut bytes, mut count) = (vec![0_u8; 1 << 16], 0);
     loop {
         let read = from.read(&mut bytes)?;
         if read == 0 {
