@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Somebody else's `sock_ops` program, beside ours on the same sockets: one that asks for the same callbacks, and may write TCP
-//! options of its own. Put together by hand, as it is a few instructions.
+//! Somebody else's programs beside ours on the same sockets: one of `sock_ops` that asks for the same callbacks, and may write TCP
+//! options of its own, and those that only answer yes or no. Put together by hand, as they are a few instructions.
 #![expect(
     unsafe_code,
     reason = "bpf(2) by hand; every pointer handed over lives across the call"
@@ -21,6 +21,29 @@ const PROG_LOAD: u32 = 5;
 const LINK_CREATE: u32 = 28;
 const SOCK_OPS: u32 = 13;
 const ATTACH: u32 = 3;
+const CGROUP_SOCK: u32 = 9;
+
+/// Where a program is asked whether something may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// Whether a socket may be made.
+    SockCreate,
+    /// Whether a socket of IPv4 may stay bound.
+    PostBind4,
+    /// Whether a socket of IPv6 may stay bound.
+    PostBind6,
+}
+
+impl Asked {
+    /// `enum bpf_attach_type`.
+    const fn attach_type(self) -> u32 {
+        match self {
+            Self::SockCreate => 2,
+            Self::PostBind4 => 12,
+            Self::PostBind6 => 13,
+        }
+    }
+}
 
 /// Attached for as long as this lives.
 #[derive(Debug)]
@@ -33,10 +56,19 @@ impl OtherProgram {
     /// of each segment it writes `bytes`, a multiple of four, or none.
     pub fn attach(cgroup: &Cgroup, bytes: u8) -> Result<Self> {
         ensure!(bytes.is_multiple_of(4) && bytes <= 40, "{bytes} bytes do not fit");
-        let code = code(i32::from(bytes));
+        Self::load(cgroup, SOCK_OPS, ATTACH, &code(i32::from(bytes)))
+    }
+
+    /// Attaches one that gives the same answer to everything.
+    pub fn answering(cgroup: &Cgroup, asked: Asked, allows: bool) -> Result<Self> {
+        let code = [set(0, i32::from(allows)), instruction(0x95, 0, 0, 0, 0)];
+        Self::load(cgroup, CGROUP_SOCK, asked.attach_type(), &code)
+    }
+
+    fn load(cgroup: &Cgroup, kind: u32, attach_type: u32, code: &[Instruction]) -> Result<Self> {
         let mut log = vec![0_u8; 65_536];
         let load = Load {
-            kind: SOCK_OPS,
+            kind,
             count: code.len() as u32,
             code: code.as_ptr() as u64,
             license: c"GPL".as_ptr() as u64,
@@ -44,7 +76,7 @@ impl OtherProgram {
             log_size: log.len() as u32,
             log: log.as_mut_ptr() as u64,
             rest: [0; 7],
-            attach_type: ATTACH,
+            attach_type,
             tail: [0; 14],
         };
         let program = bpf(PROG_LOAD, &load).with_context(|| {
@@ -55,7 +87,7 @@ impl OtherProgram {
         let link = Link {
             program: program.as_raw_fd() as u32,
             target: directory.as_raw_fd() as u32,
-            attach_type: ATTACH,
+            attach_type,
             rest: [0; 9],
         };
         let link = bpf(LINK_CREATE, &link).context("cannot attach the program")?;
