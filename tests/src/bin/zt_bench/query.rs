@@ -33,7 +33,7 @@ const REPLAY: f64 = 5000.0;
 
 /// A store that is full.
 enum Trail {
-    Sqlite(Store),
+    Sqlite(Box<Store>),
     Postgres(Reader),
 }
 
@@ -81,7 +81,7 @@ pub(crate) fn trails(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
     };
     runtime.block_on(async {
         let (directory, store) = fill::sqlite(plan, &maker, metrics).await?;
-        let trail = Trail::Sqlite(store);
+        let trail = Trail::Sqlite(Box::new(store));
         ask(plan, &trail, &maker, metrics).await?;
         drop((trail, directory));
         let server = fill::postgres(plan, &maker, metrics).await?;
