@@ -4,7 +4,7 @@
 /// Most bytes of what is made.
 const MOST_BYTES: usize = 16 * 1024;
 
-/// Numbers that look as if they were drawn (SplitMix64).
+/// Numbers that look as if they were drawn (`SplitMix64`).
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {

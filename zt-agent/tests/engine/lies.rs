@@ -15,7 +15,8 @@ use futures::{StreamExt, stream};
 use serde_json::{Value, json};
 use zt_agent::policy::{Document, Settings, parse};
 
-use super::world::{Node, policy, settings};
+use super::node::{Node, settings};
+use super::world::policy;
 
 /// What the engine says.
 #[derive(Clone)]

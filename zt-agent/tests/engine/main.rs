@@ -8,6 +8,7 @@ mod kept;
 mod lies;
 mod many;
 mod metrics;
+mod node;
 mod operators;
 mod secrets;
 mod tls;
@@ -21,7 +22,8 @@ use serde_json::{Value, json};
 use zt_agent::cli::client::ClientError;
 use zt_agent::policy_follow::COPY;
 
-use world::{Engine, Node, Shared, eventually, policy, settings};
+use node::{Node, settings};
+use world::{Engine, Shared, eventually, policy};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_engines_and_two_nodes_converge_through_crashes() {

@@ -11,7 +11,8 @@ use tokio::net::{TcpListener, TcpStream};
 use zt_agent::cli::client::{ApiArgs, Client, ClientError, TlsArgs};
 use zt_agent::policy_follow::{Settings, Tls};
 
-use super::world::{Engine, Node, Shared, eventually, policy, settings};
+use super::node::{Node, settings};
+use super::world::{Engine, Shared, eventually, policy};
 
 const NODE: &str = "spiffe://hanzo.ai/zt/node";
 pub(super) const ENGINE: &str = "spiffe://hanzo.ai/zt/engine";
