@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Two agents as two nodes: each has a tree of its own, workloads in namespaces on one network, and the certificate of its node.
 
-use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use zt_tests::agent::{DEADLINE, binary};
 use zt_tests::agent_files::Workload;
-use zt_tests::hooks::pins;
 use zt_tests::nodes::{NODES, Nodes};
 use zt_tests::{Agent, KubeApi, Party, Policy, Scene, TCP, wait_for};
 
@@ -77,16 +75,12 @@ fn ask(agent: &Agent, arguments: &[&str]) -> Result<Output> {
     Ok(command.output()?)
 }
 
-/// How an agent stands.
-fn status(agent: &Agent) -> Result<Value> {
-    let output = ask(agent, &["status"])?;
-    serde_json::from_slice(&output.stdout)
-        .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
-}
-
 /// What an agent says of the other node.
 fn peer(agent: &Agent) -> Result<Value> {
-    Ok(status(agent)?["peers"]["nodes"][0].clone())
+    let output = ask(agent, &["status"])?;
+    let status: Value = serde_json::from_slice(&output.stdout)
+        .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+    Ok(status["peers"]["nodes"][0].clone())
 }
 
 /// What the records of allowed connections say of proof, the newest first.
@@ -232,42 +226,6 @@ fn a_node_that_may_not_say_so_names_nobody() -> Result<()> {
 
 /// One node has handshakes bear identities and the other does not yet, as while a cluster is upgraded: workloads reach each other in both
 /// directions, by name, and prove who they are as soon as both nodes do.
-/// What is removed beside a living agent proves nothing, and is asked for no proof.
-#[test]
-fn a_node_that_is_detached_beside_its_agent_is_reached_as_before() -> Result<()> {
-    const ALL: &str = "spiffe://hanzo.ai/hanzo-k8s/test/*";
-    let mut world = World::new("peers-detached")?;
-    let policy = Policy::new("peers").allow("iam", "chat", TCP, "8081");
-    let (one, two) = (world.agent(0, &policy, ALL)?, world.agent(1, &policy, ALL)?);
-    for agent in [&one, &two] {
-        until(agent, "the other is known, with a key", is_known)?;
-    }
-    let [chat, iam] = &mut world.parties;
-    let to_chat = chat.v4(8081);
-    chat.serve(to_chat)?.local()?;
-    // What the status says of the other node is in the kernel's map a moment later.
-    wait_for("iam to reach chat, with proof", DEADLINE, || {
-        let talked = iam.talk(to_chat)? == "ok";
-        let proven = proofs(&one)?.iter().any(|proof| proof == "mutual");
-        Ok((talked && proven).then_some(()))
-    })?;
-    // A hook that is taken away is put back, and changes nothing.
-    let pins = pins(&world.scene.sandbox().pins()?.join(NODES[1]))?;
-    let is_link = |pin: &&PathBuf| pin.display().to_string().contains("links/zt_connect4");
-    std::fs::remove_file(pins.iter().find(is_link).context("a link is pinned")?)?;
-    wait_for("it to be put back", DEADLINE, || {
-        Ok((status(&two)?["restored"].as_u64() > Some(0)).then_some(()))
-    })?;
-    assert_eq!(peer(&one)?["proves"], true);
-    assert!(two.command(&["detach", "--yes"]).status()?.success());
-    until(&one, "the other one proves no more", |peer| {
-        peer["state"] == "connected" && peer["proves"] == false
-    })?;
-    wait_for("iam to reach chat again", DEADLINE, || {
-        Ok((iam.talk(to_chat)? == "ok").then_some(()))
-    })
-}
-
 #[test]
 fn nodes_that_prove_and_nodes_that_do_not_reach_each_other() -> Result<()> {
     const ALL: &str = "spiffe://hanzo.ai/hanzo-k8s/test/*";

@@ -112,10 +112,9 @@ pub async fn run(config: Config, sources: Sources, take_over: bool) -> Result<()
     let (commands, inbox) = mpsc::channel::<Command>(node::QUEUE);
     let (ring, counters) = (kernel.ring()?, kernel.counter_reader()?);
     let watcher = Watcher::new(input.mount.clone(), input.root_paths.clone())?;
-    let (proves, proving) = watch::channel(config.handshake == Handshake::Auto);
-    let handshakes = (kernel.node_epochs(), proving);
+    let epochs = kernel.node_epochs();
     let (cgroups, sources, followers) =
-        identities::open(&config, &mut input, &watcher, &metrics, handshakes).await?;
+        identities::open(&config, &mut input, &watcher, &metrics, epochs).await?;
     let (by_hand, to_record) = mpsc::unbounded_channel();
     let recording = tokio::spawn(control::record(to_record, intake.clone(), commands.downgrade()));
     let parts = Parts {
@@ -130,7 +129,6 @@ pub async fn run(config: Config, sources: Sources, take_over: bool) -> Result<()
         metrics: Arc::clone(&metrics),
         snapshots: publisher,
         ready: ready_sender,
-        proves,
         newly: Arc::clone(&newly),
     };
     let node = off_the_runtime(move || Node::start(parts, input.policies, sources, cgroups)).await?;

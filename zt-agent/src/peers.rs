@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use zt_common::siphash::Key;
 
 use crate::identity::peers::Located;
@@ -49,8 +49,8 @@ pub struct Settings {
     pub node: Arc<str>,
     /// The trust domain of identities.
     pub trust_domain: String,
-    /// Whether workloads of this node prove who they are in handshakes. They no longer do once everything of zt was removed here.
-    pub proves: watch::Receiver<bool>,
+    /// Workloads of this node prove who they are in handshakes.
+    pub proves: bool,
     /// How long what a node said is believed when it is no longer heard.
     pub hold: Duration,
     /// Where it is kept what the next agent goes on with. No keys.

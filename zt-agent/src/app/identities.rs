@@ -61,7 +61,7 @@ pub(super) async fn open(
     input: &mut Input,
     watcher: &Watcher,
     metrics: &Metrics,
-    (node_epochs, proves): (HashMap<u32, u64>, watch::Receiver<bool>),
+    node_epochs: HashMap<u32, u64>,
 ) -> Result<(BTreeMap<PathBuf, u64>, Sources, Followed), AppError> {
     let cgroups = watcher.snapshot();
     for source in [
@@ -116,7 +116,7 @@ pub(super) async fn open(
         if let Some(seen) = &mut seen {
             cluster_nodes::known(seen).await;
         }
-        Some(Peers::open(config, node_epochs, svids, seen, proves, peers_health).await?)
+        Some(Peers::open(config, node_epochs, svids, seen, peers_health).await?)
     } else {
         None
     };

@@ -153,8 +153,6 @@ pub(super) struct Parts {
     pub metrics: Arc<Metrics>,
     pub snapshots: Publisher,
     pub ready: watch::Sender<Readiness>,
-    /// Whether workloads of this node prove who they are in handshakes.
-    pub proves: watch::Sender<bool>,
     /// Denials of workloads that a rollout newly enforced.
     pub newly: Arc<Newly>,
 }

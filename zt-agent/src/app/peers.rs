@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 use super::cluster_nodes::own_addresses;
 use super::node::Command;
 use super::{AppError, forward};
-use crate::config::Config;
+use crate::config::{Config, Handshake};
 use crate::identity::peers::{Local, Svids};
 use crate::kubernetes;
 use crate::peers::{FILE, Health, PROTOCOL, Parts, Recalled, Service, Settings, Timing, Told, follow_local};
@@ -61,7 +61,6 @@ impl Peers {
         uses: HashMap<u32, u64>,
         svids: Option<watch::Receiver<Svids>>,
         nodes: Option<kubernetes::Nodes>,
-        proves: watch::Receiver<bool>,
         health: Arc<Health>,
     ) -> Result<Self, AppError> {
         let (cert, key, client_ca) = config.api.tls.all().ok_or(AppError::Ended {
@@ -91,7 +90,7 @@ impl Peers {
             settings: Settings {
                 node: config.node.as_str().into(),
                 trust_domain: config.trust_domain.clone(),
-                proves,
+                proves: config.handshake == Handshake::Auto,
                 hold: config.identity.peers.hold,
                 memory: config.state_directory().join(FILE),
                 timing: Timing::default(),

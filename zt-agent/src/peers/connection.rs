@@ -114,11 +114,10 @@ impl<'a> Connection<'a> {
     async fn talk(&mut self) -> Result<std::convert::Infallible, End> {
         let Known { highest, uses } = self.pair.known();
         let settings = &self.pair.shared().settings;
-        let mut proves = settings.proves.clone();
         let hello = Message::Hello {
             version: VERSION,
             node: settings.node.to_string(),
-            proves: *proves.borrow_and_update(),
+            proves: settings.proves,
             epoch: highest,
             uses,
         };
@@ -166,9 +165,6 @@ impl<'a> Connection<'a> {
                     }
                 }
                 Ok(()) = certificates.changed() => self.look_at_certificates()?,
-                Ok(()) = proves.changed() => {
-                    return Err(End::Renew("whether workloads of this node prove who they are has changed".to_owned()));
-                }
                 Ok(()) = speakers.changed() => {
                     let speaker = Arc::clone(&speakers.borrow_and_update());
                     let more = self.pair.speaks(speaker);

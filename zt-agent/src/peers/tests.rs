@@ -161,7 +161,6 @@ struct Agent {
     local: watch::Sender<Option<Arc<Local>>>,
     certificates: watch::Sender<Arc<Option<Mutual>>>,
     roster: watch::Sender<Option<Arc<Roster>>>,
-    proves: watch::Sender<bool>,
     memory: PathBuf,
     tasks: [JoinHandle<()>; 2],
 }
@@ -343,7 +342,6 @@ impl World {
             watch::channel(Arc::new(Some(self.authority.mutual(&self.certificate(node)))));
         let (local, own) = watch::channel(here);
         let (roster, others) = watch::channel(known.map(Arc::new));
-        let (proves, proving) = watch::channel(true);
         let (out, mut said) = mpsc::channel(4);
         let health = Arc::new(Health::default());
         let memory = self.directory.path().join(format!("{node}.json"));
@@ -351,7 +349,7 @@ impl World {
             settings: Settings {
                 node: node.into(),
                 trust_domain: "hanzo.ai".to_owned(),
-                proves: proving,
+                proves: true,
                 hold: self.hold,
                 memory: memory.clone(),
                 timing: self.timing,
@@ -386,7 +384,6 @@ impl World {
             local,
             certificates,
             roster,
-            proves,
             memory,
             tasks: [tokio::spawn(service.run(listener)), following],
         }

@@ -79,9 +79,6 @@ impl Node {
         if mended.gap {
             self.judge_what_passed();
         }
-        if mended.detached {
-            self.prove_no_more();
-        }
         self.parts.kernel.end_other_handshakes();
         self.begin_handshakes();
         let others = self.remove_other_versions();
@@ -102,21 +99,6 @@ impl Node {
             leaving: false,
             reason: troubles.map(Arc::from),
         });
-    }
-
-    /// Has other nodes ask this one's workloads for no proof that nothing here writes any more: not where a hook is still there, as
-    /// what is missing beside it is put back.
-    fn prove_no_more(&self) {
-        if self.parts.kernel.is_on_roots() {
-            return;
-        }
-        let is_new = self
-            .parts
-            .proves
-            .send_if_modified(|proves| std::mem::replace(proves, false));
-        if is_new {
-            tracing::warn!("workloads of this node prove nothing any more, and other nodes are told so");
-        }
     }
 
     fn troubles_of(&self, mended: &Mended) -> Option<String> {

@@ -30,7 +30,7 @@ impl Connection<'_> {
         self.stage = Stage::Greeted;
         self.patience.greeted();
         let settings = &self.pair.shared().settings;
-        self.proves = proves && *settings.proves.borrow();
+        self.proves = proves && settings.proves;
         let local = self.pair.shared().local.borrow().clone();
         self.says(local);
         self.pair.proves(self.proves);

@@ -90,38 +90,6 @@ async fn what_keys_come_from_is_agreed_post_quantum() {
 }
 
 #[tokio::test]
-async fn a_node_that_proves_no_more_says_so_and_its_keys_are_forgotten() {
-    let world = World::new(&["a", "b"], "*");
-    let (a, b) = (world.start("a", HashMap::new()), world.start("b", HashMap::new()));
-    a.says(&[("10.1.0.5", "iam")]);
-    b.says(&[("10.2.0.5", "chat")]);
-    settled(&a, &b).await;
-    let proves = |kernel: &Kernel| {
-        kernel
-            .at
-            .get(&ip("10.2.0.5"))
-            .is_some_and(|located| located.proves)
-    };
-    a.until("chat is asked for proof", proves).await;
-    b.proves.send_replace(false);
-    let known = a
-        .until("chat is not asked any more", |kernel| !proves(kernel))
-        .await;
-    assert_eq!(
-        known.who("10.2.0.5").as_deref(),
-        Some("w/chat"),
-        "it is still there"
-    );
-    for agent in [&a, &b] {
-        let none = |kernel: &Kernel| kernel.uses.is_empty() && kernel.verifies.is_empty();
-        agent.until("there is no key", none).await;
-    }
-    let status = a.until_status("b is heard", |status| status.nodes["b"].state == State::Connected);
-    let refused = status.await.refused;
-    assert!(refused.values().all(|count| *count == 0), "{refused:?}");
-}
-
-#[tokio::test]
 async fn keys_are_changed_while_what_is_sent_goes_on_being_verified() {
     let mut world = World::new(&["a", "b"], "*");
     world.timing.rotate = Duration::from_millis(20);

@@ -97,7 +97,7 @@ impl Others {
                 settings: Settings {
                     node: other.name.as_str().into(),
                     trust_domain: "hanzo.ai".to_owned(),
-                    proves: watch::channel(true).1,
+                    proves: true,
                     hold: Duration::from_secs(300),
                     memory: self.memory.join(format!("{}.json", other.name)),
                     timing: Timing::default(),
