@@ -103,10 +103,8 @@ impl Grounds {
             followed[family] &= contains(networks, *address);
             inside[family] &= contains(&self.cluster, *address);
         }
-        for family in 0..2 {
-            followed[family] &= some[family];
-            inside[family] &= some[family];
-        }
+        let shown = |[v4, v6]: [bool; 2]| [v4 && some[0], v6 && some[1]];
+        let (followed, inside) = (shown(followed), shown(inside));
         let differs = (followed, inside) != (self.followed, self.inside);
         (self.followed, self.inside) = (followed, inside);
         differs
