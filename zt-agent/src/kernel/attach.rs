@@ -124,11 +124,6 @@ impl Kernel {
         roots.chain(refused).chain(guards).collect()
     }
 
-    /// Whether the kernel reports a hook of ours on a managed root.
-    pub fn is_on_roots(&self) -> bool {
-        self.attached.iter().any(|attached| attached.status().attached)
-    }
-
     fn refused_status(&self, hook: Hook) -> HookStatus {
         let ours = self.loaded.program(hook.program).ok();
         let ours = ours.and_then(|program| sys::id_of(program.as_fd()).ok());
