@@ -242,7 +242,7 @@ async fn a_login_without_the_role_is_told_what_it_lacks() {
 async fn without_the_roles_the_advice_is_to_make_them() {
     let server = server();
     server
-        .sql("DROP SCHEMA zt_audit CASCADE; DROP ROLE zt_audit_reader")
+        .sql("DROP SCHEMA zt_audit CASCADE; DROP OWNED BY zt_audit_reader; DROP ROLE zt_audit_reader")
         .expect("dropped");
     let reader = Reader::new(target(&server, "engine"));
     let error = reader

@@ -117,7 +117,8 @@ fn the_agent_says_its_own_key_at_no_level_of_its_log() -> Result<()> {
         // PKCS #8 of a key on P-256: the number itself begins at the 36th byte. Bytes are written as numbers, or in hexadecimal.
         let part = bytes.get(36..48).context("a key on P-256")?;
         let numbers: Vec<String> = part.iter().map(u8::to_string).collect();
-        let digits: String = part.iter().map(|byte| format!("{byte:02x}")).collect();
+        let digits: Vec<String> = part.iter().map(|byte| format!("{byte:02x}")).collect();
+        let digits = digits.concat();
         let lines = key
             .lines()
             .filter(|line| !line.starts_with("-----"))

@@ -34,7 +34,7 @@ const REPLAY: f64 = 5000.0;
 /// A store that is full.
 enum Trail {
     Sqlite(Box<Store>),
-    Postgres(Reader),
+    Postgres(Box<Reader>),
 }
 
 impl Trail {
@@ -85,7 +85,7 @@ pub(crate) fn trails(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
         ask(plan, &trail, &maker, metrics).await?;
         drop((trail, directory));
         let server = fill::postgres(plan, &maker, metrics).await?;
-        let trail = Trail::Postgres(server.reader()?);
+        let trail = Trail::Postgres(Box::new(server.reader()?));
         ask(plan, &trail, &maker, metrics).await?;
         plans::write(plan, &server, &maker, metrics).await
     })
