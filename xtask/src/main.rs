@@ -75,7 +75,7 @@ enum Task {
     },
     /// Give parsers arbitrary bytes, with libFuzzer and a nightly compiler
     Fuzz {
-        /// One of the targets of fuzz/fuzz_targets; all of them, one after the other, if none is named
+        /// One of the targets of `fuzz/fuzz_targets`; all of them, one after the other, if none is named
         target: Option<String>,
         /// How long each runs
         #[arg(long, default_value_t = 60)]

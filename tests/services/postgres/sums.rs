@@ -14,8 +14,8 @@ use super::{blocks, kinds, maker, ship, target, today, with_tables};
 const DAY: i64 = 24 * HOUR;
 /// Kinds of a day that is added up, and of each of two that are not. Sorted, or looked up at a time by a hash, those of the
 /// first do not fit into the memory that a server has by itself for a question.
-const MANY: u64 = 60_000;
-const FEW: u64 = 20_000;
+const MANY: u64 = 40_000;
+const FEW: u64 = 10_000;
 
 /// Temporary files of connections that have ended.
 async fn temporary(server: &Server) -> u64 {
@@ -55,7 +55,7 @@ async fn kinds_of_any_number_are_added_up_without_temporary_files() {
     let before = temporary(&server).await;
     let all = GraphFilter::default();
     // All at once, the small days together, and each in parts.
-    for kinds in [None, Some(50_000), Some(7000)] {
+    for kinds in [None, Some(30_000), Some(7000)] {
         let reader = Reader::new(target(&server, "engine"));
         let reader = match kinds {
             None => reader,

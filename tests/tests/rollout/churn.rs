@@ -96,7 +96,7 @@ fn sides(scene: &Scene, ids: &Known<u64, usize>) -> Result<Known<usize, bool>> {
     let map = MapData::from_pin(scene.sandbox().maps()?.join(names::WORKLOADS))?;
     let map: HashMap<MapData, u64, InKernel> = Map::HashMap(map).try_into()?;
     let mut found = Known::new();
-    for entry in map.iter() {
+    for entry in &map {
         let (id, workload) = entry?;
         if let Some(number) = ids.get(&id) {
             ensure!(
