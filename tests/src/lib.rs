@@ -8,6 +8,7 @@
 
 pub mod agent;
 pub mod agent_files;
+pub mod attack;
 pub mod attacker;
 pub mod btf;
 pub mod cgroup;

@@ -17,6 +17,8 @@ const STOPPED: i32 = 124;
 
 /// So many failed tests of a run beside others are tried again: more are no accident.
 const MOST_AGAIN: usize = 3;
+/// What the line begins with in which a test says what it could not try, because the kernel has no such thing.
+const NOT_HERE: &str = "not on this kernel: ";
 
 /// What has passed and failed so far.
 #[derive(Debug, Default)]
@@ -178,7 +180,7 @@ impl Report {
             self.passed += totals.passed;
             self.failed += totals.failed;
             self.ignored += totals.ignored;
-        } else if line.starts_with(NOT_COMPARED) {
+        } else if line.starts_with(NOT_COMPARED) || line.starts_with(NOT_HERE) {
             self.notes.push(format!("{place}{line}"));
         } else if let Some(measured) = Measured::read(line) {
             self.measured.push(measured);
