@@ -111,3 +111,57 @@ fn a_root_that_is_made_anew_is_attached_to_anew() -> Result<()> {
     eventually("the hooks to be there", AT_ONCE, || Ok(attached(&root)? == hooks))?;
     Ok(())
 }
+
+/// How often the root is removed, with who lives in it, and made again.
+const LIVES: usize = 5;
+
+#[test]
+fn who_lives_in_a_root_that_is_made_anew_is_judged_from_the_first_connection_on() -> Result<()> {
+    let scene = Scene::new("anew-traffic")?;
+    let root = scene.sandbox().managed().child("root")?;
+    let place = Cgroup::absent(&root, "client");
+    let (home, mut server) = (scene.host("client")?, scene.outsider("server")?);
+    for port in [80, 81] {
+        server
+            .serve(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port))?
+            .local()?;
+    }
+    let policy = Policy::new("policy")
+        .allow("client", "10.99.0.0/16", TCP, "80")
+        .allow("client", "fd99::/64", TCP, "80");
+    let agent = scene
+        .agent(&policy)?
+        .config("managedCgroup", json!(root.relative()))
+        // Who has no name yet is refused as well: what gets through does so because no hook is there.
+        .config("unknownWorkload", json!("deny"))
+        .workload(Workload::new(&spiffe("client"), &place))
+        .start()?;
+    for life in 0..LIVES {
+        if life > 0 {
+            root.remove()?;
+            waits_for(&agent, "root")?;
+        }
+        // At once, whether the hooks are there already or not.
+        let mut client = scene.start("client", &Cgroup::create(place.relative())?, &home)?;
+        let early = [server.v4(81), server.v6(81)].map(|to| client.connect(to));
+        eventually("the root to be managed", DEADLINE, || {
+            Ok(http::get(agent.health(), "/readyz")?.status == 200)
+        })?;
+        for early in early {
+            // What was opened before the hooks were there is found.
+            if let Some(socket) = early?.socket {
+                client.dies(socket).with_context(|| format!("life {life}"))?;
+            }
+        }
+        eventually("the workload to be known", DEADLINE, || {
+            Ok(client.tcp(server.v4(81))? == "EPERM")
+        })?;
+        let to = [server.v4(80), server.v6(80), server.v4(81), server.v6(81)];
+        let answers = to.map(|to| client.tcp(to));
+        for (to, answer) in to.into_iter().zip(answers) {
+            let expected = if to.port() == 80 { "ok" } else { "EPERM" };
+            assert_eq!(answer?, expected, "{to}, life {life}");
+        }
+    }
+    Ok(())
+}
