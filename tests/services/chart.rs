@@ -290,7 +290,7 @@ fn rights_are_asked_for_where_they_are_used() -> Result<()> {
     let plain = agent(&["agent.config.identity.source={spire}"])?;
     assert!(!plain.contains("ClusterRole") && plain.contains("automountServiceAccountToken: false"));
     let pods = agent(&[])?;
-    assert!(pods.contains("resources: [pods, services]") && pods.contains("verbs: [list, watch]"));
+    assert!(pods.contains("resources: [pods, nodes, services]") && pods.contains("verbs: [list, watch]"));
     assert!(!pods.contains("serviceaccesspolicies") && !pods.contains("secrets"));
     assert!(pods.contains("automountServiceAccountToken: true"));
     // A node that is taken over changes no policy; an engine does, for those who ask it.
