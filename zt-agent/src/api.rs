@@ -74,9 +74,9 @@ const JUDGING: Room = Room {
     waiting: 8,
     of_one: 1,
 };
-/// Rules and graph, which are not kept waiting by these.
+/// Rules and graph, which are not kept waiting by these. With the others no more run than a server is asked for at a time.
 const COUNTING: Room = Room {
-    running: 2,
+    running: 1,
     waiting: 16,
     of_one: 8,
 };

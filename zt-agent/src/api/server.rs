@@ -271,19 +271,20 @@ where
     let body_time = shared.limits.body_time;
     let service = service_fn(|request: Request<Incoming>| {
         let admitted = guard.map_or(Ok(()), |guard| guard.check(caller, &request));
-        let asks_first = asks_first(request.headers());
+        // Who asks whether to send it is told by the answer. Health takes no body, and has no guard: nobody holds a place there.
+        let rest_wanted = guard.is_some() && !asks_first(request.headers());
         let request = request.map(|body| Timed::new(body, body_time));
         let busy = place.busy();
         async move {
             let answer = match (admitted, evaluations) {
                 (Err(refused), _) => {
-                    read_out(asks_first, request.into_body()).await;
+                    read_out(rest_wanted, request.into_body()).await;
                     refused.into_response()
                 }
                 (Ok(()), Some(state)) if evaluate::is_asked(&request) => {
                     let (head, mut body) = request.into_parts();
                     let answer = evaluate::answer(state, caller, allowance, &head.headers, &mut body).await;
-                    read_out(asks_first, body).await;
+                    read_out(rest_wanted, body).await;
                     answer.into_response()
                 }
                 _ => {
@@ -295,7 +296,7 @@ where
                     }
                     let Ok(answer) = inner.call(request).await;
                     if let Some(body) = lender.take() {
-                        read_out(asks_first, body).await;
+                        read_out(rest_wanted, body).await;
                     }
                     answer
                 }

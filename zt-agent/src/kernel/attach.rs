@@ -198,19 +198,17 @@ impl Kernel {
     /// Finds the directory of the pins, and makes it anew where it was lost: with the file system, or by hand.
     fn find_place(&self) -> Result<Place, KernelError> {
         // One that cannot be looked at is not gone.
-        let is_gone = || self.pins.root().try_exists().is_ok_and(|there| !there);
-        if is_gone() && self.was_removed() {
+        let is_gone = self.pins.root().try_exists().is_ok_and(|there| !there);
+        if is_gone && self.was_removed() {
             return Ok(Place::Detached);
         }
-        let mut place = Place::There;
-        if self.hold_place()? {
-            place = Place::MadeAnew;
+        let was_lost = self.hold_place()?;
+        // One that has gone since is judged when it is looked at next: it may be that somebody removes it on purpose.
+        if !is_gone && !was_lost {
+            return Ok(Place::There);
         }
-        if is_gone() {
-            self.pins.prepare()?;
-            place = Place::MadeAnew;
-        }
-        Ok(place)
+        self.pins.prepare()?;
+        Ok(Place::MadeAnew)
     }
 
     /// Makes sure that the directory in which pins are made and removed is this agent's. Whether it was not until now.

@@ -15,6 +15,10 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 pub(super) const ROOTS: [&str; 2] = ["/", "/proc/1/root"];
 /// Where the kubelet has the logs of pods, below a root.
 const PODS: &str = "var/log/pods";
+/// Where Docker has the logs of containers, below a root.
+const DOCKER: &str = "var/lib/docker/containers";
+/// No link is followed.
+const NO_LINKS: ResolveFlag = ResolveFlag::RESOLVE_NO_SYMLINKS;
 /// What the pods of agents have in their names.
 const OURS: &str = "zt-agent";
 
@@ -48,8 +52,7 @@ pub(super) fn find(roots: &[&Path]) -> Found {
     found
 }
 
-/// A directory that paths start at and that nothing in them leads out of: absolute links (Docker's logs are such) mean what they
-/// mean to whoever has it for a root.
+/// A directory that paths start at and that nothing in them leads out of.
 struct Root(File);
 
 impl Root {
@@ -57,17 +60,23 @@ impl Root {
         File::open(path).map(Self)
     }
 
-    /// Opens a file or a directory, and waits for nobody.
-    fn at(&self, path: &Path) -> io::Result<File> {
+    /// Opens a directory, or a regular file. A pod may write where logs are: nothing else is so much as opened for reading, and
+    /// `links` says whether any is followed.
+    fn at(&self, path: &Path, links: ResolveFlag) -> io::Result<File> {
         let how = OpenHow::new()
-            .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
-            .resolve(ResolveFlag::RESOLVE_IN_ROOT);
-        Ok(openat2(&self.0, path, how)?.into())
+            .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+            .resolve(ResolveFlag::RESOLVE_IN_ROOT | links);
+        let found: File = openat2(&self.0, path, how)?.into();
+        let kind = found.metadata()?.file_type();
+        if !kind.is_dir() && !kind.is_file() {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        }
+        File::open(format!("/proc/self/fd/{}", found.as_raw_fd()))
     }
 
     /// What is in a directory, in order. It may go while one looks.
-    fn below(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
-        let names = self.at(path).and_then(|directory| {
+    fn below(&self, path: &Path, links: ResolveFlag) -> io::Result<Vec<PathBuf>> {
+        let names = self.at(path, links).and_then(|directory| {
             let entries = fs::read_dir(format!("/proc/self/fd/{}", directory.as_raw_fd()))?;
             Ok(entries
                 .flatten()
@@ -86,24 +95,42 @@ impl Root {
     /// `PODS/NAMESPACE_POD_UID/CONTAINER/NUMBER.log`, of agents.
     fn logs(&self) -> io::Result<Vec<File>> {
         let mut logs = Vec::new();
-        for pod in self.below(Path::new(PODS))? {
+        // The machine's own: whoever set it up may have put it elsewhere.
+        for pod in self.below(Path::new(PODS), ResolveFlag::empty())? {
             let name = pod.file_name().unwrap_or_default().to_string_lossy();
             if !name.contains(OURS) {
                 continue;
             }
+            let Ok(pods) = self.at(Path::new(PODS), ResolveFlag::empty()).map(Self) else {
+                continue;
+            };
+            let pod = pod.file_name().map(PathBuf::from).unwrap_or_default();
             // What is not as it should be there is none of a pod's.
-            for container in self.below(&pod).unwrap_or_default() {
-                let inside = self.below(&container).unwrap_or_default();
+            for container in pods.below(&pod, NO_LINKS).unwrap_or_default() {
+                let inside = pods.below(&container, NO_LINKS).unwrap_or_default();
                 let is_log = |path: &PathBuf| path.extension().is_some_and(|end| end == "log");
-                logs.extend(
-                    inside
-                        .into_iter()
-                        .filter(is_log)
-                        .filter_map(|path| self.at(&path).ok()),
-                );
+                let inside = inside.into_iter().filter(is_log);
+                logs.extend(inside.filter_map(|path| self.log(&pods, &path)));
             }
         }
         Ok(logs)
+    }
+
+    /// A log below the directory of pods' logs. Docker's is a link to where Docker has it; no other link is one to a log.
+    fn log(&self, pods: &Self, path: &Path) -> Option<File> {
+        if let Ok(log) = pods.at(path, NO_LINKS) {
+            return Some(log);
+        }
+        let parent = pods.at(path.parent()?, NO_LINKS).ok()?;
+        let name = Path::new(path.file_name()?);
+        let link =
+            fs::read_link(Path::new(&format!("/proc/self/fd/{}", parent.as_raw_fd())).join(name)).ok()?;
+        let below = link.strip_prefix("/").ok()?;
+        let (directory, file) = (below.parent()?, below.file_name()?.to_str()?);
+        let container = directory.strip_prefix(DOCKER).ok()?.to_str()?;
+        let is_id = !container.is_empty() && container.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        (is_id && file.strip_prefix(container) == Some("-json.log")).then_some(())?;
+        self.at(below, NO_LINKS).ok()
     }
 }
 
@@ -161,6 +188,17 @@ mod tests {
         symlink(outside.path(), root.join(agent).join("2.log")).expect("a link");
         let up = format!("{}{}", "../".repeat(40), outside.path().display());
         symlink(up, root.join(agent).join("3.log")).expect("a link");
+        // Nor to what is no log of a container, though it is there.
+        write(root, "etc/key.log", "secret");
+        write(root, "var/lib/docker/containers/abc/key-json.log", "secret");
+        for (number, to) in [
+            (5, "/etc/key.log"),
+            (6, "/var/lib/docker/containers/abc/key-json.log"),
+            (7, "../../../../../etc/key.log"),
+        ] {
+            symlink(to, root.join(agent).join(format!("{number}.log"))).expect("a link");
+        }
+        symlink("/etc", root.join("var/log/pods/zt-system_zt-agent-x_1/etc")).expect("a link");
         // And nothing that is waited for.
         nix::unistd::mkfifo(&root.join(agent).join("4.log"), nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
         assert_eq!(texts(find(&[root])), ["Docker's", "its own"]);

@@ -5,6 +5,7 @@
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::http::{HeaderMap, header};
 use bytes::Bytes;
@@ -14,20 +15,26 @@ use hyper::body::{Body, Frame, SizeHint};
 use super::slow::Timed;
 use crate::api::body::MAX_BYTES;
 
-/// Reads the rest of a body, as much of it as any request may have and within the time that it has. Not of a client that
-/// asked whether to send it: he is told by the answer.
-pub(super) async fn read_out(asks_first: bool, mut body: impl Body<Data = Bytes> + Unpin) {
-    let mut left = MAX_BYTES;
-    while !asks_first && !body.is_end_stream() {
-        let Some(Ok(frame)) = body.frame().await else {
-            return;
-        };
-        let bytes = frame.data_ref().map_or(0, Bytes::len);
-        let Some(rest) = left.checked_sub(bytes) else {
-            return;
-        };
-        left = rest;
+/// How long a client may take to send the rest. Who is slower meets a closed connection, and keeps nobody's place.
+const REST_TIME: Duration = Duration::from_secs(1);
+
+/// Reads the rest of a body if that is `wanted`, as much of it as any request may have.
+pub(super) async fn read_out(wanted: bool, mut body: impl Body<Data = Bytes> + Unpin) {
+    if !wanted || body.is_end_stream() {
+        return;
     }
+    let reading = async {
+        let mut left = MAX_BYTES;
+        while let Some(Ok(frame)) = body.frame().await {
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
+            match left.checked_sub(bytes) {
+                Some(rest) => left = rest,
+                None => return,
+            }
+        }
+    };
+    // What is not read by then is not read.
+    let _ = tokio::time::timeout(REST_TIME, reading).await;
 }
 
 /// Whether a client waits to be told before it sends the body.

@@ -181,7 +181,15 @@ async fn attempt(
     if !write_trail(&mut transaction, noted, &segments, &costs, &counts).await? {
         // The shapes that a segment has are not noted.
         known.spans.1.clear();
-        return Ok(None);
+        return match remembered {
+            Some(_) => Ok(None),
+            // It was read a moment ago, and nobody else writes: something in the file keeps it from being written.
+            None => Err(StoreError::Damaged {
+                row: first_row,
+                column: "end of the chain",
+                found: "what cannot be moved on".to_owned(),
+            }),
+        };
     }
     SPANS
         .insert(&mut transaction, &spans, |(segment, shape), values| {

@@ -44,6 +44,7 @@ pub(super) async fn check(
     let before = keys.writer_in(&watched.path)?;
     if let Some(before) = before.filter(|before| *before != head.writer)
         && let Some(noted) = keys.last_of(before)?.filter(|noted| noted.seq > 0)
+        && !is_elsewhere(watched.used_as, keys, &noted)?
     {
         shown.push((noted, "another trail was put in its place"));
     }
@@ -65,6 +66,13 @@ pub(super) async fn check(
     }
     watched.settle(head);
     Ok(told)
+}
+
+/// Whether all that was signed of a spool's chain has left it: then nothing is lost with the file, which may be on a volume that
+/// goes with its pod.
+fn is_elsewhere(used_as: Use, keys: &Keys, noted: &Checkpoint) -> Result<bool, StoreError> {
+    let gone = keys.gone(noted.writer)?;
+    Ok(used_as == Use::Spool && gone.is_some_and(|gone| gone.gone >= noted.seq))
 }
 
 /// Whether the chain up to an entry goes on from what was signed: looked at without being in anybody's way, so that it need

@@ -117,9 +117,19 @@ pub(super) async fn note(
     checkpoint: &Checkpoint,
 ) -> Result<(), StoreError> {
     let (writer, seq) = (checkpoint.writer, checkpoint.seq);
-    let before = Keys::gone_in(keys, writer)?.unwrap_or_default();
-    let there = seq == 0 || hash_at(connection, seq).await?.is_some();
-    let gone = if there { before.gone } else { seq };
+    let before = Keys::gone_in(keys, writer)?;
+    let mut gone = before.map_or(0, |before| before.gone);
+    // A version that does not note it may have let the entry of the checkpoint before go.
+    if let Some(last) = Keys::last_in(keys, writer)?
+        && last.seq > 0
+        && before.is_none_or(|before| before.noted < last.seq)
+        && hash_at(connection, last.seq).await?.is_none()
+    {
+        gone = gone.max(last.seq);
+    }
+    if seq > 0 && hash_at(connection, seq).await?.is_none() {
+        gone = seq;
+    }
     Ok(Keys::note_gone(keys, writer, Gone { noted: seq, gone })?)
 }
 

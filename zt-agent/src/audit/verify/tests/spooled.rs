@@ -349,3 +349,19 @@ async fn the_tables_of_a_spool_are_looked_at_in_a_trail_and_change_nothing() {
     let verifier = verify(&mut reader, node.world.verifier(), &[], &mut |_| ()).await;
     assert_eq!(verifier.expect("reads").finish().findings, []);
 }
+
+#[tokio::test]
+async fn a_spool_that_went_with_its_volume_is_missed_where_it_held_something() {
+    let mut node = Node::new();
+    let spool = node.open().await;
+    node.append(&spool, 10).await;
+    spool.store().seal().await.expect("signed");
+    node.ship(&spool, 10).await;
+    spool.close().await.expect("closes");
+    std::fs::remove_file(node.world.file()).expect("removed");
+    node.is_whole("the server has all of it").await;
+    // What was signed here has not been shipped.
+    std::fs::remove_file(node.world.file()).expect("removed");
+    let gone = node.goes_on().await;
+    assert!(matches!(gone, Err(StoreError::Broken { .. })), "{gone:?}");
+}
