@@ -61,6 +61,15 @@ fn signal(mounts: &Mounts, agent: &Agent, signal: Signal) -> Result<()> {
     Ok(kill(Pid::from_raw(pid.try_into()?), signal)?)
 }
 
+/// Waits until an agent has ended that was stopped for a moment: what it was started through stops with it, perhaps after it went on.
+fn has_ended(agent: &Agent) -> Result<()> {
+    let pid = agent.pid().context("it runs")?;
+    eventually("the agent to end", NOTICED, || {
+        kill(Pid::from_raw(pid.try_into()?), Signal::SIGCONT)?;
+        Ok(fs::read_to_string(format!("/proc/{pid}/stat"))?.contains(") Z "))
+    })
+}
+
 #[test]
 fn an_unmounted_file_system_is_mounted_again_and_the_next_agent_finds_the_same_maps() -> Result<()> {
     let (scene, mut server, mut client) = pair("unmounted")?;
@@ -108,6 +117,7 @@ fn an_unmounted_file_system_is_mounted_again_and_the_next_agent_finds_the_same_m
     mounts.unmount()?;
     signal(&mounts, &agent, Signal::SIGTERM)?;
     signal(&mounts, &agent, Signal::SIGCONT)?;
+    has_ended(&agent)?;
     agent.wait_exit()?;
     assert_eq!(maps(&directory)?, known);
     is_enforced(&mut client, &server)
