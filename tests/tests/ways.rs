@@ -94,7 +94,7 @@ mod ways {
         }
 
         /// As a user without capabilities.
-        pub(crate) fn as_user(self, user: u32) -> Self {
+        pub(crate) fn by_user(self, user: u32) -> Self {
             Self {
                 user: Some(user),
                 ..self
@@ -209,12 +209,8 @@ impl Stage {
         })
     }
 
-    pub(crate) fn at(&self, party: &Party, v6: bool) -> SocketAddr {
-        if v6 { party.v6(80) } else { party.v4(80) }
-    }
-
     pub(crate) fn server(&self, v6: bool) -> SocketAddr {
-        self.at(&self.server, v6)
+        at(&self.server, v6)
     }
 
     pub(crate) fn party(&self, who: Who) -> &Party {
@@ -332,6 +328,11 @@ fn is_told(heading: &str) -> Result<()> {
         "docs/limits.md has no `{heading}`"
     );
     Ok(())
+}
+
+/// Where a party serves.
+pub(crate) fn at(party: &Party, v6: bool) -> SocketAddr {
+    if v6 { party.v6(80) } else { party.v4(80) }
 }
 
 #[test]

@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context as _, Result};
 use zt_tests::attack::NOBODY;
 
-use crate::Stage;
 use crate::ways::{Expected, Way, Who};
+use crate::{Stage, at};
 use Expected::{Dropped, Limit, Nowhere, Refused, Undecided};
 use Who::{Client, Lax, Other};
 
@@ -41,7 +41,7 @@ fn source(stage: &Stage, v6: bool, how: &str, from: IpAddr) -> Vec<String> {
 }
 
 fn routed(stage: &Stage, v6: bool, flag: &[&str]) -> Vec<String> {
-    let (to, via) = (stage.at(&stage.friend, v6), stage.server(v6).ip());
+    let (to, via) = (at(&stage.friend, v6), stage.server(v6).ip());
     let mut route = words(&[&"route", &to, &via]);
     route.extend(flag.iter().map(|flag| (*flag).to_owned()));
     route
@@ -161,35 +161,35 @@ pub(crate) fn ways() -> Vec<Way> {
         way(
             "IP_FREEBIND to the address of who may",
             Other,
-            |s, v6| Ok(source(s, v6, "freebind", s.at(&s.client, v6).ip())),
+            |s, v6| Ok(source(s, v6, "freebind", at(&s.client, v6).ip())),
             Refused("connect: EPERM"),
             by_cgroup,
         ),
         way(
             "IP_TRANSPARENT with the address of who may",
             Other,
-            |s, v6| Ok(source(s, v6, "transparent", s.at(&s.client, v6).ip())),
+            |s, v6| Ok(source(s, v6, "transparent", at(&s.client, v6).ip())),
             Refused("connect: EPERM"),
             by_cgroup,
         ),
         way(
             "IP_PKTINFO with the address of who may",
             Other,
-            |s, v6| Ok(source(s, v6, "packet-info", s.at(&s.client, v6).ip())),
+            |s, v6| Ok(source(s, v6, "packet-info", at(&s.client, v6).ip())),
             Refused("send: EPERM"),
             by_cgroup,
         ),
         way(
             "IP_PKTINFO of who is only observed, own address",
             Lax,
-            |s, v6| Ok(source(s, v6, "packet-info", s.at(&s.lax, v6).ip())),
+            |s, v6| Ok(source(s, v6, "packet-info", at(&s.lax, v6).ip())),
             Dropped,
             "the destination decides too",
         ),
         way(
             "IP_PKTINFO of who is only observed, address of who may",
             Lax,
-            |s, v6| Ok(source(s, v6, "packet-info", s.at(&s.client, v6).ip())),
+            |s, v6| Ok(source(s, v6, "packet-info", at(&s.client, v6).ip())),
             Limit(DATAGRAMS),
             "a datagram bears no proof",
         ),
@@ -237,7 +237,7 @@ pub(crate) fn ways() -> Vec<Way> {
             Nowhere,
             "asks for the right to trace the process",
         )
-        .as_user(NOBODY),
+        .by_user(NOBODY),
         way(
             "pidfd_getfd of who may trace the process",
             Other,
@@ -248,29 +248,29 @@ pub(crate) fn ways() -> Vec<Way> {
         way(
             "a frame of its own, own address",
             Other,
-            |s, v6| framed(s, v6, s.at(&s.other, v6).ip(), 4001, &[]),
+            |s, v6| framed(s, v6, at(&s.other, v6).ip(), 4001, &[]),
             Dropped,
             "the destination decides too",
         ),
         way(
             "a frame of its own, address of who may",
             Other,
-            |s, v6| framed(s, v6, s.at(&s.client, v6).ip(), 4002, &[]),
+            |s, v6| framed(s, v6, at(&s.client, v6).ip(), 4002, &[]),
             Limit(FAMILIES),
             "no socket that is asked about",
         ),
         way(
             "a frame of an ordinary user",
             Other,
-            |s, v6| framed(s, v6, s.at(&s.client, v6).ip(), 4003, &[]),
+            |s, v6| framed(s, v6, at(&s.client, v6).ip(), 4003, &[]),
             Nowhere,
             "asks for CAP_NET_RAW",
         )
-        .as_user(NOBODY),
+        .by_user(NOBODY),
         way(
             "AF_XDP, own address",
             Other,
-            |s, v6| framed(s, v6, s.at(&s.other, v6).ip(), 4004, &["--xdp"]),
+            |s, v6| framed(s, v6, at(&s.other, v6).ip(), 4004, &["--xdp"]),
             Dropped,
             "the destination decides too",
         )
@@ -278,7 +278,7 @@ pub(crate) fn ways() -> Vec<Way> {
         way(
             "AF_XDP, address of who may",
             Other,
-            |s, v6| framed(s, v6, s.at(&s.client, v6).ip(), 4005, &["--xdp"]),
+            |s, v6| framed(s, v6, at(&s.client, v6).ip(), 4005, &["--xdp"]),
             Limit(FAMILIES),
             "no socket that is asked about",
         )
@@ -286,11 +286,11 @@ pub(crate) fn ways() -> Vec<Way> {
         way(
             "AF_XDP of an ordinary user",
             Other,
-            |s, v6| framed(s, v6, s.at(&s.client, v6).ip(), 4006, &["--xdp"]),
+            |s, v6| framed(s, v6, at(&s.client, v6).ip(), 4006, &["--xdp"]),
             Nowhere,
             "asks for CAP_NET_RAW",
         )
-        .as_user(NOBODY)
+        .by_user(NOBODY)
         .rare(),
         way(
             "SMC",
@@ -349,7 +349,7 @@ pub(crate) fn ways() -> Vec<Way> {
             Refused("connect: EPERM"),
             by_cgroup,
         )
-        .as_user(NOBODY),
+        .by_user(NOBODY),
         way(
             "the server's own namespace",
             Other,
@@ -364,6 +364,6 @@ pub(crate) fn ways() -> Vec<Way> {
             Nowhere,
             "asks for CAP_SYS_ADMIN",
         )
-        .as_user(NOBODY),
+        .by_user(NOBODY),
     ]
 }
