@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hyper::Method;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -220,6 +220,8 @@ async fn a_directory_that_is_gone_or_changes_under_ones_hands_is_told() {
                 fs::write(&new, policy("core", &[port])).expect("write");
                 fs::rename(&new, &file).expect("renamed");
                 port = if port == 1000 { 1001 } else { 1000 };
+                // The engine must get to its own change now and then.
+                std::thread::sleep(Duration::from_millis(1));
             }
         })
     };
