@@ -82,7 +82,7 @@ impl Spool {
             match store.seal().await {
                 // What shows it is kept and counted; nobody's start waits for that to be looked at.
                 Err(error @ StoreError::Broken { .. }) => {
-                    tracing::error!(%error, "the audit trail is broken")
+                    tracing::error!(%error, "the audit trail is broken");
                 }
                 sealed => drop(sealed?),
             }
