@@ -73,6 +73,9 @@ struct Arguments {
     /// Seconds that the database is away in `outage`; an hour is 3600, and takes some 25 GB of the disk twice
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     outage: Option<u32>,
+    /// Thousands of decisions a second in `outage`; 50, or 20 with --quick
+    #[arg(long, value_name = "THOUSANDS", value_parser = clap::value_parser!(u32).range(2..))]
+    outage_rate: Option<u32>,
     /// Where `query` writes how PostgreSQL found its answers
     #[arg(long, default_value = "bench-plans.json")]
     plans: PathBuf,
@@ -171,6 +174,8 @@ pub(crate) struct Plan {
     pub(crate) parties: u64,
     /// Seconds that the database is away, where that is said.
     pub(crate) outage: Option<u32>,
+    /// Thousands of decisions a second meanwhile, where that is said.
+    pub(crate) outage_rate: Option<u32>,
     /// Where the plans of the database go.
     pub(crate) plans: PathBuf,
     cpus: (usize, usize),
@@ -216,6 +221,7 @@ fn measure(arguments: &Arguments) -> Result<()> {
             .unwrap_or(if arguments.quick { 200_000 } else { 10_000_000 }),
         parties: arguments.parties,
         outage: arguments.outage,
+        outage_rate: arguments.outage_rate,
         plans: arguments.plans.clone(),
         cpus: machine.places(),
     };

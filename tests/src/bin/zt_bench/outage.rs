@@ -52,7 +52,7 @@ impl Peak {
 
 /// The database goes, and comes back.
 pub(crate) fn of_database(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
-    let thousands = if plan.quick { 20 } else { 50 };
+    let thousands = plan.outage_rate.unwrap_or(if plan.quick { 20 } else { 50 });
     let seconds = plan.outage.unwrap_or(if plan.quick { 5 } else { 20 });
     let records = u64::from(thousands) * 1000 * u64::from(seconds);
     // An eighth is kept free; and room for what comes until the first batch is on its way again.

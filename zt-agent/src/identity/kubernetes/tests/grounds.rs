@@ -221,6 +221,19 @@ fn addresses_of_nodes_are_no_pods() {
 }
 
 #[test]
+fn what_a_kubelet_says_of_its_node_and_of_its_pod_is_believed_of_neither() {
+    let mut directory = directory();
+    directory.nodes(Some(three()));
+    directory.applied(Part::Here, &pod("web", "u-1", NODE, "10.1.0.9"));
+    directory.applied(Part::Elsewhere, &liar("bridge", "10.3.0.1", "192.168.0.3"));
+    let pods = |directory: &mut Directory| at(directory, "10.3.0.1");
+    assert_eq!(pods(&mut directory).as_deref(), Some("bridge"));
+    // Its own bridge, which has the first address of its network, is what its host is said to have as well.
+    directory.applied(Part::Elsewhere, &liar("other", "10.3.0.4", "10.3.0.1"));
+    assert_eq!(directory.told(ip("10.3.0.1")), Some(&Whose::Nobody));
+}
+
+#[test]
 fn one_node_takes_nobody_elses_room() {
     let mut directory = directory();
     for number in 0..1100_u32 {

@@ -151,7 +151,8 @@ fn whose(all: &[Said], networks: [bool; 4], cluster: bool, known: bool, address:
         .iter()
         .filter(|(_, said)| said.node != 0 && ADDRESSES[said.host] == address)
     {
-        let rank = if followed && address == format!("192.168.0.{}", said.node + 1) {
+        let given = address == format!("192.168.0.{}", said.node + 1);
+        let rank = if followed && given || holder == Some(said.node) {
             3
         } else if holder.is_some_and(|holder| holder != said.node) {
             1
