@@ -30,8 +30,8 @@ struct Other {
     name: String,
     number: usize,
     certificates: tls::Certificates,
-    /// Keeps the certificates.
-    _reloader: tls::Reloader<Option<tls::Mutual>>,
+    /// Keeps the certificates. Nobody follows the files: so many would leave the agents no inotify instances.
+    _shown: watch::Sender<Arc<Option<tls::Mutual>>>,
 }
 
 /// All of them.
@@ -50,17 +50,16 @@ impl Others {
             .worker_threads(1)
             .enable_all()
             .build()?;
-        // The files of certificates are watched from within it.
-        let entered = runtime.enter();
         let mut others = Vec::new();
         for number in 0..count {
             let name = format!("n{number:04}");
-            let (reloader, shown) = tls::Reloader::start_mutual(certificates.files(&name)?, PROTOCOL)?;
+            let material = tls::Material::read(&certificates.files(&name)?)?;
+            let (shown, certificates) = watch::channel(Arc::new(Some(tls::mutual(material, PROTOCOL)?)));
             others.push(Other {
                 name,
                 number,
-                certificates: shown,
-                _reloader: reloader,
+                certificates,
+                _shown: shown,
             });
         }
         let neighbour = Neighbour {
@@ -71,7 +70,6 @@ impl Others {
             says: Vec::new(),
             identities: Vec::new(),
         };
-        drop(entered);
         Ok(Self {
             runtime,
             all: others,
