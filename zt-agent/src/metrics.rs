@@ -30,6 +30,7 @@ use self::node::NodeEvents;
 use self::waits::Waits;
 use crate::audit::AuditRecord;
 use crate::audit::pipeline::{Stats, Tally};
+use crate::audit::record::Latency;
 use crate::audit::spool::Account;
 use crate::identity::spire::{Health, own};
 use crate::kubernetes;
@@ -205,6 +206,15 @@ impl Metrics {
         self.waits.observe(source, seconds);
     }
 
+    /// So many decisions as a record says, the last of which took this long.
+    fn counted(&self, record: &AuditRecord, times: u64, latency: Latency) {
+        self.decisions.count(record, times);
+        self.latencies.observe(latency.0);
+        if record.is_enforced_denial() {
+            self.enforced_denials.fetch_add(times, Ordering::Relaxed);
+        }
+    }
+
     /// Everything, as [`CONTENT_TYPE`].
     pub fn encode(self: &Arc<Self>) -> Result<String, fmt::Error> {
         let mut registry = Registry::default();
@@ -231,11 +241,11 @@ impl fmt::Debug for Metrics {
 
 impl Tally for Metrics {
     fn recorded(&self, record: &AuditRecord) {
-        self.decisions.count(record);
-        self.latencies.observe(record.latency.0);
-        if record.is_enforced_denial() {
-            self.enforced_denials.fetch_add(record.count, Ordering::Relaxed);
-        }
+        self.counted(record, record.count, record.latency);
+    }
+
+    fn joined(&self, record: &AuditRecord, latency: Latency) {
+        self.counted(record, 1, latency);
     }
 }
 

@@ -241,8 +241,12 @@ impl From<spire::own::Status> for SvidStatus {
 #[derive(Serialize, ToSchema)]
 struct AuditStatus {
     store: String,
+    /// Decisions that reached the pipeline.
     received: u64,
+    /// Decisions whose records are stored.
     stored: u64,
+    /// Records that are stored: fewer where denials that repeat were joined.
+    records: u64,
     store_failures: u64,
     pruned_for_space: u64,
     pruned_for_age: u64,
@@ -351,6 +355,7 @@ pub(super) async fn status(State(state): State<ApiState>, given: Given) -> Resul
             store: state.store.place(),
             received: account.received_total(),
             stored: account.stored_total(),
+            records: account.records_total(),
             store_failures: account.failures_total(),
             pruned_for_space,
             pruned_for_age,

@@ -23,7 +23,7 @@ pub enum Event {
 }
 
 /// A [`DecisionEvent`] whose numbers have been checked. Identities and rules are still numbers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "they are the flags of the event, independent of each other"

@@ -367,8 +367,12 @@ pub fn summary(report: &Report) -> String {
         0 => String::new(),
         lost => format!("; {lost} more were lost, as their writers state"),
     };
+    let joined = match report.joined {
+        0 => String::new(),
+        joined => format!(" with {joined} more decisions in their counts"),
+    };
     format!(
-        "{} entries, {} checkpoints, {}{lost}",
+        "{} entries{joined}, {} checkpoints, {}{lost}",
         report.entries,
         report.checkpoints,
         match report.count {

@@ -20,10 +20,14 @@
 //! * what the node itself hands over while its room is taken: [`Losses::queue_full`];
 //! * what does not come from the ring and is left at the deadline of a shutdown, or comes after it:
 //!   [`Losses::shut_down`].
+//!
+//! All of these are decisions, of which a record may stand for several ([`super::join`]).
 
 mod error;
+mod hurry;
 mod recorder;
 mod stats;
+mod tally;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -33,12 +37,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, broadcast, m
 use tokio::time::Instant;
 
 pub use self::error::{Closed, NotRecorded};
+use self::hurry::Hurry;
 pub use self::recorder::Recorder;
 pub use self::stats::{Losses, Stats};
+pub use self::tally::Tally;
 use super::convert::{Evaluation, IdentityChange, PolicyChange};
 use super::decode::Decision;
 use super::names::NameBook;
-use super::record::{AuditRecord, Entry};
+use super::record::Entry;
 use super::store::{RingMark, Sink};
 
 /// Decisions of the ring buffer that may be on the way. With the records of one batch they take some 15 MB, and a third
@@ -51,17 +57,6 @@ const API_ROOM: usize = 8192;
 /// Records kept for a subscriber that is behind; it then learns how many it missed. What is read from the ring buffer at
 /// once is shown at once, faster than it is written to anybody. At 50,000 a second this is what comes in a third of a second.
 const LIVE: usize = 16_384;
-
-/// Sees every record once, when it is made. The metrics are one.
-pub trait Tally: Send + Sync + 'static {
-    /// A record was made.
-    fn recorded(&self, record: &AuditRecord);
-}
-
-/// Tallies nothing.
-impl Tally for () {
-    fn recorded(&self, _: &AuditRecord) {}
-}
 
 /// How the recorder works. The defaults are for production.
 #[derive(Clone, Debug)]
@@ -76,6 +71,8 @@ pub struct Settings {
     pub linger: Duration,
     /// How long it waits for more where somebody waits for the answer.
     pub answer_linger: Duration,
+    /// How long it waits for more where all that it has are denials that repeat.
+    pub repeats_linger: Duration,
     /// How long the store may take for a batch before what waits behind it may be given up.
     pub patience: Duration,
     /// First wait after the store failed; doubled up to twenty times that.
@@ -95,6 +92,7 @@ impl Settings {
             batch: 8192,
             linger: Duration::from_millis(20),
             answer_linger: Duration::from_millis(2),
+            repeats_linger: Duration::from_secs(1),
             patience: Duration::from_secs(5),
             retry: Duration::from_millis(50),
             prune_every: Duration::from_secs(1),
@@ -158,6 +156,7 @@ type Produced = Box<dyn Fn() -> u64 + Send + Sync>;
 struct Shared {
     stats: Arc<Stats>,
     stop: watch::Sender<Option<Instant>>,
+    hurry: Hurry,
     /// Room for what the ring buffer holds, for what the node hands over, and for evaluations.
     room: Arc<Semaphore>,
     node_room: Arc<Semaphore>,
@@ -200,6 +199,7 @@ pub fn pipeline<S: Sink>(
     let shared = Arc::new(Shared {
         stats: Arc::new(Stats::default()),
         stop: watch::Sender::new(None),
+        hurry: Hurry::default(),
         room: Arc::new(Semaphore::new(ROOM)),
         node_room: Arc::new(Semaphore::new(NODE_ROOM)),
         api_room: Arc::new(Semaphore::new(API_ROOM)),
@@ -336,6 +336,7 @@ impl Intake {
 
     /// Waits until what was decided before, also what the ring buffer still holds of it, is stored or counted as lost.
     pub async fn flush(&self) -> Result<(), Closed> {
+        let _waiting = self.shared.hurry.wait();
         if let Some(produced) = self.shared.produced.get() {
             let end = produced();
             let mut settled = self.shared.settled.subscribe();
@@ -372,6 +373,7 @@ impl Intake {
     /// Takes nothing more; what is queued is stored until `deadline` has passed. [`Recorder::run`] ends then.
     pub fn shut_down(&self, deadline: Duration) {
         self.shared.stop.send_replace(Some(Instant::now() + deadline));
+        self.shared.hurry.call();
     }
 }
 

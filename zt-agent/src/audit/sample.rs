@@ -90,6 +90,17 @@ pub(crate) fn decision() -> Decision {
     }
 }
 
+/// The same at another moment, denied.
+pub(crate) fn denied(time: u64) -> Decision {
+    Decision {
+        time,
+        rule: 0,
+        reason: Reason::NoRule,
+        allowed: false,
+        ..decision()
+    }
+}
+
 pub(crate) fn record() -> AuditRecord {
     record_of(&decision(), 0)
 }

@@ -212,7 +212,8 @@ impl Sink for Spool {
             // Where the ring buffer is accounted for moves on all the same, and so does the chain: these are counted, not
             // kept.
             self.store.give_up(entries, mark).await?;
-            self.account.newest_dropped(entries.len() as u64);
+            let lost = entries.iter().map(Entry::weight).fold(0, u64::saturating_add);
+            self.account.newest_dropped(lost);
             return Err(SpoolError::Full {
                 records: entries.len(),
             });

@@ -106,6 +106,8 @@ impl Verifier {
     /// The next entry.
     pub fn entry(&mut self, kept: &Kept) {
         self.report.entries += 1;
+        let joined = kept.entry.weight().saturating_sub(1);
+        self.report.joined = self.report.joined.saturating_add(joined);
         let id = kept.entry.id().to_string();
         let Some(link) = kept.link else {
             return self.found(Finding::Unchained { id });

@@ -24,10 +24,10 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    fn add(&mut self, record: &AuditRecord) {
-        match record.decision {
-            Outcome::Allow => self.allow += record.count,
-            Outcome::Deny => self.deny += record.count,
+    fn add(&mut self, decision: Outcome, times: u64) {
+        match decision {
+            Outcome::Allow => self.allow += times,
+            Outcome::Deny => self.deny += times,
         }
     }
 }
@@ -49,7 +49,8 @@ impl Decisions {
         self.lock().declared = identities.into_iter().collect();
     }
 
-    pub(super) fn count(&self, record: &AuditRecord) {
+    /// Counts decisions as a record says so often.
+    pub(super) fn count(&self, record: &AuditRecord, times: u64) {
         let mut inner = self.lock();
         let source = inner.label(record.source.spiffe_id.as_ref(), record.source.entity.as_ref());
         let destination = inner.label(
@@ -59,11 +60,11 @@ impl Decisions {
         let room = inner.pairs.len() < MAX_PAIRS;
         let pair = (source, destination);
         if let Some(counts) = inner.pairs.get_mut(&pair) {
-            counts.add(record);
+            counts.add(record.decision, times);
         } else if room {
-            inner.pairs.entry(pair).or_default().add(record);
+            inner.pairs.entry(pair).or_default().add(record.decision, times);
         } else {
-            inner.rest.add(record);
+            inner.rest.add(record.decision, times);
         }
     }
 

@@ -46,7 +46,7 @@ pub(super) fn spool(writer: &mut Writer<'_>, metrics: &Metrics) -> fmt::Result {
     )?;
     writer.counters(
         "zt_audit_spool_lost",
-        "Records that were lost between the spool and PostgreSQL, by cause",
+        "Decisions whose records were lost between the spool and PostgreSQL, by cause",
         account.losses().map(|(cause, lost)| ([("cause", cause)], lost)),
     )?;
     writer.counters(

@@ -18,8 +18,13 @@ pub(super) fn trail(writer: &mut Writer<'_>, metrics: &Metrics) -> fmt::Result {
     )?;
     writer.counter(
         "zt_audit_stored",
-        "Records that were stored",
+        "Decisions whose records were stored",
         stats.stored_total(),
+    )?;
+    writer.counter(
+        "zt_audit_records",
+        "Records that were stored: fewer than decisions where denials that repeat were joined",
+        stats.records_total(),
     )?;
     writer.counter(
         "zt_audit_store_failures",

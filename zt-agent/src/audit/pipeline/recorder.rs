@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use self::batch::Batch;
 use super::{Message, Settings, Shared, Tally};
 use crate::audit::id::IdSequence;
+use crate::audit::join::Joining;
 use crate::audit::names::NameBook;
 use crate::audit::record::Entry;
 use crate::audit::store::{RingMark, Sink, SinkError};
@@ -28,6 +29,7 @@ pub struct Recorder<S> {
     live: broadcast::Sender<Arc<Entry>>,
     settings: Settings,
     ids: IdSequence,
+    joining: Joining,
     clock_offset: i64,
     /// How many waited when the last transaction was done: those that it served, and those who had come meanwhile.
     crowd: usize,
@@ -66,6 +68,7 @@ impl<S: Sink> Recorder<S> {
             live,
             settings,
             ids,
+            joining: Joining::default(),
             clock_offset: 0,
             crowd: 0,
             pruned_at: now,
@@ -94,6 +97,7 @@ impl<S: Sink> Recorder<S> {
             };
             let Some(first) = first else { break };
             let mut batch = Batch::default();
+            self.joining.begin();
             self.take(first, &mut batch);
             self.fill(&mut batch).await;
             self.store_batch(batch).await;
@@ -116,32 +120,40 @@ impl<S: Sink> Recorder<S> {
 
     /// Waits a moment for more, so that one transaction serves many records. Where somebody waits for the answer, only
     /// until as many do as are likely to come: those who ask again, or half of them where they are many, so that the
-    /// others' questions are read while the store works. If they do not come, it is for a short moment.
+    /// others' questions are read while the store works. If they do not come, it is for a short moment. Where all that
+    /// there is are denials that repeat, it is for a long one, until something else comes.
     async fn fill(&mut self, batch: &mut Batch) {
-        let start = Instant::now();
+        let (shared, mut since) = (Arc::clone(&self.shared), Instant::now());
         // One for all messages that it waits for.
-        let mut alarm = std::pin::pin!(tokio::time::sleep_until(start));
-        while batch.records.len() < self.settings.batch && batch.flushes.is_empty() && !self.queue.is_closed()
-        {
+        let mut alarm = std::pin::pin!(tokio::time::sleep_until(since));
+        while !batch.is_full(&self.settings) && batch.flushes.is_empty() && !self.queue.is_closed() {
+            let called = shared.hurry.called();
+            let hurried = shared.hurry.is_on() || shared.stop.borrow().is_some();
+            let repeats = batch.only_repeats();
             let linger = match batch.stored.len() {
+                0 if repeats && !hurried => self.settings.repeats_linger,
                 0 => self.settings.linger,
                 waiting if waiting < self.quorum() => self.settings.answer_linger,
                 _ => break,
             };
-            if alarm.deadline() != start + linger {
-                alarm.as_mut().reset(start + linger);
+            if alarm.deadline() != since + linger {
+                alarm.as_mut().reset(since + linger);
             }
             let message = tokio::select! {
                 biased;
                 message = self.queue.recv() => message,
+                () = called, if repeats => continue,
                 () = &mut alarm => break,
             };
             match message {
                 Some(message) => self.take(message, batch),
                 None => return,
             }
+            if repeats && !batch.only_repeats() {
+                since = Instant::now();
+            }
         }
-        while batch.records.len() < self.settings.batch {
+        while !batch.is_full(&self.settings) {
             let Ok(message) = self.queue.try_recv() else {
                 break;
             };
@@ -160,15 +172,18 @@ impl<S: Sink> Recorder<S> {
 
     /// Stores a batch, however long it takes, and counts what became of it.
     async fn store_batch(&mut self, mut batch: Batch) {
-        let count = batch.records.len();
+        let (records, count) = (batch.records.len(), batch.decisions);
         let mut fate = Fate::Stored;
-        if count > 0 {
+        if records > 0 {
+            for record in batch.repeats.iter().filter_map(|at| batch.records.get(*at)) {
+                self.show(record);
+            }
             fate = self
                 .try_to_store(&batch.records, batch.mark, &mut batch.flushes)
                 .await;
             let stats = &self.shared.stats;
             match fate {
-                Fate::Stored => stats.stored(count),
+                Fate::Stored => stats.stored(count, records),
                 Fate::Rejected => stats.lost_to_rejection(count),
                 Fate::Failed => stats.lost_to_failure(count),
                 // What the ring buffer has is left there for the next agent.

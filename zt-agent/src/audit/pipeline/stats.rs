@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The pipeline's account: received = stored + lost + still on the way, at any time it is at rest.
+//! The pipeline's account, in decisions: received = stored + lost + still on the way, at any time it is at rest.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -15,6 +15,7 @@ use crate::audit::record::Timestamp;
 pub struct Stats {
     received: AtomicU64,
     stored: AtomicU64,
+    records: AtomicU64,
     undecodable: AtomicU64,
     rejected: AtomicU64,
     store_failed: AtomicU64,
@@ -66,9 +67,14 @@ impl Stats {
         self.received.load(Ordering::Relaxed)
     }
 
-    /// Records stored.
+    /// Decisions whose records are stored.
     pub fn stored_total(&self) -> u64 {
         self.stored.load(Ordering::Relaxed)
+    }
+
+    /// Records stored: fewer than decisions where equal ones were joined.
+    pub fn records_total(&self) -> u64 {
+        self.records.load(Ordering::Relaxed)
     }
 
     /// Attempts at which the store failed.
@@ -160,8 +166,9 @@ impl Stats {
         self.received.fetch_add(count as u64, Ordering::Relaxed);
     }
 
-    pub(super) fn stored(&self, count: usize) {
-        self.stored.fetch_add(count as u64, Ordering::Relaxed);
+    pub(super) fn stored(&self, decisions: usize, records: usize) {
+        self.stored.fetch_add(decisions as u64, Ordering::Relaxed);
+        self.records.fetch_add(records as u64, Ordering::Relaxed);
     }
 
     pub(super) fn lost_to_rejection(&self, count: usize) {

@@ -2,6 +2,7 @@
 //! The account of the pipeline, with stores that work, fail and hang.
 
 mod answers;
+mod joined;
 mod signed;
 
 use std::sync::Mutex;
@@ -88,6 +89,8 @@ fn quick() -> Settings {
         linger: Duration::from_millis(1),
         retry: Duration::from_millis(1),
         patience: Duration::from_millis(20),
+        // What waits for that waits for nothing that comes in a test.
+        repeats_linger: Duration::from_hours(1),
         ..Settings::new("hanzo-k8s", "worker-3")
     }
 }

@@ -74,6 +74,14 @@ impl Entry {
         }
     }
 
+    /// How many decisions or changes it stands for.
+    pub const fn weight(&self) -> u64 {
+        match self {
+            Self::Decision(record) => record.count,
+            Self::PolicyChange(_) | Self::ModeChange(_) | Self::IdentityChange(_) => 1,
+        }
+    }
+
     /// The change, if it is one.
     pub const fn change(&self) -> Option<&Change> {
         match self {

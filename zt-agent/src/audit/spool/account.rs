@@ -51,8 +51,9 @@ impl Account {
         self.shipped.load(Ordering::Relaxed)
     }
 
-    /// Records that are lost, by why: the oldest and the newest for want of room, those that the server refuses, those that
-    /// could not be read.
+    /// Decisions whose records are lost, by why: the oldest and the newest for want of room, those that the server refuses,
+    /// those that could not be read. Of a record that could not be read or is not there nobody knows for how many it stood: it
+    /// counts as one.
     pub fn losses(&self) -> [(&'static str, u64); 4] {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         [

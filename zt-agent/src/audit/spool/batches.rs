@@ -141,7 +141,8 @@ impl Spool {
         let last = batch.last_seq();
         (noted.shipped, noted.planned, noted.gap) = (last, last, 0);
         if refused {
-            noted.refused += batch.records.len() as u64;
+            let weights = batch.records.iter().map(|kept| kept.entry.weight());
+            noted.refused = weights.fold(noted.refused, u64::saturating_add);
             // The next batch tells that they are missing on purpose.
             noted.gap = batch.records.len() as u64 + batch.dropped;
             let hash = batch

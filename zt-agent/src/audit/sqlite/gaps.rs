@@ -89,7 +89,7 @@ impl Store {
     }
 
     /// Removes records up to `last`; of those behind `safe`, which were not shipped, it notes that they are lost. Returns
-    /// how many these were; `shipping` counts them.
+    /// how many these were; `shipping` counts the decisions that they stood for.
     pub async fn drop_oldest(
         &self,
         safe: u64,
@@ -100,9 +100,10 @@ impl Store {
         spooled::let_go(&mut writer.connection, self.settings.keys.as_deref(), last).await?;
         let mut transaction = writer.connection.begin_with("BEGIN IMMEDIATE").await?;
         // There may be gaps between them already.
-        let spans: Vec<(i64, i64)> = sqlx::query_as(
-            "SELECT min(row), max(row) FROM (
-                 SELECT row, row - row_number() OVER (ORDER BY row) AS span FROM record WHERE row > ?1 AND row <= ?2
+        let spans: Vec<(i64, i64, i64)> = sqlx::query_as(
+            "SELECT min(row), max(row), sum(max(1, min(count, 4294967295))) FROM (
+                 SELECT row, count, row - row_number() OVER (ORDER BY row) AS span FROM record
+                 WHERE row > ?1 AND row <= ?2
              ) GROUP BY span ORDER BY 1",
         )
         .bind(safe.cast_signed())
@@ -110,7 +111,8 @@ impl Store {
         .fetch_all(&mut *transaction)
         .await?;
         let mut lost = 0;
-        for (first, last) in spans {
+        for (first, last, decisions) in spans {
+            shipping.dropped += decisions.cast_unsigned();
             let place = (first.cast_unsigned(), last.cast_unsigned());
             lost += place.1 - place.0 + 1;
             let before = hash_of(&mut transaction, place.0 - 1).await?;
@@ -119,7 +121,6 @@ impl Store {
                 grow(&mut transaction, place, (before, after), Cause::SpoolOldest).await?;
             }
         }
-        shipping.dropped += lost;
         super::ship::remove(&mut transaction, last, shipping).await?;
         transaction.commit().await?;
         let writer = &mut *writer;

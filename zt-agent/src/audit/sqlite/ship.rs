@@ -37,9 +37,9 @@ pub struct Shipping {
     pub planned: u64,
     /// Records right before the next batch that were dropped.
     pub gap: u64,
-    /// Records that were dropped before they were shipped, in all.
+    /// Decisions whose records were dropped before they were shipped, in all.
     pub dropped: u64,
-    /// Records that the other side will never take, in all.
+    /// Decisions whose records the other side will never take, in all.
     pub refused: u64,
     /// Records that could not be read when their turn came, in all.
     pub unreadable: u64,

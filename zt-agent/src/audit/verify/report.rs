@@ -21,6 +21,8 @@ pub struct Report {
     pub count: u64,
     /// Entries that were looked at.
     pub entries: u64,
+    /// Decisions beyond one for each of these: what was joined in their counts.
+    pub joined: u64,
     /// Checkpoints whose signature holds.
     pub checkpoints: u64,
     /// Entries that are not there, each stated by a signature that counts: by cause.

@@ -255,8 +255,8 @@ fn as_json(report: &Report) -> serde_json::Value {
         .map(|(cause, count)| (cause.name().to_owned(), json!(count)))
         .collect();
     json!({
-        "clean": report.is_clean(), "entries": report.entries, "checkpoints": report.checkpoints,
-        "findings": findings, "finding_count": report.count, "writers": writers, "gaps": gaps,
+        "clean": report.is_clean(), "entries": report.entries, "joined": report.joined,
+        "checkpoints": report.checkpoints, "findings": findings, "finding_count": report.count, "writers": writers, "gaps": gaps,
         "losses": losses, "remarks": report.remarks,
     })
 }

@@ -6,18 +6,24 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
-use super::super::{ApiEvent, Message};
+use super::super::{ApiEvent, Message, Settings};
 use super::Recorder;
 use crate::audit::clock;
 use crate::audit::convert::{self, Context};
+use crate::audit::decode::Decision;
+use crate::audit::join::Place;
 use crate::audit::names::OfBatch;
-use crate::audit::record::{Entry, Timestamp};
+use crate::audit::record::{Entry, Latency, Timestamp};
 use crate::audit::store::{RingMark, Sink};
 
 /// Records that are to be stored together.
 #[derive(Default)]
 pub(super) struct Batch {
     pub(super) records: Vec<Entry>,
+    /// Decisions and changes that they stand for.
+    pub(super) decisions: usize,
+    /// Which of them are denials that repeat, so that others may join. Nobody has been shown these yet.
+    pub(super) repeats: Vec<usize>,
     pub(super) oldest: Option<Instant>,
     pub(super) flushes: Vec<oneshot::Sender<()>>,
     /// Those who are answered when the records are stored.
@@ -28,6 +34,18 @@ pub(super) struct Batch {
     pub(super) elsewhere: usize,
     /// Held until the batch has its fate.
     pub(super) room: Room,
+}
+
+impl Batch {
+    /// Whether the store has enough to do, or the ring buffer is held for long enough.
+    pub(super) const fn is_full(&self, settings: &Settings) -> bool {
+        self.records.len() >= settings.batch || self.decisions >= 2 * settings.batch
+    }
+
+    /// Whether all that it has are denials that repeat.
+    pub(super) const fn only_repeats(&self) -> bool {
+        !self.repeats.is_empty() && self.repeats.len() == self.records.len()
+    }
 }
 
 /// Places in the queues, a permit for each queue.
@@ -70,13 +88,26 @@ impl<S: Sink> Recorder<S> {
                 }
                 let (context, names) = (self.context(), self.names.load());
                 let names = OfBatch::new(&names);
-                batch.records.reserve(decisions.len());
                 for decision in &decisions {
+                    // What the node did itself is no attempt of anybody.
+                    let place = match mark {
+                        Some(_) => self.joining.place(decision, batch.records.len()),
+                        None => Place::Alone,
+                    };
+                    if self.has_joined(decision, place, batch) {
+                        continue;
+                    }
                     let id = self.ids.next(convert::time_of(decision, &context).0);
                     let record = convert::from_decision(decision, &names, &context, id);
+                    self.tally.recorded(&record);
                     let record = Entry::Decision(record);
-                    self.show(&record);
+                    match place {
+                        Place::Alone => self.show(&record),
+                        // How often is known when the batch is over.
+                        Place::Opens | Place::Joins(_) => batch.repeats.push(batch.records.len()),
+                    }
                     batch.records.push(record);
+                    batch.decisions += 1;
                 }
             }
             Message::Api {
@@ -117,8 +148,12 @@ impl<S: Sink> Recorder<S> {
                             convert::from_identity_change(change, &context, time, id)
                         }
                     };
+                    if let Entry::Decision(decision) = &record {
+                        self.tally.recorded(decision);
+                    }
                     self.show(&record);
                     batch.records.push(record);
+                    batch.decisions += 1;
                 }
             }
             Message::Flush(done) => batch.flushes.push(done),
@@ -132,10 +167,20 @@ impl<S: Sink> Recorder<S> {
         }
     }
 
-    fn show(&self, record: &Entry) {
-        if let Entry::Decision(decision) = record {
-            self.tally.recorded(decision);
-        }
+    /// Whether a decision needs no record of its own: it has joined one of the batch.
+    fn has_joined(&self, decision: &Decision, place: Place, batch: &mut Batch) -> bool {
+        let Place::Joins(at) = place else { return false };
+        let Some(Entry::Decision(record)) = batch.records.get_mut(at) else {
+            return false;
+        };
+        record.count += 1;
+        batch.decisions += 1;
+        self.tally.joined(record, Latency(u64::from(decision.latency)));
+        true
+    }
+
+    /// Shows a record to whoever watches.
+    pub(super) fn show(&self, record: &Entry) {
         if self.live.receiver_count() > 0 {
             // An error means that the last watcher left meanwhile.
             let _ = self.live.send(Arc::new(record.clone()));
