@@ -43,6 +43,8 @@ pub const FLOWS: &str = "zt_flows";
 pub const DENIED_FLOWS: &str = "zt_denied_flows";
 /// Who fills the ring buffer.
 pub const FLOODS: &str = "zt_floods";
+/// What is told of who fills it.
+pub const DENIALS: &str = "zt_denials";
 /// Refused sockets.
 pub const REFUSED: &str = "zt_refused";
 /// Decisions and notices.
@@ -54,7 +56,7 @@ pub const COUNTERS: &str = "zt_counters";
 pub const HANDSHAKES: &str = "ZT_HANDSHAKES";
 
 /// Every pinned map.
-pub const MAPS: [&str; 24] = [
+pub const MAPS: [&str; 25] = [
     WORKLOADS,
     LISTENERS,
     LOCAL,
@@ -76,6 +78,7 @@ pub const MAPS: [&str; 24] = [
     FLOWS,
     DENIED_FLOWS,
     FLOODS,
+    DENIALS,
     REFUSED,
     EVENTS,
     COUNTERS,
