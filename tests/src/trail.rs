@@ -34,19 +34,20 @@ impl Agent {
         Ok(records)
     }
 
-    /// Waits until `count` records satisfy the query and `wanted`, and returns them, oldest first. More are a failure.
+    /// Waits until records that satisfy the query and `wanted` stand for `count` decisions, and returns them, oldest first. More
+    /// are a failure. Denials that repeat more than ten times in a second share a record.
     pub fn records(&self, query: &str, count: usize, wanted: impl Fn(&Value) -> bool) -> Result<Vec<Value>> {
         let mut all = Vec::new();
         let found = wait_for(&format!("{count} records of {query:?}"), RECORDED, || {
             all = self.all_records(query)?;
             let found: Vec<Value> = all.iter().filter(|record| wanted(record)).cloned().collect();
-            Ok((found.len() >= count).then_some(found))
+            Ok((decided(&found) >= count as u64).then_some(found))
         });
         let found = found.with_context(|| format!("the records were: {}", listing(&all)))?;
         ensure!(
-            found.len() == count,
-            "{} records instead of {count}: {}",
-            found.len(),
+            decided(&found) == count as u64,
+            "records of {} decisions instead of {count}: {}",
+            decided(&found),
             listing(&found)
         );
         Ok(found)
@@ -83,6 +84,12 @@ impl Agent {
         self.files.write_policy("policy.yaml", text)?;
         self.wait_revision_after(before)
     }
+}
+
+/// For how many decisions records stand.
+pub fn decided(records: &[Value]) -> u64 {
+    let count = |record: &Value| record["count"].as_u64().unwrap_or(1);
+    records.iter().map(count).sum()
 }
 
 /// Records in a form in which many can be read.

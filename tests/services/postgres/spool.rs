@@ -310,13 +310,14 @@ async fn a_record_that_the_server_refuses_does_not_hold_up_the_others() {
         let Entry::Decision(record) = &mut entries[number] else {
             panic!("a decision")
         };
-        record.source.comm = Some("a\0b".into());
+        (record.source.comm, record.count) = (Some("a\0b".into()), 4);
     }
     spool.append(&entries, None).await.expect("stored");
     let shipping = world.ship(&spool);
     until_shipped(&spool, COUNT).await;
     shipping.end().await;
-    assert_eq!(spool.account().losses()[2].1, 3);
+    // Three records, each of four decisions.
+    assert_eq!(spool.account().losses()[2].1, 12);
     assert_eq!(world.number("SELECT count(*) FROM zt_audit.record"), COUNT - 3);
     // The last one has no batch behind it yet that could tell.
     assert_eq!(world.number("SELECT sum(dropped) FROM zt_audit.batch"), 2);

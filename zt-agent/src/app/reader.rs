@@ -79,6 +79,9 @@ impl Reader {
         loop {
             // Asked before the round: what comes in while stopping is still taken by the last one.
             let last = *self.stopping.borrow();
+            if last && deadline.is_none() {
+                self.intake.hasten();
+            }
             let told = self.tell();
             let Ok(handed) = self.hand_over() else { return };
             self.give_back();

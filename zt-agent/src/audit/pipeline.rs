@@ -24,6 +24,7 @@
 //! All of these are decisions, of which a record may stand for several ([`super::join`]).
 
 mod error;
+mod event;
 mod hurry;
 mod recorder;
 mod stats;
@@ -37,11 +38,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, broadcast, m
 use tokio::time::Instant;
 
 pub use self::error::{Closed, NotRecorded};
+pub use self::event::ApiEvent;
 use self::hurry::Hurry;
 pub use self::recorder::Recorder;
 pub use self::stats::{Losses, Stats};
 pub use self::tally::Tally;
-use super::convert::{Evaluation, IdentityChange, PolicyChange};
 use super::decode::Decision;
 use super::names::NameBook;
 use super::record::Entry;
@@ -99,35 +100,6 @@ impl Settings {
             seal_every: Duration::from_secs(60),
         }
     }
-}
-
-/// What an operator, a client or an identity source did.
-#[derive(Clone, Debug)]
-pub enum ApiEvent {
-    /// Asked for a decision.
-    Evaluated(Evaluation),
-    /// Changed the mode of the node.
-    ModeChanged {
-        /// `true`: nothing is refused from now on; `false`: the workloads' own modes hold again.
-        observe_all: bool,
-        /// Who.
-        caller: Arc<str>,
-        /// Revision in force.
-        revision: u64,
-    },
-    /// A rollout changed modes on this node, or stopped.
-    ModesChanged {
-        /// Whose doing it was.
-        caller: Arc<str>,
-        /// What happened.
-        what: serde_json::Value,
-        /// Revision in force.
-        revision: u64,
-    },
-    /// Put another policy in force.
-    PolicyChanged(PolicyChange),
-    /// An identity source took an identity back.
-    IdentityChanged(IdentityChange),
 }
 
 /// One message to the recorder. Its permit is its place in the queue.
@@ -350,6 +322,11 @@ impl Intake {
         wait.await.map_err(|_| Closed)
     }
 
+    /// The agent is about to stop: nothing waits for repeats any more.
+    pub fn hasten(&self) {
+        self.shared.hurry.stay();
+    }
+
     /// Up to where the ring buffer is stored or counted as lost: that much may be given back.
     pub fn settled(&self) -> u64 {
         *self.shared.settled.borrow()
@@ -373,7 +350,7 @@ impl Intake {
     /// Takes nothing more; what is queued is stored until `deadline` has passed. [`Recorder::run`] ends then.
     pub fn shut_down(&self, deadline: Duration) {
         self.shared.stop.send_replace(Some(Instant::now() + deadline));
-        self.shared.hurry.call();
+        self.hasten();
     }
 }
 

@@ -2,6 +2,7 @@
 //! The loops that are measured: system calls and nothing else. Both ends of a connection are in one thread, so that
 //! every packet is handled in the system call that sends it and no wake-up blurs the time.
 
+use std::ffi::CString;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
@@ -189,7 +190,10 @@ pub(crate) fn flip(listener: Option<&TcpListener>, to: SocketAddr) -> Result<Don
     }
 }
 
-/// Connects that fail, at a pace.
+/// So few denials alike in a row that the agent joins none of them.
+const ALIKE: u64 = 8;
+
+/// Connects that fail, at a pace. Their records are to be as many: what is the same again and again would be one.
 pub(crate) fn storm(to: SocketAddr, per_millisecond: u32, milliseconds: u32) -> Result<Done> {
     const MILLISECOND: u64 = 1_000_000;
     let address = SockaddrStorage::from(to);
@@ -204,7 +208,10 @@ pub(crate) fn storm(to: SocketAddr, per_millisecond: u32, milliseconds: u32) -> 
         } else {
             per_millisecond
         };
-        for _ in 0..burst {
+        for number in count..count + u64::from(burst) {
+            if number.is_multiple_of(ALIKE) {
+                rename(number / ALIKE)?;
+            }
             let client = tcp(&to)?;
             errno = connect(client.as_raw_fd(), &address)
                 .err()
@@ -227,6 +234,16 @@ pub(crate) fn storm(to: SocketAddr, per_millisecond: u32, milliseconds: u32) -> 
         errno,
         ..done(start, count)
     })
+}
+
+/// Gives this thread, whose name is in its records, another one.
+#[expect(unsafe_code, reason = "nix has this behind a feature that nothing else needs")]
+fn rename(number: u64) -> Result<()> {
+    let name = CString::new(format!("{number:x}"))?;
+    // SAFETY: a text that ends, of which the kernel copies 16 bytes at most.
+    let answer = unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) };
+    Errno::result(answer).context("prctl(PR_SET_NAME)")?;
+    Ok(())
 }
 
 /// Opens connections that are kept.

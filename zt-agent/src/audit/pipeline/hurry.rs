@@ -19,9 +19,14 @@ pub(super) struct Waiting<'h>(&'h Hurry);
 impl Hurry {
     /// Somebody waits from now on.
     pub(super) fn wait(&self) -> Waiting<'_> {
+        self.stay();
+        Waiting(self)
+    }
+
+    /// From now on somebody always does.
+    pub(super) fn stay(&self) {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         self.call();
-        Waiting(self)
     }
 
     /// Has the batch under way look whether it may go on waiting.

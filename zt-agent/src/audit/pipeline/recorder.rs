@@ -128,10 +128,9 @@ impl<S: Sink> Recorder<S> {
         let mut alarm = std::pin::pin!(tokio::time::sleep_until(since));
         while !batch.is_full(&self.settings) && batch.flushes.is_empty() && !self.queue.is_closed() {
             let called = shared.hurry.called();
-            let hurried = shared.hurry.is_on() || shared.stop.borrow().is_some();
             let repeats = batch.only_repeats();
             let linger = match batch.stored.len() {
-                0 if repeats && !hurried => self.settings.repeats_linger,
+                0 if repeats && !shared.hurry.is_on() => self.settings.repeats_linger,
                 0 => self.settings.linger,
                 waiting if waiting < self.quorum() => self.settings.answer_linger,
                 _ => break,

@@ -2,6 +2,7 @@
 //! Who is answered over the API is answered when the record is stored.
 
 use super::*;
+use crate::audit::convert::Evaluation;
 use crate::audit::record::{Mode, Reason};
 
 fn evaluated() -> ApiEvent {

@@ -121,3 +121,28 @@ async fn a_trail_that_was_pruned_is_counted_exactly() {
         assert!(!world.report(&copy).await.is_clean(), "{sql}");
     }
 }
+
+#[tokio::test]
+async fn what_was_joined_is_added_up() {
+    let world = World {
+        directory: tempfile::tempdir().expect("directory"),
+    };
+    let store = world.open().await;
+    let mut entries: Vec<Entry> = (0..10).map(entry).collect();
+    let mut joined = 0;
+    for (entry, count) in entries.iter_mut().zip(1..) {
+        if let Entry::Decision(record) = entry {
+            record.count = count;
+            joined += count - 1;
+        }
+    }
+    store.append(&entries, None).await.expect("stores");
+    store.seal().await.expect("seals");
+    store.close().await.expect("closes");
+    let report = world.report(&world.file()).await;
+    assert_eq!((&report.findings[..], report.entries), (&[][..], 10));
+    assert_eq!(report.joined, joined);
+    let summary = crate::audit::export::summary(&report);
+    let wanted = format!("10 entries with {joined} more decisions in their counts, ");
+    assert!(summary.starts_with(&wanted), "{summary}");
+}

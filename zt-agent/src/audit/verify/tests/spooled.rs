@@ -366,3 +366,22 @@ async fn a_spool_that_went_with_its_volume_is_missed_where_it_held_something() {
     node.goes_on().await.expect("goes on");
     assert_eq!(Keys::kept(&node.world.keys()).expect("reads"), 1);
 }
+
+#[tokio::test]
+async fn what_is_given_up_is_counted_with_all_that_it_stands_for() {
+    let mut node = Node::new();
+    let spool = node.open().await;
+    let mut entries = node.entries(10);
+    for entry in &mut entries {
+        if let Entry::Decision(record) = entry {
+            record.count = 1000;
+        }
+    }
+    spool.append(&entries, None).await.expect("kept");
+    node.ship(&spool, 2).await;
+    node.drop_oldest(&spool, 7).await;
+    let dropped = spool.store().shipping().await.expect("reads").dropped;
+    let decisions: u64 = entries[2..7].iter().map(Entry::weight).sum();
+    assert!(decisions > 2000, "{decisions}");
+    assert_eq!(dropped, decisions);
+}
