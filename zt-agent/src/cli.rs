@@ -18,6 +18,7 @@ mod monitor;
 mod offline;
 mod output;
 mod policy;
+mod problems;
 mod rollout;
 pub mod run;
 mod status;

@@ -9,7 +9,7 @@ use zt_tests::agent::DEADLINE;
 use zt_tests::agent_files::Workload;
 use zt_tests::{Agent, Engine, Policy, Scene, spiffe, wait_for};
 
-use super::{any, json_of, rollout, stage};
+use super::{any, cli, json_of, rollout, stage};
 
 fn nameless(agent: &Agent, wanted: u64) -> Result<()> {
     wait_for("as many as enforce without a name", DEADLINE, || {
@@ -131,6 +131,11 @@ fn what_went_back_beside_a_bad_document_stays_back_without_an_agent() -> Result<
         policies["errors"] != json!([])
     })?;
     json_of(&agent, &["rollback"])?;
+    let status = String::from_utf8(cli(&agent, &["status"])?.stdout)?;
+    ensure!(
+        status.contains("what is in force is not all that they say") && status.contains("bad.yaml:"),
+        "{status}"
+    );
     let open = client.connect(server.v4(80))?.handle()?;
     agent.kill()?;
     let failed = format!("{:#}", agent.restart().expect_err("a bad document"));

@@ -14,12 +14,13 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::client::{ApiArgs, Client};
 use super::exit::{Exit, Failure};
 use super::offline::{self, SettingsArgs};
 use super::output::{Format, Output, line};
+use super::problems;
 use super::table::{Cell, Table, pairs, plain};
 use crate::problem::Problem;
 
@@ -170,14 +171,6 @@ async fn list(arguments: &ListArgs) -> Result<Exit, Failure> {
     line("")?;
     let text = |field: &str| -> Cell { answer.get(field).map(plain).unwrap_or_default().into() };
     pairs(&[("revision", text("revision")), ("digest", text("digest"))])?;
-    if let Some(errors) = answer["errors"].as_array().filter(|errors| !errors.is_empty()) {
-        line("\nThe files have problems since, so this older revision stays in force:")?;
-        for error in errors {
-            line(
-                &serde_json::from_value::<Problem>(error.clone())
-                    .map_or_else(|_| Value::to_string(error), |problem| problem.to_string()),
-            )?;
-        }
-    }
+    problems::show(&answer)?;
     Ok(Exit::Done)
 }

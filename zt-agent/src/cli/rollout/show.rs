@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use crate::cli::exit::Failure;
 use crate::cli::output::{Format, Tone, line};
+use crate::cli::problems;
 use crate::cli::table::{Cell, Table, pairs, plain};
-use crate::problem::Problem;
 
 pub(super) fn show(answer: &Value, format: Format) -> Result<(), Failure> {
     if format == Format::Json {
@@ -16,7 +16,7 @@ pub(super) fn show(answer: &Value, format: Format) -> Result<(), Failure> {
     let rollout = &answer["rollout"];
     if rollout.is_null() {
         line("no rollout: modes are those of workloads and of the configuration")?;
-        return problems(answer);
+        return Ok(problems::show(answer)?);
     }
     pairs(&[
         ("rollout", plain(&rollout["name"]).into()),
@@ -50,7 +50,7 @@ pub(super) fn show(answer: &Value, format: Format) -> Result<(), Failure> {
     if answer["observe_all"] == json!(true) {
         line("\nbreak-glass is on: nothing is refused on this node until `zt-agent mode restore`")?;
     }
-    problems(answer)
+    Ok(problems::show(answer)?)
 }
 
 fn enforced(workloads: &Value) -> String {
@@ -125,18 +125,6 @@ pub(super) fn too_many(stopped: &Value) -> String {
             plain(&stopped["per_minute"]),
         ),
     }
-}
-
-fn problems(answer: &Value) -> Result<(), Failure> {
-    let errors = answer["errors"].as_array().map_or(&[][..], Vec::as_slice);
-    if !errors.is_empty() {
-        line("\nThe documents have problems since, so this older revision stays in force:")?;
-    }
-    for error in errors {
-        let problem = serde_json::from_value::<Problem>(error.clone());
-        line(&problem.map_or_else(|_| error.to_string(), |problem| problem.to_string()))?;
-    }
-    Ok(())
 }
 
 fn in_force(rollout: &Value) -> Cell {
