@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The commands that work on the trail itself.
 
+mod trail {
+    mod young;
+}
+
 use std::path::Path;
 use std::process::{Command, Output};
 

@@ -52,6 +52,8 @@ pub struct Verifier {
     trust: Trust,
     keys: Forest,
     writers: BTreeMap<Uuid, Writer>,
+    /// One of which nothing was signed yet, as the keys know.
+    beginner: Option<Uuid>,
     /// Entries have come.
     begun: bool,
     report: Report,
@@ -67,6 +69,7 @@ impl Verifier {
             trust,
             keys: Forest::default(),
             writers: BTreeMap::new(),
+            beginner: None,
             begun: false,
             report: Report::default(),
         }
@@ -185,6 +188,11 @@ impl Verifier {
         of(&mut self.writers, &self.trust, writer).expect(seq);
     }
 
+    /// A writer of which nothing was signed yet, as its keys know: that nothing of it is proven is no finding then.
+    pub fn begins(&mut self, writer: Uuid) {
+        self.beginner = Some(writer).filter(|writer| !self.trust.expected.contains(writer));
+    }
+
     /// The end.
     pub fn finish(mut self) -> Report {
         self.keys.grow(&self.trust, &mut self.report);
@@ -206,7 +214,7 @@ impl Verifier {
             {
                 *owners.entry(root).or_default() += 1;
             }
-            writer.finish(&mut self.report);
+            writer.finish(self.beginner, &mut self.report);
         }
         for root in &self.trust.roots {
             let signs = owners.get(root.as_str()).copied().unwrap_or(0);

@@ -85,6 +85,11 @@ impl Reader {
         dsn::path(dsn)
     }
 
+    /// Whose chain it is.
+    pub const fn writer(&self) -> Uuid {
+        self.writer
+    }
+
     /// How far shipping is, where the file is a spool.
     pub async fn shipped(&mut self) -> Result<Option<Shipped>, StoreError> {
         if self.used_as != Use::Spool || !self.ships().await? {

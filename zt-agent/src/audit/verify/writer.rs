@@ -351,8 +351,8 @@ impl Writer {
         }
     }
 
-    /// The end.
-    pub(super) fn finish(mut self, report: &mut Report) {
+    /// The end. `beginner` is one of which nothing was signed yet.
+    pub(super) fn finish(mut self, beginner: Option<Uuid>, report: &mut Report) {
         let writer = self.id;
         self.jump(self.goal, report);
         // What was lost behind that.
@@ -369,7 +369,13 @@ impl Writer {
             if self.head.seq == 0 && self.stated.is_empty() {
                 return;
             }
-            report.found(Finding::Unsealed { writer });
+            if beginner == Some(writer) {
+                report.remarks.push(format!(
+                    "nothing of {writer} is proven yet: no checkpoint of it is noted beside the keys either; where `zt_audit_checkpoint_seq` of its agent was above 0 before, the file and the notes were replaced"
+                ));
+            } else {
+                report.found(Finding::Unsealed { writer });
+            }
         }
         let sealed = self.sealed().unwrap_or(0);
         self.logins.tell(writer, sealed, self.found > 0, report);

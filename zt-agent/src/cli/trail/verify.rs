@@ -49,7 +49,10 @@ pub struct VerifyArgs {
 /// Checks a trail; 1 where something is wrong with it.
 pub(in super::super) async fn verify(arguments: &VerifyArgs) -> Result<Exit, Failure> {
     let (trust, own, others) = trusted(arguments)?;
-    let verifier = Verifier::new(trust);
+    // Who signs for the first time notes it beside the keys.
+    let unsigned = own.as_ref().is_some_and(Vec::is_empty);
+    let own = own.unwrap_or_default();
+    let mut verifier = Verifier::new(trust);
     let progress = Progress::begin();
     let mut tell = |entries| progress.tell(entries);
     let verifier = match &arguments.file {
@@ -68,9 +71,11 @@ pub(in super::super) async fn verify(arguments: &VerifyArgs) -> Result<Exit, Fai
             if archive::is_postgres(&dsn) {
                 // Before the walk begins: what has been shipped by now, it must find.
                 let shipped = shipped(arguments).await?;
-                let mut verifier = verifier;
                 if let Some(shipped) = &shipped {
                     verifier.arrived(shipped.writer, shipped.seq);
+                    if unsigned {
+                        verifier.begins(shipped.writer);
+                    }
                 }
                 let noted = on_their_way(own.into_iter().chain(others), shipped);
                 let mut walk = Walk::begin(&Target::parse(&dsn)?).await?;
@@ -79,6 +84,9 @@ pub(in super::super) async fn verify(arguments: &VerifyArgs) -> Result<Exit, Fai
                 let noted: Vec<Noted> = own.into_iter().map(Noted::here).collect();
                 let used_as = used_as(&config, &dsn, arguments.spool.as_deref())?;
                 let mut reader = Reader::open_as(&dsn, used_as).await?;
+                if unsigned {
+                    verifier.begins(reader.writer());
+                }
                 let mut verifier = export::verify(&mut reader, verifier, &noted, &mut tell).await?;
                 if used_as == Use::Spool {
                     verifier.remark(
@@ -100,8 +108,9 @@ pub(in super::super) async fn verify(arguments: &VerifyArgs) -> Result<Exit, Fai
     })
 }
 
-/// Whom to trust, and the last checkpoints that are noted beside this node's keys and beside others'.
-fn trusted(arguments: &VerifyArgs) -> Result<(Trust, Vec<Checkpoint>, Vec<Checkpoint>), Failure> {
+/// Whom to trust, and the last checkpoints that are noted beside this node's keys (`None` where these are not asked) and beside
+/// others'.
+fn trusted(arguments: &VerifyArgs) -> Result<(Trust, Option<Vec<Checkpoint>>, Vec<Checkpoint>), Failure> {
     let (mut trust, mut others) = (Trust::default(), Vec::new());
     for (texts, maintains) in [(&arguments.trust, false), (&arguments.maintainer, true)] {
         for text in texts {
@@ -111,7 +120,7 @@ fn trusted(arguments: &VerifyArgs) -> Result<(Trust, Vec<Checkpoint>, Vec<Checkp
         }
     }
     if !arguments.trust.is_empty() && arguments.store.keys.is_none() {
-        return Ok((trust, Vec::new(), others));
+        return Ok((trust, None, others));
     }
     let (_, _, directory) = arguments.store.load()?;
     let Some(named) = trust::directory(&directory)? else {
@@ -124,7 +133,7 @@ fn trusted(arguments: &VerifyArgs) -> Result<(Trust, Vec<Checkpoint>, Vec<Checkp
     let alone = arguments.trust.is_empty() && arguments.maintainer.is_empty();
     named.trust(&mut trust, alone)?;
     let Named { noted, .. } = named;
-    Ok((trust, noted, others))
+    Ok((trust, Some(noted), others))
 }
 
 /// How far this node's spool has shipped. One that is not there, and was not asked for, says nothing.
@@ -189,16 +198,15 @@ fn show(report: &Report, format: Format) -> Result<(), Failure> {
 }
 
 fn show_writer(report: &Report, writer: &WriterReport, out: &mut impl io::Write) -> io::Result<()> {
-    write!(
-        out,
-        "writer {}: signed up to entry {}",
-        writer.writer, writer.sealed
-    )?;
-    if let Some(root) = &writer.root {
-        write!(out, " by {root}")?;
+    write!(out, "writer {}: ", writer.writer)?;
+    match &writer.root {
+        Some(root) => write!(out, "signed up to entry {} by {root}", writer.sealed)?,
+        None => write!(out, "nothing is signed")?,
     }
-    if writer.behind > 0 {
-        write!(out, "; {} later ones are not signed yet", writer.behind)?;
+    match (&writer.root, writer.behind) {
+        (_, 0) => {}
+        (Some(_), newer) => write!(out, "; {newer} records are newer than the last checkpoint")?,
+        (None, waiting) => write!(out, "; {waiting} records wait for the first checkpoint")?,
     }
     writeln!(out)?;
     let spans: Vec<_> = report
