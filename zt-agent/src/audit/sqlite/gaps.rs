@@ -184,7 +184,8 @@ impl Store {
         Ok(parsed)
     }
 
-    /// Notes statements of gaps as shipped. Those that lie behind are forgotten.
+    /// Notes statements of gaps as shipped. Those that lie behind are forgotten, but not before the entries that were there before
+    /// them have gone: from these one looks whether the chain goes on.
     pub async fn gaps_shipped(&self, rows: &[i64], shipped: u64) -> Result<(), StoreError> {
         let mut writer = self.writer.lock().await;
         let mut transaction = writer.connection.begin_with("BEGIN IMMEDIATE").await?;
@@ -192,7 +193,8 @@ impl Store {
             .bind(super::rows::json(rows))
             .execute(&mut *transaction)
             .await?;
-        sqlx::query("DELETE FROM gap WHERE shipped = 1 AND last < ?")
+        let forget = "DELETE FROM gap WHERE shipped = 1 AND last < ? AND last < (SELECT row FROM discarded)";
+        sqlx::query(forget)
             .bind(shipped.cast_signed())
             .execute(&mut *transaction)
             .await?;

@@ -72,6 +72,14 @@ impl Node {
         }
     }
 
+    /// The server has all that was said of what was given up, and the entries up to this one, which have not gone yet.
+    async fn state(&self, spool: &Spool, last: u64) {
+        let store = spool.store();
+        let stated = store.stated_gaps(u64::MAX).await.expect("signs");
+        let rows: Vec<i64> = stated.iter().map(|(row, _)| *row).collect();
+        store.gaps_shipped(&rows, last).await.expect("notes");
+    }
+
     /// The oldest entries make room.
     async fn drop_oldest(&self, spool: &Spool, last: u64) {
         let store = spool.store();
@@ -267,7 +275,7 @@ async fn whatever_an_honest_spool_goes_through_nothing_is_said_of_it() {
         let mut spool = node.open().await;
         let mut did = Vec::new();
         for _ in 0..40 {
-            let step = chance.below(11);
+            let step = chance.below(12);
             let count = 1 + chance.below(4);
             let head = spool.store().head().await.expect("reads").seq;
             let shipping = spool.store().shipping().await.expect("reads");
@@ -293,6 +301,7 @@ async fn whatever_an_honest_spool_goes_through_nothing_is_said_of_it() {
                     node.seal_unnoted(spool).await;
                     spool = node.open().await;
                 }
+                10 => node.state(&spool, shipping.shipped).await,
                 _ => {
                     drop(spool);
                     spool = node.open().await;
@@ -302,7 +311,26 @@ async fn whatever_an_honest_spool_goes_through_nothing_is_said_of_it() {
         drop(spool);
         node.is_whole(&format!("{seed}: {did:?}")).await;
     }
-    assert_eq!(seen.len(), 11, "every step was taken");
+    assert_eq!(seen.len(), 12, "every step was taken");
+}
+
+#[tokio::test]
+async fn what_was_given_up_is_known_until_the_entries_before_it_have_gone() {
+    let mut node = node().await;
+    let spool = node.open().await;
+    for _ in 0..2 {
+        node.give_up(&spool, 3).await;
+        node.append(&spool, 2).await;
+    }
+    let head = spool.store().head().await.expect("reads").seq;
+    node.state(&spool, head).await;
+    drop(spool);
+    node.is_whole("killed before what was shipped had gone").await;
+    let spool = node.open().await;
+    assert_eq!(spool.store().next_gap(1).await.expect("reads"), Some(16));
+    node.ship(&spool, head).await;
+    node.state(&spool, head).await;
+    assert_eq!(spool.store().next_gap(1).await.expect("reads"), None);
 }
 
 #[tokio::test]
