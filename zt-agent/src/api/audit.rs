@@ -158,9 +158,12 @@ pub(super) async fn graph(
         namespace: given.text("namespace"),
     };
     given.finish()?;
-    let _turn = state.counting().take(&caller.account).await?;
-    settled(&state).await;
-    Ok(Json(answered(state.store.graph(&filter)).await?).into_response())
+    let turn = state.counting().take(&caller.account).await?;
+    let answer = async move {
+        settled(&state).await;
+        Ok(Json(answered(state.store.graph(&filter)).await?).into_response())
+    };
+    turn.spent_on(answer).await
 }
 
 /// Waits until what was decided before the question is counted, but not for long.

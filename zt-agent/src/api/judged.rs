@@ -157,7 +157,7 @@ pub(super) async fn replay(
     given: Given,
 ) -> Result<Json<Replay>, ApiProblem> {
     let filter = filter(given)?;
-    let answer = judged(&state, &caller, &filter, |range, snapshot| {
+    let answer = judged(state, &caller, filter, |range, snapshot| {
         let table = policy::compile(
             &snapshot.policies,
             &range.workloads(),
@@ -251,7 +251,7 @@ pub(super) async fn recommend(
     given: Given,
 ) -> Result<Json<Recommendation>, ApiProblem> {
     let filter = filter(given)?;
-    let answer = judged(&state, &caller, &filter, |range, snapshot| {
+    let answer = judged(state, &caller, filter, |range, snapshot| {
         let wishes = Wishes {
             name: "recommended".to_owned(),
             patterns: Vec::new(),
@@ -285,24 +285,23 @@ fn uncompiled(error: &policy::CompileError) -> ApiProblem {
 
 /// Reads the connections of a range, and has them judged where that keeps nobody else waiting.
 async fn judged<T: Send + 'static>(
-    state: &ApiState,
+    state: ApiState,
     caller: &Caller,
-    filter: &GraphFilter,
+    filter: GraphFilter,
     judge: impl FnOnce(&Range, &Snapshot) -> Result<T, ApiProblem> + Send + 'static,
 ) -> Result<T, ApiProblem> {
     let turn = state.judging().take(&caller.account).await?;
-    settled(state).await;
-    let traffic = answered(state.store.traffic(filter, MAX_ANSWERED)).await?;
-    let snapshot = state.snapshot();
-    let judged = tokio::task::spawn_blocking(move || {
-        // It goes on to its end when whoever asked has gone, and so does its turn.
-        let _turn = turn;
-        judge(&Range::from(traffic), &snapshot)
-    });
-    judged.await.unwrap_or_else(|_| {
-        Err(ApiProblem::unavailable(
-            "not_judged",
-            "judging what is recorded broke off: see the agent's log",
-        ))
-    })
+    let answer = async move {
+        settled(&state).await;
+        let traffic = answered(state.store.traffic(&filter, MAX_ANSWERED)).await?;
+        let snapshot = state.snapshot();
+        let judged = tokio::task::spawn_blocking(move || judge(&Range::from(traffic), &snapshot));
+        judged.await.unwrap_or_else(|_| {
+            Err(ApiProblem::unavailable(
+                "not_judged",
+                "judging what is recorded broke off: see the agent's log",
+            ))
+        })
+    };
+    turn.spent_on(answer).await
 }

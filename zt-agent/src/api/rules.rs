@@ -87,9 +87,13 @@ pub(super) async fn rules(
     let mut given = Parameters::new(given.0, &["since", "until"]);
     let (since, until) = given.span();
     given.finish()?;
-    let _turn = state.counting().take(&caller.account).await?;
-    settled(&state).await;
-    let mut hits = answered(state.store.rules(&GraphFilter::since(since, until))).await?;
+    let turn = state.counting().take(&caller.account).await?;
+    let asked = state.clone();
+    let hits = async move {
+        settled(&asked).await;
+        answered(asked.store.rules(&GraphFilter::since(since, until))).await
+    };
+    let mut hits = turn.spent_on(hits).await?;
     let snapshot = state.snapshot();
     let in_force = snapshot.policies.policies().iter().flat_map(|policy| {
         let name = &policy.head.name;

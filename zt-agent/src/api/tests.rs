@@ -202,8 +202,6 @@ async fn world() -> World {
 /// The same, whose policies are changed by this editor of the directory.
 async fn world_of(editor: impl FnOnce(std::path::PathBuf) -> Editor) -> World {
     let directory = tempfile::tempdir().expect("directory");
-    std::fs::create_dir(directory.path().join("policies")).expect("mkdir");
-    std::fs::write(directory.path().join("policies/core.yaml"), POLICY).expect("write");
     let settings = sqlite::Settings {
         dsn: format!("sqlite://{}/audit.db", directory.path().display()),
         max_disk_bytes: 1 << 30,
@@ -211,7 +209,19 @@ async fn world_of(editor: impl FnOnce(std::path::PathBuf) -> Editor) -> World {
         keys: None,
         sync: sqlite::Durability::default(),
     };
-    let store = Arc::new(Archive::from(Store::open(settings).await.expect("store")));
+    let store = Store::open(settings).await.expect("store");
+    world_in(directory, Archive::from(store), editor).await
+}
+
+/// The same, whose records are in this archive.
+async fn world_in(
+    directory: TempDir,
+    archive: Archive,
+    editor: impl FnOnce(std::path::PathBuf) -> Editor,
+) -> World {
+    std::fs::create_dir(directory.path().join("policies")).expect("mkdir");
+    std::fs::write(directory.path().join("policies/core.yaml"), POLICY).expect("write");
+    let store = Arc::new(archive);
     let metrics = Metrics::new();
     let (intake, recorder) = pipeline(
         Arc::clone(&store),

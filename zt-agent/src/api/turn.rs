@@ -46,6 +46,25 @@ pub(super) struct Turn(
     #[expect(dead_code, reason = "does its work when it is dropped")] OwnedSemaphorePermit,
 );
 
+impl Turn {
+    /// Has an answer made. The turn lasts as long as that is worked on, also where whoever asked has gone: a question that nobody
+    /// waits for any more keeps a server or a processor busy all the same.
+    pub(super) async fn spent_on<T: Send + 'static>(
+        self,
+        work: impl Future<Output = Result<T, ApiProblem>> + Send + 'static,
+    ) -> Result<T, ApiProblem> {
+        let spent = tokio::spawn(async move {
+            let _turn = self;
+            work.await
+        });
+        spent.await.unwrap_or_else(|error| {
+            tracing::error!(%error, "an answer broke off");
+            let detail = "making the answer broke off: see the agent's log";
+            Err(ApiProblem::unavailable("answer_broke_off", detail))
+        })
+    }
+}
+
 impl Turns {
     /// A line with this room; who finds none is counted in `metrics`.
     pub(super) fn new(room: Room, metrics: Arc<Metrics>) -> Self {

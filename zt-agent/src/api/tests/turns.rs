@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Answers that take long are given one after the other, and few wait for them.
 
+use futures::FutureExt as _;
+use tokio::net::TcpListener;
+
 use super::*;
+use crate::audit::archive;
+use crate::audit::spool::WhenFull;
 
 /// Waits until so many wait to have something judged.
 async fn in_line(world: &World, wanted: usize) {
@@ -74,4 +79,54 @@ async fn many_who_have_something_counted_are_served_and_too_many_are_told() {
         served += u32::from(reply.status == 200);
     }
     assert_eq!(served, 8);
+}
+
+/// A world whose records are on a server that takes connections and says nothing.
+async fn world_of_a_silent_server() -> (World, TcpListener) {
+    let server = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let directory = tempfile::tempdir().expect("directory");
+    let archive = Archive::open(archive::Settings {
+        dsn: format!("postgres://engine@{}/zt", server.local_addr().expect("bound")),
+        spool: directory.path().join("spool.db"),
+        max_disk_bytes: 1 << 30,
+        api_share: 100,
+        when_full: WhenFull::Oldest,
+        retention_days: 1,
+        keys: None,
+        sync: sqlite::Durability::default(),
+    });
+    let archive = archive.await.expect("opens");
+    let world = world_in(directory, archive, |policies| Editor::new(policies, Settings::default()));
+    (world.await, server)
+}
+
+#[tokio::test]
+async fn a_turn_lasts_as_long_as_the_question_though_its_client_has_gone() {
+    let somebody = Arc::from("somebody else");
+    for path in ["/v1/graph", "/v1/rules", "/v1/replay", "/v1/recommend"] {
+        let (world, server) = world_of_a_silent_server().await;
+        let turns = match path {
+            "/v1/graph" | "/v1/rules" => world.state.counting(),
+            _ => world.state.judging(),
+        };
+        let mut client = TcpStream::connect(world.api).await.expect("connects");
+        let ask = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        client.write_all(ask.as_bytes()).await.expect("written");
+        let asked = tokio::time::timeout(Duration::from_secs(30), server.accept());
+        let asked = asked.await.expect("the server is asked").expect("accepts");
+        // The API has seen that it goes when it has closed the connection, too.
+        client.shutdown().await.expect("says that it goes");
+        let mut said = Vec::new();
+        let closed = tokio::time::timeout(Duration::from_secs(30), client.read_to_end(&mut said));
+        closed.await.expect("closed").expect("closed in order");
+        assert_eq!(said, b"", "{path}");
+        assert!(
+            turns.take(&somebody).now_or_never().is_none(),
+            "{path}: the next is asked while the server is at it"
+        );
+        // The server gives up.
+        drop((asked, server));
+        drop(turns.take(&somebody).await.expect("a turn"));
+        drop(world);
+    }
 }
