@@ -2,10 +2,12 @@
 //! What somebody takes away behind the agent's back comes back; what `detach` takes away does not.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use zt_tests::hooks::{attached, bpftool, pins};
 use zt_tests::pair::{any, pair, policy};
 use zt_tests::probe::{Operation, TIMEOUT};
@@ -134,5 +136,87 @@ fn what_is_detached_stays_detached() -> Result<()> {
     assert!(agent.terminate()?.success());
     agent.restart()?;
     assert_eq!(client.tcp(server.v4(81))?, "EPERM");
+    Ok(())
+}
+
+/// The agent sleeps while the pin of one of its links is exchanged for one of a map, which nobody can detach, and goes on to hold
+/// that link.
+#[test]
+fn a_link_that_is_not_detached_has_nothing_else_put_back() -> Result<()> {
+    let (scene, server, mut client) = pair("detached-but-one")?;
+    let mut agent = scene.agent(&policy())?.start()?;
+    let (managed, directory) = (scene.sandbox().managed(), scene.sandbox().pins()?);
+    let pid = Pid::from_raw(agent.pid().context("it runs")?.try_into()?);
+    let pinned = pins(&directory)?;
+    let pin = pinned.iter().find(|pin| pin.to_string_lossy().contains("links/zt_connect4-"));
+    let pin = text(pin.context("the link of zt_connect4 is pinned")?)?;
+    kill(pid, Signal::SIGSTOP)?;
+    std::fs::remove_file(pin)?;
+    bpftool(&[
+        "map", "create", pin, "type", "array", "key", "4", "value", "4", "entries", "1", "name", "odd",
+    ])?;
+    let output = agent.command(&["detach", "--yes"]).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("detach the link") && said.contains("zt_connect4-") && said.contains("stop the agent"),
+        "{said}"
+    );
+    let left = |names: &[&str]| -> Result<()> {
+        let there: Vec<String> = attached(managed)?.into_iter().map(|hook| hook.name).collect();
+        assert_eq!(there, names);
+        Ok(())
+    };
+    left(&["zt_connect4"])?;
+    kill(pid, Signal::SIGCONT)?;
+    eventually("the agent to say so", NOTICED, || {
+        let answer = http::get(agent.health(), "/readyz")?;
+        Ok(answer.status == 503 && answer.body.contains("detach"))
+    })?;
+    assert_eq!(restored(&agent)?, 0);
+    left(&["zt_connect4"])?;
+    assert_eq!(client.tcp(server.v6(81))?, "ok");
+    // It goes with who holds it, and what was left of the removal with the next.
+    assert!(agent.terminate()?.success());
+    eventually("the hook to be gone", TIMEOUT, || Ok(attached(managed)?.is_empty()))?;
+    assert!(agent.command(&["detach", "--yes"]).status()?.success());
+    assert!(!directory.exists());
+    Ok(())
+}
+
+/// In a mount namespace whose BPF file system may not be written to there.
+#[test]
+fn where_pins_cannot_be_removed_the_hooks_go_and_what_is_left_is_told() -> Result<()> {
+    const READ_ONLY: &str = "mount --bind \"$0\" \"$0\" && mount -o remount,bind,ro \"$0\" && exec \"$@\"";
+    let (scene, server, mut client) = pair("detached-read-only")?;
+    let mut agent = scene.agent(&policy())?.start()?;
+    assert!(agent.terminate()?.success());
+    let directory = scene.sandbox().pins()?;
+    let pinned = pins(&directory)?;
+    let detach = agent.command(&["detach", "--yes"]);
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "sh", "-c", READ_ONLY, text(&directory)?])
+        .arg(detach.get_program())
+        .args(detach.get_args());
+    for (name, value) in detach.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    let output = command.output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("cannot rename") && said.contains("puts back what is detached: stop it"),
+        "{said}"
+    );
+    assert!(said.contains("remove the pin"), "{said}");
+    assert_eq!(pins(&directory)?, pinned);
+    assert_eq!(attached(scene.sandbox().managed())?, []);
+    assert_eq!(client.tcp(server.v4(81))?, "ok");
+    assert!(agent.command(&["detach", "--yes"]).status()?.success());
+    assert!(!directory.exists());
     Ok(())
 }

@@ -45,6 +45,28 @@ pub enum KernelError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// A link stays where it is.
+    #[error(
+        "cannot detach the link {}: {source}; its pin goes all the same, and its hook with the last process that holds it: stop the agent that runs, or take the link off with `bpftool link detach id ID` (`bpftool link show` has the id)",
+        pin.display()
+    )]
+    Detach {
+        /// Where it is pinned.
+        pin: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// It cannot be said that pins are removed on purpose.
+    #[error(
+        "cannot rename {}, by which an agent that runs would see that it was removed on purpose: {source}; it puts back what is detached: stop it, see that the BPF file system may be written to there, and run this again",
+        directory.display()
+    )]
+    Unmarked {
+        /// The directory of a version.
+        directory: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
     /// A map is not what it should be.
     #[error("map {map}: {cause}; if it was pinned by another build, remove it with `zt-agent detach`")]
     Map {

@@ -3,6 +3,7 @@
 //! those of the other go; whoever detaches means all of them.
 
 use std::fs;
+use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -57,10 +58,24 @@ pub(super) fn others(pins: &Pins) -> Result<Vec<PathBuf>, KernelError> {
     Ok(found)
 }
 
-/// Removes what is pinned in the directory of one version: links first, for hooks go before the maps that they read.
+/// Removes what is pinned in the directory of one version: links first, for hooks go before the maps that they read. Where a link
+/// was not detached, the directory stays, empty: by it an agent that still holds the link sees that it was not lost.
 pub(super) fn remove(directory: &Path, removal: &mut Removal) {
-    let directory = going(directory);
+    let directory = match going(directory) {
+        Ok(going) => going,
+        // Somebody else is at it.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+        Err(source) => {
+            let directory = directory.to_owned();
+            removal.problems.push(KernelError::Unmarked {
+                directory: directory.clone(),
+                source,
+            });
+            directory
+        }
+    };
     let pins = Pins::at(directory.clone());
+    let mut all_are_off = true;
     for (part, are_links) in [(pins.links(), true), (pins.maps(), false)] {
         // Absent where making it broke off.
         let mut pins: Vec<PathBuf> = fs::read_dir(&part)
@@ -75,9 +90,11 @@ pub(super) fn remove(directory: &Path, removal: &mut Removal) {
             if are_links {
                 // An agent that still runs holds the link open: removing the pin alone would leave the hook.
                 let detached = sys::open_pin(&path).and_then(|link| sys::link_detach(link.as_fd()));
+                all_are_off &= detached.is_ok();
+                let pin = path.clone();
                 note(
                     removal,
-                    detached.map_err(KernelError::io("detach the link", &path)),
+                    detached.map_err(|source| KernelError::Detach { pin, source }),
                 );
             }
             let gone = fs::remove_file(&path).map_err(KernelError::io("remove the pin", &path));
@@ -91,27 +108,30 @@ pub(super) fn remove(directory: &Path, removal: &mut Removal) {
             );
         }
     }
-    note(
-        removal,
-        fs::remove_dir(&directory).map_err(KernelError::io("remove", &directory)),
-    );
+    if all_are_off {
+        note(
+            removal,
+            fs::remove_dir(&directory).map_err(KernelError::io("remove", &directory)),
+        );
+    }
 }
 
 /// Renames the directory of a version that is to go. An agent that runs sees by this that it was not a single pin that was lost, and
 /// puts nothing back.
-fn going(directory: &Path) -> PathBuf {
+fn going(directory: &Path) -> io::Result<PathBuf> {
     let name = directory.file_name().unwrap_or_default().to_string_lossy();
-    let going = directory.with_file_name(format!("{GOING}{}-{name}", std::process::id()));
-    if name.starts_with(GOING) || fs::rename(directory, &going).is_err() {
-        directory.to_owned()
-    } else {
-        going
+    if name.starts_with(GOING) {
+        return Ok(directory.to_owned());
     }
+    let going = directory.with_file_name(format!("{GOING}{}-{name}", std::process::id()));
+    fs::rename(directory, &going)?;
+    Ok(going)
 }
 
 /// Takes away the program of handshakes of a version that is to go, and nothing else. What fails is [`remove`]'s to tell.
 pub(super) fn end_handshakes(directory: &Path) {
-    let links = fs::read_dir(Pins::at(going(directory)).links());
+    let directory = going(directory).unwrap_or_else(|_| directory.to_owned());
+    let links = fs::read_dir(Pins::at(directory).links());
     for pin in links.into_iter().flatten().flatten().map(|pin| pin.path()) {
         if is_of(&pin, SOCK_OPS.program) {
             let detached = sys::open_pin(&pin).and_then(|link| sys::link_detach(link.as_fd()));
@@ -164,7 +184,7 @@ pub(super) fn flags(directory: &Path) -> Option<u64> {
 pub(super) fn versions(bpffs: &Path) -> Result<Vec<PathBuf>, KernelError> {
     let entries = match fs::read_dir(bpffs) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(KernelError::io("list", bpffs)(error)),
     };
     let mut found: Vec<PathBuf> = entries
