@@ -24,6 +24,7 @@ mod peers;
 mod pods;
 mod processor;
 mod query;
+mod replay;
 mod report;
 mod revocation;
 mod samples;
@@ -133,6 +134,8 @@ enum Bench {
     Http,
     /// Millions of records in both stores: inserts, pages, graph
     Query,
+    /// `zt-agent policy replay` of a million connections of which no two are the same
+    Replay,
     /// `zt-agent monitor`, on a terminal and as lines, of 50,000 decisions a second
     Monitor,
 }
@@ -158,6 +161,7 @@ impl Bench {
             Self::Evaluate => evaluate::in_process(plan, metrics),
             Self::Http => http::evaluate(plan, metrics),
             Self::Query => query::trails(plan, metrics),
+            Self::Replay => replay::command(plan, metrics),
             Self::Monitor => monitor::keeps_up(plan, metrics),
         }
     }

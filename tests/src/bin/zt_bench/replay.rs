@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `zt-agent policy replay` over a trail in which no two connections are the same: what the command takes from its start to its end.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use tempfile::TempDir;
+use uuid::Uuid;
+use zt_agent::audit::AuditRecord;
+use zt_agent::audit::chain::Head;
+use zt_agent::audit::postgres::{Batch, Maintainer, Target as Place, Writer};
+use zt_agent::audit::record::{Entry, Kept, Outcome, Protocol, Reason, Timestamp, party};
+use zt_agent::audit::sqlite::{Durability, Settings, Store};
+use zt_agent::audit::store::Sink as _;
+use zt_tests::agent::binary;
+use zt_tests::entries::Maker;
+use zt_tests::postgres::Server;
+use zt_tests::{Policy, TCP};
+
+use crate::Plan;
+use crate::report::{Metric, Target};
+use crate::samples::Summary;
+
+/// Milliseconds that it may take, whatever the store.
+const REPLAY: f64 = 5000.0;
+/// Workloads that each workload calls.
+const PEERS: u64 = 50;
+/// Ports of each of these that it calls.
+const PORTS: [u16; 4] = [443, 5432, 6379, 8080];
+/// Records of a batch, as the recorder and the shipper have them.
+const BATCH: u64 = 8192;
+/// One in so many was denied, and one destination in so many is in no rule of the candidate.
+const ODD: u64 = 100;
+/// Rules of one policy of the candidate.
+const RULES: u64 = 1000;
+const DAY: i64 = 86_400_000_000_000;
+
+/// Connections of which no two are the same.
+struct Flows {
+    maker: Maker,
+    number: u64,
+    /// What all records have in common.
+    like: AuditRecord,
+}
+
+/// What a candidate makes of them.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Expected {
+    flows: u64,
+    newly_denied: u64,
+    newly_allowed: u64,
+}
+
+impl Flows {
+    fn new(number: u64) -> Result<Self> {
+        let now = zt_agent::audit::clock::now();
+        let start = now / DAY * DAY;
+        let maker = Maker {
+            start,
+            step: ((now - start) / number.cast_signed()).max(1),
+            parties: number / (PEERS * PORTS.len() as u64),
+        };
+        ensure!(
+            maker.parties > PEERS,
+            "{number} connections are of too few workloads"
+        );
+        let like = (0..1000).find_map(|number| match maker.entry(number) {
+            Entry::Decision(record) if record.destination.spiffe_id.is_some() => Some(record),
+            _ => None,
+        });
+        let mut like = like.context("most entries are decisions between workloads")?;
+        like.protocol = Protocol(6);
+        Ok(Self { maker, number, like })
+    }
+
+    /// Between whom a connection is, and whether it was denied. They come in no order.
+    fn flow(&self, number: u64) -> (u64, u64, u16, bool) {
+        // A prime that is no factor of how many there are: each once.
+        let flow = number * 7919 % self.number;
+        let ports = PORTS.len() as u64;
+        let (from, place) = (flow / (PEERS * ports), flow % (PEERS * ports));
+        let to = (from + 1 + place / ports) % self.maker.parties;
+        let port = PORTS[(place % ports) as usize];
+        (from, to, port, flow % ODD == ODD - 1)
+    }
+
+    fn record(&self, number: u64) -> AuditRecord {
+        let (from, to, port, denied) = self.flow(number);
+        let mut record = self.like.clone();
+        record.id = self.maker.id(number);
+        record.timestamp = Timestamp(self.maker.start + self.maker.step * number.cast_signed());
+        let name = |number| party(Arc::from(self.maker.name(number)));
+        (record.source.spiffe_id, record.source.entity) = name(from);
+        (record.destination.spiffe_id, record.destination.entity) = name(to);
+        record.destination.port = port;
+        record.decision = if denied { Outcome::Deny } else { Outcome::Allow };
+        record.policy_matched = (!denied).then(|| Arc::from(format!("policy-{}/rule-1", to % 8)));
+        record.reason = Reason::from_name(if denied { "no_rule" } else { "rule" }).expect("a reason");
+        record.count = 1;
+        record
+    }
+
+    /// A directory of policies that allow everybody to reach every destination but some.
+    fn candidate(&self) -> Result<TempDir> {
+        let directory = tempfile::tempdir()?;
+        for first in (0..self.maker.parties).step_by(RULES as usize) {
+            let name = format!("candidate-{first}");
+            let ports = PORTS.map(|port| port.to_string()).join(" ");
+            let last = self.maker.parties.min(first + RULES);
+            let policy = (first..last)
+                .filter(|to| to % ODD != 0)
+                .fold(Policy::new(&name), |policy, to| {
+                    policy.allow("*", &self.maker.name(to), TCP, &ports)
+                });
+            fs::write(directory.path().join(format!("{name}.yaml")), policy.text())?;
+        }
+        Ok(directory)
+    }
+
+    /// What that must find.
+    fn expected(&self) -> Expected {
+        let mut expected = Expected::default();
+        for number in 0..self.number {
+            let (_, to, _, denied) = self.flow(number);
+            let allowed = to % ODD != 0;
+            expected.flows += 1;
+            expected.newly_denied += u64::from(!denied && !allowed);
+            expected.newly_allowed += u64::from(denied && allowed);
+        }
+        expected
+    }
+
+    /// Batches of records.
+    fn batches(&self) -> impl Iterator<Item = (u64, Vec<AuditRecord>)> {
+        (0..self.number).step_by(BATCH as usize).map(move |first| {
+            let last = self.number.min(first + BATCH);
+            (first, (first..last).map(|number| self.record(number)).collect())
+        })
+    }
+}
+
+/// Of a file, and of a server.
+pub(crate) fn command(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
+    let flows = Flows::new(if plan.quick { 50_000 } else { 1_000_000 })?;
+    let (candidate, expected) = (flows.candidate()?, flows.expected());
+    let runtime = tokio::runtime::Runtime::new()?;
+    eprintln!("  SQLite: {} records", flows.number);
+    let (directory, dsn) = runtime.block_on(file(&flows))?;
+    metrics.push(measured(plan, "SQLite", &dsn, candidate.path(), &expected)?);
+    drop(directory);
+    eprintln!("  PostgreSQL: {} records", flows.number);
+    let server = runtime.block_on(server(&flows))?;
+    metrics.push(measured(
+        plan,
+        "PostgreSQL",
+        &server.dsn("engine"),
+        candidate.path(),
+        &expected,
+    )?);
+    Ok(())
+}
+
+/// A file with these records; its DSN.
+async fn file(flows: &Flows) -> Result<(TempDir, String)> {
+    let directory = tempfile::tempdir_in("/var/tmp")?;
+    let dsn = format!("sqlite://{}", directory.path().join("audit.db").display());
+    let store = Store::open(Settings {
+        dsn: dsn.clone(),
+        max_disk_bytes: 1 << 40,
+        retention_days: None,
+        keys: Some(directory.path().join("keys")),
+        sync: Durability::default(),
+    })
+    .await?;
+    for (_, records) in flows.batches() {
+        let entries: Vec<Entry> = records.into_iter().map(Entry::Decision).collect();
+        store.append(&entries, None).await?;
+    }
+    store.seal().await?;
+    store.close().await?;
+    Ok((directory, dsn))
+}
+
+/// A server with these records.
+async fn server(flows: &Flows) -> Result<Server> {
+    let server = Server::start("")?;
+    let mut keeper = Maintainer::open(&Place::parse(&server.dsn("keeper"))?).await?;
+    keeper.keep(None).await?;
+    keeper.close().await?;
+    let mut writer = Writer::new(Place::parse(&server.dsn("node"))?);
+    let mut head = Head::new(Uuid::from_u128(1));
+    for (first, records) in flows.batches() {
+        let kept = records.into_iter().map(|record| {
+            let entry = Entry::Decision(record);
+            let link = Some(head.link(&entry));
+            Kept { entry, link }
+        });
+        let batch = Batch {
+            writer: Uuid::from_u128(1),
+            first_seq: first + 1,
+            dropped: 0,
+            records: kept.collect(),
+        };
+        ensure!(writer.ship(&batch).await?, "a batch was there before");
+    }
+    writer.close().await;
+    // Autovacuum does it in its own time.
+    server.sql("VACUUM ANALYZE").context("VACUUM ANALYZE")?;
+    Ok(server)
+}
+
+/// Runs the command a few times. It must find what there is to find.
+fn measured(plan: &Plan, store: &str, dsn: &str, candidate: &Path, expected: &Expected) -> Result<Metric> {
+    let mut times = Vec::new();
+    for _ in 0..plan.rounds(2, 5) {
+        let mut command = Command::new(binary()?);
+        command
+            .args(["policy", "replay"])
+            .arg(candidate)
+            .args(["--store", dsn, "-o", "json"])
+            .env_clear()
+            .stdin(Stdio::null())
+            .stderr(Stdio::inherit());
+        let begun = Instant::now();
+        let output = command.output()?;
+        times.push(begun.elapsed().as_secs_f64() * 1000.0);
+        ensure!(output.status.success(), "policy replay ended with {}", output.status);
+        let answer: Value = serde_json::from_slice(&output.stdout).context("what policy replay printed")?;
+        let number = |value: &Value| value.as_u64().context("policy replay counts");
+        let found = Expected {
+            flows: number(&answer["flows"])?,
+            newly_denied: number(&answer["newly_denied"]["flows"])?,
+            newly_allowed: number(&answer["newly_allowed"]["flows"])?,
+        };
+        ensure!(found == *expected, "{store}: {found:?} instead of {expected:?}");
+    }
+    let line = format!(
+        "{store}: policy replay of {} different connections, the whole command",
+        expected.flows
+    );
+    Ok(Metric::summed(line, "ms", Summary::of(&times)).target(Target::AtMost(REPLAY)))
+}
