@@ -6,6 +6,8 @@
 mod cluster;
 #[path = "apiserver/manifests.rs"]
 mod manifests;
+#[path = "apiserver/network_policies.rs"]
+mod network_policies;
 #[path = "apiserver/pods.rs"]
 mod pods;
 #[path = "apiserver/policies.rs"]
