@@ -151,6 +151,21 @@ impl Rewriter {
         from: SocketAddr,
         to: SocketAddr,
     ) -> Result<Self> {
+        Self::linked(place, cgroup, name, from, Some(to))
+    }
+
+    /// Has connections from a cgroup, and from all below it, that ask for `what` refused, as a firewall in the kernel does.
+    pub fn refuse(cgroup: &Cgroup, name: &str, what: impl Into<SocketAddr>) -> Result<Self> {
+        Self::linked(Place::Connect, cgroup, name, what.into(), None)
+    }
+
+    fn linked(
+        place: Place,
+        cgroup: &Cgroup,
+        name: &str,
+        from: SocketAddr,
+        to: Option<SocketAddr>,
+    ) -> Result<Self> {
         let loaded = load(place, name, from, to)?;
         let directory = File::open(cgroup.path())?;
         let mut attributes = LinkCreate {
@@ -175,7 +190,7 @@ pub fn attach_alone(
     to: impl Into<SocketAddr>,
 ) -> Result<()> {
     let from = from.into();
-    let loaded = load(Place::Connect, name, from, to.into())?;
+    let loaded = load(Place::Connect, name, from, Some(to.into()))?;
     let directory = File::open(cgroup.path())?;
     let mut attributes = ProgAttach {
         target: u32::try_from(directory.as_raw_fd())?,
@@ -187,11 +202,21 @@ pub fn attach_alone(
     Ok(())
 }
 
-/// Has the kernel verify one.
-fn load(place: Place, name: &str, from: SocketAddr, to: SocketAddr) -> Result<OwnedFd> {
-    let (asked, given) = (words(from), words(to));
-    // r2 = each word; return 1 unless it is the one; then write all of them anew.
-    let length = i16::try_from(2 * (asked.len() + given.len()))?;
+/// Has the kernel verify one. Without `to` it refuses.
+fn load(place: Place, name: &str, from: SocketAddr, to: Option<SocketAddr>) -> Result<OwnedFd> {
+    let mut then = Vec::new();
+    match to {
+        Some(to) => {
+            for (place, value) in words(to) {
+                then.push(instruction(0xb4, 3, 0, 0, value));
+                then.push(instruction(0x63, 1, 3, place, 0));
+            }
+        }
+        None => then.extend([instruction(0xb7, 0, 0, 0, 0), instruction(0x95, 0, 0, 0, 0)]),
+    }
+    // r2 = each word; return 1 unless it is the one; then write all of them anew, or return 0.
+    let asked = words(from);
+    let length = i16::try_from(2 * asked.len() + then.len())?;
     let mut program = Vec::new();
     for (place, value) in asked {
         program.push(instruction(0x61, 2, 1, place, 0));
@@ -199,10 +224,7 @@ fn load(place: Place, name: &str, from: SocketAddr, to: SocketAddr) -> Result<Ow
         let left = length - i16::try_from(program.len())? - 1;
         program.push(instruction(0x56, 2, 0, left, value));
     }
-    for (place, value) in given {
-        program.push(instruction(0xb4, 3, 0, 0, value));
-        program.push(instruction(0x63, 1, 3, place, 0));
-    }
+    program.extend(then);
     program.push(instruction(0xb7, 0, 0, 0, 1));
     program.push(instruction(0x95, 0, 0, 0, 0));
     let attach_type = place.attach_type(from);

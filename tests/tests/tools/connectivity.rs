@@ -11,6 +11,9 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 use zt_tests::{agent, cgroup, wait};
 
+#[path = "connectivity/broken.rs"]
+mod broken;
+
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Everything on this machine that bears the name of the test of `pid`.

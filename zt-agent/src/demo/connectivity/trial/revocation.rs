@@ -59,6 +59,8 @@ impl Trial {
         if !reached(&allowed) || !reached(&kept) {
             let found = format!("not allowed by a new rule: {}", words(&kept.outcome));
             self.note(Row::new(CHECK, TCP, false, found).over(ipv6, "TCP"));
+            let found = format!("before: {}; after: not tried", words(&before.outcome));
+            self.note(Row::new(CHECK, UDP, false, found).over(ipv6, "UDP"));
             return self.agent.files.remove_rule();
         }
         let chat = self.world.actor(Who::Chat)?;
