@@ -23,7 +23,7 @@ pub enum Whose {
     },
     /// Another node's.
     Node,
-    /// A pod's that has no name, or of more than one: whoever is there is nobody.
+    /// A pod's that has no name or is not believed, or of more than one: whoever is there is nobody.
     Nobody,
 }
 
@@ -239,7 +239,9 @@ fn best(
     let with_best = all.iter().filter(|(ground, _)| Some(*ground) == best);
     let with_best: Vec<Option<&Claim>> = with_best.map(|(_, claim)| *claim).collect();
     let resolved = match *with_best {
-        [] => Resolved::Free,
+        [] if all.is_empty() => Resolved::Free,
+        // A pod may be there whose network nobody has named: it is not to pass for the world.
+        [] => Resolved::Elsewhere(Whose::Nobody),
         [Some(one)] => one.resolved(),
         // That it is another node's is all that there is to know.
         _ if with_best.iter().all(Option::is_none) => Resolved::Elsewhere(Whose::Node),

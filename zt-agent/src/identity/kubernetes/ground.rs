@@ -16,7 +16,7 @@ use crate::identity::peers::Roster;
 /// How good a claim is. Of those that are equally good none is believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Ground {
-    /// The address is outside of the cluster: not believed even where nobody else claims it.
+    /// The address is outside of the cluster: not believed even where nobody else claims it. It is nobody's then.
     Outside,
     /// It is in the network of another node.
     Elsewhere,

@@ -132,11 +132,15 @@ fn whose(all: &[Said], networks: [bool; 4], cluster: bool, known: bool, address:
     }
     // The better the claim, the higher.
     let mut ranked: BTreeMap<u8, Vec<String>> = BTreeMap::new();
+    let mut unbelieved = false;
     let holder = (0..4).find(|node| followed && in_network(address, *node));
     for (number, said) in claims {
         let rank = match holder {
             Some(holder) if holder == said.node => 3,
-            _ if inside && !address.starts_with("10.") => continue,
+            _ if inside && !address.starts_with("10.") => {
+                unbelieved = true;
+                continue;
+            }
             Some(_) => 1,
             None => 2,
         };
@@ -162,6 +166,7 @@ fn whose(all: &[Said], networks: [bool; 4], cluster: bool, known: bool, address:
         ranked.entry(rank).or_default().push("node".to_owned());
     }
     match ranked.pop_last() {
+        None if unbelieved => "nobody".to_owned(),
         None => "free".to_owned(),
         Some((_, best)) if best.iter().all(|name| name == "node") => "node".to_owned(),
         Some((_, best)) if best.len() == 1 => best[0].clone(),
