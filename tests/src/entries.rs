@@ -10,6 +10,8 @@ use zt_agent::audit::record::{
 };
 use zt_agent::audit::{AuditRecord, record};
 
+use crate::random::Random;
+
 /// Makes entries of `parties` workloads, one every `step` nanoseconds.
 #[derive(Clone, Debug)]
 pub struct Maker {
@@ -21,12 +23,9 @@ pub struct Maker {
     pub parties: u64,
 }
 
-/// As spread as tests need it: a step of splitmix64.
+/// As spread as tests need it.
 pub fn spread(number: u64) -> u64 {
-    let mut bits = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    bits ^ (bits >> 31)
+    Random(number).next()
 }
 
 /// What a record can say of proof.

@@ -34,6 +34,8 @@ pub mod ports;
 pub mod postgres;
 pub mod probe;
 pub mod programs;
+#[path = "../../zt-agent/tests/corpora/random.rs"]
+mod random;
 pub mod rewriter;
 pub mod rules;
 pub mod sandbox;

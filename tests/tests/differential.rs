@@ -2,6 +2,9 @@
 //! Random policies on random flows: what the kernel decided, what the API answers, and what a plain reading of the
 //! documents says are the same. The seed is printed; `ZT_TEST_SEED` repeats a run.
 
+#[path = "../../zt-agent/tests/corpora/random.rs"]
+mod random;
+
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -9,6 +12,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use zt_tests::{Party, Policy, Scene, TCP, UDP, spiffe};
+
+use random::Random;
 
 /// How long new policies are tried, and how many there must have been.
 const BUDGET: Duration = Duration::from_secs(15);
@@ -36,18 +41,7 @@ const OUTSIDE: [&str; 7] = [
     "10.99.77.7",
 ];
 
-/// The generator `SplitMix64`: small, and the same everywhere.
-struct Random(u64);
-
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
     fn one_in(&mut self, chances: u64) -> bool {
         self.next().is_multiple_of(chances)
     }

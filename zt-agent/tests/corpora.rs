@@ -5,6 +5,7 @@
 
 mod corpora {
     pub(crate) mod mutate;
+    pub(crate) mod random;
     pub(crate) mod targets;
 }
 
@@ -13,7 +14,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use corpora::mutate::{Random, mutated};
+use corpora::mutate::mutated;
+use corpora::random::Random;
 use corpora::targets::{TARGETS, Target};
 
 /// How many inputs are made from each corpus, as long as there is time.

@@ -1,21 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Bytes that are like those of a corpus, and not quite: the same ones in every run.
 
+use super::random::Random;
+
 /// Most bytes of what is made.
 const MOST_BYTES: usize = 16 * 1024;
 
-/// Numbers that look as if they were drawn (`SplitMix64`).
-pub(crate) struct Random(pub(crate) u64);
-
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
     /// A number below `bound`, which is not 0.
     fn below(&mut self, bound: usize) -> usize {
         (self.next() % bound.max(1) as u64) as usize

@@ -10,7 +10,7 @@ use socket2::{SockAddr, Socket};
 use zt_tests::attack::Attempt;
 
 use crate::system;
-use crate::{At as _, told};
+use crate::{At as _, family_of, opened, told};
 
 /// What is tried instead of TCP and UDP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -56,20 +56,14 @@ pub(crate) fn attempt(family: Family, to: SocketAddr) -> Attempt {
 }
 
 fn reach(family: Family, to: SocketAddr) -> Result<String, (&'static str, io::Error)> {
-    let inet = if to.is_ipv4() {
-        libc::AF_INET
-    } else {
-        libc::AF_INET6
-    };
-    let socket = |family, kind, protocol| system::socket(family, kind, protocol).at("socket");
-    let (stream, datagram) = (libc::SOCK_STREAM, libc::SOCK_DGRAM);
+    let (inet, stream, datagram) = (family_of(to), libc::SOCK_STREAM, libc::SOCK_DGRAM);
     match family {
-        Family::Smc => send(socket(AF_SMC, stream, SMC[usize::from(to.is_ipv6())])?, to),
-        Family::Dccp => send(socket(inet, SOCK_DCCP, DCCP)?, to),
-        Family::Sctp => send(socket(inet, stream, libc::IPPROTO_SCTP)?, to),
-        Family::UdpLite => send(socket(inet, datagram, UDP_LITE)?, to),
+        Family::Smc => send(opened(AF_SMC, stream, SMC[usize::from(to.is_ipv6())])?, to),
+        Family::Dccp => send(opened(inet, SOCK_DCCP, DCCP)?, to),
+        Family::Sctp => send(opened(inet, stream, libc::IPPROTO_SCTP)?, to),
+        Family::UdpLite => send(opened(inet, datagram, UDP_LITE)?, to),
         Family::Vsock => {
-            let made = socket(libc::AF_VSOCK, stream, 0)?;
+            let made = opened(libc::AF_VSOCK, stream, 0)?;
             // The machine itself: nobody else is called.
             let address = libc::sockaddr_vm {
                 svm_family: libc::AF_VSOCK as u16,
@@ -82,7 +76,7 @@ fn reach(family: Family, to: SocketAddr) -> Result<String, (&'static str, io::Er
             Ok(String::new())
         }
         Family::Tipc => {
-            let made = socket(AF_TIPC, stream, 0)?;
+            let made = opened(AF_TIPC, stream, 0)?;
             let address = TipcAddress {
                 family: AF_TIPC as u16,
                 kind: TIPC_ADDR_NAME,

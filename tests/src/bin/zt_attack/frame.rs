@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use zt_tests::attack::Attempt;
 
 use crate::system::{self, Shared};
-use crate::{At as _, told};
+use crate::{At as _, opened, told};
 
 const UDP: u8 = 17;
 const UDP_HEADER: u16 = 8;
@@ -52,7 +52,7 @@ fn by_packet(
     to: SocketAddr,
     hardware: [u8; 6],
 ) -> Result<String, (&'static str, io::Error)> {
-    let socket = system::socket(libc::AF_PACKET, libc::SOCK_DGRAM, 0).at("socket")?;
+    let socket = opened(libc::AF_PACKET, libc::SOCK_DGRAM, 0)?;
     let mut place = [0; 8];
     place[..6].copy_from_slice(&hardware);
     let link = libc::sockaddr_ll {
@@ -93,7 +93,7 @@ struct XdpAddress {
 type RingPlaces = [[u64; 4]; 4];
 
 fn by_ring(datagram: &[u8], to: SocketAddr, hardware: [u8; 6]) -> Result<String, (&'static str, io::Error)> {
-    let socket = system::socket(libc::AF_XDP, libc::SOCK_RAW, 0).at("socket")?;
+    let socket = opened(libc::AF_XDP, libc::SOCK_RAW, 0)?;
     let memory = Shared::map(None, (FRAMES * FRAME) as usize, 0).at("memory")?;
     // `struct xdp_umem_reg`: where, how long, size of a frame, no room before it, no flags.
     let mut registration = Vec::new();

@@ -16,12 +16,14 @@ mod system;
 
 use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use nix::sched::{CloneFlags, setns};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+use socket2::Domain;
 use zt_tests::attack::Attempt;
 
 use crate::family::Family;
@@ -116,6 +118,16 @@ fn main() -> Result<()> {
 fn enter(netns: &Path) -> Result<()> {
     let namespace = File::open(netns).with_context(|| format!("cannot open {}", netns.display()))?;
     setns(namespace, CloneFlags::CLONE_NEWNET).with_context(|| format!("cannot enter {}", netns.display()))
+}
+
+/// A socket, by numbers.
+fn opened(family: i32, kind: i32, protocol: i32) -> Result<OwnedFd, (&'static str, std::io::Error)> {
+    system::socket(family, kind, protocol).at("socket")
+}
+
+/// The number of an address's family.
+fn family_of(address: SocketAddr) -> i32 {
+    Domain::for_address(address).into()
 }
 
 /// Whether what was tried came through, or at which step it ended and why.

@@ -13,7 +13,7 @@ use socket2::SockAddr;
 use zt_tests::attack::Attempt;
 
 use crate::system::{self, Shared};
-use crate::{At as _, told};
+use crate::{At as _, family_of, told};
 
 /// What to ask for, and how.
 #[derive(Args)]
@@ -177,14 +177,9 @@ fn call(
     } else {
         libc::SOCK_STREAM
     };
-    let family = if to.is_ipv4() {
-        libc::AF_INET
-    } else {
-        libc::AF_INET6
-    };
     let socket = Entry {
         operation: SOCKET,
-        descriptor: family,
+        descriptor: family_of(to),
         offset: kind as u64,
         ..Entry::default()
     };

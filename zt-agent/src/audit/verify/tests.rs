@@ -7,6 +7,7 @@ mod continuity;
 mod counted;
 mod counts;
 mod export;
+mod forged;
 mod node;
 mod random;
 mod spooled;

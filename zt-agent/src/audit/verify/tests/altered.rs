@@ -1,66 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Entries that were not signed yet are changed while the agent runs: it knows what it wrote.
 
-use std::fmt::Write as _;
-
+use super::forged::{hashed_anew, is_among, lacking, rewritten};
 use super::store::tamper;
 use super::*;
 use crate::audit::spool::{Spool, WhenFull};
 
-/// Writes the entries behind the last that was signed anew, the first with another time, as somebody who may write the
+/// Writes the entries behind the last that was signed anew, the second with another time, as somebody who may write the
 /// file: whatever is not signed fits.
 async fn change_unsigned(file: &Path, signed: u64, more: &str) {
-    let mut reader = Reader::open(&World::dsn(file)).await.expect("opens");
-    let mut head: Option<Head> = None;
-    let mut sql = String::new();
-    loop {
-        let found = reader.more().await.expect("reads");
-        if found.is_empty() {
-            break;
+    let later = |seq: u64, said: &mut Entry| match said {
+        Entry::Decision(record) if seq == signed + 2 => {
+            record.timestamp.0 += 1;
+            Some("time = time + 1")
         }
-        for found in found {
-            let kept = found.kept.expect("readable");
-            let mut said = kept.entry;
-            if found.seq <= signed {
-                let link = kept.link.expect("in the chain");
-                head = Some(Head {
-                    writer: link.writer,
-                    seq: link.seq,
-                    hash: link.hash,
-                });
-                continue;
-            }
-            let head = head.get_or_insert_with(|| Head::new(found.writer));
-            if found.seq == signed + 2
-                && let Entry::Decision(record) = &mut said
-            {
-                record.timestamp.0 += 1;
-                write!(
-                    sql,
-                    "UPDATE record SET time = time + 1 WHERE row = {};",
-                    found.seq
-                )
-                .expect("writes");
-            }
-            let hash = head.link(&said).hash;
-            write!(
-                sql,
-                "UPDATE record SET hash = x'{hash}' WHERE row = {};",
-                found.seq
-            )
-            .expect("writes");
-        }
-    }
-    let head = head.expect("entries");
-    write!(sql, "UPDATE trail SET hash = x'{}';{more}", head.hash).expect("writes");
+        _ => None,
+    };
+    let sql = hashed_anew(file, signed, later).await + more;
     tamper(file, &sql).await;
 }
 
 /// The entries that were there when they were changed are known for good to have been others.
 async fn is_found(world: &World, seq: u64) {
     let findings = world.of_entries(&world.file()).await;
-    let found = |finding: &Finding| matches!(finding, Finding::Rewritten { seq: at, .. } | Finding::Lacking { seq: at, .. } if *at == seq);
-    assert!(findings.iter().any(found), "{findings:?}");
+    is_among(&findings, |finding| {
+        rewritten(seq)(finding) || lacking(seq)(finding)
+    });
 }
 
 /// A trail of some entries behind what was signed, of which the second is a decision.

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! An agent goes on with a file that somebody changed who has not the keys: it does not sign that away.
 
-use std::fmt::Write as _;
-
+use super::forged::{hashed_anew, is_among, lacking, rewritten};
 use super::store::tamper;
 use super::*;
 
@@ -38,20 +37,10 @@ async fn an_older_copy_of_the_file_never_looks_whole_again() {
     // Shorter than what was signed, and longer.
     says_once(&goes_on(&world, 500, 3).await);
     let findings = world.of_entries(&world.file()).await;
-    assert!(
-        findings
-            .iter()
-            .any(|finding| matches!(finding, Finding::Lacking { seq, .. } if *seq == ENTRIES + 5)),
-        "{findings:?}"
-    );
+    is_among(&findings, lacking(ENTRIES + 5));
     assert!(goes_on(&world, 600, 7).await.iter().all(Result::is_ok));
     let findings = world.of_entries(&world.file()).await;
-    assert!(
-        findings
-            .iter()
-            .any(|finding| matches!(finding, Finding::Rewritten { seq, .. } if *seq == ENTRIES + 5)),
-        "{findings:?}"
-    );
+    is_among(&findings, rewritten(ENTRIES + 5));
 }
 
 #[tokio::test]
@@ -96,33 +85,15 @@ async fn what_was_never_pruned_is_not_signed_as_pruned() {
 
 /// Writes another history with all hashes made anew, and takes away what was signed of the true one.
 async fn rewrite(world: &World) {
-    let mut reader = Reader::open(&World::dsn(&world.file())).await.expect("opens");
-    let (mut entries, mut head) = (Vec::new(), None);
-    loop {
-        let found = reader.more().await.expect("reads");
-        if found.is_empty() {
-            break;
-        }
-        entries.extend(found);
-    }
-    let mut sql = String::from("DELETE FROM checkpoint; UPDATE trail SET shapes_gone = shapes_gone + 1;");
-    for found in entries {
-        let mut said = found.kept.expect("readable").entry;
-        if let (50, Entry::Decision(record)) = (found.seq, &mut said) {
+    let another = |seq: u64, said: &mut Entry| match said {
+        Entry::Decision(record) if seq == 50 => {
             record.source.pid = Some(1);
-            sql += "UPDATE record SET pid = 1 WHERE row = 50;";
+            Some("pid = 1")
         }
-        let head = head.get_or_insert_with(|| Head::new(found.writer));
-        let hash = head.link(&said).hash;
-        write!(
-            sql,
-            "UPDATE record SET hash = x'{hash}' WHERE row = {};",
-            found.seq
-        )
-        .expect("writes");
-    }
-    let head = head.expect("entries");
-    write!(sql, "UPDATE trail SET hash = x'{}'", head.hash).expect("writes");
+        _ => None,
+    };
+    let sql = hashed_anew(&world.file(), 0, another).await
+        + "DELETE FROM checkpoint; UPDATE trail SET shapes_gone = shapes_gone + 1";
     tamper(&world.file(), &sql).await;
 }
 
@@ -132,12 +103,7 @@ async fn a_history_with_all_hashes_made_anew_is_not_signed_for_the_true_one() {
     rewrite(&world).await;
     says_once(&goes_on(&world, ENTRIES, 2).await);
     let findings = world.of_entries(&world.file()).await;
-    assert!(
-        findings
-            .iter()
-            .any(|finding| matches!(finding, Finding::Rewritten { seq, .. } if *seq == ENTRIES)),
-        "{findings:?}"
-    );
+    is_among(&findings, rewritten(ENTRIES));
 
     // Nor where the file says that it is a spool, whose entries go when they were shipped.
     let world = World::new().await;
@@ -215,8 +181,7 @@ async fn another_trail_in_the_place_of_one_that_was_signed_is_told_of() {
         says_once(&goes_on(&world, ENTRIES, 3).await);
         assert!(goes_on(&world, 2 * ENTRIES, 2).await.iter().all(Result::is_ok));
         let findings = world.of_entries(&world.file()).await;
-        let lacking = |finding: &Finding| matches!(finding, Finding::Lacking { seq: ENTRIES, .. });
-        assert!(findings.iter().any(lacking), "{findings:?}");
+        is_among(&findings, lacking(ENTRIES));
     }
     // The database is gone.
     let world = World::new().await;
