@@ -114,7 +114,10 @@ impl Mirrored {
         let (code, said) = self.checked(&["-o", "json"])?;
         let said: Value = serde_json::from_str(&said)?;
         let differences = said["differences"].as_array().context("differences")?;
-        ensure!(code == Some(i32::from(!differences.is_empty())), "{code:?}: {said}");
+        ensure!(
+            code == Some(i32::from(!differences.is_empty())),
+            "{code:?}: {said}"
+        );
         let text = |one: &Value, field: &str| one[field].as_str().unwrap_or_default().to_owned();
         let told = |one: &Value| {
             let (namespace, name) = (text(one, "namespace"), text(one, "name"));
@@ -162,7 +165,14 @@ fn objects_that_are_printed_are_taken_and_whatever_becomes_of_them_is_told() -> 
         .collect();
     assert_eq!((objects.len(), names.len()), (4, 4), "{names:?}");
     let said = list.to_string();
-    for part in ["endPort", "except", "\"fd00::/8\"", "\"UDP\"", "jobs.v2", "192.0.2.250/32"] {
+    for part in [
+        "endPort",
+        "except",
+        "\"fd00::/8\"",
+        "\"UDP\"",
+        "jobs.v2",
+        "192.0.2.250/32",
+    ] {
         assert!(said.contains(part), "{part}: {said}");
     }
 
@@ -183,7 +193,10 @@ fn objects_that_are_printed_are_taken_and_whatever_becomes_of_them_is_told() -> 
     }
     assert_eq!(
         mirrored.checked(&[])?,
-        (Some(0), format!("all {} objects are as they should be\n", objects.len()))
+        (
+            Some(0),
+            format!("all {} objects are as they should be\n", objects.len())
+        )
     );
     assert_eq!(mirrored.differences()?, [""; 0]);
 
@@ -196,12 +209,10 @@ fn objects_that_are_printed_are_taken_and_whatever_becomes_of_them_is_told() -> 
     ] {
         assert!(text.contains(right), "{right}: {text}");
         let slip: Value = serde_json::from_str(&text.replace(right, wrong))?;
-        let answer = mirrored.cluster.request(
-            "POST",
-            &collection(&slip)?,
-            "application/json",
-            &slip.to_string(),
-        )?;
+        let answer =
+            mirrored
+                .cluster
+                .request("POST", &collection(&slip)?, "application/json", &slip.to_string())?;
         assert_eq!(answer.status, 422, "{wrong}: {}", answer.body);
     }
 
@@ -220,7 +231,11 @@ fn objects_that_are_printed_are_taken_and_whatever_becomes_of_them_is_told() -> 
     mirrored.create(&gone)?;
     assert_eq!(
         mirrored.differences()?,
-        ["data/zt-db different", "data/zt-gone extra", "shop/zt-web missing"]
+        [
+            "data/zt-db different",
+            "data/zt-gone extra",
+            "shop/zt-web missing"
+        ]
     );
     let of_others = |name: &str, ingress: Value| {
         json!({
