@@ -229,7 +229,11 @@ fn measured(plan: &Plan, store: &str, dsn: &str, candidate: &Path, expected: &Ex
         let begun = Instant::now();
         let output = command.output()?;
         times.push(begun.elapsed().as_secs_f64() * 1000.0);
-        ensure!(output.status.success(), "policy replay ended with {}", output.status);
+        ensure!(
+            output.status.success(),
+            "policy replay ended with {}",
+            output.status
+        );
         let answer: Value = serde_json::from_slice(&output.stdout).context("what policy replay printed")?;
         let number = |value: &Value| value.as_u64().context("policy replay counts");
         let found = Expected {
