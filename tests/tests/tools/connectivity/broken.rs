@@ -120,7 +120,10 @@ fn programs_of_others_that_come_before_ours_are_noticed() -> Result<()> {
         assert_eq!(came_out(&report, check, ("IPv6", "TCP")).0, "passed", "{check}");
     }
     assert!(came_out(&report, "allow", tcp).1.contains("EPERM"), "{report:#}");
-    assert!(!came_out(&report, "handshake", tcp).1.contains("mutual"), "{report:#}");
+    assert!(
+        !came_out(&report, "handshake", tcp).1.contains("mutual"),
+        "{report:#}"
+    );
     // It reached somebody whom policy lets it reach, and nobody says that it was refused.
     assert!(!came_out(&report, "deny", tcp).1.contains("EPERM"), "{report:#}");
     Ok(())
@@ -151,7 +154,11 @@ fn a_workload_without_ipv6_is_noticed() -> Result<()> {
         let (_, found) = came_out(&report, "observe", ("IPv6", protocol));
         assert!(!found.starts_with("answered"), "{found}");
         // That is of others.
-        assert_eq!(came_out(&report, "allow", ("IPv6", protocol)).0, "passed", "{protocol}");
+        assert_eq!(
+            came_out(&report, "allow", ("IPv6", protocol)).0,
+            "passed",
+            "{protocol}"
+        );
     }
     Ok(())
 }
@@ -171,7 +178,12 @@ fn hooks_that_are_taken_away_while_the_agent_sleeps_are_noticed() -> Result<()> 
             .collect();
         ensure!(links.len() >= 10, "{pinned:?}");
         for link in links {
-            bpftool(&["link", "detach", "pinned", link.to_str().context("plain letters")?])?;
+            bpftool(&[
+                "link",
+                "detach",
+                "pinned",
+                link.to_str().context("plain letters")?,
+            ])?;
         }
         Ok(())
     })?;
@@ -185,7 +197,11 @@ fn hooks_that_are_taken_away_while_the_agent_sleeps_are_noticed() -> Result<()> 
                 result == "failed" && found.contains("denied: answered"),
                 "{ip} {protocol}: {found}"
             );
-            assert_eq!(came_out(&report, "deny", (ip, protocol)).0, "passed", "{ip} {protocol}");
+            assert_eq!(
+                came_out(&report, "deny", (ip, protocol)).0,
+                "passed",
+                "{ip} {protocol}"
+            );
         }
     }
     Ok(())
