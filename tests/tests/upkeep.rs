@@ -148,7 +148,9 @@ fn a_link_that_is_not_detached_has_nothing_else_put_back() -> Result<()> {
     let (managed, directory) = (scene.sandbox().managed(), scene.sandbox().pins()?);
     let pid = Pid::from_raw(agent.pid().context("it runs")?.try_into()?);
     let pinned = pins(&directory)?;
-    let pin = pinned.iter().find(|pin| pin.to_string_lossy().contains("links/zt_connect4-"));
+    let pin = pinned
+        .iter()
+        .find(|pin| pin.to_string_lossy().contains("links/zt_connect4-"));
     let pin = text(pin.context("the link of zt_connect4 is pinned")?)?;
     kill(pid, Signal::SIGSTOP)?;
     std::fs::remove_file(pin)?;
@@ -178,7 +180,9 @@ fn a_link_that_is_not_detached_has_nothing_else_put_back() -> Result<()> {
     assert_eq!(client.tcp(server.v6(81))?, "ok");
     // It goes with who holds it, and what was left of the removal with the next.
     assert!(agent.terminate()?.success());
-    eventually("the hook to be gone", TIMEOUT, || Ok(attached(managed)?.is_empty()))?;
+    eventually("the hook to be gone", TIMEOUT, || {
+        Ok(attached(managed)?.is_empty())
+    })?;
     assert!(agent.command(&["detach", "--yes"]).status()?.success());
     assert!(!directory.exists());
     Ok(())
