@@ -96,7 +96,9 @@ async fn world_of_a_silent_server() -> (World, TcpListener) {
         sync: sqlite::Durability::default(),
     });
     let archive = archive.await.expect("opens");
-    let world = world_in(directory, archive, |policies| Editor::new(policies, Settings::default()));
+    let world = world_in(directory, archive, |policies| {
+        Editor::new(policies, Settings::default())
+    });
     (world.await, server)
 }
 
