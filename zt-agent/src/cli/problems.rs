@@ -40,13 +40,18 @@ mod tests {
     fn problems_are_told_as_they_are_and_no_problem_is_no_word() {
         assert_eq!(said(&json!({ "errors": [] })), Vec::<String>::new());
         assert_eq!(said(&json!({})), Vec::<String>::new());
-        let known = json!({ "file": "p.yaml", "line": 3, "column": 5, "field": "spec", "message": "is missing" });
+        let known =
+            json!({ "file": "p.yaml", "line": 3, "column": 5, "field": "spec", "message": "is missing" });
         let unknown = json!({ "of": "a later version" });
         let said = said(&json!({ "errors": [known, unknown] }));
         assert_eq!(
             (said.len(), said[2].as_str(), said[3].as_str()),
             (4, "p.yaml:3:5: spec: is missing", r#"{"of":"a later version"}"#)
         );
-        assert!(said[1].ends_with(':') && !said[1].contains("older revision"), "{}", said[1]);
+        assert!(
+            said[1].ends_with(':') && !said[1].contains("older revision"),
+            "{}",
+            said[1]
+        );
     }
 }
