@@ -19,7 +19,11 @@ fn go_on(directory: &Path, signed: Option<usize>, count: usize) -> String {
         let store = Store::open(settings).await.expect("opens");
         if signed.is_some() {
             store.append(before, None).await.expect("stores");
-            store.seal().await.expect("seals").expect("there is something to sign");
+            store
+                .seal()
+                .await
+                .expect("seals")
+                .expect("there is something to sign");
         }
         store.append(behind, None).await.expect("stores");
         store.close().await.expect("closes");
@@ -101,7 +105,11 @@ fn records_behind_the_last_checkpoint_are_counted_and_checkpoints_that_are_gone_
     );
     let cut = "DELETE FROM record WHERE row > 2; DELETE FROM checkpoint;
          UPDATE trail SET next_row = 3, hash = (SELECT hash FROM record WHERE row = 2)";
-    for sql in ["DELETE FROM checkpoint", cut, "DELETE FROM checkpoint; DELETE FROM signing_key"] {
+    for sql in [
+        "DELETE FROM checkpoint",
+        cut,
+        "DELETE FROM checkpoint; DELETE FROM signing_key",
+    ] {
         let (code, said) = verified(directory, sql, &keys);
         assert!(
             code == 1 && said.contains("at entry 3 is not in the trail"),
