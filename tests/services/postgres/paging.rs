@@ -2,95 +2,155 @@
 //! Whatever comes in between, whatever the size of the pages: who reads on from page to page has had each record that was
 //! there at the start, once, the newest first.
 
-use std::collections::HashMap;
+#[path = "../../../zt-agent/src/audit/sqlite/tests/paging/model.rs"]
+mod model;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use proptest::test_runner::{Config, TestRunner};
 use uuid::Uuid;
+use zt_agent::audit::AuditRecord;
 use zt_agent::audit::chain::Head;
 use zt_agent::audit::postgres::{Batch, Reader, Writer};
-use zt_agent::audit::query::{Cursor, Filter, HOUR};
-use zt_agent::audit::record::{Kept, Outcome};
-use zt_tests::entries::spread;
+use zt_agent::audit::query::{Cursor, Filter, HOUR, PartyFilter};
+use zt_agent::audit::record::{Entry, Kept, Outcome, Timestamp, party};
+use zt_tests::postgres::Server;
 
+use self::model::{Case, Made, case, holds};
 use super::{kinds, maker, target, today, with_tables};
 
-/// One who writes records of many times, or of one time, after one another.
-struct Source {
+/// The sources of the records of a case; asked for is the first.
+const SOURCES: [&str; 2] = [
+    "spiffe://hanzo.ai/hanzo-k8s/hanzo/chat",
+    "spiffe://hanzo.ai/hanzo-k8s/hanzo/gateway",
+];
+/// Nodes that write at the same time.
+const NODES: u64 = 3;
+const SECOND: i64 = 1_000_000_000;
+/// Each case has a stretch of the day for itself: more than a record may lie behind its beginning.
+const STRETCH: i64 = 20 * SECOND;
+/// Cases, and as many again to make one that fails smaller: the day has room for all.
+const CASES: u32 = 16;
+const SMALLER: u32 = 400;
+
+/// One who writes.
+struct Node {
     head: Head,
-    next: u64,
-    step: i64,
     writer: Writer,
 }
 
-impl Source {
-    async fn ship(&mut self, number: u64) -> Vec<Kept> {
-        let first_seq = self.head.seq + 1;
-        let numbers = self.next..self.next + number;
-        self.next += number;
-        let records = maker(today(), self.step, 20).kept(numbers, &mut self.head);
-        let batch = Batch {
-            writer: self.head.writer,
-            first_seq,
-            dropped: 0,
-            records: records.clone(),
-        };
-        assert!(self.writer.ship(&batch).await.expect("shipped"));
-        records
+/// Those who write the records of one case.
+struct Nodes {
+    like: AuditRecord,
+    start: i64,
+    made: u64,
+    nodes: Vec<Node>,
+}
+
+impl Nodes {
+    fn new(server: &Server, number: i64) -> Self {
+        let like = (0..1000).find_map(|number| match maker(today(), 0, 20).entry(number) {
+            Entry::Decision(record) => Some(record),
+            _ => None,
+        });
+        let nodes = (1..=NODES).map(|node| Node {
+            head: Head::new(Uuid::from_u64_pair(number.cast_unsigned() + 1, node)),
+            writer: Writer::new(target(server, "node")),
+        });
+        Self {
+            like: like.expect("most are decisions"),
+            start: today() + number * STRETCH,
+            made: 0,
+            nodes: nodes.collect(),
+        }
+    }
+
+    fn record(&mut self, (time, random): Made) -> AuditRecord {
+        self.made += 1;
+        let mut record = self.like.clone();
+        record.timestamp = Timestamp(self.start + i64::from(time) * SECOND);
+        record.id = Uuid::from_u64_pair(random, self.made);
+        let source = SOURCES[usize::from(!random.is_multiple_of(3))];
+        (record.source.spiffe_id, record.source.entity) = party(Arc::from(source));
+        record
+    }
+
+    /// Each is shipped by one of the nodes.
+    async fn ship(&mut self, several: &[Made]) -> Vec<Kept> {
+        let mut batches: Vec<Vec<Kept>> = vec![Vec::new(); self.nodes.len()];
+        for made in several {
+            let entry = Entry::Decision(self.record(*made));
+            let node = (made.1 % NODES) as usize;
+            let link = Some(self.nodes[node].head.link(&entry));
+            batches[node].push(Kept { entry, link });
+        }
+        for (node, records) in self.nodes.iter_mut().zip(&batches) {
+            if records.is_empty() {
+                continue;
+            }
+            let batch = Batch {
+                writer: node.head.writer,
+                first_seq: node.head.seq + 1 - records.len() as u64,
+                dropped: 0,
+                records: records.clone(),
+            };
+            assert!(node.writer.ship(&batch).await.expect("shipped"));
+        }
+        batches.concat()
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn each_record_once_and_the_newest_first() {
-    let server = with_tables().await;
-    let mut sources = Vec::new();
-    // A million records a second, all in one moment, a thousand a second.
-    for (number, step) in (1_u64..).zip([1_000, 0, 1_000_000]) {
-        sources.push(Source {
-            head: Head::new(Uuid::from_u128(u128::from(number))),
-            next: number * 1_000_000,
-            step,
-            writer: Writer::new(target(&server, "node")),
-        });
+/// Goes through a case: what was there at the start, what was read, and what was asked for.
+async fn read(server: &Server, reader: &Reader, number: i64, case: &Case) -> (Vec<Kept>, Vec<Kept>, Filter) {
+    let mut nodes = Nodes::new(server, number);
+    let filter = Filter {
+        since: Some(Timestamp(nodes.start)),
+        until: Some(Timestamp(nodes.start + STRETCH)),
+        source: case
+            .of_one_source
+            .then(|| PartyFilter::Exact(SOURCES[0].to_owned())),
+        ..Filter::default()
+    };
+    let start = nodes.ship(&case.first).await;
+    let (mut found, mut cursor) = (Vec::new(), None);
+    for round in 0.. {
+        let size = case.size(round);
+        let page = reader.query(&filter, cursor, size).await.expect("page");
+        assert!(page.records.len() <= size as usize);
+        found.extend(page.records);
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+        nodes.ship(case.comes(round)).await;
     }
-    let reader = Reader::new(target(&server, "engine"));
-    let mut start: Vec<Kept> = Vec::new();
-    let mut random = 0;
-    for _ in 0..8 {
-        for source in &mut sources {
-            start.extend(source.ship(100).await);
-        }
-        let (mut found, mut cursor) = (Vec::new(), None);
-        let mut came = Vec::new();
-        loop {
-            random += 1;
-            let limit = 1 + (spread(random) % 90) as u32;
-            let page = reader
-                .query(&Filter::default(), cursor, limit)
-                .await
-                .expect("page");
-            assert!(page.records.len() <= limit as usize);
-            found.extend(page.records);
-            cursor = page.next;
-            if cursor.is_none() {
-                break;
-            }
-            let source = (spread(random) >> 32) as usize % sources.len();
-            if random.is_multiple_of(3) {
-                came.extend(sources[source].ship(1 + spread(random) % 7).await);
-            }
-        }
+    for node in nodes.nodes {
+        node.writer.close().await;
+    }
+    (start, found, filter)
+}
+
+#[test]
+fn each_record_once_and_the_newest_first() {
+    let runtime = tokio::runtime::Runtime::new().expect("runtime");
+    let server = runtime.block_on(with_tables());
+    let reader = runtime.block_on(async { Reader::new(target(&server, "engine")) });
+    let next = AtomicI64::new(0);
+    let mut runner = TestRunner::new(Config {
+        cases: CASES,
+        max_shrink_iters: SMALLER,
+        ..Config::default()
+    });
+    let outcome = runner.run(&case(), |case| {
+        let number = next.fetch_add(1, Ordering::Relaxed);
+        let (start, found, filter) = runtime.block_on(read(&server, &reader, number, &case));
         let place = |kept: &Kept| (kept.entry.timestamp(), kept.entry.id());
-        assert!(
-            found.windows(2).all(|pair| place(&pair[0]) > place(&pair[1])),
-            "newest first, none twice"
-        );
-        let found: HashMap<Uuid, &Kept> = found.iter().map(|kept| (kept.entry.id(), kept)).collect();
-        for kept in &start {
-            assert_eq!(found.get(&kept.entry.id()), Some(&kept), "each that was there");
-        }
-        start.extend(came);
-    }
-    for source in sources {
-        source.writer.close().await;
+        holds(&start, &found, place, |kept| filter.takes(&kept.entry))
+    });
+    runtime.block_on(reader.close());
+    if let Err(error) = outcome {
+        panic!("{error}");
     }
 }
 

@@ -2,16 +2,14 @@
 //! Whatever comes in between, whatever the size of the pages: who reads on from page to page has had each record that was
 //! there at the start, once, the newest first. And whoever asks at the same time is answered, too.
 
+mod model;
+
 use uuid::Uuid;
 
+use self::model::{Made, case, holds};
 use super::*;
 
-/// A time of a handful, so that many records share one, and something that makes its id.
-fn few_times() -> impl Strategy<Value = (u8, u64)> {
-    (0_u8..12, any::<u64>())
-}
-
-fn made((time, random): (u8, u64), number: u64) -> AuditRecord {
+fn made((time, random): Made, number: u64) -> AuditRecord {
     let mut decision = decision();
     decision.time += u64::from(time) * 1_000_000_000;
     decision.source = if random.is_multiple_of(3) { CHAT } else { GATEWAY };
@@ -23,29 +21,21 @@ fn made((time, random): (u8, u64), number: u64) -> AuditRecord {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
     #[test]
-    fn each_record_once_and_the_newest_first(
-        first in prop::collection::vec(few_times(), 1..80),
-        sizes in prop::collection::vec(1_u32..9, 1..6),
-        between in prop::collection::vec(prop::collection::vec(few_times(), 0..5), 1..6),
-        before_the_end_of_a_segment in 0_i64..90,
-        of_one_source in any::<bool>(),
-    ) {
+    fn each_record_once_and_the_newest_first(case in case(), before_the_end_of_a_segment in 0_i64..90) {
         let runtime = tokio::runtime::Runtime::new().expect("runtime");
         let filter = Filter {
-            source: of_one_source.then(|| {
+            source: case.of_one_source.then(|| {
                 PartyFilter::Exact("spiffe://hanzo.ai/hanzo-k8s/hanzo/chat".to_owned())
             }),
             ..Filter::default()
         };
         let mut number = 0;
-        let mut make = |several: &[(u8, u64)]| -> Vec<AuditRecord> {
-            several
-                .iter()
-                .map(|one| {
-                    number += 1;
-                    made(*one, number)
-                })
-                .collect()
+        let mut make = |several: &[Made]| -> Vec<AuditRecord> {
+            let numbered = several.iter().map(|one| {
+                number += 1;
+                made(*one, number)
+            });
+            numbered.collect()
         };
         let (start, found) = runtime.block_on(async {
             let (_directory, store) = store().await;
@@ -55,14 +45,11 @@ proptest! {
                 .execute(&mut store.writer.lock().await.connection)
                 .await
                 .expect("moved");
-            let mut start = make(&first);
+            let start = make(&case.first);
             keep(&store, &start).await;
-            start.retain(|record| filter.takes(&Entry::Decision(record.clone())));
             let (mut found, mut cursor) = (Vec::new(), None);
-            let (mut sizes, mut between) = (sizes.iter().cycle(), between.iter().cycle());
-            // What comes has any time, so that it may lie ahead of the reader for ever: not without end.
             for round in 0.. {
-                let size = *sizes.next().expect("cycle");
+                let size = case.size(round);
                 let page = store.query(&filter, cursor, size).await.expect("answers");
                 assert!(page.records.len() <= size as usize);
                 found.extend(decided(page.records));
@@ -70,18 +57,12 @@ proptest! {
                 if cursor.is_none() {
                     break;
                 }
-                if round < 40 {
-                    keep(&store, &make(between.next().expect("cycle"))).await;
-                }
+                keep(&store, &make(case.comes(round))).await;
             }
             (start, found)
         });
-        let place = |record: &AuditRecord| (record.timestamp, record.id);
-        prop_assert!(found.windows(2).all(|pair| place(&pair[0]) > place(&pair[1])), "newest first, none twice");
-        for record in start {
-            prop_assert_eq!(found.iter().filter(|other| **other == record).count(), 1, "{:?}", record);
-        }
-        prop_assert!(found.iter().all(|record| filter.takes(&Entry::Decision(record.clone()))));
+        let asked = |record: &AuditRecord| filter.takes(&Entry::Decision(record.clone()));
+        holds(&start, &found, |record| (record.timestamp, record.id), asked)?;
     }
 }
 
