@@ -41,14 +41,14 @@ struct Node {
 }
 
 /// Those who write the records of one case.
-struct Nodes {
+struct Shippers {
     like: AuditRecord,
     start: i64,
     made: u64,
     nodes: Vec<Node>,
 }
 
-impl Nodes {
+impl Shippers {
     fn new(server: &Server, number: i64) -> Self {
         let like = (0..1000).find_map(|number| match maker(today(), 0, 20).entry(number) {
             Entry::Decision(record) => Some(record),
@@ -103,16 +103,16 @@ impl Nodes {
 
 /// Goes through a case: what was there at the start, what was read, and what was asked for.
 async fn read(server: &Server, reader: &Reader, number: i64, case: &Case) -> (Vec<Kept>, Vec<Kept>, Filter) {
-    let mut nodes = Nodes::new(server, number);
+    let mut shippers = Shippers::new(server, number);
     let filter = Filter {
-        since: Some(Timestamp(nodes.start)),
-        until: Some(Timestamp(nodes.start + STRETCH)),
+        since: Some(Timestamp(shippers.start)),
+        until: Some(Timestamp(shippers.start + STRETCH)),
         source: case
             .of_one_source
             .then(|| PartyFilter::Exact(SOURCES[0].to_owned())),
         ..Filter::default()
     };
-    let start = nodes.ship(&case.first).await;
+    let start = shippers.ship(&case.first).await;
     let (mut found, mut cursor) = (Vec::new(), None);
     for round in 0.. {
         let size = case.size(round);
@@ -123,9 +123,9 @@ async fn read(server: &Server, reader: &Reader, number: i64, case: &Case) -> (Ve
         if cursor.is_none() {
             break;
         }
-        nodes.ship(case.comes(round)).await;
+        shippers.ship(case.comes(round)).await;
     }
-    for node in nodes.nodes {
+    for node in shippers.nodes {
         node.writer.close().await;
     }
     (start, found, filter)
@@ -140,6 +140,7 @@ fn each_record_once_and_the_newest_first() {
     let mut runner = TestRunner::new(Config {
         cases: CASES,
         max_shrink_iters: SMALLER,
+        failure_persistence: None,
         ..Config::default()
     });
     let outcome = runner.run(&case(), |case| {
