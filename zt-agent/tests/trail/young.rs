@@ -77,7 +77,9 @@ fn what_is_not_signed_yet_is_no_finding_and_whatever_was_done_to_it_is() {
     for trust in [&["--trust", key][..], &["--trust", &bound, keys[0], keys[1]]] {
         let (code, said) = verified(directory, "", trust);
         assert!(
-            code == 1 && said.contains("has no checkpoint that a trusted key has signed"),
+            code == 1
+                && said.contains("has no checkpoint that a trusted key has signed")
+                && said.contains(": nothing is signed; 3 records"),
             "{trust:?}: {code}, {said}"
         );
     }
@@ -105,15 +107,15 @@ fn records_behind_the_last_checkpoint_are_counted_and_checkpoints_that_are_gone_
     );
     let cut = "DELETE FROM record WHERE row > 2; DELETE FROM checkpoint;
          UPDATE trail SET next_row = 3, hash = (SELECT hash FROM record WHERE row = 2)";
-    for sql in [
-        "DELETE FROM checkpoint",
-        cut,
-        "DELETE FROM checkpoint; DELETE FROM signing_key",
+    for (sql, named) in [
+        ("DELETE FROM checkpoint", "at entry 3 is not in the trail"),
+        (cut, "at entry 3 is not in the trail"),
+        (
+            "DELETE FROM checkpoint; DELETE FROM signing_key",
+            "at entry 3 has no signature that a trusted key has made",
+        ),
     ] {
         let (code, said) = verified(directory, sql, &keys);
-        assert!(
-            code == 1 && said.contains("at entry 3 is not in the trail"),
-            "{sql}: {code}, {said}"
-        );
+        assert!(code == 1 && said.contains(named), "{sql}: {code}, {said}");
     }
 }

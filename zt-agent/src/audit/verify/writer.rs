@@ -381,7 +381,7 @@ impl Writer {
         self.logins.tell(writer, sealed, self.found > 0, report);
         report.writers.push(WriterReport {
             writer,
-            root: self.owner,
+            root: self.owner.filter(|_| self.latest.is_some()),
             sealed,
             behind: self.head.seq.saturating_sub(sealed),
             records: self.records,
