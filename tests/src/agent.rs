@@ -16,6 +16,7 @@ use crate::agent_files::{AgentFiles, Workload};
 use crate::cgroup::Cgroup;
 use crate::http::{self, Answer};
 pub use crate::metrics::Metrics;
+use crate::network::Host;
 use crate::ports;
 use crate::probe::built_binary;
 use crate::sandbox::Sandbox;
@@ -36,6 +37,7 @@ pub struct AgentBuilder {
     environment: Vec<(String, String)>,
     arguments: Vec<String>,
     through: Vec<String>,
+    host: Option<Host>,
     api: SocketAddr,
     health: SocketAddr,
 }
@@ -66,6 +68,7 @@ impl AgentBuilder {
             environment: Vec::new(),
             arguments: Vec::new(),
             through: Vec::new(),
+            host: None,
             api,
             health,
         })
@@ -112,6 +115,14 @@ impl AgentBuilder {
         self
     }
 
+    /// Has it run in a network namespace, where it listens as well. Its API is asked at its socket.
+    #[must_use]
+    pub fn inside(mut self, host: &Host) -> Self {
+        self.host = Some(host.clone());
+        let namespace = format!("--net={}", host.namespace_file().display());
+        self.through(vec!["nsenter".to_owned(), namespace, "--".to_owned()])
+    }
+
     /// Adds a workload to `workloads.yaml`.
     #[must_use]
     pub fn workload(mut self, workload: Workload) -> Self {
@@ -137,6 +148,7 @@ impl AgentBuilder {
         self.files.write_config(&self.config)?;
         self.files.write_workloads(&self.workloads)?;
         let has_tls = self.config.get("api").is_some_and(|api| !api["tls"].is_null());
+        let at_socket = has_tls || self.host.is_some();
         let mut agent = Agent {
             binary: binary()?,
             files: self.files,
@@ -144,9 +156,10 @@ impl AgentBuilder {
             environment: self.environment,
             arguments: self.arguments,
             through: self.through,
+            host: self.host,
             api: self.api,
             health: self.health,
-            has_tls,
+            at_socket,
             child: None,
         };
         agent.spawn()?;
@@ -164,10 +177,11 @@ pub struct Agent {
     environment: Vec<(String, String)>,
     arguments: Vec<String>,
     through: Vec<String>,
+    host: Option<Host>,
     api: SocketAddr,
     health: SocketAddr,
-    /// Its port answers over TLS alone, and is asked at its socket.
-    has_tls: bool,
+    /// Its port answers over TLS alone, or elsewhere: it is asked at its socket.
+    at_socket: bool,
     child: Option<Child>,
 }
 
@@ -194,7 +208,7 @@ impl Agent {
 
     /// `GET`s JSON from the API; anything but 2xx is an error.
     pub fn get(&self, path: &str) -> Result<Value> {
-        let answer = if self.has_tls {
+        let answer = if self.at_socket {
             http::get_over(&self.socket(), path)?
         } else {
             http::get(self.api, path)?
@@ -207,33 +221,17 @@ impl Agent {
         http::post(self.api, path, body)
     }
 
+    /// What it answers where health and metrics are.
+    pub fn health_says(&self, path: &str) -> Result<Answer> {
+        let ask = || http::get(self.health, path);
+        self.host.as_ref().map_or_else(ask, |host| host.within(ask))
+    }
+
     /// Everything `/metrics` says now.
     pub fn metrics(&self) -> Result<Metrics> {
         Ok(Metrics {
-            text: http::get(self.health, "/metrics")?.success()?.body,
+            text: self.health_says("/metrics")?.success()?.body,
         })
-    }
-
-    /// Records of the audit trail, newest first. `query` is `decision=DENY&limit=10` and the like.
-    pub fn audit(&self, query: &str) -> Result<Vec<Value>> {
-        let answer = self.get(&format!("/v1/audit?{query}"))?;
-        let records = answer["records"].as_array().cloned();
-        records.with_context(|| format!("no records in {answer}"))
-    }
-
-    /// Asks for records until `enough` says so.
-    pub fn wait_audit(
-        &self,
-        query: &str,
-        deadline: Duration,
-        enough: impl Fn(&[Value]) -> bool,
-    ) -> Result<Vec<Value>> {
-        let mut last = Vec::new();
-        let found = wait_for(&format!("audit records for {query}"), deadline, || {
-            last = self.audit(query)?;
-            Ok(enough(&last).then(|| last.clone()))
-        });
-        found.with_context(|| format!("the {} records were: {}", last.len(), json!(last)))
     }
 
     /// Waits until the policy in force satisfies `holds`, which is given `/v1/policies`.
@@ -260,18 +258,14 @@ impl Agent {
 
     /// Waits until `/readyz` says 200.
     pub fn wait_ready(&mut self) -> Result<()> {
-        let health = self.health;
         let ready = wait_for("the agent to be ready", DEADLINE, || {
-            if let Some(status) = self
-                .child
-                .as_mut()
-                .context("the agent is not running")?
-                .try_wait()?
-            {
+            let child = self.child.as_mut().context("the agent is not running")?;
+            if let Some(status) = child.try_wait()? {
                 bail!("the agent ended with {status}");
             }
             // Nobody listens in the beginning.
-            Ok(http::get(health, "/readyz")
+            Ok(self
+                .health_says("/readyz")
                 .ok()
                 .filter(|answer| answer.status == 200)
                 .map(drop))
@@ -326,10 +320,19 @@ impl Agent {
 
     /// A `zt-agent` command that talks to this agent: `command(&["status", "-o", "json"])`.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        self.command_of(Command::new(&self.binary), arguments)
+        self.command_through(&[], arguments)
     }
 
-    fn command_of(&self, mut command: Command, arguments: &[&str]) -> Command {
+    /// The same, run by a command, as [`AgentBuilder::through`] has it.
+    pub fn command_through(&self, through: &[String], arguments: &[&str]) -> Command {
+        let mut command = match through.split_first() {
+            Some((program, words)) => {
+                let mut command = Command::new(program);
+                command.args(words).arg(&self.binary);
+                command
+            }
+            None => Command::new(&self.binary),
+        };
         // Settings of whoever runs the tests are not the test's.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ZT_")) {
             command.env_remove(name);
@@ -358,16 +361,8 @@ impl Agent {
             .create(true)
             .append(true)
             .open(self.files.log())?;
-        let command = match self.through.split_first() {
-            Some((program, words)) => {
-                let mut command = Command::new(program);
-                command.args(words).arg(&self.binary);
-                command
-            }
-            None => Command::new(&self.binary),
-        };
         let child = self
-            .command_of(command, &["run"])
+            .command_through(&self.through, &["run"])
             .args(&self.arguments)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())

@@ -18,13 +18,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Runtime;
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
 
 pub use self::store::Counts;
 use self::store::Store;
+use crate::network::Host;
 
 /// Raw text that may wait for a watch to take it.
 const SAYINGS: usize = 65_536;
@@ -81,6 +82,8 @@ impl Shared {
 /// A running server. It ends with the test.
 pub struct KubeApi {
     shared: Arc<Shared>,
+    /// In whose namespace it listens, if in another than this process's.
+    host: Option<Host>,
     address: SocketAddr,
     runtime: Runtime,
     serving: Option<JoinHandle<()>>,
@@ -97,6 +100,15 @@ impl std::fmt::Debug for KubeApi {
 impl KubeApi {
     /// Starts one on a free loopback port, with nothing in it.
     pub fn start() -> Result<Self> {
+        Self::start_at(None)
+    }
+
+    /// Starts one at the address of a host, for agents in other namespaces.
+    pub fn start_in(host: &Host) -> Result<Self> {
+        Self::start_at(Some(host.clone()))
+    }
+
+    fn start_at(host: Option<Host>) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -107,9 +119,11 @@ impl KubeApi {
             faults: watch::channel(Faults::default()).0,
             sayings: broadcast::channel(SAYINGS).0,
         });
+        let address = host.as_ref().map_or(Ipv4Addr::LOCALHOST, |host| host.ipv4);
         let mut api = Self {
             shared,
-            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            host,
+            address: SocketAddr::from((address, 0)),
             runtime,
             serving: None,
         };
@@ -240,13 +254,19 @@ impl KubeApi {
 
     /// Listens again, at the same address.
     pub fn listen(&mut self) -> Result<()> {
-        let listener = self.runtime.block_on(async {
-            let socket = tokio::net::TcpSocket::new_v4()?;
-            socket.set_reuseaddr(true)?;
-            socket.bind(self.address)?;
-            socket.listen(1024)
-        });
-        let listener: TcpListener = listener.with_context(|| format!("cannot listen at {}", self.address))?;
+        let listen = || -> Result<TcpListener> {
+            let listener = self.runtime.block_on(async {
+                let socket = TcpSocket::new_v4()?;
+                socket.set_reuseaddr(true)?;
+                socket.bind(self.address)?;
+                socket.listen(1024)
+            });
+            listener.with_context(|| format!("cannot listen at {}", self.address))
+        };
+        let listener = self
+            .host
+            .as_ref()
+            .map_or_else(listen, |host| host.within(listen))?;
         self.address = listener.local_addr()?;
         self.serving = Some(
             self.runtime

@@ -3,13 +3,16 @@
 //! addresses and routes are never touched.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use nix::sched::{CloneFlags, setns};
 
 /// Where iproute2 keeps named network namespaces.
 pub(crate) const NAMESPACES: &str = "/run/netns";
@@ -57,6 +60,18 @@ impl Host {
         command
     }
 
+    /// Does something on a thread that is in this namespace. A socket that it makes stays there.
+    pub fn within<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let namespace = File::open(self.namespace_file())?;
+        std::thread::scope(|scope| {
+            let there = scope.spawn(|| {
+                setns(namespace, CloneFlags::CLONE_NEWNET).context("cannot enter the namespace")?;
+                work()
+            });
+            there.join().unwrap_or_else(|panic| resume_unwind(panic))
+        })
+    }
+
     /// Gives it one more address, such as `10.99.7.7/16`, on `eth0`.
     pub fn add_address(&self, address: &str) -> Result<()> {
         ip(
@@ -75,17 +90,31 @@ impl Host {
         ip(Some(&self.namespace), batch)
     }
 
+    /// Runs a command of `bridge` here.
+    pub fn bridge(&self, arguments: &str) -> Result<()> {
+        self.run("bridge", arguments, "iproute2")
+    }
+
     /// Adds a rule to the table of NAT, as `iptables` takes it.
     pub fn nat(&self, rule: &str) -> Result<()> {
-        let arguments = format!("-w -t nat -A {rule}");
+        self.iptables(&format!("-t nat -A {rule}"))
+    }
+
+    /// Runs a command of `iptables` here.
+    pub fn iptables(&self, arguments: &str) -> Result<()> {
+        self.run("iptables", &format!("-w {arguments}"), "iptables")
+    }
+
+    /// Runs a program, which a package has, with words.
+    fn run(&self, program: &str, arguments: &str, package: &str) -> Result<()> {
         let output = self
-            .command("iptables")
+            .command(program)
             .args(arguments.split_whitespace())
             .output()
-            .context("cannot run `iptables`: run `apt-get install iptables`")?;
+            .with_context(|| format!("cannot run `{program}`: run `apt-get install {package}`"))?;
         ensure!(
             output.status.success(),
-            "iptables {arguments}: {}",
+            "{program} {arguments}: {}",
             String::from_utf8_lossy(&output.stderr).trim()
         );
         Ok(())

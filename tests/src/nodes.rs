@@ -113,27 +113,35 @@ impl Nodes {
     }
 }
 
-/// The network of pods as the usual plugin makes it: a bridge on each node, 10.244.1.0/24 and 10.244.2.0/24, and VXLAN between
-/// them, with an end at 10.245.0.1 and 10.245.0.2.
+/// The network of pods as the usual plugin makes it: a bridge on each node, 10.244.1.0/24, 10.244.2.0/24 and so on, and VXLAN between
+/// them, with an end at 10.245.0.1, 10.245.0.2 and so on.
 #[derive(Debug)]
 pub struct Overlay {
     /// The namespaces of the nodes.
-    pub nodes: [Host; 2],
+    pub nodes: Vec<Host>,
 }
 
 impl Overlay {
     /// Two nodes without pods.
     pub fn new(scene: &Scene) -> Result<Self> {
-        let nodes = [scene.host("node-one")?, scene.host("node-two")?];
-        for (own, other) in [(1, 2), (2, 1)] {
-            let (node, far) = (&nodes[own - 1], &nodes[other - 1]);
+        Self::of(scene, &NODES)
+    }
+
+    /// Nodes of these names without pods.
+    pub fn of(scene: &Scene, names: &[&str]) -> Result<Self> {
+        let nodes = names.iter().map(|name| scene.host(&format!("node-{name}")));
+        let nodes: Vec<Host> = nodes.collect::<Result<_>>()?;
+        for (own, node) in (1..).zip(&nodes) {
             node.ip(&format!(
                 "link add cni0 type bridge\nlink set cni0 up\naddr add 10.244.{own}.1/24 dev cni0\n\
-                 link add vx0 type vxlan id 1 dstport 8472 local {} remote {} dev eth0\n\
-                 link set vx0 up\naddr add 10.245.0.{own}/24 dev vx0\n\
-                 route add 10.244.{other}.0/24 via 10.245.0.{other}\n",
-                node.ipv4, far.ipv4
+                 link add vx0 type vxlan id 1 dstport 8472 local {} dev eth0\n\
+                 link set vx0 up\naddr add 10.245.0.{own}/24 dev vx0\n",
+                node.ipv4
             ))?;
+            for (other, far) in (1..).zip(&nodes).filter(|(other, _)| *other != own) {
+                node.ip(&format!("route add 10.244.{other}.0/24 via 10.245.0.{other}\n"))?;
+                node.bridge(&format!("fdb append 00:00:00:00:00:00 dev vx0 dst {}", far.ipv4))?;
+            }
             node.sysctl("net/ipv4/ip_forward", "1")?;
         }
         Ok(Self { nodes })

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::agent::Agent;
 use crate::wait::wait_for;
@@ -15,6 +15,28 @@ pub const RECORDED: Duration = Duration::from_secs(60);
 const PAGE: usize = 1000;
 
 impl Agent {
+    /// Records of the audit trail, newest first. `query` is `decision=DENY&limit=10` and the like.
+    pub fn audit(&self, query: &str) -> Result<Vec<Value>> {
+        let answer = self.get(&format!("/v1/audit?{query}"))?;
+        let records = answer["records"].as_array().cloned();
+        records.with_context(|| format!("no records in {answer}"))
+    }
+
+    /// Asks for records until `enough` says so.
+    pub fn wait_audit(
+        &self,
+        query: &str,
+        deadline: Duration,
+        enough: impl Fn(&[Value]) -> bool,
+    ) -> Result<Vec<Value>> {
+        let mut last = Vec::new();
+        let found = wait_for(&format!("audit records for {query}"), deadline, || {
+            last = self.audit(query)?;
+            Ok(enough(&last).then(|| last.clone()))
+        });
+        found.with_context(|| format!("the {} records were: {}", last.len(), json!(last)))
+    }
+
     /// All records of a query, oldest first, however many pages they are.
     pub fn all_records(&self, query: &str) -> Result<Vec<Value>> {
         let mut records = Vec::new();

@@ -14,8 +14,7 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
-use nix::sched::{CloneFlags, setns};
+use anyhow::{Result, ensure};
 
 use crate::network::Host;
 
@@ -174,11 +173,8 @@ pub struct Wire {
 impl Wire {
     /// Sees every packet that leaves or reaches an interface from now on.
     pub fn open(host: &Host, interface: &str) -> Result<Self> {
-        let namespace = std::fs::File::open(host.namespace_file())?;
         let interface = std::ffi::CString::new(interface)?;
-        // The socket belongs to the namespace that its thread is in; the thread is not needed any more.
-        let opened = std::thread::spawn(move || -> Result<(OwnedFd, i32)> {
-            setns(&namespace, CloneFlags::CLONE_NEWNET).context("cannot enter the namespace")?;
+        let (socket, interface) = host.within(|| -> Result<(OwnedFd, i32)> {
             // SAFETY: no pointers; the descriptor is this function's alone.
             let socket = unsafe {
                 let socket = libc::socket(
@@ -193,10 +189,7 @@ impl Wire {
             let index = unsafe { libc::if_nametoindex(interface.as_ptr()) };
             ensure!(index != 0, io::Error::last_os_error());
             Ok((socket, index as i32))
-        });
-        let (socket, interface) = opened
-            .join()
-            .map_err(|_| anyhow::anyhow!("the thread in the namespace panicked"))??;
+        })?;
         let wire = Self { socket, interface };
         let address = wire.link(ALL, None);
         // SAFETY: the address has the length given.
