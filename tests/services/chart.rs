@@ -166,6 +166,7 @@ fn every_manifest_is_of_its_type() -> Result<()> {
         "metrics.rules.enabled=true",
         "spire.clusterSPIFFEIDs.workloads=true",
         "spire.clusterSPIFFEIDs.className=zt",
+        "spire.adminGroup=1000000",
         "agent.priorityQuota=true",
         "agent.auditSecret.name=zt-secrets",
         "image.pullSecrets[0].name=registry",

@@ -16,6 +16,8 @@ mod outage;
 mod own;
 #[path = "spire/sources.rs"]
 mod sources;
+#[path = "spire/unprivileged.rs"]
+mod unprivileged;
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -3,7 +3,9 @@
 //! with the test however that ends.
 
 mod settings;
+mod unprivileged;
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -15,6 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+pub use self::unprivileged::USER;
 use crate::obtained::newest;
 use crate::ports;
 use crate::wait::{eventually, wait_for};
@@ -111,6 +114,11 @@ impl Spire {
 
     /// One more node, with an agent of its own.
     pub fn join(&self, name: &str) -> Result<Node> {
+        self.join_with(name, &[], &self.program("spire-agent"))
+    }
+
+    /// The same, with a program that is run by this command.
+    fn join_with(&self, name: &str, through: &[&str], program: &Path) -> Result<Node> {
         let who = format!("agent-{name}");
         let mut node = Node {
             id: format!("{NODE}-{name}"),
@@ -121,7 +129,9 @@ impl Spire {
         let settings = self.agent_settings(&who, &node.socket, &node.admin_socket);
         fs::write(self.directory.join(format!("{who}.conf")), settings)?;
         let token = self.token(&node.id)?;
-        node.agent = Some(self.launch("spire-agent", &who, &["-joinToken", &token])?);
+        let mut words: Vec<&OsStr> = through.iter().map(OsStr::new).collect();
+        words.push(program.as_os_str());
+        node.agent = Some(self.launch(&words, &who, &["-joinToken", &token])?);
         self.wait_for(&who, &node.socket, &node.admin_socket)?;
         Ok(node)
     }
@@ -239,7 +249,8 @@ impl Spire {
 
     /// Starts the server, again or for the first time, and waits until it answers.
     pub fn start_server(&mut self) -> Result<()> {
-        self.server = Some(self.launch("spire-server", "server", &[])?);
+        let program = self.program("spire-server");
+        self.server = Some(self.launch(&[program.as_os_str()], "server", &[])?);
         let healthy = eventually("the SPIRE server to answer", PATIENCE, || {
             self.alive("server")?;
             Ok(self.server(&["healthcheck"]).is_ok())
@@ -255,7 +266,8 @@ impl Spire {
     }
 
     fn launch_agent(&mut self, more: &[&str]) -> Result<()> {
-        self.agent = Some(self.launch("spire-agent", "agent", more)?);
+        let program = self.program("spire-agent");
+        self.agent = Some(self.launch(&[program.as_os_str()], "agent", more)?);
         Ok(())
     }
 
@@ -285,12 +297,15 @@ impl Spire {
         Ok(())
     }
 
-    fn launch(&self, program: &str, who: &str, more: &[&str]) -> Result<Child> {
+    /// Starts a command, which becomes one of the two programs.
+    fn launch(&self, command: &[&OsStr], who: &str, more: &[&str]) -> Result<Child> {
         let log = fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(self.directory.join(format!("{who}.log")))?;
-        let child = Command::new(self.programs.join(program))
+        let (program, words) = command.split_first().context("a command")?;
+        let child = Command::new(program)
+            .args(words)
             .args(["run", "-config"])
             .arg(self.directory.join(format!("{who}.conf")))
             .args(more)
@@ -299,7 +314,7 @@ impl Spire {
             .stderr(log)
             .current_dir(&self.directory)
             .spawn()
-            .with_context(|| format!("cannot start {program}"))?;
+            .with_context(|| format!("cannot start {}", program.display()))?;
         fs::write(self.directory.join(format!("{who}.pid")), child.id().to_string())?;
         Ok(child)
     }

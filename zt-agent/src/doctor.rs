@@ -84,7 +84,7 @@ pub async fn examine(patient: &Patient, progress: &dyn Fn(&str)) -> Report {
     findings.push(files::identities(config));
     findings.extend(files::certificates(config, now / SECOND));
     progress("asking SPIRE, Kubernetes and the database, where there are any");
-    findings.extend(spire::look(config, now / SECOND).await);
+    findings.extend(spire::look(config, pid, now / SECOND).await);
     findings.extend(kubernetes::look(config).await);
     findings.extend(store::look(config, now).await);
     findings.extend(disks(config));

@@ -124,3 +124,37 @@ fn certificates_live_as_the_specification_says() -> Result<()> {
     );
     Ok(())
 }
+
+/// Where the SPIRE agents are not root.
+#[test]
+fn the_agents_are_in_the_group_that_the_admin_socket_is_open_to() -> Result<()> {
+    let groups = |values: &[&str]| -> Result<Option<String>> {
+        let text = rendered(values)?["agent.yaml"].clone();
+        let line = text
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("securityContext: {"));
+        Ok(line.map(|line| line.trim_end_matches('}').to_owned()))
+    };
+    assert_eq!(groups(&[])?, None);
+    let of = |group: &str| Some(format!("supplementalGroups: [{group}]"));
+    for group in ["998", "1000000"] {
+        assert_eq!(groups(&[&format!("spire.adminGroup={group}")])?, of(group));
+    }
+    // Whoever asks no SPIRE needs none of its groups.
+    let without = [
+        "spire.adminGroup=998",
+        "agent.config.identity.source={kubernetes}",
+        "agent.config.api.tls=null",
+    ];
+    assert_eq!(groups(&without)?, None);
+    // A pod knows no names of groups.
+    for wrong in ["spire.adminGroup=spire", "spire.adminGroup=-1"] {
+        let output = helm(&["template", "deploy/helm/zt", wrong])?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            !output.status.success() && said.contains("schema"),
+            "{wrong}: {said}"
+        );
+    }
+    Ok(())
+}

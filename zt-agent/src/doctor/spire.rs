@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use super::finding::Finding;
 use crate::config::{Config, IdentitySource};
-use crate::identity::spire::{ask, own};
+use crate::identity::spire::{Refused, Rights, ask, own};
 
 /// How long SPIRE may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A certificate that is about to end and was not renewed.
 const SOON: i64 = 60;
 
-/// Asks SPIRE what the agent asks it, as this process.
-pub(super) async fn look(config: &Config, now: i64) -> Vec<Finding> {
+/// Asks SPIRE what the agent asks it, as this process. `agent`: the process of the agent that runs.
+pub(super) async fn look(config: &Config, agent: Option<u32>, now: i64) -> Vec<Finding> {
     let delegated = if config.identity.has(IdentitySource::Spire) {
         let socket = &config.identity.spire_admin_socket;
         Some(ask(socket, &config.trust_domain, PATIENCE).await)
@@ -27,18 +27,36 @@ pub(super) async fn look(config: &Config, now: i64) -> Vec<Finding> {
     } else {
         None
     };
+    let socket = &config.identity.spire_admin_socket;
+    let closed = rights(agent).and_then(|rights| rights.refused(socket));
     vec![
-        admin_socket(&config.identity.spire_admin_socket, delegated.as_ref()),
+        admin_socket(socket, delegated.as_ref(), closed.as_ref()),
         own_svid(svid.as_ref(), now),
     ]
 }
 
-/// `answer`: of the Delegated Identity API; `None` where nobody has to ask it.
-fn admin_socket(socket: &Path, answer: Option<&Result<(), String>>) -> Finding {
+/// Those of the agent; where none runs, of one that this user would start.
+fn rights(agent: Option<u32>) -> Option<Rights> {
+    match agent {
+        Some(pid) => Rights::of_process(pid).ok(),
+        None => Rights::of_this_process().ok().map(Rights::as_granted),
+    }
+}
+
+/// `answer`: of the Delegated Identity API; `None` where nobody has to ask it. `closed`: what keeps the agent from the socket,
+/// which may have more rights here than there.
+fn admin_socket(socket: &Path, answer: Option<&Result<(), String>>, closed: Option<&Refused>) -> Finding {
     const CHECK: &str = "spire.admin_socket";
     match answer {
         None => Finding::not_applicable(CHECK, "no identity comes from SPIRE (`identity.source`)"),
-        Some(Ok(())) => Finding::ok(CHECK, format!("SPIRE answers at {}", socket.display())),
+        Some(Ok(())) => match closed {
+            None => Finding::ok(CHECK, format!("SPIRE answers at {}", socket.display())),
+            Some(refused) => Finding::warning(
+                CHECK,
+                format!("SPIRE answers this process, which has more rights than the agent: {refused}"),
+                "an agent that is in a group which is let in needs nothing else: docs/spire.md (A SPIRE agent that is not root)",
+            ),
+        },
         Some(Err(error)) => Finding::failed(
             CHECK,
             error,
@@ -101,7 +119,7 @@ mod tests {
         config.api.tls.spire = true;
         config.identity.spire_admin_socket = directory.path().join("admin.sock");
         config.identity.spire_socket = directory.path().join("agent.sock");
-        let found = look(&config, 0).await;
+        let found = look(&config, None, 0).await;
         for (finding, socket) in found.iter().zip(["admin.sock", "agent.sock"]) {
             assert_eq!(finding.status, Status::Failed);
             assert!(finding.found.contains(socket), "{finding:?}");

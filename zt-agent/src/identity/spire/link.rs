@@ -2,7 +2,6 @@
 //! The one connection to the SPIRE agent, and the trust bundle that comes over it.
 
 use std::error::Error;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +21,7 @@ use super::Settings;
 use super::backoff::Backoff;
 use super::bundle::{Bundle, BundleError};
 use super::health::Health;
+use super::rights::SocketError;
 
 /// How often it is asked whether it is still there. (It takes HTTP/2 pings more often than every five minutes amiss.)
 const PROBE: Duration = Duration::from_secs(15);
@@ -39,7 +39,7 @@ pub(super) enum LinkError {
     #[error(
         "the admin socket {path} of the SPIRE agent cannot be reached (`identity.spireAdminSocket`): {source}"
     )]
-    Connect { path: PathBuf, source: io::Error },
+    Connect { path: PathBuf, source: SocketError },
     #[error("{path} does not speak SPIRE's Delegated Identity API: {message}")]
     Protocol { path: PathBuf, message: String },
     #[error("the SPIRE agent did not answer within {0:?}")]
@@ -168,7 +168,10 @@ async fn connect(path: &Path, patience: Duration) -> Result<DelegatedIdentityCli
     // Tried by itself first: what the system says of a socket is lost on the way through the library.
     match timeout(patience, UnixStream::connect(&path)).await {
         Err(_) => return Err(LinkError::Silent(patience)),
-        Ok(Err(source)) => return Err(LinkError::Connect { path, source }),
+        Ok(Err(error)) => {
+            let source = SocketError::of(&path, error);
+            return Err(LinkError::Connect { path, source });
+        }
         Ok(Ok(_)) => {}
     }
     let protocol = |error: tonic::transport::Error| LinkError::Protocol {

@@ -24,6 +24,7 @@ use tokio::time::sleep;
 
 use self::health::Recorder;
 pub use self::health::{Health, Status};
+use super::rights::SocketError;
 use super::svid::HINT;
 use crate::tls;
 
@@ -131,7 +132,7 @@ pub async fn ask(socket: &Path, trust_domain: &str, patience: Duration) -> Resul
     let asked = async {
         // Said by the system, and not by the library on its way through many attempts.
         tokio::net::UnixStream::connect(socket).await.map_err(|error| {
-            let path = socket.display();
+            let (path, error) = (socket.display(), SocketError::of(socket, error));
             format!(
                 "the socket {path} of the Workload API cannot be reached (`identity.spireSocket`): {error}"
             )
