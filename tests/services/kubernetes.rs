@@ -12,6 +12,8 @@ mod life;
 mod nodes_in_force;
 #[path = "kubernetes/outage.rs"]
 mod outage;
+#[path = "kubernetes/peers.rs"]
+mod peers;
 #[path = "kubernetes/protocol.rs"]
 mod protocol;
 #[path = "kubernetes/with_spire.rs"]
