@@ -114,6 +114,25 @@ pub(crate) fn older_mounts() -> Vec<PathBuf> {
     mounts.lines().filter(is_older).filter_map(place).collect()
 }
 
+/// Where the hierarchy of version 1 with a controller, such as `memory`, is mounted, where there is one.
+pub fn older_mount(controller: &str) -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    controller_mount(&mounts, controller)
+}
+
+/// The mount point of the controller in the text of a `mountinfo` file.
+fn controller_mount(mountinfo: &str, controller: &str) -> Option<PathBuf> {
+    mountinfo.lines().find_map(|line| {
+        let (mount, filesystem) = line.split_once(" - ")?;
+        let options = filesystem.strip_prefix("cgroup ")?.split(' ').nth(1)?;
+        let place = || mount.split(' ').nth(4).map(PathBuf::from);
+        options
+            .split(',')
+            .any(|option| option == controller)
+            .then(place)?
+    })
+}
+
 /// Kills every process in a cgroup directory and below, and waits until they are gone.
 pub(crate) fn kill_tree(path: &Path) -> Result<()> {
     fs::write(path.join("cgroup.kill"), "1").with_context(|| format!("cannot kill {}", path.display()))?;
@@ -158,6 +177,19 @@ mod tests {
         let text = "40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n\
                     41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:3 - cgroup2 cgroup2 rw\n";
         assert_eq!(cgroup2_mount(text), Some(PathBuf::from("/sys/fs/cgroup/unified")));
+    }
+
+    #[test]
+    fn finds_a_controller_of_version_one_by_its_whole_name() {
+        let text = "33 31 0:30 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
+                    35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
+        let found = |controller| controller_mount(text, controller);
+        assert_eq!(found("memory"), Some(PathBuf::from("/sys/fs/cgroup/memory")));
+        assert_eq!(
+            found("cpuacct"),
+            Some(PathBuf::from("/sys/fs/cgroup/cpu,cpuacct"))
+        );
+        assert_eq!(found("mem"), None);
     }
 
     #[test]

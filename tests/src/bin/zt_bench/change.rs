@@ -96,7 +96,7 @@ fn flips(
 }
 
 /// Writes aside, then renames, and says when it began to rename.
-fn replace(world: &World, file: &str, text: &str) -> Result<u64> {
+pub(crate) fn replace(world: &World, file: &str, text: &str) -> Result<u64> {
     let path = world.agent.files.policies().join(file);
     let aside = path.with_file_name(format!(".{file}.new"));
     std::fs::write(&aside, text)?;

@@ -39,6 +39,11 @@ impl Worker {
         })
     }
 
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Has an order carried out.
     pub(crate) fn ask(&mut self, order: &Order) -> Result<Done> {
         self.send(order)?;

@@ -33,7 +33,7 @@ pub(crate) fn now() -> u64 {
 }
 
 /// A TCP socket of the family of `to`.
-fn tcp(to: &SocketAddr) -> Result<OwnedFd, Errno> {
+pub(crate) fn tcp(to: &SocketAddr) -> Result<OwnedFd, Errno> {
     let family = if to.is_ipv4() {
         AddressFamily::Inet
     } else {
@@ -42,7 +42,8 @@ fn tcp(to: &SocketAddr) -> Result<OwnedFd, Errno> {
     socket(family, SockType::Stream, SockFlag::empty(), SockProtocol::Tcp)
 }
 
-fn accepted(listener: &TcpListener) -> Result<OwnedFd, Errno> {
+/// The next connection of a listener.
+pub(crate) fn accepted(listener: &TcpListener) -> Result<OwnedFd, Errno> {
     let fd = accept(listener.as_raw_fd())?;
     Ok(owned(fd))
 }
@@ -291,7 +292,8 @@ pub(crate) fn deaths(connections: &[OwnedFd]) -> Result<Done> {
     Ok(done(start, dead as u64))
 }
 
-fn done(start: u64, count: u64) -> Done {
+/// So many of something, since `start`.
+pub(crate) fn done(start: u64, count: u64) -> Done {
     let at = now();
     Done {
         nanoseconds: at - start,

@@ -6,6 +6,7 @@
 //! the least and the greatest. Nothing here fails for being slow.
 
 mod birth;
+mod calls;
 mod change;
 mod crew;
 mod decision;
@@ -18,6 +19,7 @@ mod load;
 mod machine;
 mod memory;
 mod monitor;
+mod nodes;
 mod order;
 mod outage;
 mod peers;
@@ -56,6 +58,9 @@ struct Arguments {
     /// What to measure; everything if nothing is named
     #[arg(value_enum)]
     names: Vec<Bench>,
+    /// What others cost beside zt: nftables, iptables and Envoy, with 10 to 10,000 rules
+    #[arg(long, conflicts_with = "names")]
+    peers: bool,
     /// A few minutes in all, at the price of more noise
     #[arg(long)]
     quick: bool,
@@ -125,7 +130,7 @@ enum Bench {
     /// A cluster of 5,500 pods and 1,000 Services: listed, churned, and what that takes
     Kubernetes,
     /// A node with 500 others whose agents tell it of 50,000 addresses, and a new workload until another node knows it
-    Peers,
+    Nodes,
     /// Process in a new cgroup to the identity that a real SPIRE gives it
     Spire,
     /// Decisions in user space by a call, beside other engines on the same rules
@@ -156,7 +161,7 @@ impl Bench {
             Self::Birth => birth::identity(plan, metrics),
             Self::Memory => memory::of_agent(plan, metrics),
             Self::Kubernetes => pods::cluster(plan, metrics),
-            Self::Peers => peers::nodes(plan, metrics),
+            Self::Nodes => nodes::all(plan, metrics),
             Self::Spire => spire::attested(plan, metrics),
             Self::Evaluate => evaluate::in_process(plan, metrics),
             Self::Http => http::evaluate(plan, metrics),
@@ -229,6 +234,9 @@ fn measure(arguments: &Arguments) -> Result<()> {
         plans: arguments.plans.clone(),
         cpus: machine.places(),
     };
+    if arguments.peers {
+        return beside(&plan, machine, arguments);
+    }
     let mut report = Report {
         machine,
         quick: plan.quick,
@@ -273,6 +281,23 @@ fn measure(arguments: &Arguments) -> Result<()> {
         report.failures.is_empty(),
         "{} of the benchmarks could not be measured",
         report.failures.len()
+    );
+    Ok(())
+}
+
+/// What others cost beside zt, instead of all parts.
+fn beside(plan: &Plan, machine: Machine, arguments: &Arguments) -> Result<()> {
+    let figures = peers::compare(plan, machine, arguments.json.as_deref())?;
+    figures.write(arguments.json.as_deref())?;
+    match arguments.output {
+        Output::Table => print!("{}", figures.table()),
+        Output::Json => println!("{}", figures.json()?),
+    }
+    let failures = figures.failures();
+    ensure!(
+        failures.is_empty(),
+        "not all could be measured: {}",
+        failures.join("; ")
     );
     Ok(())
 }

@@ -2,7 +2,7 @@
 //! What the driver tells a worker to do, and what the worker says when it is done. One line of JSON each, outside of
 //! what is measured.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,12 @@ pub(crate) enum Order {
     Bulk { to: SocketAddr, chunks: u32 },
     /// Connect over and over until `connect` no longer answers as the first time.
     Flip { to: SocketAddr },
+    /// `socket`, `connect`, `send` a byte, `accept`, `recv` it, `close`, `close`; so many times.
+    Calls { to: SocketAddr, count: u32 },
+    /// Have a byte get through a connection, from an address of its own where one is given.
+    Reach { to: SocketAddr, from: Option<IpAddr> },
+    /// The same over and over until it no longer ends as the first time.
+    Turn { to: SocketAddr },
     /// Connects that fail, so many each millisecond (0: as fast as it goes), for so many milliseconds.
     Storm {
         to: SocketAddr,
@@ -50,7 +56,7 @@ pub(crate) struct Done {
     pub(crate) nanoseconds: u64,
     /// How many there were of what was asked for.
     pub(crate) count: u64,
-    /// How `connect` failed; 0 where it did not, or where it is not what the order is about.
+    /// How `connect`, or what came after it, failed; 0 where it did not, or where it is not what the order is about.
     pub(crate) errno: i32,
     /// When it was over, on `CLOCK_MONOTONIC`.
     pub(crate) at: u64,

@@ -1,223 +1,339 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Other nodes' agents: a node with 500 others, each a pair of its own with TLS and keys, and 50,000 addresses of theirs; and a
-//! new workload on one node until another node's kernel knows it.
+//! zt beside what users would take instead: the same client and server, one after the other under each of them, round after
+//! round.
 
-mod others;
+mod charge;
+mod contender;
+mod envoy;
+mod figures;
+mod iptables;
+mod nftables;
+mod place;
+mod tool;
+mod zt;
 
-use std::fs;
-use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use aya::maps::{HashMap, Map, MapData};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
-use serde_json::{Value, json};
-use zt_agent::tls;
-use zt_common::ABI_VERSION;
-use zt_common::abi::Peer;
-use zt_common::address::Address;
-use zt_common::names;
-use zt_tests::agent_files::Workload;
-use zt_tests::ports;
-use zt_tests::{Agent, Cgroup, Sandbox};
+use zt_tests::{Cgroup, Sandbox};
 
 use crate::Plan;
-use crate::memory::resident;
-use crate::report::{Metric, Target};
-use crate::samples::Summary;
-use crate::world::{id, policy, rule};
+use crate::crew::Worker;
+use crate::load::CHUNK;
+use crate::machine::Machine;
+use crate::order::Order;
+use crate::processor::nanoseconds;
+use crate::samples::in_turn;
 
-use self::others::{EACH, Others};
+use self::contender::{Contender, Entry, WORKLOADS, entry};
+use self::envoy::Envoy;
+pub(crate) use self::figures::Figures;
+use self::figures::Measure;
+use self::iptables::Iptables;
+use self::nftables::{Nftables, Shape};
+use self::place::{OPEN, Place, SWITCH, answer, at, is_wrong};
+use self::zt::Zt;
 
-/// How long all of them may take.
-const LIMIT: Duration = Duration::from_secs(120);
-/// What a start leaves behind is given back by then.
-const SETTLE: Duration = Duration::from_secs(3);
-/// The SPIFFE ID of a node's agent.
-const PATTERN: &str = "spiffe://hanzo.ai/agents/{node}";
+/// Rules in force, with the client's own two.
+const SIZES: [usize; 4] = [10, 100, 1000, 10_000];
+/// After a batch, so that what it set off elsewhere is over and counted: records, the closing of connections.
+const REST: Duration = Duration::from_millis(100);
+/// Attempts before a change, which end as they did.
+const BEFORE: Duration = Duration::from_millis(20);
+/// Without anything that decides.
+const UNMANAGED: &str = "unmanaged";
 
-/// An authority, and where its certificates are.
-struct Certificates<'d> {
-    directory: &'d Path,
-    issuer: Issuer<'static, KeyPair>,
+/// Who is measured, under the name that the table has for it.
+struct Standing {
+    name: &'static str,
+    contender: Box<dyn Contender>,
+    /// Why it is measured no more.
+    failed: Option<String>,
 }
 
-impl<'d> Certificates<'d> {
-    fn new(directory: &'d Path) -> Result<Self> {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate()?;
-        fs::write(directory.join("ca.pem"), params.self_signed(&key)?.pem())?;
-        let issuer = Issuer::new(params, key);
-        Ok(Self { directory, issuer })
+/// All of it. What is known is written after each size.
+pub(crate) fn compare(plan: &Plan, machine: Machine, json: Option<&Path>) -> Result<Figures> {
+    let sandbox = Sandbox::new("peers")?;
+    let plain = bare(&sandbox, plan, "plain")?;
+    // Where nothing decides, whoever looks at verdicts must find a wrong one.
+    let looked = plain.ensure_verdicts();
+    ensure!(
+        looked.as_ref().is_err_and(is_wrong),
+        "verdicts are looked at, and without any rules the outcome is {looked:?}"
+    );
+    let mut figures = Figures::new(machine, plan.quick, SIZES.to_vec());
+    figures.introduce(UNMANAGED, "no rules");
+    let mut standing = Vec::new();
+    for (name, started) in contenders(&sandbox, plan)? {
+        match started {
+            Ok(Entry::Here { version, contender }) => {
+                figures.introduce(name, &version);
+                standing.push(Standing {
+                    name,
+                    contender,
+                    failed: None,
+                });
+            }
+            Ok(Entry::Absent(reason)) => figures.absent(name, &reason),
+            Err(error) => figures.fail(name, &format!("{error:#}")),
+        }
     }
+    for rules in SIZES {
+        eprintln!("measuring with {rules} rules, load {}", crate::machine::load());
+        put_in_force(rules, &mut standing);
+        traffic(plan, rules, &plain, &mut standing, &mut figures)?;
+        for one in &mut standing {
+            one.attempt(|one| changes(plan, rules, one.name, &mut *one.contender, &mut figures));
+        }
+        for one in &mut standing {
+            one.attempt(|one| {
+                if let Some(mebibytes) = one.contender.memory()? {
+                    figures.add(Measure::Memory, rules, one.name, &[mebibytes], None);
+                }
+                Ok(())
+            });
+        }
+        for one in &mut standing {
+            if let Some(reason) = &one.failed {
+                figures.fail(one.name, &format!("with {rules} rules: {reason}"));
+            }
+        }
+        standing.retain(|one| one.failed.is_none());
+        figures.write(json)?;
+    }
+    Ok(figures)
+}
 
-    /// A certificate for the agent of a node.
-    fn files(&self, node: &str) -> Result<tls::Files> {
-        let files = tls::Files {
-            cert: self.directory.join(format!("{node}.pem")),
-            key: self.directory.join(format!("{node}.key")),
-            client_ca: self.directory.join("ca.pem"),
-        };
-        let mut params = CertificateParams::default();
-        let uri = PATTERN.replace("{node}", node);
-        params
-            .subject_alt_names
-            .push(SanType::URI(uri.as_str().try_into()?));
-        let key = KeyPair::generate()?;
-        fs::write(&files.cert, params.signed_by(&key, &self.issuer)?.pem())?;
-        fs::write(&files.key, key.serialize_pem())?;
-        Ok(files)
+impl Standing {
+    /// Does something with it; the first failure is the last attempt.
+    fn attempt(&mut self, work: impl FnOnce(&mut Self) -> Result<()>) {
+        if self.failed.is_none()
+            && let Err(error) = work(self)
+        {
+            self.failed = Some(format!("{error:#}"));
+        }
     }
 }
 
-/// A node in the configuration of another one.
-fn entry(name: &str, address: &str, net: &str) -> Value {
-    json!({"name": name, "address": address, "speaksFor": [net], "identities": "*"})
+/// A namespace without rules, and cgroups that no agent manages.
+fn bare(sandbox: &Sandbox, plan: &Plan, name: &str) -> Result<Place> {
+    let outside = |name: &str| sandbox.outside().child(name);
+    let (_, cpu) = plan.cpus();
+    Ok(Place {
+        host: sandbox.host(name)?,
+        client: outside("client")?,
+        server: outside("server")?,
+        other: outside("other")?,
+        cpu,
+        behind: None,
+        stranger: None,
+    })
 }
 
-/// A real agent for a node, with a managed tree and maps of its own.
-fn agent(
-    sandbox: &Sandbox,
-    certificates: &Certificates<'_>,
-    (node, listen): (&str, SocketAddr),
-    nodes: &[Value],
-    workloads: Vec<Workload>,
-) -> Result<Agent> {
-    let directory = sandbox.directory().join(node);
-    let files = certificates.files(node)?;
-    let (api, health) = ports::two()?;
-    let mut builder = sandbox
-        .agent_beside(node)?
-        .mode("enforce")
-        .policy(
-            "policy.yaml",
-            &policy("p", &rule("entity: host", "entity: host", 1)),
-        )?
-        .listens(api, health)
-        .config("node", json!(node))
-        .config("handshake", json!("auto"))
-        .config("managedCgroup", json!(sandbox.cgroup(node)?.relative()))
-        .config("bpffs", json!(sandbox.pins()?.join(node)))
-        .config(
-            "identity",
-            json!({
-                "source": ["file", "peers"],
-                "file": directory.join("workloads.yaml"),
-                "peers": {"listen": listen, "nodes": nodes, "id": PATTERN},
-            }),
-        )
-        .config(
-            "api",
-            json!({
-                "listen": api,
-                "health": health,
-                "socket": directory.join("agent.sock"),
-                "tls": {"cert": files.cert, "key": files.key, "clientCa": files.client_ca},
-            }),
-        );
-    for workload in workloads {
-        builder = builder.workload(workload);
+/// A namespace whose connections are tracked, and tracked no longer than they must be: as elsewhere, one that is closed leaves
+/// nothing behind.
+fn tracked(sandbox: &Sandbox, plan: &Plan, name: &str) -> Result<Place> {
+    let place = bare(sandbox, plan, name)?;
+    for state in ["time_wait", "close"] {
+        place
+            .host
+            .sysctl(&format!("net/netfilter/nf_conntrack_tcp_timeout_{state}"), "1")
+            .context("the kernel tracks no connections")?;
     }
-    builder.start()
+    Ok(place)
 }
 
-/// What an agent's kernel knows of addresses.
-fn peers(sandbox: &Sandbox, node: &str) -> Result<HashMap<MapData, Address, Peer>> {
-    let maps = sandbox
-        .pins()?
-        .join(node)
-        .join(format!("v{ABI_VERSION}"))
-        .join("maps");
-    Ok(Map::HashMap(MapData::from_pin(maps.join(names::PEERS))?).try_into()?)
+type Started = Vec<(&'static str, Result<Entry>)>;
+
+/// Each in a namespace of its own, with the fewest rules.
+fn contenders(sandbox: &Sandbox, plan: &Plan) -> Result<Started> {
+    let [rules, ..] = SIZES;
+    let others: Vec<Cgroup> = (0..WORKLOADS)
+        .map(|number| sandbox.outside().child(&format!("w{number}")))
+        .collect::<Result<_>>()?;
+    let mut all: Started = Vec::new();
+    for (name, handshake) in [("zt", "auto"), ("zt, handshake: off", "off")] {
+        all.push((name, entry(Zt::start(plan, handshake, rules))));
+    }
+    for (name, host, shape) in [
+        ("nftables, a set", "nft-set", Shape::Set),
+        ("nftables, a set, no tracking", "nft-stateless", Shape::Stateless),
+        ("nftables, a chain", "nft-chain", Shape::Chain),
+    ] {
+        let started = tracked(sandbox, plan, host)
+            .and_then(|place| Nftables::start(sandbox, place, shape, others.clone(), rules));
+        all.push((name, entry(started)));
+    }
+    let started = tracked(sandbox, plan, "iptables")
+        .and_then(|place| Iptables::start(sandbox, place, others.clone(), rules));
+    all.push(("iptables, a chain", entry(started)));
+    let (beside, here) = plan.cpus();
+    let cgroup = sandbox.outside().child("envoy")?;
+    let mut envoy = |name, host, cpu| {
+        let started =
+            bare(sandbox, plan, host).and_then(|place| Envoy::start(sandbox, place, &cgroup, cpu, rules));
+        all.push((name, entry(started)));
+    };
+    envoy("Envoy, the same core", "envoy", here);
+    if beside == here {
+        let reason = "this machine has one processor".to_owned();
+        all.push(("Envoy, a core of its own", Ok(Entry::Absent(reason))));
+    } else {
+        envoy("Envoy, a core of its own", "envoy-beside", beside);
+    }
+    Ok(all)
 }
 
-/// Waits until all of these are known.
-fn known(map: &HashMap<MapData, Address, Peer>, mut addresses: Vec<IpAddr>, pause: Duration) -> Result<()> {
-    let start = Instant::now();
-    while !addresses.is_empty() {
-        ensure!(
-            start.elapsed() < LIMIT,
-            "{} addresses are not known after {LIMIT:?}",
-            addresses.len()
-        );
-        addresses.retain(|address| {
-            let peer = map.get(&Address::from(*address), 0);
-            peer.is_err() || peer.is_ok_and(|peer| peer.node == 0)
+/// So many rules for each, and the verdicts that are to come of them.
+fn put_in_force(rules: usize, standing: &mut [Standing]) {
+    for one in standing {
+        one.attempt(|one| {
+            one.contender
+                .rules(rules)
+                .with_context(|| format!("{rules} rules cannot be put in force"))?;
+            one.contender.place().ensure_verdicts()
         });
-        std::thread::sleep(pause);
+    }
+}
+
+/// A client and server under a contender, or under none.
+struct Pair {
+    name: &'static str,
+    worker: Worker,
+    helpers: Vec<u32>,
+    failed: Option<String>,
+}
+
+impl Pair {
+    fn start(name: &'static str, place: &Place, helpers: Vec<u32>) -> Result<Self> {
+        let mut worker = place.worker(OPEN)?;
+        worker.ask(&Order::Urgent)?;
+        Ok(Self {
+            name,
+            worker,
+            helpers,
+            failed: None,
+        })
+    }
+
+    /// Microseconds for each of what an order does many of: by the clock, and of processors.
+    fn micros(&mut self, order: &Order, rest: Duration) -> Result<(f64, f64)> {
+        let processor = |pair: &Self| -> Result<u64> {
+            let of_helpers = pair.helpers.iter().map(|pid| nanoseconds(*pid));
+            Ok(nanoseconds(pair.worker.pid())? + of_helpers.sum::<Result<u64>>()?)
+        };
+        let before = processor(self)?;
+        let done = self.worker.ask(order)?;
+        std::thread::sleep(rest);
+        let count = done.count.max(1) as f64 * 1000.0;
+        let computed = processor(self)? - before;
+        Ok((done.nanoseconds as f64 / count, computed as f64 / count))
+    }
+}
+
+/// Of each in turn, by round: microseconds by the clock and of processors, if it was measured.
+type Samples = Vec<Vec<Option<(f64, f64)>>>;
+
+/// Gigabytes a second, of the time for a chunk: bytes a microsecond are megabytes a second.
+fn rate(micros: f64) -> f64 {
+    CHUNK as f64 / micros / 1000.0
+}
+
+/// Connections, round trips and bulk, of all in turn.
+fn traffic(
+    plan: &Plan,
+    rules: usize,
+    plain: &Place,
+    standing: &mut [Standing],
+    figures: &mut Figures,
+) -> Result<()> {
+    let mut pairs = vec![Pair::start(UNMANAGED, plain, Vec::new())?];
+    for one in &mut *standing {
+        one.attempt(|one| {
+            let (place, helpers) = (one.contender.place(), one.contender.helpers());
+            pairs.push(Pair::start(one.name, place, helpers)?);
+            Ok(())
+        });
+    }
+    let to = at(OPEN);
+    let mut turns = |rounds: usize, order: &Order, rest: Duration| {
+        in_turn(pairs.len(), rounds, |turn| {
+            let pair = &mut pairs[turn];
+            if pair.failed.is_some() {
+                return Ok(None);
+            }
+            Ok(match pair.micros(order, rest) {
+                Ok(micros) => Some(micros),
+                // The others go on.
+                Err(error) => {
+                    pair.failed = Some(format!("{order:?}: {error:#}"));
+                    None
+                }
+            })
+        })
+    };
+    let calls = turns(plan.rounds(4, 40), &Order::Calls { to, count: 400 }, REST)?;
+    let trips = turns(
+        plan.rounds(4, 40),
+        &Order::RoundTrips { to, count: 2000 },
+        Duration::ZERO,
+    )?;
+    let bulk = turns(
+        plan.rounds(4, 40),
+        &Order::Bulk { to, chunks: 512 },
+        Duration::ZERO,
+    )?;
+    let taken: [(Measure, &Samples, fn((f64, f64)) -> f64); 4] = [
+        (Measure::Call, &calls, |(clock, _)| clock),
+        (Measure::Processor, &calls, |(_, processor)| processor),
+        (Measure::RoundTrip, &trips, |(clock, _)| clock),
+        (Measure::Bulk, &bulk, |(clock, _)| rate(clock)),
+    ];
+    for (measure, samples, value) in taken {
+        let values =
+            |turn: usize| -> Vec<f64> { samples[turn].iter().flatten().copied().map(value).collect() };
+        let unmanaged = values(0);
+        for (turn, pair) in pairs.iter().enumerate().filter(|(_, pair)| pair.failed.is_none()) {
+            let with = (turn > 0).then_some(unmanaged.as_slice());
+            figures.add(measure, rules, pair.name, &values(turn), with);
+        }
+    }
+    for pair in pairs {
+        match (pair.failed, standing.iter_mut().find(|one| one.name == pair.name)) {
+            (Some(reason), Some(one)) => one.failed = Some(reason),
+            (Some(reason), None) => anyhow::bail!("without anything that decides: {reason}"),
+            (None, _) => {}
+        }
     }
     Ok(())
 }
 
-/// All of it.
-pub(crate) fn nodes(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
-    let count = plan.rounds(100, 500);
-    let sandbox = Sandbox::new("peers")?;
-    let certificates = Certificates::new(sandbox.directory())?;
-    let (here, there) = ports::two()?;
-    let names: Vec<String> = (0..plan.rounds(6, 30))
-        .map(|number| format!("pod{number}"))
-        .collect();
-    let at = |number: usize| IpAddr::from([10, 200, 0, number as u8 + 1]);
-    let workloads = names.iter().enumerate().map(|(number, name)| {
-        let cgroup = Cgroup::at(sandbox.cgroup("a")?.relative().join(name))?;
-        Ok(Workload::new(&id(name), &cgroup).at([at(number)]))
-    });
-    let workloads = workloads.collect::<Result<Vec<_>>>()?;
-    let one = entry("a", &there.to_string(), "10.200.0.0/24");
-    let this = entry("z", &here.to_string(), "10.201.0.0/24");
-
-    let others = Others::new(&certificates, count, here)?;
-    let mut all = others.entries();
-    all.push(one);
-    let z = agent(&sandbox, &certificates, ("z", here), &all, Vec::new())?;
-    std::thread::sleep(SETTLE);
-    let pid = z.pid().context("the agent is running")?;
-    let before = resident(pid)?;
-    let map = peers(&sandbox, "z")?;
-    let start = Instant::now();
-    let others = others.start()?;
-    known(&map, others.last_of_each(), Duration::from_millis(5))?;
-    let seconds = start.elapsed().as_secs_f64();
-    let addresses = map.keys().flatten().count();
-    ensure!(addresses >= count * EACH, "only {addresses} addresses are known");
-    std::thread::sleep(SETTLE);
-    let after = resident(pid)?;
-    let line = format!("{count} nodes, {} addresses", count * EACH);
-    metrics.push(Metric::value(
-        format!("{line}: all connected and in the map"),
-        "s",
-        seconds,
-    ));
-    metrics.push(Metric::value(
-        format!("{line}: memory of the agent (RSS without maps)"),
-        "MiB",
-        after,
-    ));
-    metrics.push(Metric::value(
-        format!("  of that without other nodes' connections, {count} in the list"),
-        "MiB",
-        before,
-    ));
-
-    let _a = agent(&sandbox, &certificates, ("a", there), &[this], workloads)?;
+/// One rule is taken away and given back under a client that never stops asking. Milliseconds until it has another answer.
+fn changes(
+    plan: &Plan,
+    rules: usize,
+    name: &'static str,
+    contender: &mut dyn Contender,
+    figures: &mut Figures,
+) -> Result<()> {
+    let mut worker = contender.place().worker(SWITCH)?;
     let mut samples = Vec::new();
-    for (number, name) in names.iter().enumerate() {
-        // The next one shall not find the agents at work on this one.
-        std::thread::sleep(Duration::from_millis(100));
-        let cgroup = format!("a/{name}");
-        let start = Instant::now();
-        sandbox.cgroup(&cgroup)?;
-        known(&map, vec![at(number)], Duration::from_micros(100))?;
-        if number > 0 {
-            // With the first one the connection is made.
-            samples.push(start.elapsed().as_secs_f64() * 1e3);
-        }
+    for change in 0..2 * plan.rounds(2, 10) {
+        let open = change % 2 == 1;
+        worker.send(&Order::Turn { to: at(SWITCH) })?;
+        std::thread::sleep(BEFORE);
+        let began = contender.switch(open)?;
+        let done = worker.wait()?;
+        ensure!(
+            (done.errno == 0) == open,
+            "a rule was {}, and the answer is {}",
+            if open { "given back" } else { "taken away" },
+            answer(done.errno)
+        );
+        samples.push(done.at.saturating_sub(began) as f64 / 1e6);
+        contender.settle()?;
     }
-    let name = format!("new workload on one node → in the map of another, which has {count} more");
-    metrics.push(Metric::summed(name, "ms", Summary::of(&samples)).target(Target::AtMost(20.0)));
-    drop(others);
+    figures.add(Measure::Change, rules, name, &samples, None);
     Ok(())
 }

@@ -218,7 +218,7 @@ impl Report {
 }
 
 /// Three significant digits, with separators from a thousand on.
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     if value.abs() >= 1000.0 {
         let digits = format!("{value:.0}");
         let mut text = String::new();

@@ -45,16 +45,26 @@ impl Summary {
 /// drifts drifts for all. `batch` is told which is its turn. Gives each one's measurements, by round.
 pub(crate) fn interleave<const N: usize>(
     rounds: usize,
-    mut batch: impl FnMut(usize) -> Result<f64>,
+    batch: impl FnMut(usize) -> Result<f64>,
 ) -> Result<[Vec<f64>; N]> {
-    let mut samples = std::array::from_fn(|_| Vec::with_capacity(rounds));
+    let mut samples = in_turn(N, rounds, batch)?.into_iter();
+    Ok(std::array::from_fn(|_| samples.next().unwrap_or_default()))
+}
+
+/// The same of as many things as there are, each batch of which may give more than one measurement.
+pub(crate) fn in_turn<T>(
+    things: usize,
+    rounds: usize,
+    mut batch: impl FnMut(usize) -> Result<T>,
+) -> Result<Vec<Vec<T>>> {
+    let mut samples: Vec<Vec<T>> = (0..things).map(|_| Vec::with_capacity(rounds)).collect();
     // The first round warms caches and branch predictors up.
-    for turn in 0..N {
+    for turn in 0..things {
         batch(turn)?;
     }
     for round in 0..rounds {
-        for step in 0..N {
-            let turn = if round % 2 == 0 { step } else { N - 1 - step };
+        for step in 0..things {
+            let turn = if round % 2 == 0 { step } else { things - 1 - step };
             samples[turn].push(batch(turn)?);
         }
     }

@@ -14,8 +14,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, alarm};
 
-use crate::load;
 use crate::order::{Done, Order};
+use crate::{calls, load};
 
 /// An order that takes longer ends the worker.
 const LIMIT: u32 = 60;
@@ -115,6 +115,9 @@ impl Worker {
             Order::Failures { to, count } => load::failures(to, count),
             Order::RoundTrips { to, count } => load::round_trips(listener()?, to, count),
             Order::Bulk { to, chunks } => load::bulk(listener()?, to, chunks),
+            Order::Calls { to, count } => calls::calls(listener()?, to, count),
+            Order::Reach { to, from } => calls::reach(listener()?, to, from),
+            Order::Turn { to } => calls::turn(listener()?, to),
             Order::Flip { to } => load::flip(self.listener.as_ref(), to),
             Order::Storm {
                 to,

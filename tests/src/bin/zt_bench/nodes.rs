@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Other nodes' agents: a node with 500 others, each a pair of its own with TLS and keys, and 50,000 addresses of theirs; and a
+//! new workload on one node until another node's kernel knows it.
+
+mod others;
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use aya::maps::{HashMap, Map, MapData};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use serde_json::{Value, json};
+use zt_agent::tls;
+use zt_common::ABI_VERSION;
+use zt_common::abi::Peer;
+use zt_common::address::Address;
+use zt_common::names;
+use zt_tests::agent_files::Workload;
+use zt_tests::ports;
+use zt_tests::{Agent, Cgroup, Sandbox};
+
+use crate::Plan;
+use crate::memory::resident;
+use crate::report::{Metric, Target};
+use crate::samples::Summary;
+use crate::world::{id, policy, rule};
+
+use self::others::{EACH, Others};
+
+/// How long all of them may take.
+const LIMIT: Duration = Duration::from_secs(120);
+/// What a start leaves behind is given back by then.
+const SETTLE: Duration = Duration::from_secs(3);
+/// The SPIFFE ID of a node's agent.
+const PATTERN: &str = "spiffe://hanzo.ai/agents/{node}";
+
+/// An authority, and where its certificates are.
+struct Certificates<'d> {
+    directory: &'d Path,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl<'d> Certificates<'d> {
+    fn new(directory: &'d Path) -> Result<Self> {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate()?;
+        fs::write(directory.join("ca.pem"), params.self_signed(&key)?.pem())?;
+        let issuer = Issuer::new(params, key);
+        Ok(Self { directory, issuer })
+    }
+
+    /// A certificate for the agent of a node.
+    fn files(&self, node: &str) -> Result<tls::Files> {
+        let files = tls::Files {
+            cert: self.directory.join(format!("{node}.pem")),
+            key: self.directory.join(format!("{node}.key")),
+            client_ca: self.directory.join("ca.pem"),
+        };
+        let mut params = CertificateParams::default();
+        let uri = PATTERN.replace("{node}", node);
+        params
+            .subject_alt_names
+            .push(SanType::URI(uri.as_str().try_into()?));
+        let key = KeyPair::generate()?;
+        fs::write(&files.cert, params.signed_by(&key, &self.issuer)?.pem())?;
+        fs::write(&files.key, key.serialize_pem())?;
+        Ok(files)
+    }
+}
+
+/// A node in the configuration of another one.
+fn entry(name: &str, address: &str, net: &str) -> Value {
+    json!({"name": name, "address": address, "speaksFor": [net], "identities": "*"})
+}
+
+/// A real agent for a node, with a managed tree and maps of its own.
+fn agent(
+    sandbox: &Sandbox,
+    certificates: &Certificates<'_>,
+    (node, listen): (&str, SocketAddr),
+    nodes: &[Value],
+    workloads: Vec<Workload>,
+) -> Result<Agent> {
+    let directory = sandbox.directory().join(node);
+    let files = certificates.files(node)?;
+    let (api, health) = ports::two()?;
+    let mut builder = sandbox
+        .agent_beside(node)?
+        .mode("enforce")
+        .policy(
+            "policy.yaml",
+            &policy("p", &rule("entity: host", "entity: host", 1)),
+        )?
+        .listens(api, health)
+        .config("node", json!(node))
+        .config("handshake", json!("auto"))
+        .config("managedCgroup", json!(sandbox.cgroup(node)?.relative()))
+        .config("bpffs", json!(sandbox.pins()?.join(node)))
+        .config(
+            "identity",
+            json!({
+                "source": ["file", "peers"],
+                "file": directory.join("workloads.yaml"),
+                "peers": {"listen": listen, "nodes": nodes, "id": PATTERN},
+            }),
+        )
+        .config(
+            "api",
+            json!({
+                "listen": api,
+                "health": health,
+                "socket": directory.join("agent.sock"),
+                "tls": {"cert": files.cert, "key": files.key, "clientCa": files.client_ca},
+            }),
+        );
+    for workload in workloads {
+        builder = builder.workload(workload);
+    }
+    builder.start()
+}
+
+/// What an agent's kernel knows of addresses.
+fn peers(sandbox: &Sandbox, node: &str) -> Result<HashMap<MapData, Address, Peer>> {
+    let maps = sandbox
+        .pins()?
+        .join(node)
+        .join(format!("v{ABI_VERSION}"))
+        .join("maps");
+    Ok(Map::HashMap(MapData::from_pin(maps.join(names::PEERS))?).try_into()?)
+}
+
+/// Waits until all of these are known.
+fn known(map: &HashMap<MapData, Address, Peer>, mut addresses: Vec<IpAddr>, pause: Duration) -> Result<()> {
+    let start = Instant::now();
+    while !addresses.is_empty() {
+        ensure!(
+            start.elapsed() < LIMIT,
+            "{} addresses are not known after {LIMIT:?}",
+            addresses.len()
+        );
+        addresses.retain(|address| {
+            let peer = map.get(&Address::from(*address), 0);
+            peer.is_err() || peer.is_ok_and(|peer| peer.node == 0)
+        });
+        std::thread::sleep(pause);
+    }
+    Ok(())
+}
+
+/// All of it.
+pub(crate) fn all(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
+    let count = plan.rounds(100, 500);
+    let sandbox = Sandbox::new("nodes")?;
+    let certificates = Certificates::new(sandbox.directory())?;
+    let (here, there) = ports::two()?;
+    let names: Vec<String> = (0..plan.rounds(6, 30))
+        .map(|number| format!("pod{number}"))
+        .collect();
+    let at = |number: usize| IpAddr::from([10, 200, 0, number as u8 + 1]);
+    let workloads = names.iter().enumerate().map(|(number, name)| {
+        let cgroup = Cgroup::at(sandbox.cgroup("a")?.relative().join(name))?;
+        Ok(Workload::new(&id(name), &cgroup).at([at(number)]))
+    });
+    let workloads = workloads.collect::<Result<Vec<_>>>()?;
+    let one = entry("a", &there.to_string(), "10.200.0.0/24");
+    let this = entry("z", &here.to_string(), "10.201.0.0/24");
+
+    let others = Others::new(&certificates, count, here)?;
+    let mut all = others.entries();
+    all.push(one);
+    let z = agent(&sandbox, &certificates, ("z", here), &all, Vec::new())?;
+    std::thread::sleep(SETTLE);
+    let pid = z.pid().context("the agent is running")?;
+    let before = resident(pid)?;
+    let map = peers(&sandbox, "z")?;
+    let start = Instant::now();
+    let others = others.start()?;
+    known(&map, others.last_of_each(), Duration::from_millis(5))?;
+    let seconds = start.elapsed().as_secs_f64();
+    let addresses = map.keys().flatten().count();
+    ensure!(addresses >= count * EACH, "only {addresses} addresses are known");
+    std::thread::sleep(SETTLE);
+    let after = resident(pid)?;
+    let line = format!("{count} nodes, {} addresses", count * EACH);
+    metrics.push(Metric::value(
+        format!("{line}: all connected and in the map"),
+        "s",
+        seconds,
+    ));
+    metrics.push(Metric::value(
+        format!("{line}: memory of the agent (RSS without maps)"),
+        "MiB",
+        after,
+    ));
+    metrics.push(Metric::value(
+        format!("  of that without other nodes' connections, {count} in the list"),
+        "MiB",
+        before,
+    ));
+
+    let _a = agent(&sandbox, &certificates, ("a", there), &[this], workloads)?;
+    let mut samples = Vec::new();
+    for (number, name) in names.iter().enumerate() {
+        // The next one shall not find the agents at work on this one.
+        std::thread::sleep(Duration::from_millis(100));
+        let cgroup = format!("a/{name}");
+        let start = Instant::now();
+        sandbox.cgroup(&cgroup)?;
+        known(&map, vec![at(number)], Duration::from_micros(100))?;
+        if number > 0 {
+            // With the first one the connection is made.
+            samples.push(start.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    let name = format!("new workload on one node → in the map of another, which has {count} more");
+    metrics.push(Metric::summed(name, "ms", Summary::of(&samples)).target(Target::AtMost(20.0)));
+    drop(others);
+    Ok(())
+}
