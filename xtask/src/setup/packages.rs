@@ -97,6 +97,10 @@ pub(super) const FOR_VM: [Program; 5] = [
 /// What asks the API in the benchmark; not needed for anything else.
 pub(super) const WRK: Program = Program::of("wrk", "wrk", "the benchmark's requests over HTTP").optional();
 
+/// What is measured beside zt; not needed for anything else.
+pub(super) const NFT: Program =
+    Program::of("nftables", "nft", "the benchmark of nftables beside zt").optional();
+
 /// What the tests against a real API server need besides that; not needed for anything else.
 pub(super) const FOR_APISERVER: [Program; 2] = [
     Program::of(
@@ -108,8 +112,9 @@ pub(super) const FOR_APISERVER: [Program; 2] = [
 ];
 
 /// Services that these packages would start and enable; nobody asked for them.
-const SERVICES: [&str; 4] = [
+const SERVICES: [&str; 5] = [
     "etcd.service",
+    "nftables.service",
     "redis-server.service",
     "postgresql.service",
     "prometheus.service",
