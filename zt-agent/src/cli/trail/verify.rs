@@ -108,9 +108,11 @@ pub(in super::super) async fn verify(arguments: &VerifyArgs) -> Result<Exit, Fai
     })
 }
 
-/// Whom to trust, and the last checkpoints that are noted beside this node's keys (`None` where these are not asked) and beside
-/// others'.
-fn trusted(arguments: &VerifyArgs) -> Result<(Trust, Option<Vec<Checkpoint>>, Vec<Checkpoint>), Failure> {
+/// The last checkpoints that are noted beside keys.
+type Last = Vec<Checkpoint>;
+
+/// Whom to trust, and what is noted beside this node's keys (`None` where these are not asked) and beside others'.
+fn trusted(arguments: &VerifyArgs) -> Result<(Trust, Option<Last>, Last), Failure> {
     let (mut trust, mut others) = (Trust::default(), Vec::new());
     for (texts, maintains) in [(&arguments.trust, false), (&arguments.maintainer, true)] {
         for text in texts {

@@ -2,7 +2,7 @@
 //! Who may open a socket of the SPIRE agent, by owners and modes, and what to do where the agent may not.
 //!
 //! SPIRE gives its admin socket the mode 0770. A SPIRE agent that is not root has one that is its own user's and group's, and an
-//! agent without CAP_DAC_OVERRIDE opens it as a member of that group.
+//! agent without `CAP_DAC_OVERRIDE` opens it as a member of that group.
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A spool goes on with a file from which entries went: honestly, or not.
 
+mod given_up;
+
 use std::collections::BTreeSet;
 
 use super::store::tamper;
@@ -315,25 +317,6 @@ async fn whatever_an_honest_spool_goes_through_nothing_is_said_of_it() {
 }
 
 #[tokio::test]
-async fn what_was_given_up_is_known_until_the_entries_before_it_have_gone() {
-    let mut node = node().await;
-    let spool = node.open().await;
-    for _ in 0..2 {
-        node.give_up(&spool, 3).await;
-        node.append(&spool, 2).await;
-    }
-    let head = spool.store().head().await.expect("reads").seq;
-    node.state(&spool, head).await;
-    drop(spool);
-    node.is_whole("killed before what was shipped had gone").await;
-    let spool = node.open().await;
-    assert_eq!(spool.store().next_gap(1).await.expect("reads"), Some(16));
-    node.ship(&spool, head).await;
-    node.state(&spool, head).await;
-    assert_eq!(spool.store().next_gap(1).await.expect("reads"), None);
-}
-
-#[tokio::test]
 async fn entries_that_the_server_refuses_and_that_cannot_be_read_are_passed() {
     let mut node = node().await;
     // Number 13 is damaged, and given up together with one that the server does not take.
@@ -393,23 +376,4 @@ async fn a_spool_that_went_with_its_volume_is_missed_where_it_held_something() {
     // An agent starts all the same, and what shows it is kept.
     node.goes_on().await.expect("goes on");
     assert_eq!(Keys::kept(&node.world.keys()).expect("reads"), 1);
-}
-
-#[tokio::test]
-async fn what_is_given_up_is_counted_with_all_that_it_stands_for() {
-    let mut node = Node::new();
-    let spool = node.open().await;
-    let mut entries = node.entries(10);
-    for entry in &mut entries {
-        if let Entry::Decision(record) = entry {
-            record.count = 1000;
-        }
-    }
-    spool.append(&entries, None).await.expect("kept");
-    node.ship(&spool, 2).await;
-    node.drop_oldest(&spool, 7).await;
-    let dropped = spool.store().shipping().await.expect("reads").dropped;
-    let decisions: u64 = entries[2..7].iter().map(Entry::weight).sum();
-    assert!(decisions > 2000, "{decisions}");
-    assert_eq!(dropped, decisions);
 }
