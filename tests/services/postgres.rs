@@ -39,6 +39,8 @@ mod partitions;
 mod roles;
 #[path = "postgres/shapes.rs"]
 mod shapes;
+#[path = "postgres/silent.rs"]
+mod silent;
 #[path = "postgres/spool.rs"]
 mod spool;
 #[path = "postgres/stated.rs"]

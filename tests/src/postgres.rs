@@ -10,11 +10,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use nix::unistd::{Uid, User};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, Uid, User};
 
-/// Stops the server and removes its directory when its standard input ends, which is when the test does.
-const WATCH: &str =
-    "cat >/dev/null; \"$0/pg_ctl\" --pgdata \"$1/data\" --mode immediate stop >/dev/null 2>&1; rm -rf \"$1\"";
+/// Stops the server, also one that was frozen, and removes its directory when its standard input ends, which is when the test
+/// does.
+const WATCH: &str = "cat >/dev/null; kill -CONT \"$(head -n 1 \"$1/data/postmaster.pid\")\" 2>/dev/null; \
+     \"$0/pg_ctl\" --pgdata \"$1/data\" --mode immediate stop >/dev/null 2>&1; rm -rf \"$1\"";
 
 /// The port of a server that listens on its socket alone.
 const PORT: u16 = 5432;
@@ -126,6 +128,29 @@ impl Server {
         let mut stop = self.program("pg_ctl");
         stop.arg("--pgdata").arg(self.directory.join("data"));
         self.run(stop.args(["--mode=immediate", "--wait", "stop"]))
+    }
+
+    /// Has it answer nobody and hang up on nobody, from this moment on: whatever it is at.
+    pub fn freeze(&self) -> Result<()> {
+        self.signal_all(Signal::SIGSTOP)
+    }
+
+    /// Has it go on as if no time had passed.
+    pub fn thaw(&self) -> Result<()> {
+        self.signal_all(Signal::SIGCONT)
+    }
+
+    /// Its first process before those that it made, so that it makes no more meanwhile.
+    fn signal_all(&self, signal: Signal) -> Result<()> {
+        let file = fs::read_to_string(self.directory.join("data/postmaster.pid"))?;
+        let first: i32 = file.lines().next().context("a process")?.trim().parse()?;
+        kill(Pid::from_raw(first), signal)?;
+        let children = fs::read_to_string(format!("/proc/{first}/task/{first}/children"))?;
+        for child in children.split_whitespace() {
+            // One that has ended meanwhile needs nothing.
+            let _ = kill(Pid::from_raw(child.parse()?), signal);
+        }
+        Ok(())
     }
 
     /// The DSN of a login.

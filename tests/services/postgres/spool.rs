@@ -3,6 +3,8 @@
 
 #[path = "spool/damage.rs"]
 mod damage;
+#[path = "spool/hung.rs"]
+mod hung;
 
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;

@@ -6,6 +6,7 @@ mod upkeep;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -20,6 +21,9 @@ use super::seal::Checkpoint;
 use super::spool::{Account, Shipper, Spool, WhenFull};
 use super::sqlite::{self, Store};
 use super::store::{Pruned, RingMark, Sink};
+
+/// How long connections to a server may take to end.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// What the configuration says of the trail.
 #[derive(Clone, Debug)]
@@ -227,7 +231,8 @@ impl Archive {
         match self {
             Self::Local(store) => store.close().await?,
             Self::Shared(shared) => {
-                shared.reader.close().await;
+                // A server that does not answer is not waited for.
+                let _ = tokio::time::timeout(GOODBYE, shared.reader.close()).await;
                 if let Some(spool) = Arc::into_inner(shared.spool) {
                     spool.close().await?;
                 }

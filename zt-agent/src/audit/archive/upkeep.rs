@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::ArchiveError;
-use crate::audit::postgres::{self, Maintainer, Target, Turn};
+use crate::audit::postgres::{self, Maintainer, PgError, Target, Turn};
 use crate::audit::seal::Keys;
 
 /// How often the tables are looked after.
@@ -15,6 +15,8 @@ const UPKEEP: Duration = Duration::from_secs(3600);
 /// How soon again where that failed; doubled each time up to the last. Without tables nothing can be shipped.
 const UPKEEP_SOON: Duration = Duration::from_secs(1);
 const UPKEEP_AGAIN: Duration = Duration::from_secs(60);
+/// How long the server is waited for when the agent stops. What it has not committed by then it takes back.
+const LAST_CHANCE: Duration = Duration::from_secs(5);
 
 /// Makes and drops partitions, until the agent stops: one agent at a time, of all that may. A login that may not does
 /// nothing: another one's work.
@@ -26,7 +28,19 @@ pub(super) async fn look_after(
 ) {
     let mut again = UPKEEP_SOON;
     while !*stopping.borrow_and_update() {
-        let wait = match keep(&target, retention_days, &keys).await {
+        let mut told = stopping.clone();
+        let late = async {
+            // An error means that nobody is there any more who could say so.
+            let _ = told.wait_for(|stopping| *stopping).await;
+            tokio::time::sleep(LAST_CHANCE).await;
+        };
+        // A server that has stopped answering, and hangs up on nobody, is connected to anew at the next look.
+        let keeping = tokio::time::timeout(UPKEEP, keep(&target, retention_days, &keys));
+        let kept = tokio::select! {
+            kept = keeping => kept.unwrap_or_else(|_| Err(PgError::Slow { seconds: UPKEEP.as_secs() }.into())),
+            () = late => return,
+        };
+        let wait = match kept {
             Ok(None) => {
                 tracing::info!("another agent looks after the partitions of the audit trail at this moment");
                 UPKEEP_AGAIN

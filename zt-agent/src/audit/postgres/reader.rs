@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use sqlx::Connection as _;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 
 use super::connect::{Role, Target};
@@ -14,6 +15,8 @@ use crate::audit::query::{Cursor, Filter, Graph, GraphFilter, MAX_LIMIT, MAX_SEE
 const PAGES: u32 = 4;
 /// Questions for sums at a time: each may keep the server busy for seconds, and no page waits for one.
 const SUMS: u32 = 2;
+/// How long a connection may take to be free for the next question; one that takes longer is closed.
+const READY: Duration = Duration::from_secs(5);
 
 /// Answers questions.
 #[derive(Debug, Clone)]
@@ -33,6 +36,13 @@ impl Reader {
                 .max_connections(connections)
                 .min_connections(0)
                 .acquire_timeout(Duration::from_secs(5))
+                // Of a question that was given up: whoever swallows all and never hangs up must not hold its place for ever.
+                .after_release(|connection, _| {
+                    Box::pin(async move {
+                        let answered = tokio::time::timeout(READY, connection.ping()).await;
+                        answered.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map(|()| true)
+                    })
+                })
                 .connect_lazy_with(target.options(Role::Reader))
         };
         Self {

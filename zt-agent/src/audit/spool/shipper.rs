@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The one task that takes records from the spool to the server.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -121,7 +122,8 @@ impl Shipper {
                 None => ahead(&self.spool, last, most).await,
             }
         };
-        let (sent, ahead) = tokio::join!(self.writer.send(batch, prepared.take()), ahead);
+        let sending = in_time(self.stopping.clone(), self.writer.send(batch, prepared.take()));
+        let (sent, ahead) = tokio::join!(sending, ahead);
         self.ahead = ahead;
         match sent {
             Ok(_) => {
@@ -178,7 +180,11 @@ impl Shipper {
         let gaps: Vec<_> = statements.gaps.iter().map(|(_, gap)| gap.clone()).collect();
         let checkpoints = statements.checkpoints.iter();
         let checkpoints: Vec<_> = checkpoints.map(|(_, checkpoint)| checkpoint.clone()).collect();
-        match self.writer.seal(&keys, &checkpoints, &gaps).await {
+        let sealing = in_time(
+            self.stopping.clone(),
+            self.writer.seal(&keys, &checkpoints, &gaps),
+        );
+        match sealing.await {
             Ok(()) => {}
             Err(error) if error.is_of_the_batch() => {
                 tracing::error!(%error, "PostgreSQL refuses what was signed: `audit verify` will find that it is not there");
@@ -206,6 +212,23 @@ impl Shipper {
         self.wait = (wait * 2).min(LAST_WAIT);
         let spread = f64::from(uuid::Uuid::now_v7().as_bytes()[15]) / 512.0;
         wait.mul_f64(1.0 - spread)
+    }
+}
+
+/// What the server answers. Where the agent stops, it is not waited for much longer: what it did not confirm is sent again.
+async fn in_time<T>(
+    mut stopping: watch::Receiver<bool>,
+    work: impl Future<Output = Result<T, PgError>>,
+) -> Result<T, PgError> {
+    let late = async {
+        // An error means that nobody is there any more who could say so.
+        let _ = stopping.wait_for(|stopping| *stopping).await;
+        tokio::time::sleep(LAST_CHANCE).await;
+    };
+    tokio::select! {
+        biased;
+        done = work => done,
+        () = late => Err(PgError::Slow { seconds: LAST_CHANCE.as_secs() }),
     }
 }
 
