@@ -103,7 +103,8 @@ impl Mounts {
         self.run(&["mount", "-t", "bpf", "bpf", BPFFS])
     }
 
-    fn run(&self, words: &[&str]) -> Result<()> {
+    /// Runs a command in there.
+    pub fn run(&self, words: &[&str]) -> Result<()> {
         let enter = self.enter();
         let output = Command::new(&enter[0]).args(&enter[1..]).args(words).output()?;
         ensure!(
