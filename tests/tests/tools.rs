@@ -93,6 +93,7 @@ fn what_is_broken_is_found() -> Result<()> {
         ("policy.files", "in force"),
         ("identity.file", "2 workloads"),
         ("audit.file", "entries"),
+        ("audit.damaged", "no damaged file"),
         ("clock.steps", "was not set"),
     ] {
         report.says(check, "ok", found);

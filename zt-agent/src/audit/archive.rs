@@ -20,7 +20,7 @@ use super::record::Entry;
 use super::seal::Checkpoint;
 use super::spool::{Account, Shipper, Spool, WhenFull};
 use super::sqlite::{self, Store};
-use super::store::{Pruned, RingMark, Sink};
+use super::store::{Pruned, PutAside, RingMark, Sink};
 
 /// How long connections to a server may take to end.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -193,7 +193,10 @@ impl Archive {
 
     /// Names that earlier runs remembered, the most recent first, at most `limit`.
     pub async fn remembered(&self, limit: usize) -> Result<Vec<Named>, ArchiveError> {
-        Ok(self.file().remembered(limit).await?)
+        Ok(match self {
+            Self::Local(store) => store.remembered(limit).await?,
+            Self::Shared(shared) => shared.spool.remembered(limit).await?,
+        })
     }
 
     /// The last checkpoint that this machine's trail signed, in whatever run.
@@ -268,7 +271,11 @@ impl Sink for Archive {
     }
 
     async fn remember(&self, names: &[Named]) -> Result<(), ArchiveError> {
-        Ok(self.file().remember(names).await?)
+        match self {
+            Self::Local(store) => store.remember(names).await?,
+            Self::Shared(shared) => shared.spool.remember(names).await?,
+        }
+        Ok(())
     }
 
     async fn prune(&self) -> Result<Pruned, ArchiveError> {
@@ -291,5 +298,16 @@ impl Sink for Archive {
 
     fn breaks(&self) -> Result<u64, ArchiveError> {
         Ok(self.file().breaks()?)
+    }
+
+    fn put_aside(&self) -> PutAside {
+        match self {
+            Self::Local(store) => store.put_aside(),
+            Self::Shared(shared) => shared.spool.put_aside(),
+        }
+    }
+
+    fn damaged(&self) -> Result<u64, ArchiveError> {
+        Ok(self.file().damaged()?)
     }
 }

@@ -17,6 +17,7 @@
 //! * a store that fails, or takes longer than [`Settings::patience`], while the ring buffer is filling up: what is
 //!   waiting, in [`Losses::store_failed`]. A batch that the store hangs on is counted when the store has said what became of
 //!   it; an agent killed before that has counted it nowhere;
+//! * a file that is damaged, with what it had stored: [`Losses::store_damaged`];
 //! * what the node itself hands over while its room is taken: [`Losses::queue_full`];
 //! * what does not come from the ring and is left at the deadline of a shutdown, or comes after it:
 //!   [`Losses::shut_down`].

@@ -14,6 +14,7 @@
 //! in the chain, and a signed statement takes it on the server: see [`Gap`].
 
 mod account;
+mod anew;
 mod batches;
 mod error;
 mod lost;
@@ -24,9 +25,10 @@ mod when_full;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, MutexGuard, Notify};
 
 pub use self::account::Account;
+use self::account::Position;
 pub use self::error::SpoolError;
 use self::recent::Recent;
 pub use self::shipper::Shipper;
@@ -35,8 +37,8 @@ use super::chain::Head;
 use super::names::Named;
 use super::record::Entry;
 use super::seal::{Checkpoint, Gap};
-use super::sqlite::{self, Shipping, Store, StoreError, Use};
-use super::store::{Pruned, RingMark, Sink};
+use super::sqlite::{self, Before, Shipping, Store, StoreError, Use};
+use super::store::{Pruned, PutAside, RingMark, Sink};
 
 /// An open spool.
 #[derive(Debug)]
@@ -46,6 +48,10 @@ pub struct Spool {
     when_full: WhenFull,
     full: AtomicBool,
     state: Mutex<State>,
+    /// Held by who appends, so that no file goes meanwhile.
+    turn: Mutex<()>,
+    /// Held by the shipper while something is under way, so that no file goes meanwhile.
+    flight: Mutex<()>,
     recent: std::sync::Mutex<Recent>,
     account: Arc<Account>,
     more: Notify,
@@ -56,26 +62,46 @@ pub struct Spool {
 struct Statements {
     gaps: Vec<(i64, Gap)>,
     checkpoints: Vec<(i64, Checkpoint)>,
+    /// Of spools that were in the place of this one.
+    before: Vec<(i64, Before)>,
+}
+
+impl Statements {
+    const fn is_empty(&self) -> bool {
+        self.gaps.is_empty() && self.checkpoints.is_empty() && self.before.is_empty()
+    }
+
+    fn gaps(&self) -> Vec<Gap> {
+        let before = self.before.iter().map(|(_, before)| before.gap.clone());
+        before
+            .chain(self.gaps.iter().map(|(_, gap)| gap.clone()))
+            .collect()
+    }
+
+    fn checkpoints(&self) -> Vec<Checkpoint> {
+        let before = self.before.iter();
+        let before = before.filter_map(|(_, before)| before.checkpoint.clone());
+        before
+            .chain(self.checkpoints.iter().map(|(_, checkpoint)| checkpoint.clone()))
+            .collect()
+    }
 }
 
 /// How far shipping is.
 #[derive(Debug)]
 struct State {
+    /// Which of the files that the store has had this is of.
+    file: u64,
     head: Head,
     noted: Shipping,
     /// Up to here what was shipped has been removed.
     tidied: u64,
 }
 
-impl Spool {
-    /// Opens the spool; `settings` are those of its file. Room is made as `when_full` says.
-    pub async fn open(settings: sqlite::Settings, when_full: WhenFull) -> Result<Self, StoreError> {
-        let limit = settings.max_disk_bytes;
-        let settings = sqlite::Settings {
-            retention_days: None,
-            ..settings
-        };
-        let store = Store::open_as(settings, Use::Spool).await?;
+impl State {
+    /// What a file says that is there; its first checkpoint, where it has none.
+    async fn of(store: &Store) -> Result<Self, StoreError> {
+        let file = store.times_replaced();
         let (head, noted) = (store.head().await?, store.shipping().await?);
         if head.seq == 0 {
             // Says before the first record whose chain this is.
@@ -87,23 +113,47 @@ impl Spool {
                 sealed => drop(sealed?),
             }
         }
+        Ok(Self {
+            file,
+            head,
+            noted,
+            // What was left is removed with the first segment.
+            tidied: 0,
+        })
+    }
+}
+
+impl Spool {
+    /// Opens the spool; `settings` are those of its file. Room is made as `when_full` says.
+    pub async fn open(settings: sqlite::Settings, when_full: WhenFull) -> Result<Self, StoreError> {
+        let limit = settings.max_disk_bytes;
+        let settings = sqlite::Settings {
+            retention_days: None,
+            ..settings
+        };
+        let store = Store::open_as(settings, Use::Spool).await?;
+        let state = match State::of(&store).await {
+            Err(error) if error.is_damage() => {
+                store.begin_anew(store.times_replaced(), error, None).await?;
+                State::of(&store).await?
+            }
+            state => state?,
+        };
         let spool = Self {
-            store,
             limit,
             when_full,
             full: AtomicBool::new(false),
             recent: std::sync::Mutex::default(),
             account: Arc::default(),
             more: Notify::new(),
-            state: Mutex::new(State {
-                head,
-                noted,
-                // What was left is removed with the first segment.
-                tidied: 0,
-            }),
+            state: Mutex::new(state),
+            turn: Mutex::default(),
+            flight: Mutex::default(),
+            store,
         };
+        spool.account.lost_to_damage(spool.store.lost_to_damage());
         spool.measure().await?;
-        let state = spool.state.lock().await;
+        let state = spool.state().await?;
         spool.moved(&state).await?;
         drop(state);
         Ok(spool)
@@ -116,10 +166,12 @@ impl Spool {
 
     /// Waits until what is stored now has been shipped, dropped or refused.
     pub async fn shipped_so_far(&self) {
-        let Ok(head) = self.store.head().await else { return };
         let mut moved = self.account.watch();
+        let file = moved.borrow().file;
+        let Ok(head) = self.store.head().await else { return };
+        let is_done = |at: &Position| at.file != file || at.shipped >= head.seq;
         // An error means that the account is gone, and with it the spool.
-        let _ = moved.wait_for(|shipped| *shipped >= head.seq).await;
+        let _ = moved.wait_for(is_done).await;
     }
 
     /// The file.
@@ -127,9 +179,25 @@ impl Spool {
         &self.store
     }
 
+    /// Names that earlier runs remembered, the most recent first, at most `limit`.
+    pub async fn remembered(&self, limit: usize) -> Result<Vec<Named>, SpoolError> {
+        self.or_anew(|| async move { Ok(self.store.remembered(limit).await?) })
+            .await
+    }
+
     /// Closes the file.
     pub async fn close(self) -> Result<(), StoreError> {
         self.store.close().await
+    }
+
+    /// How far shipping is, in the file that is there.
+    async fn state(&self) -> Result<MutexGuard<'_, State>, StoreError> {
+        let mut state = self.state.lock().await;
+        if state.file != self.store.times_replaced() {
+            *state = State::of(&self.store).await?;
+            self.moved(&state).await?;
+        }
+        Ok(state)
     }
 
     fn recent(&self) -> std::sync::MutexGuard<'_, Recent> {
@@ -139,23 +207,28 @@ impl Spool {
     /// What was signed and the server does not have: statements of what was given up before an entry, and the checkpoints
     /// of what it has.
     async fn statements(&self, before: u64) -> Result<Statements, StoreError> {
-        let noted = self.state.lock().await.noted;
+        let noted = self.state().await?.noted;
         Ok(Statements {
             gaps: self.store.stated_gaps(before).await?,
             checkpoints: self
                 .store
                 .checkpoints_after(noted.checkpoint, noted.shipped)
                 .await?,
+            before: self.store.stated_before().await?,
         })
     }
 
     /// Notes that these are on the server.
     async fn stated(&self, statements: &Statements) -> Result<(), StoreError> {
-        let mut state = self.state.lock().await;
+        let mut state = self.state().await?;
         let mut noted = state.noted;
         if !statements.gaps.is_empty() {
             let rows: Vec<i64> = statements.gaps.iter().map(|(row, _)| *row).collect();
             self.store.gaps_shipped(&rows, noted.shipped).await?;
+        }
+        if !statements.before.is_empty() {
+            let rows: Vec<i64> = statements.before.iter().map(|(row, _)| *row).collect();
+            self.store.before_shipped(&rows).await?;
         }
         if let Some((row, _)) = statements.checkpoints.last() {
             noted.checkpoint = *row;
@@ -169,7 +242,7 @@ impl Spool {
 
     /// Removes the oldest segment, and counts what of it was neither shipped nor is under way.
     async fn drop_oldest(&self) -> Result<u64, StoreError> {
-        let mut state = self.state.lock().await;
+        let mut state = self.state().await?;
         let Some(end) = self.store.end_of_oldest_segment().await? else {
             return Ok(0);
         };
@@ -195,19 +268,9 @@ impl Spool {
         Ok(())
     }
 
-    /// Looks how much of the file is in use.
-    async fn measure(&self) -> Result<bool, StoreError> {
-        let used = self.store.used_bytes().await?;
-        self.account.used(used);
-        // An eighth is left to the write-ahead log and to what comes in until the next look.
-        Ok(used > self.limit - self.limit / 8)
-    }
-}
-
-impl Sink for Spool {
-    type Error = SpoolError;
-
-    async fn append(&self, entries: &[Entry], mark: Option<RingMark>) -> Result<(), SpoolError> {
+    /// Keeps a batch.
+    async fn take(&self, entries: &[Entry], mark: Option<RingMark>) -> Result<(), SpoolError> {
+        let _turn = self.turn.lock().await;
         if self.full.load(Ordering::Relaxed) && !entries.is_empty() {
             // Where the ring buffer is accounted for moves on all the same, and so does the chain: these are counted, not
             // kept.
@@ -229,13 +292,10 @@ impl Sink for Spool {
         Ok(())
     }
 
-    async fn remember(&self, names: &[Named]) -> Result<(), SpoolError> {
-        Ok(self.store.remember(names).await?)
-    }
-
-    async fn prune(&self) -> Result<Pruned, SpoolError> {
+    /// Enforces the limit on space.
+    async fn make_room(&self) -> Result<Pruned, SpoolError> {
         let full = self.measure().await?;
-        let mut state = self.state.lock().await;
+        let mut state = self.state().await?;
         state.head = self.store.head().await?;
         self.moved(&state).await?;
         drop(state);
@@ -254,12 +314,39 @@ impl Sink for Spool {
         Ok(pruned)
     }
 
+    /// Looks how much of the file is in use.
+    async fn measure(&self) -> Result<bool, StoreError> {
+        let used = self.store.used_bytes().await?;
+        self.account.used(used);
+        // An eighth is left to the write-ahead log and to what comes in until the next look.
+        Ok(used > self.limit - self.limit / 8)
+    }
+}
+
+impl Sink for Spool {
+    type Error = SpoolError;
+
+    async fn append(&self, entries: &[Entry], mark: Option<RingMark>) -> Result<(), SpoolError> {
+        self.or_anew(|| self.take(entries, mark)).await
+    }
+
+    async fn remember(&self, names: &[Named]) -> Result<(), SpoolError> {
+        self.or_anew(|| async move { Ok(self.store.remember(names).await?) })
+            .await
+    }
+
+    async fn prune(&self) -> Result<Pruned, SpoolError> {
+        self.or_anew(|| self.make_room()).await
+    }
+
     fn takes_evaluations(&self) -> bool {
         self.store.takes_evaluations()
     }
 
     async fn seal(&self) -> Result<Option<Checkpoint>, SpoolError> {
-        let sealed = self.store.seal().await?;
+        let sealed = self
+            .or_anew(|| async move { Ok(self.store.seal().await?) })
+            .await?;
         if sealed.is_some() {
             self.more.notify_one();
         }
@@ -268,5 +355,17 @@ impl Sink for Spool {
 
     fn breaks(&self) -> Result<u64, SpoolError> {
         Ok(self.store.breaks()?)
+    }
+
+    fn put_aside(&self) -> PutAside {
+        PutAside {
+            files: self.store.times_replaced(),
+            // They are in the account of the spool.
+            records: 0,
+        }
+    }
+
+    fn damaged(&self) -> Result<u64, SpoolError> {
+        Ok(self.store.damaged()?)
     }
 }

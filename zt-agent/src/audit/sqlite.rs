@@ -11,9 +11,15 @@
 //! Durability: a commit survives a crash of the agent. What a crash of the *machine* may take, [`Durability`] says; it never
 //! damages what is older.
 
+mod age;
 mod alone;
+mod anew;
 mod append;
+mod aside;
+mod before;
 mod bulk;
+mod carried;
+mod connections;
 mod continuity;
 mod counts;
 mod dsn;
@@ -41,20 +47,21 @@ mod told;
 mod traffic;
 mod usage;
 mod watched;
+mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::AtomicU64;
 
-use sqlx::sqlite::{
-    SqliteAutoVacuum, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool,
-    SqlitePoolOptions, SqliteSynchronous,
-};
-use sqlx::{Connection, Executor as _};
+use sqlx::Connection as _;
+use sqlx::sqlite::SqlitePool;
 use tokio::sync::Mutex;
 
 use self::alone::Alone;
 pub use self::append::Links;
+pub use self::aside::damaged_beside;
+pub use self::before::Before;
+use self::connections::{Replaced, pools};
 pub use self::durability::Durability;
 pub use self::error::StoreError;
 pub use self::read::{Reader, Shipped, default_keys};
@@ -62,12 +69,13 @@ pub use self::schema::SEGMENT_ROWS;
 pub use self::ship::Shipping;
 pub use self::usage::Use;
 use self::watched::Watched;
+use self::writer::Writer;
 use super::chain::Head;
-use super::names::{Kind, Named};
+use super::names::Named;
 use super::query::{Cursor, Filter, Graph, GraphFilter, Page, RuleHits, Traffic};
 use super::record::{Entry, Timestamp};
 use super::seal::{Checkpoint, Keys};
-use super::store::{Pruned, RingMark, Sink};
+use super::store::{Pruned, PutAside, RingMark, Sink};
 
 /// Where the trail is kept and for how long.
 #[derive(Clone, Debug)]
@@ -89,7 +97,11 @@ pub struct Settings {
 pub struct Store {
     path: PathBuf,
     settings: Settings,
+    used_as: Use,
     writer: Mutex<Writer>,
+    replaced: Arc<Replaced>,
+    /// Entries that were lost with damaged files.
+    lost: AtomicU64,
     /// For questions, each of which holds one connection and never a second.
     readers: SqlitePool,
     /// For what the agent itself looks up: shipping and housekeeping wait for no question.
@@ -97,24 +109,8 @@ pub struct Store {
     share: Arc<share::Share>,
     syncer: Option<durability::Syncer>,
     /// Held until the store is gone.
-    _alone: Option<Alone>,
+    alone: Option<Alone>,
 }
-
-/// The one connection that writes.
-#[derive(Debug)]
-struct Writer {
-    connection: SqliteConnection,
-    known: append::Known,
-    watched: Watched,
-    share: Arc<share::Share>,
-    sync: Durability,
-}
-
-/// Questions at a time, and looks of the agent itself. Each holds a connection with its cache.
-const READERS: u32 = 4;
-const HOUSE: u32 = 2;
-/// Pages of write-ahead log after which it is written back: 16 MiB.
-const CHECKPOINT_PAGES: &str = "4000";
 
 impl Store {
     /// Opens the store of a trail; makes directory (0700), file (0600) and tables where they are missing.
@@ -122,73 +118,65 @@ impl Store {
         Self::open_as(settings, Use::Trail).await
     }
 
-    /// The same for either use. Waits for a process that records into the file to end, for a while.
+    /// The same for either use. Waits for a process that records into the file to end, for a while. A file that is damaged is put
+    /// aside, and another one takes its place.
     pub(super) async fn open_as(settings: Settings, used_as: Use) -> Result<Self, StoreError> {
         let path = dsn::path(&settings.dsn)?;
+        let was_there = path.exists();
         dsn::create(&path)?;
         let alone = alone::wait(&path, alone::PATIENCE).await?;
-        Self::open_with(settings, used_as, alone).await
+        let keys = settings.keys.as_deref();
+        keys.map(Keys::open).transpose()?;
+        let share = Arc::new(share::Share::default());
+        let how = (used_as, settings.sync);
+        let emptied = was_there && aside::is_emptied(&path, keys);
+        let opened = if emptied {
+            Err(StoreError::Emptied { path: path.clone() })
+        } else {
+            Writer::open(&path, how, alone.is_some(), &share).await
+        };
+        let (writer, lost) = match opened {
+            Err(why) if why.is_damage() && (emptied || aside::is_ours(&path, keys)) => {
+                let lost = anew::give_up_unopened(&path, used_as, &settings, &why).await?;
+                (Writer::open(&path, how, alone.is_some(), &share).await?, lost)
+            }
+            opened => (opened?, 0),
+        };
+        Ok(Self::with(settings, path, (writer, share), (alone, lost)))
     }
 
     /// Opens the store of a trail into which another process may record: for who removes what is old, and appends nothing.
     pub async fn visit(settings: Settings) -> Result<Self, StoreError> {
-        Self::open_with(settings, Use::Trail, None).await
-    }
-
-    async fn open_with(settings: Settings, used_as: Use, alone: Option<Alone>) -> Result<Self, StoreError> {
         let path = dsn::path(&settings.dsn)?;
         dsn::create(&path)?;
-        if let Some(keys) = &settings.keys {
-            Keys::open(keys)?;
-        }
-        let failed = |source| StoreError::Open {
-            path: path.clone(),
-            source,
-        };
-        let mut connection = SqliteConnection::connect_with(&options(&path, settings.sync))
-            .await
-            .map_err(failed)?;
-        schema::migrate(&mut connection, &path).await?;
-        let pool = |connections| {
-            SqlitePoolOptions::new()
-                .max_connections(connections)
-                .min_connections(0)
-                .acquire_timeout(Duration::from_secs(5))
-                // A file does not hang up.
-                .test_before_acquire(false)
-        };
-        let readers = pool(READERS)
-            .after_connect(|connection, _| {
-                Box::pin(async move { connection.execute(select::WANTED).await.map(|_| ()) })
-            })
-            .connect_lazy_with(reading(&path));
-        let house = pool(HOUSE).connect_lazy_with(reading(&path));
-        share::prepare(&mut connection).await?;
-        told::prepare(&mut connection).await?;
+        settings.keys.as_deref().map(Keys::open).transpose()?;
         let share = Arc::new(share::Share::default());
-        share.count(&mut connection).await?;
-        let at = match &alone {
-            Some(_) => Some(place::head(&mut connection).await?),
-            None => None,
-        };
-        let writer = Mutex::new(Writer {
-            connection,
-            known: append::Known::default(),
-            watched: Watched::new(&path, used_as, at),
-            share: Arc::clone(&share),
-            sync: settings.sync,
-        });
+        let writer = Writer::open(&path, (Use::Trail, settings.sync), false, &share).await?;
+        Ok(Self::with(settings, path, (writer, share), (None, 0)))
+    }
+
+    fn with(
+        settings: Settings,
+        path: PathBuf,
+        (writer, share): (Writer, Arc<share::Share>),
+        (alone, lost): (Option<Alone>, u64),
+    ) -> Self {
+        let replaced = Arc::new(Replaced::default());
+        let (readers, house) = pools(&path, &replaced);
         let syncer = (settings.sync == Durability::Second).then(|| durability::Syncer::start(&path));
-        Ok(Self {
+        Self {
             path,
             settings,
-            writer,
+            used_as: writer.watched.used_as,
+            writer: Mutex::new(writer),
+            replaced,
+            lost: AtomicU64::new(lost),
             readers,
             house,
             share,
             syncer,
-            _alone: alone,
-        })
+            alone,
+        }
     }
 
     /// Bounds what evaluations over the API may take of the file, in percent of its limit. A hundred is no bound.
@@ -234,19 +222,8 @@ impl Store {
 
     /// Names that earlier runs remembered, the most recent first, at most `limit`.
     pub async fn remembered(&self, limit: usize) -> Result<Vec<Named>, StoreError> {
-        let rows: Vec<(String, i64, String)> =
-            sqlx::query_as("SELECT kind, number, text FROM number ORDER BY row DESC LIMIT ?")
-                .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-                .fetch_all(&self.readers)
-                .await?;
-        let named = |(kind, number, text): (String, i64, String)| {
-            Some(Named {
-                kind: Kind::from_name(&kind)?,
-                number: number.cast_unsigned(),
-                text: Arc::from(text),
-            })
-        };
-        Ok(rows.into_iter().filter_map(named).collect())
+        let read = || async move { append::remembered(&mut *self.house.acquire().await?, limit).await };
+        self.or_anew(read).await
     }
 
     /// Keeps a batch, as [`Sink::append`]. Returns the places of its entries; `None` where there was nothing to do.
@@ -274,15 +251,7 @@ impl Store {
 
     /// Up to where the ring buffer is accounted for, as the last batch said that had an opinion.
     pub async fn ring_mark(&self) -> Result<Option<RingMark>, StoreError> {
-        let (ring, position): (Option<Vec<u8>>, Option<i64>) =
-            sqlx::query_as("SELECT ring, ring_position FROM trail")
-                .fetch_one(&self.house)
-                .await?;
-        let ring = ring.and_then(|ring| uuid::Uuid::from_slice(&ring).ok());
-        Ok(ring.zip(position).map(|(ring, position)| RingMark {
-            ring,
-            position: position.cast_unsigned(),
-        }))
+        place::ring_mark(&mut *self.house.acquire().await?).await
     }
 
     /// What went through this store since it was made.
@@ -331,16 +300,19 @@ impl Sink for Store {
     type Error = StoreError;
 
     async fn append(&self, entries: &[Entry], mark: Option<RingMark>) -> Result<(), StoreError> {
-        self.keep(entries, mark).await?;
+        self.or_anew(|| self.keep(entries, mark)).await?;
         Ok(())
     }
 
     async fn remember(&self, names: &[Named]) -> Result<(), StoreError> {
-        append::remember(&mut self.writer.lock().await.connection, names).await
+        let remember =
+            || async move { append::remember(&mut self.writer.lock().await.connection, names).await };
+        self.or_anew(remember).await
     }
 
     async fn prune(&self) -> Result<Pruned, StoreError> {
-        prune::prune(&mut *self.writer.lock().await, &self.settings).await
+        let prune = || async move { prune::prune(&mut *self.writer.lock().await, &self.settings).await };
+        self.or_anew(prune).await
     }
 
     fn takes_evaluations(&self) -> bool {
@@ -348,50 +320,23 @@ impl Sink for Store {
     }
 
     async fn seal(&self) -> Result<Option<Checkpoint>, StoreError> {
-        match &self.settings.keys {
-            Some(keys) => {
-                // What it cannot do is done where others wait.
-                if let Err(error) = self.look_ahead(keys).await {
-                    tracing::debug!(%error, "cannot look ahead whether the audit trail goes on");
-                }
-                seal::seal(&mut *self.writer.lock().await, keys).await
-            }
-            None => Ok(None),
-        }
+        self.or_anew(|| self.sign()).await
     }
 
     fn breaks(&self) -> Result<u64, StoreError> {
         Ok(self.settings.keys.as_deref().map_or(Ok(0), Keys::kept)?)
     }
-}
 
-fn options(path: &Path, sync: Durability) -> SqliteConnectOptions {
-    SqliteConnectOptions::new()
-        .filename(path)
-        .create_if_missing(false)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(match sync {
-            Durability::Batch => SqliteSynchronous::Full,
-            Durability::Second => SqliteSynchronous::Normal,
-        })
-        // Lets a lowered limit give space back to the file system; takes effect when the file is new.
-        .auto_vacuum(SqliteAutoVacuum::Incremental)
-        .busy_timeout(Duration::from_secs(5))
-        .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
-        .pragma("journal_size_limit", "33554432")
-        .pragma("cache_size", "-4096")
-        .pragma("trusted_schema", "OFF")
-        .pragma("temp_store", "MEMORY")
-}
+    fn put_aside(&self) -> PutAside {
+        PutAside {
+            files: self.times_replaced(),
+            records: self.lost_to_damage(),
+        }
+    }
 
-/// What is a property of the file is left to the writer: a connection that may not write cannot set it either.
-fn reading(path: &Path) -> SqliteConnectOptions {
-    SqliteConnectOptions::new()
-        .filename(path)
-        .read_only(true)
-        .busy_timeout(Duration::from_secs(5))
-        .pragma("cache_size", "-4096")
-        .pragma("trusted_schema", "OFF")
+    fn damaged(&self) -> Result<u64, StoreError> {
+        Ok(self.damaged_files()?.len() as u64)
+    }
 }
 
 #[cfg(test)]

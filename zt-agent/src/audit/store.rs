@@ -44,6 +44,25 @@ pub trait Sink: Send + Sync + 'static {
     fn breaks(&self) -> Result<u64, Self::Error> {
         Ok(0)
     }
+
+    /// What was put aside since the start because it was damaged.
+    fn put_aside(&self) -> PutAside {
+        PutAside::default()
+    }
+
+    /// How many damaged files were put aside, by whatever run: until somebody takes them away.
+    fn damaged(&self) -> Result<u64, Self::Error> {
+        Ok(0)
+    }
+}
+
+/// What was put aside since the start because it was damaged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PutAside {
+    /// Files.
+    pub files: u64,
+    /// Records in them, that the trail does not have any more. What a spool loses is in its own account.
+    pub records: u64,
 }
 
 /// A whole trail at one moment, from its beginning.

@@ -2,6 +2,7 @@
 //! Where decisions are recorded: the local file, the server behind it, and the keys.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -9,7 +10,7 @@ use super::finding::Finding;
 use crate::audit::archive;
 use crate::audit::postgres::{Examined, Target, examine};
 use crate::audit::record::Timestamp;
-use crate::audit::sqlite::{Reader, StoreError, Use, default_keys};
+use crate::audit::sqlite::{Reader, StoreError, Use, damaged_beside, default_keys};
 use crate::config::Config;
 
 /// Nanoseconds by which clocks may differ: past this, nobody drops what is old.
@@ -58,6 +59,7 @@ pub(super) async fn look(config: &Config, now: i64) -> Vec<Finding> {
         None
     };
     findings.push(local(&path, held.as_ref(), now));
+    findings.push(damaged(&path, damaged_beside(&path)));
     let configured = config.audit.keys.clone();
     let directory = configured.unwrap_or_else(|| default_keys(&path));
     findings.push(keys(&directory, &private_parts(&directory)));
@@ -82,6 +84,10 @@ fn local(path: &Path, held: Option<&Result<Held, StoreError>>, now: i64) -> Find
         None => {
             return Finding::not_applicable(CHECK, format!("{shown} is made by the first agent that starts"));
         }
+        Some(Err(error)) if error.is_damage() => {
+            let remedy = "look at the disk, and whether the name is right: an agent that comes upon a damaged file of its own puts it aside and goes on in a new one";
+            return Finding::failed(CHECK, error.to_string(), remedy);
+        }
         Some(Err(error)) => {
             let remedy = "the message says which release or file is meant; `zt-agent audit verify` tells what is damaged";
             return Finding::failed(CHECK, error.to_string(), remedy);
@@ -104,6 +110,30 @@ fn local(path: &Path, held: Option<&Result<Held, StoreError>>, now: i64) -> Find
         ),
         Some(waiting) => Finding::ok(CHECK, format!("{found}; {waiting} wait for PostgreSQL")),
         None => Finding::ok(CHECK, found),
+    }
+}
+
+/// Files that were put aside because they were damaged.
+fn damaged(path: &Path, found: io::Result<Vec<PathBuf>>) -> Finding {
+    const CHECK: &str = "audit.damaged";
+    match found {
+        Ok(files) if files.is_empty() => {
+            Finding::ok(CHECK, format!("no damaged file lies beside {}", path.display()))
+        }
+        Ok(files) => {
+            let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+            let found = format!("damaged, and put aside by the agent: {}", names.join(", "));
+            let remedy = "look at the disk; docs/audit.md, A damaged file, says how to bring back what can be read; then move it away, and with it what the directory of the keys keeps of its writer";
+            Finding::warning(CHECK, found, remedy)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Finding::not_applicable(CHECK, format!("nothing is where {} will be", path.display()))
+        }
+        Err(error) => Finding::warning(
+            CHECK,
+            format!("cannot look beside {}: {error}", path.display()),
+            "run this as root",
+        ),
     }
 }
 

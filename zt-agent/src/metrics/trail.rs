@@ -52,6 +52,11 @@ pub(super) fn trail(writer: &mut Writer<'_>, metrics: &Metrics) -> fmt::Result {
         "Signed checkpoints that the trail does not go on from: kept beside the keys until somebody takes them away",
         stats.chain_breaks() as f64,
     )?;
+    writer.gauge(
+        "zt_audit_damaged_files",
+        "Damaged files of the trail or the spool that were put aside: beside the one in use until somebody takes them away",
+        stats.damaged_files() as f64,
+    )?;
     if let Some((seq, time)) = stats.checkpoint() {
         writer.gauge(
             "zt_audit_checkpoint_seq",

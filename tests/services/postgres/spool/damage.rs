@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What was damaged in the spool, or changed on the server.
 
+use std::os::unix::fs::FileExt as _;
+
 use super::*;
 
 /// Changes the spool's file as no code of ours would.
@@ -105,4 +107,81 @@ async fn a_changed_record_on_the_server_is_found() {
             .expect("as before");
         assert!(world.report().await.is_clean(), "after {change}");
     }
+}
+
+/// Has all that was committed written to the file itself, and overwrites all of it but the first page.
+async fn overwrite(world: &World) {
+    meddle(
+        world,
+        "UPDATE trail SET stored = stored; PRAGMA wal_checkpoint(TRUNCATE)",
+    )
+    .await;
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .open(world.directory.path().join("spool.db"))
+        .expect("opens");
+    let pages = file.metadata().expect("length").len() / 4096;
+    for page in 1..pages {
+        file.write_all_at(&[0xa5; 4096], page * 4096)
+            .expect("overwritten");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_that_is_damaged_loses_what_waited_counted_and_stated_and_ships_what_comes() {
+    const SHIPPED: u64 = 3000;
+    const LOST: u64 = 5000;
+    const LATER: u64 = 2000;
+    let world = World::new().await;
+    let spool = world.open(1 << 30, WhenFull::Oldest).await;
+    let shipping = world.ship(&spool);
+    let maker = maker(today(), 1_000_000, 20);
+    append(&spool, &maker, 0..SHIPPED).await;
+    spool.seal().await.expect("sealed");
+    until_shipped(&spool, SHIPPED).await;
+    until("the end to be signed", async || {
+        world.number("SELECT count(*) FROM zt_audit.checkpoint WHERE seq = 3000") == 1
+    })
+    .await;
+    shipping.end().await;
+
+    append(&spool, &maker, SHIPPED..SHIPPED + LOST).await;
+    overwrite(&world).await;
+    // Nothing of this is lost: it is stored in the file that takes the place of the other.
+    let later = SHIPPED + LOST..SHIPPED + LOST + LATER;
+    assert_eq!(append(&spool, &maker, later).await, 0);
+    assert_eq!(spool.account().losses()[4], ("spool_damaged", LOST));
+    assert_eq!(spool.account().waiting(), LATER);
+    let aside = sqlite::damaged_beside(&world.directory.path().join("spool.db")).expect("reads");
+    assert_eq!(aside.len(), 1);
+    spool.seal().await.expect("sealed");
+    let shipping = world.ship(&spool);
+    until_shipped(&spool, LATER).await;
+    until("what is lost to be stated", async || {
+        world.number("SELECT count(*) FROM zt_audit.gap") == 1
+    })
+    .await;
+    until("the new end to be signed", async || {
+        world.number("SELECT count(*) FROM zt_audit.checkpoint WHERE seq = 2000") == 1
+    })
+    .await;
+    shipping.end().await;
+    assert_eq!(
+        world.number("SELECT count(DISTINCT id) FROM zt_audit.record"),
+        SHIPPED + LATER
+    );
+    assert_eq!(
+        world.number("SELECT count(*) FROM zt_audit.record"),
+        SHIPPED + LATER
+    );
+    // Two writers of one key, and to the last entry records or losses that are signed.
+    let report = world.report().await;
+    assert_eq!((&report.findings[..], report.lost()), (&[][..], LOST));
+    assert_eq!(report.entries, SHIPPED + LATER);
+    assert_eq!(report.writers.len(), 2);
+    // The next start has nothing to say of it.
+    let spool = Arc::into_inner(spool).expect("nobody else has it");
+    spool.close().await.expect("closes");
+    let spool = world.open(1 << 30, WhenFull::Oldest).await;
+    assert_eq!(spool.account().losses()[4], ("spool_damaged", 0));
 }

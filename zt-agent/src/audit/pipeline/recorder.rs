@@ -81,6 +81,7 @@ impl<S: Sink> Recorder<S> {
         let mut stopping = false;
         let mut stop = self.shared.stop.subscribe();
         self.count_breaks();
+        self.look_at_damage();
         loop {
             let first = tokio::select! {
                 message = self.queue.recv() => message,
@@ -190,6 +191,7 @@ impl<S: Sink> Recorder<S> {
             }
         }
         self.shared.stats.waiting_since(None);
+        self.look_at_damage();
         if !matches!(fate, Fate::OutOfTime) {
             self.settle(batch.mark);
         }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::audit::record::Timestamp;
+use crate::audit::store::PutAside;
 
 /// Counters of the pipeline. All only grow, except the lag.
 #[derive(Debug, Default)]
@@ -29,6 +30,9 @@ pub struct Stats {
     seal_failures: AtomicU64,
     prune_failures: AtomicU64,
     chain_breaks: AtomicU64,
+    put_aside: AtomicU64,
+    store_damaged: AtomicU64,
+    damaged_files: AtomicU64,
     over_share: AtomicU64,
     oldest: Mutex<Option<Instant>>,
 }
@@ -42,6 +46,8 @@ pub struct Losses {
     pub rejected: u64,
     /// The store failed for longer than the queue could hold.
     pub store_failed: u64,
+    /// They were stored, and the file was put aside because it was damaged.
+    pub store_damaged: u64,
     /// The node's own thread had them while the queue was full.
     pub queue_full: u64,
     /// They were on the way when the agent stopped.
@@ -50,11 +56,12 @@ pub struct Losses {
 
 impl Losses {
     /// Each cause with the name that it has in metrics and in `status`.
-    pub const fn by_cause(self) -> [(&'static str, u64); 5] {
+    pub const fn by_cause(self) -> [(&'static str, u64); 6] {
         [
             ("undecodable", self.undecodable),
             ("store_rejected", self.rejected),
             ("store_failed", self.store_failed),
+            ("store_damaged", self.store_damaged),
             ("queue_full", self.queue_full),
             ("shutdown", self.shut_down),
         ]
@@ -111,6 +118,11 @@ impl Stats {
         self.chain_breaks.load(Ordering::Relaxed)
     }
 
+    /// Damaged files that lie beside the store's.
+    pub fn damaged_files(&self) -> u64 {
+        self.damaged_files.load(Ordering::Relaxed)
+    }
+
     /// Evaluations that were not taken, and not answered, because they have their share of the trail.
     pub fn over_share_total(&self) -> u64 {
         self.over_share.load(Ordering::Relaxed)
@@ -137,6 +149,16 @@ impl Stats {
         self.chain_breaks.store(breaks, Ordering::Relaxed);
     }
 
+    /// What was put aside since the start; whether that is more than before.
+    pub(super) fn put_aside(&self, now: PutAside) -> bool {
+        self.store_damaged.store(now.records, Ordering::Relaxed);
+        self.put_aside.swap(now.files, Ordering::Relaxed) != now.files
+    }
+
+    pub(super) fn damaged(&self, files: u64) {
+        self.damaged_files.store(files, Ordering::Relaxed);
+    }
+
     /// Decisions without a record.
     pub fn losses(&self) -> Losses {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -144,6 +166,7 @@ impl Stats {
             undecodable: load(&self.undecodable),
             rejected: load(&self.rejected),
             store_failed: load(&self.store_failed),
+            store_damaged: load(&self.store_damaged),
             queue_full: load(&self.queue_full),
             shut_down: load(&self.shut_down),
         }

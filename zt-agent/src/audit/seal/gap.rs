@@ -23,6 +23,8 @@ pub enum Cause {
     SpoolNewest,
     /// The spool had them and could not read them: damaged, or written by a later version.
     SpoolUnreadable,
+    /// The spool as a whole was damaged, and was put aside with them.
+    SpoolDamaged,
     /// The server refused what they say.
     ServerRefused,
     /// They were too old.
@@ -31,10 +33,11 @@ pub enum Cause {
 
 impl Cause {
     /// Every one.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::SpoolOldest,
         Self::SpoolNewest,
         Self::SpoolUnreadable,
+        Self::SpoolDamaged,
         Self::ServerRefused,
         Self::Pruned,
     ];
@@ -45,6 +48,7 @@ impl Cause {
             Self::SpoolOldest => "spool_oldest",
             Self::SpoolNewest => "spool_newest",
             Self::SpoolUnreadable => "spool_unreadable",
+            Self::SpoolDamaged => "spool_damaged",
             Self::ServerRefused => "server_refused",
             Self::Pruned => "pruned",
         }

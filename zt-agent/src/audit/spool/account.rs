@@ -24,6 +24,7 @@ pub struct Account {
     dropped_newest: AtomicU64,
     refused: AtomicU64,
     unreadable: AtomicU64,
+    damaged: AtomicU64,
     failures: [AtomicU64; CAUSES.len()],
     /// Time of the oldest record that waits; of no meaning where none does.
     oldest: AtomicI64,
@@ -31,7 +32,16 @@ pub struct Account {
     /// What of the counters on disk was there when the agent started.
     before: Mutex<Option<[u64; 3]>>,
     error: Mutex<Option<String>>,
-    position: watch::Sender<u64>,
+    position: watch::Sender<Position>,
+}
+
+/// How far shipping is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Position {
+    /// Which of the files that the spool has had since the start.
+    pub(super) file: u64,
+    /// Up to which of its records all were shipped, dropped or refused.
+    pub(super) shipped: u64,
 }
 
 impl Account {
@@ -52,15 +62,16 @@ impl Account {
     }
 
     /// Decisions whose records are lost, by why: the oldest and the newest for want of room, those that the server refuses,
-    /// those that could not be read. Of a record that could not be read or is not there nobody knows for how many it stood: it
-    /// counts as one.
-    pub fn losses(&self) -> [(&'static str, u64); 4] {
+    /// those that could not be read, and those that waited in a file that was damaged. Of a record that could not be read or is
+    /// not there nobody knows for how many it stood: it counts as one.
+    pub fn losses(&self) -> [(&'static str, u64); 5] {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         [
             ("spool_oldest", load(&self.dropped_oldest)),
             ("spool_newest", load(&self.dropped_newest)),
             ("server_refused", load(&self.refused)),
             ("spool_unreadable", load(&self.unreadable)),
+            ("spool_damaged", load(&self.damaged)),
         ]
     }
 
@@ -92,8 +103,8 @@ impl Account {
         self.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Up to which record all were shipped, dropped or refused.
-    pub(super) fn watch(&self) -> watch::Receiver<u64> {
+    /// How far shipping is.
+    pub(super) fn watch(&self) -> watch::Receiver<Position> {
         self.position.subscribe()
     }
 
@@ -140,7 +151,8 @@ impl Account {
         }
         self.is_at(head);
         self.gone.store(noted.shipped + lost, Ordering::Relaxed);
-        self.position.send_replace(noted.shipped);
+        self.position
+            .send_modify(|position| position.shipped = noted.shipped);
         let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
         let noted = [noted.dropped, noted.refused, noted.unreadable];
         let before = *before.get_or_insert(noted);
@@ -148,6 +160,26 @@ impl Account {
         for ((counter, now), before) in counters.into_iter().zip(noted).zip(before) {
             counter.store(now.saturating_sub(before), Ordering::Relaxed);
         }
+    }
+
+    /// Records behind this one that are not there any more, as of the last look.
+    pub(super) fn lost_behind(&self, shipped: u64) -> u64 {
+        self.gone.load(Ordering::Relaxed).saturating_sub(shipped)
+    }
+
+    /// So many records were lost with files that were damaged, since the start.
+    pub(super) fn lost_to_damage(&self, records: u64) {
+        self.damaged.store(records, Ordering::Relaxed);
+    }
+
+    /// Another file has taken the place of one that was damaged: nothing of that waits any more.
+    pub(super) fn begins_anew(&self) {
+        self.head.store(0, Ordering::Relaxed);
+        self.gone.store(0, Ordering::Relaxed);
+        self.position.send_modify(|position| {
+            position.file += 1;
+            position.shipped = 0;
+        });
     }
 
     pub(super) fn failed(&self, error: &PgError) {

@@ -25,7 +25,7 @@ impl Spool {
     /// The batch to be sent: the one that was planned before, or else the next, of at most `most` records. Where that is the
     /// one that was read `ahead`, it need not be read again.
     pub(super) async fn next_batch(&self, most: u64, ahead: Option<&Batch>) -> Result<Next, StoreError> {
-        let mut state = self.state.lock().await;
+        let mut state = self.state().await?;
         loop {
             state.head = self.store.head().await?;
             self.pass_gaps(&mut state).await?;
@@ -136,7 +136,7 @@ impl Spool {
     /// The server has the batch, or never will (`refused`). It goes at once when nothing else waits, or else with
     /// [`Self::tidy`].
     pub(super) async fn done(&self, batch: &Batch, refused: bool) -> Result<(), StoreError> {
-        let mut state = self.state.lock().await;
+        let mut state = self.state().await?;
         let mut noted = state.noted;
         let last = batch.last_seq();
         (noted.shipped, noted.planned, noted.gap) = (last, last, 0);
@@ -169,7 +169,7 @@ impl Spool {
 
     /// Removes what has been shipped, a segment at a time.
     pub(super) async fn tidy(&self) -> Result<(), StoreError> {
-        let mut state = self.state.lock().await;
+        let mut state = self.state().await?;
         let noted = state.noted;
         let segment = |last: u64| (last + 1) / SEGMENT_ROWS as u64;
         if segment(noted.shipped) > segment(state.tidied) {
@@ -181,7 +181,7 @@ impl Spool {
 
     /// The server refuses the batch for what it says: only its first half is tried next.
     pub(super) async fn halve(&self, batch: &Batch) -> Result<(), StoreError> {
-        let mut state = self.state.lock().await;
+        let mut state = self.state().await?;
         let mut noted = state.noted;
         noted.planned = noted.shipped + (batch.records.len() as u64 / 2).max(1);
         self.store.plan_shipping(&noted).await?;

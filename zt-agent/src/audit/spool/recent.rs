@@ -73,7 +73,7 @@ impl Recent {
         true
     }
 
-    fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.records.clear();
         self.bytes = 0;
     }

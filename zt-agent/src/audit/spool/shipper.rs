@@ -33,6 +33,8 @@ pub struct Shipper {
     batch: Option<Ready>,
     /// What may be the next one.
     ahead: Option<Ready>,
+    /// Which of the files that the spool has had these are of.
+    file: u64,
 }
 
 /// A batch as it is sent.
@@ -60,6 +62,7 @@ impl Shipper {
             most: BATCH,
             batch: None,
             ahead: None,
+            file: 0,
         }
     }
 
@@ -88,13 +91,26 @@ impl Shipper {
     }
 
     async fn round(&mut self) -> Round {
-        match self.try_round().await {
-            Ok(round) => round,
-            Err(error) => {
-                tracing::error!(%error, "the spool fails: its records are kept and tried again");
-                Round::Failed
-            }
+        let spool = Arc::clone(&self.spool);
+        let seen = spool.store().times_replaced();
+        let flight = spool.flight.lock().await;
+        let file = spool.store().times_replaced();
+        if self.file != file {
+            // Lost, and stated to be, with the file that they were of.
+            (self.batch, self.ahead, self.file) = (None, None, file);
         }
+        let tried = self.try_round().await;
+        drop(flight);
+        let error = match tried {
+            Ok(round) => return round,
+            Err(error) if error.is_damage() => match spool.begin_anew(seen, error).await {
+                Ok(()) => return Round::Shipped,
+                Err(error) => error,
+            },
+            Err(error) => error,
+        };
+        tracing::error!(%error, "the spool fails: its records are kept and tried again");
+        Round::Failed
     }
 
     async fn try_round(&mut self) -> Result<Round, StoreError> {
@@ -173,13 +189,11 @@ impl Shipper {
     /// to what has arrived.
     async fn state(&mut self, before: u64) -> Result<Round, StoreError> {
         let statements = self.spool.statements(before).await?;
-        if statements.gaps.is_empty() && statements.checkpoints.is_empty() {
+        if statements.is_empty() {
             return Ok(Round::Idle);
         }
         let keys = self.spool.store().signing_keys().await?;
-        let gaps: Vec<_> = statements.gaps.iter().map(|(_, gap)| gap.clone()).collect();
-        let checkpoints = statements.checkpoints.iter();
-        let checkpoints: Vec<_> = checkpoints.map(|(_, checkpoint)| checkpoint.clone()).collect();
+        let (checkpoints, gaps) = (statements.checkpoints(), statements.gaps());
         let sealing = in_time(
             self.stopping.clone(),
             self.writer.seal(&keys, &checkpoints, &gaps),

@@ -17,7 +17,7 @@ use super::schema::SEGMENT_ROWS;
 use super::shapes::{self, ShapeKey};
 use super::{StoreError, Watched, Writer, share, told};
 use crate::audit::chain::Hash;
-use crate::audit::names::Named;
+use crate::audit::names::{Kind, Named};
 use crate::audit::record::Entry;
 use crate::audit::store::RingMark;
 
@@ -118,6 +118,7 @@ pub(super) async fn append(
         // Else something has changed since it was remembered, and is looked up now.
         if let Some((links, cost)) = kept {
             writer.share.add(cost);
+            writer.mark = mark.or(writer.mark);
             if known.names.len() <= MAX_CACHED && known.shapes.len() <= MAX_CACHED {
                 writer.known = known;
             }
@@ -236,6 +237,26 @@ pub(super) async fn remember(connection: &mut SqliteConnection, names: &[Named])
         .await?;
     transaction.commit().await?;
     Ok(())
+}
+
+/// Names of numbers that were kept, the most recent first, at most `limit`.
+pub(super) async fn remembered(
+    connection: &mut SqliteConnection,
+    limit: usize,
+) -> Result<Vec<Named>, StoreError> {
+    let rows: Vec<(String, i64, String)> =
+        sqlx::query_as("SELECT kind, number, text FROM number ORDER BY row DESC LIMIT ?")
+            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+            .fetch_all(connection)
+            .await?;
+    let named = |(kind, number, text): (String, i64, String)| {
+        Some(Named {
+            kind: Kind::from_name(&kind)?,
+            number: number.cast_unsigned(),
+            text: Arc::from(text),
+        })
+    };
+    Ok(rows.into_iter().filter_map(named).collect())
 }
 
 async fn learn_names(

@@ -77,6 +77,28 @@ pub enum StoreError {
         /// Where the checkpoint is kept.
         kept: PathBuf,
     },
+    /// The file has nothing in it, and had.
+    #[error("the audit store {} is empty, and it was not: its content is gone", path.display())]
+    Emptied {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A damaged file cannot be moved.
+    #[error("the audit store {} is damaged and cannot be put aside: {source}", path.display())]
+    Aside {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The directory of the file cannot be read.
+    #[error("cannot look for damaged files beside {}: {source}", path.display())]
+    Beside {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// Another process records into the file.
     #[error("another process records into the audit store {} (it holds {}): end it, or give each agent and each engine a file of its own in audit.dsn or audit.spool", path.display(), lock.display())]
     Taken {
@@ -121,13 +143,33 @@ const OF_THE_BATCH: [i64; 4] = [
     25, /* RANGE */
 ];
 
+/// Those that say that the file is no database, or not a whole one: no other attempt fares better.
+const OF_THE_FILE: [i64; 2] = [11 /* CORRUPT */, 26 /* NOTADB */];
+
+impl StoreError {
+    /// Whether the file is damaged.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Emptied { .. } => true,
+            Self::Open { source, .. } | Self::Migrate { source, .. } | Self::Database(source) => {
+                primary_code(source).is_some_and(|code| OF_THE_FILE.contains(&code))
+            }
+            _ => false,
+        }
+    }
+}
+
+/// The primary code of what `SQLite` says. Extended codes hold it in their low byte.
+fn primary_code(error: &sqlx::Error) -> Option<i64> {
+    let code = error.as_database_error()?.code()?.parse::<i64>().ok()?;
+    Some(code & 0xff)
+}
+
 impl SinkError for StoreError {
     fn is_transient(&self) -> bool {
-        let Self::Database(sqlx::Error::Database(error)) = self else {
+        let Self::Database(error) = self else {
             return true;
         };
-        let code = error.code().and_then(|code| code.parse::<i64>().ok());
-        // Extended codes hold the primary one in their low byte.
-        code.is_none_or(|code| !OF_THE_BATCH.contains(&(code & 0xff)))
+        primary_code(error).is_none_or(|code| !OF_THE_BATCH.contains(&code))
     }
 }

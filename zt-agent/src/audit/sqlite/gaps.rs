@@ -56,6 +56,7 @@ impl Store {
         watched.leaves(before);
         transaction.commit().await?;
         watched.arrives(after);
+        writer.mark = mark.or(writer.mark);
         Ok(())
     }
 
@@ -148,13 +149,7 @@ impl Store {
 
     /// Entries behind this one that are not there any more.
     pub async fn lost_behind(&self, seq: u64) -> Result<u64, StoreError> {
-        let lost: i64 = sqlx::query_scalar(
-            "SELECT coalesce(sum(last - max(first, ?1 + 1) + 1), 0) FROM gap WHERE last > ?1",
-        )
-        .bind(seq.cast_signed())
-        .fetch_one(&self.house)
-        .await?;
-        Ok(lost.cast_unsigned())
+        lost_behind(&mut *self.house.acquire().await?, seq).await
     }
 
     /// The signed statements of gaps that begin before an entry and were not shipped, with their row; at most a thousand.
@@ -201,6 +196,16 @@ impl Store {
         transaction.commit().await?;
         Ok(())
     }
+}
+
+/// Entries behind this one that are not there any more, as the file says.
+pub(super) async fn lost_behind(connection: &mut SqliteConnection, seq: u64) -> Result<u64, StoreError> {
+    let lost: i64 =
+        sqlx::query_scalar("SELECT coalesce(sum(last - max(first, ?1 + 1) + 1), 0) FROM gap WHERE last > ?1")
+            .bind(seq.cast_signed())
+            .fetch_one(connection)
+            .await?;
+    Ok(lost.cast_unsigned())
 }
 
 /// Leaves out a statement that cannot be made or read, until the next start.

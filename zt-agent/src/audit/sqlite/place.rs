@@ -67,6 +67,32 @@ pub(super) async fn pruned(connection: &mut SqliteConnection) -> Result<(u64, Ha
     Ok((row.cast_unsigned(), Hash(hash)))
 }
 
+/// Up to where the ring buffer is accounted for, as the last batch said that had an opinion.
+pub(super) async fn ring_mark(connection: &mut SqliteConnection) -> Result<Option<RingMark>, StoreError> {
+    let (ring, position): (Option<Vec<u8>>, Option<i64>) =
+        sqlx::query_as("SELECT ring, ring_position FROM trail")
+            .fetch_one(connection)
+            .await?;
+    let ring = ring.and_then(|ring| Uuid::from_slice(&ring).ok());
+    Ok(ring.zip(position).map(|(ring, position)| RingMark {
+        ring,
+        position: position.cast_unsigned(),
+    }))
+}
+
+/// Notes up to where the ring buffer is accounted for.
+pub(super) async fn set_ring_mark(
+    connection: &mut SqliteConnection,
+    mark: RingMark,
+) -> Result<(), StoreError> {
+    sqlx::query("UPDATE trail SET ring = ?, ring_position = ?")
+        .bind(mark.ring.as_bytes().as_slice())
+        .bind(mark.position.cast_signed())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
 /// Notes up to which entry the oldest were removed.
 pub(super) async fn set_pruned(
     connection: &mut SqliteConnection,

@@ -7,19 +7,16 @@ use sqlx::sqlite::SqliteConnection;
 use super::rollup;
 use super::schema::SEGMENT_ROWS;
 use super::{Settings, StoreError, Writer, continuity, seal, share};
-use crate::audit::clock;
 use crate::audit::seal::Keys;
 use crate::audit::store::Pruned;
 
-const NANOSECONDS_A_DAY: i64 = 86_400_000_000_000;
 /// Pages given back to the file system at a time, where the file is larger than it may be.
 const VACUUM: &str = "PRAGMA incremental_vacuum(2048)";
 
 /// One piece of work: at most one segment for space and one for age.
 pub(super) async fn prune(writer: &mut Writer, settings: &Settings) -> Result<Pruned, StoreError> {
     let mut pruned = Pruned::default();
-    if let Some(days) = settings.retention_days {
-        let cutoff = clock::now().saturating_sub(i64::from(days).saturating_mul(NANOSECONDS_A_DAY));
+    if let Some(cutoff) = settings.retention_days.and_then(|days| writer.age.cutoff(days)) {
         pruned.for_age = before(writer, settings, cutoff).await?;
     }
     let (pages, free, page_size): (i64, i64, i64) = sqlx::query_as(

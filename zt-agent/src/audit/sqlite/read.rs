@@ -9,9 +9,10 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{ConnectOptions as _, Row};
 use uuid::Uuid;
 
+use super::connections::reading;
 use super::counts::{Counts, edge};
 use super::place::head;
-use super::{StoreError, Use, dsn, reading, rows, schema, structure};
+use super::{StoreError, Use, dsn, rows, schema, structure};
 use crate::audit::record::{AuditRecord, Entry, Part, Timestamp};
 use crate::audit::seal::{Checkpoint, Gap, KeyRecord};
 use crate::audit::store::{Found, Miscount, Statement, Told, Trail};

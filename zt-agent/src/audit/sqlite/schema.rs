@@ -11,7 +11,7 @@ use sqlx::{AssertSqlSafe, Connection};
 use super::StoreError;
 
 /// "zt" and a number: what `file(1)` would show.
-const APPLICATION_ID: i64 = 0x7a74_0054;
+pub(super) const APPLICATION_ID: i64 = 0x7a74_0054;
 
 /// Rows of `record` in one segment. At 16,384, a trail of the largest default size has some two thousand segments.
 pub const SEGMENT_ROWS: i64 = 16_384;

@@ -37,9 +37,21 @@ pub(super) async fn seal(writer: &mut Writer, directory: &Path) -> Result<Option
 }
 
 impl Store {
+    /// Signs where the chain stands, if the store has keys and the chain moved since.
+    pub(super) async fn sign(&self) -> Result<Option<Checkpoint>, StoreError> {
+        let Some(keys) = &self.settings.keys else {
+            return Ok(None);
+        };
+        // What it cannot do is done where others wait.
+        if let Err(error) = self.look_ahead(keys).await {
+            tracing::debug!(%error, "cannot look ahead whether the audit trail goes on");
+        }
+        seal(&mut *self.writer.lock().await, keys).await
+    }
+
     /// Looks whether the chain goes on from what was signed, while others append to it: after a start there may be many
     /// entries that were not signed yet.
-    pub(super) async fn look_ahead(&self, directory: &Path) -> Result<(), StoreError> {
+    async fn look_ahead(&self, directory: &Path) -> Result<(), StoreError> {
         if self.writer.lock().await.watched.is_verified() {
             return Ok(());
         }

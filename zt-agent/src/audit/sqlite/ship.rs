@@ -7,7 +7,7 @@ use sqlx::Connection as _;
 use sqlx::sqlite::SqliteConnection;
 
 use super::schema::SEGMENT_ROWS;
-use super::{Store, StoreError, gaps, rows, seal, spooled};
+use super::{Store, StoreError, before, gaps, rows, seal, spooled};
 use crate::audit::query::HOUR;
 use crate::audit::record::Kept;
 use crate::audit::seal::{Checkpoint, KeyRecord};
@@ -51,23 +51,8 @@ impl Store {
     /// How far shipping is.
     pub async fn shipping(&self) -> Result<Shipping, StoreError> {
         let mut writer = self.writer.lock().await;
-        for tables in [TABLE, gaps::TABLES, gaps::READ_AGAIN] {
-            sqlx::raw_sql(tables).execute(&mut writer.connection).await?;
-        }
-        let numbers: (i64, i64, i64, i64, i64, i64, i64) = sqlx::query_as(
-            "SELECT shipped, planned, gap, dropped, refused, unreadable, checkpoint FROM shipping",
-        )
-        .fetch_one(&mut writer.connection)
-        .await?;
-        Ok(Shipping {
-            shipped: numbers.0.cast_unsigned(),
-            planned: numbers.1.cast_unsigned(),
-            gap: numbers.2.cast_unsigned(),
-            dropped: numbers.3.cast_unsigned(),
-            refused: numbers.4.cast_unsigned(),
-            unreadable: numbers.5.cast_unsigned(),
-            checkpoint: numbers.6,
-        })
+        prepare(&mut writer.connection).await?;
+        read(&mut writer.connection).await
     }
 
     /// Notes how far shipping is.
@@ -198,6 +183,32 @@ impl Store {
     }
 }
 
+/// Makes the tables of a spool where they are missing.
+pub(super) async fn prepare(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    for tables in [TABLE, gaps::TABLES, gaps::READ_AGAIN, before::TABLE] {
+        sqlx::raw_sql(tables).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// How far shipping is, as the file says.
+pub(super) async fn read(connection: &mut SqliteConnection) -> Result<Shipping, StoreError> {
+    let numbers: (i64, i64, i64, i64, i64, i64, i64) = sqlx::query_as(
+        "SELECT shipped, planned, gap, dropped, refused, unreadable, checkpoint FROM shipping",
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(Shipping {
+        shipped: numbers.0.cast_unsigned(),
+        planned: numbers.1.cast_unsigned(),
+        gap: numbers.2.cast_unsigned(),
+        dropped: numbers.3.cast_unsigned(),
+        refused: numbers.4.cast_unsigned(),
+        unreadable: numbers.5.cast_unsigned(),
+        checkpoint: numbers.6,
+    })
+}
+
 /// Removes records up to `last`, with all that only they needed, and notes how far shipping is.
 pub(super) async fn remove(
     connection: &mut SqliteConnection,
@@ -249,7 +260,7 @@ pub(super) fn parse<T: serde::de::DeserializeOwned>(row: i64, text: &str) -> Res
 }
 
 /// What a row says that may be left out, where it cannot be read.
-fn readable<T: serde::de::DeserializeOwned>(row: i64, text: &str) -> Option<T> {
+pub(super) fn readable<T: serde::de::DeserializeOwned>(row: i64, text: &str) -> Option<T> {
     let parsed = parse(row, text);
     let told = parsed.inspect_err(|error| tracing::error!(%error, "what was signed is not shipped"));
     told.ok()

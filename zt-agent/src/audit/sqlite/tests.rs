@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The store over real files.
 
+mod clock;
+mod damaged;
 mod durability;
 mod graph;
 mod limits;
@@ -8,8 +10,10 @@ mod paging;
 mod query;
 
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
 use proptest::prelude::*;
+use sqlx::sqlite::SqliteConnection;
 use tempfile::TempDir;
 use zt_common::identity;
 use zt_common::verdict::Reason;
@@ -145,7 +149,7 @@ async fn another_file_is_left_alone() {
 
     std::fs::remove_file(&path).expect("removes");
     dsn::create(&path).expect("creates");
-    let mut foreign = SqliteConnection::connect_with(&options(&path, Durability::default()))
+    let mut foreign = SqliteConnection::connect_with(&connections::writing(&path, Durability::default()))
         .await
         .expect("opens");
     sqlx::raw_sql("CREATE TABLE cookies (crumb TEXT)")

@@ -21,9 +21,7 @@ CREATE TABLE IF NOT EXISTS policy_late (
 impl Store {
     /// Digest of the policy in force that was recorded, or noted, last; `None` in a new trail.
     pub async fn policy_told(&self) -> Result<Option<String>, StoreError> {
-        Ok(sqlx::query_scalar("SELECT digest FROM policy_told")
-            .fetch_optional(&self.house)
-            .await?)
+        told(&mut *self.house.acquire().await?).await
     }
 
     /// Notes the digest of the policy that a new trail begins with, or that was told before it came into force.
@@ -34,18 +32,12 @@ impl Store {
     /// Digest of the policy whose change is recorded and that had not come into force by then; `None` where there is none,
     /// or another one has come into force since.
     pub async fn policy_late(&self) -> Result<Option<String>, StoreError> {
-        Ok(sqlx::query_scalar("SELECT digest FROM policy_late")
-            .fetch_optional(&self.house)
-            .await?)
+        late(&mut *self.house.acquire().await?).await
     }
 
     /// Notes that the change to this policy is recorded and will come into force some time.
     pub async fn note_late(&self, digest: &str) -> Result<(), StoreError> {
-        sqlx::query("INSERT OR REPLACE INTO policy_late VALUES (1, ?)")
-            .bind(digest)
-            .execute(&mut self.writer.lock().await.connection)
-            .await?;
-        Ok(())
+        set_late(&mut self.writer.lock().await.connection, digest).await
     }
 }
 
@@ -78,7 +70,31 @@ fn in_force(entry: &Entry) -> Option<&str> {
     what.get("to")?.as_str()
 }
 
-async fn note(connection: &mut SqliteConnection, digest: &str) -> Result<(), StoreError> {
+/// The policy that was told last, as the file says.
+pub(super) async fn told(connection: &mut SqliteConnection) -> Result<Option<String>, StoreError> {
+    Ok(sqlx::query_scalar("SELECT digest FROM policy_told")
+        .fetch_optional(connection)
+        .await?)
+}
+
+/// The policy that was told and had not come into force, as the file says.
+pub(super) async fn late(connection: &mut SqliteConnection) -> Result<Option<String>, StoreError> {
+    Ok(sqlx::query_scalar("SELECT digest FROM policy_late")
+        .fetch_optional(connection)
+        .await?)
+}
+
+/// Notes a policy that was told and will come into force some time.
+pub(super) async fn set_late(connection: &mut SqliteConnection, digest: &str) -> Result<(), StoreError> {
+    sqlx::query("INSERT OR REPLACE INTO policy_late VALUES (1, ?)")
+        .bind(digest)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Notes the policy that is told, and in force.
+pub(super) async fn note(connection: &mut SqliteConnection, digest: &str) -> Result<(), StoreError> {
     sqlx::query("INSERT OR REPLACE INTO policy_told VALUES (1, ?)")
         .bind(digest)
         .execute(&mut *connection)

@@ -66,6 +66,11 @@ impl Watched {
         }
     }
 
+    /// Where the chain ended when this process saw or moved it last; `None` where that is not known.
+    pub(super) const fn at(&self) -> Option<Head> {
+        self.at
+    }
+
     /// Where the chain ended when somebody else moved it.
     pub(super) const fn altered(&self) -> Option<Head> {
         self.altered

@@ -112,3 +112,26 @@ fn records_of_times_to_come_and_long_waits_are_told_of() {
     assert_eq!(judge(&held(999, Some(5))), Status::Ok);
     assert_eq!(judge(&held(999, Some(MANY + 1))), Status::Warning);
 }
+
+#[test]
+fn damaged_files_are_told_of_until_they_are_gone() {
+    let path = Path::new("/var/lib/zt/audit.db");
+    let aside = PathBuf::from("/var/lib/zt/audit.db.damaged-20260223T143000Z");
+    let told = damaged(path, Ok(vec![aside.clone()]));
+    assert_eq!(told.status, Status::Warning);
+    assert!(
+        told.found.contains(&aside.display().to_string()),
+        "{}",
+        told.found
+    );
+    assert_eq!(damaged(path, Ok(Vec::new())).status, Status::Ok);
+    let failed = |kind: io::ErrorKind| damaged(path, Err(kind.into())).status;
+    assert_eq!(failed(io::ErrorKind::NotFound), Status::NotApplicable);
+    assert_eq!(failed(io::ErrorKind::PermissionDenied), Status::Warning);
+    let torn = StoreError::Emptied {
+        path: path.to_owned(),
+    };
+    let told = local(path, Some(&Err(torn)), 0);
+    assert_eq!(told.status, Status::Failed);
+    assert!(told.remedy.is_some_and(|remedy| remedy.contains("puts it aside")));
+}

@@ -101,6 +101,7 @@ fn the_alerts_use_metrics_that_exist() {
         "zt_audit_checkpoint_failures_total",
         "zt_audit_checkpoint_seq",
         "zt_audit_checkpoint_timestamp_seconds",
+        "zt_audit_damaged_files",
         "zt_audit_ship_failures_total",
         "zt_audit_spool_bytes",
         "zt_audit_spool_lag_seconds",

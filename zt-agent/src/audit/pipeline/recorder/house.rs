@@ -36,6 +36,7 @@ impl<S: Sink> Recorder<S> {
             }
         }
         answer(flushes);
+        self.look_at_damage();
         self.look_at_share();
         self.pruned_at = Instant::now();
         if self.sealed_at.elapsed() >= self.settings.seal_every {
@@ -60,14 +61,27 @@ impl<S: Sink> Recorder<S> {
         self.count_breaks();
     }
 
-    /// Looks how many checkpoints are kept that the chain did not go on from: also what an earlier run or another process
-    /// found, and no more what somebody has taken away.
+    /// Looks how many checkpoints are kept that the chain did not go on from, and how many damaged files: also what an earlier
+    /// run or another process found, and no more what somebody has taken away.
     pub(super) fn count_breaks(&self) {
         match self.store.breaks() {
             Ok(breaks) => self.shared.stats.broken(breaks),
             Err(error) => {
                 tracing::warn!(%error, "cannot look whether the audit trail was found broken");
             }
+        }
+        match self.store.damaged() {
+            Ok(files) => self.shared.stats.damaged(files),
+            Err(error) => {
+                tracing::warn!(%error, "cannot look whether damaged files lie beside the audit trail")
+            }
+        }
+    }
+
+    /// Looks whether the store was put aside because it was damaged.
+    pub(super) fn look_at_damage(&self) {
+        if self.shared.stats.put_aside(self.store.put_aside()) {
+            self.count_breaks();
         }
     }
 

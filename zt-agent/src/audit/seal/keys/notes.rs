@@ -84,7 +84,12 @@ impl Keys {
 
     /// Whose chain was in a file when that was noted last.
     pub fn writer_in(&self, database: &Path) -> Result<Option<Uuid>, KeyError> {
-        let held: Option<Held> = read_note(&self.directory.join(name_of(database)))?;
+        Self::writer_at(&self.directory, database)
+    }
+
+    /// The same, as a directory says.
+    pub fn writer_at(directory: &Path, database: &Path) -> Result<Option<Uuid>, KeyError> {
+        let held: Option<Held> = read_note(&directory.join(name_of(database)))?;
         Ok(held.map(|held| held.writer))
     }
 

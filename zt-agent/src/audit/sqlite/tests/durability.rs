@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::os::fd::AsRawFd as _;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::*;
 

@@ -75,7 +75,7 @@ async fn more_questions_at_once_than_there_are_connections_are_all_answered() {
         decision: Some(Outcome::Allow),
         ..Filter::default()
     };
-    let questions = (0..4 * READERS).map(|_| store.query(&filter, None, 100));
+    let questions = (0..4 * connections::READERS).map(|_| store.query(&filter, None, 100));
     let expected: Vec<AuditRecord> = stored
         .into_iter()
         .rev()
@@ -92,7 +92,7 @@ async fn shipping_and_housekeeping_wait_for_no_question() {
     keep(&store, &records(0..3)).await;
     store.shipping().await.expect("is a spool");
     let mut questions = Vec::new();
-    for _ in 0..READERS {
+    for _ in 0..connections::READERS {
         questions.push(store.readers.acquire().await.expect("a connection"));
     }
     assert_eq!(store.head().await.expect("head").seq, 3);

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What goes over from a damaged file into the one that takes its place: as much of it as can still be read.
+
+use sqlx::Connection as _;
+use sqlx::sqlite::SqliteConnection;
+use uuid::Uuid;
+
+use super::before::{self, Before};
+use super::{Shipping, StoreError, Use, append, gaps, place, seal, ship, told};
+use crate::audit::chain::{Hash, Head};
+use crate::audit::names::Named;
+use crate::audit::seal::Keys;
+use crate::audit::store::RingMark;
+
+/// Names that go over.
+const NAMES: usize = 65_536;
+
+/// What a file says, each part by itself: none of it needs the others.
+#[derive(Debug, Default)]
+pub(super) struct Carried {
+    /// Where its chain ends.
+    pub(super) head: Option<Head>,
+    /// Up to which entry the oldest were removed.
+    pub(super) pruned: Option<(u64, Hash)>,
+    /// Up to where the ring buffer is accounted for.
+    pub(super) mark: Option<RingMark>,
+    /// The policies that were told last.
+    told: Option<String>,
+    late: Option<String>,
+    /// The newest first.
+    names: Vec<Named>,
+    /// How far a spool has shipped.
+    pub(super) shipping: Option<Shipping>,
+    /// Its entries behind that which it had lost already.
+    pub(super) lost: Option<u64>,
+    /// What it had to say itself of one before it.
+    before: Vec<Before>,
+}
+
+impl Carried {
+    /// Reads what can be read.
+    pub(super) async fn read(connection: &mut SqliteConnection, used_as: Use) -> Self {
+        let mut carried = Self {
+            head: place::head(connection).await.ok(),
+            pruned: place::pruned(connection).await.ok(),
+            mark: place::ring_mark(connection).await.ok().flatten(),
+            told: told::told(connection).await.ok().flatten(),
+            late: told::late(connection).await.ok().flatten(),
+            names: append::remembered(connection, NAMES).await.unwrap_or_default(),
+            ..Self::default()
+        };
+        if used_as == Use::Spool {
+            carried.shipping = ship::read(connection).await.ok();
+            if let Some(shipping) = carried.shipping {
+                carried.lost = gaps::lost_behind(connection, shipping.shipped).await.ok();
+            }
+            let stated = before::read(connection).await.unwrap_or_default();
+            carried.before = stated.into_iter().map(|(_, before)| before).collect();
+        }
+        carried
+    }
+
+    /// Writes it into a new file, with what is stated of the damaged one. Returns the new file's writer.
+    pub(super) async fn write(
+        mut self,
+        connection: &mut SqliteConnection,
+        (used_as, keys): (Use, Option<&Keys>),
+        stated: Option<Before>,
+    ) -> Result<Uuid, StoreError> {
+        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+        if let Some(mark) = self.mark {
+            place::set_ring_mark(&mut transaction, mark).await?;
+        }
+        if let Some(digest) = &self.told {
+            told::note(&mut transaction, digest).await?;
+        }
+        if let Some(digest) = &self.late {
+            told::set_late(&mut transaction, digest).await?;
+        }
+        if used_as == Use::Spool {
+            let totals = self.shipping.unwrap_or_default();
+            let shipping = Shipping {
+                dropped: totals.dropped,
+                refused: totals.refused,
+                unreadable: totals.unreadable,
+                ..Shipping::default()
+            };
+            ship::note(&mut transaction, &shipping).await?;
+            if let Some(keys) = keys {
+                seal::keep_keys(&mut transaction, keys).await?;
+            }
+            for before in self.before.iter().chain(&stated) {
+                before::keep(&mut transaction, before).await?;
+            }
+        }
+        transaction.commit().await?;
+        // The newest last, as they came.
+        self.names.reverse();
+        append::remember(connection, &self.names).await?;
+        Ok(place::head(connection).await?.writer)
+    }
+}

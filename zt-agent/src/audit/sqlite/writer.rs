@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The one connection that writes.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use sqlx::sqlite::SqliteConnection;
+use sqlx::{ConnectOptions as _, Connection as _};
+
+use super::age::Age;
+use super::connections::writing;
+use super::{Durability, StoreError, Use, Watched, append, place, schema, share, told};
+use crate::audit::chain::Head;
+use crate::audit::store::RingMark;
+
+/// The one connection that writes.
+#[derive(Debug)]
+pub(super) struct Writer {
+    pub(super) connection: SqliteConnection,
+    pub(super) known: append::Known,
+    pub(super) watched: Watched,
+    /// Up to where the ring buffer is accounted for, as this connection wrote last.
+    pub(super) mark: Option<RingMark>,
+    pub(super) age: Age,
+    pub(super) share: Arc<share::Share>,
+    pub(super) sync: Durability,
+}
+
+impl Writer {
+    /// Opens a file that is there, and makes the tables that are missing. `alone`: nobody else may move the chain.
+    pub(super) async fn open(
+        path: &Path,
+        (used_as, sync): (Use, Durability),
+        alone: bool,
+        share: &Arc<share::Share>,
+    ) -> Result<Self, StoreError> {
+        let options = writing(path, sync);
+        let mut connection = options.connect().await.map_err(|source| StoreError::Open {
+            path: path.to_owned(),
+            source,
+        })?;
+        let at = match prepare(&mut connection, path, share).await {
+            Ok(head) => alone.then_some(head),
+            Err(error) => {
+                // Nobody else may come to the file before this one has left it.
+                let _ = connection.close().await;
+                return Err(error);
+            }
+        };
+        Ok(Self {
+            connection,
+            known: append::Known::default(),
+            watched: Watched::new(path, used_as, at),
+            mark: None,
+            age: Age::new(),
+            share: Arc::clone(share),
+            sync,
+        })
+    }
+}
+
+async fn prepare(
+    connection: &mut SqliteConnection,
+    path: &Path,
+    share: &share::Share,
+) -> Result<Head, StoreError> {
+    schema::migrate(connection, path).await?;
+    share::prepare(connection).await?;
+    told::prepare(connection).await?;
+    share.count(connection).await?;
+    place::head(connection).await
+}
