@@ -7,14 +7,13 @@ use std::mem::offset_of;
 use anyhow::{Result, ensure};
 use zt_common::ABI_VERSION;
 use zt_common::abi::{
-    Connection, FlowKey, FlowState, Homes, KeyId, Listener, ListenerKey, LocalKey, Node, NodeKey, Peer,
-    ResidentKey, Service, ServiceKey, Socket, Source, SourceKey, Unnoted, Workload,
+    Connection, Flood, FlowKey, FlowState, Homes, KeyId, Listener, ListenerKey, LocalKey, Node, NodeKey,
+    Peer, ResidentKey, Service, ServiceKey, Socket, Source, SourceKey, Unnoted, Workload,
 };
 use zt_common::control::{Control, Root};
 use zt_common::counter::Counter;
 use zt_common::entry::{AllowEntry, AllowKey};
 use zt_common::event::{DecisionEvent, EventHeader};
-use zt_common::flood::{Denial, Flood};
 use zt_common::names;
 use zt_tests::btf::{Layout, structs};
 
@@ -147,17 +146,6 @@ fn of_this_build() -> Vec<Layout> {
             last_seen,
         }),
         layout!(Flood { window, records }),
-        layout!(Denial {
-            workload,
-            source,
-            destination,
-            remote,
-            port,
-            protocol,
-            reason,
-            inbound,
-            reserved
-        }),
         layout!(Control {
             flags,
             directory,

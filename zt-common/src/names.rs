@@ -43,8 +43,6 @@ pub const FLOWS: &str = "zt_flows";
 pub const DENIED_FLOWS: &str = "zt_denied_flows";
 /// Who fills the ring buffer.
 pub const FLOODS: &str = "zt_floods";
-/// What is told of who fills it.
-pub const DENIALS: &str = "zt_denials";
 /// Refused sockets.
 pub const REFUSED: &str = "zt_refused";
 /// Decisions and notices.
@@ -56,7 +54,7 @@ pub const COUNTERS: &str = "zt_counters";
 pub const HANDSHAKES: &str = "ZT_HANDSHAKES";
 
 /// Every pinned map.
-pub const MAPS: [&str; 25] = [
+pub const MAPS: [&str; 24] = [
     WORKLOADS,
     LISTENERS,
     LOCAL,
@@ -78,7 +76,6 @@ pub const MAPS: [&str; 25] = [
     FLOWS,
     DENIED_FLOWS,
     FLOODS,
-    DENIALS,
     REFUSED,
     EVENTS,
     COUNTERS,
