@@ -11,6 +11,7 @@ use zt_tests::mounts::Mounts;
 use zt_tests::pair::{pair, policy};
 use zt_tests::probe::{Flood, Operation};
 use zt_tests::trail::RECORDED;
+use zt_tests::trail::decided;
 use zt_tests::{Agent, AgentBuilder, Party, Sandbox, eventually};
 
 /// Of the file system: room for what all of this records.
@@ -68,7 +69,7 @@ fn settled(agent: &Agent) -> Result<()> {
         let ids: BTreeSet<String> = records.iter().map(|record| record["id"].to_string()).collect();
         ensure!(ids.len() == records.len(), "a record is there twice");
         let ring = agent.counter("events_lost")?;
-        accounts = (agent.decisions()?, records.len() as u64, ring);
+        accounts = (agent.decisions()?, decided(&records), ring);
         Ok(accounts.1 + accounts.2 == accounts.0)
     });
     all.with_context(|| format!("decisions, records, lost in the ring: {accounts:?}"))

@@ -12,7 +12,7 @@ use super::{Node, Spire};
 pub const USER: u32 = 61_997;
 
 impl Spire {
-    /// One more node, whose agent is [`USER`], with CAP_SYS_PTRACE, which it takes to attest by path. Its admin socket, and the directory
+    /// One more node, whose agent is [`USER`], with `CAP_SYS_PTRACE`, which it takes to attest by path. Its admin socket, and the directory
     /// that this is in, are open to that user and its group alone.
     pub fn join_unprivileged(&self, name: &str) -> Result<Node> {
         for (part, mode) in [("", 0o700), ("-public", 0o755), ("-admin", 0o750)] {

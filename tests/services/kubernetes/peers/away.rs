@@ -26,10 +26,6 @@ fn everybody_has_his_true_name_while_the_api_is_away_and_afterwards() -> Result<
     mesh.members[0].agent.restart()?;
     mesh.wait_peer(0, 1, "connected", is_heard)?;
     mesh.is_proven((0, &mut chat), (1, &iam))?;
-    // A pod goes: Kubernetes can tell nobody. SPIRE has no entry for it any more, and its node says so.
-    mesh.delete("iam", &iam)?;
-    mesh.is_unknown((0, &mut chat), iam.at(OPEN), &[])?;
-    mesh.is_unknown((0, &mut chat), iam.at(OPEN), &[&iam])?;
 
     mesh.api.listen()?;
     for member in &mesh.members {
@@ -37,6 +33,9 @@ fn everybody_has_his_true_name_while_the_api_is_away_and_afterwards() -> Result<
             status["stale"] == false
         })?;
     }
+    // What goes from now on is heard of again.
+    mesh.delete("iam", &iam)?;
+    mesh.is_unknown((0, &mut chat), iam.at(OPEN), &[])?;
     mesh.is_unknown((0, &mut chat), iam.at(OPEN), &[&iam])?;
     let next = mesh.pod(1, "next", 3)?;
     mesh.is_proven((0, &mut chat), (1, &next))

@@ -70,7 +70,7 @@ impl Shipper {
     pub async fn run(mut self) {
         let mut stopping = self.stopping.clone();
         while !*stopping.borrow_and_update() {
-            let wait = match self.round().await {
+            let wait = match Box::pin(self.round()).await {
                 Round::Shipped => continue,
                 Round::Idle => IDLE,
                 Round::Failed => self.back_off(),
@@ -83,7 +83,7 @@ impl Shipper {
                 changed = stopping.changed() => if changed.is_err() { break },
             }
         }
-        let last = async { while matches!(self.round().await, Round::Shipped) {} };
+        let last = async { while matches!(Box::pin(self.round()).await, Round::Shipped) {} };
         if tokio::time::timeout(LAST_CHANCE, last).await.is_err() {
             tracing::info!("records wait in the spool for the next start");
         }

@@ -73,7 +73,7 @@ impl<S: Sink> Recorder<S> {
         match self.store.damaged() {
             Ok(files) => self.shared.stats.damaged(files),
             Err(error) => {
-                tracing::warn!(%error, "cannot look whether damaged files lie beside the audit trail")
+                tracing::warn!(%error, "cannot look whether damaged files lie beside the audit trail");
             }
         }
     }
