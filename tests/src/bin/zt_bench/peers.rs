@@ -234,6 +234,8 @@ impl Pair {
 
 /// Of each in turn, by round: microseconds by the clock and of processors, if it was measured.
 type Samples = Vec<Vec<Option<(f64, f64)>>>;
+/// What is taken of these two.
+type Part = fn((f64, f64)) -> f64;
 
 /// Gigabytes a second, of the time for a chunk: bytes a microsecond are megabytes a second.
 fn rate(micros: f64) -> f64 {
@@ -284,7 +286,7 @@ fn traffic(
         &Order::Bulk { to, chunks: 512 },
         Duration::ZERO,
     )?;
-    let taken: [(Measure, &Samples, fn((f64, f64)) -> f64); 4] = [
+    let taken: [(Measure, &Samples, Part); 4] = [
         (Measure::Call, &calls, |(clock, _)| clock),
         (Measure::Processor, &calls, |(_, processor)| processor),
         (Measure::RoundTrip, &trips, |(clock, _)| clock),

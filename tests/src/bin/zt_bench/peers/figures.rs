@@ -80,7 +80,8 @@ struct Figure {
 #[derive(Clone, Debug, Serialize)]
 struct Title {
     measure: Measure,
-    title: &'static str,
+    #[serde(rename = "title")]
+    words: &'static str,
     unit: &'static str,
 }
 
@@ -92,7 +93,8 @@ pub(crate) struct Figures {
     rules: Vec<usize>,
     measures: Vec<Title>,
     contenders: Vec<About>,
-    figures: Vec<Figure>,
+    #[serde(rename = "figures")]
+    taken: Vec<Figure>,
     /// What could not be measured, and why.
     failures: Vec<String>,
 }
@@ -101,7 +103,7 @@ impl Figures {
     pub(super) fn new(machine: Machine, quick: bool, rules: Vec<usize>) -> Self {
         let title = |measure: Measure| Title {
             measure,
-            title: measure.title(),
+            words: measure.title(),
             unit: measure.unit(),
         };
         Self {
@@ -110,7 +112,7 @@ impl Figures {
             rules,
             measures: Measure::ALL.map(title).into(),
             contenders: Vec::new(),
-            figures: Vec::new(),
+            taken: Vec::new(),
             failures: Vec::new(),
         }
     }
@@ -154,7 +156,7 @@ impl Figures {
     ) {
         if let Some(summary) = Summary::of(samples) {
             let ratio = unmanaged.and_then(|unmanaged| ratio(samples, unmanaged));
-            self.figures.push(Figure {
+            self.taken.push(Figure {
                 measure,
                 rules,
                 contender,
@@ -219,7 +221,7 @@ impl Figures {
 
     fn row(&self, measure: Measure, about: &About) -> Vec<String> {
         let cell = |rules: &usize| {
-            let figure = self.figures.iter().find(|figure| {
+            let figure = self.taken.iter().find(|figure| {
                 figure.measure == measure && figure.rules == *rules && figure.contender == about.name
             });
             // A cell is never just empty.
@@ -232,7 +234,7 @@ impl Figures {
 
     /// What stands where there is no figure.
     fn gap(&self, about: &About, rules: usize) -> String {
-        let begun = self.figures.iter().any(|figure| figure.rules >= rules);
+        let begun = self.taken.iter().any(|figure| figure.rules >= rules);
         match &about.lacks {
             Some(reason) if reason.starts_with("not on this kernel") => "not on this kernel".to_owned(),
             Some(_) => "not measured".to_owned(),
