@@ -59,6 +59,15 @@ impl Maker {
         Timestamp(self.start + self.step * number as i64)
     }
 
+    /// The record of this number, which stands for one decision: what is lost counts decisions.
+    pub fn single(&self, number: u64) -> Entry {
+        let mut entry = self.entry(number);
+        if let Entry::Decision(record) = &mut entry {
+            record.count = 1;
+        }
+        entry
+    }
+
     /// One entry; about every five-thousandth is a change and no decision.
     pub fn entry(&self, number: u64) -> Entry {
         let random = spread(number);

@@ -83,7 +83,7 @@ impl Node {
         let mut refused = 0;
         for first in (self.made..self.made + count).step_by(1000) {
             let end = (self.made + count).min(first + 1000);
-            let entries: Vec<Entry> = (first..end).map(|number| self.maker.entry(number)).collect();
+            let entries: Vec<Entry> = (first..end).map(|number| self.maker.single(number)).collect();
             if self.spool.append(&entries, None).await.is_err() {
                 refused += entries.len() as u64;
             }

@@ -121,7 +121,7 @@ async fn append(spool: &Spool, maker: &Maker, numbers: std::ops::Range<u64>) -> 
     let mut lost = 0;
     for first in numbers.clone().step_by(2000) {
         let entries: Vec<Entry> = (first..numbers.end.min(first + 2000))
-            .map(|number| maker.entry(number))
+            .map(|number| maker.single(number))
             .collect();
         if spool.append(&entries, None).await.is_err() {
             lost += entries.len() as u64;

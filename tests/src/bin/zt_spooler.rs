@@ -116,7 +116,7 @@ async fn main() -> Result<()> {
             all
         };
         let end = goal.min(next + arguments.batch);
-        let entries: Vec<_> = (next..end).map(|number| maker.entry(number)).collect();
+        let entries: Vec<_> = (next..end).map(|number| maker.single(number)).collect();
         // What there is no room for is counted there.
         let taken = spool.append(&entries, None).await;
         ensure!(taken.is_ok() || arguments.newest, "not taken: {taken:?}");

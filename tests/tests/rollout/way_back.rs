@@ -75,8 +75,9 @@ fn an_agent_that_a_rollout_would_refuse_takes_the_way_back() -> Result<()> {
     scene.add("own", Workload::new(&spiffe("own"), &own));
     let policies = scene.sandbox().directory().join("policies");
     let mut engine = Engine::new(scene.sandbox(), "engine", &policies)?;
+    // It goes there from where it is put when it was started.
     let enter = format!(
-        "echo $$ > {}/cgroup.procs && exec \"$0\" \"$@\"",
+        "until grep -q '/agent$' /proc/$$/cgroup; do sleep 0.01; done; echo $$ > {}/cgroup.procs && exec \"$0\" \"$@\"",
         own.path().display()
     );
     let all = json!([{ "name": "all", "requirePolicy": true }]);
@@ -103,7 +104,11 @@ fn an_agent_that_a_rollout_would_refuse_takes_the_way_back() -> Result<()> {
         .write_policy("rollout.yaml", &rollout(Some("all"), &all))?;
     reached(json!("all"))?;
     assert_eq!(client.tcp(server.v4(80))?, "EPERM");
-    assert!(own.processes()?.contains(&agent.pid().unwrap_or_default()));
+    let (inside, pid) = (own.processes()?, agent.pid());
+    ensure!(
+        pid.is_some_and(|pid| inside.contains(&pid)),
+        "the agent, {pid:?}, is not among {inside:?}"
+    );
     // Whatever it has open is gone.
     engine.kill()?;
     engine.start()?;

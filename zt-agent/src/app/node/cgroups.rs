@@ -130,6 +130,9 @@ impl Node {
     /// After cgroups came or went: what depends on all of them.
     pub(super) fn cgroups_settled(&mut self) -> Result<(), AppError> {
         let written = self.write_control();
+        if self.pending.may_have_passed() {
+            self.judge_what_passed();
+        }
         self.cut_off_raw();
         self.watch_newly();
         self.publish_places();

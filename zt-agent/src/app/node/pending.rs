@@ -13,6 +13,8 @@ use crate::problem::Problem;
 const MOST_REFUSED: usize = 4096;
 /// How often a socket is looked for that was connecting: over some 30 s, in which the slowest of tasks comes to run.
 const MOST_LOOKS: u32 = 6;
+/// After the hooks were attached to a root that was made anew, for so long cgroups come to be known that were there before them.
+const COME_TO_BE_KNOWN: Duration = Duration::from_secs(10);
 /// The longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
@@ -43,6 +45,8 @@ pub(super) struct Pending {
     pub guards: BTreeSet<u64>,
     /// Fenced sockets that could not be destroyed.
     pub refused: Vec<RefusedSocket>,
+    /// When the hooks were last attached to a root that was made anew.
+    pub attached: Option<Instant>,
     /// Tries in a row after which something was left.
     failures: u32,
     next: Option<Instant>,
@@ -59,6 +63,11 @@ impl Pending {
             || !self.guards.is_empty()
             || !self.refused.is_empty();
         left && self.next.is_none_or(|next| now >= next)
+    }
+
+    /// Whether a cgroup that is told of now may have been there before the hooks: its sockets were nobody's when they were looked at.
+    pub(super) fn may_have_passed(&self) -> bool {
+        self.attached.is_some_and(|at| at.elapsed() < COME_TO_BE_KNOWN)
     }
 
     /// Notes that a revoked socket is still connecting; whether it is worth another look. `looked` is what was noted by

@@ -4,6 +4,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::super::notify;
 use super::{AppError, Node, roots};
@@ -32,13 +33,14 @@ impl Node {
             self.parts.roots = before;
             return attached;
         }
+        self.pending.attached = Some(Instant::now());
         self.judge_what_passed();
         self.check_hooks();
         Ok(())
     }
 
     /// Looks at sockets that were opened while a hook was not there.
-    fn judge_what_passed(&mut self) {
+    pub(super) fn judge_what_passed(&mut self) {
         let looked = self
             .look_at_namespaces(true)
             .and_then(|()| self.find_older(Search::Older, None));
