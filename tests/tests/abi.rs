@@ -7,13 +7,14 @@ use std::mem::offset_of;
 use anyhow::{Result, ensure};
 use zt_common::ABI_VERSION;
 use zt_common::abi::{
-    Connection, Flood, FlowKey, FlowState, Homes, KeyId, Listener, ListenerKey, LocalKey, Node, NodeKey,
-    Peer, ResidentKey, Service, ServiceKey, Socket, Source, SourceKey, Unnoted, Workload,
+    Connection, FlowKey, FlowState, Homes, KeyId, Listener, ListenerKey, LocalKey, Node, NodeKey, Peer,
+    ResidentKey, Service, ServiceKey, Socket, Source, SourceKey, Unnoted, Workload,
 };
 use zt_common::control::{Control, Root};
 use zt_common::counter::Counter;
 use zt_common::entry::{AllowEntry, AllowKey};
 use zt_common::event::{DecisionEvent, EventHeader};
+use zt_common::flood::{Account, Flood};
 use zt_common::names;
 use zt_tests::btf::{Layout, structs};
 
@@ -146,6 +147,7 @@ fn of_this_build() -> Vec<Layout> {
             last_seen,
         }),
         layout!(Flood { window, records }),
+        layout!(Account { key, flood }),
         layout!(Control {
             flags,
             directory,

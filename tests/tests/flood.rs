@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What one workload does in a tight loop must not cost the others their records or their flows.
+//! What one workload does in a tight loop must not cost the others their records or their flows, nor hide what it does
+//! beside that.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -82,6 +83,46 @@ fn ports(records: &[Value]) -> BTreeSet<u64> {
     records.iter().map(port).collect()
 }
 
+/// While nobody empties the ring buffer, a workload that has had its share of it cannot cover what else it tries.
+#[test]
+fn a_flood_hides_no_first_denial_of_who_makes_it() -> Result<()> {
+    const TRIES: u64 = 60;
+    let mut scene = Scene::new("cover")?;
+    let server = scene.workload("server")?;
+    let mut noisy = scene.workload("noisy")?;
+    let mut other = scene.start("other", &noisy.cgroup, &noisy.host)?;
+    let agent = scene
+        .agent(&Policy::new("cover").allow("server", "noisy", TCP, "1"))?
+        .start()?;
+    agent.signal(Signal::SIGSTOP)?;
+    // More than half of the ring: from here on the loop has its share in each moment before anybody else has any.
+    noisy
+        .call(Operation::ConnectMany(Flood::new(server.v4(80), 250_000)))?
+        .ok()?;
+    noisy.send(Operation::ConnectMany(Flood {
+        duration: Some(TIMEOUT),
+        ..Flood::new(server.v4(80), 1_000_000)
+    }))?;
+    let reply = other
+        .call(Operation::ConnectMany(paced(&server, 1000, TRIES)))?
+        .ok()?;
+    assert!(
+        reply.outcomes.iter().all(|of| of.count("EPERM") == 1),
+        "{reply:?}"
+    );
+    noisy.wait()?.ok()?;
+    agent.signal(Signal::SIGCONT)?;
+    let told = agent.records("decision=DENY", usize::try_from(TRIES)?, |record| {
+        record["destination"]["port"] != 80
+    })?;
+    assert_eq!(ports(&told), (1000..1000 + TRIES).collect());
+    ensure!(
+        agent.counter("events_lost")? > 0,
+        "the loop did not fill the ring: the test shows nothing"
+    );
+    Ok(())
+}
+
 /// A workload is refused as fast as it can try while agents are killed: it has few records, others have theirs, and the sums are
 /// exact.
 #[test]
@@ -89,6 +130,7 @@ fn a_refused_loop_is_few_records_whose_sums_are_exact_and_hides_nobody() -> Resu
     let mut scene = Scene::new("loop")?;
     let (mut server, mut noisy) = (scene.workload("server")?, scene.workload("noisy")?);
     let mut quiet = scene.workload("quiet")?;
+    let mut beside = scene.start("beside", &noisy.cgroup, &noisy.host)?;
     server.serve(any(81))?.local()?;
     let policy = Policy::new("loop").allow("quiet", "server", TCP, "81");
     let mut agent = scene.agent(&policy)?.start()?;
@@ -107,6 +149,7 @@ fn a_refused_loop_is_few_records_whose_sums_are_exact_and_hides_nobody() -> Resu
             }
             assert_eq!(quiet.tcp(server.v4(port))?, "EPERM");
             assert_eq!(quiet.tcp(server.v4(81))?, "ok");
+            assert_eq!(beside.tcp(server.v4(port))?, "EPERM");
             port += 1;
         }
         agent.restart()?;
@@ -125,10 +168,19 @@ fn a_refused_loop_is_few_records_whose_sums_are_exact_and_hides_nobody() -> Resu
         records.len()
     );
     let wanted: BTreeSet<u64> = (1000..u64::from(port)).collect();
-    let firsts = records
-        .iter()
-        .filter(|record| record["source"]["spiffe_id"] == quiet.id && record["decision"] == "DENY");
-    assert_eq!(ports(&firsts.cloned().collect::<Vec<_>>()), wanted);
+    for party in [&quiet, &noisy] {
+        let firsts = records.iter().filter(|record| {
+            record["source"]["spiffe_id"] == party.id
+                && record["decision"] == "DENY"
+                && record["destination"]["port"] != 80
+        });
+        assert_eq!(
+            ports(&firsts.cloned().collect::<Vec<_>>()),
+            wanted,
+            "{}",
+            party.id
+        );
+    }
     let let_through = records
         .iter()
         .filter(|record| record["decision"] == "ALLOW" && record["destination"]["port"] == 81);

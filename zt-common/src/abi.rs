@@ -335,35 +335,6 @@ pub struct FlowState {
 /// How long a UDP flow admits replies after its last datagram, nanoseconds.
 pub const FLOW_IDLE: u64 = 120_000_000_000;
 
-/// Value of `zt_floods` (LRU), keyed by workload: what it has put into the ring buffer in one window of time. Looked at
-/// only while the ring is filling up.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Flood {
-    /// `CLOCK_MONOTONIC` nanoseconds, shifted right by [`FLOOD_WINDOW`].
-    pub window: u64,
-    /// Its decisions in that window.
-    pub records: u64,
-}
-
-/// A window is 2 to this power nanoseconds long: 134 ms.
-pub const FLOOD_WINDOW: u32 = 27;
-
-/// How many records one workload may put into the ring in one window, by how many eighths of the ring are full.
-///
-/// A workload that is refused in a tight loop makes more records than can be stored. Its share shrinks as the ring
-/// fills, so that there is room for everyone else's, and for the notices that the agent acts on.
-#[inline(always)]
-pub const fn flood_share(eighths: u64) -> u64 {
-    match eighths {
-        0..=3 => u64::MAX,
-        4 | 5 => 4096,
-        6 => 512,
-        _ => 64,
-    }
-}
-
-const _: () = assert!(size_of::<Flood>() == 16);
 const _: () = assert!(size_of::<Workload>() == 16);
 const _: () = assert!(size_of::<ListenerKey>() == 32);
 const _: () = assert!(size_of::<Listener>() == 24);

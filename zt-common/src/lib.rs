@@ -12,6 +12,7 @@ pub mod control;
 pub mod counter;
 pub mod entry;
 pub mod event;
+pub mod flood;
 pub mod handshake;
 pub mod identity;
 pub mod names;

@@ -43,6 +43,10 @@ pub const FLOWS: &str = "zt_flows";
 pub const DENIED_FLOWS: &str = "zt_denied_flows";
 /// Who fills the ring buffer.
 pub const FLOODS: &str = "zt_floods";
+/// What is told of who fills it.
+pub const DENIALS: &str = "zt_denials";
+/// What a program that looks for its room in the ring buffer has at hand.
+pub const ACCOUNT: &str = "zt_account";
 /// Refused sockets.
 pub const REFUSED: &str = "zt_refused";
 /// Decisions and notices.
@@ -52,9 +56,11 @@ pub const COUNTERS: &str = "zt_counters";
 
 /// A constant of the programs, one byte: whether they can have handshakes bear identities.
 pub const HANDSHAKES: &str = "ZT_HANDSHAKES";
+/// Of the programs: what the numbers of denials in [`DENIALS`] begin with.
+pub const SEED: &str = "ZT_SEED";
 
 /// Every pinned map.
-pub const MAPS: [&str; 24] = [
+pub const MAPS: [&str; 26] = [
     WORKLOADS,
     LISTENERS,
     LOCAL,
@@ -76,6 +82,8 @@ pub const MAPS: [&str; 24] = [
     FLOWS,
     DENIED_FLOWS,
     FLOODS,
+    DENIALS,
+    ACCOUNT,
     REFUSED,
     EVENTS,
     COUNTERS,

@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Decisions on their way out: one count and one event each.
 
-use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated as helper;
 use zt_common::ABI_VERSION;
 use zt_common::abi::{
-    CONNECTION_DENIED, CONNECTION_ENFORCED, CONNECTION_INBOUND, CONNECTION_IPV6, Connection, FLOOD_WINDOW,
-    Flood, flood_share,
+    CONNECTION_DENIED, CONNECTION_ENFORCED, CONNECTION_INBOUND, CONNECTION_IPV6, Connection,
 };
 use zt_common::address::Address;
 use zt_common::control::DIAGNOSTICS;
@@ -16,17 +14,15 @@ use zt_common::event::{
     ALLOWED, DecisionEvent, ENFORCED, EventHeader, Hook, INBOUND, IPV6, KIND_DECISION, KIND_NOTICE,
     NoticeEvent, REFUSED_SOCKET,
 };
-use zt_common::names::RING_BYTES;
+use zt_common::flood::way;
 use zt_common::proof::Proof;
 use zt_common::verdict::Verdict;
 
 use crate::own::Own;
-use crate::{context, maps};
+use crate::{context, flood, maps};
 
 const NO_WAKEUP: u64 = 1;
 const FORCE_WAKEUP: u64 = 2;
-/// Or'd to a workload in a key of `zt_floods`: its notices, and not its records.
-const NOTICES: u64 = 1 << 63;
 
 /// Everything about a decision that is not the verdict.
 pub struct Decision<'a> {
@@ -79,7 +75,8 @@ pub fn diagnostics() -> bool {
 pub fn decision(decision: &Decision<'_>, verdict: &Verdict) {
     let enforced = decision.own.enforced(verdict.revision);
     count_decision(verdict.allowed, enforced);
-    if floods(decision.own.workload, decision.started) {
+    let denial = || (!verdict.allowed).then(|| number(decision, verdict));
+    if flood::has_no_room(decision.own.workload, decision.started, denial) {
         count(Counter::EventsLost);
         return;
     }
@@ -139,6 +136,37 @@ pub fn decision(decision: &Decision<'_>, verdict: &Verdict) {
     });
 }
 
+/// The number of a denial.
+#[inline(always)]
+fn number(decision: &Decision<'_>, verdict: &Verdict) -> u64 {
+    let inbound = decision.flags & INBOUND != 0;
+    let remote = if inbound {
+        decision.source_address
+    } else {
+        decision.destination_address
+    };
+    let way = way(
+        anew(&decision.target_port),
+        anew(&decision.protocol),
+        anew(&verdict.reason) as u8,
+        inbound,
+    );
+    let parts = [
+        anew(&decision.own.workload),
+        anew(&decision.source),
+        anew(&decision.destination),
+        way,
+    ];
+    flood::numbered(parts, &anew(remote))
+}
+
+/// Reads something that is read again later: what the compiler keeps until then, it keeps on the stack.
+#[inline(always)]
+fn anew<T: Copy>(value: &T) -> T {
+    // SAFETY: a reference is valid.
+    unsafe { core::ptr::read_volatile(value) }
+}
+
 #[inline(always)]
 fn count_decision(allowed: bool, enforced: bool) {
     count(match (allowed, enforced) {
@@ -182,7 +210,22 @@ pub extern "C" fn zt_told(cookie: u64, started: u64, connection: *const Connecti
     let enforced = connection.flags & CONNECTION_ENFORCED != 0;
     let inbound = connection.flags & CONNECTION_INBOUND != 0;
     count_decision(allowed, enforced);
-    if floods(connection.workload, context::now()) {
+    let denial = || {
+        let way = way(
+            connection.target_port,
+            connection.protocol,
+            connection.reason,
+            inbound,
+        );
+        let parts = [
+            connection.workload,
+            connection.source,
+            connection.destination,
+            way,
+        ];
+        (!allowed).then(|| flood::numbered(parts, &connection.remote))
+    };
+    if flood::has_no_room(connection.workload, context::now(), denial) {
         count(Counter::EventsLost);
         return 0;
     }
@@ -250,45 +293,12 @@ pub extern "C" fn zt_told(cookie: u64, started: u64, connection: *const Connecti
     1
 }
 
-/// Whether a workload has had its share of a ring buffer that is filling up.
-#[inline(always)]
-fn floods(workload: u64, now: u64) -> bool {
-    const AVAILABLE_DATA: u64 = 0;
-    // SAFETY: the map is a ring buffer.
-    let filled = unsafe {
-        helper::bpf_ringbuf_query(
-            core::ptr::from_ref(&maps::zt_events).cast_mut().cast(),
-            AVAILABLE_DATA,
-        )
-    };
-    let share = flood_share(filled / (RING_BYTES as u64 / 8));
-    if share == u64::MAX {
-        return false;
-    }
-    let window = now >> FLOOD_WINDOW;
-    if let Some(place) = maps::zt_floods.get_ptr_mut(workload) {
-        // SAFETY: a live entry; two programs that begin a window at once count one record less.
-        let flood = unsafe { &mut *place };
-        if flood.window == window {
-            // SAFETY: as above.
-            unsafe { context::add(&raw mut flood.records, 1) };
-            return flood.records > share;
-        }
-        flood.window = window;
-        flood.records = 1;
-        return false;
-    }
-    let flood = Flood { window, records: 1 };
-    let _ = maps::zt_floods.insert(workload, flood, u64::from(BPF_ANY));
-    false
-}
-
 /// Tells the agent that something needs it.
 #[inline(always)]
 pub fn notice(code: u32, pid: u32, workload: u64, netns: u64) {
     // A share of its own: who binds in a loop leaves room for decisions, and what is refused by it for notices. What is not told is
     // looked for.
-    if floods(workload | NOTICES, context::now()) {
+    if flood::has_no_room(workload | flood::NOTICES, context::now(), || None) {
         count(Counter::NoticesLost);
         return;
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! zt's kernel programs: one file a hook, thin. All maps are in `maps`, all shared logic in `own` (who acts),
 //! `lookup`, `origin` and `sender` (who the other is), `judge` (what policy says), `admit` (what an admission leaves behind), `option`
-//! and `proof` (identity in the handshake) and `emit` (what is told).
+//! and `proof` (identity in the handshake), `emit` (what is told) and `flood` (of whom not all is).
 //!
 //! Decisions are made at the handshake. Nothing here runs for a data segment of an established TCP connection; the
 //! one hook that sees packets, `udp_guard`, is attached only to workloads that receive datagrams.
@@ -21,6 +21,7 @@ mod emit;
 mod ends;
 mod established;
 mod fence;
+mod flood;
 mod flow;
 mod judge;
 mod keys;

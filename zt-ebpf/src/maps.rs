@@ -9,14 +9,15 @@ use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, bpf_map_type};
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SockHash};
 use aya_ebpf::macros::btf_map;
 use zt_common::abi::{
-    Connection, Flood, FlowKey, FlowState, Homes, KeyId, Listener, ListenerKey, LocalKey, Node, NodeKey,
-    Peer, ResidentKey, Service, ServiceKey, Socket, Source, SourceKey, Unnoted, Workload,
+    Connection, FlowKey, FlowState, Homes, KeyId, Listener, ListenerKey, LocalKey, Node, NodeKey, Peer,
+    ResidentKey, Service, ServiceKey, Socket, Source, SourceKey, Unnoted, Workload,
 };
 use zt_common::address::Address;
 use zt_common::control::Control;
 use zt_common::counter::Counter;
 use zt_common::entry::{AllowEntry, AllowKey};
 use zt_common::event::DecisionEvent;
+use zt_common::flood::{Account, Flood};
 use zt_common::names::{
     MAX_CONNECTIONS, MAX_HOMES, MAX_KEYS, MAX_LISTENERS, MAX_LOCAL, MAX_NODES, MAX_PEERS, MAX_RESIDENTS,
     MAX_SERVICES, MAX_SHARES, MAX_UNNOTED, MAX_WORKLOADS, NETWORK_SLOTS, RING_BYTES,
@@ -72,6 +73,10 @@ pub static zt_flows: LruHashMap<FlowKey, FlowState, 65_536> = LruHashMap::new();
 pub static zt_denied_flows: LruHashMap<FlowKey, FlowState, 65_536> = LruHashMap::new();
 #[btf_map]
 pub static zt_floods: LruHashMap<u64, Flood, 4096> = LruHashMap::new();
+#[btf_map]
+pub static zt_denials: LruHashMap<u64, u64, 4096> = LruHashMap::new();
+#[btf_map]
+pub static zt_account: PerCpuArray<Account, 1> = PerCpuArray::new();
 #[btf_map]
 pub static zt_refused: SockHash<u64, 65_536> = SockHash::new();
 #[btf_map]

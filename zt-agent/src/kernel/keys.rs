@@ -42,13 +42,9 @@ impl Keys {
     /// Makes the key of an epoch. An epoch that has one keeps it: another agent's SYN may bear its tag already.
     fn make(&mut self, epoch: u64, now: Duration) -> Result<(), KernelError> {
         const NO_EXIST: u64 = 1;
-        let random = |source| KernelError::Missing {
-            missing: "random numbers (getrandom)".into(),
-            cause: std::io::Error::to_string(&source),
-        };
         let key = NodeKey {
-            k0: sys::random().map_err(random)?,
-            k1: sys::random().map_err(random)?,
+            k0: sys::random()?,
+            k1: sys::random()?,
             made: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
         };
         match self.0.insert(KeyId { peer: WITHIN, epoch }, key, NO_EXIST) {

@@ -109,6 +109,8 @@ fn read_object(handshakes: bool, pins: Option<&Pins>) -> Result<Ebpf, KernelErro
     loader.verifier_log_level(VerifierLogLevel::STATS);
     let handshakes = u8::from(handshakes);
     loader.override_global(names::HANDSHAKES, &handshakes, true);
+    let seed = sys::random()?;
+    loader.override_global(names::SEED, &seed, true);
     if let Some(pins) = pins {
         for name in names::MAPS {
             loader.map_pin_path(name, pins.map(name));

@@ -22,6 +22,7 @@ pub(super) use self::objects::{
     add_new, change_first_word, first_word, head, id_of, look_up, of_socket, program_of_map, remove,
 };
 pub(super) use self::query::own_programs_at;
+use super::error::KernelError;
 
 const MAP_CREATE: u32 = 0;
 const OBJ_PIN: u32 = 6;
@@ -70,7 +71,7 @@ pub(super) fn set_option(socket: BorrowedFd<'_>, level: i32, option: i32, value:
 }
 
 /// A number that nobody can guess, from the kernel's random source.
-pub(super) fn random() -> io::Result<u64> {
+pub(super) fn random() -> Result<u64, KernelError> {
     let mut bytes = [0_u8; 8];
     // SAFETY: the kernel writes at most the size given.
     let read = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
@@ -78,7 +79,10 @@ pub(super) fn random() -> io::Result<u64> {
     if read == bytes.len() as isize {
         Ok(u64::from_ne_bytes(bytes))
     } else {
-        Err(io::Error::last_os_error())
+        Err(KernelError::Missing {
+            missing: "random numbers (getrandom)".into(),
+            cause: io::Error::last_os_error().to_string(),
+        })
     }
 }
 
