@@ -171,6 +171,39 @@ fn without_any_of_them_it_says_which_and_why() -> Result<()> {
     Ok(())
 }
 
+/// On a host where nobody took anything from root: it takes it from itself, in all of its threads.
+#[test]
+fn root_on_a_host_keeps_what_it_needs_and_no_more() -> Result<()> {
+    let (scene, server, mut client) = pair("confined")?;
+    let agent = scene.agent(&policy())?.start()?;
+    let capabilities = granted()?.len();
+    let tasks = format!("/proc/{}/task", agent.pid().context("it runs")?);
+    let mut threads = 0;
+    for task in fs::read_dir(tasks)? {
+        let status = fs::read_to_string(task?.path().join("status"))?;
+        let field = |name: &str| {
+            let value = status.lines().find_map(|line| line.strip_prefix(name));
+            value.map(str::trim).context("a field of the status")
+        };
+        for set in ["CapEff:", "CapPrm:", "CapBnd:"] {
+            let bits = u64::from_str_radix(field(set)?, 16)?;
+            assert_eq!(bits.count_ones() as usize, capabilities, "{status}");
+        }
+        for set in ["CapInh:", "CapAmb:"] {
+            assert_eq!(u64::from_str_radix(field(set)?, 16)?, 0, "{status}");
+        }
+        assert_eq!(field("NoNewPrivs:")?, "1", "{status}");
+        assert_eq!(field("Seccomp:")?, "2", "{status}");
+        threads += 1;
+    }
+    assert!(threads > 2, "{threads}");
+    assert_eq!(client.tcp(server.v4(80))?, "ok");
+    assert_eq!(client.tcp(server.v4(81))?, "EPERM");
+    let log = agent.log()?;
+    assert!(!log.contains("more rights than it needs"), "{log}");
+    Ok(())
+}
+
 /// A container on a node that has no bpffs: what the agent mounted there itself would go with the container.
 #[test]
 fn no_bpffs_of_its_own_in_a_container() -> Result<()> {

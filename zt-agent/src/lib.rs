@@ -10,6 +10,7 @@ pub mod caller;
 pub mod cgroup;
 pub mod cli;
 pub mod config;
+pub mod confine;
 pub mod demo;
 pub mod doctor;
 pub mod identity;

@@ -92,6 +92,11 @@ const RULES: &[Rule] = &[
         may_import: &["caller", "identity", "policy", "problem", "spiffe_id", "cgroup"],
     },
     Rule {
+        module: "confine",
+        // What it keeps is what that works with.
+        may_import: &["kernel"],
+    },
+    Rule {
         module: "kernel",
         may_import: &["state", "policy"],
     },
@@ -147,6 +152,8 @@ const RULES: &[Rule] = &[
             // What checks and exports the trail needs no agent.
             "audit",
             "config",
+            // Before there is anything else.
+            "confine",
             "demo",
             "doctor",
             "log",
@@ -201,14 +208,9 @@ struct Confined {
 
 const CONFINED: &[Confined] = &[
     Confined {
-        krate: &["aya"],
+        krate: &["aya", "aya_log"],
         to: &["kernel"],
         why: "only kernel/ talks to the kernel's programs and maps",
-    },
-    Confined {
-        krate: &["aya_log"],
-        to: &["kernel"],
-        why: "only kernel/ talks to the kernel's programs",
     },
     Confined {
         krate: &["sqlx"],

@@ -8,6 +8,7 @@ use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use super::{Exit, Failure};
 use crate::app;
 use crate::config::{Config, ConfigError, SETTINGS, Sources};
+use crate::confine;
 
 /// Arguments of `run`.
 #[derive(Clone, Debug, Default, Args)]
@@ -50,6 +51,7 @@ pub(super) fn run(arguments: &StartArgs, log_level: &str) -> Result<Exit, Failur
     crate::log::start(log_level)?;
     let sources = arguments.run.sources();
     let config = Config::load(&sources)?;
+    confine::node();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(app::run(config, sources, arguments.take_over));
     // What still runs only reads: nothing is lost by not waiting for it.
