@@ -29,7 +29,7 @@ struct Node {
     client: Party,
     server: Party,
     name: &'static str,
-    _scene: Scene,
+    scene: Scene,
 }
 
 impl Node {
@@ -60,7 +60,7 @@ impl Node {
             client,
             server: target,
             name,
-            _scene: scene,
+            scene,
         })
     }
 

@@ -4,6 +4,10 @@
 
 #[path = "page/browser.rs"]
 mod browser;
+#[path = "page/followers.rs"]
+mod followers;
+#[path = "page/keyboard.rs"]
+mod keyboard;
 #[path = "page/node.rs"]
 mod node;
 #[path = "page/trail.rs"]
@@ -19,6 +23,7 @@ use serde_json::{Value, json};
 use zt_tests::{Engine, Policy, Sandbox, TCP, eventually, http, ports, spiffe};
 
 use self::browser::{Browser, LATER};
+use self::node::text_has;
 
 /// Services that a page must be readable with.
 const SERVICES: u32 = 300;
@@ -42,6 +47,43 @@ fn evaluate(engine: &Engine, port: u16) -> Result<()> {
         "source": {"spiffe_id": spiffe("client")}, "destination": {"spiffe_id": spiffe("server"), "port": port},
     });
     http::post(engine.api(), "/v1/evaluate", &question)?.success()?;
+    Ok(())
+}
+
+/// All that is written on the page has enough contrast.
+fn is_readable(browser: &Browser, what: &str) -> Result<()> {
+    let poor = browser.run(include_str!("page/contrast.js"))?;
+    ensure!(poor == json!([]), "{what}: hardly to be read: {poor}");
+    browser.shot(what)
+}
+
+/// Of a namespace that nobody is in nothing is recorded: the views say that, and have no policy that denies all for whoever copies.
+fn nothing_is_said_of_nobody(browser: &Browser) -> Result<()> {
+    let choose = |name: &str| {
+        browser.run(&format!(
+            "const input = document.getElementById('namespace'); input.value = '{name}'; input.dispatchEvent(new Event('change'))"
+        ))
+    };
+    choose("nowhere")?;
+    for view in ["6", "4"] {
+        browser.press(view)?;
+        text_has(
+            browser,
+            "that nothing is recorded",
+            &["no connections of namespace nowhere"],
+        )?;
+        let others =
+            browser.run("return document.querySelectorAll('main button, main pre, main .problem').length")?;
+        assert_eq!(others, json!(0), "{view}");
+    }
+    choose("")?;
+    // The browser notes each answer that is none.
+    let is_that = |entry: &Value| {
+        let message = entry["message"].as_str();
+        message.is_some_and(|message| message.contains("namespace=nowhere") && message.contains("404"))
+    };
+    let log = browser.log()?;
+    ensure!(log.iter().all(is_that), "the browser's log: {log:#?}");
     Ok(())
 }
 
@@ -131,15 +173,40 @@ fn the_page_shows_what_the_agent_knows() -> Result<()> {
     browser.shot("live")?;
 
     browser.press("3")?;
-    browser.is(
-        "rules and how often they decided",
-        "return document.querySelector('main').textContent",
-        |text| {
-            text.as_str()
-                .is_some_and(|text| text.contains("core") && text.contains("never in this time"))
-        },
+    text_has(
+        &browser,
+        "how many rules are used",
+        &["core", "1 of 2 rules used", "never in this time"],
     )?;
+    let allowed = trail::allowed(SERVICES)?.to_string();
+    let hits = "return [...document.querySelectorAll('details tbody tr')].map((row) => [...row.cells].slice(3, 6).map((cell) => cell.textContent))";
+    assert_eq!(
+        browser.run(hits)?,
+        json!([[allowed, "0", "0"], ["never in this time"]])
+    );
     browser.shot("policies")?;
+    // With a rule above them they have other numbers, and nothing of what was counted is theirs, nor the new one's.
+    let changed = Policy::new("core")
+        .allow("other", "server", TCP, "80")
+        .allow("client", "server", TCP, "80")
+        .allow("client", "nobody", TCP, "81");
+    assert_eq!(engine.put("core", &changed.text())?.status, 200);
+    browser.press("r")?;
+    text_has(
+        &browser,
+        "since when",
+        &["0 of 3 rules used since ", "Counted since "],
+    )?;
+    let texts = browser.run(hits)?;
+    let texts = texts.as_array().context("rows")?;
+    assert!(
+        texts.len() == 3
+            && texts.iter().all(|row| row[0]
+                .as_str()
+                .is_some_and(|text| text.starts_with("never since "))),
+        "{texts:?}"
+    );
+    browser.shot("policies-changed")?;
     browser.press("4")?;
     browser.is(
         "what enforcing would deny",
@@ -157,7 +224,7 @@ fn the_page_shows_what_the_agent_knows() -> Result<()> {
         },
     )?;
     browser.shot("rollout")?;
-    // One that comes while one looks. An engine does not see what nodes do, and says so.
+    // One that comes while one looks. An engine does not see the workloads of nodes, and says so.
     assert_eq!(engine.put("to-enforcing", &node::rollout())?.status, 200);
     browser.is(
         "stages",
@@ -167,7 +234,7 @@ fn the_page_shows_what_the_agent_knows() -> Result<()> {
     let texts = browser.run("return document.querySelector('main').textContent")?;
     let texts = texts.as_str().context("a text")?;
     for wanted in [
-        "A policy engine does not see what nodes do",
+        "A policy engine does not see the workloads of nodes",
         "enforces all of those",
         "50 % by workload",
     ] {
@@ -187,17 +254,24 @@ fn the_page_shows_what_the_agent_knows() -> Result<()> {
         },
     )?;
     browser.shot("recommendation")?;
+    nothing_is_said_of_nobody(&browser)?;
 
     // In dark and in light, what is written can be read.
     for scheme in ["dark", "light"] {
         browser.prefers(scheme)?;
-        for view in ["1", "3", "4", "5"] {
+        for view in ["1", "2", "3", "4", "5", "6"] {
             browser.press(view)?;
-            browser.is("the view", "return document.querySelector('main .note') !== null && !document.querySelector('main').textContent.startsWith('Asking')", |is| *is == true)?;
-            let poor = browser.run(include_str!("page/contrast.js"))?;
-            assert_eq!(poor, json!([]), "{scheme} {view}: hardly to be read");
-            browser.shot(&format!("{scheme}-{view}"))?;
+            browser.is("the view", keyboard::LOADED, |is| *is == true)?;
+            if view == "2" {
+                keyboard::look_at_decisions(&browser, &engine)?;
+            }
+            is_readable(&browser, &format!("{scheme}-{view}"))?;
         }
+        browser.press("?")?;
+        browser.is("the help", keyboard::HELPS, |open| *open == true)?;
+        is_readable(&browser, &format!("{scheme}-help"))?;
+        browser.press(browser::ESCAPE)?;
+        browser.is("no help", keyboard::HELPS, |open| *open == false)?;
     }
     // Nothing ran that a workload named, nothing was refused by the page's own policy, nothing went wrong.
     assert_eq!(browser.run("return window.pwned ?? null")?, Value::Null);

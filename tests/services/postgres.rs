@@ -15,8 +15,12 @@ mod columns;
 mod days;
 #[path = "postgres/examined.rs"]
 mod examined;
+#[path = "postgres/facets.rs"]
+mod facets;
 #[path = "postgres/filters.rs"]
 mod filters;
+#[path = "postgres/hits.rs"]
+mod hits;
 #[path = "postgres/hours.rs"]
 mod hours;
 #[path = "postgres/killed.rs"]
@@ -25,6 +29,8 @@ mod killed;
 mod kinds;
 #[path = "postgres/lag.rs"]
 mod lag;
+#[path = "postgres/migrations.rs"]
+mod migrations;
 #[path = "postgres/nasty.rs"]
 mod nasty;
 #[path = "postgres/network.rs"]
@@ -74,7 +80,11 @@ fn target(server: &Server, login: &str) -> Target {
 
 /// A server with tables and the partitions of today.
 async fn with_tables() -> Server {
-    let server = server();
+    with_tables_in(server()).await
+}
+
+/// The same in a server of other settings.
+async fn with_tables_in(server: Server) -> Server {
     let mut maintainer = Maintainer::open(&target(&server, "keeper"))
         .await
         .expect("tables");
@@ -133,4 +143,15 @@ async fn blocks(server: &Server) -> u64 {
     let blocks = "SELECT sum(heap_blks_hit + heap_blks_read + coalesce(idx_blks_hit + idx_blks_read, 0))
                   FROM pg_statio_user_tables WHERE schemaname = 'zt_audit'";
     server.number(blocks).expect("a count")
+}
+
+/// SQL that puts the rows of one table into another one of the same columns; those that are generated cannot be put by name.
+fn put_back(table: &str, from: &str) -> String {
+    format!(
+        "DO $$ DECLARE names text; BEGIN
+             SELECT string_agg(quote_ident(attname), ',') INTO names FROM pg_attribute
+             WHERE attrelid = '{table}'::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = '';
+             EXECUTE format('INSERT INTO {table} (%s) SELECT %s FROM {from}', names, names);
+         END $$;"
+    )
 }

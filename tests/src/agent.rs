@@ -308,6 +308,11 @@ impl Agent {
         self.wait_ready()
     }
 
+    /// Starts it again and waits for nothing.
+    pub fn begin_again(&mut self) -> Result<()> {
+        self.spawn()
+    }
+
     /// Ends it in order, and starts it with another value of a setting.
     pub fn restart_with(&mut self, setting: &str, value: Value) -> Result<()> {
         let file = self.files.config();
@@ -346,7 +351,7 @@ impl Agent {
         Ok(fs::read_to_string(self.files.log())?)
     }
 
-    fn log_tail(&self) -> String {
+    pub(crate) fn log_tail(&self) -> String {
         let log = self.log().unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         let tail = &lines[lines.len().saturating_sub(LOG_LINES)..];

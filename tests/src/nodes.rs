@@ -3,11 +3,12 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use serde_json::{Value, json};
+use zt_agent::tls::Files;
 
 use crate::agent::AgentBuilder;
 use crate::network::Host;
@@ -15,8 +16,50 @@ use crate::ports;
 use crate::sandbox::Sandbox;
 use crate::scene::Scene;
 
+/// The SPIFFE ID of a node's agent.
+pub const PATTERN: &str = "spiffe://hanzo.ai/agents/{node}";
+
 /// Their names. The first one dials.
 pub const NODES: [&str; 2] = ["one", "two"];
+
+/// Who certifies the agents of nodes, with its certificate in `ca.pem` of a directory.
+#[derive(Debug)]
+pub struct Authority {
+    directory: PathBuf,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    /// A new one.
+    pub fn new(directory: &Path) -> Result<Self> {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate()?;
+        fs::write(directory.join("ca.pem"), params.self_signed(&key)?.pem())?;
+        Ok(Self {
+            directory: directory.to_owned(),
+            issuer: Issuer::new(params, key),
+        })
+    }
+
+    /// Writes the certificate of a node's agent and its key: `NODE.pem` and `NODE.key`.
+    pub fn certify(&self, node: &str) -> Result<Files> {
+        let files = Files {
+            cert: self.directory.join(format!("{node}.pem")),
+            key: self.directory.join(format!("{node}.key")),
+            client_ca: self.directory.join("ca.pem"),
+        };
+        let mut params = CertificateParams::default();
+        let id = PATTERN.replace("{node}", node);
+        params
+            .subject_alt_names
+            .push(SanType::URI(id.as_str().try_into()?));
+        let key = KeyPair::generate()?;
+        fs::write(&files.cert, params.signed_by(&key, &self.issuer)?.pem())?;
+        fs::write(&files.key, key.serialize_pem())?;
+        Ok(files)
+    }
+}
 
 /// What the agents of both know of each other.
 #[derive(Debug)]
@@ -30,21 +73,9 @@ impl Nodes {
     /// Two nodes, with certificates of one authority, that speak for these addresses and networks.
     pub fn new(sandbox: &Sandbox, speak_for: [Vec<String>; 2]) -> Result<Self> {
         let directory = sandbox.directory().to_owned();
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate()?;
-        fs::write(directory.join("ca.pem"), params.self_signed(&key)?.pem())?;
-        let issuer = Issuer::new(params, key);
+        let authority = Authority::new(&directory)?;
         for node in NODES {
-            let mut params = CertificateParams::default();
-            let id = format!("spiffe://hanzo.ai/agents/{node}");
-            params
-                .subject_alt_names
-                .push(SanType::URI(id.as_str().try_into()?));
-            let key = KeyPair::generate()?;
-            let certificate = params.signed_by(&key, &issuer)?;
-            fs::write(directory.join(format!("{node}.pem")), certificate.pem())?;
-            fs::write(directory.join(format!("{node}.key")), key.serialize_pem())?;
+            authority.certify(node)?;
         }
         let (one, two) = ports::two()?;
         Ok(Self {

@@ -3,10 +3,11 @@
 
 use std::net::{Ipv6Addr, SocketAddr};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde_json::json;
 
 use crate::agent::{Agent, AgentBuilder};
+use crate::probe::{Flood, Operation};
 use crate::rules::{Policy, TCP, UDP};
 use crate::scene::{Party, Scene};
 
@@ -46,4 +47,16 @@ pub fn pair(label: &str) -> Result<(Scene, Party, Party)> {
         server.serve(any(port))?.local()?;
     }
     Ok((scene, server, client))
+}
+
+/// The client of a [`pair`] tries so often, each second time at the port that policy does not allow; policy decides all of it.
+pub fn decide(client: &mut Party, server: &Party, count: u64) -> Result<()> {
+    let flood = Flood {
+        to: vec![server.v4(80), server.v6(81)],
+        ..Flood::new(server.v4(80), count)
+    };
+    let reply = client.call(Operation::ConnectMany(flood))?.ok()?;
+    let outcomes = (reply.outcomes[0].count("ok"), reply.outcomes[1].count("EPERM"));
+    ensure!(outcomes == (count / 2, count / 2), "{outcomes:?} of {count}");
+    Ok(())
 }

@@ -78,6 +78,13 @@ impl Terminal {
         found.with_context(|| format!("the screen was:\n{last}"))
     }
 
+    /// Makes it that large, as whoever drags the border of its window does.
+    pub fn resize(&self, columns: usize, lines: usize) -> Result<()> {
+        let (columns, lines) = (columns.to_string(), lines.to_string());
+        self.tmux(&["resize-window", "-x", &columns, "-y", &lines])?;
+        Ok(())
+    }
+
     /// Clears it, and what has left it.
     pub fn clear(&self) -> Result<()> {
         self.press(&["-R"])?;

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What an agent says about decisions: its records, and the kernel's counters.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::agent::Agent;
-use crate::wait::wait_for;
+use crate::wait::{eventually, wait_for};
 
 /// How long a record may take from the decision to the trail.
 pub const RECORDED: Duration = Duration::from_secs(60);
@@ -98,6 +99,32 @@ impl Agent {
                 counter.with_context(|| format!("no counter {name} in {status}"))
             })
             .sum()
+    }
+
+    /// How many decisions were lost for a cause that this run of the agent has counted.
+    pub fn lost(&self, cause: &str) -> Result<u64> {
+        Ok(self.metrics()?.sum("zt_events_lost_total", &[("cause", cause)]))
+    }
+
+    /// Waits until every decision is a record, or was counted as lost: in the ring buffer, or for `cause`, `before` of them in
+    /// earlier runs of the agent. No record may be there twice, and no decision be both.
+    pub fn settled(&self, cause: &str, before: u64) -> Result<()> {
+        let mut accounts = (0, 0, 0, 0);
+        let all = eventually("all decisions to be settled", RECORDED, || {
+            let records = self.all_records("type=decision")?;
+            let ids: HashSet<&str> = records
+                .iter()
+                .filter_map(|record| record["id"].as_str())
+                .collect();
+            ensure!(ids.len() == records.len(), "a record is there twice");
+            let (lost, ring) = (before + self.lost(cause)?, self.counter("events_lost")?);
+            accounts = (self.decisions()?, decided(&records), lost, ring);
+            let (decisions, stored, lost, ring) = accounts;
+            ensure!(stored + lost + ring <= decisions, "more than was decided");
+            Ok(stored + lost + ring == decisions)
+        });
+        all.with_context(|| self.log_tail())
+            .with_context(|| format!("decisions, records of them, lost, lost in the ring: {accounts:?}"))
     }
 
     /// Puts a policy in force in place of the one that a scene's agent began with, and waits until it is.

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Waiting for a condition, with a deadline: tests never sleep for a guessed time.
 
+use std::str::FromStr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 /// How long between two looks.
 const INTERVAL: Duration = Duration::from_millis(2);
@@ -13,6 +14,15 @@ const INTERVAL: Duration = Duration::from_millis(2);
 pub fn slowness() -> u32 {
     let said = std::env::var("ZT_SLOWNESS").ok();
     said.and_then(|said| said.parse().ok()).unwrap_or(1).max(1)
+}
+
+/// How much of something there is to be: `otherwise`, unless an environment variable asks for more or less.
+pub fn asked<T: FromStr>(variable: &str, otherwise: T) -> Result<T> {
+    let said = std::env::var(variable).ok();
+    said.map_or(Ok(otherwise), |said| {
+        let number = said.parse().ok();
+        number.with_context(|| format!("{variable}={said} is no number"))
+    })
 }
 
 /// Looks until `look` answers `Some`, and returns it; fails at once if `look` fails, and after `deadline` with `what`.

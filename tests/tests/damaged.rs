@@ -2,7 +2,6 @@
 //! The trail's file is damaged under a running agent, and before one starts: enforcement goes on, the file is put aside, what is
 //! lost with it is counted, and everybody who asks is told.
 
-use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
@@ -14,11 +13,12 @@ use sqlx::sqlite::SqliteConnectOptions;
 use zt_tests::pair::{pair, policy};
 use zt_tests::probe::{Flood, Operation};
 use zt_tests::trail::RECORDED;
-use zt_tests::trail::decided;
 use zt_tests::{Agent, Party, eventually, http};
 
 const PAGE: u64 = 4096;
 const SOME: u64 = 1000;
+/// Why decisions are lost that were in a damaged file.
+const DAMAGED: &str = "store_damaged";
 
 /// Has what was committed written to the file itself, and then overwrites all of it from a page on.
 fn damage(agent: &Agent, first: u64) -> Result<()> {
@@ -68,26 +68,6 @@ fn decide(client: &mut Party, server: &Party, count: u64) -> Result<()> {
     Ok(())
 }
 
-fn lost(agent: &Agent) -> Result<u64> {
-    Ok(agent
-        .metrics()?
-        .sum("zt_events_lost_total", &[("cause", "store_damaged")]))
-}
-
-/// Waits until every decision is a record, once, or was lost with a damaged file: `before` of them in earlier runs.
-fn settled(agent: &Agent, before: u64) -> Result<()> {
-    let mut accounts = (0, 0, 0);
-    let all = eventually("all to be settled", RECORDED, || {
-        let records = agent.all_records("type=decision")?;
-        let ids: BTreeSet<String> = records.iter().map(|record| record["id"].to_string()).collect();
-        ensure!(ids.len() == records.len(), "a record is there twice");
-        let lost = before + lost(agent)? + agent.counter("events_lost")?;
-        accounts = (agent.decisions()?, decided(&records), lost);
-        Ok(accounts.1 + accounts.2 == accounts.0)
-    });
-    all.with_context(|| format!("decisions, records, lost: {accounts:?}"))
-}
-
 /// What `doctor` says of damaged files.
 fn doctor(agent: &Agent) -> Result<Value> {
     let output = agent.command(&["doctor", "-o", "json"]).output()?;
@@ -104,7 +84,7 @@ fn a_trail_that_is_damaged_is_put_aside_and_every_decision_stays_accounted_for()
     let (scene, server, mut client) = pair("damaged")?;
     let mut agent = scene.agent(&policy())?.start()?;
     decide(&mut client, &server, SOME)?;
-    settled(&agent, 0)?;
+    agent.settled(DAMAGED, 0)?;
     let kept = agent.decisions()?;
 
     damage(&agent, 1)?;
@@ -113,8 +93,8 @@ fn a_trail_that_is_damaged_is_put_aside_and_every_decision_stays_accounted_for()
     eventually("the file to be put aside", RECORDED, || {
         Ok(aside(&agent)?.len() == 1)
     })?;
-    settled(&agent, 0)?;
-    assert_eq!(lost(&agent)?, kept);
+    agent.settled(DAMAGED, 0)?;
+    assert_eq!(agent.lost(DAMAGED)?, kept);
     assert_eq!(http::get(agent.health(), "/readyz")?.status, 200);
     let told = |agent: &Agent| -> Result<(u64, u64)> {
         let metrics = agent.metrics()?;
@@ -137,7 +117,7 @@ fn a_trail_that_is_damaged_is_put_aside_and_every_decision_stays_accounted_for()
     damage(&agent, 0)?;
     decide(&mut client, &server, SOME)?;
     agent.restart()?;
-    settled(&agent, kept)?;
+    agent.settled(DAMAGED, kept)?;
     eventually("all to be told", RECORDED, || Ok(told(&agent)? == (2, 2)))?;
     assert_eq!(aside(&agent)?.len(), 2);
 

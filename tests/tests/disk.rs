@@ -1,22 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The disk that the trail is on is only to be read: an agent does not start, what was in force stays in force, and nothing is moved.
+//! The disk that the trail is on is full, or only to be read: enforcement goes on, what has no room waits in the ring buffer or is
+//! counted, and when there is room again nothing needs to be done.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write as _};
 use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::json;
 use zt_tests::mounts::Mounts;
-use zt_tests::pair::{pair, policy};
-use zt_tests::probe::{Flood, Operation};
-use zt_tests::trail::RECORDED;
-use zt_tests::trail::decided;
-use zt_tests::{Agent, AgentBuilder, Party, Sandbox, eventually};
+use zt_tests::pair::{decide, pair, policy};
+use zt_tests::probe::TIMEOUT;
+use zt_tests::{Agent, AgentBuilder, Sandbox, eventually, http};
 
 /// Of the file system: room for what all of this records.
 const SIZE: &str = "size=96m";
+/// Decisions while there is no room, fewer than the ring buffer holds.
 const SOME: u64 = 300;
+/// More than half of what the ring buffer holds.
+const MANY: u64 = 100_000;
+
+/// Why decisions are lost that find no room.
+const FULL: &str = "store_failed";
 
 /// A file system of its own for the trail, in a mount namespace that goes with its last process.
 struct Disk {
@@ -42,37 +50,98 @@ impl Disk {
             .through(self.mounts.enter())
     }
 
+    fn filler(&self) -> PathBuf {
+        self.mounts.seen(&self.directory.join("filler"))
+    }
+
+    /// Leaves no room.
+    fn fill(&self) -> Result<()> {
+        let mut filler = File::create(self.filler())?;
+        let mut block = vec![0; 1 << 16];
+        loop {
+            match filler.write(&block) {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::StorageFull && block.len() > 512 => {
+                    block.truncate(block.len() / 2);
+                }
+                Err(error) if error.kind() == ErrorKind::StorageFull => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn make_room(&self) -> Result<()> {
+        Ok(fs::remove_file(self.filler())?)
+    }
+
     fn remount(&self, how: &str) -> Result<()> {
         let options = format!("remount,{how}");
         let path = self.directory.display().to_string();
         self.mounts.run(&["mount", "-o", &options, &path])
     }
+
+    /// Runs a command of the agent's where the disk is.
+    fn output(&self, agent: &Agent, arguments: &[&str]) -> Result<Output> {
+        let command = agent.command(arguments);
+        let enter = self.mounts.enter();
+        let mut inside = Command::new(&enter[0]);
+        inside.args(&enter[1..]).arg(command.get_program());
+        Ok(inside.args(command.get_args()).output()?)
+    }
 }
 
-/// Tries as often as that, half of it allowed, and looks that policy decides all of it.
-fn decide(client: &mut Party, server: &Party, count: u64) -> Result<()> {
-    let flood = Flood {
-        to: vec![server.v4(80), server.v6(81)],
-        ..Flood::new(server.v4(80), count)
-    };
-    let reply = client.call(Operation::ConnectMany(flood))?.ok()?;
-    let outcomes = (reply.outcomes[0].count("ok"), reply.outcomes[1].count("EPERM"));
-    ensure!(outcomes == (count / 2, count / 2), "{outcomes:?} of {count}");
+#[test]
+fn a_full_disk_stops_no_decision_and_takes_none_that_is_not_counted() -> Result<()> {
+    let (scene, server, mut client) = pair("full-disk")?;
+    let disk = Disk::new(scene.sandbox())?;
+    let mut agent = disk.agent(scene.agent(&policy())?).start()?;
+    decide(&mut client, &server, SOME)?;
+    agent.settled(FULL, 0)?;
+
+    // What comes now waits, and nothing of it is lost.
+    disk.fill()?;
+    decide(&mut client, &server, SOME)?;
+    eventually("the store to fail", TIMEOUT, || {
+        Ok(agent.metrics()?.sum("zt_audit_store_failures_total", &[]) > 0)
+    })?;
+    assert_eq!(http::get(agent.health(), "/readyz")?.status, 200);
+    decide(&mut client, &server, SOME)?;
+    assert_eq!(agent.lost(FULL)?, 0);
+    disk.make_room()?;
+    agent.settled(FULL, 0)?;
+    assert_eq!(agent.lost(FULL)?, 0);
+
+    // More than waits: the oldest are lost, and counted to the last.
+    disk.fill()?;
+    decide(&mut client, &server, MANY)?;
+    eventually(
+        "what does not fit to be counted",
+        Duration::from_secs(120),
+        || Ok(agent.lost(FULL)? > 0),
+    )?;
+    disk.make_room()?;
+    agent.settled(FULL, 0)?;
+    decide(&mut client, &server, SOME)?;
+    agent.settled(FULL, 0)?;
+
+    // Full again when the agent dies: what it has not stored is in the ring buffer for the next one.
+    disk.fill()?;
+    decide(&mut client, &server, SOME)?;
+    let before = agent.lost(FULL)?;
+    agent.kill()?;
+    decide(&mut client, &server, SOME)?;
+    disk.make_room()?;
+    agent.restart()?;
+    agent.settled(FULL, before)?;
+    assert!(agent.terminate()?.success());
+    let verify = disk.output(&agent, &["audit", "verify"])?;
+    let said = String::from_utf8_lossy(&verify.stdout);
+    ensure!(
+        verify.status.success() && said.contains("nothing was changed"),
+        "{said}{}",
+        String::from_utf8_lossy(&verify.stderr)
+    );
     Ok(())
-}
-
-/// Waits until every decision is a record, once, or was lost in the ring.
-fn settled(agent: &Agent) -> Result<()> {
-    let mut accounts = (0, 0, 0);
-    let all = eventually("all to be settled", RECORDED, || {
-        let records = agent.all_records("type=decision")?;
-        let ids: BTreeSet<String> = records.iter().map(|record| record["id"].to_string()).collect();
-        ensure!(ids.len() == records.len(), "a record is there twice");
-        let ring = agent.counter("events_lost")?;
-        accounts = (agent.decisions()?, decided(&records), ring);
-        Ok(accounts.1 + accounts.2 == accounts.0)
-    });
-    all.with_context(|| format!("decisions, records, lost in the ring: {accounts:?}"))
 }
 
 #[test]
@@ -81,7 +150,7 @@ fn a_disk_that_is_only_to_be_read_keeps_an_agent_from_starting_and_moves_nothing
     let disk = Disk::new(scene.sandbox())?;
     let mut agent = disk.agent(scene.agent(&policy())?).start()?;
     decide(&mut client, &server, SOME)?;
-    settled(&agent)?;
+    agent.settled(FULL, 0)?;
     assert!(agent.terminate()?.success());
     let names = || -> Result<BTreeSet<String>> {
         let directory = fs::read_dir(disk.mounts.seen(&disk.directory))?;
@@ -103,6 +172,6 @@ fn a_disk_that_is_only_to_be_read_keeps_an_agent_from_starting_and_moves_nothing
     assert_eq!(names()?, before);
     disk.remount("rw")?;
     agent.restart()?;
-    settled(&agent)?;
+    agent.settled(FULL, 0)?;
     Ok(())
 }

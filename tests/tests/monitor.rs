@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `zt-agent monitor` on a real terminal, which tmux is, of an agent that enforces.
 
+use std::io::{Read as _, Write as _};
 use std::ops::Deref;
+use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use zt_tests::agent::binary;
-use zt_tests::{Policy, Scene, TCP, Terminal, eventually, spiffe, wait_for};
+use zt_tests::probe::{Flood, Operation};
+use zt_tests::{Agent, Policy, Scene, TCP, Terminal, eventually, spiffe, wait_for};
 
 /// Longer than anything takes on a busy machine.
 const LATER: Duration = Duration::from_secs(60);
@@ -185,4 +188,87 @@ fn without_a_terminal_there_are_lines() -> Result<()> {
         bail!("{record}");
     }
     Ok(())
+}
+
+/// Fewer than fill half of the ring buffer, so that the agent loses none of them however slow the machine is.
+const CONNECTIONS: u64 = 20_000;
+
+/// Somebody who asks for all decisions, and then reads none of them.
+fn idle_reader(agent: &Agent) -> Result<UnixStream> {
+    let mut stream = UnixStream::connect(agent.socket())?;
+    stream.set_read_timeout(Some(LATER))?;
+    stream.write_all(b"GET /v1/decisions/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
+    let mut begun = [0; 12];
+    stream.read_exact(&mut begun)?;
+    ensure!(begun == *b"HTTP/1.1 200", "{}", String::from_utf8_lossy(&begun));
+    Ok(stream)
+}
+
+/// How many decisions a view says that it shows, and of how many.
+fn sums(screen: &str) -> Option<(u64, u64)> {
+    let (_, sums) = screen.lines().next()?.split_once("   shown ")?;
+    let (shown, all) = sums.split_once(" of ")?;
+    let number = |text: &str| {
+        let digits = text.chars().take_while(|c| c.is_ascii_digit() || *c == ',');
+        digits
+            .filter(char::is_ascii_digit)
+            .collect::<String>()
+            .parse()
+            .ok()
+    };
+    Some((number(shown)?, number(all)?))
+}
+
+#[test]
+fn slow_readers_cost_no_record_and_the_view_says_that_it_is_a_sample() -> Result<()> {
+    let (scene, server, mut client) = Scene::served("monitor-flood", &[80])?;
+    let agent = scene
+        .agent(&Policy::new("core").allow("client", "server", TCP, "80"))?
+        .start()?;
+    let terminal = View::open(&scene)?;
+    terminal.monitor(&format!("unix://{}", agent.socket().display()))?;
+    let idle = idle_reader(&agent)?;
+    let flood = Flood::new(server.v4(80), CONNECTIONS);
+    let reply = client.call(Operation::ConnectMany(flood))?.ok()?;
+    let counts = &reply.outcomes[0].counts;
+    ensure!(reply.outcomes[0].count("ok") == CONNECTIONS, "{counts:?}");
+
+    // Each decision is in the trail, though one of the readers has read none and the other shows a few.
+    agent.settled("store_failed", 0)?;
+    let lost = agent.metrics()?.sum("zt_events_lost_total", &[]);
+    ensure!(lost == 0 && agent.counter("events_lost")? == 0, "{lost}");
+    drop(idle);
+    let decided = agent.decisions()?;
+    let mut changes = 0;
+    for kind in ["policy_change", "mode_change", "identity_change"] {
+        changes += agent.all_records(&format!("type={kind}"))?.len() as u64;
+    }
+    let screen = terminal.shows("that it has counted all of them", |screen| {
+        sums(screen).is_some_and(|(_, all)| all >= decided)
+    })?;
+    let (shown, all) = sums(&screen).context("sums")?;
+    ensure!(
+        shown > 0 && shown < all && all <= decided + changes,
+        "{decided}, {changes}:\n{screen}"
+    );
+    ensure!(screen.contains("a sample, the trail has all"), "{screen}");
+
+    // Edges are below the decisions where there is no room beside them.
+    for (columns, lines, wide) in [(100, 30, false), (170, 45, true), (100, 30, false)] {
+        terminal.resize(columns, lines)?;
+        let height: usize = terminal.says("#{pane_height}")?.parse()?;
+        terminal.shows("the view at its new size", |screen| {
+            let rows: Vec<&str> = screen.lines().collect();
+            let border = rows.iter().find(|row| row.contains(" decisions "));
+            rows.len() == height
+                && rows[0].contains("zt-agent monitor  ")
+                && rows[height - 1].contains("/ filter")
+                && screen.contains("denied most often")
+                && border.is_some_and(|border| {
+                    border.chars().count() == columns && border.contains("denied most often") == wide
+                })
+        })?;
+    }
+    terminal.enter("q")?;
+    terminal.is_restored("ended:0")
 }

@@ -144,6 +144,36 @@ fn json_of(agent: &Agent, arguments: &[&str]) -> Result<Value> {
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
+/// What rows of a replay or a recommendation are about. By the policy in force then, an address of the world may have had a name of
+/// its own.
+fn flows_of<'v>(rows: impl Iterator<Item = &'v Value>) -> BTreeSet<Flow> {
+    let end = |row: &Value, field: &str| {
+        let name = row[field].as_str().unwrap_or_default();
+        let name = if name.starts_with("cidr:") { "world" } else { name };
+        name.to_owned()
+    };
+    rows.map(|row| {
+        let port = row["port"].as_u64().unwrap_or_default();
+        (
+            end(row, "source"),
+            end(row, "destination"),
+            port,
+            end(row, "protocol"),
+        )
+    })
+    .collect()
+}
+
+/// What of the traffic so far a comparison with policies is missing: with those in force, or those of a directory.
+fn missing(agent: &Agent, path: Option<&str>) -> Result<BTreeSet<Flow>> {
+    let api = format!("http://{}", agent.api());
+    let compared = ["recommend", "--since", "1h", "--api", api.as_str(), "--diff"];
+    let told = json_of(agent, &[compared.as_slice(), path.as_slice()].concat())?;
+    assert_eq!(told["undecided"], json!([]), "{told}");
+    assert_eq!(told["unused"], json!([]), "{told}");
+    Ok(flows_of(told["missing"].as_array().context("missing")?.iter()))
+}
+
 /// Each document that says one thing less than this: a rule, a target of several, a port of several.
 fn lesser(document: &Value) -> Vec<(String, Value)> {
     let mut all = Vec::new();
@@ -188,9 +218,16 @@ fn what_is_recommended_allows_the_same_traffic_and_nothing_of_it_is_too_much() -
     let made = json_of(&agent, &["recommend", "--since", "1h"])?;
     assert_eq!(made["unsaid"], json!([]), "{made}");
     let text = made["policy"].as_str().context("a policy")?;
+    let whole: BTreeSet<Flow> = cast.act_all()?.into_keys().collect();
+    assert_eq!(missing(&agent, None)?, whole, "what is in force allows nothing");
 
     // Enforced, the same traffic goes through, and nothing of it is denied.
     agent.change_policy(text)?;
+    assert_eq!(
+        missing(&agent, None)?,
+        BTreeSet::new(),
+        "what is in force now is what was made"
+    );
     agent.restart_with("mode", json!("enforce"))?;
     let revision = agent.revision()?;
     assert_eq!(cast.act()?, BTreeSet::new(), "{text}");
@@ -209,28 +246,16 @@ fn what_is_recommended_allows_the_same_traffic_and_nothing_of_it_is_too_much() -
         let path = candidates.display().to_string();
         let replayed = json_of(&agent, &["replay", &path, "--since", "1h"])?;
         let rows = replayed["changes"].as_array().context("changes")?;
-        let denied = rows.iter().filter(|row| row["change"] == "newly_denied");
-        // By the candidate in force before, an address of the world may have had a name of its own.
-        let end = |row: &Value, field: &str| {
-            let name = row[field].as_str().unwrap_or_default();
-            let name = if name.starts_with("cidr:") { "world" } else { name };
-            name.to_owned()
-        };
-        let said: BTreeSet<Flow> = denied
-            .map(|row| {
-                let port = row["port"].as_u64().unwrap_or_default();
-                (
-                    end(row, "source"),
-                    end(row, "destination"),
-                    port,
-                    end(row, "protocol"),
-                )
-            })
-            .collect();
+        let said = |change: &str| flows_of(rows.iter().filter(|row| row["change"] == change));
+        let lacks = missing(&agent, Some(&path))?;
         agent.change_policy(&document.to_string())?;
         let refused = cast.act()?;
         assert!(!refused.is_empty(), "{what}: nothing is refused without it");
-        assert_eq!(said, refused, "{what}: {replayed}");
+        assert_eq!(said("newly_denied"), refused, "{what}: {replayed}");
+        assert_eq!(lacks, refused, "{what}");
+        // All of it was denied at first, when nobody enforced.
+        let passed: BTreeSet<Flow> = whole.difference(&refused).cloned().collect();
+        assert_eq!(said("newly_allowed"), passed, "{what}: {replayed}");
     }
     Ok(())
 }

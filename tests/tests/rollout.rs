@@ -7,8 +7,14 @@ mod advance;
 mod canary;
 #[path = "rollout/churn.rs"]
 mod churn;
+#[path = "rollout/in_cluster.rs"]
+mod in_cluster;
+#[path = "rollout/require.rs"]
+mod require;
 #[path = "rollout/stops.rs"]
 mod stops;
+#[path = "rollout/through_engine.rs"]
+mod through_engine;
 #[path = "rollout/under_load.rs"]
 mod under_load;
 #[path = "rollout/way_back.rs"]
@@ -56,9 +62,13 @@ fn stage(name: &str, identity: &str) -> Value {
 
 /// `zt-agent rollout …`, of this agent.
 fn cli(agent: &Agent, arguments: &[&str]) -> Result<Output> {
-    let socket = format!("unix://{}", agent.socket().display());
+    cli_at(&format!("unix://{}", agent.socket().display()), arguments)
+}
+
+/// The same, of whoever is there.
+fn cli_at(api: &str, arguments: &[&str]) -> Result<Output> {
     let mut command = Command::new(binary()?);
-    command.arg("rollout").args(arguments).args(["--api", &socket]);
+    command.arg("rollout").args(arguments).args(["--api", api]);
     Ok(command.output()?)
 }
 

@@ -16,7 +16,7 @@ use zt_tests::agent_files::Workload;
 use zt_tests::hooks::{bpftool, pins};
 use zt_tests::pair::{any, pair};
 use zt_tests::programs::held_by;
-use zt_tests::{Agent, Cgroup, Party, Policy, Scene, TCP, UDP, eventually, spiffe};
+use zt_tests::{Agent, Cgroup, Party, Policy, Scene, TCP, UDP, asked, eventually, spiffe};
 
 /// How many come and go together.
 const ROUND: usize = 50;
@@ -41,14 +41,6 @@ const EMPTIED: [&str; 11] = [
     names::RESIDENTS,
     names::HOMES,
 ];
-
-fn number(variable: &str, otherwise: usize) -> Result<usize> {
-    let said = std::env::var(variable).ok();
-    said.map_or(Ok(otherwise), |said| {
-        said.parse()
-            .with_context(|| format!("{variable}={said} is no number"))
-    })
-}
 
 /// What must come back to where it was.
 #[derive(Debug, PartialEq, Eq)]
@@ -203,8 +195,10 @@ fn round(
 
 #[test]
 fn workloads_that_came_and_went_leave_nothing_behind() -> Result<()> {
-    let rounds = number("ZT_SOAK_WORKLOADS", 1000)?.div_ceil(ROUND).max(2);
-    let changes = number("ZT_SOAK_CHANGES", 100)?.div_ceil(rounds).clamp(1, ROUND);
+    let rounds = asked("ZT_SOAK_WORKLOADS", 1000_usize)?.div_ceil(ROUND).max(2);
+    let changes = asked("ZT_SOAK_CHANGES", 100_usize)?
+        .div_ceil(rounds)
+        .clamp(1, ROUND);
     let (scene, mut server, mut client) = pair("soak")?;
     server.udp_bind(any(80))?.handle()?;
     let agent = scene.agent(&policy(0))?.start()?;

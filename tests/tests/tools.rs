@@ -4,6 +4,10 @@
 
 #[path = "tools/connectivity.rs"]
 mod connectivity;
+#[path = "tools/explain.rs"]
+mod explain;
+#[path = "tools/mounts.rs"]
+mod mounts;
 #[path = "tools/sysdump.rs"]
 mod sysdump;
 
@@ -26,6 +30,11 @@ struct Report {
 
 impl Report {
     fn of(agent: &Agent, arguments: &[&str]) -> Result<Self> {
+        Self::through(&[], agent, arguments)
+    }
+
+    /// Of a doctor that is started by a command, whose words come before it.
+    fn through(words: &[String], agent: &Agent, arguments: &[&str]) -> Result<Self> {
         let arguments: Vec<&str> = ["doctor", "-o", "json"]
             .into_iter()
             .chain(arguments.iter().copied())
@@ -34,7 +43,7 @@ impl Report {
             status,
             stdout,
             stderr,
-        } = agent.command(&arguments).output()?;
+        } = agent.command_through(words, &arguments).output()?;
         let report: Value = serde_json::from_slice(&stdout)
             .with_context(|| format!("no report, but {}", String::from_utf8_lossy(&stderr)))?;
         let mut findings: BTreeMap<String, Vec<Value>> = BTreeMap::new();

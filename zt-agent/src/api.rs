@@ -66,7 +66,7 @@ use crate::audit::pipeline::Intake;
 use crate::identity::spire::Health;
 use crate::metrics::Metrics;
 use crate::policy_dir::Editor;
-use crate::state::{Configured, PoliciesInForce, Snapshot, SourceStatus};
+use crate::state::{Configured, Followers, PoliciesInForce, Snapshot, SourceStatus, StoppedNode};
 
 /// Replay and recommendation: each takes a processor, and the memory of all connections that it judges.
 const JUDGING: Room = Room {
@@ -133,7 +133,12 @@ pub struct Parts {
     pub kubernetes: Option<Arc<crate::kubernetes::Health>>,
     /// How it stands with the agents of other nodes, if they are spoken to.
     pub peers: Option<Arc<crate::peers::Health>>,
+    /// What policy engines say in the cluster, where that keeps the policies.
+    pub stopped_elsewhere: Option<Box<StoppedElsewhere>>,
 }
+
+/// Nodes that stopped in the rollout of their own accord, each with the policy engine that says so.
+pub type StoppedElsewhere = dyn Fn() -> Vec<(String, StoppedNode)> + Send + Sync;
 
 /// Where the policies in force are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -197,9 +202,9 @@ impl ApiState {
         }))
     }
 
-    /// The nodes that follow this agent, and how many of them have what is in force here.
-    pub fn nodes_in_force(&self) -> (usize, usize) {
-        self.nodes().counts(self.snapshot().policies.digest())
+    /// How many nodes follow this agent, and how far they are.
+    pub fn followers(&self) -> Followers {
+        self.nodes().followers(&self.snapshot())
     }
 
     fn nodes(&self) -> &nodes::Nodes {

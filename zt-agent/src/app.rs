@@ -167,6 +167,7 @@ pub async fn run(config: Config, sources: Sources, take_over: bool) -> Result<()
         spire: followers.spire.as_ref().map(Source::health),
         kubernetes: followers.pods.as_ref().map(kubernetes::Source::health),
         peers: followers.peers.as_ref().map(Peers::health),
+        stopped_elsewhere: input.policy_feed.stopped_elsewhere(None),
     });
     let serving = endpoints.serve(&config, &state, &stopping);
     let changes = tokio::spawn(api::record_changes(state));

@@ -114,11 +114,13 @@ impl Surroundings {
             .map_or_else(|_| Vec::new(), |mount| app::managed_roots(config, mount));
         let pinned = kernel::pinned(&config.bpffs);
         let holder = Lock::holder(&config.bpffs);
+        // Where the machine's pins cannot be seen, that there are none says nothing.
+        let seen = kernel::check_bpffs(&config.bpffs).is_ok();
         let agent = match (&holder, &pinned) {
             (Ok(Some(_)), _) => Agent::Runs,
             (Ok(None), Ok(versions)) if !versions.is_empty() => Agent::Gone,
-            (Ok(None), Ok(_)) => Agent::Absent,
-            (Err(_), _) | (_, Err(_)) => Agent::Unknown,
+            (Ok(None), Ok(_)) if seen => Agent::Absent,
+            (Ok(None), Ok(_)) | (Err(_), _) | (_, Err(_)) => Agent::Unknown,
         };
         let holder = holder.ok().flatten();
         Self {

@@ -52,7 +52,7 @@ pub use document::{KIND, Rule, ServiceAccessPolicy, Target};
 pub use effect::{ANY_OTHER, Effect, Effects, RawEffect, effects};
 pub use endpoint::Endpoint;
 pub use entity::{ENTITIES, entity_name, entity_number};
-pub use envelope::{API_VERSION, Head, is_policy_name, text_digest};
+pub use envelope::{API_VERSION, Head, is_label, is_policy_name, text_digest};
 pub use exemplar::{Exemplars, exemplars};
 pub use expect::{Asked, Case, Expectation, TEST_KIND, parse_tests, try_tests};
 pub use explain::{Explanation, Miss, Silent, Speaking, Step, explain, places};

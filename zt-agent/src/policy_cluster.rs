@@ -9,6 +9,7 @@
 mod edit;
 mod known;
 mod report;
+mod stopped;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,7 +28,8 @@ use crate::state::{Snapshot, SourceStatus};
 
 pub use self::edit::Kept;
 pub use self::known::Known;
-pub use self::report::{NodeCounts, Reporter};
+pub use self::report::{CountNodes, Reporter};
+pub use self::stopped::stopped_nodes;
 
 /// How long a start waits for the API before it takes the copy on disk.
 const START_TIME: Duration = Duration::from_secs(5);

@@ -9,13 +9,14 @@
 pub(crate) mod copy;
 mod fetch;
 mod pace;
+mod report;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 
@@ -30,6 +31,7 @@ pub use self::fetch::{FollowError, Tls};
 use self::copy::Copy;
 use self::fetch::{Engine, Fetched};
 use self::pace::Pace;
+use self::report::{older, report};
 
 /// How long a start tries to reach the engine before it takes the copy on disk.
 const START_TIME: Duration = Duration::from_secs(5);
@@ -66,7 +68,8 @@ pub struct PolicyFollower {
     copy: Copy,
     status: watch::Sender<SourceStatus>,
     pace: Pace,
-    reported: Option<Instant>,
+    /// When the engine was told last, and what.
+    reported: Option<(Instant, Value)>,
     /// The digest that the node was given and did not put in force.
     unusable: Option<String>,
     /// Why the engine does not take reports, as it was last said.
@@ -308,21 +311,24 @@ impl PolicyFollower {
 
     /// Tells the engine what is in force here. It is for people to see: a report that is lost changes nothing.
     async fn report(&mut self, snapshots: &watch::Receiver<Arc<Snapshot>>) {
-        let (revision, digest) = {
-            let snapshot = snapshots.borrow();
-            (snapshot.revision, snapshot.policies.digest().to_owned())
-        };
-        let due = self.reported.is_none_or(|at| at.elapsed() >= REPORT_EVERY);
-        if !due && self.copy.reported.as_ref() == Some(&digest) {
+        let snapshot = Arc::clone(&snapshots.borrow());
+        let body = report(&snapshot);
+        let told = self.reported.as_ref();
+        if told.is_some_and(|(at, before)| at.elapsed() < REPORT_EVERY && *before == body) {
             return;
         }
-        let body = json!({ "revision": revision, "digest": digest });
-        match self.engine.report(&self.settings.node, &body).await {
+        let node = &self.settings.node;
+        let mut told = self.engine.report(node, &body).await;
+        // One of an older version refuses what it does not know.
+        let is_refused = matches!(told, Err(FollowError::Refused { .. }));
+        if let Some(body) = older(&body).filter(|_| is_refused) {
+            told = self.engine.report(node, &body).await;
+        }
+        match told {
             Ok(()) => self.report_refused = None,
             Err(error) => self.report_failed(&error),
         }
-        self.reported = Some(Instant::now());
-        self.copy.reported = Some(digest);
+        self.reported = Some((Instant::now(), body));
     }
 
     /// An engine that does not take reports is no reason not to follow it: said once, for whoever set it up.

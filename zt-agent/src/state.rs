@@ -5,6 +5,7 @@
 //! waits.
 
 mod configured;
+mod followers;
 pub mod merge;
 mod modes;
 mod publisher;
@@ -21,6 +22,7 @@ use crate::policy::{AllowTable, PolicySet, Problem, Settings, Stop};
 use crate::spiffe_id::SpiffeId;
 
 pub use self::configured::Configured;
+pub use self::followers::{Followers, MOST_SELECTING, StoppedNode};
 pub use self::modes::NodeModes;
 pub use self::publisher::{InForce, PoliciesInForce, Publisher};
 pub use self::services::{Front, Fronts};

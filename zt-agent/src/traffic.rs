@@ -11,7 +11,7 @@ use std::net::IpAddr;
 pub use self::advice::{Advice, advise};
 pub use self::enforcing::{WouldDeny, would_deny};
 pub use self::replay::{Change, Replayed, Row, Times};
-use crate::audit::query::{Seen, Span, Spans, Traffic};
+use crate::audit::query::{GraphFilter, Seen, Span, Spans, Traffic};
 use crate::policy::{SeenFlow, Undecided};
 use crate::spiffe_id::SpiffeId;
 
@@ -126,6 +126,32 @@ impl From<Traffic> for Range {
 }
 
 impl Range {
+    /// Whether policy decided about none of it.
+    pub fn is_empty(&self) -> bool {
+        self.recorded.iter().all(|recorded| recorded.count() == 0)
+    }
+
+    /// Why nothing can be judged or recommended by what a question found, if that is so.
+    pub fn nothing(&self, asked: &GraphFilter) -> Option<String> {
+        if !self.is_empty() {
+            return None;
+        }
+        let namespace = asked.namespace.as_ref();
+        let namespace = namespace.map(|name| format!(" of namespace {name}"));
+        let since = asked.since.map(|time| format!(" from {time}"));
+        let until = asked.until.map(|time| format!(" until {time}"));
+        let what: String = [namespace, since, until].into_iter().flatten().collect();
+        let left: u64 = self.left_out.values().sum();
+        let more = if left == 0 {
+            String::new()
+        } else {
+            format!(", but for {left} that policy did not decide")
+        };
+        Some(format!(
+            "no connections{what} are recorded{more}: there is nothing to judge by"
+        ))
+    }
+
     /// Those whom patterns must stand for in a table that judges them.
     pub fn workloads(&self) -> BTreeSet<SpiffeId> {
         let flows = self

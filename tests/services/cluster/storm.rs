@@ -1,23 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Exact accounting while an engine, a node's agent and the database are killed at random points.
+//! Exact accounting while an engine, a node's agent and the database are killed at random points, each of them more than once
+//! while connections are made and decisions asked for.
 
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
+use zt_agent::audit::seal::Keys;
 use zt_agent::audit::sqlite;
-use zt_tests::entries::spread;
+use zt_tests::moments::Moments;
 use zt_tests::postgres::Server;
 use zt_tests::probe::{Flood, Operation};
 use zt_tests::{Agent, Engine, Policy, TCP, eventually};
 
 use super::{Engines, LATER, Node, ask};
 
-/// How long it goes on at least, and how often something dies.
-const STORM: Duration = Duration::from_secs(15);
-const ROUNDS: u64 = 9;
+/// How long the floods of a round go on. Whoever dies in it dies before they end.
+const FLOOD: Duration = Duration::from_millis(2500);
+/// Rounds in which nobody died in time are made again; so many are no storm.
+const MOST_ROUNDS: u64 = 40;
+/// How long it takes at most until somebody dies, and until he is there again.
+const CALM: Duration = Duration::from_millis(200);
+const DEAD: Duration = Duration::from_millis(300);
 /// One connection in this time at each node, one evaluation at each engine.
 const PACE: Duration = Duration::from_millis(2);
 
@@ -48,12 +55,43 @@ fn stored(engine: &Engine) -> Result<(String, u64)> {
     })
 }
 
-/// The flood of one node, until the storm is over.
+/// Who dies in a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Death {
+    Agent,
+    Engine,
+    Database,
+    EngineAndDatabase,
+}
+
+impl Death {
+    /// Each of them twice.
+    const ALL: [Self; 8] = [
+        Self::Agent,
+        Self::Engine,
+        Self::Database,
+        Self::EngineAndDatabase,
+        Self::Agent,
+        Self::Engine,
+        Self::Database,
+        Self::EngineAndDatabase,
+    ];
+
+    fn takes_engine(self) -> bool {
+        matches!(self, Self::Engine | Self::EngineAndDatabase)
+    }
+
+    fn takes_database(self) -> bool {
+        matches!(self, Self::Database | Self::EngineAndDatabase)
+    }
+}
+
+/// The flood of one node, for a round.
 fn begin_flood(node: &mut Node) -> Result<()> {
     let to = [node.server.v4(80), node.server.v4(81)];
     node.client.send(Operation::ConnectMany(Flood {
         to: to.to_vec(),
-        duration: Some(STORM),
+        duration: Some(FLOOD),
         pace: Some(PACE),
         ..Flood::new(to[0], u64::MAX)
     }))
@@ -97,16 +135,58 @@ struct Stormed {
     changes: [(u64, u64); 3],
     /// Records that the first engine had on its disk when it was killed last.
     kept: u64,
+    /// Who died while connections were made.
+    deaths: Vec<Death>,
 }
 
-/// Changes policy at each engine in turn, and kills the first engine, the database and the agent of a node at moments of
-/// which no two are alike.
-fn storm(server: &Server, engines: &mut Engines, node: &mut Node) -> Result<Stormed> {
+/// Kills who is to die, and has him there again a moment later. Returns when he was dead.
+fn die(
+    death: Death,
+    server: &Server,
+    engine: &mut Engine,
+    agent: &mut Agent,
+    (stormed, dead): (&mut Stormed, Duration),
+) -> Result<Instant> {
+    if death.takes_database() {
+        server.crash()?;
+    }
+    if death.takes_engine() {
+        engine.kill()?;
+    }
+    if death == Death::Agent {
+        agent.kill()?;
+    }
+    let at = Instant::now();
+    thread::sleep(dead);
+    if death == Death::Agent {
+        agent.restart()?;
+    }
+    if death.takes_engine() {
+        stormed.kept = stored(engine)?.1;
+        engine.start()?;
+    }
+    if death.takes_database() {
+        server.up()?;
+    }
+    Ok(at)
+}
+
+/// Changes policy at each engine in turn, and kills the first engine, the database and the agent of the first node, in an order
+/// and at moments that are others each time, while both nodes make connections.
+fn storm(server: &Server, engines: &mut Engines, nodes: &mut [Node; 2]) -> Result<Stormed> {
+    let mut moments = Moments::new();
     let mut stormed = Stormed::default();
-    let begun = Instant::now();
+    let mut left = moments.shuffled(Death::ALL.to_vec());
     let mut round = 0;
-    while begun.elapsed() < STORM || round < ROUNDS {
-        let random = spread(round);
+    while let Some(death) = left.pop() {
+        ensure!(
+            round < MOST_ROUNDS,
+            "{death:?} and {left:?} take longer than the floods do"
+        );
+        let begun = Instant::now();
+        for node in nodes.iter_mut() {
+            begin_flood(node)?;
+        }
         let engine = (round % 3) as usize;
         let name = format!("storm-{}", round % 5);
         let policy = Policy::new(&name).allow("client", "server", TCP, &format!("{}", 2000 + round));
@@ -115,32 +195,52 @@ fn storm(server: &Server, engines: &mut Engines, node: &mut Node) -> Result<Stor
             Ok(answer) if answer.status == 200 => *acknowledged += 1,
             _ => *unknown += 1,
         }
-        thread::sleep(Duration::from_millis(random % 200));
-        match random / 1000 % 4 {
-            0 => {
-                server.crash()?;
-                thread::sleep(Duration::from_millis(random / 7 % 300));
-                server.up()?;
-            }
-            1 => {
-                node.agent.kill()?;
-                node.agent.restart()?;
-            }
-            both => {
-                if both == 3 {
-                    server.crash()?;
-                }
-                engines.all[0].kill()?;
-                stormed.kept = stored(&engines.all[0])?.1;
-                engines.all[0].start()?;
-                if both == 3 {
-                    server.up()?;
-                }
-            }
+        thread::sleep(moments.within(CALM));
+        let (engine, agent) = (&mut engines.all[0], &mut nodes[0].agent);
+        let dead = moments.within(DEAD);
+        let at = die(death, server, engine, agent, (&mut stormed, dead))?;
+        if at.duration_since(begun) < FLOOD {
+            stormed.deaths.push(death);
+        } else {
+            // Once more, when the others have had their turns.
+            left.insert(0, death);
+        }
+        for node in nodes.iter_mut() {
+            node.client.wait()?.ok()?;
         }
         round += 1;
     }
     Ok(stormed)
+}
+
+/// `audit verify` over the server, with the first key of everybody who wrote into it: nothing is wrong with any of the chains.
+fn is_verified(server: &Server, engines: &Engines, nodes: &[Node; 2]) -> Result<()> {
+    let of_engines = engines
+        .all
+        .iter()
+        .map(|engine| engine.spool().with_file_name("keys"));
+    let of_nodes = nodes
+        .iter()
+        .map(|node| node.scene.sandbox().directory().join("keys"));
+    let mut trusted = Vec::new();
+    for directory in of_engines.chain(of_nodes) {
+        let keys = Keys::list(&directory)?.context("keys")?;
+        trusted.push(keys.first().context("a key")?.key.clone());
+    }
+    let output = Command::new(zt_tests::agent::binary()?)
+        .args(["audit", "verify", "-o", "json", "--store", &server.dsn("engine")])
+        .args(["--trust", &trusted.join(",")])
+        .env_clear()
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    let report: Value = serde_json::from_slice(&output.stdout).with_context(|| said.into_owned())?;
+    let writers = report["writers"].as_array().map(Vec::len);
+    ensure!(
+        output.status.code() == Some(0) && report["clean"] == true && writers == Some(trusted.len()),
+        "{}: {report:#}",
+        output.status
+    );
+    Ok(())
 }
 
 /// Every answer of the engines is on record, and nothing that nobody asked.
@@ -193,7 +293,7 @@ fn changes_are_on_record(engines: &Engines, stormed: &Stormed) -> Result<()> {
 }
 
 #[test]
-fn nothing_is_lost_or_doubled_when_an_engine_and_the_database_are_killed() -> Result<()> {
+fn nothing_is_lost_or_doubled_when_an_engine_an_agent_and_the_database_are_killed() -> Result<()> {
     let server = Server::start("fsync = off")?;
     let mut engines = Engines::start(&server)?;
     let mut nodes = [
@@ -203,9 +303,6 @@ fn nothing_is_lost_or_doubled_when_an_engine_and_the_database_are_killed() -> Re
     let asked: [Asked; 3] = Default::default();
     let over = AtomicBool::new(false);
     let addresses: Vec<_> = engines.all.iter().map(Engine::api).collect();
-    for node in &mut nodes {
-        begin_flood(node)?;
-    }
     let stormed = thread::scope(|scope| {
         for (number, (engine, asked)) in addresses.iter().zip(&asked).enumerate() {
             let over = &over;
@@ -219,13 +316,20 @@ fn nothing_is_lost_or_doubled_when_an_engine_and_the_database_are_killed() -> Re
                 }
             });
         }
-        let stormed = storm(&server, &mut engines, &mut nodes[0]);
+        let stormed = storm(&server, &mut engines, &mut nodes);
         over.store(true, Ordering::Relaxed);
         stormed
     })?;
-    for node in &mut nodes {
-        node.client.wait()?.ok()?;
-    }
+    let died = |is: fn(Death) -> bool| stormed.deaths.iter().filter(|death| is(**death)).count();
+    let deaths = [
+        died(|death| death == Death::Agent),
+        died(Death::takes_engine),
+        died(Death::takes_database),
+    ];
+    ensure!(
+        deaths.iter().all(|deaths| *deaths >= 2),
+        "agent, engine, database: {deaths:?}"
+    );
 
     // What waits is shipped: every decision of both kernels, and every answer of the engines.
     for node in &nodes {
@@ -247,6 +351,7 @@ fn nothing_is_lost_or_doubled_when_an_engine_and_the_database_are_killed() -> Re
         node.has(&digest)?;
     }
     is_whole(&server)?;
+    is_verified(&server, &engines, &nodes)?;
     let view = |engine: &Engine| -> Result<(Vec<String>, Value)> {
         let mut ids = Vec::new();
         for node in ["node-a", "node-b"] {
@@ -277,6 +382,7 @@ fn nothing_is_lost_or_doubled_when_an_engine_and_the_database_are_killed() -> Re
     let (_, last) = stored(&engines.all[0])?;
     eventually("its last records", LATER, || Ok(server.number(&there)? >= last))?;
     assert_eq!(server.number(&there)?, last);
+    is_verified(&server, &engines, &nodes)?;
     let kept = stormed.kept;
     ensure!(
         kept > 0 && kept <= last,

@@ -18,8 +18,11 @@ pub(crate) const LATER: Duration = Duration::from_secs(90);
 /// Keys, as `WebDriver` writes them.
 pub(crate) const ESCAPE: &str = "\u{e00c}";
 pub(crate) const ENTER: &str = "\u{e007}";
-pub(crate) const DOWN: &str = "\u{e015}";
+pub(crate) const TAB: &str = "\u{e004}";
 pub(crate) const LEFT: &str = "\u{e012}";
+pub(crate) const UP: &str = "\u{e013}";
+pub(crate) const RIGHT: &str = "\u{e014}";
+pub(crate) const DOWN: &str = "\u{e015}";
 
 /// A browser with one window; it ends with the test.
 pub(crate) struct Browser {

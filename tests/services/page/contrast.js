@@ -18,7 +18,7 @@ const behind = (element) => {
 const found = [];
 for (const element of document.querySelectorAll("body *")) {
   const hasText = [...element.childNodes].some((node) => node.nodeType === Node.TEXT_NODE && node.data.trim() !== "");
-  if (!hasText || element.closest("dialog, noscript") !== null) {
+  if (!hasText || element.closest("dialog:not([open]), noscript") !== null) {
     continue;
   }
   const [one, other] = [light(numbers(getComputedStyle(element).color)), light(behind(element))];

@@ -44,7 +44,8 @@ fn asks(browser: &Browser, times: u64) -> Result<()> {
     })
 }
 
-fn text_has(browser: &Browser, what: &str, texts: &[&str]) -> Result<()> {
+/// Waits until all of these texts are on the page.
+pub(crate) fn text_has(browser: &Browser, what: &str, texts: &[&str]) -> Result<()> {
     browser.is(
         what,
         "return document.querySelector('main').textContent",

@@ -38,6 +38,13 @@ pub(crate) fn fill(path: &Path, services: u32) -> Result<()> {
     })
 }
 
+/// How many connections of that trail were allowed, all of them by `core/rule-1`.
+pub(crate) fn allowed(services: u32) -> Result<usize> {
+    let entries = entries(services)?;
+    let decisions = entries.iter().filter_map(Entry::decision);
+    Ok(decisions.filter(|record| record.policy_matched.is_some()).count())
+}
+
 fn entries(services: u32) -> Result<Vec<Entry>> {
     let now = Uuid::now_v7().get_timestamp().map_or(0, |time| time.to_unix().0);
     let name = |number: u32| {

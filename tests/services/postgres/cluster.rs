@@ -18,7 +18,7 @@ use zt_agent::audit::store::Sink as _;
 use zt_tests::entries::Maker;
 use zt_tests::postgres::Server;
 
-use super::{target, today, with_tables};
+use super::{put_back, target, today, with_tables};
 
 const DEADLINE: Duration = Duration::from_secs(180);
 const DAY: i64 = 86_400_000_000_000;
@@ -224,6 +224,7 @@ impl Cluster {
         // Counts last: records that are put back are counted again.
         let tables = [
             "shape",
+            "facet",
             "record",
             "checkpoint",
             "signing_key",
@@ -241,18 +242,10 @@ impl Cluster {
             .expect("copies");
         self.server.sql(change).expect(change);
         let said = self.verify(arguments);
-        // Columns that are generated cannot be put back by name of all.
         self.server
             .sql(&each(&|table| {
-                format!(
-                    "TRUNCATE zt_audit.{table};
-                     DO $$ DECLARE names text; BEGIN
-                         SELECT string_agg(quote_ident(attname), ',') INTO names FROM pg_attribute
-                         WHERE attrelid = 'zt_audit.{table}'::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = '';
-                         EXECUTE format('INSERT INTO zt_audit.{table} (%s) SELECT %s FROM public.{table}', names, names);
-                     END $$;
-                     DROP TABLE public.{table};"
-                )
+                let (kept, copy) = (format!("zt_audit.{table}"), format!("public.{table}"));
+                format!("TRUNCATE {kept}; {} DROP TABLE {copy};", put_back(&kept, &copy))
             }))
             .expect("as before");
         said

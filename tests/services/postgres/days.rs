@@ -4,7 +4,7 @@
 use uuid::Uuid;
 use zt_agent::audit::chain::Head;
 use zt_agent::audit::postgres::{Maintainer, Reader, Writer};
-use zt_agent::audit::query::{Graph, GraphFilter, RuleHits, Traffic};
+use zt_agent::audit::query::{Begins, Graph, GraphFilter, RuleHits, Traffic};
 use zt_agent::audit::record::Timestamp;
 use zt_tests::entries::spread;
 use zt_tests::postgres::Server;
@@ -15,7 +15,7 @@ use super::{batches, maker, ship, target, today, with_tables};
 const DAY: i64 = 86_400_000_000_000;
 
 /// What keeping found and did, until there is nothing left to do: it makes partitions for a month of strays at a time.
-async fn keep(server: &Server) -> usize {
+pub(super) async fn keep(server: &Server) -> usize {
     let mut maintainer = Maintainer::open(&target(server, "keeper")).await.expect("tables");
     let mut added_up = 0;
     loop {
@@ -45,7 +45,7 @@ async fn sums(reader: &Reader, filter: &GraphFilter) -> Sums {
     (
         reader.graph(filter).await.expect("a graph"),
         reader.traffic(filter).await.expect("connections"),
-        reader.rules(filter).await.expect("hits"),
+        reader.rules(filter, &Begins::default()).await.expect("hits"),
     )
 }
 

@@ -5,7 +5,7 @@
 
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -14,7 +14,8 @@ use zt_agent::audit::postgres::Maintainer;
 use zt_agent::audit::record::{Entry, Timestamp};
 use zt_agent::audit::sqlite;
 use zt_agent::audit::store::Sink as _;
-use zt_tests::entries::{Maker, spread};
+use zt_tests::entries::Maker;
+use zt_tests::moments::Moments;
 
 use super::cluster::{Cluster, clean, run};
 use super::{target, today};
@@ -23,29 +24,6 @@ const DAY: i64 = 86_400_000_000_000;
 const ROUNDS: u64 = 12;
 /// Entries of a trail, over twenty days.
 const ENTRIES: u64 = 400;
-
-/// Moments, other ones each time; `ZT_SEED` has the same again.
-struct Moments {
-    seed: u64,
-    taken: u64,
-}
-
-impl Moments {
-    fn new() -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
-        let given = std::env::var("ZT_SEED").ok().and_then(|seed| seed.parse().ok());
-        let seed = given.unwrap_or(u64::from(now.subsec_nanos()));
-        eprintln!("ZT_SEED={seed}");
-        Self { seed, taken: 0 }
-    }
-
-    /// A moment within that time.
-    fn within(&mut self, time: Duration) -> Duration {
-        self.taken += 1;
-        let part = spread(self.seed.wrapping_add(self.taken)) % 1000;
-        time * u32::try_from(part).expect("small") / 1000
-    }
-}
 
 fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(zt_tests::agent::binary().expect("built"));

@@ -3,6 +3,8 @@
 
 #[path = "spool/damage.rs"]
 mod damage;
+#[path = "spool/durable.rs"]
+mod durable;
 #[path = "spool/hung.rs"]
 mod hung;
 
@@ -37,9 +39,13 @@ struct World {
 
 impl World {
     async fn new() -> Self {
+        Self::on(with_tables().await)
+    }
+
+    fn on(server: Server) -> Self {
         Self {
             directory: tempfile::tempdir().expect("directory"),
-            server: with_tables().await,
+            server,
         }
     }
 

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use zt_agent::audit::postgres::{Maintainer, PgError, Reader};
-use zt_agent::audit::query::{Filter, GraphFilter, HOUR, RuleHits, TooMuch};
+use zt_agent::audit::query::{Begins, Filter, GraphFilter, HOUR, RuleHits, TooMuch};
 use zt_agent::audit::record::Outcome;
 use zt_tests::postgres::Server;
 
@@ -70,12 +70,12 @@ async fn kinds_of_any_number_are_added_up_without_temporary_files() {
         let traffic = reader.traffic(&all).await.expect("connections");
         let seen: Vec<_> = traffic.seen.iter().map(|seen| &seen.edge).collect();
         assert_eq!(seen, graph.edges.iter().collect::<Vec<_>>(), "{kinds:?}");
-        let rules: RuleHits = reader.rules(&all).await.expect("hits");
+        let rules: RuleHits = reader.rules(&all, &Begins::default()).await.expect("hits");
         let hits: Vec<_> = rules
             .iter()
-            .map(|(rule, hits)| (rule.as_deref(), hits.allowed))
+            .map(|(rule, decided)| (rule.as_deref(), decided.all().map(|hits| hits.allowed)))
             .collect();
-        assert_eq!(hits, [(None, MANY + 2 * FEW)], "{kinds:?}");
+        assert_eq!(hits, [(None, Some(MANY + 2 * FEW))], "{kinds:?}");
         reader.close().await;
     }
     assert_eq!(temporary(&server).await, before, "bytes of temporary files");

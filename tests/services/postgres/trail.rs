@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
 use zt_agent::audit::chain::Head;
 use zt_agent::audit::postgres::{Batch, Reader, Writer};
-use zt_agent::audit::query::{Cursor, Edge, Filter, GraphFilter, PartyFilter};
+use zt_agent::audit::query::{Cursor, Edge, Filter, Graph, GraphFilter, PartyFilter};
 use zt_agent::audit::record::{Entry, Kept, Kind, Outcome, Timestamp};
 use zt_agent::spiffe_id::{Pattern, SpiffeId};
 use zt_tests::entries::{Maker, spread};
@@ -16,12 +16,12 @@ use super::{batches, maker, ship, target, today, with_tables};
 const HOUR: i64 = 3_600_000_000_000;
 
 /// The order of every answer.
-fn newest_first(records: &mut [Kept]) {
+pub(super) fn newest_first(records: &mut [Kept]) {
     records.sort_by_key(|kept| std::cmp::Reverse((kept.entry.timestamp(), kept.entry.id())));
 }
 
 /// All pages of an answer.
-async fn all(reader: &Reader, filter: &Filter, limit: u32) -> Vec<Kept> {
+pub(super) async fn all(reader: &Reader, filter: &Filter, limit: u32) -> Vec<Kept> {
     let (mut found, mut cursor): (Vec<Kept>, Option<Cursor>) = (Vec::new(), None);
     loop {
         let page = reader.query(filter, cursor, limit).await.expect("page");
@@ -129,7 +129,7 @@ async fn a_batch_is_kept_whole_or_not_at_all_and_the_writer_goes_on() {
 }
 
 /// What a filter means, without a database.
-fn matches(filter: &Filter, kept: &Kept) -> bool {
+pub(super) fn matches(filter: &Filter, kept: &Kept) -> bool {
     let entry = &kept.entry;
     let decision = entry.decision();
     let party = |asked: &Option<PartyFilter>, name: Option<&str>| match asked {
@@ -175,7 +175,7 @@ fn matches(filter: &Filter, kept: &Kept) -> bool {
 }
 
 /// Some filter, the same for the same number.
-fn filter(number: u64, maker: &Maker, count: u64) -> Filter {
+pub(super) fn filter(number: u64, maker: &Maker, count: u64) -> Filter {
     let random = spread(number ^ 0x5eed);
     let one_in = |bit: u32, many: u64| (random >> bit).is_multiple_of(many);
     let time = |bit: u32| Timestamp(maker.start + maker.step * (spread(random >> bit) % count) as i64);
@@ -300,10 +300,8 @@ async fn a_cursor_stays_where_it_is_while_records_come() {
     assert!(seen == expected);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_graph_counts_what_was_recorded() {
-    let server = with_tables().await;
-    let records = ship(&server, &maker(today(), HOUR / 500, 12), 6000).await;
+/// Looks that a graph counts these, and nothing else.
+pub(super) fn is_of(graph: &Graph, records: &[Kept]) {
     let mut expected: BTreeMap<(String, String, u16), HashMap<&str, u64>> = BTreeMap::new();
     for record in records.iter().filter_map(|kept| kept.entry.decision()) {
         let edge = (
@@ -318,8 +316,6 @@ async fn the_graph_counts_what_was_recorded() {
         };
         *expected.entry(edge).or_default().entry(what).or_default() += record.count;
     }
-    let reader = Reader::new(target(&server, "engine"));
-    let graph = reader.graph(&GraphFilter::default()).await.expect("graph");
     assert_eq!(graph.edges.len(), expected.len());
     for edge in &graph.edges {
         let counts = &expected[&(edge.source.to_string(), edge.destination.to_string(), edge.port)];
@@ -331,6 +327,15 @@ async fn the_graph_counts_what_was_recorded() {
             assert_eq!(counted, counts.get(what).copied().unwrap_or(0), "{edge:?}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_graph_counts_what_was_recorded() {
+    let server = with_tables().await;
+    let records = ship(&server, &maker(today(), HOUR / 500, 12), 6000).await;
+    let reader = Reader::new(target(&server, "engine"));
+    let graph = reader.graph(&GraphFilter::default()).await.expect("graph");
+    is_of(&graph, &records);
     let of_party = |edge: &Edge| {
         NAMESPACES.map(|namespace| in_namespace(namespace).takes(&edge.source, &edge.destination))
     };

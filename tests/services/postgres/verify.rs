@@ -207,6 +207,15 @@ async fn a_count_that_was_tampered_with_is_named() {
             "DELETE FROM zt_audit.name WHERE name = (SELECT max(name) FROM zt_audit.name)",
             "the list of names that patterns are compared with, of spiffe://hanzo.ai/hanzo-k8s/",
         ),
+        (
+            "DELETE FROM zt_audit.facet WHERE port = 5432 AND decision = 'DENY'",
+            "the list of facets that filters are compared with, of decision DENY at port 5432, inserted by node,",
+        ),
+        // As if that port had never been reached.
+        (
+            "UPDATE zt_audit.facet SET port = 1 WHERE port = 443",
+            "the list of facets that filters are compared with, of decision ALLOW at port 443, inserted by node,",
+        ),
     ] {
         let count = match change {
             "UPDATE {count}" => COUNT.replacen("WHERE", "SET connections = connections + 7 WHERE", 1),
@@ -270,9 +279,12 @@ async fn a_second_login_in_a_chain_is_named() {
     let cluster = Cluster::new().await;
     let writer = cluster.writer(0);
     // Who may write and knows the chain goes on with it, in its own name.
-    let as_mallory =
-        "INSERT INTO zt_audit.shape SELECT (jsonb_populate_record(s, '{\"login\":\"mallory\"}')).*
-        FROM zt_audit.shape s;";
+    let as_mallory = "DO $$ DECLARE names text; BEGIN
+            SELECT string_agg(quote_ident(attname), ',') INTO names FROM pg_attribute
+            WHERE attrelid = 'zt_audit.shape'::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
+              AND attname <> 'login';
+            EXECUTE format('INSERT INTO zt_audit.shape (%s, login) SELECT %s, ''mallory'' FROM zt_audit.shape', names, names);
+        END $$;";
     let inserted = format!(
         "{as_mallory} INSERT INTO zt_audit.record SELECT (jsonb_populate_record(r, jsonb_build_object('id',
              gen_random_uuid(), 'seq', 3001, 'login', 'mallory'))).*

@@ -26,7 +26,7 @@ fn in_force(agent: &Agent) -> Result<Value> {
 }
 
 #[test]
-fn a_limit_is_passed_over_by_force_alone_and_a_stage_without_anybody_is_told_of() -> Result<()> {
+fn a_limit_is_passed_over_by_force_alone_and_so_is_a_stage_without_anybody() -> Result<()> {
     let mut scene = Scene::new("advance")?;
     for name in ["iam", "chat", "server"] {
         scene.workload(name)?;
@@ -51,15 +51,37 @@ fn a_limit_is_passed_over_by_force_alone_and_a_stage_without_anybody_is_told_of(
         (&change["to"], &change["in_force"]),
         (&json!("chat"), &json!(true))
     );
-    // Behind them, neither is a step of several.
-    let change = json_of(&agent, &["advance", "--to", "server", "--dry-run"])?;
+    // Behind them there is a stage that is about nobody: neither it nor one after it is reached, and nothing is written for later.
+    let file = agent.files.policies().join("rollout.yaml");
+    let written = std::fs::read_to_string(&file)?;
+    for arguments in [
+        &["advance"][..],
+        &["advance", "--dry-run"],
+        &["advance", "--to", "server"],
+        &["advance", "--to", "server", "--dry-run"],
+    ] {
+        let error = error_of(&agent, arguments, 1)?;
+        assert!(
+            error.contains("stage `typo` selects nobody, and nothing was changed")
+                && error.contains(&spiffe("cath"))
+                && error.contains("--force"),
+            "{error}"
+        );
+    }
+    assert_eq!(
+        (std::fs::read_to_string(&file)?, in_force(&agent)?),
+        (written, json!("chat"))
+    );
+    // Whoever wants it is told all the same.
+    let change = json_of(&agent, &["advance", "--to", "server", "--dry-run", "--force"])?;
     assert_eq!(change["selects_nobody_here"], json!(["typo"]));
-    let shown = String::from_utf8(cli(&agent, &["advance"])?.stdout)?;
+    let shown = String::from_utf8(cli(&agent, &["advance", "--force"])?.stdout)?;
     assert!(
         shown.contains("stage typo selects no workload of this node"),
         "{shown}"
     );
     assert_eq!(in_force(&agent)?, "typo");
+    assert_eq!(json_of(&agent, &["advance"])?["to"], "server");
     json_of(&agent, &["rollback", "--all"])?;
     let change = json_of(&agent, &["advance", "--to", "server", "--force"])?;
     assert_eq!((&change["from"], &change["to"]), (&Value::Null, &json!("server")));
@@ -84,8 +106,8 @@ fn what_a_stage_refuses_of_the_traffic_so_far_is_said_before() -> Result<()> {
     let told = |arguments: &[&str]| -> Result<Value> {
         Ok(json_of(&agent, &[&["advance"], arguments].concat())?["would_refuse"].clone())
     };
-    let nothing = told(&["--dry-run"])?;
-    assert_eq!((&nothing["looked_at"], &nothing["flows"]), (&json!(0), &json!(0)));
+    // Nothing is recorded: that it would refuse nothing is not said.
+    assert_eq!(told(&["--dry-run"])?, Value::Null);
     for (port, times) in [(80, 5), (81, 1), (82, 3), (83, 4), (84, 2)] {
         for _ in 0..times {
             assert_eq!(chat.tcp(server.v4(port))?, "ok");
@@ -122,7 +144,7 @@ fn what_a_stage_refuses_of_the_traffic_so_far_is_said_before() -> Result<()> {
         assert_eq!(chat.tcp(server.v4(port))?, outcome);
     }
     // Their other end newly enforces, which refuses nothing that is not refused already.
-    let of_server = told(&["--dry-run", "--to", "server"])?;
+    let of_server = told(&["--dry-run", "--to", "server", "--force"])?;
     assert_eq!(of_server["flows"], 0, "{of_server}");
     Ok(())
 }

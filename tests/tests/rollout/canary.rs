@@ -2,10 +2,10 @@
 //! A canary of real workloads.
 
 use anyhow::Result;
-use serde_json::json;
+use serde_json::{Value, json};
 use zt_tests::agent::DEADLINE;
 use zt_tests::agent_files::Workload;
-use zt_tests::{Agent, Policy, Scene, spiffe, wait_for};
+use zt_tests::{Agent, Party, Policy, Scene, spiffe, wait_for};
 
 use super::{any, rollout};
 
@@ -77,5 +77,76 @@ fn a_canary_takes_the_same_replicas_whoever_comes_and_goes() -> Result<()> {
         last = now;
     }
     assert_eq!(last, [true; REPLICAS]);
+    Ok(())
+}
+
+/// A node with a server, a client whom a rollout has enforce on some of the nodes, and their agent.
+struct Node {
+    server: Party,
+    client: Party,
+    agent: Agent,
+    _scene: Scene,
+}
+
+impl Node {
+    fn new(name: &str, rollout: &str) -> Result<Self> {
+        let (scene, mut server, client) = Scene::served(name, &[80])?;
+        server.udp_bind(any(80))?.handle()?;
+        let agent = scene
+            .agent(&Policy::new("policy"))?
+            .config("node", json!(name))
+            .mode("observe")
+            .policy("rollout.yaml", rollout)?
+            .start()?;
+        Ok(Self {
+            server,
+            client,
+            agent,
+            _scene: scene,
+        })
+    }
+
+    /// What comes of a connection and a datagram over each IP version.
+    fn attempts(&mut self) -> Result<[String; 4]> {
+        let (server, client) = (&self.server, &mut self.client);
+        Ok([
+            client.tcp(server.v4(80))?,
+            client.tcp(server.v6(80))?,
+            client.udp(server.v4(80))?,
+            client.udp(server.v6(80))?,
+        ])
+    }
+}
+
+/// Two agents with one rollout, of which the canary takes one node.
+#[test]
+fn a_canary_by_node_refuses_on_the_one_and_observes_on_the_other() -> Result<()> {
+    let stages = json!([{
+        "name": "client",
+        "identities": [spiffe("client")],
+        "canary": { "percent": 30, "by": "node" },
+    }]);
+    let rollout = rollout(Some("client"), &stages);
+    // A hash of the rollout's name and the node's chooses: it has 2 for the first, of 100, and 69 for the other.
+    let mut nodes = [
+        (Node::new("node-2", &rollout)?, true),
+        (Node::new("node-1", &rollout)?, false),
+    ];
+    for (node, taken) in &mut nodes {
+        let outcome = if *taken { "EPERM" } else { "ok" };
+        assert_eq!(node.attempts()?, [outcome; 4]);
+        let stage = node.agent.get("/v1/rollout")?["rollout"]["stages"][0].clone();
+        assert_eq!(
+            (&stage["by"], &stage["selected"], &stage["taken"]),
+            (&json!("node"), &json!(1), &json!(usize::from(*taken)))
+        );
+        let own = |record: &Value| record["observer"] == "source";
+        let records = node.agent.records("decision=DENY", 4, own)?;
+        for record in &records {
+            assert_eq!(record["enforced"], *taken, "{record}");
+        }
+        let protocols = records.iter().map(|record| &record["protocol"]);
+        assert_eq!(protocols.filter(|protocol| **protocol == "UDP").count(), 2);
+    }
     Ok(())
 }

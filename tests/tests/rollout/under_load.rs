@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A rollout goes on and back while connections come as fast as they can: no verdict is of another stage than its revision.
+//! A rollout goes on and back while connections and datagrams come all the time, some two thousand a second from each loop, over
+//! both IP versions: no verdict is of another stage than its revision.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
@@ -31,7 +33,7 @@ impl Bystander {
     }
 
     fn begin(&mut self, server: &Party) -> Result<()> {
-        let to = server.v4(PORTS[0]);
+        let to = both(server, PORTS[0]);
         self.streams.send(Operation::ConnectMany(forever(to, true)))?;
         self.datagrams.send(Operation::SendMany(forever(to, false)))
     }
@@ -42,25 +44,34 @@ impl Bystander {
             (&mut self.streams, "connections"),
             (&mut self.datagrams, "datagrams"),
         ] {
-            let counts = outcomes(party)?;
-            println!("{who}: {counts:?}");
-            assert_eq!(counts.keys().collect::<Vec<_>>(), ["ok"], "{who}");
+            for counts in outcomes(party)? {
+                println!("{who}: {counts:?}");
+                assert_eq!(counts.keys().collect::<Vec<_>>(), ["ok"], "{who}");
+            }
         }
         Ok(())
     }
 }
 
-fn forever(to: std::net::SocketAddr, echo: bool) -> Flood {
+/// A port at both addresses.
+fn both(server: &Party, port: u16) -> [SocketAddr; 2] {
+    [server.v4(port), server.v6(port)]
+}
+
+fn forever(to: [SocketAddr; 2], echo: bool) -> Flood {
     Flood {
+        to: to.to_vec(),
         duration: Some(HAMMER),
         pace: Some(PACE),
         echo,
-        ..Flood::new(to, u64::MAX)
+        ..Flood::new(to[0], u64::MAX)
     }
 }
 
-fn outcomes(party: &mut Party) -> Result<BTreeMap<String, u64>> {
-    Ok(party.wait()?.ok()?.outcomes[0].counts.clone())
+/// What came of a loop, for each of its destinations.
+fn outcomes(party: &mut Party) -> Result<Vec<BTreeMap<String, u64>>> {
+    let reply = party.wait()?.ok()?;
+    Ok(reply.outcomes.into_iter().map(|of| of.counts).collect())
 }
 
 /// A server and a policy that allows the client the first of its ports.
@@ -100,7 +111,7 @@ fn each_is_of_its_stage(agent: &Agent) -> Result<()> {
             reached.insert(revision, !to.is_null());
         }
     }
-    let mut found: BTreeMap<(u16, bool), u64> = BTreeMap::new();
+    let mut found: BTreeMap<(u16, bool, bool), u64> = BTreeMap::new();
     for port in PORTS {
         for record in agent.all_records(&format!("port={port}&type=decision"))? {
             let revision = record["revision"].as_u64().context("a revision")?;
@@ -110,14 +121,19 @@ fn each_is_of_its_stage(agent: &Agent) -> Result<()> {
                 record["decision"] == decision && record["enforced"] == *enforced,
                 "not as at a revision where the stage is in force: {enforced}; {record}"
             );
-            *found.entry((port, *enforced)).or_default() += 1;
+            let address = record["destination"]["address"].as_str().context("an address")?;
+            let is_v6 = address.contains(':');
+            *found.entry((port, *enforced, is_v6)).or_default() += 1;
         }
     }
     println!(
-        "records by port and stage: {found:?}, at {} stages",
+        "records by port, stage and whether it was IPv6: {found:?}, at {} stages",
         reached.len()
     );
-    ensure!(found.len() == 4, "both ports at both stages: {found:?}");
+    ensure!(
+        found.len() == 8,
+        "both ports at both stages, over both versions: {found:?}"
+    );
     Ok(())
 }
 
@@ -134,27 +150,31 @@ fn no_verdict_is_wrong_while_a_rollout_goes_on_and_back() -> Result<()> {
         .policy("rollout.yaml", &rollout(None, &stages(&Value::Null)))?
         .start()?;
     bystander.begin(&server)?;
-    loops.send(Operation::ConnectMany(forever(server.v4(PORTS[1]), false)))?;
+    let refused = both(&server, PORTS[1]);
+    loops.send(Operation::ConnectMany(forever(refused, false)))?;
     let (start, mut changes) = (Instant::now(), 0);
     while start.elapsed() < HAMMER {
         for (verb, outcome) in [("advance", "EPERM"), ("rollback", "ok")] {
             let change = json_of(&agent, &[verb])?;
             assert_eq!(change["in_force"], true, "{change}");
             // In force is in force, from the first connection on.
-            assert_eq!(chat.tcp(server.v4(PORTS[1]))?, outcome, "after {verb}");
+            for to in refused {
+                assert_eq!(chat.tcp(to)?, outcome, "{to} after {verb}");
+            }
             changes += 1;
         }
     }
     println!("{changes} changes in {:?}", start.elapsed());
     assert!(changes > LEAST_CHANGES, "only {changes} changes");
     bystander.end()?;
-    let counts = outcomes(&mut loops)?;
-    println!("refused or not: {counts:?}");
-    assert!(
-        ["ok", "EPERM"]
-            .into_iter()
-            .all(|outcome| counts.contains_key(outcome))
-    );
+    for counts in outcomes(&mut loops)? {
+        println!("refused or not: {counts:?}");
+        assert!(
+            ["ok", "EPERM"]
+                .into_iter()
+                .all(|outcome| counts.contains_key(outcome))
+        );
+    }
     each_is_of_its_stage(&agent)
 }
 
@@ -175,13 +195,17 @@ fn no_verdict_is_wrong_while_a_node_goes_back_by_itself() -> Result<()> {
         let verb = if stops == 0 { "advance" } else { "resume" };
         json_of(&agent, &[verb])?;
         denied(&mut chat, &server, PORTS[1]..=PORTS[1] + 2)?;
+        // Over the other version it is no other connection.
+        assert_eq!(chat.tcp(server.v6(PORTS[1]))?, "EPERM");
         assert_eq!(chat.tcp(server.v4(PORTS[1] + 3))?, "EPERM");
         let stopped = wait_stopped(&agent)?;
         assert_eq!(
             (&stopped["in_force"], &stopped["stopped"]["denials"]),
             (&Value::Null, &json!(4))
         );
-        assert_eq!(chat.tcp(server.v4(PORTS[1]))?, "ok");
+        for to in both(&server, PORTS[1]) {
+            assert_eq!(chat.tcp(to)?, "ok", "{to}");
+        }
         stops += 1;
     }
     println!("{stops} stops in {:?}", start.elapsed());

@@ -10,8 +10,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use zt_tests::Agent;
 use zt_tests::pair::{pair, policy};
+use zt_tests::{Agent, TCP, http};
 
 /// What nobody may find: planted wherever a secret may be, each of its own so that the place is known.
 const PLANTED: [&str; 9] = [
@@ -49,6 +49,14 @@ const WHOLE: [&str; 21] = [
     "logs/stderr.txt",
     "manifest.json",
     "version.json",
+];
+
+/// What is of the trail, where it can be read: the records of which type are in it.
+const TRAIL: [(&str, &str); 4] = [
+    ("agent/denied.json", "decision"),
+    ("agent/changes.json", "policy_change"),
+    ("agent/mode_changes.json", "mode_change"),
+    ("agent/identity_changes.json", "identity_change"),
 ];
 
 /// Writes an archive and unpacks it; what is in it by name.
@@ -197,10 +205,9 @@ fn all_that_support_would_ask_for_and_no_secret() -> Result<()> {
             .as_array()
             .is_some_and(|all| all.iter().any(|one| one["name"] == name))
     };
-    assert!(
-        missing("agent/denied.json") && missing("agent/changes.json"),
-        "{told:#}"
-    );
+    for (name, _) in TRAIL {
+        assert!(missing(name), "{name}: {told:#}");
+    }
     assert!(
         found.contains_key("logs/pod-0.txt") || missing("logs/pod"),
         "{told:#}"
@@ -236,5 +243,29 @@ fn all_that_support_would_ask_for_and_no_secret() -> Result<()> {
         assert!(found.contains_key(name), "{name}");
     }
     assert!(found["doctor.txt"].contains("no agent runs"));
+    Ok(())
+}
+
+#[test]
+fn what_the_trail_has_of_changes_is_in_it() -> Result<()> {
+    let (scene, server, mut client) = pair("sysdump-changes")?;
+    let agent = scene.agent(&policy())?.start()?;
+    assert_eq!(client.tcp(server.v4(81))?, "EPERM");
+    agent.change_policy(&policy().allow("client", "server", TCP, "82").text())?;
+    http::post(agent.api(), "/v1/mode", &json!({ "mode": "observe" }))?.success()?;
+    let files = scene.sandbox().directory().to_path_buf();
+    agent.records("decision=DENY", 1, |_| true)?;
+    let (found, told) = dump(&agent, &files, "with-a-trail")?;
+    for (name, kind) in TRAIL {
+        let text = found.get(name).with_context(|| format!("{name}: {told:#}"))?;
+        let answer: Value = serde_json::from_str(text)?;
+        let records = answer["records"].as_array().context("records")?;
+        assert!(
+            records.iter().all(|record| record["type"] == kind),
+            "{name}: {text}"
+        );
+        // Nobody has lost a name here.
+        assert_eq!(records.is_empty(), kind == "identity_change", "{name}: {text}");
+    }
     Ok(())
 }

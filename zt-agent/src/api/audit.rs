@@ -182,7 +182,7 @@ async fn flush(state: &ApiState) {
 }
 
 /// Waits, but not for long: an answer without the latest is worth more than a late one.
-async fn shortly(work: impl Future<Output = ()>) {
+pub(super) async fn shortly(work: impl Future<Output = ()>) {
     let _ = tokio::time::timeout(FLUSH_TIME, work).await;
 }
 

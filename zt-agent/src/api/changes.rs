@@ -7,17 +7,22 @@
 //! recorded by [`record`], which takes one after the other what the single writer put in force, as that of whom it came
 //! from. So that nothing is recorded twice, callers announce beforehand which policy will be theirs, by its digest.
 
+mod noted;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, watch};
 
+pub(super) use self::noted::Noted;
 use super::recorded::{MAX_WAIT, Unrecorded, recorded};
 use super::{ApiState, PolicyStore};
 use crate::audit::archive::ArchiveError;
+use crate::audit::clock;
 use crate::audit::convert::PolicyChange;
 use crate::audit::pipeline::ApiEvent;
+use crate::audit::record::Timestamp;
 use crate::policy::{PolicyDiff, PolicySet};
 use crate::policy_dir::Plan;
 use crate::state::{InForce, Snapshot};
@@ -28,7 +33,7 @@ const TURN_TIME: Duration = Duration::from_secs(10);
 const NOTICE_TIME: Duration = Duration::from_secs(5);
 
 /// Statements of each kind that a record spells out; it says how many there were.
-const MAX_STATEMENTS: usize = 500;
+pub(super) const MAX_STATEMENTS: usize = 500;
 
 /// The changes under way.
 #[derive(Debug, Default)]
@@ -37,6 +42,7 @@ pub(super) struct Changes {
     announced: Mutex<BTreeMap<String, Announcement>>,
     /// The revision up to which [`record`] has seen what came into force.
     seen: watch::Sender<u64>,
+    noted: Mutex<Noted>,
 }
 
 #[derive(Clone, Debug)]
@@ -102,6 +108,23 @@ impl Changes {
         (callers, more)
     }
 
+    /// When policies came into force in this run, as far as [`record`] has seen it.
+    pub(super) fn noted(&self) -> Noted {
+        self.note(|noted, _| noted.clone())
+    }
+
+    /// Waits until [`record`] has seen what is in force at a revision.
+    pub(super) async fn have_seen(&self, revision: u64) {
+        let mut seen = self.seen.subscribe();
+        // An error means that this is gone, and with it who asks.
+        let _ = seen.wait_for(|seen| *seen >= revision).await;
+    }
+
+    fn note<T>(&self, note: impl FnOnce(&mut Noted, Timestamp) -> T) -> T {
+        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        note(&mut noted, Timestamp(clock::now()))
+    }
+
     fn has_seen(&self, revision: u64) {
         self.seen.send_if_modified(|seen| {
             let further = *seen < revision;
@@ -148,6 +171,7 @@ pub async fn record(state: ApiState) {
         revision: newest.revision,
         policies: Arc::clone(&newest.policies),
     });
+    state.changes().note(Noted::begin);
     // Before anybody's change of it is recorded.
     found_at_start(&state, &first).await;
     state.changes().has_seen(first.revision);
@@ -174,7 +198,9 @@ async fn came_into_force(state: &ApiState, before: &PolicySet, now: &InForce) {
     if now.policies.digest() == before.digest() {
         return;
     }
-    let (callers, more) = state.changes().take(before, &now.policies);
+    let changes = state.changes();
+    changes.note(|noted, at| noted.changed(before, &now.policies, at));
+    let (callers, more) = changes.take(before, &now.policies);
     if !more {
         came_late(state, now.policies.digest()).await;
         return;
@@ -205,10 +231,12 @@ async fn found_at_start(state: &ApiState, first: &InForce) {
             return;
         }
         Err(error) => {
+            state.changes().note(Noted::any_changed);
             tracing::error!(%error, "whether policy was changed while no agent ran cannot be told");
             return;
         }
     };
+    state.changes().note(Noted::any_changed);
     let caller: Arc<str> = format!("{}, found at start", came_from(state)).into();
     tracing::info!(%caller, from = told, to = now, "policy was changed while no agent ran");
     let change = ApiEvent::PolicyChanged(PolicyChange {

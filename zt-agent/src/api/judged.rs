@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 use axum::Json;
 use axum::extract::{Extension, State};
+use axum::http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -148,6 +149,7 @@ struct Changed {
 /// Judges recorded connections by the policy in force.
 #[utoipa::path(get, path = "/v1/replay", tag = "policies", params(RangeQuery), responses(
     (status = 200, description = "What the policy in force makes of them, as `zt-agent policy replay` says of a candidate", body = Replay),
+    (status = 404, description = "No connections of that range are recorded (`nothing_recorded`): there is nothing to judge by", body = Details, content_type = "application/problem+json"),
     (status = "4XX", description = "The request is not valid, or there are more than 20,000 different connections, or they take more room than the server gives to a question (`too_much`): narrow it by time or namespace", body = Details, content_type = "application/problem+json"),
     (status = 503, description = "The store does not answer, or too many wait for such an answer (`busy`, with `Retry-After`)", body = Details, content_type = "application/problem+json"),
 ))]
@@ -242,6 +244,7 @@ struct Unsaid {
 /// Makes the smallest policy that allows what went through.
 #[utoipa::path(get, path = "/v1/recommend", tag = "policies", params(RangeQuery), responses(
     (status = 200, description = "The policy that `zt-agent policy recommend` prints. Read it before you put it in force: it allows what happened, wanted or not", body = Recommendation),
+    (status = 404, description = "No connections of that range are recorded (`nothing_recorded`), or none of them went through (`nothing_passed`): a policy for that would deny all", body = Details, content_type = "application/problem+json"),
     (status = "4XX", description = "The request is not valid, or there are more than 20,000 different connections, or they take more room than the server gives to a question (`too_much`): narrow it by time or namespace", body = Details, content_type = "application/problem+json"),
     (status = 503, description = "The store does not answer, or too many wait for such an answer (`busy`, with `Retry-After`)", body = Details, content_type = "application/problem+json"),
 ))]
@@ -264,6 +267,9 @@ pub(super) async fn recommend(
                     ApiProblem::unavailable("not_recommended", detail).with_errors(problems)
                 }
             })?;
+        if let Some(why) = advice.nothing(range) {
+            return Err(ApiProblem::new(StatusCode::NOT_FOUND, "nothing_passed", why));
+        }
         let unsaid = advice.unsaid.into_iter().take(MAX_ROWS);
         Ok(Recommendation {
             flows: advice.flows,
@@ -295,7 +301,13 @@ async fn judged<T: Send + 'static>(
         settled(&state).await;
         let traffic = answered(state.store.traffic(&filter, MAX_ANSWERED)).await?;
         let snapshot = state.snapshot();
-        let judged = tokio::task::spawn_blocking(move || judge(&Range::from(traffic), &snapshot));
+        let judged = tokio::task::spawn_blocking(move || {
+            let range = Range::from(traffic);
+            match range.nothing(&filter) {
+                Some(why) => Err(ApiProblem::new(StatusCode::NOT_FOUND, "nothing_recorded", why)),
+                None => judge(&range, &snapshot),
+            }
+        });
         judged.await.unwrap_or_else(|_| {
             Err(ApiProblem::unavailable(
                 "not_judged",

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `PUT /v1/nodes/{node}`: nodes that follow this agent say what is in force there, so that one can see whether a change
-//! has arrived everywhere.
+//! has arrived everywhere, and how far the rollout is.
+
+mod said;
+mod standing;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +16,9 @@ use axum::http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use self::said::{RolloutReport, Said};
+pub(super) use self::standing::NodeStanding;
+use super::body::Object;
 use super::problem::{ApiProblem, Details, field};
 use super::{ApiState, Caller, body};
 use crate::audit::clock;
@@ -25,6 +31,8 @@ const MAX_NODES: usize = 5_000;
 const FORGET_AFTER: Duration = Duration::from_secs(3600);
 /// The longest name of a node, in characters.
 const MAX_NAME: usize = 253;
+/// The highest number that is believed.
+const MOST: u64 = i64::MAX.cast_unsigned();
 
 /// What a node says of itself.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -36,6 +44,9 @@ pub(super) struct NodeReport {
     /// The digest of what is in force there.
     #[schema(pattern = "^[0-9a-f]{64}$")]
     digest: String,
+    /// How far the rollout is there; null where there is none.
+    #[schema(value_type = Option<RolloutReport>)]
+    rollout: Option<Object<RolloutReport>>,
 }
 
 /// What is in force on a node, as it said last.
@@ -61,6 +72,8 @@ pub(super) struct NodeEntry {
 struct Heard {
     revision: u64,
     digest: String,
+    /// What it said of the rollout; an older agent says nothing.
+    said: Option<Said>,
     at: i64,
     caller: Arc<str>,
     account: Arc<str>,
@@ -83,26 +96,24 @@ impl Nodes {
         nodes.insert(node, heard);
     }
 
-    /// Those heard of lately, by name; `digest` is what is in force here.
-    pub(super) fn list(&self, digest: &str) -> Vec<NodeEntry> {
+    /// Something of each that was heard of lately, by name.
+    fn lately<T>(&self, each: impl Fn(&str, &Heard) -> T) -> Vec<T> {
         let oldest = clock::now().saturating_sub(FORGET_AFTER.as_nanos() as i64);
         let mut nodes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         nodes.retain(|_, known| known.at >= oldest);
-        let entries = nodes.iter().map(|(node, heard)| NodeEntry {
-            node: node.clone(),
+        nodes.iter().map(|(node, heard)| each(node, heard)).collect()
+    }
+
+    /// Those heard of lately, by name; `digest` is what is in force here.
+    pub(super) fn list(&self, digest: &str) -> Vec<NodeEntry> {
+        self.lately(|node, heard| NodeEntry {
+            node: node.to_owned(),
             revision: heard.revision,
             digest: heard.digest.clone(),
             in_sync: heard.digest == digest,
             heard: Timestamp(heard.at),
             caller: Arc::clone(&heard.caller),
-        });
-        entries.collect()
-    }
-
-    /// How many were heard of lately, and how many of them have what is in force here.
-    pub(super) fn counts(&self, digest: &str) -> (usize, usize) {
-        let nodes = self.list(digest);
-        (nodes.len(), nodes.iter().filter(|node| node.in_sync).count())
+        })
     }
 }
 
@@ -139,7 +150,7 @@ impl<S: Send + Sync> FromRequestParts<S> for NodeName {
 #[utoipa::path(put, path = "/v1/nodes/{node}", tag = "nodes", request_body = NodeReport,
     params(("node" = String, Path, description = "The node's name", min_length = 1, max_length = 253, pattern = r"^[^\s\x00-\x1f\x7f]+$")),
     responses(
-        (status = 204, description = "Noted, and shown in /v1/status"),
+        (status = 204, description = "Noted, and shown in /v1/status and /v1/rollout"),
         (status = "4XX", description = "The report is not valid", body = Details, content_type = "application/problem+json"),
 ))]
 pub(super) async fn report(
@@ -166,25 +177,32 @@ pub(super) async fn report(
             format!("is a name of 1 to {MAX_NAME} characters without spaces"),
         ));
     }
-    if report.revision > i64::MAX.cast_unsigned() {
-        errors.push(field("revision", format!("is a number up to {}", i64::MAX)));
+    if report.revision > MOST {
+        errors.push(field("revision", format!("is a number up to {MOST}")));
     }
-    let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-    if report.digest.len() != 64 || !report.digest.bytes().all(hex) {
+    if !is_digest(&report.digest) {
         errors.push(field("digest", "is 64 hexadecimal digits"));
     }
+    let said = report.rollout.map(|Object(rollout)| rollout.checked(&mut errors));
     if !errors.is_empty() {
         return Err(ApiProblem::fields("invalid_report", errors));
     }
     let heard = Heard {
         revision: report.revision,
         digest: report.digest,
+        said,
         at: clock::now(),
         caller: caller.name,
         account: caller.account,
     };
     state.nodes().hear(node, heard);
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Whether this is SHA-256 as we write it.
+fn is_digest(text: &str) -> bool {
+    let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    text.len() == 64 && text.bytes().all(hex)
 }
 
 #[cfg(test)]
@@ -195,6 +213,7 @@ mod tests {
         Heard {
             revision: 1,
             digest: "a".repeat(64),
+            said: None,
             at,
             caller: "test".into(),
             account: "test".into(),

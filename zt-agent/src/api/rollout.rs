@@ -1,18 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `GET /v1/rollout`: how far the cluster is on its way to enforcing, and this node with it.
 
+mod stop;
+
+use std::collections::HashSet;
+
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use self::stop::Stopped;
+use super::nodes::NodeStanding;
 use super::problem::{ApiProblem, Details};
 use super::query::{Given, Parameters};
 use super::{ApiState, Service};
-use crate::audit::record::Timestamp;
 use crate::identity::Mode;
-use crate::policy::{DeniedEdge, EnforcementRollout, Stage, Stop, StopCause};
+use crate::policy::{EnforcementRollout, Stage};
 use crate::state::{NodeModes, Snapshot};
+
+pub(super) use self::stop::StopReason;
 
 /// How far this node is.
 #[derive(Serialize, ToSchema)]
@@ -27,6 +34,9 @@ pub(super) struct Status {
     /// Null where there is none: then modes are those of workloads and of the configuration.
     #[schema(required = true)]
     rollout: Option<Standing>,
+    /// The nodes that follow this agent, and those that other policy engines say in the cluster have stopped, by name; none where there
+    /// is no rollout.
+    nodes: Vec<NodeStanding>,
 }
 
 /// A rollout on this node.
@@ -46,54 +56,11 @@ struct Standing {
     /// Where and why this node stopped of its own accord.
     #[schema(required = true)]
     stopped: Option<Stopped>,
-    /// Workloads of this node, and how many of them enforce. Null at a policy engine, which does not see what nodes do.
+    /// Workloads of this node, and how many of them enforce. Null at a policy engine, which does not see the workloads of nodes.
     #[schema(required = true)]
     workloads: Option<Workloads>,
     /// In order.
     stages: Vec<StageStatus>,
-}
-
-/// Where a node stopped.
-#[derive(Serialize, ToSchema)]
-#[schema(as = RolloutStop)]
-struct Stopped {
-    /// The stage.
-    stage: String,
-    /// `hold`: what comes after it does not hold here; `rollback`: nor does it itself.
-    action: &'static str,
-    /// Why: `denials`, or `unreadable` where it cannot be read where the node stopped before.
-    #[schema(value_type = String)]
-    cause: StopCause,
-    /// Different connections of those newly enforced that were refused in the minute before.
-    denials: u64,
-    /// As many would have been borne.
-    per_minute: u64,
-    /// How often any connection of theirs was refused in the minute before.
-    attempts: u64,
-    /// As often would have been borne; null where that does not count.
-    #[schema(required = true)]
-    attempts_per_minute: Option<u64>,
-    /// When.
-    #[schema(value_type = String)]
-    at: Timestamp,
-    /// Those of the connections that were refused most often.
-    edges: Vec<RefusedEdge>,
-}
-
-/// A connection that was refused before a node stopped.
-#[derive(Serialize, ToSchema)]
-#[schema(as = RolloutRefusal)]
-struct RefusedEdge {
-    /// Who wanted to.
-    source: String,
-    /// To whom.
-    destination: String,
-    /// At which port.
-    port: u16,
-    /// `TCP` or `UDP`.
-    protocol: String,
-    /// How often.
-    times: u64,
 }
 
 /// Workloads of this node.
@@ -137,6 +104,10 @@ struct StageStatus {
     /// Workloads of this node that enforce with this stage and those before it.
     #[schema(required = true)]
     enforced: Option<usize>,
+    /// Whether it selects anybody whom this agent knows: workloads here and elsewhere, whom policies name, and whom nodes that follow
+    /// have. Null where a policy engine cannot tell.
+    #[schema(required = true)]
+    selects_anybody: Option<bool>,
 }
 
 /// Shows the rollout and how far it is on this node.
@@ -147,41 +118,114 @@ struct StageStatus {
 pub(super) async fn show(State(state): State<ApiState>, given: Given) -> Result<Json<Status>, ApiProblem> {
     Parameters::new(given.0, &[]).finish()?;
     let snapshot = state.snapshot();
-    let sees = state.service != Service::Engine;
+    let rollout = snapshot.modes.rollout();
+    let elsewhere = state.stopped_elsewhere.as_ref();
     Ok(Json(Status {
         revision: snapshot.revision,
         observe_all: snapshot.observe_all,
         errors: snapshot.policy_error.as_deref().cloned().unwrap_or_default(),
-        rollout: snapshot
-            .modes
-            .rollout()
-            .map(|(rollout, reached)| standing(&snapshot, rollout, reached, sees)),
+        rollout: rollout.map(|(rollout, reached)| {
+            let view = View {
+                snapshot: &snapshot,
+                rollout,
+                reached,
+                sees: state.service != Service::Engine,
+                selected_by_nodes: state.nodes().selected(&snapshot),
+            };
+            view.standing()
+        }),
+        nodes: rollout.map_or_else(Vec::new, |(rollout, _)| {
+            let elsewhere = elsewhere.map_or_else(Vec::new, |stopped| stopped());
+            state.nodes().in_rollout(&snapshot, rollout, elsewhere)
+        }),
     }))
 }
 
-fn standing(snapshot: &Snapshot, rollout: &EnforcementRollout, reached: usize, sees: bool) -> Standing {
-    let name = |reached| rollout.stage_at(reached).map(|stage| stage.name.to_string());
-    let workloads = &snapshot.workloads;
-    let modes = &snapshot.modes;
-    let newly = workloads
-        .iter()
-        .filter(|placed| modes.is_newly_enforced(&placed.record));
-    Standing {
-        name: rollout.head.name.clone(),
-        etag: rollout.digest().to_owned(),
-        stage: name(rollout.reached()),
-        in_force: name(reached),
-        stopped: snapshot.stopped.as_deref().map(Stopped::from),
-        workloads: sees.then(|| Workloads {
-            total: workloads.len(),
-            enforced: enforced(snapshot, modes, reached),
-            newly_enforced: newly.count(),
-            enforced_without_name: snapshot.enforced_nameless,
-        }),
-        stages: (0..)
-            .zip(&rollout.stages)
-            .map(|(index, stage)| stage_status(snapshot, rollout, (index, stage), reached, sees))
-            .collect(),
+/// What is looked at.
+struct View<'s> {
+    snapshot: &'s Snapshot,
+    rollout: &'s EnforcementRollout,
+    /// How many stages are in force here.
+    reached: usize,
+    /// Workloads are seen: this is a node.
+    sees: bool,
+    /// Stages that select workloads of nodes that follow.
+    selected_by_nodes: HashSet<String>,
+}
+
+impl View<'_> {
+    fn standing(&self) -> Standing {
+        let (snapshot, rollout) = (self.snapshot, self.rollout);
+        let name = |reached| rollout.stage_at(reached).map(|stage| stage.name.to_string());
+        let workloads = &snapshot.workloads;
+        let modes = &snapshot.modes;
+        let newly = workloads
+            .iter()
+            .filter(|placed| modes.is_newly_enforced(&placed.record));
+        Standing {
+            name: rollout.head.name.clone(),
+            etag: rollout.digest().to_owned(),
+            stage: name(rollout.reached()),
+            in_force: name(self.reached),
+            stopped: snapshot.stopped.as_deref().map(Stopped::from),
+            workloads: self.sees.then(|| Workloads {
+                total: workloads.len(),
+                enforced: enforced(snapshot, modes, self.reached),
+                newly_enforced: newly.count(),
+                enforced_without_name: snapshot.enforced_nameless,
+            }),
+            stages: (0..)
+                .zip(&rollout.stages)
+                .map(|(index, stage)| self.stage(index, stage))
+                .collect(),
+        }
+    }
+
+    fn stage(&self, index: usize, stage: &Stage) -> StageStatus {
+        let modes = &self.snapshot.modes;
+        let selected = self
+            .snapshot
+            .workloads
+            .iter()
+            .filter(|placed| stage.require_policy || stage.selects(&placed.record.spiffe));
+        let taken = selected
+            .clone()
+            .filter(|placed| modes.takes(stage, &placed.record));
+        StageStatus {
+            name: stage.name.to_string(),
+            mode: stage.mode.name(),
+            state: if index < self.reached {
+                "in_force"
+            } else if index < self.rollout.reached() {
+                "stopped"
+            } else if index == self.rollout.reached() {
+                "next"
+            } else {
+                "later"
+            },
+            percent: stage.canary.map(|canary| canary.percent),
+            by: stage.canary.map(|canary| canary.by.name()),
+            require_policy: stage.require_policy,
+            selected: self.sees.then(|| selected.count()),
+            taken: self.sees.then(|| taken.count()),
+            enforced: self.sees.then(|| enforced(self.snapshot, modes, index + 1)),
+            selects_anybody: self.selects_anybody(stage),
+        }
+    }
+
+    /// A node knows its workloads, and those elsewhere that it has heard of. An engine knows those of its file, whom policies name
+    /// outright, and what nodes say: where it knows nobody, or policies name by a pattern whom the stage may select, it cannot tell.
+    fn selects_anybody(&self, stage: &Stage) -> Option<bool> {
+        let snapshot = self.snapshot;
+        let identities = snapshot.table.identities();
+        let here = snapshot.workloads.iter().map(|placed| &placed.record.spiffe);
+        match stage.selects_anybody(here.chain(identities), snapshot.policies.patterns()) {
+            Some(true) => Some(true),
+            _ if self.selected_by_nodes.contains(&*stage.name) => Some(true),
+            _ if self.sees => Some(false),
+            Some(false) if identities.is_empty() => None,
+            told => told,
+        }
     }
 }
 
@@ -189,72 +233,4 @@ fn enforced(snapshot: &Snapshot, modes: &NodeModes, reached: usize) -> usize {
     let enforces = |record: &_| modes.at(reached, record) == Mode::Enforce;
     let placed = snapshot.workloads.iter();
     placed.filter(|placed| enforces(&placed.record)).count()
-}
-
-fn stage_status(
-    snapshot: &Snapshot,
-    rollout: &EnforcementRollout,
-    (index, stage): (usize, &Stage),
-    reached: usize,
-    sees: bool,
-) -> StageStatus {
-    let modes = &snapshot.modes;
-    let selected = snapshot
-        .workloads
-        .iter()
-        .filter(|placed| stage.require_policy || stage.selects(&placed.record.spiffe));
-    let taken = selected
-        .clone()
-        .filter(|placed| modes.takes(stage, &placed.record));
-    StageStatus {
-        name: stage.name.to_string(),
-        mode: stage.mode.name(),
-        state: if index < reached {
-            "in_force"
-        } else if index < rollout.reached() {
-            "stopped"
-        } else if index == rollout.reached() {
-            "next"
-        } else {
-            "later"
-        },
-        percent: stage.canary.map(|canary| canary.percent),
-        by: stage.canary.map(|canary| canary.by.name()),
-        require_policy: stage.require_policy,
-        selected: sees.then(|| selected.count()),
-        taken: sees.then(|| taken.count()),
-        enforced: sees.then(|| enforced(snapshot, modes, index + 1)),
-    }
-}
-
-impl From<&Stop> for Stopped {
-    fn from(stop: &Stop) -> Self {
-        Self {
-            stage: stop.stage.clone(),
-            action: stop.action.name(),
-            cause: stop.cause,
-            denials: stop.denials,
-            per_minute: stop.per_minute,
-            attempts: stop.attempts,
-            attempts_per_minute: stop.attempts_per_minute,
-            at: Timestamp(
-                i64::try_from(stop.at)
-                    .unwrap_or(i64::MAX)
-                    .saturating_mul(1_000_000),
-            ),
-            edges: stop.edges.iter().map(RefusedEdge::from).collect(),
-        }
-    }
-}
-
-impl From<&DeniedEdge> for RefusedEdge {
-    fn from(edge: &DeniedEdge) -> Self {
-        Self {
-            source: edge.source.clone(),
-            destination: edge.destination.clone(),
-            port: edge.port,
-            protocol: edge.protocol.clone(),
-            times: edge.times,
-        }
-    }
 }

@@ -1,16 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `GET /v1/rules`: how often each rule decided.
+//!
+//! A rule is known by its number in its policy. So what is counted of a policy is what came after it was changed last: before,
+//! another rule may have had the number.
+
+mod begins;
 
 use axum::Json;
 use axum::extract::{Extension, State};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::audit::{answered, settled};
+use super::audit::{answered, settled, shortly};
 use super::problem::{ApiProblem, Details};
 use super::query::{Given, Parameters};
 use super::{ApiState, Caller};
-use crate::audit::query::{GraphFilter, Hits};
+use crate::audit::archive::ArchiveError;
+use crate::audit::query::{Current, GraphFilter, Hits};
 use crate::audit::record::Timestamp;
 
 /// The query of the rules.
@@ -30,7 +36,7 @@ pub(super) struct Rules {
     /// Revision in force.
     revision: u64,
     /// Those in force, in order, whether they decided anything or not; then those that decided and are not in force, and
-    /// what no rule decided.
+    /// what no rule decided. What a rule in force has is what it decided as long as its policy is what it is.
     rules: Vec<Rule>,
 }
 
@@ -50,16 +56,22 @@ struct Rule {
     denied: u64,
     /// Those that policy denied and nothing refused.
     would_deny: u64,
+    /// Since when these are counted, where that is later than what was asked for: its policy was changed then, or may have been,
+    /// and another rule may have had its name before. The hour after that, where so much was decided in the hour of the change that
+    /// it was not told apart. Null where all that was asked for is counted.
+    #[schema(value_type = Option<String>, required = true)]
+    since: Option<Timestamp>,
     /// The first of them.
     #[schema(value_type = Option<String>, required = true)]
     first_seen: Option<Timestamp>,
-    /// The latest.
+    /// The latest; also one that is not counted, where `since` is the hour after. Null where it never decided.
     #[schema(value_type = Option<String>, required = true)]
     last_seen: Option<Timestamp>,
 }
 
 impl Rule {
-    fn of(rule: Option<String>, in_force: bool, hits: Option<&Hits>) -> Self {
+    fn of(rule: Option<String>, in_force: bool, current: &Current) -> Self {
+        let hits = current.hits.as_ref();
         let count = |of: fn(&Hits) -> u64| hits.map_or(0, of);
         Self {
             rule,
@@ -67,15 +79,16 @@ impl Rule {
             allowed: count(|hits| hits.allowed),
             denied: count(|hits| hits.denied),
             would_deny: count(|hits| hits.would_deny),
+            since: current.since,
             first_seen: hits.map(|hits| hits.first_seen),
-            last_seen: hits.map(|hits| hits.last_seen),
+            last_seen: current.last_seen,
         }
     }
 }
 
 /// Says how often each rule decided.
 #[utoipa::path(get, path = "/v1/rules", tag = "policies", params(RulesQuery), responses(
-    (status = 200, description = "Each rule in force, and what others decided", body = Rules),
+    (status = 200, description = "Each rule in force, counted since its policy was changed last, and what others decided", body = Rules),
     (status = "4XX", description = "The request is not valid", body = Details, content_type = "application/problem+json"),
     (status = 503, description = "The store does not answer, or too many wait for such an answer (`busy`, with `Retry-After`)", body = Details, content_type = "application/problem+json"),
 ))]
@@ -88,29 +101,41 @@ pub(super) async fn rules(
     let (since, until) = given.span();
     given.finish()?;
     let turn = state.counting().take(&caller.account).await?;
-    let asked = state.clone();
-    let hits = async move {
-        settled(&asked).await;
-        answered(asked.store.rules(&GraphFilter::since(since, until))).await
+    let answer = async move {
+        settled(&state).await;
+        let snapshot = state.snapshot();
+        // So that it is known when that came into force.
+        shortly(state.changes().have_seen(snapshot.revision)).await;
+        let counted = async {
+            let begins = begins::begins(&state, &snapshot.policies, since).await?;
+            let hits = state
+                .store
+                .rules(&GraphFilter::since(since, until), &begins)
+                .await?;
+            Ok::<_, ArchiveError>((begins, hits))
+        };
+        let (begins, hits) = answered(counted).await?;
+        Ok((snapshot, begins, hits))
     };
-    let mut hits = turn.spent_on(hits).await?;
-    let snapshot = state.snapshot();
+    let (snapshot, begins, mut hits) = turn.spent_on(answer).await?;
     let in_force = snapshot.policies.policies().iter().flat_map(|policy| {
         let name = &policy.head.name;
         (1..=policy.rules.len()).map(move |number| format!("{name}/rule-{number}"))
     });
     let mut rules: Vec<Rule> = in_force
         .map(|rule| {
-            let of = hits.remove(&Some(rule.clone()));
-            Rule::of(Some(rule), true, of.as_ref())
+            let begin = begins.of(Some(&rule));
+            let decided = hits.remove(&Some(rule.clone())).unwrap_or_default();
+            Rule::of(Some(rule), true, &decided.current(begin))
         })
         .collect();
     let undecided = hits.remove(&None);
-    rules.extend(hits.into_iter().map(|(rule, hits)| {
+    // Of these it makes no difference when a policy was changed.
+    rules.extend(hits.into_iter().map(|(rule, decided)| {
         let is_built_in = rule.as_deref().is_some_and(|rule| rule.starts_with("builtin/"));
-        Rule::of(rule, is_built_in, Some(&hits))
+        Rule::of(rule, is_built_in, &Current::from(decided.all()))
     }));
-    rules.extend(undecided.map(|hits| Rule::of(None, false, Some(&hits))));
+    rules.extend(undecided.map(|decided| Rule::of(None, false, &Current::from(decided.all()))));
     Ok(Json(Rules {
         revision: snapshot.revision,
         rules,

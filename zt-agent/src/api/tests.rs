@@ -8,6 +8,7 @@ mod described;
 mod followers;
 mod graph;
 mod health;
+mod hits;
 mod kept;
 mod local;
 mod operators;
@@ -15,9 +16,11 @@ mod outside;
 mod paged;
 mod policies;
 mod rapid;
+mod reach;
 mod records;
 mod refusals;
 mod remote;
+mod selecting;
 mod slow;
 mod streams;
 mod turns;
@@ -256,6 +259,7 @@ async fn world_in(
         configuration: watch::channel(Arc::default()).1,
         kubernetes: None,
         peers: None,
+        stopped_elsewhere: None,
         started: crate::audit::clock::now(),
     });
     let guard = Arc::new(Guard::new(NonZeroU32::MAX, Metrics::new()));

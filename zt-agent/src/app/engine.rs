@@ -98,6 +98,7 @@ pub async fn run_engine(mut config: Config, sources: Sources) -> Result<(), AppE
         configuration: configured,
         kubernetes: None,
         peers: None,
+        stopped_elsewhere: feed.stopped_elsewhere(Some(&config.node)),
     });
     let serving = endpoints.serve(&config, &state, &stopping);
     let recording = tokio::spawn(api::record_changes(state.clone()));
@@ -191,7 +192,7 @@ fn report(
         policy: config.policy_settings(),
         known: policies.known(),
         snapshots,
-        nodes: Box::new(move || state.nodes_in_force()),
+        nodes: Box::new(move || state.followers()),
     };
     Some(tokio::spawn(reporter.run()))
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
 use super::AppError;
-use crate::api::PolicyStore;
+use crate::api::{PolicyStore, StoppedElsewhere};
 use crate::config::{Config, PolicySource};
 use crate::kubernetes::{Client, Timing};
 use crate::metrics::Metrics;
@@ -90,6 +90,18 @@ impl PolicyFeed {
                 Editor::new(config.policy_path.clone(), settings),
             ),
         }
+    }
+
+    /// What policy engines say of nodes that stopped, where the cluster keeps the policies; not what the one called `own` says.
+    pub(super) fn stopped_elsewhere(&self, own: Option<&str>) -> Option<Box<StoppedElsewhere>> {
+        let Self::Cluster(follower) = self else {
+            return None;
+        };
+        let (known, own) = (follower.known(), own.map(str::to_owned));
+        Some(Box::new(move || {
+            let known = Arc::clone(&known.borrow());
+            policy_cluster::stopped_nodes(&known, own.as_deref())
+        }))
     }
 
     /// Sends new policy until nobody wants it any more.

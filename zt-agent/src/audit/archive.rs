@@ -2,6 +2,7 @@
 //! Where the trail is kept, as `audit.dsn` says: in a local file, or in `PostgreSQL` behind a [`Spool`].
 
 mod error;
+mod hits;
 mod upkeep;
 
 use std::path::PathBuf;
@@ -15,7 +16,7 @@ pub use self::error::ArchiveError;
 pub use self::upkeep::keep;
 use super::names::Named;
 use super::postgres::{self, Target};
-use super::query::{Cursor, Filter, Graph, GraphFilter, Page, RuleHits, Traffic};
+use super::query::{Begins, Cursor, Filter, Graph, GraphFilter, Page, RuleHits, Traffic};
 use super::record::Entry;
 use super::seal::Checkpoint;
 use super::spool::{Account, Shipper, Spool, WhenFull};
@@ -175,12 +176,15 @@ impl Archive {
         })
     }
 
-    /// How often which rule decided in a range of hours.
-    pub async fn rules(&self, filter: &GraphFilter) -> Result<RuleHits, ArchiveError> {
-        Ok(match self {
-            Self::Local(store) => store.rules(filter).await?,
-            Self::Shared(shared) => shared.reader.rules(filter).await?,
-        })
+    /// How often which rule decided in a range of hours. What one of a policy that began since did is told apart from what
+    /// others of its name did before.
+    pub async fn rules(&self, filter: &GraphFilter, begins: &Begins) -> Result<RuleHits, ArchiveError> {
+        let mut counted = match self {
+            Self::Local(store) => store.rules(filter, begins).await?,
+            Self::Shared(shared) => shared.reader.rules(filter, begins).await?,
+        };
+        hits::tell_apart(self, begins, &mut counted).await?;
+        Ok(counted)
     }
 
     /// Waits until what is stored here is in the [`Self::graph`]: the server counts it, so a spool's records have to
@@ -266,6 +270,14 @@ impl Sink for Archive {
         match self {
             Self::Local(store) => store.append(entries, mark).await?,
             Self::Shared(shared) => shared.spool.append(entries, mark).await?,
+        }
+        Ok(())
+    }
+
+    async fn sync(&self) -> Result<(), ArchiveError> {
+        match self {
+            Self::Local(store) => store.sync().await?,
+            Self::Shared(shared) => shared.spool.sync().await?,
         }
         Ok(())
     }

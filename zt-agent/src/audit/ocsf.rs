@@ -185,12 +185,28 @@ fn connection(record: &AuditRecord) -> Value {
         Observer::Source => (2, "Outbound"),
         Observer::Destination => (1, "Inbound"),
     };
-    json!({
+    let mut connection = json!({
         "direction_id": direction,
         "direction": name,
         "protocol_num": record.protocol.0,
-        "protocol_name": record.protocol.to_string().to_lowercase(),
         "protocol_ver_id": version,
+    });
+    if let Some(name) = protocol_name(record.protocol.0) {
+        connection["protocol_name"] = name.into();
+    }
+    connection
+}
+
+/// The name that IANA has for a protocol, in small letters, of those that records have names for.
+const fn protocol_name(number: u8) -> Option<&'static str> {
+    Some(match number {
+        1 => "icmp",
+        TCP => "tcp",
+        17 => "udp",
+        58 => "ipv6-icmp",
+        132 => "sctp",
+        136 => "udplite",
+        _ => return None,
     })
 }
 
@@ -218,111 +234,4 @@ fn unmapped(record: &AuditRecord) -> Value {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::audit::sample;
-
-    /// What the schema requires of the class and of the objects in it (version 1.6.0).
-    const REQUIRED: [(&str, &[&str]); 5] = [
-        (
-            "",
-            &[
-                "activity_id",
-                "category_uid",
-                "class_uid",
-                "metadata",
-                "severity_id",
-                "time",
-                "type_uid",
-            ],
-        ),
-        ("/metadata", &["product", "version"]),
-        ("/metadata/product", &["vendor_name"]),
-        ("/connection_info", &["direction_id"]),
-        ("/device", &["type_id"]),
-    ];
-
-    fn event(change: impl FnOnce(&mut AuditRecord)) -> Value {
-        let mut record = sample::record();
-        change(&mut record);
-        of(&record).expect("a decision of the kernel")
-    }
-
-    #[test]
-    fn an_event_has_what_the_schema_requires() {
-        for decision in [Outcome::Allow, Outcome::Deny] {
-            let event = event(|record| {
-                record.decision = decision;
-                record.source.node = Some("n".into());
-                record.destination.node = Some("n".into());
-            });
-            for (object, fields) in REQUIRED {
-                let object = event.pointer(object).expect("an object");
-                for field in fields {
-                    assert!(!object[field].is_null(), "{field} of {object}");
-                }
-            }
-            let number = |field: &str| event[field].as_u64().expect("a number");
-            assert_eq!(number("class_uid"), number("category_uid") * 1000 + 1);
-            assert_eq!(
-                number("type_uid"),
-                number("class_uid") * 100 + number("activity_id")
-            );
-            assert!(event["src_endpoint"]["uid"].is_string() && event["dst_endpoint"]["uid"].is_string());
-        }
-    }
-
-    #[test]
-    fn what_happened_and_what_was_done_are_two_things() {
-        let told = |change: fn(&mut AuditRecord)| {
-            let event = event(change);
-            ["activity_name", "action", "disposition", "severity", "status"]
-                .map(|field| event[field].as_str().expect("a text").to_owned())
-        };
-        assert_eq!(
-            told(|record| record.decision = Outcome::Allow),
-            ["Open", "Allowed", "Allowed", "Informational", "Success"]
-        );
-        assert_eq!(
-            told(|record| (record.decision, record.enforced) = (Outcome::Deny, false)),
-            ["Open", "Allowed", "Logged", "Low", "Success"]
-        );
-        assert_eq!(
-            told(|record| (record.decision, record.enforced) = (Outcome::Deny, true)),
-            ["Refuse", "Denied", "Blocked", "Medium", "Failure"]
-        );
-        assert_eq!(
-            told(|record| {
-                (record.decision, record.enforced) = (Outcome::Deny, true);
-                record.reason = Reason::Verdict(verdict::Reason::Revoked);
-            }),
-            ["Reset", "Denied", "Blocked", "Medium", "Failure"]
-        );
-        assert_eq!(
-            told(|record| {
-                (record.decision, record.enforced) = (Outcome::Deny, true);
-                record.reason = Reason::Verdict(verdict::Reason::TagInvalid);
-            })[3],
-            "High"
-        );
-    }
-
-    #[test]
-    fn names_times_and_rules_are_the_records() {
-        let event = event(|record| record.policy_matched = Some("core/rule-1".into()));
-        let record = sample::record();
-        assert_eq!(event["metadata"]["uid"], json!(record.id.to_string()));
-        assert_eq!(event["time"], json!(record.timestamp.0 / 1_000_000));
-        assert_eq!(event["src_endpoint"]["uid"], json!(record.source.name()));
-        assert_eq!(event["dst_endpoint"]["port"], json!(record.destination.port));
-        assert_eq!(event["policy"]["name"], json!("core"));
-        assert_eq!(event["firewall_rule"]["uid"], json!("core/rule-1"));
-    }
-
-    #[test]
-    fn what_was_only_asked_is_no_network_activity() {
-        let mut record = sample::record();
-        record.hook = Hook::Api;
-        assert_eq!(of(&record), None);
-    }
-}
+mod tests;

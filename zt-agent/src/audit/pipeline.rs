@@ -9,8 +9,9 @@
 //! reader what it may give back. So an agent that is killed at any moment leaves to the next exactly what it has not
 //! stored.
 //!
-//! Nobody but the API waits for the store: who is answered over it is answered when the record is stored. All who wait at
-//! the same time wait for one transaction ([`Intake::record_api`]). Where decisions may be lost, and who counts:
+//! Nobody but the API waits for the store: who is answered over it is answered when the record is stored, and the disk has
+//! it. All who wait at the same time wait for one transaction and one sync ([`Intake::record_api`]). Where decisions may be
+//! lost, and who counts:
 //! * in the ring buffer, when this side is too slow for long: the kernel's own counter;
 //! * undecodable bytes: the ring reader, in [`Losses::undecodable`];
 //! * a batch that the store will never take: [`Losses::rejected`];
@@ -116,7 +117,7 @@ enum Message {
         time: i64,
         events: Vec<ApiEvent>,
         room: OwnedSemaphorePermit,
-        /// Told when the events are stored, dropped where they are not.
+        /// Told when the events are stored and on disk, dropped where they are not.
         stored: oneshot::Sender<()>,
     },
     Flush(oneshot::Sender<()>),
@@ -246,8 +247,8 @@ impl Intake {
         }
     }
 
-    /// Records what happened over the API, and waits until it is stored. Given up before it has a place, nothing was
-    /// recorded and nothing counted; given up later, it is stored or counted all the same.
+    /// Records what happened over the API, and waits until it is stored, and on disk. Given up before it has a place, nothing
+    /// was recorded and nothing counted; given up later, it is stored or counted all the same.
     pub async fn record_api(&self, events: Vec<ApiEvent>) -> Result<(), NotRecorded> {
         let stored = self.hand_over(events).await?;
         stored.await.map_err(|_| NotRecorded::NotStored)

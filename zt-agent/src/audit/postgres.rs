@@ -4,7 +4,8 @@
 //! Layout (see `migrations/`): a record is a narrow row in a partition of its day and points to its *shape*, as in
 //! [`super::sqlite`]; shapes are named by a hash of what they say, so that a writer needs no right to read. A trigger adds
 //! up what was inserted by shape and hour: in the graph, and in where to look for a record, so that no question walks
-//! through the trail. The hours of a day that is over are added up once more. `batch` notes what was shipped together.
+//! through the trail. The hours of a day that is over are added up once more. `facet` lists what shapes say in few words, so
+//! that words which never come together are not looked for in the shapes. `batch` notes what was shipped together.
 //!
 //! Nobody who may insert is believed: see the head of the migration.
 //!
@@ -19,6 +20,7 @@ mod cut;
 mod days;
 mod error;
 mod examine;
+mod facets;
 mod graph;
 mod guide;
 mod maintain;
@@ -33,6 +35,8 @@ mod statements;
 mod sums;
 mod traffic;
 mod turn;
+mod unlisted;
+mod version;
 mod walk;
 mod writer;
 

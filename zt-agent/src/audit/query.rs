@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Questions to the trail and their answers, whatever keeps it.
 
+mod begins;
 mod graph;
 mod page;
 mod rules;
@@ -8,9 +9,11 @@ mod traffic;
 
 use uuid::Uuid;
 
+pub use self::begins::Begins;
+pub(in crate::audit) use self::begins::{next_hour, policy_of};
 pub use self::graph::{Adding, Connections, Edge, Graph, GraphFilter, HOUR, MAX_EDGES, Node, NodeKind};
 pub use self::page::{Page, Shown, Unreadable};
-pub use self::rules::{AddingHits, CountedByRule, Hits, RuleHits};
+pub use self::rules::{AddingHits, CountedByRule, Current, Decided, Hits, RuleHits};
 pub(in crate::audit) use self::traffic::by_address;
 pub use self::traffic::{
     AddingSeen, Counted, MAX_ANSWERED, MAX_SEEN, Seen, Span, Spans, Traffic, is_by_address, is_by_policy,

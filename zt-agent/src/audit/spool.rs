@@ -330,6 +330,10 @@ impl Sink for Spool {
         self.or_anew(|| self.take(entries, mark)).await
     }
 
+    async fn sync(&self) -> Result<(), SpoolError> {
+        Ok(self.store.sync().await?)
+    }
+
     async fn remember(&self, names: &[Named]) -> Result<(), SpoolError> {
         self.or_anew(|| async move { Ok(self.store.remember(names).await?) })
             .await

@@ -55,7 +55,7 @@ use std::sync::atomic::AtomicU64;
 
 use sqlx::Connection as _;
 use sqlx::sqlite::SqlitePool;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 
 use self::alone::Alone;
 pub use self::append::Links;
@@ -72,7 +72,7 @@ use self::watched::Watched;
 use self::writer::Writer;
 use super::chain::Head;
 use super::names::Named;
-use super::query::{Cursor, Filter, Graph, GraphFilter, Page, RuleHits, Traffic};
+use super::query::{Begins, Cursor, Filter, Graph, GraphFilter, Page, RuleHits, Traffic};
 use super::record::{Entry, Timestamp};
 use super::seal::{Checkpoint, Keys};
 use super::store::{Pruned, PutAside, RingMark, Sink};
@@ -215,9 +215,11 @@ impl Store {
         traffic::traffic(&mut moment, filter, most).await
     }
 
-    /// How often which rule decided in a range of hours.
-    pub async fn rules(&self, filter: &GraphFilter) -> Result<RuleHits, StoreError> {
-        rules::rules(&self.readers, filter).await
+    /// How often which rule decided in a range of hours, before and after policies began.
+    pub async fn rules(&self, filter: &GraphFilter, begins: &Begins) -> Result<RuleHits, StoreError> {
+        // One moment of the trail for all statements.
+        let mut moment = self.readers.begin().await?;
+        rules::rules(&mut moment, filter, begins).await
     }
 
     /// Names that earlier runs remembered, the most recent first, at most `limit`.
@@ -226,13 +228,20 @@ impl Store {
         self.or_anew(read).await
     }
 
+    /// The connection that writes, when its turn has come.
+    async fn writing(&self) -> Result<MutexGuard<'_, Writer>, StoreError> {
+        let mut writer = self.writer.lock().await;
+        writer.recover().await?;
+        Ok(writer)
+    }
+
     /// Keeps a batch, as [`Sink::append`]. Returns the places of its entries; `None` where there was nothing to do.
     pub(super) async fn keep(
         &self,
         entries: &[Entry],
         mark: Option<RingMark>,
     ) -> Result<Option<Links>, StoreError> {
-        let links = append::append(&mut *self.writer.lock().await, entries, mark).await?;
+        let links = append::append(&mut *self.writing().await?, entries, mark).await?;
         if let Some(syncer) = &self.syncer {
             syncer.written();
         }
@@ -269,7 +278,7 @@ impl Store {
     pub async fn prune_before(&self, time: Timestamp) -> Result<u64, StoreError> {
         let mut gone = 0;
         loop {
-            let mut writer = self.writer.lock().await;
+            let mut writer = self.writing().await?;
             let went = prune::before(&mut writer, &self.settings, time.0).await?;
             if went == 0 {
                 return Ok(gone);
@@ -304,14 +313,23 @@ impl Sink for Store {
         Ok(())
     }
 
+    async fn sync(&self) -> Result<(), StoreError> {
+        // Without one, each commit was synced.
+        let Some(syncer) = &self.syncer else { return Ok(()) };
+        let synced = syncer.sync().await;
+        synced.map_err(|source| StoreError::Sync {
+            path: self.path.clone(),
+            source,
+        })
+    }
+
     async fn remember(&self, names: &[Named]) -> Result<(), StoreError> {
-        let remember =
-            || async move { append::remember(&mut self.writer.lock().await.connection, names).await };
+        let remember = || async move { append::remember(&mut self.writing().await?.connection, names).await };
         self.or_anew(remember).await
     }
 
     async fn prune(&self) -> Result<Pruned, StoreError> {
-        let prune = || async move { prune::prune(&mut *self.writer.lock().await, &self.settings).await };
+        let prune = || async move { prune::prune(&mut *self.writing().await?, &self.settings).await };
         self.or_anew(prune).await
     }
 

@@ -24,6 +24,9 @@ pub trait Sink: Send + Sync + 'static {
         mark: Option<RingMark>,
     ) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
+    /// Returns when what was kept before survives a crash of the machine: who is answered for it waits for this.
+    fn sync(&self) -> impl Future<Output = Result<(), Self::Error>> + Send;
+
     /// Keeps names of numbers, so that a later run of the agent can still tell what they stood for.
     fn remember(&self, names: &[Named]) -> impl Future<Output = Result<(), Self::Error>> + Send;
 

@@ -22,6 +22,7 @@ use super::offline::{self, SettingsArgs};
 use super::output::{Format, Output, line};
 use super::problems;
 use super::table::{Cell, Table, pairs, plain};
+use crate::policy::AnyPolicy;
 use crate::problem::Problem;
 
 /// `policy …`.
@@ -117,21 +118,44 @@ fn check(arguments: &CheckArgs) -> Result<Exit, Failure> {
     };
     let policies = loaded.set.policies();
     let rules: usize = policies.iter().map(|policy| policy.rules.len()).sum();
+    let operators = loaded.set.all().iter().filter_map(|policy| match policy {
+        AnyPolicy::Operator(policy) => Some(policy.rules.len()),
+        AnyPolicy::Service(_) | AnyPolicy::Rollout(_) => None,
+    });
+    let operators: Vec<usize> = operators.collect();
+    let operator_rules: usize = operators.iter().sum();
+    let rollout = loaded.set.rollout();
     match arguments.output.format {
         Format::Json => super::output::json(&json!({
             "valid": true,
             "policies": policies.len(),
             "rules": rules,
+            "operator_policies": operators.len(),
+            "operator_rules": operator_rules,
+            "rollouts": usize::from(rollout.is_some()),
+            "stages": rollout.map_or(0, |rollout| rollout.stages.len()),
             "entries": loaded.table.len(),
             "digest": loaded.set.digest(),
             "problems": [],
         }))?,
-        Format::Table => pairs(&[
-            ("policies", policies.len().to_string().into()),
-            ("rules", rules.to_string().into()),
-            ("entries", loaded.table.len().to_string().into()),
-            ("digest", loaded.set.digest().into()),
-        ])?,
+        Format::Table => {
+            let mut rows: Vec<(&str, Cell)> = vec![
+                ("policies", policies.len().to_string().into()),
+                ("rules", rules.to_string().into()),
+            ];
+            if !operators.is_empty() {
+                rows.push(("operator policies", operators.len().to_string().into()));
+                rows.push(("operator rules", operator_rules.to_string().into()));
+            }
+            if let Some(rollout) = rollout {
+                let (name, reached) = (&rollout.head.name, rollout.reached());
+                let stages = format!("{name}: {reached} of {} stages reached", rollout.stages.len());
+                rows.push(("rollout", stages.into()));
+            }
+            rows.push(("entries", loaded.table.len().to_string().into()));
+            rows.push(("digest", loaded.set.digest().into()));
+            pairs(&rows)?;
+        }
     }
     Ok(Exit::Done)
 }

@@ -3,6 +3,7 @@
 
 mod ahead;
 mod change;
+mod nodes;
 mod show;
 
 use clap::{Args, Subcommand};
@@ -21,9 +22,9 @@ pub enum RolloutCommand {
     /// Go on to the next stage, or to the one that is named
     #[command(
         after_help = "The document's `spec.stage` is changed where it is kept, as by `zt-agent policy apply`: every node that follows it \
-        goes on. Comments in the document are not kept. Where the agent that is asked has stopped of its own accord, or its documents \
-        have problems, this fails and changes nothing: see `zt-agent rollout status`. What the stage refuses of the last day's traffic, \
-        as far as this agent has recorded it, is said."
+        goes on. Comments in the document are not kept. Where the agent that is asked, or a node that follows it, has stopped of its own \
+        accord, its documents have problems, or the stage selects nobody whom it knows, this fails and changes nothing: see `zt-agent \
+        rollout status`. What the stage refuses of the last day's traffic, as far as this agent has recorded it, is said."
     )]
     Advance(AdvanceArgs),
     /// Go back to the stage before, to the one that is named, or to none
@@ -42,7 +43,7 @@ pub enum RolloutCommand {
 /// Arguments of `rollout status`.
 #[derive(Debug, Args)]
 pub struct StatusArgs {
-    /// Exit with 1 if this node is not at the stage that the document says
+    /// Exit with 1 if this node, or one that follows it, is not known to be at the stage that the document says
     #[arg(long)]
     fail: bool,
     #[command(flatten)]
@@ -57,7 +58,7 @@ pub struct AdvanceArgs {
     /// The stage to be reached, one that is still to come
     #[arg(long, value_name = "STAGE")]
     to: Option<String>,
-    /// Go on although the agent that is asked has stopped, its documents have problems, or a stage with a limit is passed over
+    /// Go on although a node has stopped, documents have problems, a stage selects nobody, or one with a limit is passed over
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -137,8 +138,9 @@ async fn status(client: &Client) -> Result<Value, Failure> {
     Ok(client.get("/v1/rollout", &[]).await?)
 }
 
-/// Whether the stage of the document is in force there.
+/// Whether the stage of the document is in force there, and on the nodes that follow.
 fn is_as_said(answer: &Value) -> bool {
     let rollout = &answer["rollout"];
-    rollout["stage"] == rollout["in_force"] && answer["errors"].as_array().is_none_or(Vec::is_empty)
+    let here = rollout["stage"] == rollout["in_force"];
+    here && nodes::are_as_said(answer) && answer["errors"].as_array().is_none_or(Vec::is_empty)
 }

@@ -35,6 +35,9 @@ fn every_documented_form_is_understood() {
         "zt-agent policy network-policy --check - --workload spiffe://hanzo.ai/a/b",
         "zt-agent policy recommend --since 7d --name n --pattern spiffe://hanzo.ai/*/a --include-denied -o json",
         "zt-agent policy recommend --traffic - --diff policies --fail",
+        "zt-agent policy recommend --diff --since 7d",
+        "zt-agent policy recommend --since 7d --diff --api http://127.0.0.1:1 -o json",
+        "zt-agent policy recommend --since 7d --diff",
         "zt-agent policy replay policies --since 7d --until 1h --namespace n --store sqlite:///a --fail -o json",
         "zt-agent policy replay policies --traffic - --fail=any",
         "zt-agent policy test policies --tests t.yaml -v -o json",
@@ -132,6 +135,11 @@ fn what_makes_no_sense_is_refused() {
             ErrorKind::ValueValidation,
         ),
         ("zt-agent policy recommend --name A", ErrorKind::ValueValidation),
+        ("zt-agent policy recommend --diff a b", ErrorKind::UnknownArgument),
+        (
+            "zt-agent policy recommend --diff a --diff b",
+            ErrorKind::ArgumentConflict,
+        ),
         ("zt-agent policy replay", ErrorKind::MissingRequiredArgument),
         (
             "zt-agent policy replay p --traffic a --store b",

@@ -93,10 +93,10 @@ impl TrafficArgs {
             let traffic = super::block_on(traffic(&dsn, &filter))?;
             Range::from(traffic)
         };
-        if range.recorded.iter().all(|recorded| recorded.count() == 0) {
-            return Err(Failure::NotFound(self.nothing()));
+        match range.nothing(&filter) {
+            Some(why) => Err(Failure::NotFound(why)),
+            None => Ok(range),
         }
-        Ok(range)
     }
 
     fn filter(&self) -> Result<GraphFilter, Failure> {
@@ -127,17 +127,6 @@ impl TrafficArgs {
             ..RunArgs::default()
         };
         Ok(run.load()?.audit.dsn)
-    }
-
-    fn nothing(&self) -> String {
-        let since = self.since.map(|time| format!(" from {}", time.rfc3339()));
-        let until = self.until.map(|time| format!(" until {}", time.rfc3339()));
-        let namespace = self
-            .namespace
-            .as_ref()
-            .map(|name| format!(" of namespace {name}"));
-        let what: String = [namespace, since, until].into_iter().flatten().collect();
-        format!("no connections{what} are recorded: there is nothing to judge by")
     }
 }
 

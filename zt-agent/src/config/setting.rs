@@ -178,7 +178,7 @@ settings! {
     "audit.whenFull", "ZT_AUDIT_WHEN_FULL", "audit-when-full", "WHICH", audit::when_full,
         "With postgres://: oldest or newest records are lost when the spool is full [default: oldest]";
     "audit.sync", "ZT_AUDIT_SYNC", "audit-sync", "WHEN", audit::sync,
-        "second or batch: records are on disk within a second, or before anybody is answered [default: second]";
+        "second or batch: what the kernel decides is on disk within a second, or with each batch; answers of the API always wait for the disk [default: second]";
     "audit.maxDiskBytes", "ZT_AUDIT_MAX_DISK_BYTES", "audit-max-disk-bytes", "SIZE", audit::max_disk_bytes,
         "Size beyond which the oldest records go, such as 2GiB [default: 2GiB]";
     "audit.apiShare", "ZT_AUDIT_API_SHARE", "audit-api-share", "PERCENT", audit::api_share,

@@ -60,7 +60,7 @@ pub(super) fn alive(agent: Agent, holder: Option<&Holder>, status: &Result<Value
         (Agent::Unknown, ..) => Finding::warning(
             CHECK,
             "it cannot be told whether an agent runs here, or has left something",
-            "run this as root",
+            "run this as root, where the agent runs: `bpffs` says whether its pins can be seen",
         ),
         _ => Finding::warning(
             CHECK,

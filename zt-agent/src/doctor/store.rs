@@ -22,6 +22,7 @@ const MANY: u64 = 100_000;
 
 const DATABASE: &str = "audit.database";
 const ROLES: &str = "audit.roles";
+const DURABLE: &str = "audit.durable";
 const CLOCK: &str = "clock.database";
 
 /// What a local file holds.
@@ -153,6 +154,7 @@ fn server(place: &str, examined: &Examined) -> Vec<Finding> {
                 "start the server, or correct `audit.dsn`; decisions wait in the spool until it is there",
             ),
             Finding::not_applicable(ROLES, "the server cannot be reached"),
+            Finding::not_applicable(DURABLE, "the server cannot be reached"),
             Finding::not_applicable(CLOCK, "the server cannot be reached"),
         ];
     }
@@ -191,8 +193,28 @@ fn server(place: &str, examined: &Examined) -> Vec<Finding> {
     } else {
         Finding::ok(ROLES, "this login writes, reads and looks after the partitions")
     });
+    findings.push(durable(examined));
     findings.push(clocks(examined.ahead));
     findings
+}
+
+/// Whether what the server confirms survives a crash of its machine: from the spool it goes by then.
+fn durable(examined: &Examined) -> Finding {
+    if examined.ahead.is_none() {
+        return Finding::not_applicable(DURABLE, "the server could not be asked");
+    }
+    if examined.off.is_empty() {
+        return Finding::ok(
+            DURABLE,
+            "what the server confirms is on its disk (fsync, full_page_writes)",
+        );
+    }
+    let found = format!(
+        "the server has {} = off: a crash of its machine may take records that it had confirmed, and damage its database",
+        examined.off.join(" = off, ")
+    );
+    let remedy = "set it to `on` in postgresql.conf; full_page_writes may be off where the file system never writes half a page";
+    Finding::warning(DURABLE, found, remedy)
 }
 
 /// `ahead`: nanoseconds of the server's clock before this machine's.

@@ -138,7 +138,7 @@ pub fn is_policy_name(name: &str) -> bool {
 }
 
 /// Whether this is a label as DNS has them, in small letters.
-pub(super) fn is_label(name: &str) -> bool {
+pub fn is_label(name: &str) -> bool {
     let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     (1..=MAX_NAME_BYTES).contains(&name.len())
         && name.bytes().all(legal)

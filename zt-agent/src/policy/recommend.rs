@@ -4,8 +4,9 @@
 //! One rule a source, one target a destination and protocol, the ports that were seen. Patterns stand there only where they
 //! were asked for, and the world as a destination only where a source reached many of its addresses. What zt allows by itself
 //! is not said. What was made is parsed, compiled and asked about every connection by the one verdict function: what it does
-//! not allow is told, and a rule without which all of them are allowed is left out.
+//! not allow is told, and rules, targets and ports without which all of them are allowed are left out.
 
+mod smallest;
 mod unused;
 mod write;
 
@@ -13,9 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use zt_common::entry::Flow;
 
-use super::compile::{Alone, CompileError, compile};
+use super::compile::{CompileError, compile};
 use super::ports::PortRange;
 use super::seen::{SeenFlow, SeenParty};
 use super::set::{PolicySet, parse};
@@ -103,7 +103,17 @@ impl Times {
     }
 }
 
-type Targets = BTreeMap<(End, Protocol), BTreeMap<u16, Times>>;
+impl From<&Counted> for Times {
+    fn from(counted: &Counted) -> Self {
+        Self {
+            count: counted.count,
+            last_seen: counted.last_seen.clone(),
+        }
+    }
+}
+
+type Target = (End, Protocol);
+type Targets = BTreeMap<Target, BTreeMap<u16, Times>>;
 type Rules = BTreeMap<End, Targets>;
 
 /// Makes a policy that allows what was seen.
@@ -130,7 +140,8 @@ pub fn recommend(
         .copied()
         .filter(|counted| !is_allowed(counted, &nothing))
         .collect();
-    let all = rules(&needed, wishes);
+    let writing = Writing::new(&needed, wishes);
+    let all = writing.rules(&needed);
     let made = |rules: &Rules| -> Result<(String, PolicySet, AllowTable), RecommendError> {
         let text = write::document(&wishes.name, rules);
         let set = read(&text, settings)?;
@@ -138,9 +149,8 @@ pub fn recommend(
         Ok((text, set, table))
     };
     let (mut text, set, mut table) = made(&all)?;
-    let smaller = without_redundant(&all, &set, &table, &needed, wishes);
     let mut count = all.len();
-    if smaller.len() < all.len() {
+    if let Some(smaller) = smallest::smallest(&all, &set, &table, &needed, &writing) {
         let (smaller_text, _, smaller_table) = made(&smaller)?;
         // A network that no rule names any more may have given an address its name.
         if fit
@@ -192,26 +202,41 @@ fn read(text: &str, settings: &Settings) -> Result<PolicySet, RecommendError> {
     parse(&[document], settings).map_err(RecommendError::Invalid)
 }
 
-fn rules(seen: &[&Counted], wishes: &Wishes) -> Rules {
-    let far = addresses(seen, wishes);
-    let mut rules = Rules::new();
-    for counted in seen {
-        let flow = &counted.flow;
-        let destination = match address_in_the_world(&flow.destination) {
-            Some(address) if far.contains_key(&end(&flow.source, wishes)) => {
-                End::Cidr(IpNet::from(address).to_string())
-            }
-            _ => end(&flow.destination, wishes),
-        };
-        let key = (destination, flow.protocol);
-        let targets = rules.entry(end(&flow.source, wishes)).or_default();
-        let times = targets.entry(key).or_default().entry(flow.port).or_default();
-        times.take(&Times {
-            count: counted.count,
-            last_seen: counted.last_seen.clone(),
-        });
+/// How ends are written.
+struct Writing<'w> {
+    wishes: &'w Wishes,
+    /// The sources that reached few addresses of the world, with these.
+    far: BTreeMap<End, BTreeSet<IpAddr>>,
+}
+
+impl<'w> Writing<'w> {
+    fn new(seen: &[&Counted], wishes: &'w Wishes) -> Self {
+        Self {
+            wishes,
+            far: addresses(seen, wishes),
+        }
     }
-    rules
+
+    /// The source of the rule that a connection is written in, and the target.
+    fn of(&self, flow: &SeenFlow) -> (End, Target) {
+        let source = end(&flow.source, self.wishes);
+        let destination = match address_in_the_world(&flow.destination) {
+            Some(address) if self.far.contains_key(&source) => End::Cidr(IpNet::from(address).to_string()),
+            _ => end(&flow.destination, self.wishes),
+        };
+        (source, (destination, flow.protocol))
+    }
+
+    fn rules(&self, seen: &[&Counted]) -> Rules {
+        let mut rules = Rules::new();
+        for counted in seen {
+            let (source, target) = self.of(&counted.flow);
+            let ports = rules.entry(source).or_default().entry(target).or_default();
+            let times = ports.entry(counted.flow.port).or_default();
+            times.take(&Times::from(*counted));
+        }
+        rules
+    }
 }
 
 /// The sources that reached few addresses of the world, with these. None, where the address of anybody in the world is not
@@ -256,55 +281,6 @@ fn end(party: &SeenParty, wishes: &Wishes) -> End {
             None => End::Entity(name.clone()),
         },
     }
-}
-
-/// The rules, without those whose connections others allow. That can only be where sources may be the same: an identity is
-/// written by one rule, be it by its name or by a pattern.
-fn without_redundant(
-    rules: &Rules,
-    set: &PolicySet,
-    table: &AllowTable,
-    needed: &[&Counted],
-    wishes: &Wishes,
-) -> Rules {
-    let may_be_others = |end: &End| match end {
-        End::Spiffe(text) => text.contains('*'),
-        End::Cidr(_) => true,
-        End::Entity(name) => matches!(name.as_str(), "world" | "unknown"),
-    };
-    let mut kept = rules.clone();
-    let candidates: BTreeSet<&End> = rules.keys().filter(|end| may_be_others(end)).collect();
-    if candidates.len() < 2 {
-        return kept;
-    }
-    let flows: Vec<Flow> = needed
-        .iter()
-        .filter(|counted| candidates.contains(&end(&counted.flow.source, wishes)))
-        .filter_map(|counted| counted.flow.as_known_to(table).ok())
-        .collect();
-    let mut alone = Alone::new(table.identities(), table.networks());
-    // One rule a source, in their order.
-    let written = set.policies().iter().flat_map(|policy| &policy.rules);
-    let allowed: Vec<(&End, Vec<usize>)> = rules
-        .keys()
-        .zip(written)
-        .filter(|(end, _)| candidates.contains(end))
-        .map(|(end, rule)| (end, alone.allowed(rule, &flows)))
-        .collect();
-    let mut times = vec![0_usize; flows.len()];
-    for place in allowed.iter().flat_map(|(_, places)| places) {
-        times[*place] += 1;
-    }
-    // The narrowest first: those with names, then networks, then entities, the order of `End`.
-    for (source, places) in &allowed {
-        if places.iter().all(|place| times[*place] > 1) {
-            kept.remove(*source);
-            for place in places {
-                times[*place] -= 1;
-            }
-        }
-    }
-    kept
 }
 
 /// The ports of a target, joined where one follows the other, each with how often and when last.

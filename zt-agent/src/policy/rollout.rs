@@ -8,6 +8,7 @@ mod canonical;
 mod guard;
 mod read;
 mod redundant;
+mod selected;
 mod soak;
 mod window;
 
@@ -105,7 +106,7 @@ pub struct OnDenials {
 }
 
 /// What happens when there are too many denials.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DenialAction {
     /// The node stays at this stage, whatever comes after it.

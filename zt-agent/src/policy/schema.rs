@@ -139,7 +139,7 @@ fn definition(kind: &str, short: &str, spec: &Json) -> Json {
                             "type": "string", "maxLength": 63, "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
                         }}},
                         "spec": spec,
-                        "status": status(),
+                        "status": status(kind == ROLLOUT_KIND),
                     },
                 }},
             }],
@@ -264,11 +264,16 @@ fn operator_rule() -> Json {
     })
 }
 
+fn count(description: &str) -> Json {
+    json!({"type": "integer", "format": "int64", "description": description})
+}
+
 fn word(description: &str) -> Json {
     json!({"type": "string", "minLength": 1, "maxLength": MAX_WORD_CHARS, "description": description})
 }
 
-fn status() -> Json {
+/// The status; of a rollout, with who stopped in it.
+fn status(is_rollout: bool) -> Json {
     let condition = json!({
         "type": "object",
         "required": ["type", "status", "reason", "message", "lastTransitionTime"],
@@ -281,17 +286,25 @@ fn status() -> Json {
             "message": {"type": "string"},
         },
     });
-    let count = |description: &str| json!({"type": "integer", "format": "int64", "description": description});
-    let engine = json!({
+    let in_force = if is_rollout {
+        rollout::IN_FORCE
+    } else {
+        "Those of them that have exactly its policies in force."
+    };
+    let mut engine = json!({
         "type": "object",
         "required": ["name", "nodes", "nodesInForce", "reported"],
         "properties": {
             "name": {"type": "string"},
             "nodes": count("Nodes that follow it."),
-            "nodesInForce": count("Those of them that have exactly its policies in force."),
+            "nodesInForce": count(in_force),
             "reported": {"type": "string", "format": "date-time"},
         },
     });
+    if is_rollout {
+        engine["properties"]["nodesStopped"] = count("Those of them that stopped of their own accord.");
+        engine["properties"]["stopped"] = rollout::stopped();
+    }
     json!({
         "type": "object",
         "description": "Written by policy engines.",

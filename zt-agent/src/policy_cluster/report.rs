@@ -17,12 +17,13 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::known::Known;
+use super::stopped;
 use crate::audit::clock;
 use crate::audit::record::Timestamp;
 use crate::kubernetes::policies::{ReadPolicy, replace_status};
 use crate::kubernetes::{Client, ClientError};
-use crate::policy::{self, PolicySet, Problem};
-use crate::state::Snapshot;
+use crate::policy::{self, PolicySet, Problem, ROLLOUT_KIND};
+use crate::state::{Followers, Snapshot};
 
 /// How often the nodes are counted.
 const COUNT: Duration = Duration::from_secs(30);
@@ -36,8 +37,8 @@ const LONGEST: usize = 4096;
 const RENEW: i64 = 3_600_000_000_000;
 const BELIEVED: i64 = 2 * RENEW;
 
-/// The nodes that follow this engine: how many there are, and how many of them have that policy in force.
-pub type NodeCounts = dyn Fn() -> (usize, usize) + Send + Sync;
+/// Counts the nodes that follow this engine.
+pub type CountNodes = dyn Fn() -> Followers + Send + Sync;
 
 /// Writes the status of resources.
 pub struct Reporter {
@@ -52,7 +53,7 @@ pub struct Reporter {
     /// What is in force here.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     /// Counts the nodes.
-    pub nodes: Box<NodeCounts>,
+    pub nodes: Box<CountNodes>,
 }
 
 impl std::fmt::Debug for Reporter {
@@ -75,8 +76,21 @@ struct Finding {
 /// What an engine says of its nodes.
 struct Nodes<'e> {
     engine: &'e str,
-    all: usize,
-    in_force: usize,
+    seen: &'e Followers,
+}
+
+impl Nodes<'_> {
+    /// What there is to say of them beside a policy: of a rollout its stage has to be in force there, too, and it is said who stopped.
+    fn said(&self, is_rollout: bool) -> Value {
+        let seen = self.seen;
+        let in_force = if is_rollout { seen.at_stage } else { seen.in_sync };
+        let mut said = json!({ "name": self.engine, "nodes": seen.all, "nodesInForce": in_force });
+        if is_rollout && !seen.stopped.is_empty() {
+            said["nodesStopped"] = seen.stopped.len().into();
+            said["stopped"] = stopped::written(&seen.stopped);
+        }
+        said
+    }
 }
 
 impl Reporter {
@@ -121,11 +135,9 @@ impl Reporter {
         findings: &BTreeMap<String, Finding>,
         counted: bool,
     ) -> Result<(), ClientError> {
-        let (all, in_force) = (self.nodes)();
         let nodes = Nodes {
             engine: &self.engine,
-            all,
-            in_force,
+            seen: &(self.nodes)(),
         };
         for (collection, file, policy) in known.iter() {
             let Some(finding) = findings.get(&file) else {
@@ -294,7 +306,8 @@ fn updated(policy: &ReadPolicy, finding: &Finding, nodes: Option<&Nodes<'_>>, no
         }
     }
     if let Some(nodes) = nodes {
-        count(&mut status, nodes, now, &time);
+        let is_rollout = policy.resource["kind"] == ROLLOUT_KIND;
+        count(&mut status, nodes, is_rollout, (now, &time));
     }
     if status == *before {
         return None;
@@ -310,27 +323,31 @@ fn updated(policy: &ReadPolicy, finding: &Finding, nodes: Option<&Nodes<'_>>, no
     }))
 }
 
+/// How long ago an engine said something, in nanoseconds.
+fn age(engine: &Value, now: i64) -> i64 {
+    let at: Option<Timestamp> = serde_json::from_value(engine["reported"].clone()).ok();
+    at.map_or(i64::MAX, |Timestamp(at)| now.saturating_sub(at))
+}
+
+/// Whether what an engine says of its nodes is no older than such words may be.
+pub(super) fn is_believed(engine: &Value, now: i64) -> bool {
+    age(engine, now) < BELIEVED
+}
+
 /// Says how many nodes follow this engine, and forgets engines that have not said anything for long.
-fn count(status: &mut Value, nodes: &Nodes<'_>, now: i64, time: &Value) {
+fn count(status: &mut Value, nodes: &Nodes<'_>, is_rollout: bool, (now, time): (i64, &Value)) {
     let engines = status["engines"].as_array().cloned().unwrap_or_default();
-    let age = |engine: &Value| {
-        let at: Option<Timestamp> = serde_json::from_value(engine["reported"].clone()).ok();
-        at.map_or(i64::MAX, |Timestamp(at)| now.saturating_sub(at))
-    };
     let (own, mut others): (Vec<Value>, Vec<Value>) = engines
         .into_iter()
         .partition(|engine| engine["name"] == nodes.engine);
-    others.retain(|engine| age(engine) < BELIEVED);
-    if nodes.all > 0 {
-        let says = json!({"nodes": nodes.all, "nodesInForce": nodes.in_force});
-        let same = own.first().filter(|own| {
-            age(own) < RENEW && own["nodes"] == says["nodes"] && own["nodesInForce"] == says["nodesInForce"]
-        });
-        let entry = same.cloned().unwrap_or_else(|| {
-            json!({
-                "name": nodes.engine, "nodes": nodes.all, "nodesInForce": nodes.in_force, "reported": time,
-            })
-        });
+    others.retain(|engine| is_believed(engine, now));
+    if nodes.seen.all > 0 {
+        let mut entry = nodes.said(is_rollout);
+        let before = own.first().filter(|own| age(own, now) < RENEW);
+        entry["reported"] = before.map_or(Value::Null, |own| own["reported"].clone());
+        if before != Some(&entry) {
+            entry["reported"] = time.clone();
+        }
         others.push(entry);
     }
     others.sort_by_key(|engine| engine["name"].as_str().map(str::to_owned));

@@ -45,8 +45,6 @@ pub(crate) struct Copy {
     path: PathBuf,
     /// The digest that is on disk.
     written: Option<String>,
-    /// The digest that the engine was told last.
-    pub(super) reported: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -73,7 +71,6 @@ impl Copy {
         Self {
             path: directory.join(COPY),
             written: None,
-            reported: None,
         }
     }
 

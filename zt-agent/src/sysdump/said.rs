@@ -16,13 +16,18 @@ use crate::doctor::ask;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is asked at its API, and what the answer is called.
-const ANSWERS: [(&str, &str); 6] = [
+const ANSWERS: [(&str, &str); 8] = [
     ("/v1/status", "agent/status.json"),
     ("/v1/policies", "agent/policies.json"),
     ("/v1/identities", "agent/identities.json"),
     ("/v1/rollout", "agent/rollout.json"),
     ("/v1/audit?decision=DENY&limit=200", "agent/denied.json"),
     ("/v1/audit?type=policy_change&limit=50", "agent/changes.json"),
+    ("/v1/audit?type=mode_change&limit=50", "agent/mode_changes.json"),
+    (
+        "/v1/audit?type=identity_change&limit=50",
+        "agent/identity_changes.json",
+    ),
 ];
 
 pub(super) async fn gather<W: Write>(archive: &mut Archive<W>, config: &Config) -> io::Result<()> {

@@ -20,6 +20,19 @@ pub struct Advice {
     pub connections: u64,
 }
 
+impl Advice {
+    /// Why it is none, where nothing that is recorded went through: a policy for that would deny all.
+    pub fn nothing(&self, range: &Range) -> Option<String> {
+        let recorded = range.recorded.iter();
+        let recorded = recorded.fold(0_u64, |sum, recorded| sum.saturating_add(recorded.count()));
+        (self.flows == 0).then(|| {
+            format!(
+                "none of the {recorded} connections that are recorded went through: there is nothing to allow"
+            )
+        })
+    }
+}
+
 /// Makes the smallest policy that allows what went through, and with `include_denied` what was refused.
 pub fn advise(
     range: &Range,

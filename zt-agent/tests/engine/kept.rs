@@ -2,12 +2,11 @@
 //! Policies that are kept where the engine may not or cannot change them: 409, and nothing has changed.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hyper::Method;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use zt_agent::cli::client::{ClientError, Sent};
 use zt_agent::policy::{Document, Settings, parse};
 
@@ -168,30 +167,45 @@ async fn a_path_that_is_one_file_takes_no_other_policy() {
     );
 }
 
-/// A mount, until this is dropped.
-struct Mounted(PathBuf);
+/// A directory that nobody may write to but who may write anywhere. Until this is dropped: it is to be removed then.
+struct Closed(PathBuf);
 
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+impl Closed {
+    fn new(directory: PathBuf) -> Self {
+        mode(&directory, 0o555);
+        Self(directory)
+    }
+
+    fn open(&self) {
+        mode(&self.0, 0o777);
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_volume_that_is_mounted_read_only_is_not_written_to() {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("needs root: it mounts");
-        return;
+impl Drop for Closed {
+    fn drop(&mut self) {
+        self.open();
     }
+}
+
+fn mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("chmod");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_one_may_not_write_to_is_left_as_it_is() {
     let shared = Shared::new();
     let policies = shared.policies();
     shared.write("more", &policy("more", &[1]));
-    let none = None::<&str>;
-    mount(Some(&policies), &policies, none, MsFlags::MS_BIND, none).expect("mounted");
-    let _mounted = Mounted(policies.clone());
-    let read_only = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
-    mount(none, &policies, none, read_only, none).expect("mounted read-only");
-    let engine = shared.engine("e1").await;
+    let closed = Closed::new(policies.clone());
+    let engine = if nix::unistd::geteuid().is_root() {
+        // Root may write anywhere.
+        const NOBODY: u32 = 65_534;
+        mode(shared.directory.path(), 0o755);
+        chown(shared.below("e1"), Some(NOBODY), Some(NOBODY)).expect("chown");
+        shared.engine_as("e1", NOBODY).await
+    } else {
+        shared.engine("e1").await
+    };
     refuses(
         &engine,
         &policies,
@@ -202,6 +216,12 @@ async fn a_volume_that_is_mounted_read_only_is_not_written_to() {
         ],
     )
     .await;
+    // Nothing else was in the way.
+    closed.open();
+    assert_eq!(
+        change(&engine, Method::PUT, "new", false).await,
+        (200, String::new())
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

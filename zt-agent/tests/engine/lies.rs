@@ -10,7 +10,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, put};
+use axum::routing::{MethodRouter, get, put};
 use futures::{StreamExt, stream};
 use serde_json::{Value, json};
 use zt_agent::policy::{Document, Settings, parse};
@@ -34,6 +34,7 @@ enum Policies {
 
 type Shared = Arc<Mutex<Said>>;
 
+/// Digest and answer of an engine that has this in force.
 fn honest(text: &str) -> (String, Value) {
     let document = Document {
         file: "x".to_owned(),
@@ -76,18 +77,29 @@ async fn feed(State(said): State<Shared>) -> Response {
     Sse::new(events).into_response()
 }
 
-async fn serve(said: Shared) -> SocketAddr {
+/// What an engine says; `reports` takes what nodes say.
+fn engine(said: Shared, reports: MethodRouter) -> Router {
+    Router::new()
+        .route("/v1/policies", get(policies))
+        .route("/v1/revisions/stream", get(feed))
+        .with_state(said)
+        .route("/v1/nodes/{node}", reports)
+}
+
+async fn serve(router: Router) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0))
         .await
         .expect("port");
     let address = listener.local_addr().expect("address");
-    let router = Router::new()
-        .route("/v1/policies", get(policies))
-        .route("/v1/revisions/stream", get(feed))
-        .route("/v1/nodes/{node}", put(|| async {}))
-        .with_state(said);
     tokio::spawn(async move { axum::serve(listener, router).await });
     address
+}
+
+/// An engine that says what is so, and takes reports as it does.
+pub(crate) async fn serve_honest(text: &str, reports: MethodRouter) -> SocketAddr {
+    let (digest, answer) = honest(text);
+    let policies = Policies::Answer(answer);
+    serve(engine(Arc::new(Mutex::new(Said { digest, policies })), reports)).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -97,7 +109,7 @@ async fn what_an_engine_makes_up_changes_nothing() {
         digest: good.clone(),
         policies: Policies::Answer(answer.clone()),
     }));
-    let address = serve(Arc::clone(&said)).await;
+    let address = serve(engine(Arc::clone(&said), put(|| async {}))).await;
     let home = tempfile::tempdir().expect("directory");
     let node = Node::start(settings(&format!("http://{address}"), "n", home.path()))
         .await

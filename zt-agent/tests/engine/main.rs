@@ -10,6 +10,7 @@ mod many;
 mod metrics;
 mod node;
 mod operators;
+mod rollout;
 mod secrets;
 mod tls;
 mod world;

@@ -5,9 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
+use zt_agent::identity::Mode;
 use zt_agent::policy::{self, PolicySet, Settings};
 use zt_agent::policy_follow::{self, FollowError, PolicyFollower, Start};
-use zt_agent::state::{Snapshot, SourceStatus};
+use zt_agent::state::{NodeModes, Snapshot, SourceStatus};
 
 use super::world::eventually;
 
@@ -101,9 +102,11 @@ impl Node {
 }
 
 fn snapshot(revision: u64, policies: PolicySet) -> Snapshot {
+    let modes = NodeModes::new(Mode::Observe.into(), &policies, &Settings::default(), "node");
     Snapshot {
         revision,
         policies: Arc::new(policies),
+        modes,
         ..Snapshot::default()
     }
 }

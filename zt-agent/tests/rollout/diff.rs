@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `policy diff`.
 
-use axum::Router;
-use axum::routing::get;
 use serde_json::{Value, json};
 
-use super::program::{directory, id, policy, rule, shown, zt_agent};
+use super::program::{directory, id, in_force, policy, rule, shown, zt_agent};
 
 fn of(rules: &str) -> tempfile::TempDir {
     directory(&[("core.yaml", &policy("core", rules))])
@@ -107,13 +105,7 @@ fn a_directory_is_compared_with_what_is_in_force() {
             {"from": {"spiffe": id("hanzo/iam")}, "to": [{"spiffe": id("hanzo/redis"), "ports": [6379]}]}
         ]},
     });
-    let answer = json!({ "policies": [{ "name": "core", "document": document }] });
-    let listener = runtime
-        .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
-        .expect("a port");
-    let api = format!("http://{}", listener.local_addr().expect("an address"));
-    let router = Router::new().route("/v1/policies", get(async || axum::Json(answer)));
-    runtime.spawn(async { axum::serve(listener, router).await });
+    let api = in_force(&runtime, "core", &document);
     let new = of(&rule("hanzo/iam", "hanzo/redis", "6380"));
     let ran = zt_agent(&["policy", "diff", shown(new.path()), "--api", &api, "-o", "json"]);
     assert_eq!(ran.code(), 0, "{}", ran.stderr());

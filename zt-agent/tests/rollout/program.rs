@@ -4,7 +4,10 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use serde_json::Value;
+use axum::Router;
+use axum::routing::get;
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
 
 /// What the program did.
 pub(crate) struct Ran(Output);
@@ -53,6 +56,18 @@ pub(crate) fn rule(from: &str, to: &str, ports: &str) -> String {
         id(from),
         id(to)
     )
+}
+
+/// Where something answers, as long as the runtime is there, as an agent that has one policy in force.
+pub(crate) fn in_force(runtime: &Runtime, name: &str, document: &Value) -> String {
+    let answer = json!({ "policies": [{ "name": name, "document": document }] });
+    let listener = runtime
+        .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
+        .expect("a port");
+    let api = format!("http://{}", listener.local_addr().expect("an address"));
+    let router = Router::new().route("/v1/policies", get(async || axum::Json(answer)));
+    runtime.spawn(async { axum::serve(listener, router).await });
+    api
 }
 
 /// A directory with these files.

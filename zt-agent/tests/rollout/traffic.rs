@@ -19,7 +19,7 @@ fn party(name: &str, address: &str) -> Value {
 }
 
 /// A record of a connection to TCP port `port`, in this hour of the first of January.
-fn record(
+pub(crate) fn record(
     number: usize,
     from: &str,
     (to, address): (&str, &str),
@@ -51,7 +51,7 @@ fn record(
 }
 
 /// A trail of these connections.
-fn trail(records: &[Entry]) -> (tempfile::TempDir, String) {
+pub(crate) fn trail(records: &[Entry]) -> (tempfile::TempDir, String) {
     let directory = tempfile::tempdir().expect("tempdir");
     let dsn = format!("sqlite://{}", directory.path().join("audit.db").display());
     let settings = Settings {
@@ -70,7 +70,7 @@ fn trail(records: &[Entry]) -> (tempfile::TempDir, String) {
     (directory, dsn)
 }
 
-fn sample() -> (tempfile::TempDir, String) {
+pub(crate) fn sample() -> (tempfile::TempDir, String) {
     let (iam, web, db) = (id("hanzo/iam"), id("hanzo/web"), id("hanzo/db"));
     trail(&[
         record(1, &iam, (&db, "10.0.0.2"), 5432, 1, "allowed"),

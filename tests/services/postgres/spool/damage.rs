@@ -4,6 +4,7 @@
 use std::os::unix::fs::FileExt as _;
 
 use super::*;
+use crate::put_back;
 
 /// Changes the spool's file as no code of ours would.
 async fn meddle(world: &World, sql: &'static str) {
@@ -97,14 +98,17 @@ async fn a_changed_record_on_the_server_is_found() {
             .expect("copies");
         world.server.sql(change).expect(change);
         assert!(!world.report().await.is_clean(), "not found: {change}");
-        world
-            .server
-            .sql("TRUNCATE zt_audit.record, zt_audit.shape, zt_audit.checkpoint;
-                  INSERT INTO zt_audit.shape SELECT * FROM s; INSERT INTO zt_audit.record SELECT * FROM r;
-                  INSERT INTO zt_audit.checkpoint (writer, seq, time, text, login)
-                  SELECT writer, seq, time, text, login FROM c; TRUNCATE zt_audit.bucket;
-                  INSERT INTO zt_audit.bucket SELECT * FROM b; DROP TABLE r, s, c, b")
-            .expect("as before");
+        let put_back = |table: &str, from: &str| put_back(&format!("zt_audit.{table}"), from);
+        let before = [
+            "TRUNCATE zt_audit.record, zt_audit.shape, zt_audit.checkpoint;".to_owned(),
+            put_back("shape", "s"),
+            put_back("record", "r"),
+            put_back("checkpoint", "c"),
+            "TRUNCATE zt_audit.bucket;".to_owned(),
+            put_back("bucket", "b"),
+            "DROP TABLE r, s, c, b".to_owned(),
+        ];
+        world.server.sql(&before.join("\n")).expect("as before");
         assert!(world.report().await.is_clean(), "after {change}");
     }
 }

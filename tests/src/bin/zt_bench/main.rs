@@ -270,12 +270,12 @@ fn measure(arguments: &Arguments) -> Result<()> {
             seconds,
         });
         // What is measured by now is kept, whatever becomes of the rest.
-        report.write(arguments.json.as_deref())?;
+        report::write(&report, arguments.json.as_deref())?;
     }
-    report.write(arguments.json.as_deref())?;
+    report::write(&report, arguments.json.as_deref())?;
     match arguments.output {
         Output::Table => print!("{}", report.table()),
-        Output::Json => println!("{}", report.json()?),
+        Output::Json => println!("{}", report::json(&report)?),
     }
     ensure!(
         report.failures.is_empty(),
@@ -288,10 +288,10 @@ fn measure(arguments: &Arguments) -> Result<()> {
 /// What others cost beside zt, instead of all parts.
 fn beside(plan: &Plan, machine: Machine, arguments: &Arguments) -> Result<()> {
     let figures = peers::compare(plan, machine, arguments.json.as_deref())?;
-    figures.write(arguments.json.as_deref())?;
+    report::write(&figures, arguments.json.as_deref())?;
     match arguments.output {
         Output::Table => print!("{}", figures.table()),
-        Output::Json => println!("{}", figures.json()?),
+        Output::Json => println!("{}", report::json(&figures)?),
     }
     let failures = figures.failures();
     ensure!(

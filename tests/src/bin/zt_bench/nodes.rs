@@ -4,21 +4,18 @@
 
 mod others;
 
-use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{HashMap, Map, MapData};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use serde_json::{Value, json};
-use zt_agent::tls;
 use zt_common::ABI_VERSION;
 use zt_common::abi::Peer;
 use zt_common::address::Address;
 use zt_common::names;
 use zt_tests::agent_files::Workload;
+use zt_tests::nodes::{Authority, PATTERN};
 use zt_tests::ports;
 use zt_tests::{Agent, Cgroup, Sandbox};
 
@@ -34,43 +31,6 @@ use self::others::{EACH, Others};
 const LIMIT: Duration = Duration::from_secs(120);
 /// What a start leaves behind is given back by then.
 const SETTLE: Duration = Duration::from_secs(3);
-/// The SPIFFE ID of a node's agent.
-const PATTERN: &str = "spiffe://hanzo.ai/agents/{node}";
-
-/// An authority, and where its certificates are.
-struct Certificates<'d> {
-    directory: &'d Path,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl<'d> Certificates<'d> {
-    fn new(directory: &'d Path) -> Result<Self> {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate()?;
-        fs::write(directory.join("ca.pem"), params.self_signed(&key)?.pem())?;
-        let issuer = Issuer::new(params, key);
-        Ok(Self { directory, issuer })
-    }
-
-    /// A certificate for the agent of a node.
-    fn files(&self, node: &str) -> Result<tls::Files> {
-        let files = tls::Files {
-            cert: self.directory.join(format!("{node}.pem")),
-            key: self.directory.join(format!("{node}.key")),
-            client_ca: self.directory.join("ca.pem"),
-        };
-        let mut params = CertificateParams::default();
-        let uri = PATTERN.replace("{node}", node);
-        params
-            .subject_alt_names
-            .push(SanType::URI(uri.as_str().try_into()?));
-        let key = KeyPair::generate()?;
-        fs::write(&files.cert, params.signed_by(&key, &self.issuer)?.pem())?;
-        fs::write(&files.key, key.serialize_pem())?;
-        Ok(files)
-    }
-}
 
 /// A node in the configuration of another one.
 fn entry(name: &str, address: &str, net: &str) -> Value {
@@ -80,13 +40,13 @@ fn entry(name: &str, address: &str, net: &str) -> Value {
 /// A real agent for a node, with a managed tree and maps of its own.
 fn agent(
     sandbox: &Sandbox,
-    certificates: &Certificates<'_>,
+    authority: &Authority,
     (node, listen): (&str, SocketAddr),
     nodes: &[Value],
     workloads: Vec<Workload>,
 ) -> Result<Agent> {
     let directory = sandbox.directory().join(node);
-    let files = certificates.files(node)?;
+    let files = authority.certify(node)?;
     let (api, health) = ports::two()?;
     let mut builder = sandbox
         .agent_beside(node)?
@@ -155,7 +115,7 @@ fn known(map: &HashMap<MapData, Address, Peer>, mut addresses: Vec<IpAddr>, paus
 pub(crate) fn all(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
     let count = plan.rounds(100, 500);
     let sandbox = Sandbox::new("nodes")?;
-    let certificates = Certificates::new(sandbox.directory())?;
+    let authority = Authority::new(sandbox.directory())?;
     let (here, there) = ports::two()?;
     let names: Vec<String> = (0..plan.rounds(6, 30))
         .map(|number| format!("pod{number}"))
@@ -169,10 +129,10 @@ pub(crate) fn all(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
     let one = entry("a", &there.to_string(), "10.200.0.0/24");
     let this = entry("z", &here.to_string(), "10.201.0.0/24");
 
-    let others = Others::new(&certificates, count, here)?;
+    let others = Others::new(&authority, sandbox.directory(), count, here)?;
     let mut all = others.entries();
     all.push(one);
-    let z = agent(&sandbox, &certificates, ("z", here), &all, Vec::new())?;
+    let z = agent(&sandbox, &authority, ("z", here), &all, Vec::new())?;
     std::thread::sleep(SETTLE);
     let pid = z.pid().context("the agent is running")?;
     let before = resident(pid)?;
@@ -202,7 +162,7 @@ pub(crate) fn all(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
         before,
     ));
 
-    let _a = agent(&sandbox, &certificates, ("a", there), &[this], workloads)?;
+    let _a = agent(&sandbox, &authority, ("a", there), &[this], workloads)?;
     let mut samples = Vec::new();
     for (number, name) in names.iter().enumerate() {
         // The next one shall not find the agents at work on this one.

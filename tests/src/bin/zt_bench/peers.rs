@@ -24,6 +24,7 @@ use crate::load::CHUNK;
 use crate::machine::Machine;
 use crate::order::Order;
 use crate::processor::nanoseconds;
+use crate::report;
 use crate::samples::in_turn;
 
 use self::contender::{Contender, Entry, WORKLOADS, entry};
@@ -100,7 +101,7 @@ pub(crate) fn compare(plan: &Plan, machine: Machine, json: Option<&Path>) -> Res
             }
         }
         standing.retain(|one| one.failed.is_none());
-        figures.write(json)?;
+        report::write(&figures, json)?;
     }
     Ok(figures)
 }

@@ -2,6 +2,7 @@
 //! `zt-agent policy replay` over a trail in which no two connections are the same: what the command takes from its start to its end.
 
 use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -38,14 +39,43 @@ const BATCH: u64 = 8192;
 const ODD: u64 = 100;
 /// Rules of one policy of the candidate.
 const RULES: u64 = 1000;
+/// Addresses outside of the cluster that are called.
+const ADDRESSES: u64 = 100_000;
 const DAY: i64 = 86_400_000_000_000;
 
 /// Connections of which no two are the same.
 struct Flows {
     maker: Maker,
     number: u64,
+    /// Whether every other one is to an address outside of the cluster: those are read from the records themselves, and not from
+    /// what is counted by the hour.
+    outside: bool,
     /// What all records have in common.
     like: AuditRecord,
+}
+
+/// A connection: of whom, to whom, and whether it was denied.
+struct Flow {
+    from: u64,
+    to: To,
+    port: u16,
+    denied: bool,
+}
+
+/// A workload, or an address outside of the cluster.
+enum To {
+    Workload(u64),
+    Outside(IpAddr),
+}
+
+impl To {
+    /// Whether the candidate allows it to be reached: all of the world, and nearly all workloads.
+    const fn is_allowed(&self) -> bool {
+        match self {
+            Self::Workload(to) => !to.is_multiple_of(ODD),
+            Self::Outside(_) => true,
+        }
+    }
 }
 
 /// What a candidate makes of them.
@@ -57,7 +87,7 @@ struct Expected {
 }
 
 impl Flows {
-    fn new(number: u64) -> Result<Self> {
+    fn new(number: u64, outside: bool) -> Result<Self> {
         let now = zt_agent::audit::clock::now();
         let start = now / DAY * DAY;
         let maker = Maker {
@@ -75,31 +105,62 @@ impl Flows {
         });
         let mut like = like.context("most entries are decisions between workloads")?;
         like.protocol = Protocol(6);
-        Ok(Self { maker, number, like })
+        Ok(Self {
+            maker,
+            number,
+            outside,
+            like,
+        })
     }
 
-    /// Between whom a connection is, and whether it was denied. They come in no order.
-    fn flow(&self, number: u64) -> (u64, u64, u16, bool) {
+    /// They come in no order.
+    fn flow(&self, number: u64) -> Flow {
         // A prime that is no factor of how many there are: each once.
         let flow = number * 7919 % self.number;
         let ports = PORTS.len() as u64;
         let (from, place) = (flow / (PEERS * ports), flow % (PEERS * ports));
         let to = (from + 1 + place / ports) % self.maker.parties;
-        let port = PORTS[(place % ports) as usize];
-        (from, to, port, flow % ODD == ODD - 1)
+        let outside = self.outside && !to.is_multiple_of(2);
+        // Of one workload there are fewer flows than addresses: each of them to another one.
+        let address = Ipv4Addr::from_bits(0xcb00_0000 + (flow % ADDRESSES) as u32);
+        Flow {
+            from,
+            to: if outside {
+                To::Outside(address.into())
+            } else {
+                To::Workload(to)
+            },
+            port: PORTS[(place % ports) as usize],
+            denied: flow % ODD == ODD - 1,
+        }
     }
 
     fn record(&self, number: u64) -> AuditRecord {
-        let (from, to, port, denied) = self.flow(number);
+        let Flow {
+            from,
+            to,
+            port,
+            denied,
+        } = self.flow(number);
         let mut record = self.like.clone();
         record.id = self.maker.id(number);
         record.timestamp = Timestamp(self.maker.start + self.maker.step * number.cast_signed());
         let name = |number| party(Arc::from(self.maker.name(number)));
         (record.source.spiffe_id, record.source.entity) = name(from);
-        (record.destination.spiffe_id, record.destination.entity) = name(to);
+        let place = match to {
+            To::Workload(to) => {
+                (record.destination.spiffe_id, record.destination.entity) = name(to);
+                to
+            }
+            To::Outside(address) => {
+                (record.destination.spiffe_id, record.destination.entity) = party(Arc::from("world"));
+                record.destination.address = Some(address);
+                0
+            }
+        };
         record.destination.port = port;
         record.decision = if denied { Outcome::Deny } else { Outcome::Allow };
-        record.policy_matched = (!denied).then(|| Arc::from(format!("policy-{}/rule-1", to % 8)));
+        record.policy_matched = (!denied).then(|| Arc::from(format!("policy-{}/rule-1", place % 8)));
         record.reason = Reason::from_name(if denied { "no_rule" } else { "rule" }).expect("a reason");
         record.count = 1;
         record
@@ -108,9 +169,11 @@ impl Flows {
     /// A directory of policies that allow everybody to reach every destination but some.
     fn candidate(&self) -> Result<TempDir> {
         let directory = tempfile::tempdir()?;
+        let ports = PORTS.map(|port| port.to_string()).join(" ");
+        let world = Policy::new("candidate-world").allow("*", "world", TCP, &ports);
+        fs::write(directory.path().join("candidate-world.yaml"), world.text())?;
         for first in (0..self.maker.parties).step_by(RULES as usize) {
             let name = format!("candidate-{first}");
-            let ports = PORTS.map(|port| port.to_string()).join(" ");
             let last = self.maker.parties.min(first + RULES);
             let policy = (first..last)
                 .filter(|to| to % ODD != 0)
@@ -126,8 +189,8 @@ impl Flows {
     fn expected(&self) -> Expected {
         let mut expected = Expected::default();
         for number in 0..self.number {
-            let (_, to, _, denied) = self.flow(number);
-            let allowed = to % ODD != 0;
+            let Flow { to, denied, .. } = self.flow(number);
+            let allowed = to.is_allowed();
             expected.flows += 1;
             expected.newly_denied += u64::from(!denied && !allowed);
             expected.newly_allowed += u64::from(denied && allowed);
@@ -144,24 +207,26 @@ impl Flows {
     }
 }
 
-/// Of a file, and of a server.
+/// Of a file, and of a server; of connections between workloads, and of those of which half leave the cluster.
 pub(crate) fn command(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
-    let flows = Flows::new(if plan.quick { 50_000 } else { 1_000_000 })?;
-    let (candidate, expected) = (flows.candidate()?, flows.expected());
     let runtime = tokio::runtime::Runtime::new()?;
-    eprintln!("  SQLite: {} records", flows.number);
-    let (directory, dsn) = runtime.block_on(file(&flows))?;
-    metrics.push(measured(plan, "SQLite", &dsn, candidate.path(), &expected)?);
-    drop(directory);
-    eprintln!("  PostgreSQL: {} records", flows.number);
-    let server = runtime.block_on(server(&flows))?;
-    metrics.push(measured(
-        plan,
-        "PostgreSQL",
-        &server.dsn("engine"),
-        candidate.path(),
-        &expected,
-    )?);
+    for outside in [false, true] {
+        let flows = Flows::new(if plan.quick { 50_000 } else { 1_000_000 }, outside)?;
+        let (candidate, expected) = (flows.candidate()?, flows.expected());
+        let kind = if outside {
+            "half of them to addresses outside"
+        } else {
+            "all between workloads"
+        };
+        eprintln!("  SQLite: {} records, {kind}", flows.number);
+        let (directory, dsn) = runtime.block_on(file(&flows))?;
+        let ask = |store: &str, dsn: &str| measured(plan, (store, kind), dsn, candidate.path(), &expected);
+        metrics.push(ask("SQLite", &dsn)?);
+        drop(directory);
+        eprintln!("  PostgreSQL: {} records, {kind}", flows.number);
+        let server = runtime.block_on(server(&flows))?;
+        metrics.push(ask("PostgreSQL", &server.dsn("engine"))?);
+    }
     Ok(())
 }
 
@@ -215,7 +280,13 @@ async fn server(flows: &Flows) -> Result<Server> {
 }
 
 /// Runs the command a few times. It must find what there is to find.
-fn measured(plan: &Plan, store: &str, dsn: &str, candidate: &Path, expected: &Expected) -> Result<Metric> {
+fn measured(
+    plan: &Plan,
+    (store, kind): (&str, &str),
+    dsn: &str,
+    candidate: &Path,
+    expected: &Expected,
+) -> Result<Metric> {
     let mut times = Vec::new();
     for _ in 0..plan.rounds(2, 5) {
         let mut command = Command::new(binary()?);
@@ -244,7 +315,7 @@ fn measured(plan: &Plan, store: &str, dsn: &str, candidate: &Path, expected: &Ex
         ensure!(found == *expected, "{store}: {found:?} instead of {expected:?}");
     }
     let line = format!(
-        "{store}: policy replay of {} different connections, the whole command",
+        "{store}: policy replay of {} different connections, {kind}",
         expected.flows
     );
     Ok(Metric::summed(line, "ms", Summary::of(&times)).target(Target::AtMost(REPLAY)))

@@ -162,21 +162,6 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// All of it.
-    pub(crate) fn json(&self) -> Result<String> {
-        Ok(serde_json::to_string_pretty(self)?)
-    }
-
-    /// Writes it to a file, if there is one.
-    pub(crate) fn write(&self, path: Option<&Path>) -> Result<()> {
-        match path {
-            Some(path) => {
-                fs::write(path, self.json()?).with_context(|| format!("cannot write {}", path.display()))
-            }
-            None => Ok(()),
-        }
-    }
-
     /// The table.
     pub(crate) fn table(&self) -> String {
         const HEAD: [&str; 6] = ["metric", "unmanaged", "managed", "ratio", "target", "met?"];
@@ -235,6 +220,21 @@ pub(crate) fn number(value: f64) -> String {
         format!("{value:.1}")
     } else {
         format!("{value:.2}")
+    }
+}
+
+/// Figures as JSON.
+pub(crate) fn json(figures: &impl Serialize) -> Result<String> {
+    Ok(serde_json::to_string_pretty(figures)?)
+}
+
+/// Writes figures to a file, if there is one.
+pub(crate) fn write(figures: &impl Serialize, path: Option<&Path>) -> Result<()> {
+    match path {
+        Some(path) => {
+            fs::write(path, json(figures)?).with_context(|| format!("cannot write {}", path.display()))
+        }
+        None => Ok(()),
     }
 }
 

@@ -14,7 +14,9 @@ export async function ask(path, query) {
   const body = await response.json().catch(() => null);
   if (!response.ok) {
     const lines = (body?.errors ?? []).map((error) => `${error.field} ${error.message}`.trim());
-    throw new Error([body?.detail ?? `The agent answered ${response.status}.`, ...lines].join("\n"));
+    const error = new Error([body?.detail ?? `The agent answered ${response.status}.`, ...lines].join("\n"));
+    error.code = body?.code;
+    throw error;
   }
   return body;
 }

@@ -44,9 +44,12 @@ export function replace(element, ...children) {
   put(element, children);
 }
 
+// Codes of answers which say that there is nothing to show: that is no fault.
+const NOTHING = new Set(["nothing_recorded", "nothing_passed"]);
+
 // What went wrong, for people.
 export function problem(error) {
-  return make("p", { class: "problem", role: "alert" }, error.message);
+  return NOTHING.has(error.code) ? note(error.message) : make("p", { class: "problem", role: "alert" }, error.message);
 }
 
 export function note(...children) {

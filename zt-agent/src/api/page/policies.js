@@ -30,25 +30,40 @@ function words(rule) {
   return `${party(rule.from)} \u2192 ${to === "" ? "nobody" : to}`;
 }
 
-function hitsOf(hits) {
+const isCounted = (hits) => hits.allowed + hits.denied + hits.would_deny > 0;
+
+// Whether a rule decided anything since it is what it is, be it counted or not.
+const isUsed = (hits) => hits !== undefined && (isCounted(hits) || (hits.since !== null && hits.last_seen !== null));
+
+// A rule is known by its number: it is counted since its policy was changed, where that was later than the time that is shown.
+function hitsOf(hits, begun) {
   if (hits === undefined) {
     return make("td", { class: "faint", colspan: "4" }, "not counted");
   }
-  const all = hits.allowed + hits.denied + hits.would_deny;
-  if (all === 0) {
-    return make("td", { class: "caution", colspan: "4" }, "never in this time");
+  const since = hits.since === null ? "in this time" : `since ${time(hits.since)}`;
+  if (!isUsed(hits)) {
+    return make("td", { class: "caution", colspan: "4" }, `never ${since}`);
+  }
+  const last = make("td", { class: "time" }, time(hits.last_seen));
+  if (!isCounted(hits)) {
+    return [make("td", { class: "faint", colspan: "3" }, `used, and counted ${since}`), last];
+  }
+  if (hits.since !== begun) {
+    last.append(make("span", { class: "faint" }, `, counted ${since}`));
   }
   const number = (value, tone) => make("td", { class: `number ${value > 0 ? tone : "faint"}` }, count(value));
-  return [
-    number(hits.allowed, "good"),
-    number(hits.denied, "bad"),
-    number(hits.would_deny, "caution"),
-    make("td", { class: "time" }, time(hits.last_seen)),
-  ];
+  return [number(hits.allowed, "good"), number(hits.denied, "bad"), number(hits.would_deny, "caution"), last];
+}
+
+// Since when rules are counted, where that is later than the time that is shown.
+function begin(policy, hits) {
+  const all = (policy.document.spec.rules ?? []).map((_, index) => hits.get(`${policy.name}/rule-${index + 1}`)?.since ?? null);
+  return all.reduce((first, since) => (first !== null && (since === null || first < since) ? first : since), null);
 }
 
 function rules(policy, hits) {
   const all = policy.document.spec.rules ?? [];
+  const since = begin(policy, hits);
   const rows = all.slice(0, MOST).map((rule, index) => {
     const name = `${policy.name}/rule-${index + 1}`;
     return make(
@@ -57,12 +72,13 @@ function rules(policy, hits) {
       make("td", { class: "number" }, String(index + 1)),
       make("td", { class: rule.action === "DENY" ? "bad" : "" }, rule.action ?? "ALLOW"),
       make("td", { class: "name" }, words(rule), rule.description ? make("span", { class: "faint" }, ` \u2014 ${rule.description}`) : null),
-      hitsOf(hits.get(name)),
+      hitsOf(hits.get(name), since),
     );
   });
   const names = ["Rule", "Action", "Who may reach whom", "Allowed", "Denied", "Would deny", "Last (UTC)"];
   const kinds = ["number", "", "", "number", "number", "number", ""];
   return [
+    since === null ? null : note(`Counted since ${time(since)} (UTC): the policy was changed then, or may have been, and before that its rules may have had other numbers.`),
     make(
       "div",
       { class: "scroll" },
@@ -80,10 +96,9 @@ function rules(policy, hits) {
 function block(policy, hits) {
   const inside = make("div");
   const all = policy.document.spec.rules ?? [];
-  const used = all.filter((_, index) => {
-    const of = hits.get(`${policy.name}/rule-${index + 1}`);
-    return of !== undefined && of.allowed + of.denied + of.would_deny > 0;
-  });
+  const used = all.filter((_, index) => isUsed(hits.get(`${policy.name}/rule-${index + 1}`)));
+  const since = begin(policy, hits);
+  const usedSince = since === null ? "" : ` since ${time(since)}`;
   const fill = () => {
     if (inside.childElementCount === 0) {
       const isOfRules = policy.kind !== "EnforcementRollout";
@@ -100,7 +115,7 @@ function block(policy, hits) {
       { "data-key": `policy ${policy.name}` },
       make("strong", {}, policy.name),
       make("span", { class: "faint" }, policy.kind),
-      policy.kind === "ServiceAccessPolicy" ? make("span", { class: "faint" }, `${count(used.length)} of ${count(all.length)} rules used`) : null,
+      policy.kind === "ServiceAccessPolicy" ? make("span", { class: "faint" }, `${count(used.length)} of ${count(all.length)} rules used${usedSince}`) : null,
     ),
     policy.document.spec.description ? note(policy.document.spec.description) : null,
     inside,
@@ -119,7 +134,7 @@ export const policies = {
   },
 
   build([listed, counted]) {
-    const hits = new Map(counted.rules.map((rule) => [rule.rule, rule]));
+    const hits = new Map(counted.rules.filter((rule) => rule.in_force).map((rule) => [rule.rule, rule]));
     const boxes = listed.policies.map((policy) => block(policy, hits));
     if (boxes.length > 0 && boxes.length <= 5) {
       boxes.forEach((box) => {
@@ -139,7 +154,7 @@ export const policies = {
       },
     });
     const known = new Set(listed.policies.map((policy) => policy.name));
-    const others = counted.rules.filter((rule) => rule.rule === null || !known.has(rule.rule.split("/")[0]));
+    const others = counted.rules.filter((rule) => !rule.in_force || !known.has(rule.rule.split("/")[0]));
     return make(
       "div",
       {},

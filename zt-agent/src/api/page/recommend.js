@@ -15,6 +15,22 @@ export const recommend = {
   },
 
   build(answer) {
+    const left = Object.entries(answer.left_out).map(([reason, number]) => note(`${count(number)} left out, for policy did not decide: ${reason}`));
+    const unsaid = table({
+      title: "Not in it",
+      empty: "Nothing: it allows all that went through.",
+      rows: answer.unsaid,
+      columns: [
+        { name: "Connection", kind: "name", text: (row) => row.connection },
+        { name: "Why", kind: "name", text: (row) => row.reason },
+      ],
+    });
+    // One without rules would deny all the rest: that is nothing to be copied.
+    if (answer.rules === 0) {
+      const isAll = answer.unsaid.length === 0;
+      const why = isAll ? "No policy is needed: zt allows all that went through by itself." : "No rule can be written for what went through.";
+      return make("div", {}, note(why), isAll ? null : unsaid, left);
+    }
     const text = make("pre", { tabindex: "0", "aria-label": "The policy" }, answer.policy);
     const copy = make(
       "button",
@@ -44,16 +60,8 @@ export const recommend = {
       ]),
       make("div", { class: "tools" }, copy),
       text,
-      table({
-        title: "Not in it",
-        empty: "Nothing: it allows all that went through.",
-        rows: answer.unsaid,
-        columns: [
-          { name: "Connection", kind: "name", text: (row) => row.connection },
-          { name: "Why", kind: "name", text: (row) => row.reason },
-        ],
-      }),
-      Object.entries(answer.left_out).map(([reason, number]) => note(`${count(number)} left out, for policy did not decide: ${reason}`)),
+      unsaid,
+      left,
     );
   },
 };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How far this node is from observing to enforcing.
+// How far this node is from observing to enforcing, and the nodes that follow it.
 
 import { cards, make, note } from "./element.js";
 import { count, short, time } from "./name.js";
@@ -12,8 +12,8 @@ const STATES = {
   later: ["later", "faint"],
 };
 
-// A policy engine does not see what nodes do: what it says of their workloads is null.
-const UNSEEN = "A policy engine does not see what nodes do: ask their agents.";
+// What a policy engine says of workloads is null.
+const UNSEEN = "A policy engine does not see the workloads of nodes: ask their agents.";
 
 function whom(one) {
   const part = one.percent === null ? "all" : `${one.percent} % by ${one.by}`;
@@ -58,15 +58,16 @@ function tooMany(stopped) {
     : `for ${count(stopped.denials)} different connections of those newly enforced that were refused in a minute (${count(stopped.per_minute)} are borne)`;
 }
 
-// Why a node stopped of its own accord, and what broke.
+// Why a node stopped.
+function why(stopped) {
+  return stopped.cause === "unreadable" ? "as it cannot be read where it had stopped before: see the log of its agent" : tooMany(stopped);
+}
+
+// Why this node stopped of its own accord, and what broke.
 function stop(stopped) {
   const what = stopped.action === "hold" ? "stays at this stage" : "went back behind this stage";
-  const why =
-    stopped.cause === "unreadable"
-      ? "as it cannot be read where it had stopped before: see the agent\u2019s log"
-      : tooMany(stopped);
   return [
-    make("p", { class: "problem" }, `Stopped at ${stopped.stage}: this node ${what}, ${why}, ${time(stopped.at)}.`),
+    make("p", { class: "problem" }, `Stopped at ${stopped.stage}: this node ${what}, ${why(stopped)}, ${time(stopped.at)}.`),
     stopped.edges.length === 0
       ? null
       : table({
@@ -80,6 +81,42 @@ function stop(stopped) {
           ],
         }),
     note("To try again: zt-agent rollout resume at this node; or rollback, then advance; or change what the stage says."),
+  ];
+}
+
+// How far a node that follows is, in words.
+function reach(node) {
+  const words = { in_force: "in force", stopped: `stopped (${node.stopped?.action})`, behind: "behind", unknown: "does not say" };
+  const text = words[node.state] ?? node.state;
+  return node.observe_all ? `${text}, break-glass` : text;
+}
+
+// The nodes that follow: how many are how far, and those that are not as the document says.
+function followers(nodes) {
+  if (nodes.length === 0) {
+    return null;
+  }
+  const counts = new Map();
+  for (const node of nodes) {
+    counts.set(reach(node), (counts.get(reach(node)) ?? 0) + 1);
+  }
+  const odd = nodes.filter((node) => node.state !== "in_force" || node.observe_all);
+  return [
+    note(`Nodes that follow, ${count(nodes.length)}: `, [...counts].map(([words, number]) => `${count(number)} ${words}`).join(", "), "."),
+    odd.length === 0
+      ? null
+      : table({
+          title: "Nodes at which something else is in force, or less",
+          rows: odd,
+          columns: [
+            { name: "Node", kind: "name", text: (row) => row.node },
+            { name: "State", text: reach, tone: (row) => (row.stopped ? "bad" : "caution") },
+            { name: "In force", text: (row) => (row.state === "unknown" ? "-" : (row.in_force ?? "none")) },
+            { name: "Stopped at", text: (row) => row.stopped?.stage ?? "-" },
+            { name: "Why", text: (row) => (row.stopped ? why(row.stopped) : "-") },
+            { name: "Said by", kind: "name", text: (row) => row.engine ?? "the node" },
+          ],
+        }),
   ];
 }
 
@@ -101,8 +138,9 @@ export const rollout = {
 
   async load({ ask }) {
     const [answer, status] = await Promise.all([ask("/v1/rollout"), ask("/v1/status")]);
-    // Nothing else of the status is shown: most of it is another one each time.
-    return { answer, status: { service: status.service, modes: status.modes } };
+    // Nothing else of the status is shown, nor when nodes were heard: that is another one each time.
+    const nodes = answer.nodes.map(({ heard, ...node }) => node);
+    return { answer: { ...answer, nodes }, status: { service: status.service, modes: status.modes } };
   },
 
   build({ answer, status }) {
@@ -122,6 +160,7 @@ export const rollout = {
             note(`The document has reached ${one.stage ?? "no stage yet"}; in force here is ${one.in_force ?? "none"}.`),
             one.stopped ? stop(one.stopped) : null,
             workloads(one.workloads),
+            followers(answer.nodes),
             make("ol", { class: "stages" }, one.stages.map(stage)),
             note("zt-agent rollout advance and rollback change it."),
           ],

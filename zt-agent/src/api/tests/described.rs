@@ -344,8 +344,18 @@ async fn sql_in_every_text_finds_nothing_and_breaks_nothing() {
             "{name}"
         );
     }
+    // There is a connection, and it is in no such namespace.
+    let connection = Entry::Decision(crate::audit::sample::record());
+    let stored = world.state.store.append(&[connection], None).await;
+    stored.expect("stored");
     let reply = get(world.api, &format!("/v1/graph?namespace={injection}")).await;
     assert_eq!(reply.json()["edges"], json!([]));
+    for path in ["/v1/replay", "/v1/recommend"] {
+        assert_eq!(get(world.api, path).await.status, 200, "{path}");
+        let reply = get(world.api, &format!("{path}?namespace={injection}")).await;
+        let told = (reply.status, reply.code());
+        assert_eq!(told, (404, "nothing_recorded".to_owned()), "{path}");
+    }
     for path in [
         "/v1/audit?source=%ff",
         "/v1/audit?since=2026-01-01T00:00:00Z&until=x",
@@ -357,7 +367,7 @@ async fn sql_in_every_text_finds_nothing_and_breaks_nothing() {
     let records = get(world.api, "/v1/audit").await.json();
     assert_eq!(
         records["records"].as_array().map(Vec::len),
-        Some(1),
+        Some(2),
         "the trail is as it was"
     );
 }

@@ -6,6 +6,51 @@ use crate::state::SourceStatus;
 
 const JSON: &str = "Content-Type: application/json\n";
 
+impl World {
+    /// The parts of another agent, which has what this one has.
+    pub(super) fn parts(&self) -> Parts {
+        Parts {
+            cluster: Arc::clone(&self.state.cluster),
+            node: Arc::clone(&self.state.node),
+            snapshots: self.state.snapshots.clone(),
+            policies_in_force: Arc::default(),
+            editor: self.state.editor.clone(),
+            kept: PolicyStore::Directory,
+            store: Arc::clone(&self.state.store),
+            intake: self.intake.clone(),
+            metrics: Arc::clone(&self.state.metrics),
+            control: Arc::clone(&self.state.control),
+            readiness: self.state.readiness.clone(),
+            stopping: self.state.stopping.clone(),
+            started: 0,
+            service: Service::Node,
+            source: None,
+            spire: None,
+            configuration: self.state.configuration.clone(),
+            kubernetes: None,
+            peers: None,
+            stopped_elsewhere: None,
+        }
+    }
+
+    /// Serves the API and the health of an agent of these parts.
+    pub(super) async fn serve(&self, parts: Parts) -> [SocketAddr; 2] {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let (api, health) = (
+            bind_api(any, None).await.expect("binds"),
+            bind_health(any).await.expect("binds"),
+        );
+        let addresses = [api.address().expect("TCP"), health.address().expect("TCP")];
+        let (state, guard) = (
+            ApiState::new(parts),
+            Arc::new(Guard::new(NonZeroU32::MAX, Metrics::new())),
+        );
+        tokio::spawn(health.serve(health_router(state.clone()), None, self.stopping.subscribe()));
+        tokio::spawn(api.serve(router(state), Some(guard), self.stopping.subscribe()));
+        addresses
+    }
+}
+
 async fn report(world: &World, node: &str, body: &str) -> Reply {
     send(world.api, "PUT", &format!("/v1/nodes/{node}"), JSON, body).await
 }
@@ -123,41 +168,11 @@ async fn a_node_that_follows_takes_no_changes_and_an_engine_no_mode() {
             Some(_) => PolicyStore::Engine,
             None => PolicyStore::Directory,
         },
-        cluster: Arc::clone(&world.state.cluster),
-        node: Arc::clone(&world.state.node),
-        snapshots: world.state.snapshots.clone(),
-        policies_in_force: Arc::default(),
-        editor: world.state.editor.clone(),
-        store: Arc::clone(&world.state.store),
-        intake: world.intake.clone(),
-        metrics: Arc::clone(&world.state.metrics),
-        control: Arc::clone(&world.state.control),
-        readiness: world.state.readiness.clone(),
-        stopping: world.state.stopping.clone(),
-        started: 0,
         service,
         source,
-        spire: None,
-        configuration: world.state.configuration.clone(),
-        kubernetes: None,
-        peers: None,
+        ..world.parts()
     };
-    let serve = async |parts: Parts| {
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (api, health) = (
-            bind_api(any, None).await.expect("binds"),
-            bind_health(any).await.expect("binds"),
-        );
-        let addresses = [api.address().expect("TCP"), health.address().expect("TCP")];
-        let (state, guard) = (
-            ApiState::new(parts),
-            Arc::new(Guard::new(NonZeroU32::MAX, Metrics::new())),
-        );
-        tokio::spawn(health.serve(health_router(state.clone()), None, world.stopping.subscribe()));
-        tokio::spawn(api.serve(router(state), Some(guard), world.stopping.subscribe()));
-        addresses
-    };
-    let [node, health] = serve(parts(Service::Node, Some(source))).await;
+    let [node, health] = world.serve(parts(Service::Node, Some(source))).await;
     for method in ["PUT", "DELETE"] {
         let reply = send(node, method, "/v1/policies/hanzo-core-policy", YAML, POLICY).await;
         assert_eq!(
@@ -188,7 +203,7 @@ async fn a_node_that_follows_takes_no_changes_and_an_engine_no_mode() {
         ready.body
     );
 
-    let [engine, _] = serve(parts(Service::Engine, None)).await;
+    let [engine, _] = world.serve(parts(Service::Engine, None)).await;
     let reply = post(engine, "/v1/mode", r#"{"mode":"observe"}"#).await;
     assert_eq!((reply.status, reply.code()), (409, "no_kernel".to_owned()));
     assert!(!world.node.observe_all.load(Ordering::SeqCst));

@@ -176,8 +176,6 @@ async fn rules_are_counted_whether_they_decided_or_not() {
 #[tokio::test]
 async fn what_was_recorded_is_judged_by_the_policy_in_force() {
     let world = world().await;
-    let empty = get(world.api, "/v1/replay").await.json();
-    assert_eq!((&empty["connections"], &empty["denied"]), (&json!(0), &json!([])));
     recorded(
         &world,
         &[
@@ -220,11 +218,56 @@ async fn what_was_recorded_is_judged_by_the_policy_in_force() {
             .len(),
         1
     );
-    assert_eq!(
-        get(world.api, "/v1/recommend?namespace=none").await.json()["rules"],
-        json!(0)
-    );
     for path in ["/v1/replay?since=x", "/v1/recommend?limit=1"] {
         assert_eq!(get(world.api, path).await.status, 400, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn where_nothing_is_recorded_nothing_is_judged_or_recommended() {
+    let world = world().await;
+    let document = get(world.api, "/openapi.json").await.json();
+    let refused = async |path: &str, query: &str| {
+        let reply = get(world.api, &format!("{path}{query}")).await;
+        described::check(&document, "get", path, &reply);
+        let detail = reply.json()["detail"].as_str().expect("a text").to_owned();
+        assert_eq!(reply.status, 404, "{detail}");
+        (reply.code(), detail)
+    };
+    for path in ["/v1/replay", "/v1/recommend"] {
+        let (code, detail) = refused(path, "").await;
+        assert_eq!(
+            (code.as_str(), detail.as_str()),
+            (
+                "nothing_recorded",
+                "no connections are recorded: there is nothing to judge by"
+            )
+        );
+    }
+    // All that was tried was refused.
+    recorded(
+        &world,
+        &[
+            connection(CHAT, 81, false, true),
+            connection(CHAT, 82, false, true),
+        ],
+    )
+    .await;
+    assert_eq!(get(world.api, "/v1/replay").await.json()["connections"], json!(2));
+    let (code, detail) = refused("/v1/recommend", "").await;
+    assert_eq!(code, "nothing_passed");
+    assert!(detail.starts_with("none of the 2 connections"), "{detail}");
+    for (query, what) in [
+        ("?namespace=none", "no connections of namespace none are recorded"),
+        (
+            "?until=2020-01-01T00:00:00Z",
+            "no connections until 2020-01-01T00:00:00Z are recorded",
+        ),
+    ] {
+        for path in ["/v1/replay", "/v1/recommend"] {
+            let (code, detail) = refused(path, query).await;
+            assert_eq!(code, "nothing_recorded", "{path}");
+            assert!(detail.starts_with(what), "{detail}");
+        }
     }
 }

@@ -18,7 +18,7 @@ pub enum NotRecorded {
          them is not a day old: raise audit.maxDiskBytes, or ask a policy engine"
     )]
     ShareFull,
-    /// It was taken, and the store did not keep it; it is counted as lost.
+    /// It was taken, and the store did not keep it; it is counted as lost. Or it is stored, and the disk does not take it.
     #[error("the audit store did not keep the record: see the agent's log")]
     NotStored,
 }

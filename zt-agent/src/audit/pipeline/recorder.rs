@@ -196,15 +196,34 @@ impl<S: Sink> Recorder<S> {
             self.settle(batch.mark);
         }
         self.look_at_share();
-        drop(batch.room);
+        drop(std::mem::take(&mut batch.room));
+        let is_kept = matches!(fate, Fate::Stored) && self.is_on_disk(&mut batch).await;
         self.crowd = match batch.stored.len() {
             0 => 0,
             served => served + self.queue.len(),
         };
-        if matches!(fate, Fate::Stored) {
+        if is_kept {
             answer(batch.stored);
         }
         answer(batch.flushes);
+    }
+
+    /// Whether who waits for the answer may have it: what was stored for it, and all before, is on disk. What the kernel decided
+    /// is stored by then, and waits for the disk nowhere else.
+    async fn is_on_disk(&mut self, batch: &mut Batch) -> bool {
+        if batch.stored.is_empty() {
+            return true;
+        }
+        let store = Arc::clone(&self.store);
+        match self.patiently(store.sync(), None, &mut batch.flushes).await {
+            Some(Ok(())) => true,
+            Some(Err(error)) => {
+                self.shared.stats.failed();
+                tracing::error!(%error, answers = batch.stored.len(), "records are stored, and would not survive a crash of the machine: who waits for them is told that they may be lost");
+                false
+            }
+            None => false,
+        }
     }
 
     /// Looks whether evaluations may take more of the store.

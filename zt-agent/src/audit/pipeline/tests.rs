@@ -25,6 +25,10 @@ struct Memory {
     /// Evaluations have their share.
     share_full: AtomicBool,
     hangs: AtomicBool,
+    /// How often the disk was asked for what was stored; whether it takes it.
+    syncs: AtomicUsize,
+    disk_hangs: AtomicBool,
+    disk_fails: AtomicBool,
     resumed: tokio::sync::Notify,
     marks: Mutex<Vec<RingMark>>,
 }
@@ -32,6 +36,7 @@ struct Memory {
 impl Memory {
     fn resume(&self) {
         self.hangs.store(false, Ordering::SeqCst);
+        self.disk_hangs.store(false, Ordering::SeqCst);
         self.resumed.notify_one();
     }
 }
@@ -68,6 +73,17 @@ impl Sink for Memory {
         }
         self.records.lock().expect("lock").extend_from_slice(records);
         self.marks.lock().expect("lock").extend(mark);
+        Ok(())
+    }
+
+    async fn sync(&self) -> Result<(), Broken> {
+        self.syncs.fetch_add(1, Ordering::SeqCst);
+        while self.disk_hangs.load(Ordering::SeqCst) {
+            self.resumed.notified().await;
+        }
+        if self.disk_fails.load(Ordering::SeqCst) {
+            return Err(Broken { transient: true });
+        }
         Ok(())
     }
 

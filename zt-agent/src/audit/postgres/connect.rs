@@ -19,6 +19,12 @@ pub(super) const MOST_SECONDS: u64 = 10;
 /// added up is counted right only so.
 const READ_COMMITTED: (&str, &str) = ("default_transaction_isolation", "read committed");
 
+/// What is confirmed goes from the spool, so a writer's commit has to be on the server's disk by then: `off`, whoever has set
+/// it, becomes `on`. All others write it there first, and whom they wait for besides (`local`: nobody) is for the operator to
+/// say. In any case the session sets it, so that it cannot become `off` while the connection lasts.
+const WAITS_FOR_DISK: &str = "SELECT set_config('synchronous_commit',
+    coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), false)";
+
 /// A server, a database and a login.
 #[derive(Clone, Debug)]
 pub struct Target {
@@ -125,7 +131,14 @@ impl Target {
     /// Connects in a role.
     pub(super) async fn connect(&self, role: Role) -> Result<PgConnection, PgError> {
         let options = self.options(role);
-        match tokio::time::timeout(CONNECT_TIME, options.connect()).await {
+        let connecting = async {
+            let mut connection = options.connect().await?;
+            if role == Role::Writer {
+                sqlx::raw_sql(WAITS_FOR_DISK).execute(&mut connection).await?;
+            }
+            Ok::<_, sqlx::Error>(connection)
+        };
+        match tokio::time::timeout(CONNECT_TIME, connecting).await {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(source)) => Err(self.failed(role, source)),
             Err(_) => Err(PgError::Slow {

@@ -96,6 +96,18 @@ SELECT s.name, s.login FROM (
 WHERE NOT EXISTS (SELECT FROM zt_audit.name n WHERE n.name = s.name AND n.login = s.login)
 ORDER BY s.name, s.login LIMIT $1";
 
+/// Facets that shapes have and that questions are not compared with as they are.
+const UNFACETED: &str = "
+SELECT DISTINCT s.type || coalesce(' ' || s.decision, '') || coalesce(' at port ' || s.port, ''), s.login
+FROM zt_audit.shape s
+WHERE NOT EXISTS (
+    SELECT FROM zt_audit.facet f
+    WHERE f.id = s.facet AND f.login = s.login AND f.type = s.type AND f.decision IS NOT DISTINCT FROM s.decision
+      AND f.enforced IS NOT DISTINCT FROM s.enforced AND f.port IS NOT DISTINCT FROM s.port
+      AND f.policy IS NOT DISTINCT FROM split_part(s.rule, '/', 1)
+)
+ORDER BY 1, 2 LIMIT $1";
+
 /// Makes a finding of a row of a day.
 type Tell = fn(&PgRow, i32) -> Result<Miscount, sqlx::Error>;
 
@@ -189,7 +201,7 @@ impl Counts {
     }
 }
 
-/// Counts of times in which nothing can be, and names that are not listed.
+/// Counts of times in which nothing can be, and names and facets that are not listed.
 async fn beyond(connection: &mut PgConnection) -> Result<Vec<Miscount>, PgError> {
     let rows: Vec<(Uuid, String, String)> = sqlx::query_as(BEYOND)
         .bind(DAYS.start * 24)
@@ -203,12 +215,18 @@ async fn beyond(connection: &mut PgConnection) -> Result<Vec<Miscount>, PgError>
         counted: "nothing".to_owned(),
     };
     let mut wrong: Vec<Miscount> = rows.into_iter().map(told).collect();
-    let unnamed: Vec<(String, String)> = sqlx::query_as(UNNAMED).bind(MOST).fetch_all(connection).await?;
-    wrong.extend(unnamed.into_iter().map(|(name, login)| Miscount {
-        what: format!("the list of names that patterns are compared with, of {name}, inserted by {login},"),
-        kept: "nothing".to_owned(),
-        counted: "that it is there".to_owned(),
-    }));
+    for (sql, list) in [
+        (UNNAMED, "names that patterns are compared with"),
+        (UNFACETED, "facets that filters are compared with"),
+    ] {
+        let unlisted: Vec<(String, String)> =
+            sqlx::query_as(sql).bind(MOST).fetch_all(&mut *connection).await?;
+        wrong.extend(unlisted.into_iter().map(|(what, login)| Miscount {
+            what: format!("the list of {list}, of {what}, inserted by {login},"),
+            kept: "nothing".to_owned(),
+            counted: "that it is there".to_owned(),
+        }));
+    }
     Ok(wrong)
 }
 

@@ -25,6 +25,19 @@ pub enum PgError {
         /// Why not.
         source: sqlx::Error,
     },
+    /// The server is of a release that cannot hold the tables.
+    #[error(
+        "the server at {place} is PostgreSQL {found}, and the audit trail needs {oldest} or later: nothing was made in it; \
+         upgrade the server, or name another one in audit.dsn"
+    )]
+    Version {
+        /// Host and database.
+        place: String,
+        /// Its release.
+        found: String,
+        /// The oldest that can.
+        oldest: i32,
+    },
     /// The tables could not be made or brought up to date.
     #[error("cannot bring the audit trail's tables at {place} up to date: {source}")]
     Migrate {
@@ -95,7 +108,11 @@ impl PgError {
             Self::Slow { .. } => "slow",
             Self::Ahead { .. } => "rejected",
             Self::Clocks { .. } => "clock",
-            Self::Dsn { .. } | Self::Migrate { .. } | Self::Damaged { .. } | Self::TooMuch(_) => "other",
+            Self::Dsn { .. }
+            | Self::Version { .. }
+            | Self::Migrate { .. }
+            | Self::Damaged { .. }
+            | Self::TooMuch(_) => "other",
             Self::Connect { source, .. } | Self::Database { source } => match source {
                 sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut => "unreachable",
                 sqlx::Error::Encode(_) => "rejected",

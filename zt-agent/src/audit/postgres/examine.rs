@@ -7,9 +7,11 @@ use super::PgError;
 use super::connect::{Role, Target};
 use crate::audit::clock;
 
-/// The server's clock, Unix nanoseconds, and whether the tables are there.
+/// The server's clock, Unix nanoseconds; whether the tables are there; and which settings are off.
 const LOOK: &str = "SELECT (date_part('epoch', clock_timestamp()) * 1e9::double precision)::bigint,
-    to_regclass('zt_audit.record') IS NOT NULL";
+    to_regclass('zt_audit.record') IS NOT NULL,
+    ARRAY(SELECT name FROM pg_catalog.pg_settings
+          WHERE name IN ('fsync', 'full_page_writes') AND setting = 'off' ORDER BY name)";
 
 /// What was found of a server.
 #[derive(Debug)]
@@ -20,6 +22,9 @@ pub struct Examined {
     pub ahead: Option<i64>,
     /// Whether the tables are there.
     pub tables: bool,
+    /// The settings that are off without which a crash of the server's machine takes what the server has confirmed: `fsync`,
+    /// `full_page_writes`. Empty also where nobody could ask.
+    pub off: Vec<String>,
 }
 
 impl Examined {
@@ -36,15 +41,17 @@ pub async fn examine(target: &Target) -> Examined {
         roles: Vec::new(),
         ahead: None,
         tables: false,
+        off: Vec::new(),
     };
     for role in [Role::Writer, Role::Reader, Role::Maintainer] {
         let looked = look(target, role).await;
         let unreachable = looked
             .as_ref()
             .is_err_and(|error| matches!(error.cause(), "unreachable" | "slow"));
-        if let Ok((ahead, tables)) = &looked {
+        if let Ok((ahead, tables, off)) = &looked {
             examined.ahead = Some(*ahead);
             examined.tables |= tables;
+            examined.off.clone_from(off);
         }
         examined.roles.push((role.name(), looked.map(drop)));
         if unreachable {
@@ -54,12 +61,13 @@ pub async fn examine(target: &Target) -> Examined {
     examined
 }
 
-async fn look(target: &Target, role: Role) -> Result<(i64, bool), PgError> {
+async fn look(target: &Target, role: Role) -> Result<(i64, bool, Vec<String>), PgError> {
     let mut connection = target.connect(role).await?;
     let before = clock::now();
-    let (server, tables): (i64, bool) = sqlx::query_as(LOOK).fetch_one(&mut connection).await?;
+    let (server, tables, off): (i64, bool, Vec<String>) =
+        sqlx::query_as(LOOK).fetch_one(&mut connection).await?;
     let after = clock::now();
     connection.close().await?;
     // It looked at its clock some time in between.
-    Ok((server - before.midpoint(after), tables))
+    Ok((server - before.midpoint(after), tables, off))
 }

@@ -6,7 +6,7 @@ use sqlx::postgres::{PgArguments, PgConnection, PgRow, Postgres};
 use sqlx::query::Query;
 use uuid::Uuid;
 
-use super::PgError;
+use super::{PgError, facets};
 use crate::audit::query::{Cursor, Filter, HOUR, PartyFilter};
 use crate::audit::record::{Kind, Outcome};
 use crate::spiffe_id::{Pattern, SCHEME, SpiffeId};
@@ -31,12 +31,12 @@ pub(super) use asked;
 /// Shapes that are asked for, by the hour, with their first and last record in it; the latest first. Before each how many
 /// shapes of the days are asked for, as far as they are counted: where that is far, none is looked up. Parameters 1 to 9 are
 /// the filter, 10 and 11 the hours, 12 and 13 the times, 14 how many; more where the last of them are of one moment, 15 one
-/// more than the most shapes. A shape that several logins have is one place.
+/// more than the most shapes, 16 the facets. A shape that several logins have is one place.
 const GUIDE: &str = concat!(
     "
 WITH s AS MATERIALIZED (
     SELECT day, id, login FROM zt_audit.shape
-    WHERE day BETWEEN $10::bigint / 24 AND $11::bigint / 24 AND ",
+    WHERE day BETWEEN $10::bigint / 24 AND $11::bigint / 24 AND ($16::uuid[] IS NULL OR facet = ANY ($16)) AND ",
     asked!(),
     " LIMIT $15
 )
@@ -74,7 +74,7 @@ FROM (SELECT count(*) AS kinds FROM b) k LEFT JOIN (
 );
 
 /// Most shapes that are looked up one by one.
-const MOST_KINDS: i64 = 16_384;
+pub(super) const MOST_KINDS: i64 = 16_384;
 /// Most shapes of an hour that are looked at for those that are asked for.
 const MOST_OF_HOUR: i64 = 65_536;
 
@@ -93,6 +93,8 @@ pub(super) struct Parameters {
     rule: Option<String>,
     rules: Option<String>,
     node: Option<String>,
+    /// Those of the shapes that are asked for, where that says anything and they are few.
+    facets: Option<Vec<Uuid>>,
 }
 
 /// Where records of one shape are within an hour.
@@ -131,7 +133,9 @@ impl Parameters {
         }
         let source = parties(connection, filter.source.as_ref()).await?;
         let destination = parties(connection, filter.destination.as_ref()).await?;
-        if [&source, &destination].into_iter().flatten().any(Vec::is_empty) {
+        let facets = facets::asked(connection, filter).await?;
+        let none = facets.as_ref().is_some_and(Vec::is_empty);
+        if none || [&source, &destination].into_iter().flatten().any(Vec::is_empty) {
             return Ok(None);
         }
         Ok(Some(Self {
@@ -144,6 +148,7 @@ impl Parameters {
             rule: filter.policy.clone(),
             rules: filter.policy.as_deref().map(rules_of),
             node: filter.node.clone(),
+            facets,
         }))
     }
 
@@ -190,6 +195,7 @@ impl Parameters {
             .bind(before.time)
             .bind(most)
             .bind(MOST_KINDS + 1)
+            .bind(self.facets.as_deref())
             .fetch_all(connection)
             .await?;
         Ok(told(&rows, MOST_KINDS)?)

@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, Connection as _};
 use time::OffsetDateTime;
 
 use super::connect::{Role, Target};
-use super::{DAY, PgError, closing, days, pruning};
+use super::{DAY, PgError, closing, days, pruning, unlisted, version};
 use crate::audit::clock;
 use crate::audit::seal::Keys;
 
@@ -24,20 +24,6 @@ const PARTITIONS: &str = "
 SELECT c.relname::text FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
 WHERE i.inhparent = 'zt_audit.record'::regclass AND c.relname ~ '^record_[0-9]{8}$'
 ORDER BY c.relname";
-/// Whether no shape has a name `n`.
-macro_rules! unused {
-    () => {
-        "NOT EXISTS (SELECT FROM zt_audit.shape s WHERE s.source = n.name AND s.login = n.login)
-         AND NOT EXISTS (SELECT FROM zt_audit.shape s WHERE s.destination = n.name AND s.login = n.login)"
-    };
-}
-const UNUSED_NAMES: &str = concat!("SELECT n.name, n.login FROM zt_audit.name n WHERE ", unused!());
-/// Parameters: names, and their logins.
-const FORGET_NAMES: &str = concat!(
-    "DELETE FROM zt_audit.name n USING unnest($1::text[], $2::text[]) AS u (name, login)
-     WHERE n.name = u.name AND n.login = u.login AND ",
-    unused!()
-);
 
 /// Looks after the tables over a connection of its own.
 #[derive(Debug)]
@@ -64,6 +50,7 @@ impl Maintainer {
     /// do so at the same time.
     pub async fn open(target: &Target) -> Result<Self, PgError> {
         let mut connection = target.connect(Role::Maintainer).await?;
+        version::check(&mut connection, target).await?;
         let ended: i64 = sqlx::query_scalar("SELECT zt_audit.end_old_transactions($1::text::interval)")
             .bind(OLD_TRANSACTION)
             .fetch_one(&mut connection)
@@ -234,28 +221,7 @@ impl Maintainer {
         ] {
             sqlx::query(sql).bind(start).execute(&mut self.connection).await?;
         }
-        self.forget_names().await
-    }
-
-    /// Forgets the names that no shape has any more. Most days there is none; whoever inserts waits while some go.
-    async fn forget_names(&mut self) -> Result<(), PgError> {
-        let unused: Vec<(String, String)> = sqlx::query_as(UNUSED_NAMES)
-            .fetch_all(&mut self.connection)
-            .await?;
-        if unused.is_empty() {
-            return Ok(());
-        }
-        let (names, logins): (Vec<String>, Vec<String>) = unused.into_iter().unzip();
-        let mut transaction = self.connection.begin().await?;
-        sqlx::raw_sql("LOCK TABLE zt_audit.name IN SHARE ROW EXCLUSIVE MODE")
-            .execute(&mut *transaction)
-            .await?;
-        sqlx::query(FORGET_NAMES)
-            .bind(names)
-            .bind(logins)
-            .execute(&mut *transaction)
-            .await?;
-        Ok(transaction.commit().await?)
+        unlisted::forget(&mut self.connection).await
     }
 
     /// Drops the partition of a day, with what is counted of it, and states in the same transaction what was in it. Returns how

@@ -9,7 +9,9 @@ use sqlx::postgres::{PgPool, PgPoolOptions};
 use super::connect::{Role, Target};
 use super::sums::{self, Sums};
 use super::{PgError, cut, graph, rules, select, traffic};
-use crate::audit::query::{Cursor, Filter, Graph, GraphFilter, MAX_LIMIT, MAX_SEEN, Page, RuleHits, Traffic};
+use crate::audit::query::{
+    Begins, Cursor, Filter, Graph, GraphFilter, MAX_LIMIT, MAX_SEEN, Page, RuleHits, Traffic,
+};
 
 /// Questions for pages at a time.
 const PAGES: u32 = 4;
@@ -99,9 +101,9 @@ impl Reader {
         traffic.await.map_err(PgError::of_question)
     }
 
-    /// How often which rule decided in a range of hours.
-    pub async fn rules(&self, filter: &GraphFilter) -> Result<RuleHits, PgError> {
-        let rules = async { rules::rules(self.sums(filter).await?).await };
+    /// How often which rule decided in a range of hours, before and after policies began.
+    pub async fn rules(&self, filter: &GraphFilter, begins: &Begins) -> Result<RuleHits, PgError> {
+        let rules = async { rules::rules(self.sums(filter).await?, filter, begins).await };
         rules.await.map_err(PgError::of_question)
     }
 

@@ -6,7 +6,7 @@ use sqlx::postgres::PgRow;
 
 use super::PgError;
 use super::sums::{Sums, added_up, counted};
-use crate::audit::query::{AddingHits, CountedByRule, RuleHits};
+use crate::audit::query::{AddingHits, Begins, CountedByRule, GraphFilter, RuleHits};
 use crate::audit::record::{Outcome, Part, Timestamp};
 
 const COUNTED: &str = added_up!(
@@ -16,15 +16,29 @@ const COUNTED: &str = added_up!(
     "AND s.decision IS NOT NULL GROUP BY 1, 2, 3, 4"
 );
 
-/// Adds up which rule decided how often.
-pub(super) async fn rules(mut sums: Sums) -> Result<RuleHits, PgError> {
-    let mut adding = AddingHits::default();
-    for span in sums.spans() {
-        let take = |row: &PgRow| {
-            adding.take(by_rule(row)?);
-            Ok(())
-        };
-        sums.each(span.asked(COUNTED), take).await?;
+/// The same, each shape by itself.
+const BY_SHAPE: &str = added_up!(
+    counted!(),
+    "s.rule, s.part, s.decision, s.enforced, b.connections, b.first_seen, b.last_seen",
+    "AND s.decision IS NOT NULL"
+);
+
+/// Adds up which rule decided how often, before and after policies began.
+pub(super) async fn rules(
+    mut sums: Sums,
+    filter: &GraphFilter,
+    begins: &Begins,
+) -> Result<RuleHits, PgError> {
+    let mut adding = AddingHits::new(begins);
+    for piece in begins.pieces(filter.hours()) {
+        let statement = if piece.begins { BY_SHAPE } else { COUNTED };
+        for span in sums.spans_of(piece.hours) {
+            let take = |row: &PgRow| {
+                adding.take(by_rule(row)?);
+                Ok(())
+            };
+            sums.each(span.asked(statement), take).await?;
+        }
     }
     Ok(adding.done())
 }

@@ -149,7 +149,17 @@ impl Sums {
 
     /// The range, in spans of which each can be added up at once.
     pub(super) fn spans(&self) -> Vec<Span> {
-        spans::spans(&self.days, self.hours, self.most_kinds)
+        self.spans_of(self.hours)
+    }
+
+    /// The same of some hours of the range, the first and the last.
+    pub(super) fn spans_of(&self, hours: (i64, i64)) -> Vec<Span> {
+        let is_asked = |day: &&Day| {
+            let (first, last) = day.between(hours);
+            first <= last
+        };
+        let days: Vec<Day> = self.days.iter().filter(is_asked).cloned().collect();
+        spans::spans(&days, hours, self.most_kinds)
     }
 
     /// The first hour and the last of each day of the range.

@@ -34,7 +34,7 @@ impl Store {
 
     /// Notes that the server has these.
     pub async fn before_shipped(&self, rows: &[i64]) -> Result<(), StoreError> {
-        let mut writer = self.writer.lock().await;
+        let mut writer = self.writing().await?;
         sqlx::query("DELETE FROM predecessor WHERE row IN (SELECT value FROM json_each(?))")
             .bind(super::rows::json(rows))
             .execute(&mut writer.connection)

@@ -17,10 +17,11 @@ const WAIT: Duration = Duration::from_secs(1);
 /// When what is committed is on disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Durability {
-    /// Within a second: a crash of the machine takes what came last. Nobody waits for the disk.
+    /// Within a second, and before anybody is answered over the API: a crash of the machine takes of what the kernel decided
+    /// what came last. Nobody but who is answered waits for the disk.
     #[default]
     Second,
-    /// Before anybody is told that it is kept. Whoever waits for the answer waits for the disk.
+    /// When it is committed. Whoever commits waits for the disk.
     Batch,
 }
 
@@ -35,51 +36,73 @@ impl Durability {
     }
 }
 
-/// Has the disk take what was written to the write-ahead log, every second in which there was something.
+/// Has the disk take what was written to the write-ahead log: when somebody waits for it, and every second in which there was
+/// something.
 #[derive(Debug)]
 pub(super) struct Syncer {
-    written: Arc<AtomicBool>,
+    log: Arc<Log>,
     task: JoinHandle<()>,
+}
+
+/// The write-ahead log of a database.
+#[derive(Debug)]
+struct Log {
+    path: PathBuf,
+    /// Something was committed since the disk was asked last.
+    written: AtomicBool,
 }
 
 impl Syncer {
     /// Begins, for the log of a database.
     pub(super) fn start(database: &Path) -> Self {
-        let mut log = database.as_os_str().to_owned();
-        log.push("-wal");
-        let (log, written) = (PathBuf::from(log), Arc::new(AtomicBool::new(false)));
-        let seen = Arc::clone(&written);
+        let mut path = database.as_os_str().to_owned();
+        path.push("-wal");
+        let log = Arc::new(Log {
+            path: PathBuf::from(path),
+            written: AtomicBool::new(false),
+        });
+        let seen = Arc::clone(&log);
         let task = tokio::spawn(async move {
             let mut round = tokio::time::interval(WAIT);
             round.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let mut failing = false;
             loop {
                 round.tick().await;
-                if !seen.swap(false, Ordering::Relaxed) {
+                if !seen.written.load(Ordering::Relaxed) {
                     continue;
                 }
-                let log = log.clone();
-                let synced = tokio::task::spawn_blocking(move || sync(&log)).await;
-                let error = match synced {
-                    Ok(Ok(())) => None,
-                    Ok(Err(error)) => Some(error),
-                    Err(error) => Some(io::Error::other(error)),
-                };
-                if let Some(error) = error.as_ref().filter(|_| !failing) {
+                let synced = seen.sync().await;
+                if let Some(error) = synced.as_ref().err().filter(|_| !failing) {
                     tracing::error!(%error, "the disk does not take the audit trail's log: records of the last seconds would not survive a crash of the machine");
                 }
-                failing = error.is_some();
-                if failing {
-                    seen.store(true, Ordering::Relaxed);
-                }
+                failing = synced.is_err();
             }
         });
-        Self { written, task }
+        Self { log, task }
     }
 
     /// Something was committed.
     pub(super) fn written(&self) {
-        self.written.store(true, Ordering::Relaxed);
+        self.log.written.store(true, Ordering::Relaxed);
+    }
+
+    /// Has the disk take what was committed before this was called.
+    pub(super) async fn sync(&self) -> io::Result<()> {
+        self.log.sync().await
+    }
+}
+
+impl Log {
+    async fn sync(&self) -> io::Result<()> {
+        // First: what is committed meanwhile is for the next time.
+        self.written.store(false, Ordering::Relaxed);
+        let path = self.path.clone();
+        let synced = tokio::task::spawn_blocking(move || sync(&path)).await;
+        let synced = synced.unwrap_or_else(|error| Err(io::Error::other(error)));
+        if synced.is_err() {
+            self.written.store(true, Ordering::Relaxed);
+        }
+        synced
     }
 }
 

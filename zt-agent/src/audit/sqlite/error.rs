@@ -99,6 +99,14 @@ pub enum StoreError {
         /// Why not.
         source: std::io::Error,
     },
+    /// The disk does not take what was committed.
+    #[error("the disk does not take the log of the audit store {}: {source}", path.display())]
+    Sync {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// Another process records into the file.
     #[error("another process records into the audit store {} (it holds {}): end it, or give each agent and each engine a file of its own in audit.dsn or audit.spool", path.display(), lock.display())]
     Taken {

@@ -43,7 +43,7 @@ const MOST: i64 = 1000;
 impl Store {
     /// Takes entries that there is no room for: each gets its place in the chain, and none is kept.
     pub async fn give_up(&self, entries: &[Entry], mark: Option<RingMark>) -> Result<(), StoreError> {
-        let mut writer = self.writer.lock().await;
+        let mut writer = self.writing().await?;
         let Writer {
             connection, watched, ..
         } = &mut *writer;
@@ -68,7 +68,7 @@ impl Store {
         cause: Cause,
         shipping: &Shipping,
     ) -> Result<(), StoreError> {
-        let mut writer = self.writer.lock().await;
+        let mut writer = self.writing().await?;
         let mut transaction = writer.connection.begin_with("BEGIN IMMEDIATE").await?;
         let before = hash_of(&mut transaction, first.saturating_sub(1)).await?;
         let after = match after {
@@ -97,7 +97,7 @@ impl Store {
         last: u64,
         shipping: &mut Shipping,
     ) -> Result<u64, StoreError> {
-        let mut writer = self.writer.lock().await;
+        let mut writer = self.writing().await?;
         spooled::let_go(&mut writer.connection, self.settings.keys.as_deref(), last).await?;
         let mut transaction = writer.connection.begin_with("BEGIN IMMEDIATE").await?;
         // There may be gaps between them already.
@@ -163,7 +163,7 @@ impl Store {
         let Some(keys) = self.settings.keys.as_deref().filter(|_| waiting > 0) else {
             return Ok(Vec::new());
         };
-        let mut writer = self.writer.lock().await;
+        let mut writer = self.writing().await?;
         let connection = &mut writer.connection;
         // What is told must still have been said after a crash of the machine.
         seal::sync_commits(connection).await?;
@@ -182,7 +182,7 @@ impl Store {
     /// Notes statements of gaps as shipped. Those that lie behind are forgotten, but not before the entries that were there before
     /// them have gone: from these one looks whether the chain goes on.
     pub async fn gaps_shipped(&self, rows: &[i64], shipped: u64) -> Result<(), StoreError> {
-        let mut writer = self.writer.lock().await;
+        let mut writer = self.writing().await?;
         let mut transaction = writer.connection.begin_with("BEGIN IMMEDIATE").await?;
         sqlx::query("UPDATE gap SET shipped = 1 WHERE row IN (SELECT value FROM json_each(?))")
             .bind(super::rows::json(rows))

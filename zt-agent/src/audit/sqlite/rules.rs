@@ -3,11 +3,11 @@
 
 use futures::TryStreamExt as _;
 use sqlx::Row as _;
-use sqlx::sqlite::{SqlitePool, SqliteRow};
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::StoreError;
 use super::sums::{self, summed};
-use crate::audit::query::{AddingHits, CountedByRule, GraphFilter, RuleHits};
+use crate::audit::query::{AddingHits, Begins, CountedByRule, GraphFilter, RuleHits};
 use crate::audit::record::{Outcome, Part, Timestamp};
 
 const SQL: &str = concat!(
@@ -20,12 +20,29 @@ const SQL: &str = concat!(
      GROUP BY 1, 2, 3, 4"
 );
 
-/// Adds up which rule decided how often.
-pub(super) async fn rules(readers: &SqlitePool, filter: &GraphFilter) -> Result<RuleHits, StoreError> {
-    let mut rows = sums::asked(SQL, filter).fetch(readers);
-    let mut adding = AddingHits::default();
-    while let Some(row) = rows.try_next().await? {
-        adding.take(counted(&row)?);
+/// The same, each shape by itself.
+const BY_SHAPE: &str = concat!(
+    "SELECT rule.text, s.part, s.decision, s.enforced, c.connections, c.first_seen, c.last_seen
+     FROM ",
+    summed!(),
+    " JOIN shape s ON s.id = c.id
+      LEFT JOIN name rule ON rule.id = s.rule
+     WHERE s.decision <> ''"
+);
+
+/// Adds up which rule decided how often, before and after policies began.
+pub(super) async fn rules(
+    connection: &mut SqliteConnection,
+    filter: &GraphFilter,
+    begins: &Begins,
+) -> Result<RuleHits, StoreError> {
+    let mut adding = AddingHits::new(begins);
+    for piece in begins.pieces(filter.hours()) {
+        let sql = if piece.begins { BY_SHAPE } else { SQL };
+        let mut rows = sums::asked_of(sql, piece.hours).fetch(&mut *connection);
+        while let Some(row) = rows.try_next().await? {
+            adding.take(counted(&row)?);
+        }
     }
     Ok(adding.done())
 }

@@ -21,7 +21,7 @@ const MIGRATIONS: [&str; 2] = [LAYOUT_1, LAYOUT_2];
 
 /// Numbers of the kernel are `u64`, kept as the `i64` of the same bits. Times are Unix nanoseconds. Where a shape has no
 /// rule or node it has 0, because NULLs would make every row unique.
-const LAYOUT_1: &str = "
+pub(super) const LAYOUT_1: &str = "
 CREATE TABLE trail (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     next_row INTEGER NOT NULL,

@@ -46,7 +46,7 @@ impl Store {
         if let Err(error) = self.look_ahead(keys).await {
             tracing::debug!(%error, "cannot look ahead whether the audit trail goes on");
         }
-        seal(&mut *self.writer.lock().await, keys).await
+        seal(&mut *self.writing().await?, keys).await
     }
 
     /// Looks whether the chain goes on from what was signed, while others append to it: after a start there may be many
@@ -59,7 +59,7 @@ impl Store {
         let mut house = self.house.acquire().await?;
         let mut moment = house.begin().await?;
         let (head, used_as) = {
-            let mut writer = self.writer.lock().await;
+            let mut writer = self.writing().await?;
             // From here on it is of one moment.
             let head = head(&mut moment).await?;
             if !writer.watched.begin(head) {

@@ -50,21 +50,21 @@ pub struct Shipping {
 impl Store {
     /// How far shipping is.
     pub async fn shipping(&self) -> Result<Shipping, StoreError> {
-        let mut writer = self.writer.lock().await;
+        let mut writer = self.writing().await?;
         prepare(&mut writer.connection).await?;
         read(&mut writer.connection).await
     }
 
     /// Notes how far shipping is.
     pub async fn note_shipping(&self, shipping: &Shipping) -> Result<(), StoreError> {
-        let mut writer = self.writer.lock().await;
+        let mut writer = self.writing().await?;
         note(&mut writer.connection, shipping).await
     }
 
     /// Notes which batch is shipped next, before it is. When this returns, the batch is on disk with all before it: else
     /// a power cut would take from this store what the server has, and the same numbers would be given to others.
     pub async fn plan_shipping(&self, shipping: &Shipping) -> Result<(), StoreError> {
-        let mut writer = self.writer.lock().await;
+        let mut writer = self.writing().await?;
         let connection = &mut writer.connection;
         seal::sync_commits(connection).await?;
         let noted = note(connection, shipping).await;
@@ -99,7 +99,7 @@ impl Store {
 
     /// Removes checkpoints before a row of their table.
     pub async fn forget_checkpoints(&self, row: i64) -> Result<(), StoreError> {
-        let mut writer = self.writer.lock().await;
+        let mut writer = self.writing().await?;
         sqlx::query("DELETE FROM checkpoint WHERE row < ?")
             .bind(row)
             .execute(&mut writer.connection)
@@ -152,7 +152,7 @@ impl Store {
     /// Removes records up to `last`, and in the same transaction notes how far shipping is. What they were is elsewhere,
     /// or counted by the caller: they are not "pruned".
     pub async fn discard(&self, last: u64, shipping: &Shipping) -> Result<(), StoreError> {
-        let mut writer = self.writer.lock().await;
+        let mut writer = self.writing().await?;
         let keys = self.settings.keys.as_deref();
         if let Err(error) = spooled::let_go(&mut writer.connection, keys, last).await {
             tracing::error!(%error, "what has been shipped stays in the spool until that can be noted beside the keys");
@@ -167,7 +167,7 @@ impl Store {
 
     /// Gives free pages back to the file system, a little at a time, where the file is larger than `limit`.
     pub async fn shrink(&self, limit: u64) -> Result<bool, StoreError> {
-        let mut writer = self.writer.lock().await;
+        let mut writer = self.writing().await?;
         let (pages, free, size): (i64, i64, i64) = sqlx::query_as(
             "SELECT page_count, freelist_count, page_size
              FROM pragma_page_count, pragma_freelist_count, pragma_page_size",

@@ -23,7 +23,14 @@ pub(super) use summed;
 
 /// Parameters 1 to 3.
 pub(super) fn asked(sql: &'static str, filter: &GraphFilter) -> Query<'static, Sqlite, SqliteArguments> {
-    let (first, last) = filter.hours();
+    asked_of(sql, filter.hours())
+}
+
+/// The same of these hours, the first and the last.
+pub(super) fn asked_of(
+    sql: &'static str,
+    (first, last): (i64, i64),
+) -> Query<'static, Sqlite, SqliteArguments> {
     sqlx::query(sql).bind(Part::Aside.number()).bind(first).bind(last)
 }
 

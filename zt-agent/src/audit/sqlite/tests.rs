@@ -4,8 +4,11 @@
 mod clock;
 mod damaged;
 mod durability;
+mod full;
 mod graph;
+mod hits;
 mod limits;
+mod migrations;
 mod paging;
 mod query;
 

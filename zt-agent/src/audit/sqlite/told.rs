@@ -26,7 +26,7 @@ impl Store {
 
     /// Notes the digest of the policy that a new trail begins with, or that was told before it came into force.
     pub async fn note_policy(&self, digest: &str) -> Result<(), StoreError> {
-        note(&mut self.writer.lock().await.connection, digest).await
+        note(&mut self.writing().await?.connection, digest).await
     }
 
     /// Digest of the policy whose change is recorded and that had not come into force by then; `None` where there is none,
@@ -37,7 +37,7 @@ impl Store {
 
     /// Notes that the change to this policy is recorded and will come into force some time.
     pub async fn note_late(&self, digest: &str) -> Result<(), StoreError> {
-        set_late(&mut self.writer.lock().await.connection, digest).await
+        set_late(&mut self.writing().await?.connection, digest).await
     }
 }
 

@@ -57,6 +57,30 @@ impl Writer {
             sync,
         })
     }
+
+    /// Connects anew where a transaction that failed has left the connection of no use: `SQLite` ends one by itself where the disk
+    /// is full, and what cannot be rolled back any more `sqlx` takes for one that still goes on, for ever.
+    pub(super) async fn recover(&mut self) -> Result<(), StoreError> {
+        if !self.connection.is_in_transaction() {
+            return Ok(());
+        }
+        // One that was given up half-way may be about to be rolled back; an answer comes behind that.
+        if self.connection.ping().await.is_ok() && !self.connection.is_in_transaction() {
+            return Ok(());
+        }
+        let path = &self.watched.path;
+        let opened = writing(path, self.sync).connect().await;
+        let new = opened.map_err(|source| StoreError::Open {
+            path: path.clone(),
+            source,
+        })?;
+        let old = std::mem::replace(&mut self.connection, new);
+        self.known = append::Known::default();
+        // What it had begun is rolled back with it.
+        let _ = old.close().await;
+        tracing::debug!("connected to the audit store anew: a transaction had failed");
+        Ok(())
+    }
 }
 
 async fn prepare(

@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `zt-agent policy recommend`: a policy that allows what was recorded.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use clap::Args;
+use clap::{ArgAction, Args};
 use serde_json::{Value, json};
 
+use crate::cli::client::ApiArgs;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::offline::{self, SettingsArgs};
 use crate::cli::output::{Format, Output, Tone, line};
 use crate::cli::table::{Cell, Table, printable};
 use crate::cli::traffic::{TrafficArgs, print_left_out};
 use crate::cli::trail::Progress;
-use crate::policy::{self, RecommendError, Settings, Undecided, Unused, Wishes};
+use crate::policy::{self, PolicySet, RecommendError, Settings, Undecided, Unused, Wishes};
 use crate::spiffe_id::Pattern;
 use crate::traffic::{Range, Recorded, advise};
 
@@ -22,13 +23,15 @@ use crate::traffic::{Range, Recorded, advise};
     after_help = "Prints one ServiceAccessPolicy: a rule for each source, the ports that were seen, and in comments how often and \
     when last. What policy refused (enforced) is not in it, unless --include-denied says so; what was only observed is. Addresses of \
     the world that a source reached are written one by one, up to 16 of them. \
-    With --diff it prints what the policies of PATH are missing, and which of their rules nothing used.\n\n\
+    With --diff it prints what the policies of PATH, or those that the agent has in force, are missing, and which of their rules nothing \
+    used.\n\n\
     Examples:\n  \
     zt-agent policy recommend --since 7d > recommended.yaml\n  \
     zt-agent policy recommend --since 7d --pattern 'spiffe://hanzo.ai/k8s/monitoring/*'\n  \
+    zt-agent policy recommend --since 30d --diff            # against what is in force\n  \
     zt-agent policy recommend --since 30d --diff policies/\n  \
     zt-agent graph -o json | zt-agent policy recommend --traffic -\n\n\
-    Exits with 1 where nothing is recorded. Read what it prints before you put it in force: it allows what happened, wanted or not."
+    Exits with 1 where nothing is recorded, or nothing of it went through. Read what it prints before you put it in force: it allows what happened, wanted or not."
 )]
 pub struct RecommendArgs {
     /// The policy's name
@@ -40,9 +43,10 @@ pub struct RecommendArgs {
     /// Allow also what was refused
     #[arg(long)]
     include_denied: bool,
-    /// Compare with these policies: what they are missing, and what of them is never used
-    #[arg(long, value_name = "PATH")]
-    diff: Option<PathBuf>,
+    /// Compare with these policies (a directory or one file; without PATH those that the agent has in force): what they are missing,
+    /// and what of them is never used
+    #[arg(long, value_name = "PATH", num_args = 0..=1, action = ArgAction::Set)]
+    diff: Option<Vec<PathBuf>>,
     /// Exit with 1 if what is printed does not allow all that was seen; with --diff if anything is missing or unused, or cannot be
     /// judged. Connections to Services of several identities or ports alone are no failure
     #[arg(long)]
@@ -51,6 +55,8 @@ pub struct RecommendArgs {
     traffic: TrafficArgs,
     #[command(flatten)]
     settings: SettingsArgs,
+    #[command(flatten)]
+    api: ApiArgs,
     #[command(flatten)]
     output: Output,
 }
@@ -65,10 +71,15 @@ fn name(text: &str) -> Result<String, String> {
 
 pub(super) fn recommend(arguments: &RecommendArgs) -> Result<Exit, Failure> {
     let settings = arguments.settings.config()?.policy_settings();
-    let range = arguments.traffic.read(arguments.settings.file())?;
-    if let Some(path) = &arguments.diff {
-        return compare(arguments, path, &range, &settings);
+    if let Some(paths) = &arguments.diff {
+        let set = match paths.first() {
+            Some(path) => offline::set(path, &settings)?,
+            None => crate::cli::block_on(super::diff::in_force(&arguments.api, &settings))?,
+        };
+        let range = arguments.traffic.read(arguments.settings.file())?;
+        return compare(arguments, &set, &range, &settings);
     }
+    let range = arguments.traffic.read(arguments.settings.file())?;
     let wishes = Wishes {
         name: arguments.name.clone(),
         patterns: arguments.patterns.clone(),
@@ -80,6 +91,11 @@ pub(super) fn recommend(arguments: &RecommendArgs) -> Result<Exit, Failure> {
             RecommendError::Invalid(problems) => Failure::Policy(problems),
         })?
     };
+    if let Some(why) = advice.nothing(&range) {
+        return Err(Failure::NotFound(format!(
+            "{why} (--include-denied allows also what was refused)"
+        )));
+    }
     let (made, unsaid) = (&advice.made, &advice.unsaid);
     match arguments.output.format {
         Format::Json => crate::cli::output::json(&json!({
@@ -114,7 +130,7 @@ pub(super) fn recommend(arguments: &RecommendArgs) -> Result<Exit, Failure> {
 /// What current policies are missing, and what of them is not used.
 fn compare(
     arguments: &RecommendArgs,
-    path: &Path,
+    set: &PolicySet,
     range: &Range,
     settings: &Settings,
 ) -> Result<Exit, Failure> {
@@ -123,8 +139,7 @@ fn compare(
         .iter()
         .filter(|recorded| recorded.passed(arguments.include_denied) > 0)
         .collect();
-    let set = offline::set(path, settings)?;
-    let table = policy::compile(&set, &range.workloads(), settings, 1)?;
+    let table = policy::compile(set, &range.workloads(), settings, 1)?;
     let allowed = |recorded: &Recorded| match &recorded.flow {
         Ok(flow) => flow.judge(&table).map(|decision| decision.allowed),
         Err(why) => Err(*why),
@@ -143,7 +158,7 @@ fn compare(
     // Rules that deny are used by what was refused.
     let flows = range.recorded.iter();
     let flows = flows.filter_map(|recorded| recorded.flow.as_ref().ok());
-    let unused = policy::unused(&set, &table, flows);
+    let unused = policy::unused(set, &table, flows);
     match arguments.output.format {
         Format::Json => {
             let missing: Vec<Value> = missing.iter().map(|recorded| arguments.json(recorded)).collect();

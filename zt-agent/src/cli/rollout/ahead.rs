@@ -45,6 +45,8 @@ struct Said {
 pub(super) struct Ahead {
     /// Stages that it would reach and that select no workload of the node that is asked.
     nobody: Vec<String>,
+    /// Those of which it is not known that they select anybody.
+    untold: Vec<String>,
     /// What it refuses of what was recorded, or why that is not known.
     refused: Result<Value, ClientError>,
     /// It takes a part of them only, nobody here knows which.
@@ -81,6 +83,31 @@ impl Stages {
             last.name,
             next.len(),
             limited.name
+        )))
+    }
+
+    /// Those of a `status` that are to be reached.
+    fn shown<'v>(&self, status: &'v Value) -> impl Iterator<Item = &'v Value> + use<'v> {
+        let shown = status["rollout"]["stages"].as_array();
+        let shown = shown.map_or(&[][..], Vec::as_slice);
+        shown.iter().take(self.all.len()).skip(self.reached)
+    }
+
+    /// An error where one that is to be reached selects nobody: it is misspelled, or whom it is about is nowhere that is known of.
+    pub(super) fn select_somebody(&self, status: &Value) -> Result<(), Failure> {
+        let Some(nobody) = self.shown(status).find(|stage| stage["selects_anybody"] == false) else {
+            return Ok(());
+        };
+        let name = plain(&nobody["name"]);
+        let own = self.all.iter().find(|stage| stage.name == name);
+        let patterns = own.map_or(&[][..], |stage| stage.patterns.as_slice());
+        let mut identities: Vec<String> = patterns.iter().take(SHOWN).map(ToString::to_string).collect();
+        if patterns.len() > SHOWN {
+            identities.push(format!("{} more", patterns.len() - SHOWN));
+        }
+        Err(Failure::NotFound(format!(
+            "stage `{name}` selects nobody, and nothing was changed: of all workloads and policies that this agent knows none is {}; see `zt-agent identity list`, or go on with --force",
+            identities.join(" or ")
         )))
     }
 
@@ -124,15 +151,13 @@ impl Said {
 impl Ahead {
     /// Asks the agent about the step. `status` is its answer of where the rollout stands.
     pub(super) async fn of(client: &Client, status: &Value, stages: &Stages) -> Self {
-        let shown = status["rollout"]["stages"]
-            .as_array()
-            .map_or(&[][..], Vec::as_slice);
-        let next = shown.iter().take(stages.all.len()).skip(stages.reached);
-        let nobody = next
-            .filter(|stage| stage["selected"] == 0)
-            .map(|stage| plain(&stage["name"]));
+        let named = |is_meant: fn(&Value) -> bool| {
+            let next = stages.shown(status).filter(|stage| is_meant(stage));
+            next.map(|stage| plain(&stage["name"])).collect::<Vec<String>>()
+        };
         Self {
-            nobody: nobody.collect(),
+            nobody: named(|stage| stage["selected"] == 0),
+            untold: named(|stage| stage["selected"].is_null() && stage["selects_anybody"] != true),
             refused: refused(client, stages).await,
             is_canary: stages.next().iter().any(|stage| stage.is_canary),
         }
@@ -142,6 +167,7 @@ impl Ahead {
     pub(super) fn json(&self) -> Value {
         json!({
             "selects_nobody_here": self.nobody,
+            "selects_nobody_known": self.untold,
             "would_refuse": self.refused.as_ref().ok(),
         })
     }
@@ -151,6 +177,11 @@ impl Ahead {
         for name in &self.nobody {
             line(&format!(
                 "stage {name} selects no workload of this node: is it spelled as in `zt-agent identity list`?"
+            ))?;
+        }
+        for name in &self.untold {
+            line(&format!(
+                "stage {name} may select nobody: a policy engine knows whom policies name and what nodes say, and finds nobody there; is it spelled as in `zt-agent identity list` of a node?"
             ))?;
         }
         let refused = match &self.refused {
@@ -293,5 +324,37 @@ mod tests {
         for (reached, to) in [(0, 1), (1, 2), (2, 5)] {
             assert!(stages(reached, to).one_at_a_time().is_ok(), "{reached} to {to}");
         }
+    }
+
+    #[test]
+    fn a_stage_that_selects_nobody_is_refused_where_that_is_known() {
+        let status = |selects: [Value; 5]| {
+            let shown = selects.map(|selects| json!({ "selects_anybody": selects }));
+            let names = ["web", "few", "most", "spared", "all"].into_iter();
+            let named = names.zip(shown).map(|(name, mut stage)| {
+                stage["name"] = name.into();
+                stage
+            });
+            json!({ "rollout": { "stages": named.collect::<Vec<Value>>() } })
+        };
+        let (yes, no, untold) = (json!(true), json!(false), Value::Null);
+        // Of those to be reached, and of no others.
+        let answer = status([no.clone(), yes.clone(), untold.clone(), no.clone(), yes.clone()]);
+        assert!(stages(1, 3).select_somebody(&answer).is_ok());
+        let error = stages(2, 5).select_somebody(&answer).expect_err("it is nobody");
+        let text = error.to_string();
+        assert!(
+            text.contains("stage `spared` selects nobody")
+                && text.contains("none is spiffe://hanzo.ai/c/dns;")
+                && text.contains("--force"),
+            "{text}"
+        );
+        assert_eq!(error.exit() as u8, 1);
+        // One that an older agent shows says nothing of that.
+        assert!(
+            stages(0, 5)
+                .select_somebody(&json!({ "rollout": { "stages": [{ "name": "web" }] } }))
+                .is_ok()
+        );
     }
 }

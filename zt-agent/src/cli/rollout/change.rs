@@ -4,7 +4,8 @@
 use serde_json::{Value, json};
 
 use super::ahead::{Ahead, Stages};
-use super::show::too_many;
+use super::nodes;
+use super::show::why;
 use super::{AdvanceArgs, ChangeArgs, RollbackArgs};
 use crate::cli::client::{Client, Sent};
 use crate::cli::exit::{Exit, Failure};
@@ -93,23 +94,25 @@ pub(super) async fn advance(arguments: &AdvanceArgs) -> Result<Exit, Failure> {
     if !arguments.force {
         is_fit(&answer)?;
         stages.one_at_a_time()?;
+        stages.select_somebody(&answer)?;
     }
     let ahead = Ahead::of(&client, &answer, &stages).await;
     change(&client, &place, (policy, to), &arguments.common, Some(&ahead)).await
 }
 
-/// An error where the node stopped, or a further stage would not come into force: it would later, whenever somebody mends a document
-/// that has nothing to do with it.
+/// An error where the node or one that follows it stopped, or a further stage would not come into force: it would later, whenever
+/// somebody mends a document that has nothing to do with it.
 fn is_fit(answer: &Value) -> Result<(), Failure> {
     let stopped = &answer["rollout"]["stopped"];
     if !stopped.is_null() {
         return Err(Failure::Busy(format!(
-            "this node stopped at `{}` ({}) for {}: see `zt-agent rollout status`",
+            "this node stopped at `{}` ({}) {}: see `zt-agent rollout status`",
             plain(&stopped["stage"]),
             plain(&stopped["action"]),
-            too_many(stopped),
+            why(stopped),
         )));
     }
+    nodes::none_stopped(answer)?;
     let errors = problems(answer);
     if errors.is_empty() {
         return Ok(());

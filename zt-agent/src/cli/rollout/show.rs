@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use super::nodes;
 use crate::cli::exit::Failure;
 use crate::cli::output::{Format, Tone, line};
 use crate::cli::problems;
@@ -18,13 +19,17 @@ pub(super) fn show(answer: &Value, format: Format) -> Result<(), Failure> {
         line("no rollout: modes are those of workloads and of the configuration")?;
         return Ok(problems::show(answer)?);
     }
-    pairs(&[
+    let mut head = vec![
         ("rollout", plain(&rollout["name"]).into()),
         ("stage", plain(&rollout["stage"]).into()),
         ("in force here", in_force(rollout)),
         ("enforced here", enforced(&rollout["workloads"]).into()),
         ("revision", plain(&answer["revision"]).into()),
-    ])?;
+    ];
+    if let Some(summary) = nodes::summary(answer) {
+        head.push(("nodes", summary.into()));
+    }
+    pairs(&head)?;
     line("")?;
     let stages = rollout["stages"].as_array().ok_or(Failure::Answer {
         field: "rollout.stages",
@@ -47,6 +52,7 @@ pub(super) fn show(answer: &Value, format: Format) -> Result<(), Failure> {
     if !rollout["stopped"].is_null() {
         stopped(&rollout["stopped"])?;
     }
+    nodes::show(answer)?;
     if answer["observe_all"] == json!(true) {
         line("\nbreak-glass is on: nothing is refused on this node until `zt-agent mode restore`")?;
     }
@@ -55,7 +61,7 @@ pub(super) fn show(answer: &Value, format: Format) -> Result<(), Failure> {
 
 fn enforced(workloads: &Value) -> String {
     if workloads.is_null() {
-        return "a policy engine does not see what nodes do: ask their agents".to_owned();
+        return "a policy engine does not see the workloads of nodes: ask their agents".to_owned();
     }
     let mut text = format!(
         "{} of {}, {} of them by this stage",
@@ -78,19 +84,12 @@ fn stopped(stopped: &Value) -> Result<(), Failure> {
     } else {
         "went back behind this stage"
     };
-    if stopped["cause"] == json!("unreadable") {
-        line(&format!(
-            "\nstopped at {}: this node {what}, as it cannot be read where it had stopped before: see the agent's log",
-            plain(&stopped["stage"]),
-        ))?;
-    } else {
-        line(&format!(
-            "\nstopped at {}: this node {what}, for {}, {}",
-            plain(&stopped["stage"]),
-            too_many(stopped),
-            plain(&stopped["at"]),
-        ))?;
-    }
+    line(&format!(
+        "\nstopped at {}: this node {what}, {}, {}",
+        plain(&stopped["stage"]),
+        why(stopped),
+        plain(&stopped["at"]),
+    ))?;
     let edges = stopped["edges"].as_array().map_or(&[][..], Vec::as_slice);
     if !edges.is_empty() {
         let mut table = Table::new(&["REFUSED", "TO", "PORT", "TIMES"]);
@@ -110,8 +109,16 @@ fn stopped(stopped: &Value) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Why a node stopped.
+pub(super) fn why(stopped: &Value) -> String {
+    if stopped["cause"] == json!("unreadable") {
+        return "as it cannot be read where it had stopped before: see the log of its agent".to_owned();
+    }
+    format!("for {}", too_many(stopped))
+}
+
 /// What there was too much of.
-pub(super) fn too_many(stopped: &Value) -> String {
+fn too_many(stopped: &Value) -> String {
     let number = |field: &str| stopped[field].as_u64();
     let is_borne = number("denials") <= number("per_minute");
     match number("attempts_per_minute") {

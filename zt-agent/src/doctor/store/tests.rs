@@ -22,6 +22,7 @@ fn examined(refused: &[&str], ahead: Option<i64>, tables: bool) -> Examined {
             .into(),
         ahead,
         tables,
+        off: Vec::new(),
     }
 }
 
@@ -35,28 +36,46 @@ fn judge(examined: &Examined) -> Vec<Status> {
 #[test]
 fn a_login_has_to_write_and_should_read() {
     use Status::{Failed, NotApplicable, Ok, Warning};
-    assert_eq!(judge(&examined(&[], Some(0), true)), [Ok, Ok, Ok]);
+    assert_eq!(judge(&examined(&[], Some(0), true)), [Ok, Ok, Ok, Ok]);
     assert_eq!(
         judge(&examined(&["zt_audit_maintainer"], Some(0), true)),
-        [Ok, Ok, Ok]
+        [Ok, Ok, Ok, Ok]
     );
     assert_eq!(
         judge(&examined(&["zt_audit_reader"], Some(0), true)),
-        [Ok, Warning, Ok]
+        [Ok, Warning, Ok, Ok]
     );
     assert_eq!(
         judge(&examined(&["zt_audit_writer"], Some(0), true)),
-        [Ok, Failed, Ok]
+        [Ok, Failed, Ok, Ok]
     );
-    assert_eq!(judge(&examined(&[], Some(0), false)), [Warning, Ok, Ok]);
+    assert_eq!(judge(&examined(&[], Some(0), false)), [Warning, Ok, Ok, Ok]);
     let nobody = ["zt_audit_writer", "zt_audit_reader", "zt_audit_maintainer"];
     assert_eq!(
         judge(&examined(&nobody, None, false)),
-        [Failed, Failed, NotApplicable]
+        [Failed, Failed, NotApplicable, NotApplicable]
     );
     let mut slow = examined(&[], None, false);
     slow.roles = vec![("zt_audit_writer", Err(PgError::Slow { seconds: 10 }))];
-    assert_eq!(judge(&slow), [Failed, NotApplicable, NotApplicable]);
+    assert_eq!(
+        judge(&slow),
+        [Failed, NotApplicable, NotApplicable, NotApplicable]
+    );
+}
+
+#[test]
+fn a_server_that_may_lose_what_it_confirms_is_told_of() {
+    let mut hasty = examined(&[], Some(0), true);
+    assert_eq!(durable(&hasty).status, Status::Ok);
+    hasty.off = vec!["fsync".to_owned(), "full_page_writes".to_owned()];
+    let told = durable(&hasty);
+    assert_eq!(told.status, Status::Warning);
+    assert!(
+        told.found.contains("fsync = off, full_page_writes = off"),
+        "{}",
+        told.found
+    );
+    assert_eq!(judge(&hasty)[2], Status::Warning);
 }
 
 #[test]

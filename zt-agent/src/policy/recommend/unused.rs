@@ -65,7 +65,8 @@ pub fn unused<'f>(
     unused
 }
 
-fn only(rule: &Rule, target: &Target) -> Rule {
+/// The rule with one of its targets, and about nothing else.
+pub(super) fn only(rule: &Rule, target: &Target) -> Rule {
     Rule {
         to: Box::from([target.clone()]),
         raw_sockets: false,

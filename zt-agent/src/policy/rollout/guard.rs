@@ -52,7 +52,7 @@ pub struct DeniedEdge {
 }
 
 /// Why a node stopped.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StopCause {
     /// There were too many denials.
@@ -146,6 +146,19 @@ impl Stop {
         same.then_some(place)
     }
 
+    /// How many stages are in force where it holds; `None` where it does not, or no more: the document is not at the stage, or the
+    /// stage says something else.
+    pub fn reached_in(&self, rollout: &EnforcementRollout) -> Option<usize> {
+        let place = self.place_in(rollout)?;
+        (place < rollout.reached()).then_some(place + usize::from(self.action == DenialAction::Hold))
+    }
+
+    /// When, in nanoseconds of Unix time.
+    pub fn at_nanos(&self) -> i64 {
+        let millis = i64::try_from(self.at).unwrap_or(i64::MAX);
+        millis.saturating_mul(1_000_000)
+    }
+
     fn at(rollout: &EnforcementRollout, stage: &Stage, unix: u64) -> Option<Self> {
         let limit = stage.on_denials?;
         Some(Self {
@@ -206,17 +219,11 @@ impl Guard {
             return 0;
         };
         self.suspect(rollout);
-        let place = self.stop.as_ref().and_then(|stop| {
-            let place = stop.place_in(rollout)?;
-            (place < rollout.reached()).then_some(place)
-        });
-        if place.is_none() {
+        let held = self.stop.as_ref().and_then(|stop| stop.reached_in(rollout));
+        if held.is_none() {
             self.stop = None;
         }
-        let reached = match (&self.stop, place) {
-            (Some(stop), Some(place)) => place + usize::from(stop.action == DenialAction::Hold),
-            _ => rollout.reached(),
-        };
+        let reached = held.unwrap_or_else(|| rollout.reached());
         let stage = rollout.stage_at(reached);
         self.watch(stage.map(|stage| format!("{} {}", rollout.head.name, stage.digest())));
         reached

@@ -53,7 +53,7 @@ impl<'a> Stages<'a> {
 }
 
 /// Whether `wide` matches whatever `narrow` does.
-fn covers(wide: &Pattern, narrow: &Pattern) -> bool {
+pub(super) fn covers(wide: &Pattern, narrow: &Pattern) -> bool {
     match (wide, narrow) {
         (Pattern::Any, _) => true,
         (_, Pattern::Any) => false,
@@ -62,7 +62,7 @@ fn covers(wide: &Pattern, narrow: &Pattern) -> bool {
 }
 
 /// Whether there may be an identity that both match.
-fn meet(one: &Pattern, other: &Pattern) -> bool {
+pub(super) fn meet(one: &Pattern, other: &Pattern) -> bool {
     match (one, other) {
         (Pattern::Any, _) | (_, Pattern::Any) => true,
         _ => segments(one, other, |one, other| {

@@ -1,13 +1,45 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The schema of a rollout's `spec`.
+//! The schema of a rollout's `spec`, and of what its status says of nodes that stopped.
 
 use serde_json::{Value as Json, json};
 
-use super::{flag, list, note, object, one_of, text};
+use super::{count, flag, list, note, object, one_of, text};
 use crate::policy::rollout::{
     CANARY_FIELDS, CanaryBy, DenialAction, MOST_PER_MINUTE, ON_DENIALS_FIELDS, ROLLOUT_SPEC_FIELDS,
     SOAK_PATTERN, STAGE_FIELDS, StageMode,
 };
+
+/// What `nodesInForce` counts in its status.
+pub(super) const IN_FORCE: &str = "Those of them that have exactly its policies and this stage in force.";
+
+/// Nodes that stopped. No words are listed: a status of a later version is not to be refused for one.
+pub(super) fn stopped() -> Json {
+    let node = json!({
+        "type": "object",
+        "required": [
+            "node", "stage", "definition", "action", "cause", "denials", "perMinute", "attempts", "at",
+        ],
+        "properties": {
+            "node": {"type": "string"},
+            "stage": text("Where it stopped."),
+            "definition": text("SHA-256 of what the stage said there."),
+            "action": text("hold or rollback."),
+            "cause": text("denials or unreadable."),
+            "denials": count("Different connections that were refused in the minute before."),
+            "perMinute": count("As many would have been borne."),
+            "attempts": count("How often any of them was refused in the minute before."),
+            "attemptsPerMinute": count("As often would have been borne; left out, that does not count."),
+            "at": {"type": "string", "format": "date-time"},
+        },
+    });
+    json!({
+        "type": "array",
+        "description": "The first of these by name.",
+        "items": node,
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["node"],
+    })
+}
 
 pub(super) fn spec() -> Json {
     object(&ROLLOUT_SPEC_FIELDS, &["stages"], |field| match field {

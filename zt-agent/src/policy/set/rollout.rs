@@ -5,14 +5,28 @@ use std::sync::Arc;
 
 use super::{PolicySet, reparse};
 use crate::policy::any::AnyPolicy;
+use crate::policy::endpoint::Endpoint;
 use crate::policy::problem::Problem;
 use crate::policy::rollout::{EnforcementRollout, ROLLOUT_KIND};
 use crate::policy::{Document, Settings};
+use crate::spiffe_id::Pattern;
 
 impl PolicySet {
     /// How they come to be enforced, where there is a rollout.
     pub fn rollout(&self) -> Option<&Arc<EnforcementRollout>> {
         self.rollout.as_ref()
+    }
+
+    /// The patterns by which rules name workloads: neither one alone nor everybody.
+    pub fn patterns(&self) -> impl Iterator<Item = &Pattern> {
+        let rules = self.policies().iter().flat_map(|policy| policy.rules.iter());
+        let ends = rules.flat_map(|rule| {
+            std::iter::once(&rule.from).chain(rule.to.iter().map(|target| &target.endpoint))
+        });
+        ends.filter_map(|end| match end {
+            Endpoint::Spiffe(pattern @ Pattern::Segments(_)) => Some(pattern),
+            _ => None,
+        })
     }
 
     /// What that is called.

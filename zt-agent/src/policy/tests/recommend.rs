@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 use proptest::sample::select;
+use serde_json::Value;
 
 use super::{document, id, set};
 use crate::policy::{
@@ -89,11 +90,35 @@ fn denied(set: &PolicySet, seen: &[Counted]) -> Vec<SeenFlow> {
     seen.iter().filter(refused).map(|one| one.flow.clone()).collect()
 }
 
+/// A document without each of its rules, of the targets of one, and of the ports of a target; what is missing, with the rest.
+fn smaller(whole: &Value) -> Vec<(String, Value)> {
+    let length = |place: &str| whole.pointer(place).and_then(Value::as_array).map_or(0, Vec::len);
+    let mut smaller = Vec::new();
+    // Without its last part a list would be missing, and mean everything or be refused.
+    let mut without_each = |place: &str, fewest: usize| {
+        for part in (0..length(place)).filter(|_| length(place) >= fewest) {
+            let mut document = whole.clone();
+            let list = document.pointer_mut(place).and_then(Value::as_array_mut);
+            list.expect("a list").remove(part);
+            smaller.push((format!("{place}/{part}"), document));
+        }
+    };
+    without_each("/spec/rules", 1);
+    for rule in 0..length("/spec/rules") {
+        let targets = format!("/spec/rules/{rule}/to");
+        without_each(&targets, 2);
+        for target in 0..length(&targets) {
+            without_each(&format!("{targets}/{target}/ports"), 2);
+        }
+    }
+    smaller
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn all_that_was_seen_is_allowed_and_every_rule_is_needed(
+    fn all_that_was_seen_is_allowed_and_all_of_it_is_needed(
         seen in seen(),
         patterns in proptest::sample::subsequence(
             vec!["spiffe://hanzo.ai/k8s/x/*", "spiffe://hanzo.ai/k8s/*/a", "*"], 0..=3
@@ -105,11 +130,9 @@ proptest! {
         prop_assert_eq!(denied(&policy, &seen), [], "{}", made.text);
         let rules = policy.policies()[0].rules.len();
         prop_assert_eq!(made.rules, rules);
-        for rule in 0..rules {
-            let mut document_without = policy.policies()[0].document();
-            document_without["spec"]["rules"].as_array_mut().expect("rules").remove(rule);
-            let without = set(&[document("without.yaml", &document_without.to_string())]);
-            prop_assert!(!denied(&without, &seen).is_empty(), "rule-{} of\n{}", rule + 1, made.text);
+        for (what, smaller) in smaller(&policy.policies()[0].document()) {
+            let without = set(&[document("without.yaml", &smaller.to_string())]);
+            prop_assert!(!denied(&without, &seen).is_empty(), "{} of\n{}", what, made.text);
         }
         // What it says was all used.
         let workloads: BTreeSet<_> = seen.iter().flat_map(|one| one.flow.workloads()).cloned().collect();
@@ -156,6 +179,43 @@ fn what_is_made_reads_as_a_person_would_write_it() {
         set(&[document("p.yaml", &nothing.text)]).policies()[0]
             .rules
             .is_empty()
+    );
+}
+
+#[test]
+fn what_another_target_of_the_rule_allows_is_told_of_there() {
+    let counted = |destination, port, count, day| Counted {
+        flow: flow(PARTIES[0], destination, port, 6),
+        count,
+        last_seen: on_day(day),
+    };
+    let [wide, narrow] = [PARTIES[9], PARTIES[10]];
+    let seen = [
+        counted(wide, 80, 1, 1),
+        counted(wide, 81, 1, 1),
+        counted(narrow, 80, 2, 3),
+        counted(("world", Some("10.9.9.9")), 81, 4, 2),
+    ];
+    let to = |text: &str| {
+        let (_, to) = text.split_once("      to:\n").expect("targets");
+        let (to, _) = to.split_once("  defaultAction").expect("an end");
+        to.to_owned()
+    };
+    let made = recommend(&seen, &wishes(&[]), &Settings::default()).expect("a policy");
+    assert_eq!(
+        to(&made.text),
+        "        # 80-81: 8 connections, last 2026-01-03T00:00:00Z\n        \
+         - cidr: \"10.0.0.0/8\"\n          ports: [\"80-81\"]\n"
+    );
+    let more = [seen.to_vec(), vec![counted(narrow, 82, 1, 1)]].concat();
+    let made = recommend(&more, &wishes(&[]), &Settings::default()).expect("a policy");
+    assert_eq!(
+        to(&made.text),
+        "        # 81: 5 connections, last 2026-01-02T00:00:00Z\n        \
+         - cidr: \"10.0.0.0/8\"\n          ports: [81]\n        \
+         # 80: 3 connections, last 2026-01-03T00:00:00Z\n        \
+         # 82: 1 connection, last 2026-01-01T00:00:00Z\n        \
+         - cidr: \"10.1.0.0/16\"\n          ports: [80, 82]\n"
     );
 }
 

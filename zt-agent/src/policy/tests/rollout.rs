@@ -5,6 +5,7 @@ mod back;
 mod canary;
 mod guard;
 mod require;
+mod selected;
 
 use super::{document, id, policy, problems, set};
 use crate::policy::{Document, EnforcementRollout, PolicySet, StageMode};

@@ -5,6 +5,9 @@ use serde_json::Map;
 
 use super::*;
 use crate::kubernetes::Said;
+use crate::policy::{DenialAction, Stop, StopCause};
+use crate::policy_cluster::stopped_nodes;
+use crate::state::StoppedNode;
 
 const HOUR: i64 = RENEW;
 const NOW: i64 = 1_790_000_000_000_000_000;
@@ -165,20 +168,37 @@ fn conditions_of_others_stay() {
     );
 }
 
+/// So many nodes, and so many of them with all in force.
+fn seen(all: usize, in_force: usize) -> Followers {
+    Followers {
+        all,
+        in_sync: in_force,
+        at_stage: in_force,
+        stopped: Vec::new(),
+    }
+}
+
 #[test]
 fn each_engine_counts_its_own_nodes_and_forgets_those_that_are_gone() {
     let mut policy = resource("p", &json!([]));
-    let nodes = |engine, all, in_force| Nodes {
-        engine,
-        all,
-        in_force,
-    };
-    assert!(write(&mut policy, &finding(true), Some(&nodes("one", 3, 3)), NOW));
-    assert!(write(&mut policy, &finding(true), Some(&nodes("two", 2, 1)), NOW));
+    let (three, two, none) = (seen(3, 3), seen(2, 1), seen(0, 0));
+    let nodes = |engine, seen| Some(Nodes { engine, seen });
+    assert!(write(
+        &mut policy,
+        &finding(true),
+        nodes("one", &three).as_ref(),
+        NOW
+    ));
+    assert!(write(
+        &mut policy,
+        &finding(true),
+        nodes("two", &two).as_ref(),
+        NOW
+    ));
     assert!(!write(
         &mut policy,
         &finding(true),
-        Some(&nodes("one", 3, 3)),
+        nodes("one", &three).as_ref(),
         NOW + HOUR / 2
     ));
     assert!(
@@ -199,27 +219,99 @@ fn each_engine_counts_its_own_nodes_and_forgets_those_that_are_gone() {
         engines.iter().filter_map(pair).collect()
     };
     assert_eq!(Value::Object(counts(&policy)), json!({"one": 3, "two": 1}));
+    let renewed = nodes("one", &three);
     assert!(
-        write(
-            &mut policy,
-            &finding(true),
-            Some(&nodes("one", 3, 3)),
-            NOW + HOUR + 1
-        ),
+        write(&mut policy, &finding(true), renewed.as_ref(), NOW + HOUR + 1),
         "renewed"
     );
     assert!(write(
         &mut policy,
         &finding(true),
-        Some(&nodes("one", 3, 3)),
+        renewed.as_ref(),
         NOW + 2 * HOUR + 1
     ));
     assert_eq!(Value::Object(counts(&policy)), json!({"one": 3}));
     assert!(write(
         &mut policy,
         &finding(true),
-        Some(&nodes("one", 0, 0)),
+        nodes("one", &none).as_ref(),
         NOW + 2 * HOUR + 2
     ));
     assert!(policy.resource["status"].get("engines").is_none());
+}
+
+fn stopped_node(name: &str) -> StoppedNode {
+    StoppedNode {
+        node: name.to_owned(),
+        stop: Stop {
+            rollout: "r".to_owned(),
+            stage: "few".to_owned(),
+            definition: "d".repeat(64),
+            action: DenialAction::Hold,
+            denials: 5,
+            per_minute: 4,
+            attempts: 9,
+            attempts_per_minute: None,
+            at: 1_772_442_645_000,
+            edges: Vec::new(),
+            cause: StopCause::Denials,
+        },
+    }
+}
+
+/// As any other kind but a rollout is told: that a node stopped short of a stage takes no policy out of force.
+#[test]
+fn a_rollout_is_told_which_nodes_stopped_and_every_engine_hears_it() {
+    let mut rollout = resource("r", &json!([]));
+    rollout.resource["kind"] = ROLLOUT_KIND.into();
+    let mut policy = resource("p", &json!([]));
+    let names: Vec<String> = (10..40).map(|number| format!("worker-{number}")).collect();
+    let mut followers = Followers {
+        all: 40,
+        in_sync: 39,
+        at_stage: 9,
+        stopped: names.iter().map(|name| stopped_node(name)).collect(),
+    };
+    let wrote = |policy: &mut ReadPolicy, seen: &Followers, now| {
+        let nodes = Nodes { engine: "one", seen };
+        write(policy, &finding(true), Some(&nodes), now)
+    };
+    let now = clock::now();
+    assert!(wrote(&mut policy, &followers, now));
+    let said = policy.resource["status"]["engines"][0].clone();
+    assert_eq!((&said["nodesInForce"], said.get("stopped")), (&json!(39), None));
+    assert!(wrote(&mut rollout, &followers, now));
+    assert!(!wrote(&mut rollout, &followers, now + HOUR / 2), "it is the same");
+    let said = rollout.resource["status"]["engines"][0].clone();
+    assert_eq!(
+        (&said["nodesInForce"], &said["nodesStopped"]),
+        (&json!(9), &json!(30))
+    );
+    assert_eq!(said["stopped"].as_array().map(Vec::len), Some(20), "the first");
+    assert_eq!(
+        said["stopped"][0],
+        json!({
+            "node": "worker-10", "stage": "few", "definition": "d".repeat(64), "action": "hold", "cause": "denials",
+            "denials": 5, "perMinute": 4, "attempts": 9, "at": "2026-03-02T09:10:45Z",
+        })
+    );
+
+    // What is written so is read by others, not by who wrote it; and what is none of ours is passed over.
+    rollout.resource["status"]["engines"][0]["stopped"][1] = json!({"node": 7});
+    let mut all = Known::default();
+    all.take(2, Said::All(vec![rollout.clone()]));
+    all.take(0, Said::All(vec![policy]));
+    let heard = stopped_nodes(&all, None);
+    assert_eq!(heard.len(), 19);
+    assert_eq!(heard[0], ("one".to_owned(), stopped_node("worker-10")));
+    assert_eq!(stopped_nodes(&all, Some("two")).len(), 19);
+    assert_eq!(stopped_nodes(&all, Some("one")), []);
+    rollout.resource["status"]["engines"][0]["reported"] = json!("2020-01-01T00:00:00Z");
+    all.take(2, Said::All(vec![rollout.clone()]));
+    assert_eq!(stopped_nodes(&all, None), [], "nobody has said so for long");
+
+    // Once they go on, there is no word of it.
+    followers.stopped.clear();
+    assert!(wrote(&mut rollout, &followers, now));
+    assert!(rollout.resource["status"]["engines"][0].get("stopped").is_none());
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,8 +16,9 @@ use zt_agent::identity::peers::{Identity, Local, Neighbour, Resident, Roster};
 use zt_agent::peers::{Health, PROTOCOL, Parts, Service, Settings, Timing, Told};
 use zt_agent::spiffe_id::SpiffeId;
 use zt_agent::tls;
+use zt_tests::nodes::{Authority, PATTERN};
 
-use super::{Certificates, PATTERN, entry};
+use super::entry;
 use crate::world::id;
 
 /// Addresses of each of them.
@@ -45,7 +46,7 @@ pub(super) struct Others {
 
 impl Others {
     /// Agents of `count` nodes that know one other, which listens there.
-    pub(super) fn new(certificates: &Certificates<'_>, count: usize, z: SocketAddr) -> Result<Self> {
+    pub(super) fn new(authority: &Authority, directory: &Path, count: usize, z: SocketAddr) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -53,7 +54,7 @@ impl Others {
         let mut others = Vec::new();
         for number in 0..count {
             let name = format!("n{number:04}");
-            let material = tls::Material::read(&certificates.files(&name)?)?;
+            let material = tls::Material::read(&authority.certify(&name)?)?;
             let (shown, certificates) = watch::channel(Arc::new(Some(tls::mutual(material, PROTOCOL)?)));
             others.push(Other {
                 name,
@@ -73,7 +74,7 @@ impl Others {
         Ok(Self {
             runtime,
             all: others,
-            memory: certificates.directory.to_owned(),
+            memory: directory.to_owned(),
             roster: Arc::new(Roster::new([neighbour], PATTERN, "others", &[])?),
             kept: Vec::new(),
         })

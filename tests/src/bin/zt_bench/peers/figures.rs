@@ -2,10 +2,7 @@
 //! What was measured beside zt and of it: as a table for people, and as JSON, of which `zt-peers plot` makes a picture.
 
 use std::fmt::Write as _;
-use std::fs;
-use std::path::Path;
 
-use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use crate::machine::Machine;
@@ -169,21 +166,6 @@ impl Figures {
     /// What could not be measured, and why.
     pub(crate) fn failures(&self) -> &[String] {
         &self.failures
-    }
-
-    /// All of it.
-    pub(crate) fn json(&self) -> Result<String> {
-        Ok(serde_json::to_string_pretty(self)?)
-    }
-
-    /// Writes it to a file, if there is one.
-    pub(crate) fn write(&self, path: Option<&Path>) -> Result<()> {
-        match path {
-            Some(path) => {
-                fs::write(path, self.json()?).with_context(|| format!("cannot write {}", path.display()))
-            }
-            None => Ok(()),
-        }
     }
 
     /// A block for each measure, a line for each contender, a column for each number of rules.

@@ -4,6 +4,8 @@
 use super::*;
 
 const INJECTION: &str = "x'); DROP TABLE record; DROP TABLE zt_audit.record; --";
+/// Where there may be no spaces.
+const CLOSE: &str = "x'OR'1'='1');--";
 
 /// Everything that a request could have changed.
 #[derive(Debug, PartialEq)]
@@ -284,4 +286,68 @@ async fn sql_in_bodies_is_text_or_refused() {
     assert_eq!(made.status, 200, "{}", made.body);
     let records = get(world.api, "/v1/audit").await;
     assert_eq!(records.status, 200, "the trail is there: {}", records.body);
+}
+
+#[tokio::test]
+async fn sql_in_policies_of_operators_and_in_preconditions_is_text_or_refused() {
+    let world = world().await;
+    world.start_node();
+    let json_type = "Content-Type: application/json\n";
+    let policy = |[name, role, service, action]: [&str; 4]| {
+        let rule = json!({
+            "description": INJECTION, "role": role, "targets": [{"service": service, "actions": [action]}]
+        });
+        let policy = json!({
+            "apiVersion": "zt.hanzo.ai/v1", "kind": "OperatorAccessPolicy",
+            "metadata": {"name": name, "description": INJECTION},
+            "spec": {"description": INJECTION, "rules": [rule]}
+        });
+        policy.to_string()
+    };
+    let before = state(&world).await;
+    for refused in [
+        policy([INJECTION, "sre", "db", "read"]),
+        policy(["ops", INJECTION, "db", "read"]),
+        policy(["ops", "sre", INJECTION, "read"]),
+        policy(["ops", "sre", "db", INJECTION]),
+        policy(["ops", "sre", "db", "read"]).replace("OperatorAccessPolicy", INJECTION),
+        policy(["ops", "sre", "db", "read"]).replace("zt.hanzo.ai/v1", INJECTION),
+    ] {
+        let reply = send(world.api, "PUT", "/v1/policies/ops", json_type, &refused).await;
+        assert_eq!(reply.status, 422, "{refused}: {}", reply.body);
+    }
+    assert_eq!(state(&world).await, before);
+
+    // What other systems may call a role, a service and an action is kept as it is, decides, and is recorded.
+    let made = policy(["ops", CLOSE, CLOSE, CLOSE]);
+    let reply = send(world.api, "PUT", "/v1/policies/ops", json_type, &made).await;
+    assert_eq!(reply.status, 200, "{}", reply.body);
+    for (role, decision) in [(CLOSE, "ALLOW"), ("x", "DENY")] {
+        let asked = json!({"operator": {"role": role}, "target": {"service": CLOSE, "action": CLOSE}});
+        let answer = post(world.api, "/v1/evaluate", &asked.to_string()).await;
+        assert_eq!(answer.json()["decision"], json!(decision), "{}", answer.body);
+    }
+    let changes = get(world.api, "/v1/audit?type=policy_change").await;
+    assert!(changes.body.contains(CLOSE), "{}", changes.body);
+
+    let before = state(&world).await;
+    for (tag, wanted) in [
+        (format!("\"{INJECTION}\""), (412, "precondition_failed")),
+        (format!("\"{CLOSE}\""), (412, "precondition_failed")),
+        (INJECTION.to_owned(), (400, "invalid_precondition")),
+    ] {
+        for (method, body) in [("PUT", made.as_str()), ("DELETE", "")] {
+            let headers = format!("{json_type}If-Match: {tag}\n");
+            let reply = send(world.api, method, "/v1/policies/ops", &headers, body).await;
+            assert_eq!((reply.status, reply.code().as_str()), wanted, "{method} {tag}");
+        }
+    }
+    let headers = format!("If-None-Match: \"{INJECTION}\"\n");
+    assert_eq!(
+        send(world.api, "GET", "/v1/policies/ops", &headers, "")
+            .await
+            .status,
+        200
+    );
+    assert_eq!(state(&world).await, before);
 }

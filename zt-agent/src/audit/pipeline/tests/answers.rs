@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Who is answered over the API is answered when the record is stored.
+//! Who is answered over the API is answered when the record is stored, and on disk.
 
 use super::*;
 use crate::audit::convert::Evaluation;
@@ -50,6 +50,68 @@ async fn an_answer_waits_for_the_store() {
     }
     assert_eq!(store.records.lock().expect("lock").len(), 300);
     assert_eq!(intake.stats().stored_total(), 300);
+}
+
+#[tokio::test]
+async fn an_answer_waits_for_the_disk_and_what_the_kernel_decides_does_not() {
+    let store = Arc::new(Memory::default());
+    store.disk_hangs.store(true, Ordering::SeqCst);
+    let (intake, _running) = start(&store);
+    submit(&intake, 10).await.expect("takes");
+    intake.flush().await.expect("flushes");
+    assert_eq!(store.syncs.load(Ordering::SeqCst), 0);
+    let mut waiting = Box::pin(intake.record_api(vec![evaluated()]));
+    assert!(!is_over(&mut waiting).await);
+    until("the record is stored", || intake.stats().stored_total() == 11).await;
+    assert!(!is_over(&mut waiting).await);
+    store.resume();
+    assert_eq!(waiting.await, Ok(()));
+    assert_eq!(store.syncs.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn answers_at_the_same_time_wait_for_one_sync() {
+    const MANY_AT_ONCE: usize = 200;
+    let store = Arc::new(Memory::default());
+    store.hangs.store(true, Ordering::SeqCst);
+    let (intake, _running) = start(&store);
+    let waiting: Vec<_> = (0..MANY_AT_ONCE)
+        .map(|_| {
+            let intake = intake.clone();
+            tokio::spawn(async move { intake.record_api(vec![evaluated()]).await })
+        })
+        .collect();
+    until("all have asked", || {
+        intake.stats().received_total() == MANY_AT_ONCE as u64
+    })
+    .await;
+    store.resume();
+    for waiting in waiting {
+        assert_eq!(waiting.await.expect("ends"), Ok(()));
+    }
+    let syncs = store.syncs.load(Ordering::SeqCst);
+    assert!((1..=20).contains(&syncs), "{syncs} for {MANY_AT_ONCE} answers");
+}
+
+#[tokio::test]
+async fn what_the_disk_does_not_take_is_not_acknowledged() {
+    let store = Arc::new(Memory::default());
+    store.disk_fails.store(true, Ordering::SeqCst);
+    let (intake, _running) = start(&store);
+    assert_eq!(
+        intake.record_api(vec![evaluated(), evaluated()]).await,
+        Err(NotRecorded::NotStored)
+    );
+    assert_eq!(
+        intake.record_api(vec![mode_change()]).await,
+        Err(NotRecorded::NotStored)
+    );
+    // It is stored all the same, and not stored again.
+    assert_eq!((intake.stats().stored_total(), lost(intake.stats())), (3, 0));
+    assert_eq!(store.records.lock().expect("lock").len(), 3);
+    assert_eq!(intake.stats().failures_total(), 2);
+    store.disk_fails.store(false, Ordering::SeqCst);
+    assert_eq!(intake.record_api(vec![evaluated()]).await, Ok(()));
 }
 
 #[tokio::test]

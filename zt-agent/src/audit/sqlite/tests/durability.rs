@@ -6,14 +6,16 @@ use std::os::fd::AsRawFd as _;
 use std::time::Instant;
 
 use super::*;
+use crate::audit::archive::Archive;
+use crate::audit::spool::{Spool, WhenFull};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Pages of the log that are in memory alone, or on their way to the disk.
 #[expect(unsafe_code, reason = "no crate of ours wraps cachestat")]
-fn unwritten(store: &Store) -> u64 {
+fn unwritten(database: &Path) -> u64 {
     const CACHESTAT: libc::c_long = 451;
-    let mut log = store.path().as_os_str().to_owned();
+    let mut log = database.as_os_str().to_owned();
     log.push("-wal");
     let file = File::open(log).expect("a log");
     // Offset and length: all of it. Pages in memory, dirty ones, those being written, and what was evicted.
@@ -55,16 +57,39 @@ async fn what_is_kept_is_on_disk_within_a_second() {
             .append(&[Entry::Decision(record)], None)
             .await
             .expect("kept");
-        dirty += unwritten(&store);
+        dirty += unwritten(store.path());
     }
     assert!(dirty > 0, "every commit waited for the disk");
     let begun = Instant::now();
-    while unwritten(&store) > 0 {
+    while unwritten(store.path()) > 0 {
         assert!(begun.elapsed() < PATIENCE, "never written");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     // Long before the kernel would have done it by itself.
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+}
+
+/// Looks that what was kept is on disk when that is said.
+async fn says_so(sink: &impl Sink, database: &Path) {
+    for number in 0..20 {
+        let record = record_of(&decision(), number);
+        sink.append(&[Entry::Decision(record)], None).await.expect("kept");
+        sink.sync().await.expect("on disk");
+        assert_eq!(unwritten(database), 0, "record {number}");
+    }
+}
+
+#[tokio::test]
+async fn what_somebody_waits_for_is_on_disk_when_he_is_told() {
+    let (_directory, store) = store(Durability::Second).await;
+    let database = store.path().to_owned();
+    says_so(&store, &database).await;
+    says_so(&Archive::from(store), &database).await;
+    let directory = tempfile::tempdir_in("/var/tmp").expect("directory");
+    let spool = Spool::open(settings(&directory), WhenFull::Oldest)
+        .await
+        .expect("opens");
+    says_so(&spool, spool.store().path()).await;
 }
 
 #[tokio::test]
@@ -76,7 +101,7 @@ async fn each_batch_is_on_disk_before_it_is_answered_where_that_is_asked_for() {
             .append(&[Entry::Decision(record)], None)
             .await
             .expect("kept");
-        assert_eq!(unwritten(&store), 0, "record {number}");
+        assert_eq!(unwritten(store.path()), 0, "record {number}");
         if number == 10 {
             // What is signed is always synced: afterwards it is as before.
             store.seal().await.expect("sealed");

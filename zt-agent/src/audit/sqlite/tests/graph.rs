@@ -64,7 +64,8 @@ fn some(number: u64, random: u64) -> AuditRecord {
     record
 }
 
-async fn assert_same(store: &Store, what: &str) {
+/// Looks that the graph is what a walk through the records finds.
+pub(super) async fn assert_same(store: &Store, what: &str) {
     let left = all(store, &Filter::default()).await;
     let hour = |hours: i64| Some(Timestamp(decision_time() + hours * HOUR));
     for filter in [

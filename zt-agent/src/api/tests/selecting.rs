@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Whether a stage of a rollout selects anybody, by all that an agent knows.
+
+use super::reach::{policies, put_in_force, report};
+use super::*;
+
+/// Of each stage, whether it is known to select anybody.
+async fn selecting(api: SocketAddr) -> Value {
+    let answer = get(api, "/v1/rollout").await.json();
+    let stages = answer["rollout"]["stages"].as_array().expect("stages");
+    stages
+        .iter()
+        .map(|stage| stage["selects_anybody"].clone())
+        .collect()
+}
+
+#[tokio::test]
+async fn a_stage_that_selects_nobody_is_known_by_all_that_an_agent_knows() {
+    let world = world().await;
+    let [engine, _] = world
+        .serve(Parts {
+            service: Service::Engine,
+            ..world.parts()
+        })
+        .await;
+    let misspelled = "spiffe://hanzo.ai/hanzo-k8s/hanzo/cath";
+    for (third, node_says, engine_says) in [
+        // Nobody's policy names it, and a workload has it.
+        (CHAT, json!(true), json!(true)),
+        (misspelled, json!(false), json!(false)),
+        ("spiffe://hanzo.ai/hanzo-k8s/*/chat", json!(true), json!(true)),
+    ] {
+        put_in_force(&world, policies("b", third));
+        let wanted = |third: Value| json!([true, true, third, true]);
+        assert_eq!(selecting(world.api).await, wanted(node_says), "{third}");
+        assert_eq!(selecting(engine).await, wanted(engine_says), "{third}");
+    }
+    // By the word of a node that has what is in force.
+    let set = policies("b", misspelled);
+    let said = |digest: &str| json!({"revision": 1, "digest": digest, "rollout": {"name": "r", "stage": "b", "selects": ["c"], "stopped": null}});
+    let digest = set.digest().to_owned();
+    put_in_force(&world, set);
+    for (digest, wanted) in [("0".repeat(64), false), (digest, true)] {
+        assert_eq!(report(engine, "n", &said(&digest)).await.status, 204);
+        assert_eq!(selecting(engine).await[2], wanted);
+    }
+
+    // Where policies name by a pattern whom it may be about, a node goes by whom it knows, and an engine does not know.
+    let text = POLICY.replace("hanzo/postgres", "*/cath");
+    let with_rollout = policies("b", misspelled);
+    let rollout = with_rollout.rollout().expect("a rollout");
+    let documents = [
+        Document {
+            file: "pattern.yaml".to_owned(),
+            text,
+        },
+        Document {
+            file: "rollout.yaml".to_owned(),
+            text: rollout.document().to_string(),
+        },
+    ];
+    let patterned = crate::policy::parse(&documents, &Settings::default()).expect("valid policy");
+    let identities: BTreeSet<SpiffeId> = [IAM, POSTGRES].map(id).into();
+    let table = crate::policy::compile(&patterned, &identities, &Settings::default(), 8).expect("compiles");
+    world.snapshots.update(|next| next.table = Arc::new(table));
+    put_in_force(&world, patterned);
+    assert_eq!(selecting(world.api).await[2], false);
+    assert_eq!(selecting(engine).await[2], Value::Null);
+    // Nor does one that knows nobody.
+    world.snapshots.update(|next| {
+        next.table = Arc::default();
+        next.workloads = Arc::default();
+    });
+    // Another one than that of which a node has said something.
+    put_in_force(&world, policies("b", "spiffe://hanzo.ai/hanzo-k8s/hanzo/cats"));
+    assert_eq!(selecting(engine).await[2], Value::Null);
+}
