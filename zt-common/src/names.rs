@@ -56,8 +56,8 @@ pub const COUNTERS: &str = "zt_counters";
 
 /// A constant of the programs, one byte: whether they can have handshakes bear identities.
 pub const HANDSHAKES: &str = "ZT_HANDSHAKES";
-/// Of the programs: what the numbers of denials in [`DENIALS`] begin with.
-pub const SEED: &str = "ZT_SEED";
+/// Of the programs: what the numbers of denials in [`DENIALS`] are made with.
+pub const SEEDS: &str = "ZT_SEEDS";
 
 /// Every pinned map.
 pub const MAPS: [&str; 26] = [

@@ -18,6 +18,7 @@ use zt_common::flood::way;
 use zt_common::proof::Proof;
 use zt_common::verdict::Verdict;
 
+use crate::flood::anew;
 use crate::own::Own;
 use crate::{context, flood, maps};
 
@@ -81,6 +82,7 @@ pub fn decision(decision: &Decision<'_>, verdict: &Verdict) {
         return;
     }
     let Some(mut slot) = maps::zt_events.reserve(0) else {
+        flood::was_not_told();
         count(Counter::EventsLost);
         return;
     };
@@ -145,26 +147,16 @@ fn number(decision: &Decision<'_>, verdict: &Verdict) -> u64 {
     } else {
         decision.destination_address
     };
-    let way = way(
-        anew(&decision.target_port),
-        anew(&decision.protocol),
-        anew(&verdict.reason) as u8,
-        inbound,
-    );
-    let parts = [
-        anew(&decision.own.workload),
-        anew(&decision.source),
-        anew(&decision.destination),
-        way,
-    ];
-    flood::numbered(parts, &anew(remote))
-}
-
-/// Reads something that is read again later: what the compiler keeps until then, it keeps on the stack.
-#[inline(always)]
-fn anew<T: Copy>(value: &T) -> T {
-    // SAFETY: a reference is valid.
-    unsafe { core::ptr::read_volatile(value) }
+    let way = || {
+        way(
+            anew(&decision.target_port),
+            anew(&decision.protocol),
+            anew(&verdict.reason) as u8,
+            inbound,
+        )
+    };
+    let (source, destination) = (&decision.source, &decision.destination);
+    flood::numbered(&decision.own.workload, source, destination, remote, way)
 }
 
 #[inline(always)]
@@ -210,26 +202,25 @@ pub extern "C" fn zt_told(cookie: u64, started: u64, connection: *const Connecti
     let enforced = connection.flags & CONNECTION_ENFORCED != 0;
     let inbound = connection.flags & CONNECTION_INBOUND != 0;
     count_decision(allowed, enforced);
-    let denial = || {
-        let way = way(
-            connection.target_port,
-            connection.protocol,
-            connection.reason,
+    let way = || {
+        way(
+            anew(&connection.target_port),
+            anew(&connection.protocol),
+            anew(&connection.reason),
             inbound,
-        );
-        let parts = [
-            connection.workload,
-            connection.source,
-            connection.destination,
-            way,
-        ];
-        (!allowed).then(|| flood::numbered(parts, &connection.remote))
+        )
+    };
+    let denial = || {
+        let ends = (&connection.source, &connection.destination);
+        let number = || flood::numbered(&connection.workload, ends.0, ends.1, &connection.remote, way);
+        (!allowed).then(number)
     };
     if flood::has_no_room(connection.workload, context::now(), denial) {
         count(Counter::EventsLost);
         return 0;
     }
     let Some(mut slot) = maps::zt_events.reserve(0) else {
+        flood::was_not_told();
         count(Counter::EventsLost);
         return 0;
     };

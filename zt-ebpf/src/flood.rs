@@ -7,7 +7,9 @@
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::helpers::generated as helper;
 use zt_common::address::Address;
-use zt_common::flood::{Account, FIRST_AFTER, FIRST_SHARE, FLOOD_WINDOW, Flood, denial, flood_share};
+use zt_common::flood::{
+    Account, DENIAL_WORDS, FIRST_AFTER, FIRST_SHARE, FLOOD_WINDOW, Flood, denial_part, flood_share,
+};
 use zt_common::names::RING_BYTES;
 
 use crate::{context, maps};
@@ -85,18 +87,57 @@ pub fn has_no_room(key: u64, now: u64, denial: impl Fn() -> Option<u64>) -> bool
     false
 }
 
-/// The number of a denial.
+/// What just had room as the first of its kind was not told: there was none left in the ring buffer. The next is the first.
 #[inline(always)]
-pub fn numbered(parts: [u64; 4], remote: &Address) -> u64 {
-    denial(seed(), parts, remote)
+pub fn was_not_told() {
+    if let Some(place) = maps::zt_account.get_ptr_mut(0) {
+        // SAFETY: as above. Where it is the key of something else, nothing has that number.
+        let account = unsafe { &*place };
+        let _ = maps::zt_denials.remove(&account.key);
+    }
 }
 
-/// What the numbers of denials begin with, which nobody knows: a constant of the loaded programs.
+/// The number of a denial: of its words, each read when its turn comes. What the compiler keeps, it keeps on the stack.
+#[inline(always)]
+pub fn numbered(
+    workload: &u64,
+    source: &u64,
+    destination: &u64,
+    remote: &Address,
+    way: impl Fn() -> u64,
+) -> u64 {
+    let words: *const u32 = core::ptr::from_ref(remote).cast();
+    let half = |first: usize| {
+        // SAFETY: an address is four words.
+        let (high, low) = unsafe {
+            (
+                words.add(first).read_volatile(),
+                words.add(first + 1).read_volatile(),
+            )
+        };
+        u64::from(high) << 32 | u64::from(low)
+    };
+    let mut sum = denial_part(anew(workload), seed(0));
+    sum = sum.wrapping_add(denial_part(anew(source), seed(1)));
+    sum = sum.wrapping_add(denial_part(anew(destination), seed(2)));
+    sum = sum.wrapping_add(denial_part(half(0), seed(3)));
+    sum = sum.wrapping_add(denial_part(half(2), seed(4)));
+    sum.wrapping_add(denial_part(way(), seed(5)))
+}
+
+/// Reads something that is read again later.
+#[inline(always)]
+pub fn anew<T: Copy>(value: &T) -> T {
+    // SAFETY: a reference is valid.
+    unsafe { core::ptr::read_volatile(value) }
+}
+
+/// What the numbers of denials are made with, which nobody knows: constants of the loaded programs.
 #[unsafe(no_mangle)]
-static ZT_SEED: u64 = 0;
+static ZT_SEEDS: [u64; DENIAL_WORDS] = [0; DENIAL_WORDS];
 
 #[inline(always)]
-fn seed() -> u64 {
-    // SAFETY: a static of this object, whose value only the loader knows.
-    unsafe { core::ptr::read_volatile(&raw const ZT_SEED) }
+fn seed(place: usize) -> u64 {
+    // SAFETY: a static of this object, whose values only the loader knows.
+    unsafe { core::ptr::read_volatile(&raw const ZT_SEEDS[place]) }
 }

@@ -8,11 +8,6 @@ use zt_common::counter::Counter;
 
 use crate::{context, emit, maps};
 
-/// A workload of the namespace has called somebody without a note.
-const CALLERS: u32 = 1;
-/// One listens at a place that is not noted.
-const LISTENERS: u32 = 2;
-
 /// What is said of a namespace, or of all where there is no room for it; null where the agent has never been.
 #[inline(always)]
 fn place(netns: u64) -> *mut Unnoted {
@@ -59,43 +54,37 @@ pub extern "C" fn zt_listener_left(netns: u64, more: u64) -> u32 {
     0
 }
 
-/// What is said of a namespace. A *global* function of the object.
+/// Whether a workload of a namespace has called somebody without a note, not long ago. A *global* function of the object.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn zt_left(netns: u64) -> u32 {
-    said(netns) | said(Unnoted::ANYWHERE)
+    u32::from(has_called(netns) || has_called(Unnoted::ANYWHERE))
 }
 
 #[inline(always)]
-fn said(key: u64) -> u32 {
+fn has_called(key: u64) -> bool {
     let Some(place) = maps::zt_unnoted.get_ptr(key) else {
-        return 0;
+        return false;
     };
-    // SAFETY: a live entry, whose words are read one by one.
-    let (called, listeners) = unsafe {
-        (
-            (&raw const (*place).called).read_volatile(),
-            (&raw const (*place).listeners).read_volatile(),
-        )
-    };
-    let mut said = 0;
-    if called != 0 && u64::from(context::seconds()).wrapping_sub(called) <= u64::from(SOURCE_LIFE) {
-        said |= CALLERS;
-    }
-    if listeners as i64 > 0 {
-        said |= LISTENERS;
-    }
-    said
+    // SAFETY: a live entry; one word of it.
+    let called = unsafe { (&raw const (*place).called).read_volatile() };
+    called != 0 && u64::from(context::seconds()).wrapping_sub(called) <= u64::from(SOURCE_LIFE)
 }
 
-/// Whether a workload of a namespace has called somebody without a note, not long ago.
+/// [`zt_left`].
 #[inline(always)]
 pub fn has_callers(netns: u64) -> bool {
-    zt_left(netns) & CALLERS != 0
+    zt_left(netns) != 0
 }
 
-/// Whether a workload of a namespace listens at a place that is not noted.
+/// Whether a workload of a namespace listens at a place that is not noted. Not by [`zt_left`]: who asks in the course of a datagram
+/// is so deep in calls that one more is more stack than kernels before 6.8 have.
 #[inline(always)]
 pub fn has_listeners(netns: u64) -> bool {
-    zt_left(netns) & LISTENERS != 0
+    let listens = |key| match maps::zt_unnoted.get_ptr(key) {
+        // SAFETY: a live entry; one word of it.
+        Some(place) => unsafe { (&raw const (*place).listeners).read_volatile() as i64 > 0 },
+        None => false,
+    };
+    listens(netns) || listens(Unnoted::ANYWHERE)
 }

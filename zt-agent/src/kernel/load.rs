@@ -11,6 +11,7 @@ use aya::programs::{
     SockOps,
 };
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use zt_common::flood::DENIAL_WORDS;
 use zt_common::names;
 
 use super::capabilities::check_privileges;
@@ -109,8 +110,11 @@ fn read_object(handshakes: bool, pins: Option<&Pins>) -> Result<Ebpf, KernelErro
     loader.verifier_log_level(VerifierLogLevel::STATS);
     let handshakes = u8::from(handshakes);
     loader.override_global(names::HANDSHAKES, &handshakes, true);
-    let seed = sys::random()?;
-    loader.override_global(names::SEED, &seed, true);
+    let mut seeds = [0; DENIAL_WORDS];
+    for seed in &mut seeds {
+        *seed = sys::random()?;
+    }
+    loader.override_global(names::SEEDS, &seeds[..], true);
     if let Some(pins) = pins {
         for name in names::MAPS {
             loader.map_pin_path(name, pins.map(name));
