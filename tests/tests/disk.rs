@@ -126,7 +126,14 @@ fn a_full_disk_stops_no_decision_and_takes_none_that_is_not_counted() -> Result<
 
     // Full again when the agent dies: what it has not stored is in the ring buffer for the next one.
     disk.fill()?;
-    decide(&mut client, &server, SOME)?;
+    let failures =
+        || Ok::<f64, anyhow::Error>(agent.metrics()?.sum("zt_audit_store_failures_total", &[]) as f64);
+    let failed = failures()?;
+    // The log that is there has room for some.
+    eventually("the store to fail again", Duration::from_secs(120), || {
+        decide(&mut client, &server, 10 * SOME)?;
+        Ok(failures()? > failed)
+    })?;
     let before = agent.lost(FULL)?;
     agent.kill()?;
     decide(&mut client, &server, SOME)?;

@@ -67,6 +67,13 @@ impl Memory {
         };
         let used: u64 = fs::read_to_string(self.directory.join(usage))?.trim().parse()?;
         ensure!(used > 0, "nobody is in {}", self.directory.display());
+        // What is written to a swap takes no memory.
+        for (file, none) in [("memory.swap.max", "0"), ("memory.swappiness", "0")] {
+            let path = self.directory.join(file);
+            if path.exists() {
+                fs::write(&path, none).with_context(|| path.display().to_string())?;
+            }
+        }
         let limit = used + bytes;
         fs::write(self.directory.join(self.limit), limit.to_string())
             .with_context(|| format!("{} of {limit}, of which {used} are used", self.limit))

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a service keeps for itself of what it was started with: the capabilities that it works with, and no system call that it
-//! never makes. Whoever takes it over starts no program with it, loads no module, and looks into no other process's memory.
+//! never makes. For whoever takes it over that is a hurdle: what its capabilities let him do to files and processes it does not end.
 //!
 //! The filter refuses what is listed, and lets pass what is not: a C library that takes to another call goes on to work. It
 //! stands beside the one of a container's runtime or of systemd, not in its place.
@@ -91,11 +91,16 @@ const REFUSED: &[i64] = &[
     libc::SYS_modify_ldt,
 ];
 
-/// The bit of a call's number by which x86-64 has each call a second time (its x32 ABI).
+/// The bit of a call's number by which x86-64 has each call a second time (its x32 ABI), and the numbers that it has calls at there
+/// which take something else than the first: `execve`, `ptrace` and others. No program here makes any.
 #[cfg(target_arch = "x86_64")]
 const TWICE: Option<i64> = Some(0x4000_0000);
+#[cfg(target_arch = "x86_64")]
+const OTHERWISE: std::ops::Range<i64> = 512..548;
 #[cfg(not(target_arch = "x86_64"))]
 const TWICE: Option<i64> = None;
+#[cfg(not(target_arch = "x86_64"))]
+const OTHERWISE: std::ops::Range<i64> = 0..0;
 
 /// The node agent gives up all capabilities but those that it works with, for good, and the system calls that no service makes. To
 /// be called before there are other threads, which would keep what they have. Where that fails it goes on, and says so.
@@ -124,26 +129,34 @@ fn confine(capabilities: &[&str]) -> Result<(), ConfineError> {
     Ok(given_up?)
 }
 
+/// Every step is taken, whatever came of the ones before; the first that failed is told of.
 fn give_up_all_but(names: &[&str]) -> Result<(), caps::errors::CapsError> {
     let wanted: CapsHashSet = names
         .iter()
         .filter_map(|name| Capability::from_str(name).ok())
         .collect();
     // What programs that are started could get back: none is, and nobody but who may set it needs to take it from them.
-    if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP)? {
-        for capability in caps::read(None, CapSet::Bounding)?.difference(&wanted) {
-            caps::drop(None, CapSet::Bounding, *capability)?;
+    let bounded = || {
+        if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP)? {
+            for capability in caps::read(None, CapSet::Bounding)?.difference(&wanted) {
+                caps::drop(None, CapSet::Bounding, *capability)?;
+            }
         }
-    }
-    caps::clear(None, CapSet::Ambient)?;
-    let has = caps::read(None, CapSet::Permitted)?;
-    let kept: CapsHashSet = has.intersection(&wanted).copied().collect();
-    // In this order: nothing is effective that is not permitted.
-    let effective = caps::read(None, CapSet::Effective)?;
-    let effective: CapsHashSet = effective.intersection(&kept).copied().collect();
-    caps::set(None, CapSet::Effective, &effective)?;
-    caps::set(None, CapSet::Permitted, &kept)?;
-    caps::clear(None, CapSet::Inheritable)
+        Ok(())
+    };
+    let kept = |set| -> Result<CapsHashSet, caps::errors::CapsError> {
+        let has = caps::read(None, set)?;
+        Ok(has.intersection(&wanted).copied().collect())
+    };
+    let steps: [Result<(), caps::errors::CapsError>; 5] = [
+        bounded(),
+        caps::clear(None, CapSet::Ambient),
+        // In this order: nothing is effective that is not permitted.
+        kept(CapSet::Effective).and_then(|kept| caps::set(None, CapSet::Effective, &kept)),
+        kept(CapSet::Permitted).and_then(|kept| caps::set(None, CapSet::Permitted, &kept)),
+        caps::clear(None, CapSet::Inheritable),
+    ];
+    steps.into_iter().collect()
 }
 
 /// Refuses the calls to this thread and those that it starts.
@@ -158,7 +171,8 @@ fn refuse_calls() -> Result<(), ConfineError> {
 fn filters() -> Result<[BpfProgram; 2], ConfineError> {
     let architecture = TargetArch::try_from(std::env::consts::ARCH)?;
     let mut refused: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
-    for number in each_way(REFUSED) {
+    let otherwise = OTHERWISE.filter_map(|number| TWICE.map(|bit| number | bit));
+    for number in each_way(REFUSED).chain(otherwise) {
         refused.insert(number, Vec::new());
     }
     // A thread is made by the same call as a process.
@@ -241,6 +255,10 @@ mod tests {
             for number in each_way(&[number]) {
                 assert_eq!(confined(move || call(number)), (-1, libc::EPERM), "{number:#x}");
             }
+        }
+        // `execve` of x32, which others answer with `ENOSYS` where there is none.
+        if let Some(bit) = TWICE {
+            assert_eq!(confined(move || call(bit + 520)), (-1, libc::EPERM));
         }
         assert_eq!(confined(move || call(libc::SYS_clone3)), (-1, libc::ENOSYS));
         assert!(confined(move || call(libc::SYS_getppid)).0 > 0);

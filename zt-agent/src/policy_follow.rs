@@ -68,7 +68,7 @@ pub struct PolicyFollower {
     copy: Copy,
     status: watch::Sender<SourceStatus>,
     pace: Pace,
-    /// When the engine was told last, and what.
+    /// When the engine of this feed was told last, and what.
     reported: Option<(Instant, Value)>,
     /// The digest that the node was given and did not put in force.
     unusable: Option<String>,
@@ -193,6 +193,8 @@ impl PolicyFollower {
         snapshots: &watch::Receiver<Arc<Snapshot>>,
     ) -> Result<(), FollowError> {
         let mut feed = self.engine.feed().await?;
+        // It may be another one, or one that was restarted and has heard of nobody.
+        self.reported = None;
         loop {
             let announced = self.next(&mut feed).await?;
             self.catch_up(&announced, &mut feed, sink, snapshots).await?;
@@ -320,15 +322,17 @@ impl PolicyFollower {
         let node = &self.settings.node;
         let mut told = self.engine.report(node, &body).await;
         // One of an older version refuses what it does not know.
-        let is_refused = matches!(told, Err(FollowError::Refused { .. }));
-        if let Some(body) = older(&body).filter(|_| is_refused) {
+        let is_older = matches!(&told, Err(error) if error.is_not_understood());
+        if let Some(body) = older(&body).filter(|_| is_older) {
             told = self.engine.report(node, &body).await;
         }
         match told {
-            Ok(()) => self.report_refused = None,
+            Ok(()) => {
+                self.report_refused = None;
+                self.reported = Some((Instant::now(), body));
+            }
             Err(error) => self.report_failed(&error),
         }
-        self.reported = Some((Instant::now(), body));
     }
 
     /// An engine that does not take reports is no reason not to follow it: said once, for whoever set it up.

@@ -255,6 +255,7 @@ fn what_the_trail_has_of_changes_is_in_it() -> Result<()> {
     http::post(agent.api(), "/v1/mode", &json!({ "mode": "observe" }))?.success()?;
     let files = scene.sandbox().directory().to_path_buf();
     agent.records("decision=DENY", 1, |_| true)?;
+    agent.records("type=policy_change", 1, |_| true)?;
     let (found, told) = dump(&agent, &files, "with-a-trail")?;
     for (name, kind) in TRAIL {
         let text = found.get(name).with_context(|| format!("{name}: {told:#}"))?;

@@ -181,9 +181,9 @@ async fn flush(state: &ApiState) {
     let _ = state.intake.flush().await;
 }
 
-/// Waits, but not for long: an answer without the latest is worth more than a late one.
-pub(super) async fn shortly(work: impl Future<Output = ()>) {
-    let _ = tokio::time::timeout(FLUSH_TIME, work).await;
+/// Waits, but not for long: an answer without the latest is worth more than a late one. Says whether it was done.
+pub(super) async fn shortly(work: impl Future<Output = ()>) -> bool {
+    tokio::time::timeout(FLUSH_TIME, work).await.is_ok()
 }
 
 /// The answer of the store, in bounded time.

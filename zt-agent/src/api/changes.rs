@@ -125,7 +125,8 @@ impl Changes {
         note(&mut noted, Timestamp(clock::now()))
     }
 
-    fn has_seen(&self, revision: u64) {
+    /// Up to this revision it is seen what came into force.
+    pub(super) fn has_seen(&self, revision: u64) {
         self.seen.send_if_modified(|seen| {
             let further = *seen < revision;
             *seen = (*seen).max(revision);

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use self::said::{RolloutReport, Said};
-pub(super) use self::standing::NodeStanding;
+pub(super) use self::standing::{NodeStanding, Selected};
 use super::body::Object;
 use super::problem::{ApiProblem, Details, field};
 use super::{ApiState, Caller, body};

@@ -3,15 +3,13 @@
 
 mod stop;
 
-use std::collections::HashSet;
-
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use self::stop::Stopped;
-use super::nodes::NodeStanding;
+use super::nodes::{NodeStanding, Selected};
 use super::problem::{ApiProblem, Details};
 use super::query::{Given, Parameters};
 use super::{ApiState, Service};
@@ -150,7 +148,7 @@ struct View<'s> {
     /// Workloads are seen: this is a node.
     sees: bool,
     /// Stages that select workloads of nodes that follow.
-    selected_by_nodes: HashSet<String>,
+    selected_by_nodes: Selected,
 }
 
 impl View<'_> {
@@ -209,22 +207,24 @@ impl View<'_> {
             selected: self.sees.then(|| selected.count()),
             taken: self.sees.then(|| taken.count()),
             enforced: self.sees.then(|| enforced(self.snapshot, modes, index + 1)),
-            selects_anybody: self.selects_anybody(stage),
+            selects_anybody: self.selects_anybody(index, stage),
         }
     }
 
     /// A node knows its workloads, and those elsewhere that it has heard of. An engine knows those of its file, whom policies name
-    /// outright, and what nodes say: where it knows nobody, or policies name by a pattern whom the stage may select, it cannot tell.
-    fn selects_anybody(&self, stage: &Stage) -> Option<bool> {
+    /// outright, and what nodes say of stages to come: unless all of these have what is in force and say whom they have, and where
+    /// policies name by a pattern whom the stage may select, it cannot tell.
+    fn selects_anybody(&self, index: usize, stage: &Stage) -> Option<bool> {
         let snapshot = self.snapshot;
         let identities = snapshot.table.identities();
+        let nodes = &self.selected_by_nodes;
+        let is_told = nodes.is_whole && index >= self.rollout.reached();
         let here = snapshot.workloads.iter().map(|placed| &placed.record.spiffe);
         match stage.selects_anybody(here.chain(identities), snapshot.policies.patterns()) {
             Some(true) => Some(true),
-            _ if self.selected_by_nodes.contains(&*stage.name) => Some(true),
+            _ if nodes.stages.contains(&*stage.name) => Some(true),
             _ if self.sees => Some(false),
-            Some(false) if identities.is_empty() => None,
-            told => told,
+            told => told.filter(|_| is_told),
         }
     }
 }

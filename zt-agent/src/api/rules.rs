@@ -105,9 +105,9 @@ pub(super) async fn rules(
         settled(&state).await;
         let snapshot = state.snapshot();
         // So that it is known when that came into force.
-        shortly(state.changes().have_seen(snapshot.revision)).await;
+        let is_seen = shortly(state.changes().have_seen(snapshot.revision)).await;
         let counted = async {
-            let begins = begins::begins(&state, &snapshot.policies, since).await?;
+            let begins = begins::begins(&state, &snapshot.policies, since, is_seen).await?;
             let hits = state
                 .store
                 .rules(&GraphFilter::since(since, until), &begins)

@@ -11,7 +11,7 @@ use zt_common::counter::Counter;
 
 use super::node::Command;
 use crate::api::{ControlError, NodeControl, NodeStatus};
-use crate::audit::pipeline::{ApiEvent, Intake};
+use crate::audit::pipeline::{ApiEvent, Intake, NotRecorded};
 use crate::kernel::CounterReader;
 use crate::metrics::KernelCounters;
 
@@ -45,7 +45,12 @@ pub(super) async fn record(
     commands: mpsc::WeakSender<Command>,
 ) {
     while let Some(event) = by_hand.recv().await {
-        let stored = intake.record_api(vec![event]).await.is_ok() && intake.flush().await.is_ok();
+        let recorded = intake.record_api(vec![event]).await;
+        if recorded == Err(NotRecorded::NotStored) {
+            // The next agent records it, if need be a second time. What comes after it is none of that.
+            continue;
+        }
+        let stored = recorded.is_ok() && intake.flush().await.is_ok();
         let Some(commands) = commands.upgrade().filter(|_| stored) else {
             return;
         };

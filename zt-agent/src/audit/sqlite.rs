@@ -49,6 +49,7 @@ mod usage;
 mod watched;
 mod writer;
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -316,11 +317,19 @@ impl Sink for Store {
     async fn sync(&self) -> Result<(), StoreError> {
         // Without one, each commit was synced.
         let Some(syncer) = &self.syncer else { return Ok(()) };
-        let synced = syncer.sync().await;
-        synced.map_err(|source| StoreError::Sync {
+        let failed = |source| StoreError::Sync {
             path: self.path.clone(),
             source,
-        })
+        };
+        if syncer.is_broken() {
+            let mut writer = self.writing().await?;
+            if !writer.write_back().await? {
+                return Err(failed(io::Error::from(io::ErrorKind::ResourceBusy)));
+            }
+            syncer.mended();
+            return Ok(());
+        }
+        syncer.sync().await.map_err(failed)
     }
 
     async fn remember(&self, names: &[Named]) -> Result<(), StoreError> {

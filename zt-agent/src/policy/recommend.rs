@@ -4,7 +4,8 @@
 //! One rule a source, one target a destination and protocol, the ports that were seen. Patterns stand there only where they
 //! were asked for, and the world as a destination only where a source reached many of its addresses. What zt allows by itself
 //! is not said. What was made is parsed, compiled and asked about every connection by the one verdict function: what it does
-//! not allow is told, and rules, targets and ports without which all of them are allowed are left out.
+//! not allow is told, and rules, targets and ports without which all of them are allowed are left out. What cannot be judged,
+//! as where an address is not known, keeps what was written for it.
 
 mod smallest;
 mod unused;

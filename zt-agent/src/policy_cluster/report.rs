@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 
 use super::known::Known;
 use super::stopped;
@@ -96,7 +96,8 @@ impl Nodes<'_> {
 impl Reporter {
     /// Works until nobody tells of changes any more.
     pub async fn run(mut self) {
-        let mut count = interval(COUNT);
+        // One that has just started has heard of nobody yet, and would take back what it said before.
+        let mut count = interval_at(Instant::now() + COUNT, COUNT);
         count.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut set, mut said) = (PolicySet::default(), None);
         let mut seed = clock::now().unsigned_abs();

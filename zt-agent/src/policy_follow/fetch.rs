@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
+use hyper::StatusCode;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -62,6 +63,10 @@ pub enum FollowError {
     Refused {
         /// The engine.
         url: String,
+        /// HTTP status.
+        status: StatusCode,
+        /// The problem details' `code`, where there is one.
+        code: Option<String>,
         /// In its words.
         message: String,
     },
@@ -167,16 +172,30 @@ impl FollowError {
                 Self::Unreachable { url, cause }
             }
             ClientError::Slow { .. } => Self::Slow { url },
-            ClientError::Refused { message, .. } => {
-                let message = message.chars().take(500).collect();
-                Self::Refused { url, message }
-            }
+            ClientError::Refused {
+                status,
+                code,
+                message,
+            } => Self::Refused {
+                url,
+                status,
+                code,
+                message: message.chars().take(500).collect(),
+            },
             ClientError::NotJson { .. } => Self::NotAnEngine { url },
             ClientError::Url { .. } | ClientError::Tls(_) => {
                 let cause = error.to_string();
                 Self::Certificates { url, cause }
             }
         }
+    }
+
+    /// The engine cannot read what it was sent, as one of an older version cannot read a field that it does not know.
+    pub(super) fn is_not_understood(&self) -> bool {
+        let Self::Refused { status, code, .. } = self else {
+            return false;
+        };
+        *status == StatusCode::BAD_REQUEST && code.as_deref() == Some("invalid_body")
     }
 
     /// The name that it is counted by, if an answer came and was refused.

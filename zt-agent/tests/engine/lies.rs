@@ -8,15 +8,18 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, put};
 use futures::{StreamExt, stream};
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
 use zt_agent::policy::{Document, Settings, parse};
 
 use super::node::{Node, settings};
-use super::world::policy;
+use super::world::{DEADLINE, policy};
 
 /// What the engine says.
 #[derive(Clone)]
@@ -161,4 +164,35 @@ async fn what_an_engine_makes_up_changes_nothing() {
         policies: Policies::Answer(theirs),
     };
     node.has(&other).await;
+}
+
+/// As one that is restarted: it has heard of nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_whose_feed_ended_is_told_anew_with_the_next() {
+    let (digest, answer) = honest(&policy("core", &[5432]));
+    let (asked, mut asking) = mpsc::unbounded_channel();
+    let told = asked.clone();
+    let feed = get(move || {
+        let _ = asked.send("feed");
+        let data = json!({"revision": 1, "digest": digest}).to_string();
+        let event = Event::default().event("revision").data(data);
+        async move { Sse::new(stream::iter([Ok::<_, std::io::Error>(event)])) }
+    });
+    let reports = put(move || {
+        let _ = told.send("report");
+        async { StatusCode::NO_CONTENT }
+    });
+    let router = Router::new()
+        .route("/v1/policies", get(move || async move { axum::Json(answer) }))
+        .route("/v1/revisions/stream", feed)
+        .route("/v1/nodes/{node}", reports);
+    let address = serve(router).await;
+    let home = tempfile::tempdir().expect("directory");
+    let _node = Node::start(settings(&format!("http://{address}"), "n", home.path()))
+        .await
+        .expect("starts");
+    for wanted in ["feed", "report"].repeat(3) {
+        let found = timeout(DEADLINE, asking.recv()).await;
+        assert_eq!(found.expect("in time"), Some(wanted));
+    }
 }

@@ -7,6 +7,7 @@ use std::process::{Command, Output};
 
 use axum::Json;
 use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::put;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -17,7 +18,7 @@ use zt_agent::policy::{Document, PolicySet, Settings, parse};
 
 use super::lies::serve_honest;
 use super::node::{Node, settings};
-use super::world::{DEADLINE, Engine, Shared, policy};
+use super::world::{DEADLINE, Engine, Shared, eventually, policy};
 
 fn id(name: &str) -> String {
     format!("spiffe://hanzo.ai/k8s/{name}")
@@ -174,6 +175,11 @@ async fn a_stage_that_selects_nobody_is_not_reached_by_mistake() {
     let engine = shared.engine("e1").await;
     let file = shared.policies().join("rollout.yaml");
     let before = fs::read_to_string(&file).expect("readable");
+    // Nobody has said whom nodes have.
+    let untold = || json_of(&engine, &["advance", "--dry-run"])["selects_nobody_known"].clone();
+    assert_eq!(untold(), json!(["first"]));
+    let says = |selects: Value| json!({ "name": "to-enforcing", "stage": null, "selects": selects, "stopped": null });
+    report(&engine, "worker-1", says(json!([]))).await;
     for arguments in [&["advance"][..], &["advance", "--dry-run"]] {
         let error = refusal(&engine, arguments);
         assert!(
@@ -191,17 +197,14 @@ async fn a_stage_that_selects_nobody_is_not_reached_by_mistake() {
         (&json!(["first"]), &json!([]))
     );
     // A node has such a workload.
-    report(
-        &engine,
-        "worker-1",
-        json!({ "name": "to-enforcing", "stage": null, "selects": ["first"], "stopped": null }),
-    )
-    .await;
-    assert_eq!(
-        json_of(&engine, &["advance", "--dry-run"])["selects_nobody_known"],
-        json!([])
-    );
+    report(&engine, "worker-1", says(json!(["first"]))).await;
+    assert_eq!(untold(), json!([]));
+    // One that is older does not say, and what others say is not all.
     report(&engine, "worker-1", Value::Null).await;
+    assert_eq!(untold(), json!(["first"]));
+    report(&engine, "worker-2", says(json!([]))).await;
+    assert_eq!(untold(), json!(["first"]));
+    report(&engine, "worker-1", says(json!([]))).await;
     refusal(&engine, &["advance"]);
 
     // A policy names all of them by a pattern: nobody knows who they are.
@@ -282,14 +285,20 @@ async fn of_two_who_advance_at_once_one_is_refused_and_nothing_is_lost() {
     let whole = read(&rollout("iam"));
     let whole = whole.rollout().expect("a rollout");
     assert_eq!((now.reached(), &now.stages), (1, &whole.stages));
-    let digest = engines[0].digest().await.expect("digest");
-    engines[1].has(&digest).await;
-    for engine in &engines {
-        assert_eq!(stage(engine), "first");
-    }
+    eventually("the same at both", || async {
+        let [one, other] = [engines[0].digest().await?, engines[1].digest().await?];
+        let are_there = engines.iter().all(|engine| stage(engine) == "first");
+        (one == other && are_there).then_some(())
+    })
+    .await;
     // Who was refused looks again, and goes on from there.
     assert_eq!(json_of(&engines[1], &["advance"])["from"], "first");
     assert_eq!(stage(&engines[1]), "second");
+}
+
+/// A refusal with this code.
+fn refused(status: StatusCode, code: &str) -> Response {
+    (status, Json(json!({ "code": code, "detail": "no" }))).into_response()
 }
 
 /// One of an older version knows revision and digest, and refuses a report with anything else.
@@ -302,9 +311,9 @@ async fn an_engine_that_knows_no_rollout_in_reports_is_told_the_rest() {
         let _ = heard.send(body);
         async move {
             if is_known {
-                StatusCode::NO_CONTENT
+                StatusCode::NO_CONTENT.into_response()
             } else {
-                StatusCode::BAD_REQUEST
+                refused(StatusCode::BAD_REQUEST, "invalid_body")
             }
         }
     });
@@ -323,4 +332,30 @@ async fn an_engine_that_knows_no_rollout_in_reports_is_told_the_rest() {
     assert_eq!(first["rollout"]["name"], "to-enforcing", "{first}");
     let second = next().await;
     assert_eq!(second, json!({ "revision": 1, "digest": node.digest() }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_refuses_for_another_reason_is_told_the_whole_again() {
+    let text = format!("{}---\n{}", policy("core", &[5432]), rollout("iam"));
+    for (status, code) in [
+        (StatusCode::FORBIDDEN, "not_that_node"),
+        (StatusCode::BAD_REQUEST, "invalid_report"),
+        (StatusCode::SERVICE_UNAVAILABLE, "invalid_body"),
+    ] {
+        let (heard, mut reports) = mpsc::unbounded_channel();
+        let take = put(move |Json(body): Json<Value>| {
+            let _ = heard.send(body);
+            async move { refused(status, code) }
+        });
+        let engine = serve_honest(&text, take).await;
+        let home = tempfile::tempdir().expect("directory");
+        let _node = Node::start(settings(&format!("http://{engine}"), "n", home.path()))
+            .await
+            .expect("starts");
+        for _ in 0..2 {
+            let told = timeout(DEADLINE, reports.recv()).await;
+            let told = told.expect("a report").expect("one");
+            assert_eq!(told["rollout"]["name"], "to-enforcing", "{code}: {told}");
+        }
+    }
 }

@@ -25,10 +25,9 @@ pub(super) struct RolloutReport {
     /// Break-glass is on: nothing is refused there.
     #[serde(default)]
     observe_all: bool,
-    /// Stages to come that select workloads there.
-    #[serde(default)]
+    /// Stages to come that select workloads there; null where it does not say.
     #[schema(max_items = 32)]
-    selects: Vec<String>,
+    selects: Option<Vec<String>>,
     /// Where it stopped of its own accord; null where it did not.
     #[schema(value_type = Option<StopReport>)]
     stopped: Option<Object<StopReport>>,
@@ -73,8 +72,8 @@ pub(super) struct Said {
     pub(super) stage: Option<String>,
     /// Nothing is refused there.
     pub(super) observe_all: bool,
-    /// Stages to come that select workloads there.
-    pub(super) selects: Vec<String>,
+    /// Stages to come that select workloads there, where it says so.
+    pub(super) selects: Option<Vec<String>>,
     /// Where it stopped.
     pub(super) stopped: Option<Stop>,
 }
@@ -86,13 +85,14 @@ impl RolloutReport {
         if let Some(stage) = &self.stage {
             label("rollout.stage", stage, errors);
         }
-        if self.selects.len() > MOST_SELECTING {
+        let selects = self.selects.as_deref().unwrap_or_default();
+        if selects.len() > MOST_SELECTING {
             errors.push(field(
                 "rollout.selects",
                 format!("has at most {MOST_SELECTING} stages"),
             ));
         } else {
-            for stage in &self.selects {
+            for stage in selects {
                 label("rollout.selects", stage, errors);
             }
         }

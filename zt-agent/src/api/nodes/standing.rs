@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How far the nodes that follow are in the rollout that is in force here.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -10,7 +10,7 @@ use super::{Heard, Nodes};
 use crate::api::rollout::StopReason;
 use crate::audit::record::Timestamp;
 use crate::policy::{EnforcementRollout, Stop};
-use crate::state::{Followers, Snapshot, StoppedNode};
+use crate::state::{Followers, MOST_SELECTING, Snapshot, StoppedNode};
 
 /// How far a node is in the rollout, as it said last.
 #[derive(Debug, Serialize, ToSchema)]
@@ -52,9 +52,19 @@ enum Reach {
     Unknown,
 }
 
+/// What nodes say of the stages to come.
+#[derive(Debug)]
+pub(in crate::api) struct Selected {
+    /// Those that select workloads of a node.
+    pub(in crate::api) stages: HashSet<String>,
+    /// No other one selects any there: somebody was heard of lately, and all of those have what is in force here and say which stages
+    /// these are.
+    pub(in crate::api) is_whole: bool,
+}
+
 impl Nodes {
     /// Those heard of lately, by name, and how far they are in `rollout`, which `snapshot` has in force; with them those of which
-    /// `elsewhere` tells, engines and nodes that stopped, and that have not told this agent themselves.
+    /// `elsewhere` tells, engines and nodes that stopped, where that is later than what they told this agent themselves.
     pub(in crate::api) fn in_rollout(
         &self,
         snapshot: &Snapshot,
@@ -63,11 +73,16 @@ impl Nodes {
     ) -> Vec<NodeStanding> {
         let digest = snapshot.policies.digest();
         let mut nodes = self.lately(|node, heard| heard.standing(node, digest, rollout));
-        let known: HashSet<String> = nodes.iter().map(|known| known.node.clone()).collect();
-        let others = elsewhere
+        let heard = nodes
+            .iter()
+            .filter_map(|known| Some((&*known.node, known.heard?.0)));
+        let heard: HashMap<&str, i64> = heard.collect();
+        let others: Vec<NodeStanding> = elsewhere
             .into_iter()
             .filter_map(|(engine, StoppedNode { node, stop })| {
-                let reached = stop.reached_in(rollout).filter(|_| !known.contains(&node))?;
+                // A node that follows another engine by now tells that one.
+                let is_news = heard.get(&*node).is_none_or(|heard| stop.at_nanos() > *heard);
+                let reached = stop.reached_in(rollout).filter(|_| is_news)?;
                 Some(NodeStanding {
                     node,
                     state: Reach::Stopped,
@@ -77,7 +92,10 @@ impl Nodes {
                     heard: None,
                     engine: Some(engine),
                 })
-            });
+            })
+            .collect();
+        let later: HashSet<&str> = others.iter().map(|other| &*other.node).collect();
+        nodes.retain(|known| !later.contains(&*known.node));
         nodes.extend(others);
         nodes.sort_by(|a, b| (&a.node, &a.engine).cmp(&(&b.node, &b.engine)));
         nodes
@@ -106,13 +124,18 @@ impl Nodes {
     }
 
     /// The stages to come that select workloads of a node, by the word of those that have what is in force here.
-    pub(in crate::api) fn selected(&self, snapshot: &Snapshot) -> HashSet<String> {
+    pub(in crate::api) fn selected(&self, snapshot: &Snapshot) -> Selected {
         let digest = snapshot.policies.digest();
-        let said = self.lately(|_, heard| {
-            let said = heard.said.as_ref().filter(|_| heard.digest == digest);
-            said.map(|said| said.selects.clone()).unwrap_or_default()
+        let said: Vec<Option<Vec<String>>> = self.lately(|_, heard| {
+            let said = heard.said.as_ref().filter(|_| heard.digest == digest)?;
+            said.selects.clone()
         });
-        said.into_iter().flatten().collect()
+        // A list that is full may have been cut off.
+        let told = said.iter().flatten().filter(|all| all.len() < MOST_SELECTING);
+        Selected {
+            is_whole: !said.is_empty() && told.count() == said.len(),
+            stages: said.into_iter().flatten().flatten().collect(),
+        }
     }
 }
 

@@ -18,17 +18,26 @@ const PAGE: u32 = 100;
 const MOST_PAGES: u32 = 20;
 
 /// When each policy of a set that was changed since the hour of a time began. Where that cannot be told, it is the latest that it
-/// can have been: what was counted before is then left out, and nothing of another rule is counted.
+/// can have been: what was counted before is then left out, and nothing of another rule is counted. Where what came into force here
+/// last is not seen yet (`is_seen`), that is now.
 pub(super) async fn begins(
     state: &ApiState,
     policies: &PolicySet,
     since: Option<Timestamp>,
+    is_seen: bool,
 ) -> Result<Begins, ArchiveError> {
     let since = since.map(|since| Timestamp(since.0.div_euclid(HOUR).saturating_mul(HOUR)));
     let mut search = Search::new(policies, state.changes().noted());
+    let now = Timestamp(clock::now());
+    if !is_seen {
+        search.all_at(now);
+        return Ok(search.done(since));
+    }
     let filter = Filter {
         kind: Some(Kind::PolicyChange),
         since,
+        // What is dated later is not true, whichever node said it: believed, it would leave out all that is counted until then.
+        until: Some(now),
         ..Filter::default()
     };
     let mut cursor = None;

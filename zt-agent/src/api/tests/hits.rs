@@ -3,7 +3,7 @@
 
 use uuid::Uuid;
 
-use super::records::{changes, policy};
+use super::records::{changes, policy, publish};
 use super::*;
 use crate::audit::clock;
 use crate::audit::record::{Change, Entry, Timestamp};
@@ -64,6 +64,18 @@ async fn in_force(world: &World, query: &str) -> Vec<Value> {
 fn allowed(rules: &[Value]) -> Vec<u64> {
     let counts = rules.iter().map(|rule| rule["allowed"].as_u64());
     counts.map(|count| count.expect("a number")).collect()
+}
+
+/// A world in which what is in force has been seen.
+async fn seen() -> World {
+    let world = world().await;
+    see(&world);
+    world
+}
+
+/// What [`record_changes`] does when nothing keeps it.
+fn see(world: &World) {
+    world.state.changes().has_seen(world.state.snapshot().revision);
 }
 
 async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
@@ -151,7 +163,7 @@ fn said_of(name: &str, digest: &str) -> Value {
 
 #[tokio::test]
 async fn where_a_change_cannot_be_told_nothing_of_another_rule_is_counted() {
-    let world = world().await;
+    let world = seen().await;
     let digest = {
         let snapshot = world.state.snapshot();
         let policy = snapshot.policies.get(CORE).expect("the policy");
@@ -199,7 +211,7 @@ async fn where_a_change_cannot_be_told_nothing_of_another_rule_is_counted() {
 
 #[tokio::test]
 async fn of_very_many_changes_the_latest_are_looked_at() {
-    let world = world().await;
+    let world = seen().await;
     let start = clock::now() - 10 * SECOND;
     let at = |number: i64| start + number * 1000;
     let mut entries = vec![change(start - 1, said_of(CORE, "d"))];
@@ -209,6 +221,51 @@ async fn of_very_many_changes_the_latest_are_looked_at() {
     let rules = in_force(&world, "").await;
     assert_eq!(rules[0]["since"], json!(Timestamp(at(50))));
     assert_eq!(allowed(&rules), [1]);
+}
+
+#[tokio::test]
+async fn what_is_dated_later_than_now_changes_nothing() {
+    let world = seen().await;
+    decide(&world, 1, 2).await;
+    let later = clock::now() + 3600 * SECOND;
+    // One of the policy, one that may be of any, and more than are looked at.
+    let mut entries = vec![
+        change(later, said_of(CORE, "d")),
+        change(later + 1, json!({ "from": "a", "to": "b", "diff": null })),
+    ];
+    entries.extend((2..2050).map(|number| change(later + number, said_of("other", "d"))));
+    keep(&world, &entries).await;
+    let rules = in_force(&world, "").await;
+    assert_eq!((allowed(&rules), &rules[0]["since"]), (vec![2], &Value::Null));
+    // One that can be true is found behind them.
+    let time = clock::now();
+    keep(&world, &[change(time, said_of(CORE, "d"))]).await;
+    let rules = in_force(&world, "").await;
+    assert_eq!(
+        (allowed(&rules), &rules[0]["since"]),
+        (vec![0], &json!(Timestamp(time)))
+    );
+}
+
+#[tokio::test]
+async fn what_came_into_force_and_is_not_seen_yet_may_be_any_policy() {
+    let world = seen().await;
+    decide(&world, 1, 3).await;
+    let before = in_force(&world, "").await;
+    assert_eq!((allowed(&before), &before[0]["since"]), (vec![3], &Value::Null));
+    // Whoever notes what came into force waits for a recorder that is stuck.
+    publish(&world, &[policy("p", 1)]);
+    let asked = Timestamp(clock::now());
+    let rules = in_force(&world, "").await;
+    let said: Timestamp = rules[0]["since"]
+        .as_str()
+        .expect("a time")
+        .parse()
+        .expect("a time");
+    assert!(said >= asked);
+    assert_eq!(allowed(&rules), [0]);
+    see(&world);
+    assert_eq!(in_force(&world, "").await, before);
 }
 
 #[tokio::test]

@@ -139,6 +139,7 @@ async fn no_page_of_another_site_is_served() {
 #[tokio::test]
 async fn rules_are_counted_whether_they_decided_or_not() {
     let world = world().await;
+    world.state.changes().has_seen(world.state.snapshot().revision);
     let counted = get(world.api, "/v1/rules").await.json();
     let rule = &counted["rules"][0];
     assert_eq!(rule["rule"], json!("hanzo-core-policy/rule-1"));

@@ -307,7 +307,8 @@ async fn a_node_tells_the_engine_that_it_follows() {
             && node["stopped"]["at"] == "2026-03-02T09:10:45Z"
     })
     .await;
-    assert!(world.state.nodes().selected(&world.state.snapshot()).is_empty());
+    let selected = world.state.nodes().selected(&world.state.snapshot());
+    assert!(selected.is_whole && selected.stages.is_empty(), "{selected:?}");
     node.update(|next| {
         next.stopped = None;
         next.modes = modes(None);
@@ -324,25 +325,30 @@ async fn a_node_tells_the_engine_that_it_follows() {
     })
     .await;
     let selected = world.state.nodes().selected(&world.state.snapshot());
-    assert_eq!(selected.into_iter().collect::<Vec<_>>(), ["c"]);
+    assert_eq!(selected.stages.into_iter().collect::<Vec<_>>(), ["c"]);
     running.abort();
 }
 
 #[tokio::test]
-async fn what_other_engines_say_in_the_cluster_counts_where_the_node_says_nothing_itself() {
+async fn what_other_engines_say_in_the_cluster_counts_where_the_node_says_nothing_later_itself() {
     let world = world().await;
     let set = policies("b", CHAT);
     let digest = set.digest().to_owned();
-    let stopped = |node: &str, action| {
-        let node = StoppedNode {
-            node: node.to_owned(),
-            stop: stop(&set, action),
+    let stopped = |node: &str, action, at| {
+        let stop = Stop {
+            at,
+            ..stop(&set, action)
         };
-        ("engine-2".to_owned(), node)
+        let node = node.to_owned();
+        ("engine-2".to_owned(), StoppedNode { node, stop })
     };
+    // Before all that is heard here, and after it.
+    let (before, after) = (1_772_442_645_000, 4_102_444_800_000);
     let said = vec![
-        stopped("elsewhere", DenialAction::Rollback),
-        stopped("here", DenialAction::Hold),
+        stopped("elsewhere", DenialAction::Rollback, before),
+        stopped("here", DenialAction::Hold, before),
+        stopped("since", DenialAction::Hold, after),
+        stopped("since", DenialAction::Rollback, before),
     ];
     put_in_force(&world, policies("b", CHAT));
     let [engine, _] = world
@@ -354,7 +360,9 @@ async fn what_other_engines_say_in_the_cluster_counts_where_the_node_says_nothin
         .await;
     let body =
         json!({"revision": 1, "digest": digest, "rollout": {"name": "r", "stage": "b", "stopped": null}});
-    assert_eq!(report(engine, "here", &body).await.status, 204);
+    for node in ["here", "since"] {
+        assert_eq!(report(engine, node, &body).await.status, 204);
+    }
     let reply = get(engine, "/v1/rollout").await;
     let document = get(engine, "/openapi.json").await.json();
     check(&document, "get", "/v1/rollout", &reply);
@@ -365,6 +373,7 @@ async fn what_other_engines_say_in_the_cluster_counts_where_the_node_says_nothin
         [
             (text("elsewhere"), text("stopped"), Some(text("a"))),
             (text("here"), text("in_force"), Some(text("b"))),
+            (text("since"), text("stopped"), Some(text("b"))),
         ]
     );
     let nodes = &answer["nodes"];
@@ -373,8 +382,13 @@ async fn what_other_engines_say_in_the_cluster_counts_where_the_node_says_nothin
         (&json!("engine-2"), &Value::Null, &Value::Null)
     );
     assert!(nodes[1]["heard"].is_string());
+    assert_eq!(
+        (&nodes[2]["engine"], &nodes[2]["heard"]),
+        (&json!("engine-2"), &Value::Null)
+    );
     // Behind the stage it is over, whatever others have said.
     put_in_force(&world, policies("a", CHAT));
     let answer = get(engine, "/v1/rollout").await.json();
-    assert_eq!(reached(&answer).len(), 1, "{answer}");
+    assert_eq!(reached(&answer).len(), 2, "{answer}");
+    assert!(answer["nodes"][1]["heard"].is_string(), "{answer}");
 }

@@ -27,7 +27,7 @@ async fn a_stage_that_selects_nobody_is_known_by_all_that_an_agent_knows() {
     for (third, node_says, engine_says) in [
         // Nobody's policy names it, and a workload has it.
         (CHAT, json!(true), json!(true)),
-        (misspelled, json!(false), json!(false)),
+        (misspelled, json!(false), Value::Null),
         ("spiffe://hanzo.ai/hanzo-k8s/*/chat", json!(true), json!(true)),
     ] {
         put_in_force(&world, policies("b", third));
@@ -35,14 +35,31 @@ async fn a_stage_that_selects_nobody_is_known_by_all_that_an_agent_knows() {
         assert_eq!(selecting(world.api).await, wanted(node_says), "{third}");
         assert_eq!(selecting(engine).await, wanted(engine_says), "{third}");
     }
-    // By the word of a node that has what is in force.
+    // By the word of nodes, once all that were heard have what is in force and say whom they have.
     let set = policies("b", misspelled);
-    let said = |digest: &str| json!({"revision": 1, "digest": digest, "rollout": {"name": "r", "stage": "b", "selects": ["c"], "stopped": null}});
-    let digest = set.digest().to_owned();
+    let said = |digest: &str, rollout: &Value| json!({"revision": 1, "digest": digest, "rollout": rollout});
+    let silent = json!({"name": "r", "stage": "b", "stopped": null});
+    let selects = |stages: Value| {
+        let mut rollout = silent.clone();
+        rollout["selects"] = stages;
+        rollout
+    };
+    let (nobody, third) = (selects(json!([])), selects(json!(["c"])));
+    let (digest, other) = (set.digest().to_owned(), "0".repeat(64));
     put_in_force(&world, set);
-    for (digest, wanted) in [("0".repeat(64), false), (digest, true)] {
-        assert_eq!(report(engine, "n", &said(&digest)).await.status, 204);
-        assert_eq!(selecting(engine).await[2], wanted);
+    for (node, digest, rollout, wanted) in [
+        ("n", &other, &third, Value::Null),
+        // Older ones.
+        ("n", &digest, &Value::Null, Value::Null),
+        ("n", &digest, &silent, Value::Null),
+        ("n", &digest, &nobody, json!(false)),
+        ("m", &other, &nobody, Value::Null),
+        ("m", &digest, &nobody, json!(false)),
+        ("m", &digest, &third, json!(true)),
+    ] {
+        assert_eq!(report(engine, node, &said(digest, rollout)).await.status, 204);
+        let found = selecting(engine).await[2].clone();
+        assert_eq!(found, wanted, "{node} {digest} {rollout}");
     }
 
     // Where policies name by a pattern whom it may be about, a node goes by whom it knows, and an engine does not know.
@@ -63,7 +80,11 @@ async fn a_stage_that_selects_nobody_is_known_by_all_that_an_agent_knows() {
     let identities: BTreeSet<SpiffeId> = [IAM, POSTGRES].map(id).into();
     let table = crate::policy::compile(&patterned, &identities, &Settings::default(), 8).expect("compiles");
     world.snapshots.update(|next| next.table = Arc::new(table));
+    let digest = patterned.digest().to_owned();
     put_in_force(&world, patterned);
+    for node in ["m", "n"] {
+        assert_eq!(report(engine, node, &said(&digest, &nobody)).await.status, 204);
+    }
     assert_eq!(selecting(world.api).await[2], false);
     assert_eq!(selecting(engine).await[2], Value::Null);
     // Nor does one that knows nobody.

@@ -5,7 +5,6 @@ use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
 use super::PgError;
-use super::guide::MOST_KINDS;
 use crate::audit::query::Filter;
 use crate::audit::record::{Kind, Outcome};
 
@@ -16,8 +15,10 @@ WHERE ($1::text IS NULL OR type = $1) AND ($2::text IS NULL OR decision = $2) AN
   AND ($4::integer IS NULL OR port = $4) AND ($5::text IS NULL OR policy = split_part($5, '/', 1))
 LIMIT $6";
 
-/// The facets of a filter: where there is none, nothing is asked for. `None` where it says nothing of them, or more are asked
-/// for than there may be shapes that are looked up.
+/// Most facets that shapes are looked up by: where there are more, what is asked for is not rare.
+const MOST: i64 = 256;
+
+/// The facets of a filter: where there is none, nothing is asked for. `None` where it says nothing of them, or they are many.
 pub(super) async fn asked(
     connection: &mut PgConnection,
     filter: &Filter,
@@ -39,8 +40,8 @@ pub(super) async fn asked(
         .bind(*enforced)
         .bind(port.map(i32::from))
         .bind(policy.as_deref())
-        .bind(MOST_KINDS + 1)
+        .bind(MOST + 1)
         .fetch_all(connection)
         .await?;
-    Ok(Some(facets).filter(|facets| facets.len() as i64 <= MOST_KINDS))
+    Ok(Some(facets).filter(|facets| facets.len() as i64 <= MOST))
 }

@@ -74,7 +74,7 @@ FROM (SELECT count(*) AS kinds FROM b) k LEFT JOIN (
 );
 
 /// Most shapes that are looked up one by one.
-pub(super) const MOST_KINDS: i64 = 16_384;
+const MOST_KINDS: i64 = 16_384;
 /// Most shapes of an hour that are looked at for those that are asked for.
 const MOST_OF_HOUR: i64 = 65_536;
 

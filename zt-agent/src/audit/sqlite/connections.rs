@@ -78,6 +78,13 @@ pub(super) fn pools(path: &Path, replaced: &Arc<Replaced>) -> (SqlitePool, Sqlit
 
 /// How the one who writes connects.
 pub(super) fn writing(path: &Path, sync: Durability) -> SqliteConnectOptions {
+    again(path, sync)
+        // Lets a lowered limit give space back to the file system; takes effect when the file is new.
+        .auto_vacuum(SqliteAutoVacuum::Incremental)
+}
+
+/// The same to a file that was written before: nothing is written by it.
+pub(super) fn again(path: &Path, sync: Durability) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(false)
@@ -86,8 +93,6 @@ pub(super) fn writing(path: &Path, sync: Durability) -> SqliteConnectOptions {
             Durability::Batch => SqliteSynchronous::Full,
             Durability::Second => SqliteSynchronous::Normal,
         })
-        // Lets a lowered limit give space back to the file system; takes effect when the file is new.
-        .auto_vacuum(SqliteAutoVacuum::Incremental)
         .busy_timeout(Duration::from_secs(5))
         .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
         .pragma("journal_size_limit", "33554432")

@@ -50,6 +50,8 @@ struct Log {
     path: PathBuf,
     /// Something was committed since the disk was asked last.
     written: AtomicBool,
+    /// The disk has refused something of it.
+    broken: AtomicBool,
 }
 
 impl Syncer {
@@ -60,6 +62,7 @@ impl Syncer {
         let log = Arc::new(Log {
             path: PathBuf::from(path),
             written: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
         });
         let seen = Arc::clone(&log);
         let task = tokio::spawn(async move {
@@ -71,7 +74,11 @@ impl Syncer {
                 if !seen.written.load(Ordering::Relaxed) {
                     continue;
                 }
-                let synced = seen.sync().await;
+                // The log goes when the database is closed, and then everything is in the database.
+                let synced = match seen.sync().await {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                    synced => synced,
+                };
                 if let Some(error) = synced.as_ref().err().filter(|_| !failing) {
                     tracing::error!(%error, "the disk does not take the audit trail's log: records of the last seconds would not survive a crash of the machine");
                 }
@@ -90,6 +97,17 @@ impl Syncer {
     pub(super) async fn sync(&self) -> io::Result<()> {
         self.log.sync().await
     }
+
+    /// Whether the disk has refused something: the system says so once, and takes what it could not write for written. Only
+    /// what is written back to the database is on disk from then on.
+    pub(super) fn is_broken(&self) -> bool {
+        self.log.broken.load(Ordering::Relaxed)
+    }
+
+    /// All of it was written back.
+    pub(super) fn mended(&self) {
+        self.log.broken.store(false, Ordering::Relaxed);
+    }
 }
 
 impl Log {
@@ -99,8 +117,11 @@ impl Log {
         let path = self.path.clone();
         let synced = tokio::task::spawn_blocking(move || sync(&path)).await;
         let synced = synced.unwrap_or_else(|error| Err(io::Error::other(error)));
-        if synced.is_err() {
+        if let Err(error) = &synced {
             self.written.store(true, Ordering::Relaxed);
+            if error.kind() != io::ErrorKind::NotFound {
+                self.broken.store(true, Ordering::Relaxed);
+            }
         }
         synced
     }
@@ -112,12 +133,7 @@ impl Drop for Syncer {
     }
 }
 
-/// The log goes when the database is closed, and then everything is in the database. `SQLite` has no lock on the log
-/// itself, which closing it here would take away.
+/// `SQLite` has no lock on the log itself, which closing it here would take away.
 fn sync(log: &Path) -> io::Result<()> {
-    match File::open(log) {
-        Ok(file) => file.sync_data(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-    }
+    File::open(log)?.sync_data()
 }

@@ -8,7 +8,7 @@ use sqlx::sqlite::SqliteConnection;
 use sqlx::{ConnectOptions as _, Connection as _};
 
 use super::age::Age;
-use super::connections::writing;
+use super::connections::{again, writing};
 use super::{Durability, StoreError, Use, Watched, append, place, schema, share, told};
 use crate::audit::chain::Head;
 use crate::audit::store::RingMark;
@@ -68,18 +68,27 @@ impl Writer {
         if self.connection.ping().await.is_ok() && !self.connection.is_in_transaction() {
             return Ok(());
         }
+        // Whatever it still has begun would be in the way of the next one; mostly that is nothing, which is an error.
+        let _ = sqlx::raw_sql("ROLLBACK").execute(&mut self.connection).await;
         let path = &self.watched.path;
-        let opened = writing(path, self.sync).connect().await;
+        let opened = again(path, self.sync).connect().await;
         let new = opened.map_err(|source| StoreError::Open {
             path: path.clone(),
             source,
         })?;
         let old = std::mem::replace(&mut self.connection, new);
         self.known = append::Known::default();
-        // What it had begun is rolled back with it.
         let _ = old.close().await;
         tracing::debug!("connected to the audit store anew: a transaction had failed");
         Ok(())
+    }
+
+    /// Writes all of the log back to the database, and both to the disk; false where somebody who reads is in the way.
+    pub(super) async fn write_back(&mut self) -> Result<bool, StoreError> {
+        let (busy, _, _): (i64, i64, i64) = sqlx::query_as("PRAGMA wal_checkpoint(TRUNCATE)")
+            .fetch_one(&mut self.connection)
+            .await?;
+        Ok(busy == 0)
     }
 }
 

@@ -157,7 +157,7 @@ impl Ahead {
         };
         Self {
             nobody: named(|stage| stage["selected"] == 0),
-            untold: named(|stage| stage["selected"].is_null() && stage["selects_anybody"] != true),
+            untold: named(is_untold),
             refused: refused(client, stages).await,
             is_canary: stages.next().iter().any(|stage| stage.is_canary),
         }
@@ -224,6 +224,12 @@ impl Ahead {
         table.print("")?;
         Ok(())
     }
+}
+
+/// Whether a policy engine says of a stage that it may select nobody, or none that is known of. An older one says nothing of that.
+fn is_untold(stage: &Value) -> bool {
+    let said = stage.get("selects_anybody");
+    stage["selected"].is_null() && said.is_some_and(|said| *said != true)
 }
 
 /// What of recorded traffic went through, and is denied to those newly enforced by the policy in force.
@@ -323,6 +329,19 @@ mod tests {
         }
         for (reached, to) in [(0, 1), (1, 2), (2, 5)] {
             assert!(stages(reached, to).one_at_a_time().is_ok(), "{reached} to {to}");
+        }
+    }
+
+    #[test]
+    fn an_engine_that_says_nothing_of_whom_a_stage_selects_is_not_one_that_cannot_tell() {
+        for (stage, wanted) in [
+            (json!({ "selected": null, "selects_anybody": null }), true),
+            (json!({ "selected": null, "selects_anybody": false }), true),
+            (json!({ "selected": null, "selects_anybody": true }), false),
+            (json!({ "selected": null }), false),
+            (json!({ "selected": 0, "selects_anybody": false }), false),
+        ] {
+            assert_eq!(is_untold(&stage), wanted, "{stage}");
         }
     }
 

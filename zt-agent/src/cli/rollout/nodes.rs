@@ -18,11 +18,12 @@ fn all(answer: &Value) -> &[Value] {
     answer["nodes"].as_array().map_or(&[][..], Vec::as_slice)
 }
 
-/// Whether the stage of the document is known to be in force on each.
+/// Whether the stage of the document is known to be in force on each, and break-glass is on nowhere.
 pub(super) fn are_as_said(answer: &Value) -> bool {
     let stage = &answer["rollout"]["stage"];
     // One that holds at the stage of the document has it in force.
     let is_as_said = |node: &Value| match node["state"].as_str() {
+        _ if node["observe_all"] == true => false,
         Some("in_force") => true,
         Some("stopped") => node["in_force"] == *stage,
         _ => false,
@@ -168,6 +169,11 @@ mod tests {
         ] {
             let answer = answer(&[good.clone(), other.clone()]);
             assert_eq!(are_as_said(&answer), wanted, "{other}");
+        }
+        for state in ["in_force", "stopped"] {
+            let mut glass = node("glass", state, Some("b"));
+            glass["observe_all"] = true.into();
+            assert!(!are_as_said(&answer(&[good.clone(), glass])), "{state}");
         }
         assert!(
             are_as_said(&json!({ "rollout": { "stage": "b" } })),

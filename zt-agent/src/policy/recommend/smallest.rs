@@ -52,7 +52,8 @@ fn may_be_others(end: &End) -> bool {
 /// The rules without what others allow: whole rules first, then targets, then ports, those with names before networks, and
 /// these before entities. `None` where all of it is needed.
 ///
-/// `set` and `table` are what the rules were written and compiled to. What was seen is told of where it is allowed then.
+/// `set` and `table` are what the rules were written and compiled to. What was seen is told of where it is allowed then; what
+/// `table` cannot judge needs what it was written for.
 pub(super) fn smallest(
     rules: &Rules,
     set: &PolicySet,
@@ -67,6 +68,7 @@ pub(super) fn smallest(
     }
     let mut seen: Vec<Seen<'_>> = Vec::new();
     let mut about: BTreeMap<Shelf<'_>, (Vec<usize>, Vec<Flow>)> = BTreeMap::new();
+    let mut undecided: Vec<usize> = Vec::new();
     for counted in needed {
         let (source, target) = writing.of(&counted.flow);
         let Some((source, targets)) = rules.get_key_value(&source) else {
@@ -76,16 +78,21 @@ pub(super) fn smallest(
             continue;
         };
         let shelf = shelf(source, target, several).filter(|shelf| shelves.contains_key(shelf));
-        if let (Some(shelf), Ok(flow)) = (shelf, counted.flow.as_known_to(table)) {
+        let Some(shelf) = shelf else {
+            continue;
+        };
+        if let Ok(flow) = counted.flow.as_known_to(table) {
             let (places, flows) = about.entry(shelf).or_default();
             places.push(seen.len());
             flows.push(flow);
-            seen.push(Seen {
-                counted,
-                source,
-                target,
-            });
+        } else {
+            undecided.push(seen.len());
         }
+        seen.push(Seen {
+            counted,
+            source,
+            target,
+        });
     }
     let mut alone = Alone::new(table.identities(), table.networks());
     let mut parts: BTreeMap<&End, BTreeMap<&Target, Places>> = BTreeMap::new();
@@ -103,6 +110,15 @@ pub(super) fn smallest(
                     .push(place);
             }
         }
+    }
+    for place in undecided {
+        let one = &seen[place];
+        let by_port = parts
+            .entry(one.source)
+            .or_default()
+            .entry(one.target)
+            .or_default();
+        by_port.entry(one.counted.flow.port).or_default().push(place);
     }
     let kept = without_needless(rules, &parts, seen.len())?;
     Some(told(kept, &parts, &seen))

@@ -30,7 +30,7 @@ fn unwritten(database: &Path) -> u64 {
             0_u32,
         )
     };
-    assert_eq!(result, 0, "cachestat: {}", std::io::Error::last_os_error());
+    assert_eq!(result, 0, "cachestat: {}", io::Error::last_os_error());
     assert!(counts[0] > 0, "the log has no page in memory");
     counts[1] + counts[2]
 }
