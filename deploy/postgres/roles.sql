@@ -11,6 +11,9 @@
 --   CREATE ROLE zt_engine_1 LOGIN PASSWORD '…' NOINHERIT CONNECTION LIMIT 8 IN ROLE zt_audit_writer, zt_audit_reader;
 --   CREATE ROLE zt_keeper LOGIN PASSWORD '…' NOINHERIT CONNECTION LIMIT 8 IN ROLE zt_audit_maintainer;
 --
+-- A login that inserts needs no other role where another one reads (`audit.readDsn`) or looks after the tables
+-- (`audit.maintainDsn`).
+--
 -- Every connection of an agent takes exactly one of the roles when it is opened, whatever else its login may do.
 
 DO $$

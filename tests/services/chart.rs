@@ -164,6 +164,7 @@ fn every_manifest_is_of_its_type() -> Result<()> {
         "createNamespace=true",
         "metrics.serviceMonitor.enabled=true",
         "metrics.rules.enabled=true",
+        "metrics.dashboard.enabled=true,databaseRoles=true",
         "spire.clusterSPIFFEIDs.workloads=true",
         "spire.clusterSPIFFEIDs.className=zt",
         "spire.adminGroup=1000000",

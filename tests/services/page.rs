@@ -4,6 +4,8 @@
 
 #[path = "page/browser.rs"]
 mod browser;
+#[path = "page/candidate.rs"]
+mod candidate;
 #[path = "page/followers.rs"]
 mod followers;
 #[path = "page/keyboard.rs"]
@@ -214,6 +216,7 @@ fn the_page_shows_what_the_agent_knows() -> Result<()> {
         "return document.querySelectorAll('tbody tr').length",
         |count| count.as_u64() > Some(0),
     )?;
+    text_has(&browser, "whose records they are", &["recorded by this node"])?;
     browser.shot("enforcing")?;
     browser.press("5")?;
     browser.is(

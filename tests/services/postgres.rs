@@ -29,6 +29,8 @@ mod killed;
 mod kinds;
 #[path = "postgres/lag.rs"]
 mod lag;
+#[path = "postgres/logins.rs"]
+mod logins;
 #[path = "postgres/migrations.rs"]
 mod migrations;
 #[path = "postgres/nasty.rs"]
@@ -41,6 +43,8 @@ mod outage;
 mod paging;
 #[path = "postgres/partitions.rs"]
 mod partitions;
+#[path = "postgres/raw.rs"]
+mod raw;
 #[path = "postgres/roles.rs"]
 mod roles;
 #[path = "postgres/shapes.rs"]

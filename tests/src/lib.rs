@@ -17,6 +17,7 @@ pub mod containerd;
 pub mod datagram;
 pub mod engine;
 pub mod entries;
+mod explained;
 pub mod hooks;
 pub mod http;
 pub mod kube_api;

@@ -193,6 +193,7 @@ fn of_this_build() -> Vec<Layout> {
             reason,
             flags,
             proof,
+            omitted,
             reserved,
             comm,
         }),

@@ -161,9 +161,17 @@ fn what_is_kept_works_until_it_is_ended() -> Result<()> {
 
 #[test]
 fn it_says_what_it_lacks() -> Result<()> {
-    let mut command = Command::new(agent::binary()?);
-    let output = command.arg("demo").env("PATH", "/nonexistent").output()?;
-    assert_eq!(output.status.code(), Some(77));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("apt-get install iproute2"));
+    let _alone = ONE_AT_A_TIME.lock();
+    for (without, named) in [("-net_admin", "CAP_NET_ADMIN"), ("-sys_admin", "CAP_SYS_ADMIN")] {
+        let output = Command::new("setpriv")
+            .args(["--bounding-set", without])
+            .arg(agent::binary()?)
+            .arg("demo")
+            .output()
+            .context("cannot run `setpriv`: run `apt-get install util-linux`")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(77), "{said}");
+        assert!(said.contains(named) && output.stdout.is_empty(), "{said}");
+    }
     Ok(())
 }

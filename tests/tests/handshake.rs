@@ -232,6 +232,24 @@ fn an_address_of_this_node_is_no_name() -> Result<()> {
     Ok(())
 }
 
+/// Whoever is no workload and calls from an address of the destination's own namespace is the host, which has nothing to prove with.
+#[test]
+fn who_is_no_workload_of_the_namespace_is_the_host() -> Result<()> {
+    let (scene, server, _client, agent) = pair_after_agent("proof-host", &policy(), |agent| agent)?;
+    let mut host = scene.outsider_in("host", &server.host)?;
+    let loopback = LOOPBACKS.map(|address| SocketAddr::new(address, 80));
+    for to in loopback.into_iter().chain([server.v4(80), server.v6(80)]) {
+        assert_eq!(host.talk(to)?, "ok", "{to}");
+    }
+    agent.records("decision=ALLOW", 4, |record| {
+        record["observer"] == "destination"
+            && says(record, "host", &server.id, "ALLOW", "rule")
+            && record["proof"] == "none:absent"
+    })?;
+    assert_eq!(agent.counter("options_missing")?, 0);
+    Ok(())
+}
+
 /// Switched on and off by agents that follow each other.
 #[test]
 fn what_is_switched_off_can_be_switched_on_again() -> Result<()> {

@@ -150,7 +150,7 @@ fn a_socket_that_calls_itself_is_nobody_else() -> Result<()> {
     Ok(())
 }
 
-/// What drops unknown options costs time, not the connection.
+/// What drops unknown options costs time, not the connection, and is told of by where it is.
 #[test]
 fn the_last_syns_go_without() -> Result<()> {
     let (_scene, server, mut client, agent) = pair_after_agent("proof-dropped", &policy(), |agent| agent)?;
@@ -180,6 +180,17 @@ fn the_last_syns_go_without() -> Result<()> {
     server.host.add_address(&format!("{}/16", server.host.ipv4))?;
     client.wait()?.ok()?;
     allowed(&agent, 1, "none:absent", &client, &server)?;
+    let [a, b, c, _] = server.host.ipv4.octets();
+    eventually("the way to be named", ANSWERED, || {
+        let paths = agent.get("/v1/status")?["handshake"]["paths"].clone();
+        Ok(paths.as_array().is_some_and(|paths| paths.len() == 1)
+            && paths[0]["node"].is_null()
+            && paths[0]["network"] == format!("{a}.{b}.{c}.0/24")
+            && paths[0]["dropped"] == 1
+            && paths[0]["since"] == paths[0]["last"])
+    })?;
+    let metrics = agent.metrics()?;
+    assert_eq!(metrics.sum("zt_options_lost_total", &[("how", "dropped")]), 1);
     Ok(())
 }
 

@@ -4,6 +4,9 @@
 //!
 //! One kernel stands for both: its maps say that each end is on the other node, and hold one key for both directions.
 
+#[path = "handshake_nodes/behind.rs"]
+mod behind;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::{Context as _, Result};

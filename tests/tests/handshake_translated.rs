@@ -142,6 +142,7 @@ fn behind_a_redirection_the_source_is_known() -> Result<()> {
     let record = of(&agent, "destination")?;
     assert!(says(&record, &client.id, &server.id, "ALLOW", "rule"), "{record}");
     assert_eq!(record["destination"]["port"], 81, "{record}");
+    assert_eq!(record["proof"], "none:tag_invalid", "{record}");
     Ok(())
 }
 

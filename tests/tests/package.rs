@@ -60,6 +60,9 @@ fn the_package_holds_what_a_host_needs_and_nobody_else_may_write_it() -> Result<
         "usr/share/doc/zt-agent/README.md",
         "usr/share/doc/zt-agent/docs/upgrading.md",
         "usr/share/doc/zt-agent/examples/cluster/agent.yaml",
+        "usr/share/doc/zt-agent/examples/prometheus/zt.rules.yaml",
+        "usr/share/doc/zt-agent/examples/grafana/zt.json",
+        "usr/share/doc/zt-agent/examples/postgres/roles.sql",
     ] {
         assert!(has("-rw-r--r--", path), "{path}: {content:?}");
     }

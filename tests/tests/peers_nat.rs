@@ -8,8 +8,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 use zt_tests::agent_files::Workload;
-use zt_tests::nodes::{Nodes, Overlay};
+use zt_tests::nodes::{NODES, Nodes, Overlay};
 use zt_tests::pair::any;
+use zt_tests::probe::ConnectOptions;
 use zt_tests::services::{SERVICES, SLICES, service, slice};
 use zt_tests::trail::party;
 use zt_tests::{Agent, KubeApi, Party, Policy, Scene, TCP, eventually, wait_for};
@@ -104,6 +105,15 @@ impl World {
         })?;
         records.into_iter().next().context("one record")
     }
+
+    /// What the agent of a node says that was lost on the way to the other node: dropped, stripped, missing.
+    fn lost(&self, index: usize) -> Result<[u64; 3]> {
+        let paths = self.agents[index].get("/v1/status")?["handshake"]["paths"].clone();
+        let mut paths = paths.as_array().into_iter().flatten();
+        let path = paths.find(|path| path["node"] == NODES[1 - index]);
+        let count = |how: &str| path.map_or(0, |path| path[how].as_u64().unwrap_or_default());
+        Ok(["dropped", "stripped", "missing"].map(count))
+    }
 }
 
 #[test]
@@ -190,5 +200,53 @@ fn whoever_is_masqueraded_between_nodes_is_the_address_that_arrives() -> Result<
     assert_ne!(world.chat.talk(to)?, "ok");
     let records = world.agents[1].records("decision=DENY", 1, translated)?;
     assert_eq!(party(&records[0]["source"]), "world", "{}", records[0]);
+    Ok(())
+}
+
+/// What drops the option between two nodes, or takes it out, is told of at both, each time by the other one's name.
+#[test]
+fn a_way_on_which_identities_do_not_arrive_is_named() -> Result<()> {
+    let policy = Policy::new("nat").allow("chat", "iam", TCP, "8080");
+    let mut world = world("peers-middlebox", &policy)?;
+    world.settled()?;
+    let to = world.iam.v4(8080);
+    wait_for("the other node's pod to be reached", PATIENCE, || {
+        Ok((world.chat.talk(to)? == "ok").then_some(()))
+    })?;
+    // One end may have had the keys before the other.
+    let (one, two) = (world.lost(0)?, world.lost(1)?);
+
+    let middlebox = "-t mangle -A FORWARD -s 10.244.1.0/24 -p tcp --tcp-flags SYN,ACK SYN";
+    world.overlay.nodes[0].iptables(&format!("{middlebox} --tcp-option 253 -j DROP"))?;
+    // It is reached when the SYN goes without, and refuses who proves nothing: before or after this end looks.
+    let options = ConnectOptions {
+        timeout: PATIENCE,
+        ..ConnectOptions::default()
+    };
+    world.chat.connect_with(to, options)?;
+    eventually("what drops options to be named at both ends", PATIENCE, || {
+        Ok(world.lost(0)? == [one[0] + 1, one[1], one[2]] && world.lost(1)? == [two[0], two[1], two[2] + 1])
+    })?;
+
+    world.overlay.nodes[0].iptables("-t mangle -F FORWARD")?;
+    world.overlay.nodes[0].iptables(&format!("{middlebox} -j TCPOPTSTRIP --strip-options 253"))?;
+    assert_ne!(world.chat.talk(to)?, "ok");
+    eventually(
+        "what takes options out to be named at both ends",
+        PATIENCE,
+        || {
+            let ends = [world.lost(0)?, world.lost(1)?];
+            Ok(ends == [[one[0] + 1, one[1] + 1, one[2]], [two[0], two[1], two[2] + 2]])
+        },
+    )?;
+    for (index, how) in [(0, "dropped"), (0, "stripped"), (1, "missing")] {
+        let counted = world.agents[index]
+            .metrics()?
+            .sum("zt_options_lost_total", &[("how", how)]);
+        assert!(counted > 0, "{how}");
+    }
+
+    world.overlay.nodes[0].iptables("-t mangle -F FORWARD")?;
+    assert_eq!(world.chat.talk(to)?, "ok");
     Ok(())
 }

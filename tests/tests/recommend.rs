@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is recommended allows what was seen and no less would; what a replay says of another policy, the kernel does.
 
+#[path = "recommend/services.rs"]
+mod services;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv6Addr, SocketAddr};
 
@@ -136,14 +139,6 @@ fn wait_recorded(agent: &Agent, flows: usize, since: u64) -> Result<Vec<Value>> 
     Ok(records.into_iter().filter(|record| is_meant(&record)).collect())
 }
 
-fn json_of(agent: &Agent, arguments: &[&str]) -> Result<Value> {
-    let output = agent
-        .command(&[&["policy"], arguments, &["-o", "json"]].concat())
-        .output()?;
-    ensure!(output.status.success(), "{output:?}");
-    Ok(serde_json::from_slice(&output.stdout)?)
-}
-
 /// What rows of a replay or a recommendation are about. By the policy in force then, an address of the world may have had a name of
 /// its own.
 fn flows_of<'v>(rows: impl Iterator<Item = &'v Value>) -> BTreeSet<Flow> {
@@ -168,7 +163,7 @@ fn flows_of<'v>(rows: impl Iterator<Item = &'v Value>) -> BTreeSet<Flow> {
 fn missing(agent: &Agent, path: Option<&str>) -> Result<BTreeSet<Flow>> {
     let api = format!("http://{}", agent.api());
     let compared = ["recommend", "--since", "1h", "--api", api.as_str(), "--diff"];
-    let told = json_of(agent, &[compared.as_slice(), path.as_slice()].concat())?;
+    let told = agent.policy_says(&[compared.as_slice(), path.as_slice()].concat())?;
     assert_eq!(told["undecided"], json!([]), "{told}");
     assert_eq!(told["unused"], json!([]), "{told}");
     Ok(flows_of(told["missing"].as_array().context("missing")?.iter()))
@@ -215,7 +210,7 @@ fn what_is_recommended_allows_the_same_traffic_and_nothing_of_it_is_too_much() -
     let mut agent = scene.agent(&nothing)?.mode("observe").start()?;
     assert_eq!(cast.act()?, BTreeSet::new(), "nobody enforces");
     wait_recorded(&agent, 6, 0)?;
-    let made = json_of(&agent, &["recommend", "--since", "1h"])?;
+    let made = agent.policy_says(&["recommend", "--since", "1h"])?;
     assert_eq!(made["unsaid"], json!([]), "{made}");
     let text = made["policy"].as_str().context("a policy")?;
     let whole: BTreeSet<Flow> = cast.act_all()?.into_keys().collect();
@@ -244,7 +239,7 @@ fn what_is_recommended_allows_the_same_traffic_and_nothing_of_it_is_too_much() -
     for (what, document) in all {
         std::fs::write(candidates.join("policy.yaml"), document.to_string())?;
         let path = candidates.display().to_string();
-        let replayed = json_of(&agent, &["replay", &path, "--since", "1h"])?;
+        let replayed = agent.policy_says(&["replay", &path, "--since", "1h"])?;
         let rows = replayed["changes"].as_array().context("changes")?;
         let said = |change: &str| flows_of(rows.iter().filter(|row| row["change"] == change));
         let lacks = missing(&agent, Some(&path))?;
@@ -302,22 +297,7 @@ fn what_is_exported_explained_and_tested_is_what_the_kernel_did() -> Result<()> 
 
     let path = agent.files.policies().display().to_string();
     for ((from, to, port, protocol), passed) in &flows {
-        let port = port.to_string();
-        let explained = json_of(
-            &agent,
-            &[
-                "explain",
-                &path,
-                "--from",
-                from,
-                "--to",
-                to,
-                "--port",
-                &port,
-                "--protocol",
-                protocol,
-            ],
-        )?;
+        let explained = agent.explained(&[path.as_str()], (from, to, *port, protocol))?;
         let decision = if *passed { "ALLOW" } else { "DENY" };
         assert_eq!(explained["decision"], decision, "{explained}");
         assert_eq!(explained["policy_matched"].is_null(), !passed, "{explained}");
@@ -327,7 +307,7 @@ fn what_is_exported_explained_and_tested_is_what_the_kernel_did() -> Result<()> 
     std::fs::create_dir_all(&tests)?;
     let file = tests.join("traffic.yaml");
     std::fs::write(&file, policy_test(&flows).to_string())?;
-    let tested = json_of(&agent, &["test", &path])?;
+    let tested = agent.policy_says(&["test", &path])?;
     assert_eq!(
         (&tested["passed"], &tested["failed"]),
         (&json!(6), &json!(0)),
@@ -346,7 +326,7 @@ fn what_is_exported_explained_and_tested_is_what_the_kernel_did() -> Result<()> 
     let after = cast.act_all()?;
     let differ = |flow: &&Flow| after.get(*flow) != flows.get(*flow);
     let changed: Vec<&Flow> = flows.keys().filter(differ).collect();
-    let told = json_of(&agent, &["diff", &before.display().to_string(), &path])?;
+    let told = agent.policy_says(&["diff", &before.display().to_string(), &path])?;
     let rows = told["flows"].as_array().context("flows")?;
     let end = |row: &Value, end: &str| row[end].as_str().unwrap_or_default().to_owned();
     let said: Vec<Flow> = rows

@@ -7,8 +7,12 @@ mod advance;
 mod canary;
 #[path = "rollout/churn.rs"]
 mod churn;
+#[path = "rollout/first_name.rs"]
+mod first_name;
 #[path = "rollout/in_cluster.rs"]
 mod in_cluster;
+#[path = "rollout/modes.rs"]
+mod modes;
 #[path = "rollout/require.rs"]
 mod require;
 #[path = "rollout/stops.rs"]

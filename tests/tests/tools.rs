@@ -4,6 +4,8 @@
 
 #[path = "tools/connectivity.rs"]
 mod connectivity;
+#[path = "tools/engine.rs"]
+mod engine;
 #[path = "tools/explain.rs"]
 mod explain;
 #[path = "tools/mounts.rs"]

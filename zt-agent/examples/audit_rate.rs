@@ -43,6 +43,7 @@ fn decision(number: u64, identities: u64, time: u64) -> Decision {
         latency: 400 + (random % 300) as u32,
         reason: if allowed { Reason::Rule } else { Reason::NoRule },
         proof: zt_common::proof::Proof::None,
+        omitted: false,
         allowed,
         enforced: true,
         inbound: false,

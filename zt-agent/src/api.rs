@@ -54,7 +54,7 @@ pub use self::guard::Guard;
 pub use self::health::{health_router, standby_router};
 pub use self::node::{
     AroundStatus, ControlError, DisputeStatus, HandshakeStatus, HookStatus, NodeControl, NodeStatus,
-    RootStatus, UnnamedStatus,
+    PathStatus, RootStatus, UnnamedStatus,
 };
 pub use self::problem::ApiProblem;
 pub use self::server::{
@@ -66,7 +66,8 @@ use crate::audit::pipeline::Intake;
 use crate::identity::spire::Health;
 use crate::metrics::Metrics;
 use crate::policy_dir::Editor;
-use crate::state::{Configured, Followers, PoliciesInForce, Snapshot, SourceStatus, StoppedNode};
+use crate::policy_follow::Copies;
+use crate::state::{Configured, Elsewhere, Followers, PoliciesInForce, Snapshot, SourceStatus};
 
 /// Replay and recommendation: each takes a processor, and the memory of all connections that it judges.
 const JUDGING: Room = Room {
@@ -107,6 +108,8 @@ pub struct Parts {
     pub editor: Editor,
     /// Where that is.
     pub kept: PolicyStore,
+    /// What was in force when the trail told of it, on disk.
+    pub told_policies: Copies,
     /// Where records are.
     pub store: Arc<Archive>,
     /// Where records go.
@@ -134,11 +137,11 @@ pub struct Parts {
     /// How it stands with the agents of other nodes, if they are spoken to.
     pub peers: Option<Arc<crate::peers::Health>>,
     /// What policy engines say in the cluster, where that keeps the policies.
-    pub stopped_elsewhere: Option<Box<StoppedElsewhere>>,
+    pub stopped_elsewhere: Option<Box<ToldElsewhere>>,
 }
 
-/// Nodes that stopped in the rollout of their own accord, each with the policy engine that says so.
-pub type StoppedElsewhere = dyn Fn() -> Vec<(String, StoppedNode)> + Send + Sync;
+/// What policy engines say of their nodes in the cluster: who stopped, who is silent, who is heard.
+pub type ToldElsewhere = dyn Fn() -> Elsewhere + Send + Sync;
 
 /// Where the policies in force are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -202,9 +205,21 @@ impl ApiState {
         }))
     }
 
-    /// How many nodes follow this agent, and how far they are.
+    /// How many nodes follow this agent, and how far they are. Whoever tells another engine by now follows that one.
     pub fn followers(&self) -> Followers {
+        self.nodes().leave_to_others(&self.told_elsewhere().heard);
         self.nodes().followers(&self.snapshot())
+    }
+
+    /// When a node said last what is in force there, in Unix nanoseconds.
+    pub fn node_heard(&self, node: &str) -> Option<i64> {
+        self.nodes().heard(node)
+    }
+
+    /// What policy engines say of their nodes in the cluster.
+    fn told_elsewhere(&self) -> Elsewhere {
+        let told = self.stopped_elsewhere.as_ref();
+        told.map_or_else(Elsewhere::default, |told| told())
     }
 
     fn nodes(&self) -> &nodes::Nodes {
@@ -262,7 +277,7 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(rollout::show))
         .routes(routes!(resume::resume))
         .routes(routes!(rules::rules))
-        .routes(routes!(judged::replay))
+        .routes(routes!(judged::replay, judged::candidate::replay_candidate))
         .routes(routes!(judged::recommend))
         .routes(routes!(audit::records))
         .routes(routes!(audit::graph))

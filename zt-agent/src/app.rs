@@ -17,6 +17,7 @@ mod input;
 mod memory;
 mod newly;
 mod node;
+mod paths;
 mod peers;
 mod reader;
 mod serving;
@@ -41,20 +42,23 @@ pub use crate::kernel::{ManagedRoot, Removal};
 use crate::kubernetes;
 use crate::metrics::Metrics;
 use crate::policy::PolicySet;
+use crate::policy_follow::Copies;
 use crate::problem::Problem;
 use crate::state;
 use crate::watch::Follower;
 
 pub use self::engine::run_engine;
 pub use self::error::AppError;
+pub use self::feed::engine_to_follow;
 
 use self::callers::Callers;
 use self::control::Handle;
 use self::feed::PolicyFeed;
 use self::input::Input;
 use self::node::{Command, Node, Parts};
+use self::paths::Paths;
 use self::peers::Peers;
-use self::reader::Reader;
+use self::reader::{Gathering, Reader};
 use self::serving::Endpoints;
 use self::signals::Signals;
 use self::trail::Trail;
@@ -115,6 +119,10 @@ pub async fn run(config: Config, sources: Sources, take_over: bool) -> Result<()
     let epochs = kernel.node_epochs();
     let (cgroups, sources, followers) =
         identities::open(&config, &mut input, &watcher, &metrics, epochs).await?;
+    let paths = Arc::new(Paths::new(
+        followers.peers.as_ref().map(Peers::health),
+        Arc::clone(&metrics),
+    ));
     let (by_hand, to_record) = mpsc::unbounded_channel();
     let recording = tokio::spawn(control::record(to_record, intake.clone(), commands.downgrade()));
     let parts = Parts {
@@ -130,6 +138,7 @@ pub async fn run(config: Config, sources: Sources, take_over: bool) -> Result<()
         snapshots: publisher,
         ready: ready_sender,
         newly: Arc::clone(&newly),
+        paths: Arc::clone(&paths),
     };
     let node = off_the_runtime(move || Node::start(parts, input.policies, sources, cgroups)).await?;
     let node = spawn_thread("zt-node", move || node.run(inbox))?;
@@ -139,7 +148,7 @@ pub async fn run(config: Config, sources: Sources, take_over: bool) -> Result<()
         intake.clone(),
         commands.clone(),
         stopping.clone(),
-        newly,
+        Gathering { newly, paths },
     );
     let reader = spawn_thread("zt-events", move || reader.run())?;
 
@@ -154,6 +163,7 @@ pub async fn run(config: Config, sources: Sources, take_over: bool) -> Result<()
         policies_in_force,
         editor,
         kept,
+        told_policies: Copies::beside(trail.store.local()),
         store: Arc::clone(&trail.store),
         intake,
         source: input.policy_feed.status(&metrics),

@@ -14,6 +14,7 @@ pub mod convert;
 pub mod decode;
 pub mod export;
 pub mod id;
+pub mod intent;
 pub mod join;
 pub mod names;
 pub mod ocsf;

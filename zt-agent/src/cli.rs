@@ -3,6 +3,7 @@
 //! files alone, with the very code that the agent runs.
 
 mod audit;
+mod behind;
 pub mod client;
 mod completions;
 mod decision;
@@ -37,6 +38,7 @@ use crate::demo::{self, ConnectivityArgs, DemoArgs, DemoProcess};
 
 pub use exit::{Exit, Failure, report};
 pub use output::{Format, Output};
+pub(crate) use rollout::why_stopped;
 
 /// Identity policy, enforced by the Linux kernel.
 #[derive(Debug, Parser)]

@@ -157,6 +157,10 @@ impl IdentitySource {
 pub struct Audit {
     /// `audit.dsn`: the database, `sqlite://` and an absolute path, or `postgres://`.
     pub dsn: String,
+    /// `audit.readDsn`: the same database with a login that reads; `None`: the one of [`Self::dsn`].
+    pub read_dsn: Option<String>,
+    /// `audit.maintainDsn`: the same database with a login that looks after the tables; `None`: the one of [`Self::dsn`].
+    pub maintain_dsn: Option<String>,
     /// `audit.spool`: the file in which records wait for `PostgreSQL`.
     pub spool: PathBuf,
     /// `audit.whenFull`: which records are lost when the spool is full.
@@ -285,6 +289,8 @@ impl Default for Config {
             },
             audit: Audit {
                 dsn: "sqlite:///var/lib/zt/audit.db".to_owned(),
+                read_dsn: None,
+                maintain_dsn: None,
                 spool: PathBuf::from("/var/lib/zt/spool.db"),
                 when_full: WhenFull::Oldest,
                 keys: None,

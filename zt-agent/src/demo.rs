@@ -15,6 +15,7 @@ mod cleanup;
 mod connectivity;
 mod error;
 mod files;
+mod ground;
 mod names;
 mod network;
 mod order;
@@ -33,8 +34,8 @@ use std::process::ExitStatus;
 use clap::{Args, Subcommand};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::cgroup;
 use crate::cli::Exit;
+use crate::kernel;
 use names::{Kind, Names};
 
 pub use connectivity::{ConnectivityArgs, connectivity};
@@ -110,15 +111,13 @@ fn failed(error: &DemoError) -> Exit {
     error.exit()
 }
 
-/// Where cgroup2 is mounted, if the demo can run here at all.
+/// Where cgroup2 is mounted, if the demo can run here at all. From here on it can.
 fn prerequisites() -> Result<PathBuf, DemoError> {
     if !nix::unistd::geteuid().is_root() {
         return Err(DemoError::NotRoot);
     }
-    if !network::ip_exists() {
-        return Err(DemoError::NoIp);
-    }
-    Ok(cgroup::mount_point()?)
+    kernel::check_privileges()?;
+    ground::prepare()
 }
 
 /// Removes everything when it goes out of scope: also after a panic.

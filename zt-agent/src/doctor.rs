@@ -8,11 +8,13 @@
 mod abilities;
 mod agent;
 mod clock;
+mod engine;
 mod files;
 mod finding;
 mod hooks;
 mod host;
 mod kubernetes;
+mod rollout;
 mod spire;
 mod store;
 
@@ -75,6 +77,7 @@ pub async fn examine(patient: &Patient, progress: &dyn Fn(&str)) -> Report {
     }
     if let Ok(status) = &status {
         findings.extend(agent::said(status));
+        findings.extend(rollout::look(&ask(config, "/v1/rollout").await));
     }
     let in_force = status
         .as_ref()
@@ -83,7 +86,8 @@ pub async fn examine(patient: &Patient, progress: &dyn Fn(&str)) -> Report {
     findings.push(files::policies(config, in_force));
     findings.push(files::identities(config));
     findings.extend(files::certificates(config, now / SECOND));
-    progress("asking SPIRE, Kubernetes and the database, where there are any");
+    progress("asking the policy engine, SPIRE, Kubernetes and the database, where there are any");
+    findings.push(engine::look(config, in_force).await);
     findings.extend(spire::look(config, pid, now / SECOND).await);
     findings.extend(kubernetes::look(config).await);
     findings.extend(store::look(config, now).await);

@@ -24,6 +24,7 @@ mod load;
 mod lock;
 mod log;
 mod mirror;
+pub mod netlink;
 pub mod netns;
 mod nodes;
 mod older;
@@ -235,7 +236,12 @@ impl Kernel {
         let modes = self.tables.prepare_modes(enforced, table.revision())?;
         let _urgent = Urgent::begin();
         self.tables.swap(&table, modes)?;
+        let revision = table.revision();
         self.table = Some(table);
+        // No program uses the old table any more.
+        if let Err(error) = self.tables.settle_modes(revision) {
+            tracing::warn!(%error, "modes that changed with the policy are not written as they are now: they hold, and are written with the next change");
+        }
         Ok(true)
     }
 

@@ -7,6 +7,7 @@ mod fingerprint;
 mod latency;
 mod node;
 mod nri;
+mod options;
 mod peers;
 mod pods;
 mod spire;
@@ -27,6 +28,8 @@ use self::decisions::Decisions;
 use self::latency::Latencies;
 pub use self::node::NodeEvent;
 use self::node::NodeEvents;
+pub use self::options::OptionLoss;
+use self::options::OptionLosses;
 use self::waits::Waits;
 use crate::audit::AuditRecord;
 use crate::audit::pipeline::{Stats, Tally};
@@ -84,6 +87,7 @@ pub struct Metrics {
     restored: AtomicU64,
     api_refusals: Mutex<BTreeMap<&'static str, u64>>,
     node: NodeEvents,
+    options: OptionLosses,
     stats: OnceLock<Arc<Stats>>,
     spool: OnceLock<(Arc<Account>, u64)>,
     kernel: OnceLock<Box<dyn KernelCounters>>,
@@ -194,6 +198,11 @@ impl Metrics {
     /// Counts what happened to the node thread.
     pub fn node_event(&self, event: NodeEvent, count: u64) {
         self.node.add(event, count);
+    }
+
+    /// An identity option did not arrive.
+    pub fn option_lost(&self, loss: OptionLoss) {
+        self.options.add(loss);
     }
 
     /// Identities come from this source.

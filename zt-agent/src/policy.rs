@@ -66,11 +66,13 @@ pub use operator::{
 pub use ports::PortRange;
 pub use problem::Problem;
 pub use recommend::{
-    Counted, MAX_ADDRESSES, Moment, RecommendError, Recommended, Unused, Wishes, recommend, unused,
+    Counted, MAX_ADDRESSES, Moment, RawCounted, RecommendError, Recommended, Unused, Wishes, recommend,
+    unused,
 };
 pub use rollout::{
     Armed, Canary, CanaryBy, DenialAction, DeniedEdge, Edge, EnforcementRollout, Guard, Instance, OnDenials,
-    Outcome as GuardOutcome, ROLLOUT_KIND, Refusals, Replica, Stage, StageMode, Stop, StopCause, WINDOW,
+    Outcome as GuardOutcome, ROLLOUT_KIND, Refusals, Replica, Stage, StageMode, Stop, StopCause, StopCounts,
+    WINDOW,
 };
 pub use rule_names::{RuleName, RuleNames};
 pub use schema::{GROUP, RESOURCES, collection_of, definitions, document_of, resource_of};

@@ -28,8 +28,8 @@ use crate::state::{Snapshot, SourceStatus};
 
 pub use self::edit::Kept;
 pub use self::known::Known;
-pub use self::report::{CountNodes, Reporter};
-pub use self::stopped::stopped_nodes;
+pub use self::report::{CountNodes, Hears, Reporter};
+pub use self::stopped::told_by_engines;
 
 /// How long a start waits for the API before it takes the copy on disk.
 const START_TIME: Duration = Duration::from_secs(5);

@@ -6,6 +6,8 @@
 //! came into force is kept on disk, for a start without the engine. A policy that the engine has not confirmed is called
 //! stale, and stays in force.
 
+mod ask;
+mod copies;
 pub(crate) mod copy;
 mod fetch;
 mod pace;
@@ -23,8 +25,10 @@ use tokio::time::{Instant, timeout};
 use crate::audit::clock;
 use crate::cli::client::EventStream;
 use crate::policy::{self, Document, PolicySet};
-use crate::state::{SOURCE_REFUSALS, Snapshot, SourceStatus};
+use crate::state::{REPORT_EVERY, SOURCE_REFUSALS, Snapshot, SourceStatus};
 
+pub use self::ask::{Answered, Asked, ask};
+pub use self::copies::Copies;
 pub use self::copy::COPY;
 pub use self::fetch::{FollowError, Tls};
 
@@ -39,8 +43,6 @@ const START_TIME: Duration = Duration::from_secs(5);
 const SILENCE: Duration = Duration::from_secs(16);
 /// How long a policy may take to come into force.
 const IN_FORCE_TIME: Duration = Duration::from_secs(30);
-/// How often the engine is told what is in force here.
-const REPORT_EVERY: Duration = Duration::from_secs(10);
 /// Behind one name there may be several engines, and the one that answers may not have yet what another announced.
 const CATCH_UP_TIME: Duration = Duration::from_secs(15);
 const CATCH_UP_PAUSE: Duration = Duration::from_millis(50);

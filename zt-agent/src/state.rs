@@ -22,7 +22,10 @@ use crate::policy::{AllowTable, PolicySet, Problem, Settings, Stop};
 use crate::spiffe_id::SpiffeId;
 
 pub use self::configured::Configured;
-pub use self::followers::{Followers, MOST_SELECTING, StoppedNode};
+pub use self::followers::{
+    Elsewhere, FORGET_AFTER, Followers, MISSED_AFTER, MOST_SELECTING, MissedNode, REPORT_EVERY, SILENT_AFTER,
+    StoppedNode,
+};
 pub use self::modes::NodeModes;
 pub use self::publisher::{InForce, PoliciesInForce, Publisher};
 pub use self::services::{Front, Fronts};

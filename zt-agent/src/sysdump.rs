@@ -93,7 +93,9 @@ pub async fn gather<W: Write>(order: &Order, to: W, progress: &dyn Fn(&str)) -> 
 /// else.
 fn secrets(config: &Config, file: &Path, pid: Option<u32>) -> Redactor {
     let mut redactor = Redactor::default();
-    redactor.learn_dsn(&config.audit.dsn);
+    for (_, dsn) in config.audit.dsns() {
+        redactor.learn_dsn(dsn);
+    }
     redactor.learn(&fs::read_to_string(file).unwrap_or_default());
     let own = std::env::vars_os();
     for (name, value) in own {

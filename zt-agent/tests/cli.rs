@@ -68,6 +68,50 @@ fn good_policy_is_summed_up() {
 }
 
 #[test]
+fn a_stage_that_selects_nobody_is_warned_of_where_a_file_has_all_workloads() {
+    let directory = policy_directory(POLICY);
+    let rollout = "apiVersion: zt.hanzo.ai/v1\nkind: EnforcementRollout\nmetadata: {name: r}\nspec:\n  stages:\n    \
+        - {name: one, identities: [spiffe://hanzo.ai/k8s/one]}\n    - {name: two, identities: [spiffe://hanzo.ai/k8s/two]}\n";
+    std::fs::write(directory.path().join("rollout.yaml"), rollout).expect("write");
+    let home = tempfile::tempdir().expect("tempdir");
+    let (file, workloads) = (home.path().join("agent.yaml"), home.path().join("workloads.yaml"));
+    let config = format!(
+        "managedCgroup: workloads\nidentity: {{source: file, file: {}}}\n",
+        shown(&workloads)
+    );
+    std::fs::write(&file, config).expect("write");
+    let warnings = || -> Value {
+        let policies = shown(directory.path());
+        let output = zt_agent(&[
+            "policy",
+            "check",
+            policies,
+            "--config",
+            shown(&file),
+            "-o",
+            "json",
+        ]);
+        let answer: Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+        assert_eq!(answer["valid"], true, "{answer}");
+        answer["warnings"].clone()
+    };
+    // Nobody says which workloads there are.
+    assert_eq!(warnings(), json!([]));
+    let one =
+        "workloads:\n  - {spiffe: spiffe://hanzo.ai/k8s/one, cgroup: workloads/one, addresses: [10.0.0.1]}\n";
+    for (text, wanted) in [
+        (one, "stage `two` selects nobody"),
+        ("workloads: 7\n", "is not known"),
+    ] {
+        std::fs::write(&workloads, text).expect("write");
+        let told = warnings();
+        let only = told.as_array().filter(|all| all.len() == 1);
+        let only = only.and_then(|all| all[0].as_str());
+        assert!(only.is_some_and(|only| only.contains(wanted)), "{told}");
+    }
+}
+
+#[test]
 fn bad_policy_is_64_with_every_place() {
     let directory = policy_directory(&POLICY.replace("5432", "0").replace("rules:", "rulez:\n  rules:"));
     let output = zt_agent(&["policy", "check", shown(directory.path())]);

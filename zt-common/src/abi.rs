@@ -9,7 +9,7 @@ mod nodes;
 mod sources;
 mod unnoted;
 
-pub use self::modes::{MODE_ENFORCE, MODE_OBSERVE, enforces, enforcing, mode_between};
+pub use self::modes::{MODE_ENFORCE, MODE_OBSERVE, enforces, enforcing, mode_between, settled};
 pub use self::nodes::{Homes, KeyId, MOST_HOMES, Node, NodeKey, ResidentKey, WITHIN};
 pub use self::sources::{SOURCE_LIFE, Source, SourceKey};
 pub use self::unnoted::Unnoted;
@@ -286,6 +286,8 @@ pub const CONNECTION_ELSEWHERE: u32 = 65_536;
 pub const CONNECTION_UNCOUNTED: u32 = 131_072;
 /// Its SYN is noted in `zt_sources`.
 pub const CONNECTION_NOTED: u32 = 262_144;
+/// Its SYN was repeated without the identity option, because nobody had answered those that bore it.
+pub const CONNECTION_OMITTED: u32 = 524_288;
 
 /// Key of `zt_flows` and `zt_denied_flows` (LRU): a UDP flow as one workload sees it.
 ///

@@ -71,8 +71,10 @@ pub struct DecisionEvent {
     pub flags: u8,
     /// Number of a [`crate::proof::Proof`].
     pub proof: u8,
+    /// 1 where the last SYN bore no identity option, because nobody had answered those that did.
+    pub omitted: u8,
     /// Always zero.
-    pub reserved: [u8; 5],
+    pub reserved: [u8; 4],
     /// Name of the task, NUL-padded, or zeros.
     pub comm: [u8; 16],
 }

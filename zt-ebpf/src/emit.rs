@@ -5,7 +5,8 @@ use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated as helper;
 use zt_common::ABI_VERSION;
 use zt_common::abi::{
-    CONNECTION_DENIED, CONNECTION_ENFORCED, CONNECTION_INBOUND, CONNECTION_IPV6, Connection,
+    CONNECTION_DENIED, CONNECTION_ENFORCED, CONNECTION_INBOUND, CONNECTION_IPV6, CONNECTION_OMITTED,
+    Connection,
 };
 use zt_common::address::Address;
 use zt_common::control::DIAGNOSTICS;
@@ -121,7 +122,8 @@ pub fn decision(decision: &Decision<'_>, verdict: &Verdict) {
         (*event).reason = verdict.reason as u8;
         (*event).flags = flags;
         (*event).proof = decision.proof as u8;
-        (*event).reserved = [0; 5];
+        (*event).omitted = 0;
+        (*event).reserved = [0; 4];
         (*event).comm = [0; 16];
         if decision.in_task {
             (*event).pid = (bpf_get_current_pid_tgid() >> 32) as u32;
@@ -273,7 +275,8 @@ pub extern "C" fn zt_told(cookie: u64, started: u64, connection: *const Connecti
         (*event).reason = connection.reason;
         (*event).flags = flags;
         (*event).proof = proof;
-        (*event).reserved = [0; 5];
+        (*event).omitted = u8::from(connection.flags & CONNECTION_OMITTED != 0);
+        (*event).reserved = [0; 4];
         (*event).comm = connection.comm;
     }
     slot.submit(if more & REFUSED_SOCKET != 0 {

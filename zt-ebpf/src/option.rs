@@ -10,8 +10,8 @@ use aya_ebpf::bindings::bpf_sock_ops;
 use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::programs::SockOpsContext;
 use zt_common::abi::{
-    CONNECTION_FRONT, CONNECTION_OFFERS, CONNECTION_RESENDS, CONNECTION_WRITES, Connection, SOCKET_KEEPS,
-    SOCKET_NOTED, SOCKET_WRITES, Socket,
+    CONNECTION_FRONT, CONNECTION_OFFERS, CONNECTION_OMITTED, CONNECTION_RESENDS, CONNECTION_WRITES,
+    Connection, SOCKET_KEEPS, SOCKET_NOTED, SOCKET_WRITES, Socket,
 };
 use zt_common::counter::Counter;
 use zt_common::handshake::{Bits, Caller, IdentityOption, Message, OPTION_BYTES, RETRANSMISSIONS};
@@ -112,12 +112,16 @@ fn reserve(ctx: &SockOpsContext) {
         }
         return;
     }
-    let (place, _) = place(ctx);
+    let (place, connection) = place(ctx);
     let wanted = match place {
         Place::Syn => {
             let omitted = is_late(ctx);
             if omitted {
                 emit::count(Counter::OptionsOmitted);
+                if !connection.is_null() {
+                    // SAFETY: checked above; the entry belongs to this socket, whose SYN this is.
+                    unsafe { (*connection).flags |= CONNECTION_OMITTED };
+                }
             }
             !omitted
         }
@@ -152,8 +156,8 @@ enum Place {
 }
 
 #[inline(always)]
-fn place(ctx: &SockOpsContext) -> (Place, *const Connection) {
-    const NONE: *const Connection = core::ptr::null();
+fn place(ctx: &SockOpsContext) -> (Place, *mut Connection) {
+    const NONE: *mut Connection = core::ptr::null_mut();
     let flags = ends::segment(ctx);
     let whole = ends::is_whole(ctx);
     if flags & SYN != 0 && flags & ACK != 0 {

@@ -34,7 +34,14 @@ fn variables_and_arguments_exist() -> Result<()> {
     // Those of the command line itself.
     const OTHERS: [&str; 3] = ["ZT_API", "ZT_CONFIG", "ZT_LOG"];
     let mut seen = 0;
-    for text in rendered(&["agent.auditSecret.name=zt-secrets"])?.into_values() {
+    let values = [
+        "agent.auditSecret.name=zt-secrets",
+        "agent.auditSecret.readKey=read",
+        "agent.auditSecret.maintainKey=maintain",
+        "engine.auditSecret.readKey=read",
+        "engine.auditSecret.maintainKey=maintain",
+    ];
+    for text in rendered(&values)?.into_values() {
         for name in text
             .lines()
             .filter_map(|line| line.trim().strip_prefix("- name: ZT_"))
@@ -55,7 +62,65 @@ fn variables_and_arguments_exist() -> Result<()> {
             seen += 1;
         }
     }
-    assert!(seen > 8, "{seen}");
+    assert!(seen > 12, "{seen}");
+    Ok(())
+}
+
+#[test]
+fn other_logins_are_other_keys_of_the_secret() -> Result<()> {
+    let key = |variable: &str, key: &str| {
+        format!(
+            "- name: {variable}\n              valueFrom:\n                secretKeyRef: {{name: zt-secrets, key: {key}}}\n"
+        )
+    };
+    let secret = "agent.auditSecret.name=zt-secrets";
+    let [one, three] = [
+        rendered(&[secret])?,
+        rendered(&[
+            secret,
+            "agent.auditSecret.readKey=read",
+            "agent.auditSecret.maintainKey=maintain",
+            "engine.auditSecret.readKey=read",
+            "engine.auditSecret.maintainKey=maintain",
+        ])?,
+    ];
+    for file in ["agent.yaml", "engine.yaml"] {
+        let write = key("ZT_AUDIT_DSN", "AUDIT_DATABASE_URL");
+        assert!(
+            one[file].contains(&write) && three[file].contains(&write),
+            "{file}"
+        );
+        for (variable, name) in [
+            ("ZT_AUDIT_READ_DSN", "read"),
+            ("ZT_AUDIT_MAINTAIN_DSN", "maintain"),
+        ] {
+            assert!(!one[file].contains(variable), "{file}");
+            assert!(three[file].contains(&key(variable, name)), "{}", three[file]);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn what_people_need_beside_it_comes_with_the_chart() -> Result<()> {
+    let without = rendered(&[])?;
+    assert!(
+        !without
+            .values()
+            .any(|text| text.contains("zt-dashboard") || text.contains("roles.sql: |"))
+    );
+    let files = rendered(&["metrics.dashboard.enabled=true", "databaseRoles=true"])?;
+    let dashboard = &files["metrics.yaml"];
+    // Where Grafana's sidecar looks for it.
+    assert!(
+        dashboard.contains("    grafana_dashboard: \"1\"\n"),
+        "{dashboard}"
+    );
+    let found: serde_json::Value = serde_json::from_str(&block(dashboard, "zt.json")?)?;
+    let wanted: serde_json::Value = serde_json::from_str(&read("deploy/grafana/zt.json")?)?;
+    assert_eq!(found, wanted);
+    let roles = block(&files["database.yaml"], "roles.sql")?;
+    assert_eq!(roles.trim_end(), read("deploy/postgres/roles.sql")?.trim_end());
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 use uuid::Uuid;
 use zt_agent::audit::chain::Head;
 use zt_agent::audit::postgres::{Maintainer, Reader, Writer};
-use zt_agent::audit::query::{Begins, Graph, GraphFilter, RuleHits, Traffic};
+use zt_agent::audit::query::{Begins, Fold, Graph, GraphFilter, RuleHits, Traffic};
 use zt_agent::audit::record::Timestamp;
 use zt_tests::entries::spread;
 use zt_tests::postgres::Server;
@@ -44,7 +44,10 @@ type Sums = (Graph, Traffic, RuleHits);
 async fn sums(reader: &Reader, filter: &GraphFilter) -> Sums {
     (
         reader.graph(filter).await.expect("a graph"),
-        reader.traffic(filter).await.expect("connections"),
+        reader
+            .traffic(filter, &Fold::nothing())
+            .await
+            .expect("connections"),
         reader.rules(filter, &Begins::default()).await.expect("hits"),
     )
 }

@@ -21,6 +21,8 @@ const DEADLINE: Duration = Duration::from_secs(120);
 async fn open(server: &Server, directory: &tempfile::TempDir) -> Archive {
     let settings = Settings {
         dsn: server.dsn("engine"),
+        read_dsn: None,
+        maintain_dsn: None,
         spool: directory.path().join("spool.db"),
         max_disk_bytes: 1 << 30,
         api_share: 100,

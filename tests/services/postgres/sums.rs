@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use zt_agent::audit::postgres::{Maintainer, PgError, Reader};
-use zt_agent::audit::query::{Begins, Filter, GraphFilter, HOUR, RuleHits, TooMuch};
+use zt_agent::audit::query::{Begins, Filter, Fold, GraphFilter, HOUR, RuleHits, TooMuch};
 use zt_agent::audit::record::Outcome;
 use zt_tests::postgres::Server;
 
@@ -67,7 +67,8 @@ async fn kinds_of_any_number_are_added_up_without_temporary_files() {
             let days = if u64::from(edge.port) <= FEW { 3 } else { 1 };
             assert_eq!((edge.allowed, edge.denied), (days, 0), "{kinds:?}: {edge:?}");
         }
-        let traffic = reader.traffic(&all).await.expect("connections");
+        let traffic = reader.traffic(&all, &Fold::nothing()).await;
+        let traffic = traffic.expect("connections");
         let seen: Vec<_> = traffic.seen.iter().map(|seen| &seen.edge).collect();
         assert_eq!(seen, graph.edges.iter().collect::<Vec<_>>(), "{kinds:?}");
         let rules: RuleHits = reader.rules(&all, &Begins::default()).await.expect("hits");
@@ -89,7 +90,8 @@ async fn what_is_too_much_is_not_added_up_to_its_end() {
     for (looked_at, most) in looked_at.iter_mut().zip([usize::MAX, 100]) {
         let before = blocks(&server).await;
         let reader = Reader::new(target(&server, "engine")).adding_up_at_most(5000);
-        let traffic = reader.traffic_up_to(&all, most).await;
+        let fold = Fold::nothing().at_most(most, usize::MAX);
+        let traffic = reader.traffic(&all, &fold).await;
         match traffic {
             Ok(traffic) => assert_eq!(traffic.seen.len() as u64, MANY),
             Err(PgError::TooMuch(TooMuch::Seen(100))) => assert_eq!(most, 100),

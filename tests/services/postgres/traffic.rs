@@ -2,14 +2,22 @@
 //! Recorded connections are the same from both stores, and those of the graph.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
-use zt_agent::audit::postgres::Reader;
-use zt_agent::audit::query::{GraphFilter, Seen};
-use zt_agent::audit::record::{Entry, Timestamp};
-use zt_agent::audit::sqlite::{self, Settings, Store};
+use uuid::Uuid;
+use zt_agent::audit::AuditRecord;
+use zt_agent::audit::chain::Head;
+use zt_agent::audit::postgres::{PgError, Reader, Writer};
+use zt_agent::audit::query::{Fold, GraphFilter, MAX_TOLD, Seen, TooMuch};
+use zt_agent::audit::record::{Entry, Kept, Timestamp, party};
+use zt_agent::audit::sqlite::{self, Store};
 use zt_agent::audit::store::Sink as _;
+use zt_agent::policy::{self, PolicySet, Settings};
+use zt_agent::traffic::{to_judge, to_recommend};
+use zt_tests::{Policy, TCP};
 
-use super::{maker, ship, target, today, with_tables};
+use super::{batches, maker, ship, target, today, with_tables};
 
 const HOUR: i64 = 3_600_000_000_000;
 
@@ -32,19 +40,7 @@ async fn recorded_connections_are_the_same_from_both_stores() {
     // Three days, so that shapes are in several of them.
     let start = today() - 48 * HOUR;
     let records = ship(&server, &maker(start, 60 * HOUR / 5000, 12), 5000).await;
-    let directory = tempfile::tempdir().unwrap();
-    let dsn = format!("sqlite://{}", directory.path().join("audit.db").display());
-    let store = Store::open(Settings {
-        dsn: dsn.clone(),
-        max_disk_bytes: 1 << 30,
-        retention_days: None,
-        keys: None,
-        sync: sqlite::Durability::default(),
-    });
-    let store = store.await.unwrap();
-    let entries: Vec<Entry> = records.iter().map(|kept| kept.entry.clone()).collect();
-    store.append(&entries, None).await.unwrap();
-    store.close().await.unwrap();
+    let (_directory, dsn) = file(&records).await;
 
     let reader = Reader::new(target(&server, "engine"));
     let at = |hours: i64| Some(Timestamp(start + hours * HOUR));
@@ -62,14 +58,16 @@ async fn recorded_connections_are_the_same_from_both_stores() {
             until,
             namespace,
         };
-        let from_server = reader.traffic(&filter).await.unwrap();
-        let from_file = sqlite::Reader::open(&dsn)
-            .await
-            .unwrap()
-            .traffic(&filter)
-            .await
-            .unwrap();
-        assert_eq!(from_server, from_file, "{filter:?}");
+        let from_server = reader.traffic(&filter, &Fold::nothing()).await.unwrap();
+        let mut from_file = sqlite::Reader::open(&dsn).await.unwrap();
+        let all = from_file.traffic(&filter, &Fold::nothing()).await.unwrap();
+        assert_eq!(from_server, all, "{filter:?}");
+        for fold in folds() {
+            let folded = reader.traffic(&filter, &fold).await.unwrap();
+            let all = from_file.traffic(&filter, &fold).await.unwrap();
+            assert_eq!(folded, all, "{filter:?} {fold:?}");
+            assert_eq!(by_ends(&folded.seen), by_ends(&from_server.seen), "{filter:?}");
+        }
         let graph = reader.graph(&filter).await.unwrap();
         let edges: BTreeMap<_, _> = graph
             .edges
@@ -87,9 +85,103 @@ async fn recorded_connections_are_the_same_from_both_stores() {
         assert!(
             addressed
                 .into_iter()
-                .all(|seen| seen.destination_address.is_some())
+                .all(|seen| seen.destination_addresses.count() == 1)
         );
     }
-    let all = reader.traffic(&GraphFilter::default()).await.unwrap();
-    assert!(!all.seen.is_empty());
+    let all = reader.traffic(&GraphFilter::default(), &Fold::nothing()).await;
+    assert!(!all.unwrap().seen.is_empty());
+}
+
+/// How a candidate has addresses read that names networks, and how a recommendation does.
+fn folds() -> [Fold; 2] {
+    let policy = Policy::new("networks")
+        .allow("a", "203.0.113.0/24", TCP, "443")
+        .allow("0.0.0.0/1", "a", TCP, "443");
+    let document = policy::Document {
+        file: "networks.yaml".to_owned(),
+        text: policy.text(),
+    };
+    let settings = Settings::default();
+    let set: PolicySet = policy::parse(&[document], &settings).expect("valid");
+    [to_judge(&set, &settings), to_recommend(&settings, false)]
+}
+
+/// A file with these records; its DSN.
+async fn file(records: &[Kept]) -> (tempfile::TempDir, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let dsn = format!("sqlite://{}", directory.path().join("audit.db").display());
+    let store = Store::open(sqlite::Settings {
+        dsn: dsn.clone(),
+        max_disk_bytes: 1 << 30,
+        retention_days: None,
+        keys: None,
+        sync: sqlite::Durability::default(),
+    });
+    let store = store.await.unwrap();
+    let entries: Vec<Entry> = records.iter().map(|kept| kept.entry.clone()).collect();
+    store.append(&entries, None).await.unwrap();
+    store.close().await.unwrap();
+    (directory, dsn)
+}
+
+/// Addresses that call an ingress: more than an answer over the API has connections.
+const CLIENTS: u32 = 20_500;
+
+/// Records of an ingress: one of each client.
+fn called() -> Vec<Kept> {
+    let maker = maker(today(), 1_000_000, 5);
+    let like = (0..1000).find_map(|number| match maker.single(number) {
+        Entry::Decision(record) if record.destination.spiffe_id.is_some() => Some(record),
+        _ => None,
+    });
+    let like = like.expect("most entries are decisions between workloads");
+    let mut head = Head::new(Uuid::from_u128(9));
+    let kept = |number: u32| {
+        let mut record: AuditRecord = like.clone();
+        record.id = maker.id(number.into());
+        record.timestamp = Timestamp(maker.start + maker.step * i64::from(number));
+        (record.source.spiffe_id, record.source.entity) = party(Arc::from("world"));
+        record.source.address = Some(IpAddr::from(Ipv4Addr::from_bits(0xcb00_0000 + number)));
+        let entry = Entry::Decision(record);
+        let link = Some(head.link(&entry));
+        Kept { entry, link }
+    };
+    (0..CLIENTS).map(kept).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_calls_from_the_world_is_one_in_both_stores() {
+    let server = with_tables().await;
+    let records = called();
+    let mut writer = Writer::new(target(&server, "node"));
+    for batch in batches(Uuid::from_u128(9), &records, 1000) {
+        assert!(writer.ship(&batch).await.expect("shipped"));
+    }
+    writer.close().await;
+    let (_directory, dsn) = file(&records).await;
+    let reader = Reader::new(target(&server, "engine"));
+    let mut from_file = sqlite::Reader::open(&dsn).await.unwrap();
+    let all = GraphFilter::default();
+    let fold = to_judge(&PolicySet::default(), &Settings::default());
+    // As an answer over the API is bounded, and by their number.
+    let fold = fold.at_most(1, CLIENTS as usize);
+    for traffic in [
+        reader.traffic(&all, &fold).await.expect("one"),
+        from_file.traffic(&all, &fold).await.expect("one"),
+    ] {
+        let [one] = traffic.seen.as_slice() else {
+            panic!("{} connections", traffic.seen.len())
+        };
+        let addresses = &one.source_addresses;
+        assert_eq!(
+            (addresses.count(), addresses.told().len()),
+            (u64::from(CLIENTS), MAX_TOLD)
+        );
+    }
+    let fewer = fold.at_most(1, CLIENTS as usize - 1);
+    let refused = reader.traffic(&all, &fewer).await;
+    assert!(
+        matches!(refused, Err(PgError::TooMuch(TooMuch::Addresses(_)))),
+        "{refused:?}"
+    );
 }

@@ -69,9 +69,19 @@ impl Watched {
             "what": what, "seconds": begun.elapsed().as_secs_f64(), "waiting": account.waiting(),
             "bytes": account.used_bytes(), "peak_bytes": self.peak_bytes, "lag_seconds": account.lag().as_secs_f64(),
             "looks": self.looks, "silent": self.silent, "losses": losses, "shipped": account.shipped_total(),
+            "memory": most_memory(),
         });
         println!("{line}");
     }
+}
+
+/// The most memory that this process has taken, in bytes; the most that there is where the kernel does not say. It is asked here: of a
+/// process that has ended, nobody else can tell any more.
+fn most_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.map_or(u64::MAX, |kib| kib << 10)
 }
 
 /// Whether the server still lacks something that was signed.

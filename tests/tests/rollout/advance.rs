@@ -148,3 +148,45 @@ fn what_a_stage_refuses_of_the_traffic_so_far_is_said_before() -> Result<()> {
     assert_eq!(of_server["flows"], 0, "{of_server}");
     Ok(())
 }
+
+#[test]
+fn what_the_last_stage_alone_refuses_of_the_traffic_so_far_is_said_before() -> Result<()> {
+    let mut scene = Scene::new("would-require")?;
+    let (mut server, mut chat) = (scene.workload("server")?, scene.workload("chat")?);
+    server.serve(any(80))?.local()?;
+    // Everybody reaches the server, which enforces already, and no rule names who does.
+    let policy = Policy::new("policy").allow("*", "server", zt_tests::TCP, "80");
+    let stages = json!([stage("server", "server"), { "name": "all", "requirePolicy": true }]);
+    let agent = scene
+        .agent(&policy)?
+        .mode("observe")
+        .policy("rollout.yaml", &rollout(Some("server"), &stages))?
+        .start()?;
+    for _ in 0..3 {
+        assert_eq!(chat.tcp(server.v4(80))?, "ok");
+    }
+    let refused = json_of(&agent, &["advance", "--dry-run"])?["would_refuse"].clone();
+    assert_eq!(
+        (
+            &refused["flows"],
+            &refused["connections"],
+            &refused["recorded_by"]
+        ),
+        (&json!(1), &json!(3), &json!("this_node")),
+        "{refused}"
+    );
+    assert_eq!(refused["edges"][0]["source"], spiffe("chat"));
+    let replay = agent.get("/v1/replay")?;
+    assert_eq!(
+        (&replay["stage"], &replay["denied"][0]["rule"]),
+        (&json!("all"), &json!("builtin/require-policy")),
+        "{replay}"
+    );
+    let shown = String::from_utf8(cli(&agent, &["advance"])?.stdout)?;
+    assert!(
+        shown.contains("recorded by this node, and no other: 3 connections, 1 different"),
+        "{shown}"
+    );
+    assert_eq!(chat.tcp(server.v4(80))?, "EPERM");
+    Ok(())
+}

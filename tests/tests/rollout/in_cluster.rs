@@ -3,6 +3,8 @@
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
+use zt_agent::audit::clock;
+use zt_agent::audit::record::Timestamp;
 use zt_agent::policy::{Document, Settings, parse};
 use zt_tests::agent::DEADLINE;
 use zt_tests::{Engine, KubeApi, Policy, Scene, http, spiffe, wait_for};
@@ -32,9 +34,8 @@ fn definition() -> Result<String> {
     Ok(set.rollout().context("a rollout")?.stages[0].digest())
 }
 
-#[test]
-fn who_takes_a_rollout_from_the_cluster_hears_which_nodes_stopped() -> Result<()> {
-    let mut scene = Scene::new("rollout-cluster")?;
+/// A cluster that keeps the rollout, and a policy about who is there.
+fn cluster(scene: &mut Scene) -> Result<KubeApi> {
     for name in ["chat", "iam"] {
         scene.workload(name)?;
     }
@@ -49,6 +50,13 @@ fn who_takes_a_rollout_from_the_cluster_hears_which_nodes_stopped() -> Result<()
         }),
     );
     api.put(ROLLOUTS, rollout());
+    Ok(api)
+}
+
+#[test]
+fn who_takes_a_rollout_from_the_cluster_hears_which_nodes_stopped() -> Result<()> {
+    let mut scene = Scene::new("rollout-cluster")?;
+    let api = cluster(&mut scene)?;
     let kubernetes = json!({ "kubeconfig": api.kubeconfig(scene.sandbox().directory())? });
     let agent = scene
         .agent(&Policy::new("not-read"))?
@@ -126,5 +134,88 @@ fn who_takes_a_rollout_from_the_cluster_hears_which_nodes_stopped() -> Result<()
     assert_eq!(json_of(&agent, &["advance"])?["to"], "iam");
     let object = api.get(ROLLOUTS, "", NAME).context("the rollout")?;
     assert_eq!(object["spec"]["stage"], "iam");
+    Ok(())
+}
+
+#[test]
+fn a_rollout_does_not_go_on_while_a_node_is_silent_that_nobody_hears() -> Result<()> {
+    let mut scene = Scene::new("rollout-silent")?;
+    let api = cluster(&mut scene)?;
+    let agent = scene
+        .agent(&Policy::new("not-read"))?
+        .mode("observe")
+        .config("policySource", json!("kubernetes"))
+        .config(
+            "kubernetes",
+            json!({ "kubeconfig": api.kubeconfig(scene.sandbox().directory())? }),
+        )
+        .start()?;
+    let now = clock::now();
+    let (reported, before) = (Timestamp(now), Timestamp(now - 300_000_000_000));
+    let missed = |node: &str| json!({ "node": node, "heard": before });
+    let said = |name: &str, field: &str, nodes: &[&str]| {
+        let nodes: Vec<Value> = nodes.iter().map(|node| missed(node)).collect();
+        let mut engine = json!({ "name": name, "nodes": 2, "nodesInForce": 0, "reported": reported });
+        engine[field] = nodes.into();
+        engine
+    };
+    // The second has gone over to another engine, which hears it.
+    let first = said("engine-1", "silent", &["worker-1", "worker-2"]);
+    let second = said("engine-2", "heard", &["worker-2"]);
+    let tell = |engines: &[&Value]| -> Result<()> {
+        let changed = api.edit(ROLLOUTS, "", NAME, |object| {
+            object["status"] = json!({ "engines": engines });
+        });
+        ensure!(changed, "the rollout");
+        Ok(())
+    };
+    tell(&[&first, &second])?;
+    let node = wait_for("the agent to hear it", DEADLINE, || {
+        let nodes = agent.get("/v1/rollout")?["nodes"].clone();
+        Ok(nodes
+            .as_array()
+            .filter(|nodes| nodes.len() == 1)
+            .map(|nodes| nodes[0].clone()))
+    })?;
+    assert_eq!(
+        (&node["node"], &node["state"], &node["in_force"], &node["engine"]),
+        (
+            &json!("worker-1"),
+            &json!("silent"),
+            &Value::Null,
+            &json!("engine-1")
+        )
+    );
+    let since = node["heard"].as_str().context("since when")?;
+    let error = error_of(&agent, &["advance"], 1)?;
+    ensure!(
+        error.contains(&format!("worker-1: since {since} by engine-1")) && !error.contains("worker-2"),
+        "{error}"
+    );
+    let failed = cli(&agent, &["status", "--fail"])?;
+    let shown = String::from_utf8(failed.stdout)?;
+    ensure!(
+        failed.status.code() == Some(1) && shown.contains("1: 1 silent"),
+        "{shown}"
+    );
+    let reached = || -> Result<Value> {
+        let object = api.get(ROLLOUTS, "", NAME).context("the rollout")?;
+        Ok(object["spec"]["stage"].clone())
+    };
+    assert_eq!(reached()?, "chat");
+
+    // Whoever is forgotten is in nobody's way; nor is anybody for who says so.
+    tell(&[&second])?;
+    wait_for("the agent to hear that", DEADLINE, || {
+        Ok((agent.get("/v1/rollout")?["nodes"] == json!([])).then_some(()))
+    })?;
+    assert_eq!(json_of(&agent, &["advance", "--dry-run"])?["to"], "iam");
+    tell(&[&first])?;
+    wait_for("the agent to hear both", DEADLINE, || {
+        let nodes = agent.get("/v1/rollout")?["nodes"].clone();
+        Ok(nodes.as_array().filter(|nodes| nodes.len() == 2).map(|_| ()))
+    })?;
+    assert_eq!(json_of(&agent, &["advance", "--force"])?["to"], "iam");
+    assert_eq!(reached()?, "iam");
     Ok(())
 }

@@ -85,6 +85,18 @@ fn a_node_goes_back_by_itself_and_stays_there_until_somebody_tries_again() -> Re
     assert_eq!(cli(&agent, &["status", "--fail"])?.status.code(), Some(1));
     let shown = String::from_utf8(cli(&agent, &["status"])?.stdout)?;
     assert!(shown.contains("5 different connections"), "{shown}");
+    let doctor = agent.command(&["doctor", "-o", "json"]).output()?;
+    let doctor: Value = serde_json::from_slice(&doctor.stdout)?;
+    let mut findings = doctor["findings"].as_array().context("findings")?.iter();
+    let finding = findings.find(|finding| finding["check"] == "agent.rollout");
+    let finding = finding.context("a finding")?;
+    assert_eq!(finding["status"], "warning", "{finding}");
+    assert!(
+        finding["found"]
+            .as_str()
+            .is_some_and(|found| found.contains("stopped at chat")),
+        "{finding}"
+    );
 
     // A restart changes nothing, nor does a document that goes on.
     agent.kill()?;

@@ -3,18 +3,23 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
+use zt_tests::contained::{granted, through};
 use zt_tests::{agent, cgroup, wait};
 
 #[path = "connectivity/broken.rs"]
 mod broken;
 
 const DEADLINE: Duration = Duration::from_secs(60);
+/// Of the tests in a container one looks at the mode of the root of the cgroups, which each changes for a moment.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// Everything on this machine that bears the name of the test of `pid`.
 fn remains(pid: u32) -> Result<Vec<PathBuf>> {
@@ -58,6 +63,10 @@ fn command(config: &str, arguments: &[&str]) -> Result<(tempfile::TempDir, Comma
 /// Runs it, and gives its report; nothing is left.
 fn report(config: &str) -> Result<Value> {
     let (_directory, mut command) = command(config, &["-o", "json"])?;
+    reported(&mut command)
+}
+
+fn reported(command: &mut Command) -> Result<Value> {
     let child = command.spawn()?;
     let pid = child.id();
     let output = child.wait_with_output()?;
@@ -77,6 +86,21 @@ fn results<'a>(report: &'a Value, check: &str) -> Vec<(&'a str, &'a str, &'a str
     rows.filter(|row| row["check"] == check)
         .map(|row| (text(row, "ip"), text(row, "protocol"), text(row, "result")))
         .collect()
+}
+
+/// The command as `kubectl exec` runs it in the agent's container: with no other program, with what the container has as capabilities,
+/// nowhere to write, and a part of the cgroups, which are read-only.
+fn contained(alone: &Command) -> Result<Command> {
+    let mut words = through(&granted()?)?.into_iter();
+    let mut command = Command::new(words.next().context("a program")?);
+    command.args(words);
+    command.args(["env", "PATH=/nonexistent", "TMPDIR=/var/tmp"]);
+    command.arg(alone.get_program()).args(alone.get_args());
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    Ok(command)
 }
 
 const BOTH: [(&str, &str, &str); 4] = [
@@ -127,8 +151,34 @@ fn what_the_configuration_leaves_out_is_not_tried() -> Result<()> {
 }
 
 #[test]
+fn in_the_container_of_the_agent_it_works_as_well() -> Result<()> {
+    let _alone = ONE_AT_A_TIME.lock();
+    let mount = cgroup::mount_point()?;
+    let mode = || Ok::<_, std::io::Error>(fs::metadata(&mount)?.permissions().mode());
+    let before = mode()?;
+    let (_directory, alone) = command("handshake: auto\n", &["-o", "json"])?;
+    let report = reported(&mut contained(&alone)?)?;
+    assert_eq!(report["passed"], true, "{report:#}");
+    for check in ["allow", "deny", "deny at the destination", "without the agent"] {
+        assert_eq!(results(&report, check), BOTH, "{check}: {report:#}");
+    }
+    // Of the directory that all cgroups are in, too, nothing is changed.
+    assert_eq!(mode()?, before);
+    Ok(())
+}
+
+#[test]
 fn nothing_is_left_even_when_it_is_killed() -> Result<()> {
-    let (_directory, mut command) = command("handshake: auto\n", &[])?;
+    let _alone = ONE_AT_A_TIME.lock();
+    let (_directory, alone) = command("handshake: auto\n", &[])?;
+    let contained = contained(&alone)?;
+    for command in [alone, contained] {
+        killed(command)?;
+    }
+    Ok(())
+}
+
+fn killed(mut command: Command) -> Result<()> {
     let mut child = command.spawn()?;
     let pid = child.id();
     let errors = child.stderr.take().context("a pipe")?;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `zt-agent policy explain` of what an agent has in force.
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use serde_json::{Value, json};
 use zt_tests::pair::{pair, policy};
 use zt_tests::{Agent, Party, UDP};
@@ -9,26 +9,7 @@ use zt_tests::{Agent, Party, UDP};
 /// What is explained of a flow between two parties, of the policies in force.
 fn explained(agent: &Agent, from: &str, to: &str, port: u16, protocol: &str) -> Result<Value> {
     let api = format!("unix://{}", agent.socket().display());
-    let port = port.to_string();
-    let arguments = [
-        "policy",
-        "explain",
-        "--from",
-        from,
-        "--to",
-        to,
-        "--port",
-        &port,
-        "--protocol",
-        protocol,
-        "--api",
-        &api,
-        "-o",
-        "json",
-    ];
-    let output = agent.command(&arguments).output()?;
-    ensure!(output.status.success(), "{output:?}");
-    Ok(serde_json::from_slice(&output.stdout)?)
+    agent.explained(&["--api", &api], (from, to, port.into(), protocol))
 }
 
 /// What is explained of the client's connections is what becomes of them.

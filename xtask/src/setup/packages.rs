@@ -43,7 +43,7 @@ impl Program {
 }
 
 pub(super) const PROGRAMS: [Program; 15] = [
-    Program::of("iproute2", "ip", "network namespaces of tests and demo"),
+    Program::of("iproute2", "ip", "network namespaces of tests"),
     Program::of("iproute2", "ss", "sockets of tests and demo"),
     Program::of("util-linux", "nsenter", "commands inside those namespaces"),
     Program::of("bpftool", "bpftool", "tests that look at the kernel from outside"),

@@ -9,7 +9,7 @@ use crate::workspace;
 
 const README: &str = "README.md";
 /// The pages whose statements name the tests that show them, as `file::test`.
-const EVIDENCE: [&str; 2] = ["docs/compliance.md", "docs/security.md"];
+const EVIDENCE: [&str; 3] = ["docs/compliance.md", "docs/handshake.md", "docs/security.md"];
 /// What the metrics library adds to a name: the unit, and the kind of sample.
 const SUFFIXES: [&str; 6] = ["_total", "_bucket", "_sum", "_count", "_seconds", "_bytes"];
 
@@ -51,6 +51,11 @@ pub(crate) fn check(files: &[SourceFile], help: &str) -> Vec<Finding> {
     match pages.iter().find(|page| page.path == README) {
         Some(readme) => findings.extend(check_commands(readme, help)),
         None => findings.push(Finding::new(README, 0, "is missing")),
+    }
+    for page in pages.iter().filter(|page| EVIDENCE.contains(&page.path.as_str())) {
+        for line in rows_without_test(&page.text) {
+            findings.push(Finding::new(&page.path, line, "the row names no test"));
+        }
     }
     for path in EVIDENCE {
         let page = pages.iter().find(|page| page.path == path);
@@ -174,12 +179,38 @@ fn kernel_names(line: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// What stands as `file::test` in a line.
+/// What stands as `file::test` in a line. An address may begin with colons.
 fn tests_named(line: &str) -> impl Iterator<Item = &str> {
     line.split('`')
         .skip(1)
         .step_by(2)
-        .filter(|code| code.contains("::"))
+        .filter(|code| code.find("::").is_some_and(|at| at > 0))
+}
+
+/// The cells of a row of a table.
+fn cells(line: &str) -> impl Iterator<Item = &str> {
+    line.trim().trim_matches('|').split('|').map(str::trim)
+}
+
+/// The lines, counted from 1, of tables with a column `test` whose rows name none there, nor say `none` and why.
+fn rows_without_test(text: &str) -> Vec<usize> {
+    let mut found = Vec::new();
+    let mut column = None;
+    let mut before = "";
+    for (number, line) in (1..).zip(text.lines()) {
+        if !line.starts_with('|') {
+            column = None;
+        } else if line.starts_with("|---") {
+            column = cells(before).position(|cell| cell == "test");
+        } else if let Some(column) = column {
+            let cell = cells(line).nth(column).unwrap_or_default();
+            if tests_named(cell).next().is_none() && !cell.starts_with("none: ") {
+                found.push(number);
+            }
+        }
+        before = line;
+    }
+    found
 }
 
 /// Whether a file of that name has such a test.
@@ -275,6 +306,10 @@ mod tests {
             tests_named(line).collect::<Vec<_>>(),
             ["flood::nobody_drowns", "one::two"]
         );
+        assert_eq!(tests_named("an address `::ffff:10.0.0.1`").next(), None);
+        let table = "| who | test |\n|---|---|\n| a | `flood::nobody_drowns` |\n| b | |\n| c | none: nobody can |\n\n\
+                     | who | |\n|---|---|\n| d | e |\n";
+        assert_eq!(rows_without_test(table), [4]);
         let files = [page("tests/tests/flood.rs", "fn nobody_drowns() {}")];
         assert!(is_test("flood::nobody_drowns", &files));
         assert!(!is_test("flood::nobody", &files) && !is_test("drought::nobody_drowns", &files));

@@ -207,7 +207,7 @@ async fn answered_within<T>(
         Ok(Err(error)) if error.is_too_much() => Err(ApiProblem::bad_request("too_much", error.to_string())),
         Ok(Err(error)) if error.is_forbidden() => {
             let detail = format!(
-                "this agent records for others and may not read what they keep: ask a policy engine, or an agent whose login in audit.dsn is a member of zt_audit_reader ({error})"
+                "this agent records for others and may not read what they keep: ask a policy engine, or an agent whose login in audit.dsn, or in audit.readDsn, is a member of zt_audit_reader ({error})"
             );
             Err(ApiProblem::new(StatusCode::CONFLICT, "audit_elsewhere", detail))
         }
@@ -243,7 +243,12 @@ mod tests {
         assert_eq!(told(slow).await, (503, "audit_slow".to_owned()));
         let slow = ArchiveError::from(PgError::Slow { seconds: 10 });
         assert_eq!(told(async { Err(slow) }).await, (503, "audit_slow".to_owned()));
-        for too_much in [TooMuch::Edges, TooMuch::Seen(1), TooMuch::Room] {
+        for too_much in [
+            TooMuch::Edges,
+            TooMuch::Seen(1),
+            TooMuch::Addresses(1),
+            TooMuch::Room,
+        ] {
             let error = ArchiveError::from(StoreError::from(too_much));
             assert_eq!(told(async { Err(error) }).await, (400, "too_much".to_owned()));
         }

@@ -6,8 +6,14 @@
 //! changed here (with an editor, by another engine that shares the directory, by the engine that is followed) is
 //! recorded by [`record`], which takes one after the other what the single writer put in force, as that of whom it came
 //! from. So that nothing is recorded twice, callers announce beforehand which policy will be theirs, by its digest.
+//!
+//! A change over the API is noted on disk before it is made, with its caller, and what is in force is kept: so a change has its
+//! author and its difference also where the agent ended before it was recorded, or was not there ([`start`]).
 
+mod intent;
+mod kept;
 mod noted;
+mod start;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,6 +21,7 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, watch};
 
+pub(super) use self::intent::{Left, forget, intend, left};
 pub(super) use self::noted::Noted;
 use super::recorded::{MAX_WAIT, Unrecorded, recorded};
 use super::{ApiState, PolicyStore};
@@ -50,6 +57,18 @@ struct Announcement {
     /// The policy's digest as it will be; `None` where it will be gone.
     wanted: Option<String>,
     caller: Arc<str>,
+    /// It comes into force some time, and is recorded by then.
+    left: bool,
+}
+
+/// What of a change was announced.
+struct Taken {
+    /// Whose it is.
+    callers: Vec<Arc<str>>,
+    /// The policies that somebody else changed.
+    others: Vec<String>,
+    /// All of it was left: nobody records it when it comes into force.
+    is_left: bool,
 }
 
 /// A change that was announced. Dropping it takes the announcement back.
@@ -70,6 +89,7 @@ impl Changes {
         let announcement = Announcement {
             wanted: wanted.map(str::to_owned),
             caller: Arc::clone(caller),
+            left: false,
         };
         self.announced().insert(name.to_owned(), announcement);
         Announced {
@@ -82,8 +102,8 @@ impl Changes {
         self.announced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whose announced changes are between these two; and whether somebody changed more than that.
-    fn take(&self, before: &PolicySet, after: &PolicySet) -> (Vec<Arc<str>>, bool) {
+    /// Whose announced changes are between these two, and what somebody changed besides.
+    fn take(&self, before: &PolicySet, after: &PolicySet) -> Taken {
         let digests = |set: &PolicySet| -> BTreeMap<String, String> {
             let all = set.all().iter();
             all.map(|policy| (policy.name().to_owned(), policy.digest().to_owned()))
@@ -92,8 +112,11 @@ impl Changes {
         let (before, after) = (digests(before), digests(after));
         let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
         let mut announced = self.announced();
-        let mut callers = Vec::new();
-        let mut more = false;
+        let mut taken = Taken {
+            callers: Vec::new(),
+            others: Vec::new(),
+            is_left: true,
+        };
         for name in names
             .into_iter()
             .filter(|name| before.get(*name) != after.get(*name))
@@ -102,10 +125,15 @@ impl Changes {
                 .get(name)
                 .is_some_and(|one| one.wanted.as_ref() == after.get(name));
             let announcement = if theirs { announced.remove(name) } else { None };
-            more |= announcement.is_none();
-            callers.extend(announcement.map(|announcement| announcement.caller));
+            match announcement {
+                Some(announcement) => {
+                    taken.callers.push(announcement.caller);
+                    taken.is_left &= announcement.left;
+                }
+                None => taken.others.push(name.clone()),
+            }
         }
-        (callers, more)
+        taken
     }
 
     /// When policies came into force in this run, as far as [`record`] has seen it.
@@ -151,7 +179,12 @@ impl Announced<'_> {
 
     /// Leaves the announcement: the change will come into force some time.
     pub(super) fn leave(mut self) {
-        self.name = None;
+        let name = self.name.take();
+        if let Some(name) = name
+            && let Some(left) = self.changes.announced().get_mut(&name)
+        {
+            left.left = true;
+        }
     }
 }
 
@@ -174,7 +207,7 @@ pub async fn record(state: ApiState) {
     });
     state.changes().note(Noted::begin);
     // Before anybody's change of it is recorded.
-    found_at_start(&state, &first).await;
+    start::found(&state, &first).await;
     state.changes().has_seen(first.revision);
     let mut before: Arc<PolicySet> = first.policies;
     loop {
@@ -199,57 +232,40 @@ async fn came_into_force(state: &ApiState, before: &PolicySet, now: &InForce) {
     if now.policies.digest() == before.digest() {
         return;
     }
+    // Before the trail tells of it: by what it told last, the next start finds what this was.
+    kept::keep(state, &now.policies, Some(before.digest())).await;
     let changes = state.changes();
     changes.note(|noted, at| noted.changed(before, &now.policies, at));
-    let (callers, more) = changes.take(before, &now.policies);
-    if !more {
-        came_late(state, now.policies.digest()).await;
+    let taken = changes.take(before, &now.policies);
+    if taken.others.is_empty() {
+        if taken.is_left && !taken.callers.is_empty() {
+            // Told before, whatever other documents were not valid by then and are what they were again.
+            told(state, now.policies.digest()).await;
+        } else {
+            came_late(state, now.policies.digest()).await;
+        }
         return;
     }
     // What came into force at once may have been changed by several.
     let from = came_from(state);
-    let all = std::iter::once(from.as_str()).chain(callers.iter().map(|caller| &**caller));
+    let all = std::iter::once(from.as_str()).chain(taken.callers.iter().map(|caller| &**caller));
     let caller: Arc<str> = all.collect::<Vec<_>>().join(", ").into();
-    let event = event(before, &now.policies, &caller, now.revision, true);
+    let begun = intent::begun_here(state, (before, &now.policies), &taken.others).await;
+    let mut change = policy_change(before, &now.policies, &caller, now.revision, true);
+    change.begun = begun.iter().map(|(_, intent)| intent.clone()).collect();
     // It has happened: a trail that does not take it is the recorder's to count and to tell.
-    if state.intake.hand_over(vec![event]).await.is_err() {
+    let event = ApiEvent::PolicyChanged(change);
+    if let Ok(stored) = state.intake.hand_over(vec![event]).await {
+        intent::once_stored(state, stored, (Vec::new(), begun));
+    } else {
         tracing::error!("a change of policy could not be recorded: the agent is stopping");
     }
 }
 
-/// Records that the policy in force is another than the trail told last: it was changed while no agent ran here. Between
-/// which statements the difference lies is not known, for only the digest of the one before was kept.
-async fn found_at_start(state: &ApiState, first: &InForce) {
-    let now = first.policies.digest();
-    let told = match state.store.policy_told().await {
-        Ok(Some(_)) if came_late(state, now).await => return,
-        Ok(Some(told)) if told != now => told,
-        Ok(Some(_)) => return,
-        Ok(None) => {
-            if let Err(error) = state.store.note_policy(now).await {
-                tracing::error!(%error, "the policy that the trail begins with could not be noted");
-            }
-            return;
-        }
-        Err(error) => {
-            state.changes().note(Noted::any_changed);
-            tracing::error!(%error, "whether policy was changed while no agent ran cannot be told");
-            return;
-        }
-    };
-    state.changes().note(Noted::any_changed);
-    let caller: Arc<str> = format!("{}, found at start", came_from(state)).into();
-    tracing::info!(%caller, from = told, to = now, "policy was changed while no agent ran");
-    let change = ApiEvent::PolicyChanged(PolicyChange {
-        caller,
-        from: Some(told.into()),
-        to: now.into(),
-        diff: serde_json::Value::Null,
-        revision: first.revision,
-        in_force: true,
-    });
-    if state.intake.hand_over(vec![change]).await.is_err() {
-        tracing::error!("a change of policy could not be recorded: the agent is stopping");
+/// Notes that the policy in force is told.
+async fn told(state: &ApiState, now: &str) {
+    if let Err(error) = state.store.note_policy(now).await {
+        tracing::error!(%error, "a change of policy that came into force late may be recorded twice");
     }
 }
 
@@ -272,8 +288,8 @@ async fn came_late(state: &ApiState, now: &str) -> bool {
 }
 
 /// Notes that a recorded change will come into force some time: it is not found as another one then.
-pub(super) async fn will_come(state: &ApiState, plan: &Plan) {
-    if let Err(error) = state.store.note_late(plan.after.digest()).await {
+pub(super) async fn will_come(state: &ApiState, to: &str) {
+    if let Err(error) = state.store.note_late(to).await {
         tracing::error!(%error, "a change of policy that comes into force late may be recorded twice");
     }
 }
@@ -294,30 +310,31 @@ pub(super) async fn made(
     in_force: bool,
     caller: &Arc<str>,
 ) -> Result<(), Unrecorded> {
-    let event = event(&plan.before, &plan.after, caller, revision, in_force);
-    recorded(state, vec![event], MAX_WAIT).await
+    let change = policy_change(&plan.before, &plan.after, caller, revision, in_force);
+    recorded(state, vec![ApiEvent::PolicyChanged(change)], MAX_WAIT).await
 }
 
-fn event(
+fn policy_change(
     before: &PolicySet,
     after: &PolicySet,
     caller: &Arc<str>,
     revision: u64,
     in_force: bool,
-) -> ApiEvent {
+) -> PolicyChange {
     let diff = after.diff_from(before);
     tracing::info!(
         %caller, from = diff.from, to = diff.to, revision, in_force,
         added = diff.added.len(), removed = diff.removed.len(), "policy changed"
     );
-    ApiEvent::PolicyChanged(PolicyChange {
+    PolicyChange {
         caller: Arc::clone(caller),
         from: Some(Arc::from(diff.from.as_str())),
         to: Arc::from(diff.to.as_str()),
         diff: recorded_diff(diff),
         revision,
         in_force,
-    })
+        begun: Vec::new(),
+    }
 }
 
 /// The difference as it is recorded: a change of a whole policy must not become a record of megabytes.

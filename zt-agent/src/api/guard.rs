@@ -157,7 +157,8 @@ fn act_of(method: &Method, path: &str) -> Act {
         (&Method::POST, "/v1/evaluate") | (&Method::GET, "/openapi.json") => Act::Evaluate,
         (&Method::GET | &Method::HEAD, "/v1/policies" | "/v1/revisions/stream") => Act::Follow,
         (&Method::PUT, path) if path.starts_with("/v1/nodes/") => Act::Report,
-        (&Method::GET | &Method::HEAD, _) => Act::Read,
+        // What is sent there is judged, and changes nothing.
+        (&Method::GET | &Method::HEAD, _) | (&Method::POST, "/v1/replay") => Act::Read,
         _ => Act::Change,
     }
 }

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `GET /v1/replay` and `GET /v1/recommend`: recorded connections, and the policy in force or one that is not there yet.
+//! `/v1/replay` and `/v1/recommend`: recorded connections, and the policy in force or one that is not there yet.
 //!
-//! Both are what the commands of the same names do, with the policy of this moment. They take memory and a processor, so that
-//! one is answered at a time, and a few wait.
+//! They are what the commands of the same names do. They take memory and a processor, so that one is answered at a time, and
+//! a few wait.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+mod ahead;
+mod answer;
+mod behind;
+pub(super) mod candidate;
+
+use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::extract::{Extension, State};
@@ -13,20 +17,21 @@ use axum::http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use self::ahead::Ahead;
+use self::answer::{RecordedBy, Replay};
 use super::audit::{answered, settled};
 use super::problem::{ApiProblem, Details};
 use super::query::{Given, Parameters};
 use super::{ApiState, Caller};
-use crate::audit::query::{GraphFilter, MAX_ANSWERED};
-use crate::audit::record::Timestamp;
+use crate::audit::query::{Fold, GraphFilter, MAX_ADDRESSES_ANSWERED, MAX_ANSWERED};
 use crate::policy::{self, RecommendError, Wishes};
 use crate::state::Snapshot;
-use crate::traffic::{self, Change, Range, Replayed, WouldDeny};
+use crate::traffic::{self, Range};
 
 /// Most rows of each list of an answer; how many there are is said beside it.
 const MAX_ROWS: usize = 1000;
 
-/// The query of both.
+/// The query of all.
 #[derive(utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "describes what `filter` reads")]
@@ -39,118 +44,35 @@ struct RangeQuery {
     namespace: Option<String>,
 }
 
+/// The query of what is judged by the policy in force.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "describes what `replay` reads")]
+struct StageQuery {
+    /// The stage of the rollout in force as at which `would_deny` is judged, instead of the next one
+    stage: Option<String>,
+}
+
 fn filter(given: Given) -> Result<GraphFilter, ApiProblem> {
     let mut given = Parameters::new(given.0, &["since", "until", "namespace"]);
-    let (since, until) = given.span();
-    let filter = GraphFilter {
-        namespace: given.text("namespace"),
-        ..GraphFilter::since(since, until)
-    };
+    let filter = of_range(&mut given);
     given.finish()?;
     Ok(filter)
 }
 
-/// What the policy in force makes of recorded connections.
-#[derive(Serialize, ToSchema)]
-pub(super) struct Replay {
-    /// Revision in force.
-    revision: u64,
-    /// Different connections that were looked at.
-    flows: u64,
-    /// All of them.
-    connections: u64,
-    /// Those that went through and that the policy in force denies: what enforcing would refuse now.
-    would_deny: Sum,
-    /// What was allowed is denied now.
-    newly_denied: Sum,
-    /// What was allowed must prove who it is now.
-    needs_proof: Sum,
-    /// What was denied is allowed now.
-    newly_allowed: Sum,
-    /// What cannot be said from what is recorded.
-    undecided: Sum,
-    /// Connections that were decided for another reason than policy, by that reason.
-    left_out: BTreeMap<String, u64>,
-    /// The connections of `would_deny`, the most frequent first, at most 1000.
-    denied: Vec<Judged>,
-    /// The connections of the others, at most 1000.
-    changes: Vec<Changed>,
-}
-
-/// How many.
-#[derive(Serialize, ToSchema)]
-#[schema(as = ReplaySum)]
-struct Sum {
-    /// Different ones.
-    flows: usize,
-    /// All.
-    connections: u64,
-}
-
-/// Connections of one kind, and what the policy in force says of them.
-#[derive(Serialize, ToSchema)]
-#[schema(as = ReplayJudged)]
-struct Judged {
-    /// SPIFFE ID or entity.
-    source: String,
-    /// SPIFFE ID or entity.
-    destination: String,
-    /// Target port.
-    port: u16,
-    /// IP protocol.
-    protocol: String,
-    /// The rule that decides; null where none does.
-    #[schema(required = true)]
-    rule: Option<String>,
-    /// Why.
-    reason: String,
-    /// How many; of those that would be denied, how many went through.
-    connections: u64,
-    /// The first.
-    #[schema(value_type = String)]
-    first_seen: Timestamp,
-    /// The last.
-    #[schema(value_type = String)]
-    last_seen: Timestamp,
-}
-
-impl From<WouldDeny<'_>> for Judged {
-    fn from(one: WouldDeny<'_>) -> Self {
-        let (recorded, span) = (one.recorded, one.recorded.passed_span());
-        Self {
-            source: recorded.source.clone(),
-            destination: recorded.destination.clone(),
-            port: recorded.port,
-            protocol: recorded.protocol.clone(),
-            rule: one.rule,
-            reason: one.reason.to_owned(),
-            connections: recorded.passed(false),
-            first_seen: span.first,
-            last_seen: span.last,
-        }
+fn of_range(given: &mut Parameters) -> GraphFilter {
+    let (since, until) = given.span();
+    GraphFilter {
+        namespace: given.text("namespace"),
+        ..GraphFilter::since(since, until)
     }
 }
 
-/// Connections of which the policy in force says something else than was said.
-#[derive(Serialize, ToSchema)]
-#[schema(as = ReplayChange)]
-struct Changed {
-    /// `newly_denied`, `needs_proof`, `newly_allowed` or `undecided`.
-    #[schema(value_type = String)]
-    change: Change,
-    /// Which they are, and what is said of them now.
-    #[serde(flatten)]
-    judged: Judged,
-    /// Of ends without a name of their own.
-    #[schema(value_type = Vec<String>)]
-    addresses: BTreeSet<IpAddr>,
-}
-
 /// Judges recorded connections by the policy in force.
-#[utoipa::path(get, path = "/v1/replay", tag = "policies", params(RangeQuery), responses(
-    (status = 200, description = "What the policy in force makes of them, as `zt-agent policy replay` says of a candidate", body = Replay),
+#[utoipa::path(get, path = "/v1/replay", tag = "policies", params(RangeQuery, StageQuery), responses(
+    (status = 200, description = "What the policy in force makes of them, and what it would deny of those that went through, as at the rollout's next stage", body = Replay),
     (status = 404, description = "No connections of that range are recorded (`nothing_recorded`): there is nothing to judge by", body = Details, content_type = "application/problem+json"),
-    (status = "4XX", description = "The request is not valid, or there are more than 20,000 different connections, or they take more room than the server gives to a question (`too_much`): narrow it by time or namespace", body = Details, content_type = "application/problem+json"),
+    (status = "4XX", description = "The request is not valid, or there are more than 20,000 different connections, or more than 1,000,000 counts of their single addresses, or they take more room than the server gives to a question (`too_much`): narrow it by time or namespace", body = Details, content_type = "application/problem+json"),
     (status = 503, description = "The store does not answer, or too many wait for such an answer (`busy`, with `Retry-After`)", body = Details, content_type = "application/problem+json"),
 ))]
 pub(super) async fn replay(
@@ -158,8 +80,14 @@ pub(super) async fn replay(
     Extension(caller): Extension<Caller>,
     given: Given,
 ) -> Result<Json<Replay>, ApiProblem> {
-    let filter = filter(given)?;
-    let answer = judged(state, &caller, filter, |range, snapshot| {
+    let mut given = Parameters::new(given.0, &["since", "until", "namespace", "stage"]);
+    let (filter, stage) = (of_range(&mut given), given.text("stage"));
+    given.finish()?;
+    // Nothing is read for a stage that there is not.
+    Ahead::of(&state.snapshot(), stage.as_deref())?;
+    let recorded_by = RecordedBy::of(&state.store);
+    let fold = |snapshot: &Snapshot| traffic::to_judge(&snapshot.policies, &snapshot.settings);
+    let answer = judged(state, &caller, (filter, fold), move |range, snapshot| {
         let table = policy::compile(
             &snapshot.policies,
             &range.workloads(),
@@ -167,52 +95,13 @@ pub(super) async fn replay(
             snapshot.revision,
         );
         let table = table.map_err(|error| uncompiled(&error))?;
-        let replayed = Replayed::of(range, &table);
-        let denied = traffic::would_deny(range, &table);
-        let sum = |change| {
-            let (flows, connections) = replayed.sum(change);
-            Sum { flows, connections }
-        };
-        Ok(Replay {
-            revision: snapshot.revision,
-            flows: replayed.flows,
-            connections: replayed.connections,
-            would_deny: Sum {
-                flows: denied.len(),
-                connections: denied
-                    .iter()
-                    .fold(0_u64, |sum, one| sum.saturating_add(one.recorded.passed(false))),
-            },
-            newly_denied: sum(Change::NewlyDenied),
-            needs_proof: sum(Change::NeedsProof),
-            newly_allowed: sum(Change::NewlyAllowed),
-            undecided: sum(Change::Undecided),
-            left_out: range.left_out.clone(),
-            denied: denied.into_iter().take(MAX_ROWS).map(Judged::from).collect(),
-            changes: changes(replayed),
-        })
+        let mut replay = Replay::of(range, &table, snapshot.revision, recorded_by);
+        if let Some(ahead) = Ahead::of(snapshot, stage.as_deref())? {
+            ahead.look(&mut replay, (range, &table), snapshot)?;
+        }
+        Ok(replay)
     });
     answer.await.map(Json)
-}
-
-fn changes(replayed: Replayed) -> Vec<Changed> {
-    let rows = replayed.rows.into_iter().take(MAX_ROWS);
-    rows.map(|(row, times)| Changed {
-        change: row.change,
-        judged: Judged {
-            source: row.source,
-            destination: row.destination,
-            port: row.port,
-            protocol: row.protocol,
-            rule: row.rule,
-            reason: row.reason,
-            connections: times.connections,
-            first_seen: times.first_seen,
-            last_seen: times.last_seen,
-        },
-        addresses: times.addresses,
-    })
-    .collect()
 }
 
 /// A policy that would allow what was recorded.
@@ -245,7 +134,7 @@ struct Unsaid {
 #[utoipa::path(get, path = "/v1/recommend", tag = "policies", params(RangeQuery), responses(
     (status = 200, description = "The policy that `zt-agent policy recommend` prints. Read it before you put it in force: it allows what happened, wanted or not", body = Recommendation),
     (status = 404, description = "No connections of that range are recorded (`nothing_recorded`), or none of them went through (`nothing_passed`): a policy for that would deny all", body = Details, content_type = "application/problem+json"),
-    (status = "4XX", description = "The request is not valid, or there are more than 20,000 different connections, or they take more room than the server gives to a question (`too_much`): narrow it by time or namespace", body = Details, content_type = "application/problem+json"),
+    (status = "4XX", description = "The request is not valid, or there are more than 20,000 different connections, or more than 1,000,000 counts of their single addresses, or they take more room than the server gives to a question (`too_much`): narrow it by time or namespace", body = Details, content_type = "application/problem+json"),
     (status = 503, description = "The store does not answer, or too many wait for such an answer (`busy`, with `Retry-After`)", body = Details, content_type = "application/problem+json"),
 ))]
 pub(super) async fn recommend(
@@ -254,7 +143,8 @@ pub(super) async fn recommend(
     given: Given,
 ) -> Result<Json<Recommendation>, ApiProblem> {
     let filter = filter(given)?;
-    let answer = judged(state, &caller, filter, |range, snapshot| {
+    let fold = |snapshot: &Snapshot| traffic::to_recommend(&snapshot.settings, false);
+    let answer = judged(state, &caller, (filter, fold), |range, snapshot| {
         let wishes = Wishes {
             name: "recommended".to_owned(),
             patterns: Vec::new(),
@@ -289,31 +179,48 @@ fn uncompiled(error: &policy::CompileError) -> ApiProblem {
     ApiProblem::unavailable("policy_not_compiled", error.to_string())
 }
 
-/// Reads the connections of a range, and has them judged where that keeps nobody else waiting.
+/// Reads the connections of a range and has them judged, when it is the caller's turn. `fold` says which addresses are one.
 async fn judged<T: Send + 'static>(
     state: ApiState,
     caller: &Caller,
-    filter: GraphFilter,
+    (filter, fold): (GraphFilter, impl FnOnce(&Snapshot) -> Fold + Send + 'static),
     judge: impl FnOnce(&Range, &Snapshot) -> Result<T, ApiProblem> + Send + 'static,
 ) -> Result<T, ApiProblem> {
     let turn = state.judging().take(&caller.account).await?;
-    let answer = async move {
-        settled(&state).await;
-        let traffic = answered(state.store.traffic(&filter, MAX_ANSWERED)).await?;
-        let snapshot = state.snapshot();
-        let judged = tokio::task::spawn_blocking(move || {
-            let range = Range::from(traffic);
-            match range.nothing(&filter) {
-                Some(why) => Err(ApiProblem::new(StatusCode::NOT_FOUND, "nothing_recorded", why)),
-                None => judge(&range, &snapshot),
-            }
-        });
-        judged.await.unwrap_or_else(|_| {
-            Err(ApiProblem::unavailable(
-                "not_judged",
-                "judging what is recorded broke off: see the agent's log",
-            ))
-        })
-    };
-    turn.spent_on(answer).await
+    turn.spent_on(judged_in_turn(state, (filter, fold), judge)).await
+}
+
+/// The same for whose turn it is.
+async fn judged_in_turn<T: Send + 'static>(
+    state: ApiState,
+    (filter, fold): (GraphFilter, impl FnOnce(&Snapshot) -> Fold + Send + 'static),
+    judge: impl FnOnce(&Range, &Snapshot) -> Result<T, ApiProblem> + Send + 'static,
+) -> Result<T, ApiProblem> {
+    settled(&state).await;
+    let snapshot = state.snapshot();
+    let fold = fold(&snapshot).at_most(MAX_ANSWERED, MAX_ADDRESSES_ANSWERED);
+    let traffic = answered(state.store.traffic(&filter, &fold)).await?;
+    apart(move || {
+        let mut range = Range::from(traffic);
+        if range.has_unknown_services() {
+            range.look_behind(&behind::services(&snapshot.fronts));
+        }
+        match range.nothing(&filter) {
+            Some(why) => Err(ApiProblem::new(StatusCode::NOT_FOUND, "nothing_recorded", why)),
+            None => judge(&range, &snapshot),
+        }
+    })
+    .await
+}
+
+/// Works something out where that keeps nobody else waiting.
+async fn apart<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ApiProblem> + Send + 'static,
+) -> Result<T, ApiProblem> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| {
+        Err(ApiProblem::unavailable(
+            "not_judged",
+            "judging what is recorded broke off: see the agent's log",
+        ))
+    })
 }

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use serde::Serialize;
 
+use crate::audit::record::Timestamp;
+
 /// The node behind the API.
 pub trait NodeControl: Send + Sync + 'static {
     /// What the kernel says about our hooks and counters, asked now.
@@ -125,6 +127,32 @@ pub struct HandshakeStatus {
     pub fast_open_off: usize,
     /// Those in which it is on, and could not be.
     pub fast_open_left: usize,
+    /// Ways on which the identity option did not arrive in the last hour, the last one first; at most 256.
+    pub paths: Vec<PathStatus>,
+}
+
+/// A way on which the identity option does not arrive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct PathStatus {
+    /// The node at the other end; null where that is this one, or none whose agent is known.
+    #[schema(required = true)]
+    pub node: Option<String>,
+    /// The network that the address there is in, of the last time.
+    pub network: String,
+    /// When it began.
+    #[schema(value_type = String)]
+    pub since: Timestamp,
+    /// When it was seen last.
+    #[schema(value_type = String)]
+    pub last: Timestamp,
+    /// Connections that came about only when the SYN was repeated without the option: something drops it, or nobody was there to
+    /// answer for a few seconds.
+    pub dropped: u64,
+    /// Connections to workloads of that node whose SYN bore the option, and whose answer did not: something takes it out, or who
+    /// answers has none.
+    pub stripped: u64,
+    /// Connections from there that bore none although that node's workloads prove who they are, and that policy denies for that.
+    pub missing: u64,
 }
 
 /// One hook.

@@ -7,7 +7,6 @@ mod standing;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Extension, FromRequestParts, Path, State};
@@ -23,12 +22,11 @@ use super::problem::{ApiProblem, Details, field};
 use super::{ApiState, Caller, body};
 use crate::audit::clock;
 use crate::audit::record::Timestamp;
+use crate::state::{FORGET_AFTER, MissedNode};
 
 /// Nodes that are remembered; beyond that, of the caller who told of most of them, the one not heard of for longest is
 /// forgotten: who makes names up drives out their own.
 const MAX_NODES: usize = 5_000;
-/// A node that was not heard of for this long is no follower any more.
-const FORGET_AFTER: Duration = Duration::from_secs(3600);
 /// The longest name of a node, in characters.
 const MAX_NAME: usize = 253;
 /// The highest number that is believed.
@@ -58,7 +56,7 @@ pub(super) struct NodeEntry {
     revision: u64,
     /// What nodes are compared by.
     digest: String,
-    /// Whether that is what is in force here.
+    /// Whether that is what is in force here. Of one that was not heard for two minutes it is not known.
     in_sync: bool,
     /// When it was last heard.
     #[schema(value_type = String)]
@@ -96,6 +94,25 @@ impl Nodes {
         nodes.insert(node, heard);
     }
 
+    /// When a node was heard last.
+    pub(super) fn heard(&self, node: &str) -> Option<i64> {
+        let nodes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        nodes.get(node).map(|known| known.at)
+    }
+
+    /// Forgets those whom another engine has heard since they were heard here, by the time at which that was.
+    pub(super) fn leave_to_others(&self, heard: &[MissedNode]) {
+        let mut nodes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for elsewhere in heard {
+            if nodes
+                .get(&elsewhere.node)
+                .is_some_and(|known| known.at <= elsewhere.heard)
+            {
+                nodes.remove(&elsewhere.node);
+            }
+        }
+    }
+
     /// Something of each that was heard of lately, by name.
     fn lately<T>(&self, each: impl Fn(&str, &Heard) -> T) -> Vec<T> {
         let oldest = clock::now().saturating_sub(FORGET_AFTER.as_nanos() as i64);
@@ -106,11 +123,12 @@ impl Nodes {
 
     /// Those heard of lately, by name; `digest` is what is in force here.
     pub(super) fn list(&self, digest: &str) -> Vec<NodeEntry> {
+        let now = clock::now();
         self.lately(|node, heard| NodeEntry {
             node: node.to_owned(),
             revision: heard.revision,
             digest: heard.digest.clone(),
-            in_sync: heard.digest == digest,
+            in_sync: heard.is_in_sync(digest, now),
             heard: Timestamp(heard.at),
             caller: Arc::clone(&heard.caller),
         })
@@ -208,6 +226,7 @@ fn is_digest(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::SILENT_AFTER;
 
     fn heard(at: i64) -> Heard {
         Heard {
@@ -230,6 +249,12 @@ mod tests {
         assert_eq!(listed.len(), 1, "{listed:?}");
         assert!(listed[0].node == "here" && listed[0].in_sync);
         assert!(!nodes.list("other")[0].in_sync);
+        nodes.hear("here".into(), heard(now - SILENT_AFTER.as_nanos() as i64));
+        assert!(
+            !nodes.list(&"a".repeat(64))[0].in_sync,
+            "what was in force there need not be any more"
+        );
+        nodes.hear("here".into(), heard(now));
         for number in 0..MAX_NODES + 10 {
             nodes.hear(format!("n{number}"), heard(now + 1 + number as i64));
         }

@@ -57,7 +57,7 @@ macro_rules! file {
 const INDEX: File = file!("index.html", HTML);
 
 /// The others, each below `/page/`.
-const FILES: [File; 14] = [
+const FILES: [File; 16] = [
     file!("page.css", CSS),
     file!("icon.svg", "image/svg+xml"),
     file!("main.js", JAVASCRIPT),
@@ -70,6 +70,8 @@ const FILES: [File; 14] = [
     file!("live.js", JAVASCRIPT),
     file!("policies.js", JAVASCRIPT),
     file!("enforcing.js", JAVASCRIPT),
+    file!("judged.js", JAVASCRIPT),
+    file!("candidate.js", JAVASCRIPT),
     file!("rollout.js", JAVASCRIPT),
     file!("recommend.js", JAVASCRIPT),
 ];

@@ -2,6 +2,7 @@
 //! `/v1/policies`: what is in force, and changes of it.
 
 pub(super) mod change;
+mod changed;
 pub(super) mod conditions;
 mod settle;
 

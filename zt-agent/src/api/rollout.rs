@@ -32,8 +32,8 @@ pub(super) struct Status {
     /// Null where there is none: then modes are those of workloads and of the configuration.
     #[schema(required = true)]
     rollout: Option<Standing>,
-    /// The nodes that follow this agent, and those that other policy engines say in the cluster have stopped, by name; none where there
-    /// is no rollout.
+    /// The nodes that follow this agent, and those that other policy engines say in the cluster have stopped or are silent, by name; none
+    /// where there is no rollout.
     nodes: Vec<NodeStanding>,
 }
 
@@ -117,7 +117,6 @@ pub(super) async fn show(State(state): State<ApiState>, given: Given) -> Result<
     Parameters::new(given.0, &[]).finish()?;
     let snapshot = state.snapshot();
     let rollout = snapshot.modes.rollout();
-    let elsewhere = state.stopped_elsewhere.as_ref();
     Ok(Json(Status {
         revision: snapshot.revision,
         observe_all: snapshot.observe_all,
@@ -133,8 +132,9 @@ pub(super) async fn show(State(state): State<ApiState>, given: Given) -> Result<
             view.standing()
         }),
         nodes: rollout.map_or_else(Vec::new, |(rollout, _)| {
-            let elsewhere = elsewhere.map_or_else(Vec::new, |stopped| stopped());
-            state.nodes().in_rollout(&snapshot, rollout, elsewhere)
+            state
+                .nodes()
+                .in_rollout(&snapshot, rollout, state.told_elsewhere())
         }),
     }))
 }

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The API over real connections, a real store and a real policy.
 
+mod ahead;
 mod answers;
 mod callers;
+mod candidate;
 mod certificates;
 mod described;
 mod followers;
 mod graph;
 mod health;
 mod hits;
+mod interrupted;
 mod kept;
 mod local;
 mod operators;
@@ -247,6 +250,7 @@ async fn world_in(
         policies_in_force,
         editor: editor(directory.path().join("policies")),
         kept: PolicyStore::Directory,
+        told_policies: Copies::beside(&directory.path().join("audit.db")),
         store,
         intake: intake.clone(),
         metrics,

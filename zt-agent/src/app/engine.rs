@@ -3,6 +3,7 @@
 //! trail, so that several may share one directory.
 
 mod no_kernel;
+mod reporting;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
@@ -10,9 +11,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinHandle, block_in_place};
+use tokio::task::block_in_place;
 
 use self::no_kernel::NoKernel;
+use self::reporting::report;
 use super::callers::Callers;
 use super::feed::PolicyFeed;
 use super::serving::Endpoints;
@@ -22,10 +24,8 @@ use super::{AppError, Loaded, descriptors, identities, input, node, notify};
 use crate::api::{self, ApiState, Readiness, Service};
 use crate::config::{Config, PolicySource, Sources};
 use crate::identity::{WorkloadRecord, file as identity_file};
-use crate::kubernetes::Client;
 use crate::metrics::Metrics;
 use crate::policy::{self, PolicySet, compile};
-use crate::policy_cluster::Reporter;
 use crate::policy_dir::Contents;
 use crate::problem::Problem;
 use crate::spiffe_id::SpiffeId;
@@ -85,6 +85,7 @@ pub async fn run_engine(mut config: Config, sources: Sources) -> Result<(), AppE
         policies_in_force,
         editor,
         kept,
+        told_policies: crate::policy_follow::Copies::beside(trail.store.local()),
         store: Arc::clone(&trail.store),
         intake: trail.intake.clone(),
         metrics,
@@ -173,28 +174,6 @@ fn refuse_a_chain(config: &Config) -> Result<(), Vec<Problem>> {
         "policySource",
         "is `engine`: an engine has its policy from a directory or from a cluster; only nodes follow an engine",
     )])
-}
-
-/// Where policy is of a cluster, its resources are told what became of them.
-fn report(
-    feed: &PolicyFeed,
-    kubernetes: Option<Client>,
-    config: &Config,
-    snapshots: watch::Receiver<Arc<Snapshot>>,
-    state: ApiState,
-) -> Option<JoinHandle<()>> {
-    let (PolicyFeed::Cluster(policies), Some(client)) = (feed, kubernetes) else {
-        return None;
-    };
-    let reporter = Reporter {
-        client,
-        engine: config.node.clone(),
-        policy: config.policy_settings(),
-        known: policies.known(),
-        snapshots,
-        nodes: Box::new(move || state.followers()),
-    };
-    Some(tokio::spawn(reporter.run()))
 }
 
 /// How many connections there is room for. The limit of descriptors is raised as far as it may be.

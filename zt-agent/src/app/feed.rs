@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
 use super::AppError;
-use crate::api::{PolicyStore, StoppedElsewhere};
+use crate::api::{PolicyStore, ToldElsewhere};
 use crate::config::{Config, PolicySource};
 use crate::kubernetes::{Client, Timing};
 use crate::metrics::Metrics;
@@ -16,6 +16,24 @@ use crate::policy_dir::{self, Contents, Editor};
 use crate::policy_follow::{self, PolicyFollower};
 use crate::state::{Snapshot, SourceStatus};
 use crate::watch::Follower;
+
+/// What it takes to follow the engine that policy comes from, if it comes from one.
+pub fn engine_to_follow(config: &Config) -> Option<policy_follow::Settings> {
+    let url = config.engine_url.as_ref();
+    let url = url.filter(|_| config.policy_source == PolicySource::Engine)?;
+    let tls = config.api.tls.all().map(|(cert, key, ca)| policy_follow::Tls {
+        cert: cert.clone(),
+        key: key.clone(),
+        ca: ca.clone(),
+    });
+    Some(policy_follow::Settings {
+        url: url.clone(),
+        node: config.node.clone(),
+        policy: config.policy_settings(),
+        directory: config.state_directory(),
+        tls,
+    })
+}
 
 /// What tells of new policy.
 pub(super) enum PolicyFeed {
@@ -41,19 +59,7 @@ impl PolicyFeed {
             let start = ClusterPolicies::start(&settings).await?;
             return Ok((Self::Cluster(Box::new(start.follower)), start.policies));
         }
-        if let (PolicySource::Engine, Some(url)) = (config.policy_source, &config.engine_url) {
-            let tls = config.api.tls.all().map(|(cert, key, ca)| policy_follow::Tls {
-                cert: cert.clone(),
-                key: key.clone(),
-                ca: ca.clone(),
-            });
-            let settings = policy_follow::Settings {
-                url: url.clone(),
-                node: config.node.clone(),
-                policy: config.policy_settings(),
-                directory: config.state_directory(),
-                tls,
-            };
+        if let Some(settings) = engine_to_follow(config) {
             let start = PolicyFollower::start(settings).await?;
             return Ok((Self::Engine(Box::new(start.follower)), start.policies));
         }
@@ -92,15 +98,15 @@ impl PolicyFeed {
         }
     }
 
-    /// What policy engines say of nodes that stopped, where the cluster keeps the policies; not what the one called `own` says.
-    pub(super) fn stopped_elsewhere(&self, own: Option<&str>) -> Option<Box<StoppedElsewhere>> {
+    /// What policy engines say of their nodes, where the cluster keeps the policies; not what the one called `own` says.
+    pub(super) fn stopped_elsewhere(&self, own: Option<&str>) -> Option<Box<ToldElsewhere>> {
         let Self::Cluster(follower) = self else {
             return None;
         };
         let (known, own) = (follower.known(), own.map(str::to_owned));
         Some(Box::new(move || {
             let known = Arc::clone(&known.borrow());
-            policy_cluster::stopped_nodes(&known, own.as_deref())
+            policy_cluster::told_by_engines(&known, own.as_deref())
         }))
     }
 

@@ -167,6 +167,7 @@ mod tests {
             refused_socket: false,
             ipv6: false,
             proof: Proof::None,
+            omitted: false,
             comm: [0; 16],
         }
     }

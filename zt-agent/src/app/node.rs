@@ -10,6 +10,7 @@ mod elsewhere;
 mod enforced;
 mod force;
 mod guards;
+mod modes;
 mod nameless;
 mod namespaces;
 mod naming;
@@ -41,6 +42,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use zt_common::abi::{Connection, MODE_ENFORCE};
 
 use super::newly::Newly;
+use super::paths::Paths;
 use super::{AppError, Loaded};
 use crate::api::{ControlError, NodeStatus, Readiness};
 use crate::audit::names::NameBook;
@@ -155,6 +157,8 @@ pub(super) struct Parts {
     pub ready: watch::Sender<Readiness>,
     /// Denials of workloads that a rollout newly enforced.
     pub newly: Arc<Newly>,
+    /// Ways on which the identity option does not arrive.
+    pub paths: Arc<Paths>,
 }
 
 /// What the identity sources say in the beginning.
@@ -211,6 +215,8 @@ pub(super) struct Node {
     /// Names that are new since a table was compiled last, as no table could be compiled for them. They are nobody until then: a
     /// DENY that holds of them by a pattern is not in force.
     unruled: HashSet<SpiffeId>,
+    /// The workloads file says something new that is not in force yet.
+    file_is_new: bool,
     /// What was put together is not in the kernel as it should be.
     behind: bool,
     /// Service meshes and load balancers.
@@ -299,6 +305,7 @@ impl Node {
             rollout: Rollout::open(&parts.config.state_directory()),
             enforced_as: EnforcedAs::open(&parts.config.state_directory(), &cgroups),
             unruled: HashSet::new(),
+            file_is_new: false,
             behind: false,
             around: Around::default(),
             is_at_work: false,
@@ -340,8 +347,8 @@ impl Node {
 
     /// Whether any cgroup is enforced upon.
     fn any_enforced(&self) -> bool {
-        let mut workloads = self.parts.kernel.workloads().values();
-        workloads.any(|workload| workload.mode == MODE_ENFORCE)
+        let known = self.known_workloads();
+        known.values().any(|workload| workload.mode == MODE_ENFORCE)
     }
 }
 

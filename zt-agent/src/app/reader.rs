@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::newly::Newly;
 use super::node::Command;
+use super::paths::Paths;
 use crate::audit::decode::{Decision, Event, NoticeCode, decode};
 use crate::audit::pipeline::{Closed, Handed, Intake};
 use crate::audit::store::RingMark;
@@ -42,7 +43,15 @@ pub(super) struct Reader {
     handed: u64,
     /// The namespace that the node was last given a hint about.
     last_seen: u64,
-    newly: Arc<Newly>,
+    gathering: Gathering,
+}
+
+/// What looks at every decision.
+pub(super) struct Gathering {
+    /// Denials of workloads that a rollout newly enforced.
+    pub newly: Arc<Newly>,
+    /// Ways on which the identity option does not arrive.
+    pub paths: Arc<Paths>,
 }
 
 impl Reader {
@@ -53,7 +62,7 @@ impl Reader {
         intake: Intake,
         commands: mpsc::Sender<Command>,
         stopping: watch::Receiver<bool>,
-        newly: Arc<Newly>,
+        gathering: Gathering,
     ) -> Self {
         if let Some(mark) = stored.filter(|mark| mark.ring == Uuid::from_bytes(ring.id())) {
             ring.release(mark.position);
@@ -69,7 +78,7 @@ impl Reader {
             told: start,
             handed: start,
             last_seen: 0,
-            newly,
+            gathering,
         }
     }
 
@@ -132,7 +141,8 @@ impl Reader {
                     break;
                 }
                 if let Event::Decision(decision) = &event {
-                    self.newly.saw(decision);
+                    self.gathering.newly.saw(decision);
+                    self.gathering.paths.saw(decision);
                 }
             }
             self.told = next;

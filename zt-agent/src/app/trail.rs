@@ -89,6 +89,8 @@ impl Trail {
 async fn open(config: &Config) -> Result<Archive, AppError> {
     let settings = archive::Settings {
         dsn: config.audit.dsn.clone(),
+        read_dsn: config.audit.read_dsn.clone(),
+        maintain_dsn: config.audit.maintain_dsn.clone(),
         spool: config.audit.spool.clone(),
         max_disk_bytes: config.audit.max_disk_bytes,
         api_share: config.audit.api_share.unwrap_or(config::API_SHARE),

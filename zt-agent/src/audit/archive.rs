@@ -5,7 +5,7 @@ mod error;
 mod hits;
 mod upkeep;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,9 +14,10 @@ use tokio::task::JoinHandle;
 
 pub use self::error::ArchiveError;
 pub use self::upkeep::keep;
+use super::intent::{Intended, Intent};
 use super::names::Named;
-use super::postgres::{self, Target};
-use super::query::{Begins, Cursor, Filter, Graph, GraphFilter, Page, RuleHits, Traffic};
+use super::postgres::{self, Target, Targets};
+use super::query::{Begins, Cursor, Filter, Fold, Graph, GraphFilter, Page, RuleHits, Traffic};
 use super::record::Entry;
 use super::seal::Checkpoint;
 use super::spool::{Account, Shipper, Spool, WhenFull};
@@ -31,6 +32,10 @@ const GOODBYE: Duration = Duration::from_secs(1);
 pub struct Settings {
     /// `sqlite://…` or `postgres://…`.
     pub dsn: String,
+    /// The server with the login that answers questions; `None`: that of [`Self::dsn`].
+    pub read_dsn: Option<String>,
+    /// The server with the login that looks after the tables; `None`: that of [`Self::dsn`].
+    pub maintain_dsn: Option<String>,
     /// The spool's file; used with `PostgreSQL` alone.
     pub spool: PathBuf,
     /// Most bytes on the local disk.
@@ -66,7 +71,11 @@ pub enum Archive {
 pub struct Shared {
     spool: Arc<Spool>,
     reader: postgres::Reader,
+    /// Of the login that inserts.
     target: Target,
+    maintainer: Target,
+    /// It has a login of its own, which is to look after the tables.
+    maintainer_is_named: bool,
     retention_days: u32,
     keys: PathBuf,
 }
@@ -74,10 +83,16 @@ pub struct Shared {
 impl Archive {
     /// Opens what the settings say. The server need not be there.
     pub async fn open(settings: Settings) -> Result<Self, ArchiveError> {
-        let target = is_postgres(&settings.dsn)
-            .then(|| Target::parse(&settings.dsn))
+        let targets = is_postgres(&settings.dsn)
+            .then(|| {
+                Targets::parse(
+                    &settings.dsn,
+                    settings.read_dsn.as_deref(),
+                    settings.maintain_dsn.as_deref(),
+                )
+            })
             .transpose()?;
-        let dsn = match &target {
+        let dsn = match &targets {
             Some(_) => format!("sqlite://{}", settings.spool.display()),
             None => settings.dsn,
         };
@@ -92,18 +107,25 @@ impl Archive {
             keys: Some(keys.clone()),
             sync: settings.sync,
         };
-        let archive = match target {
+        let archive = match targets {
             None => Self::Local(Box::new(Store::open(local).await?)),
-            Some(target) => Self::Shared(Box::new(Shared {
+            Some(targets) => Self::Shared(Box::new(Shared {
                 spool: Arc::new(Spool::open(local, settings.when_full).await?),
-                reader: postgres::Reader::new(target.clone()),
-                target,
+                reader: postgres::Reader::new(targets.reader),
+                target: targets.writer,
+                maintainer: targets.maintainer,
+                maintainer_is_named: settings.maintain_dsn.is_some(),
                 retention_days: settings.retention_days,
                 keys,
             })),
         };
         archive.file().limit_evaluations(settings.api_share);
         Ok(archive)
+    }
+
+    /// Whether others record there, too.
+    pub const fn is_shared(&self) -> bool {
+        matches!(self, Self::Shared(_))
     }
 
     /// Starts what works beside the recorder: shipping, and looking after the tables where the login may. It ends some
@@ -115,7 +137,7 @@ impl Archive {
                 let shipper =
                     Shipper::new(Arc::clone(&shared.spool), shared.target.clone(), stopping.clone());
                 let upkeep = upkeep::look_after(
-                    shared.target.clone(),
+                    (shared.maintainer.clone(), shared.maintainer_is_named),
                     shared.retention_days,
                     shared.keys.clone(),
                     stopping.clone(),
@@ -168,11 +190,11 @@ impl Archive {
         })
     }
 
-    /// The connections of a range of hours, each counted once; at most so many different ones.
-    pub async fn traffic(&self, filter: &GraphFilter, most: usize) -> Result<Traffic, ArchiveError> {
+    /// The connections of a range of hours, each counted once. `fold` says which addresses are one, and how many there may be.
+    pub async fn traffic(&self, filter: &GraphFilter, fold: &Fold) -> Result<Traffic, ArchiveError> {
         Ok(match self {
-            Self::Local(store) => store.traffic(filter, most).await?,
-            Self::Shared(shared) => shared.reader.traffic_up_to(filter, most).await?,
+            Self::Local(store) => store.traffic(filter, fold).await?,
+            Self::Shared(shared) => shared.reader.traffic(filter, fold).await?,
         })
     }
 
@@ -231,6 +253,34 @@ impl Archive {
     /// Notes the digest of the policy that a new trail begins with, or that was told before it came into force.
     pub async fn note_policy(&self, digest: &str) -> Result<(), ArchiveError> {
         Ok(self.file().note_policy(digest).await?)
+    }
+
+    /// Notes a change of policy that is about to be made; it is forgotten when its record is stored.
+    pub async fn note_intent(&self, intent: &Intent) -> Result<Intended, ArchiveError> {
+        Ok(match self {
+            Self::Local(store) => store.note_intent(intent).await?,
+            Self::Shared(shared) => shared.spool.note_intent(intent).await?,
+        })
+    }
+
+    /// The changes of policy that were noted and are not recorded, the oldest first.
+    pub async fn intents(&self) -> Result<Vec<(Intended, Intent)>, ArchiveError> {
+        Ok(self.file().intents().await?)
+    }
+
+    /// Forgets a change that was not made.
+    pub async fn forget_intent(&self, noted: Intended) -> Result<(), ArchiveError> {
+        Ok(self.file().forget_intent(noted).await?)
+    }
+
+    /// Forgets a change that was not made, and of which it is not known whether it was noted.
+    pub async fn forget_attempt(&self, intent: &Intent) -> Result<(), ArchiveError> {
+        Ok(self.file().forget_attempt(intent).await?)
+    }
+
+    /// The file on this machine: of the trail, or of the spool.
+    pub fn local(&self) -> &Path {
+        self.file().path()
     }
 
     /// Closes the file and the connections. What [`Archive::start`] started must have ended.

@@ -9,6 +9,7 @@ use zt_common::address::Address;
 use zt_common::identity;
 
 use super::decode::Decision;
+use super::intent::Intent;
 use super::names::NameResolver;
 use super::record::{
     AuditRecord, Change, Destination, Entry, Hook, Latency, Mode, Observer, Outcome, Proof, Protocol, Reason,
@@ -73,6 +74,9 @@ pub struct PolicyChange {
     /// Whether the change is in force here. One that was made over the API and was changed again before it came into
     /// force, or that comes into force late, is recorded all the same.
     pub in_force: bool,
+    /// What an earlier run of the agent had begun, and had not recorded when it ended: this change itself, or what may be part of
+    /// it.
+    pub begun: Vec<Intent>,
 }
 
 /// A workload that runs has lost its identity, or has another.
@@ -250,8 +254,18 @@ pub fn from_modes_change(
 /// The record of another policy in force.
 pub fn from_policy_change(change: PolicyChange, context: &Context, time: Timestamp, id: Uuid) -> Entry {
     let mut what = serde_json::json!({ "from": change.from, "to": change.to, "diff": change.diff });
-    if let Some(fields) = what.as_object_mut().filter(|_| !change.in_force) {
-        fields.insert("in_force".to_owned(), false.into());
+    if let Some(fields) = what.as_object_mut() {
+        if !change.in_force {
+            fields.insert("in_force".to_owned(), false.into());
+        }
+        if !change.begun.is_empty() {
+            let begun = change.begun.iter().map(|intent| {
+                serde_json::json!({
+                    "at": intent.at, "caller": intent.caller, "policy": intent.policy, "from": intent.from, "to": intent.to,
+                })
+            });
+            fields.insert("begun".to_owned(), begun.collect());
+        }
     }
     Entry::PolicyChange(Change::new(
         (id, time),

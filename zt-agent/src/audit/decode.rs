@@ -77,6 +77,8 @@ pub struct Decision {
     pub ipv6: bool,
     /// How the other end proved who it is.
     pub proof: Proof,
+    /// The last SYN bore no identity option, because nobody had answered those that did.
+    pub omitted: bool,
     /// Name of the task, NUL-padded, or zeros.
     pub comm: [u8; 16],
 }
@@ -241,7 +243,8 @@ fn decision(cursor: &mut Cursor<'_>) -> Result<Decision, DecodeError> {
     let [reason] = cursor.take()?;
     let [flags] = cursor.take()?;
     let [proof] = cursor.take()?;
-    let _reserved: [u8; 5] = cursor.take()?;
+    let [omitted] = cursor.take()?;
+    let _reserved: [u8; 4] = cursor.take()?;
     let comm = cursor.take()?;
     if flags & !KNOWN_FLAGS != 0 {
         return Err(DecodeError::Flags { found: flags });
@@ -271,6 +274,7 @@ fn decision(cursor: &mut Cursor<'_>) -> Result<Decision, DecodeError> {
         refused_socket: flags & REFUSED_SOCKET != 0,
         ipv6: flags & IPV6 != 0,
         proof: Proof::from_number(proof).ok_or(DecodeError::Proof { found: proof })?,
+        omitted: omitted != 0,
         comm,
     })
 }

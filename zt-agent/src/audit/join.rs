@@ -47,7 +47,7 @@ pub struct Joining {
     batch: u64,
 }
 
-/// A decision without what differs from one try to the next: time, latency, socket, source port.
+/// A decision without what differs from one try to the next: time, latency, socket, source port, how its SYN went.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Kind(Decision);
 
@@ -58,6 +58,7 @@ impl Kind {
             latency: 0,
             cookie: 0,
             source_port: 0,
+            omitted: false,
             ..decision.clone()
         })
     }

@@ -1,23 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Questions to the trail and their answers, whatever keeps it.
 
+mod addresses;
 mod begins;
+mod fold;
 mod graph;
 mod page;
+mod raw;
 mod rules;
+mod span;
 mod traffic;
 
 use uuid::Uuid;
 
+pub use self::addresses::{Addresses, MAX_TOLD};
 pub use self::begins::Begins;
 pub(in crate::audit) use self::begins::{next_hour, policy_of};
+pub use self::fold::{Classes, Fold, MAX_ADDRESSES_ANSWERED, MAX_ANSWERED, MAX_SEEN};
 pub use self::graph::{Adding, Connections, Edge, Graph, GraphFilter, HOUR, MAX_EDGES, Node, NodeKind};
 pub use self::page::{Page, Shown, Unreadable};
+pub use self::raw::{AddingRaw, RawSeen};
 pub use self::rules::{AddingHits, CountedByRule, Current, Decided, Hits, RuleHits};
+pub use self::span::{Span, Spans};
 pub(in crate::audit) use self::traffic::by_address;
-pub use self::traffic::{
-    AddingSeen, Counted, MAX_ANSWERED, MAX_SEEN, Seen, Span, Spans, Traffic, is_by_address, is_by_policy,
-};
+pub use self::traffic::{AddingSeen, Counted, Seen, Traffic, is_by_address, is_by_policy};
 use super::record::{Entry, Kept, Kind, Outcome, Timestamp};
 use crate::spiffe_id::{Pattern, SpiffeId};
 
@@ -35,6 +41,11 @@ pub enum TooMuch {
     /// Of recorded connections.
     #[error("there are more than {0} different connections: narrow them by time or namespace")]
     Seen(usize),
+    /// Of addresses that these had.
+    #[error(
+        "more than {0} counts of single addresses would have to be added up: narrow them by time or namespace"
+    )]
+    Addresses(usize),
     /// Of whatever the server adds up.
     #[error(
         "adding up what is asked for takes more of the server's disk than it gives to a question: narrow it by time or namespace"

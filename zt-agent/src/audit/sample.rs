@@ -86,6 +86,7 @@ pub(crate) fn decision() -> Decision {
         refused_socket: false,
         ipv6: false,
         proof: zt_common::proof::Proof::None,
+        omitted: false,
         comm: *b"gateway\0\0\0\0\0\0\0\0\0",
     }
 }

@@ -34,6 +34,7 @@ use self::recent::Recent;
 pub use self::shipper::Shipper;
 pub use self::when_full::WhenFull;
 use super::chain::Head;
+use super::intent::{Intended, Intent};
 use super::names::Named;
 use super::record::Entry;
 use super::seal::{Checkpoint, Gap};
@@ -182,6 +183,12 @@ impl Spool {
     /// Names that earlier runs remembered, the most recent first, at most `limit`.
     pub async fn remembered(&self, limit: usize) -> Result<Vec<Named>, SpoolError> {
         self.or_anew(|| async move { Ok(self.store.remembered(limit).await?) })
+            .await
+    }
+
+    /// Notes a change of policy that is about to be made, as [`Store::note_intent`].
+    pub async fn note_intent(&self, intent: &Intent) -> Result<Intended, SpoolError> {
+        self.or_anew(|| async move { Ok(self.store.note_intent(intent).await?) })
             .await
     }
 

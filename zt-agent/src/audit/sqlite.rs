@@ -27,7 +27,9 @@ mod durability;
 mod error;
 mod gaps;
 mod graph;
+mod intents;
 mod names;
+mod packed;
 mod place;
 mod prune;
 mod read;
@@ -73,7 +75,7 @@ use self::watched::Watched;
 use self::writer::Writer;
 use super::chain::Head;
 use super::names::Named;
-use super::query::{Begins, Cursor, Filter, Graph, GraphFilter, Page, RuleHits, Traffic};
+use super::query::{Begins, Cursor, Filter, Fold, Graph, GraphFilter, Page, RuleHits, Traffic};
 use super::record::{Entry, Timestamp};
 use super::seal::{Checkpoint, Keys};
 use super::store::{Pruned, PutAside, RingMark, Sink};
@@ -206,14 +208,16 @@ impl Store {
 
     /// Who talks to whom.
     pub async fn graph(&self, filter: &GraphFilter) -> Result<Graph, StoreError> {
-        graph::graph(&self.readers, filter).await
+        // One moment of the trail for all statements.
+        let mut moment = self.readers.begin().await?;
+        graph::graph(&mut moment, filter).await
     }
 
-    /// The connections of a range of hours, each counted once; at most so many different ones.
-    pub async fn traffic(&self, filter: &GraphFilter, most: usize) -> Result<Traffic, StoreError> {
-        // One moment of the trail for both statements.
+    /// The connections of a range of hours, each counted once. `fold` says which addresses are one, and how many there may be.
+    pub async fn traffic(&self, filter: &GraphFilter, fold: &Fold) -> Result<Traffic, StoreError> {
+        // One moment of the trail for all statements.
         let mut moment = self.readers.begin().await?;
-        traffic::traffic(&mut moment, filter, most).await
+        traffic::traffic(&mut moment, filter, fold).await
     }
 
     /// How often which rule decided in a range of hours, before and after policies began.

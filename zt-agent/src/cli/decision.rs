@@ -94,7 +94,11 @@ fn changed(record: &Value, kind: &str, colour: bool) -> String {
 pub(super) fn what_changed(record: &Value) -> String {
     let change = &record["change"];
     if let Some(mode) = change["mode"].as_str() {
-        return printable(mode);
+        let mode = printable(mode);
+        return match (change["to_enforce"].as_u64(), change["to_observe"].as_u64()) {
+            (Some(enforce), Some(observe)) => format!("{mode}: {enforce} to enforce, {observe} to observe"),
+            _ => mode,
+        };
     }
     if !change["cgroup"].is_null() {
         let who = |name: &Value| name.as_str().map_or_else(|| "nobody".to_owned(), printable);
@@ -123,6 +127,15 @@ mod tests {
         assert_eq!(
             line(&record, false),
             "12:00:00.123  mode_change  127.0.0.1:9 on n: observe"
+        );
+        let record = json!({
+            "type": "mode_change", "timestamp": "2026-01-31T12:00:00.123456Z", "decision": null,
+            "node": "n", "caller": "restart", "revision": 3,
+            "change": { "mode": "workloads", "cause": "restart", "to_enforce": 0, "to_observe": 7, "workloads": [] },
+        });
+        assert_eq!(
+            line(&record, false),
+            "12:00:00.123  mode_change  restart on n: workloads: 0 to enforce, 7 to observe"
         );
         let record = json!({
             "type": "identity_change", "timestamp": "2026-01-31T12:00:00.123456Z", "decision": null, "node": "n",

@@ -54,11 +54,16 @@ pub(super) fn load(path: &Path, settings: &Settings, others: &BTreeSet<SpiffeId>
     Ok(Loaded { set, table })
 }
 
+/// Whether a file that is named is standard input.
+pub(super) fn is_stdin(path: &Path) -> bool {
+    path == Path::new("-")
+}
+
 /// The text of a file, `-` for standard input; an error if it has more bytes than `most`.
 pub(super) fn text(path: &Path, most: u64) -> Result<String, Failure> {
     let failed = |error: io::Error| Failure::Usage(format!("{}: {error}", path.display()));
     let mut text = String::new();
-    let read = if path == Path::new("-") {
+    let read = if is_stdin(path) {
         io::stdin().take(most + 1).read_to_string(&mut text)
     } else {
         std::fs::File::open(path).and_then(|file| file.take(most + 1).read_to_string(&mut text))

@@ -22,7 +22,9 @@ use super::offline::{self, SettingsArgs};
 use super::output::{Format, Output, line};
 use super::problems;
 use super::table::{Cell, Table, pairs, plain};
-use crate::policy::AnyPolicy;
+use crate::config::{Config, IdentitySource};
+use crate::identity::file as workloads;
+use crate::policy::{AnyPolicy, EnforcementRollout, PolicySet};
 use crate::problem::Problem;
 
 /// `policy …`.
@@ -30,7 +32,8 @@ use crate::problem::Problem;
 pub enum PolicyCommand {
     /// Check policy files as the agent would, without an agent
     #[command(
-        after_help = "Prints every problem as file:line:column: field: message and exits with 64 if there is any."
+        after_help = "Prints every problem as file:line:column: field: message and exits with 64 if there is any. Where all identities come from \
+        a file (`identity.source`), it warns of stages of a rollout that select nobody at present."
     )]
     Check(CheckArgs),
     /// List the policies in force
@@ -125,6 +128,11 @@ fn check(arguments: &CheckArgs) -> Result<Exit, Failure> {
     let operators: Vec<usize> = operators.collect();
     let operator_rules: usize = operators.iter().sum();
     let rollout = loaded.set.rollout();
+    let warnings = rollout.map_or_else(Vec::new, |rollout| {
+        let mut warnings = stages_without_anybody(rollout, &loaded.set, &config);
+        warnings.extend(rollout.limits_beyond_reach());
+        warnings
+    });
     match arguments.output.format {
         Format::Json => super::output::json(&json!({
             "valid": true,
@@ -137,6 +145,7 @@ fn check(arguments: &CheckArgs) -> Result<Exit, Failure> {
             "entries": loaded.table.len(),
             "digest": loaded.set.digest(),
             "problems": [],
+            "warnings": warnings,
         }))?,
         Format::Table => {
             let mut rows: Vec<(&str, Cell)> = vec![
@@ -155,9 +164,31 @@ fn check(arguments: &CheckArgs) -> Result<Exit, Failure> {
             rows.push(("entries", loaded.table.len().to_string().into()));
             rows.push(("digest", loaded.set.digest().into()));
             pairs(&rows)?;
+            for warning in warnings {
+                line(&format!("warning: {warning}"))?;
+            }
         }
     }
     Ok(Exit::Done)
+}
+
+/// Stages that select nobody, where a file says which workloads there are: with any other source nobody knows that here.
+fn stages_without_anybody(rollout: &EnforcementRollout, set: &PolicySet, config: &Config) -> Vec<String> {
+    let file = &config.identity.file;
+    if config.identity.sources[..] != [IdentitySource::File] || !file.exists() {
+        return Vec::new();
+    }
+    let roots = config.managed_cgroup.roots();
+    let shown = file.display().to_string();
+    let read = workloads::read(file).0.map_err(|problem| vec![problem]);
+    let read = read.and_then(|text| workloads::parse(&text, &shown, &config.trust_domain, &roots));
+    match read {
+        Ok(records) => rollout.selecting_nobody(records.iter().map(|record| &record.spiffe), set, true),
+        Err(problems) => {
+            let why = problems.first().map(ToString::to_string).unwrap_or_default();
+            vec![format!("whether its stages select anybody is not known: {why}")]
+        }
+    }
 }
 
 fn refuse(arguments: &CheckArgs, problems: &[Problem]) -> Result<Exit, Failure> {

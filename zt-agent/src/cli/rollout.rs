@@ -14,6 +14,8 @@ use super::exit::{Exit, Failure};
 use super::output::{Format, Output, line};
 use super::table::plain;
 
+pub(crate) use self::show::why as why_stopped;
+
 /// `rollout …`.
 #[derive(Debug, Subcommand)]
 pub enum RolloutCommand {
@@ -23,8 +25,8 @@ pub enum RolloutCommand {
     #[command(
         after_help = "The document's `spec.stage` is changed where it is kept, as by `zt-agent policy apply`: every node that follows it \
         goes on. Comments in the document are not kept. Where the agent that is asked, or a node that follows it, has stopped of its own \
-        accord, its documents have problems, or the stage selects nobody whom it knows, this fails and changes nothing: see `zt-agent \
-        rollout status`. What the stage refuses of the last day's traffic, as far as this agent has recorded it, is said."
+        accord, a node that follows it is silent, its documents have problems, or the stage selects nobody whom it knows, this fails and \
+        changes nothing: see `zt-agent rollout status`. What the stage refuses of the last day's traffic, as far as this agent has recorded it, is said."
     )]
     Advance(AdvanceArgs),
     /// Go back to the stage before, to the one that is named, or to none
@@ -58,7 +60,7 @@ pub struct AdvanceArgs {
     /// The stage to be reached, one that is still to come
     #[arg(long, value_name = "STAGE")]
     to: Option<String>,
-    /// Go on although a node has stopped, documents have problems, a stage selects nobody, or one with a limit is passed over
+    /// Go on although a node has stopped or is silent, documents have problems, a stage selects nobody, or one with a limit is passed over
     #[arg(long)]
     force: bool,
     #[command(flatten)]

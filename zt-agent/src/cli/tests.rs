@@ -35,6 +35,8 @@ fn every_documented_form_is_understood() {
         "zt-agent policy network-policy --check - --workload spiffe://hanzo.ai/a/b",
         "zt-agent policy recommend --since 7d --name n --pattern spiffe://hanzo.ai/*/a --include-denied -o json",
         "zt-agent policy recommend --traffic - --diff policies --fail",
+        "zt-agent policy recommend --since 7d --services services.json --fail",
+        "zt-agent policy replay policies --store sqlite:///a.db --services - --api http://127.0.0.1:1 --fail",
         "zt-agent policy recommend --diff --since 7d",
         "zt-agent policy recommend --since 7d --diff --api http://127.0.0.1:1 -o json",
         "zt-agent policy recommend --since 7d --diff",

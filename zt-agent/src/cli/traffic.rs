@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use serde::Deserialize;
 
+use super::behind::ServicesArgs;
 use super::exit::Failure;
 use super::offline;
 use super::output::line;
@@ -15,11 +17,11 @@ use super::trail::Progress;
 use super::when::When;
 use crate::audit::archive;
 use crate::audit::postgres::{self, Target};
-use crate::audit::query::{GraphFilter, Span, Spans, Traffic};
+use crate::audit::query::{Addresses, Fold, GraphFilter, Span, Spans, Traffic};
 use crate::audit::record::{Protocol, Timestamp, TimestampError};
 use crate::audit::sqlite::Reader;
 use crate::policy::SeenFlow;
-use crate::traffic::{Range, Recorded};
+use crate::traffic::{About, Range, Recorded};
 
 /// Most bytes of a file of connections.
 const MAX_BYTES: u64 = 256 << 20;
@@ -37,12 +39,32 @@ pub(super) struct TrafficArgs {
     /// With one end in this namespace
     #[arg(long, value_name = "NAME")]
     namespace: Option<String>,
-    /// Database of records [default: audit.dsn of the configuration]
+    /// Database of records [default: audit.readDsn of the configuration, else its audit.dsn]
     #[arg(long, value_name = "DSN", conflicts_with = "traffic")]
     store: Option<String>,
     /// Instead of a database, what `zt-agent graph -o json` printed; `-` for standard input
     #[arg(long, value_name = "FILE")]
     traffic: Option<PathBuf>,
+}
+
+/// Addresses of one row that are shown to people.
+const SHOWN: usize = 2;
+/// How long a server may take to add up what was recorded.
+const MOST_TIME: Duration = Duration::from_secs(300);
+
+/// How many addresses an end had, by the first of them: behind its name.
+pub(super) fn shown(addresses: &Addresses) -> String {
+    let first: Vec<String> = addresses
+        .told()
+        .iter()
+        .take(SHOWN)
+        .map(ToString::to_string)
+        .collect();
+    match addresses.count().saturating_sub(first.len() as u64) {
+        0 if first.is_empty() => String::new(),
+        0 => format!(" ({})", first.join(", ")),
+        more => format!(" ({}, {more} more)", first.join(", ")),
+    }
 }
 
 /// Says what was left out, one reason a line.
@@ -75,8 +97,18 @@ struct Graph {
 }
 
 impl TrafficArgs {
-    /// The connections that are asked for; an error where there are none.
-    pub(super) fn read(&self, config: Option<PathBuf>) -> Result<Range, Failure> {
+    /// The connections that are asked for; an error where there are none. `fold` says which addresses are one. `services` are read
+    /// later.
+    pub(super) fn read(
+        &self,
+        config: Option<PathBuf>,
+        services: &ServicesArgs,
+        fold: &Fold,
+    ) -> Result<Range, Failure> {
+        if services.is_of_stdin() && self.traffic.as_deref().is_some_and(offline::is_stdin) {
+            let detail = "only one of --traffic and --services can be `-`: standard input is read once";
+            return Err(Failure::Usage(detail.to_owned()));
+        }
         let filter = self.filter()?;
         let range = if let Some(file) = &self.traffic {
             let edges = edges(file)?.into_iter();
@@ -85,12 +117,14 @@ impl TrafficArgs {
                 .map(Edge::recorded);
             Range {
                 recorded: recorded.collect(),
+                // The graph is of connections alone.
+                raw_is_known: false,
                 left_out: BTreeMap::new(),
             }
         } else {
             let dsn = self.dsn(config)?;
             let _progress = Progress::waiting("reading the recorded traffic");
-            let traffic = super::block_on(traffic(&dsn, &filter))?;
+            let traffic = super::block_on(traffic(&dsn, &filter, fold))?;
             Range::from(traffic)
         };
         match range.nothing(&filter) {
@@ -126,29 +160,30 @@ impl TrafficArgs {
             config,
             ..RunArgs::default()
         };
-        Ok(run.load()?.audit.dsn)
+        Ok(run.load()?.audit.reading().to_owned())
     }
 }
 
-async fn traffic(dsn: &str, filter: &GraphFilter) -> Result<Traffic, Failure> {
+async fn traffic(dsn: &str, filter: &GraphFilter, fold: &Fold) -> Result<Traffic, Failure> {
     if archive::is_postgres(dsn) {
-        let reader = postgres::Reader::new(Target::parse(dsn)?);
-        let traffic = reader.traffic(filter).await;
+        let reader = postgres::Reader::new(Target::parse(dsn)?).adding_up_for(MOST_TIME);
+        let traffic = reader.traffic(filter, fold).await;
         reader.close().await;
         Ok(traffic?)
     } else {
-        Ok(Reader::open(dsn).await?.traffic(filter).await?)
+        Ok(Reader::open(dsn).await?.traffic(filter, fold).await?)
     }
 }
 
 impl Edge {
     fn recorded(self) -> Recorded {
         let (source, destination) = ((self.source.as_str(), None), (self.destination.as_str(), None));
+        let flow = SeenFlow::new(source, destination, self.port, self.protocol.0);
         Recorded {
-            flow: SeenFlow::new(source, destination, self.port, self.protocol.0),
+            about: flow.map(About::Connection),
             source: self.source,
             destination: self.destination,
-            address: None,
+            addresses: Addresses::default(),
             protocol: self.protocol.to_string(),
             port: self.port,
             allowed: self.allowed,

@@ -27,7 +27,7 @@ use crate::audit::record::Timestamp;
 use crate::audit::seal::Keys;
 use crate::audit::sqlite::{Reader, Settings, Store, Use, default_keys};
 use crate::audit::store::Trail;
-use crate::config::Config;
+use crate::config::{Audit, Config};
 
 /// How long pruning waits for somebody else who is at it.
 const TURN_TIME: Duration = Duration::from_secs(60);
@@ -38,7 +38,7 @@ pub(super) struct StoreArgs {
     /// Configuration file of the agent [default: /etc/zt/agent.yaml, if it exists]
     #[arg(long, env = "ZT_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Database of records [default: audit.dsn of the configuration]
+    /// Database of records [default: audit.dsn of the configuration, or the login that is named there for this]
     #[arg(long, value_name = "DSN")]
     store: Option<String>,
     /// Directory of the keys [default: audit.keys of the configuration, else `keys` beside the database]
@@ -47,13 +47,15 @@ pub(super) struct StoreArgs {
 }
 
 impl StoreArgs {
-    fn load(&self) -> Result<(Config, String, PathBuf), Failure> {
+    /// `of` says which of the configured logins is meant, where no database is named.
+    fn load(&self, of: fn(&Audit) -> &str) -> Result<(Config, String, PathBuf), Failure> {
         let run = RunArgs {
             config: self.config.clone(),
             ..RunArgs::default()
         };
         let config = run.load()?;
-        let dsn = self.store.clone().unwrap_or_else(|| config.audit.dsn.clone());
+        let configured = || of(&config.audit).to_owned();
+        let dsn = self.store.clone().unwrap_or_else(configured);
         // A store named here has nothing to do with the keys of the configured one.
         let configured = config.audit.keys.clone().filter(|_| self.store.is_none());
         let keys = match self.keys.clone().or(configured) {
@@ -126,7 +128,7 @@ pub(super) async fn export(arguments: &ExportArgs) -> Result<Exit, Failure> {
         return Err(Failure::Usage(what.to_owned()));
     }
     let filter = arguments.filter.filter()?;
-    let (_, dsn, _) = arguments.store.load()?;
+    let (_, dsn, _) = arguments.store.load(Audit::reading)?;
     let mut to: Box<dyn io::Write> = match &arguments.to {
         Some(path) => {
             let created = File::create_new(path);
@@ -188,7 +190,7 @@ pub struct PruneArgs {
 /// Removes the oldest records. A signed checkpoint says where the rest begins.
 pub(super) async fn prune(arguments: &PruneArgs) -> Result<Exit, Failure> {
     const DAY: i64 = 86_400_000_000_000;
-    let (config, dsn, keys) = arguments.store.load()?;
+    let (config, dsn, keys) = arguments.store.load(Audit::maintaining)?;
     let days = i64::from(config.audit.retention_days);
     let before = match &arguments.before {
         Some(when) => when
@@ -275,7 +277,7 @@ pub struct RotateArgs {
 
 /// Puts a new key in the place of the current one, which signs it. A running agent takes it with its next checkpoint.
 pub(super) fn rotate_key(arguments: &RotateArgs) -> Result<Exit, Failure> {
-    let (_, _, directory) = arguments.store.load()?;
+    let (_, _, directory) = arguments.store.load(Audit::reading)?;
     if Keys::list(&directory)?.is_none() {
         return Err(Failure::NotFound(format!(
             "{} has no key yet: the agent makes it",
@@ -296,7 +298,7 @@ pub struct KeysArgs {
 
 /// Prints what others need to verify this node's records: its first key, with each of its writers.
 pub(super) fn keys(arguments: &KeysArgs) -> Result<Exit, Failure> {
-    let (_, _, directory) = arguments.store.load()?;
+    let (_, _, directory) = arguments.store.load(Audit::reading)?;
     let Some(root) = Keys::list(&directory)?.and_then(|keys| keys.into_iter().next()) else {
         return Err(Failure::NotFound(format!(
             "{} has no key yet: the agent makes it",

@@ -1,15 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How the settings of the audit trail are read.
+//! How the settings of the audit trail are read, and what they come to.
 
 use std::path::Path;
 
-use super::Config;
 use super::apply::{Applied, absolute, size};
 use super::setting::Raw;
+use super::{Audit, Config};
 use crate::audit::archive;
 use crate::audit::postgres::Target;
 use crate::audit::spool::WhenFull;
 use crate::audit::sqlite::Durability;
+
+impl Audit {
+    /// The database as those use it who answer questions.
+    pub fn reading(&self) -> &str {
+        self.read_dsn.as_deref().unwrap_or(&self.dsn)
+    }
+
+    /// The database as those use it who look after its tables.
+    pub fn maintaining(&self) -> &str {
+        self.maintain_dsn.as_deref().unwrap_or(&self.dsn)
+    }
+
+    /// All that is said of where it is, each with its key. Any of them may have a password in it.
+    pub fn dsns(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let others = [
+            ("audit.readDsn", &self.read_dsn),
+            ("audit.maintainDsn", &self.maintain_dsn),
+        ];
+        let others = others
+            .into_iter()
+            .filter_map(|(key, dsn)| Some((key, dsn.as_deref()?)));
+        std::iter::once(("audit.dsn", self.dsn.as_str())).chain(others)
+    }
+}
 
 pub(super) fn dsn(config: &mut Config, raw: Raw<'_>) -> Applied {
     let text = raw.text()?;
@@ -33,6 +57,23 @@ pub(super) fn dsn(config: &mut Config, raw: Raw<'_>) -> Applied {
                 .to_owned(),
         ),
     }
+}
+
+pub(super) fn read_dsn(config: &mut Config, raw: Raw<'_>) -> Applied {
+    config.audit.read_dsn = Some(of_server(raw)?);
+    Ok(())
+}
+
+pub(super) fn maintain_dsn(config: &mut Config, raw: Raw<'_>) -> Applied {
+    config.audit.maintain_dsn = Some(of_server(raw)?);
+    Ok(())
+}
+
+/// A DSN of `PostgreSQL`.
+fn of_server(raw: Raw<'_>) -> Result<String, String> {
+    let text = raw.text()?;
+    Target::parse(text).map_err(|error| error.to_string())?;
+    Ok(text.to_owned())
 }
 
 pub(super) fn spool(config: &mut Config, raw: Raw<'_>) -> Applied {

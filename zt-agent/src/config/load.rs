@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::setting::{Raw, SETTINGS};
 use super::{Config, DEFAULT_FILE, IdentitySource, PolicySource};
+use crate::audit::archive;
 use crate::identity::peers::Roster;
 use crate::identity::spire::own;
 use crate::problem::{Problem, nearest};
@@ -90,6 +91,7 @@ fn whole(mut config: Config, mut problems: Vec<Problem>) -> Result<Config, Vec<P
         problems.extend(api_tls(&config).map(|(field, message)| plain("configuration", field, message)));
         problems.extend(engine(&config));
         problems.extend(keys(&config));
+        problems.extend(logins(&config));
         problems.extend(pods(&config));
         problems.extend(peers(&config));
     }
@@ -128,6 +130,16 @@ fn keys(config: &Config) -> Option<Problem> {
         keys.display()
     );
     Some(plain("configuration", "audit.keys", message))
+}
+
+/// What is wrong with the logins that do what the one of `audit.dsn` does not.
+fn logins(config: &Config) -> Option<Problem> {
+    if archive::is_postgres(&config.audit.dsn) {
+        return None;
+    }
+    let (key, _) = config.audit.dsns().nth(1)?;
+    let message = "is used with a `postgres://` DSN in `audit.dsn` only: name the server there, with the login that writes, or remove this";
+    Some(plain("configuration", key, message.to_owned()))
 }
 
 /// What is wrong with how pods are named.

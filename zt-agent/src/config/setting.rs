@@ -171,6 +171,10 @@ settings! {
         "auto or always: when the Kubernetes API is asked about pods of other nodes, too [default: always]";
     "audit.dsn", "ZT_AUDIT_DSN", "audit-dsn", "DSN", audit::dsn,
         "Database of records, sqlite:// or postgres:// [default: sqlite:///var/lib/zt/audit.db]";
+    "audit.readDsn", "ZT_AUDIT_READ_DSN", "audit-read-dsn", "DSN", audit::read_dsn,
+        "With postgres://: the database with a login that reads [default: audit.dsn]";
+    "audit.maintainDsn", "ZT_AUDIT_MAINTAIN_DSN", "audit-maintain-dsn", "DSN", audit::maintain_dsn,
+        "With postgres://: the database with a login that makes and drops partitions [default: audit.dsn]";
     "audit.keys", "ZT_AUDIT_KEYS", "audit-keys", "DIR", audit::keys,
         "Keys that checkpoints of the trail are signed with [default: keys beside the database]";
     "audit.spool", "ZT_AUDIT_SPOOL", "audit-spool", "FILE", audit::spool,

@@ -13,7 +13,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
 use super::error::DemoError;
 use super::names::{BPFFS, NAMESPACES, Names, lives, owner, temporary};
-use super::network;
+use super::{ground, network};
 
 /// How long killed processes may take to be gone.
 const DEADLINE: Duration = Duration::from_secs(15);
@@ -105,8 +105,8 @@ pub(super) fn prepare(names: &Names) -> Result<(), DemoError> {
     .map_err(|errno| DemoError::Bpffs { source: errno.into() })
 }
 
-/// Kills all processes of a cgroup and below, and waits until they are gone, as well as those that the story left: an
-/// `ip` that is still at work would make what is then not removed.
+/// Kills all processes of a cgroup and below, and waits until they are gone, as well as those that the story left: one
+/// that is still at work would make what is then not removed.
 fn kill(root: &Path) -> Result<(), DemoError> {
     let events = root.join("cgroup.events");
     wait(&format!("the processes in {} to end", root.display()), || {
@@ -128,7 +128,7 @@ fn remove_cgroups(root: &Path) -> Result<(), DemoError> {
     }
     wait(
         &format!("{} to be removable", root.display()),
-        || match fs::remove_dir(root) {
+        || match ground::change_in(root.parent().unwrap_or(root), || fs::remove_dir(root)) {
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(false),
             result => absent(result).map(|()| true),
         },

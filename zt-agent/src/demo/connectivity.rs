@@ -23,7 +23,7 @@ pub(super) use self::trial::{TrialArgs, try_all};
 #[derive(Clone, Debug, Args)]
 #[command(
     after_help = "Exit codes: 0 everything came out as it must, 1 something did not, 64 bad configuration, 77 the kernel or a \
-    privilege is missing. Needs root and `ip`. Of the configuration handshake, allowHost, allowSelf and clusterCIDRs are taken; \
+    privilege is missing. Needs root. Of the configuration handshake, allowHost, allowSelf and clusterCIDRs are taken; \
     cgroups, namespaces, pins and files are its own, and are removed whatever happens."
 )]
 pub struct ConnectivityArgs {

@@ -2,13 +2,14 @@
 //! What can go wrong with the demo itself, as opposed to what it shows.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::cgroup::CgroupError;
 use crate::cli::Exit;
 use crate::cli::client::ClientError;
 use crate::config::ConfigError;
+use crate::kernel::KernelError;
 
 /// Why the demo cannot begin or go on.
 #[derive(Debug, thiserror::Error)]
@@ -18,12 +19,38 @@ pub enum DemoError {
         "this makes cgroups and network namespaces and loads programs into the kernel, which needs root: run it with `sudo`"
     )]
     NotRoot,
-    /// The world is built with `ip`.
+    /// A capability is missing that its agent needs.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The kernel has no interfaces of a kind that its network is made of.
     #[error(
-        "its network is built with the `ip` command, which is missing: run `apt-get install iproute2` \
-         (or `dnf install iproute`, `apk add iproute2`)"
+        "this kernel makes no interfaces of the kind `{kind}`: run `modprobe {kind}` on the host, and see whether it has CONFIG_{}",
+        .kind.to_uppercase()
     )]
-    NoIp,
+    NoSuchLinks {
+        /// `bridge` or `veth`.
+        kind: &'static str,
+    },
+    /// A container has no directory that something could be mounted on.
+    #[error(
+        "{path} cannot be made: the file system is read-only, and none of its directories is there to mount a tmpfs on; mount a \
+         writable volume there"
+    )]
+    NoPlace {
+        /// What cannot be made.
+        path: PathBuf,
+    },
+    /// Something keeps root from what a container's world is made with.
+    #[error(
+        "cannot {what}: {source}; what is allowed here may be less than root's capabilities: see whether AppArmor, SELinux or seccomp \
+         refuses it, or run this on the host"
+    )]
+    Ground {
+        /// What was tried.
+        what: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// Both families are tried.
     #[error(
         "this kernel has no IPv6 (ipv6.disable=1, or net.ipv6.conf.all.disable_ipv6), which is tried too: boot it with IPv6"
@@ -107,11 +134,23 @@ impl DemoError {
         Self::io(format!("{what} {}", path.display()))
     }
 
+    /// [`Self::io`] of what the place may not allow.
+    pub(super) fn ground(what: impl Into<String>) -> impl FnOnce(nix::errno::Errno) -> Self {
+        let what = what.into();
+        move |errno| Self::Ground {
+            what,
+            source: errno.into(),
+        }
+    }
+
     /// The exit code that goes with it.
     pub fn exit(&self) -> Exit {
         match self {
             Self::NotRoot
-            | Self::NoIp
+            | Self::Kernel(_)
+            | Self::NoSuchLinks { .. }
+            | Self::NoPlace { .. }
+            | Self::Ground { .. }
             | Self::NoIpv6
             | Self::Cgroup(_)
             | Self::Bpffs { .. }
@@ -120,6 +159,24 @@ impl DemoError {
             } => Exit::Unavailable,
             Self::Config(_) => Exit::Invalid,
             _ => Exit::Failed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::errno::Errno;
+
+    use super::*;
+
+    #[test]
+    fn what_a_place_does_not_allow_is_no_failure_of_what_is_tried() {
+        let error = DemoError::ground("make /x writable")(Errno::EACCES);
+        assert_eq!(error.exit(), Exit::Unavailable);
+        let text = error.to_string();
+        assert!(text.starts_with("cannot make /x writable: "), "{text}");
+        for guard in ["AppArmor", "SELinux", "seccomp"] {
+            assert!(text.contains(guard), "{text}");
         }
     }
 }

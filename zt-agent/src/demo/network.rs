@@ -2,40 +2,53 @@
 //! The network of the demo: a namespace for each service, joined by a bridge that has a namespace of its own, so that
 //! the machine's own interfaces, addresses and routes are never touched.
 
-use std::fmt::Write as _;
-use std::io::Write as _;
-use std::process::{Command, Stdio};
+mod links;
+mod namespaces;
 
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsFd as _;
+
+use self::links::Links;
 use super::cast::Who;
 use super::error::DemoError;
 use super::names::Names;
+use crate::kernel::netns;
+
+pub(super) use self::namespaces::remove as remove_namespace;
+
+/// The bridge, in its namespace.
+const BRIDGE: &str = "br0";
+/// A service's interface, in its own.
+const INTERFACE: &str = "eth0";
+/// The lengths of the prefixes of the network that all are in.
+const PREFIX_V4: u8 = 24;
+const PREFIX_V6: u8 = 64;
 
 /// Makes all of it.
 pub(super) fn create(names: &Names) -> Result<(), DemoError> {
-    let mut batch = format!("netns add {}\n", names.bridge());
+    namespaces::add(&names.bridge())?;
+    let mut ends = Vec::new();
     for who in Who::ALL {
-        // Writing to a String cannot fail.
-        let _ = writeln!(batch, "netns add {}", names.namespace(who));
+        let namespace = names.namespace(who);
+        namespaces::add(&namespace)?;
+        ends.push((who, namespaces::open(&namespace)?));
     }
-    ip(None, &batch)?;
-    let mut bridge = String::from(
-        "link add br0 type bridge forward_delay 0 stp_state 0 mcast_snooping 0\nlink set br0 up\n",
-    );
+    inside(&names.bridge(), |links| {
+        links.add_bridge(BRIDGE).map_err(not_made("bridge"))?;
+        for (who, end) in &ends {
+            let pair = links.add_pair(who.name(), BRIDGE, INTERFACE, end.as_fd());
+            pair.map_err(not_made("veth"))?;
+        }
+        Ok(())
+    })?;
     for who in Who::ALL {
-        let (name, namespace) = (who.name(), names.namespace(who));
-        let _ = write!(
-            bridge,
-            "link add {name} type veth peer name eth0 netns {namespace}\nlink set {name} master br0 up\n"
-        );
-    }
-    ip(Some(&names.bridge()), &bridge)?;
-    for who in Who::ALL {
-        let (ipv4, ipv6) = (who.ipv4(), who.ipv6());
-        // Without duplicate address detection the IPv6 address can be used at once.
-        let batch = format!(
-            "link set lo up\nlink set eth0 up\naddr add {ipv4}/24 dev eth0\naddr add {ipv6}/64 dev eth0 nodad\n"
-        );
-        ip(Some(&names.namespace(who)), &batch)?;
+        inside(&names.namespace(who), |links| {
+            let up = links.set_up("lo").and_then(|()| links.set_up(INTERFACE));
+            up.map_err(DemoError::io(format!("set the interfaces of {} up", who.name())))?;
+            give(links, who.name(), who.ipv4(), PREFIX_V4)?;
+            give(links, who.name(), who.ipv6(), PREFIX_V6)
+        })?;
     }
     Ok(())
 }
@@ -52,51 +65,41 @@ pub(super) fn give_back(names: &Names) -> Result<(), DemoError> {
 
 fn move_address(names: &Names, from: Who, to: Who) -> Result<(), DemoError> {
     let address = Who::Iam.ipv4();
-    let batch = |verb: &str| format!("addr {verb} {address}/24 dev eth0\n");
-    ip(Some(&names.namespace(from)), &batch("del"))?;
-    ip(Some(&names.namespace(to)), &batch("add"))?;
-    ip(Some(&names.namespace(Who::Postgres)), "neigh flush dev eth0\n")
-}
-
-/// Removes a named network namespace; its interfaces go with it.
-pub(super) fn remove_namespace(name: &str) -> Result<(), DemoError> {
-    ip(None, &format!("netns del {name}\n"))
-}
-
-/// Whether there is an `ip` command.
-pub(super) fn ip_exists() -> bool {
-    let mut command = Command::new("ip");
-    command
-        .arg("-V")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    command.status().is_ok_and(|status| status.success())
-}
-
-/// Runs lines of `ip` commands in a namespace, in one process.
-fn ip(namespace: Option<&str>, batch: &str) -> Result<(), DemoError> {
-    let mut command = Command::new("ip");
-    if let Some(namespace) = namespace {
-        command.args(["-n", namespace]);
-    }
-    command.args(["-batch", "-"]);
-    command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(DemoError::io("run `ip`"))?;
-    if let Some(mut input) = child.stdin.take() {
-        input
-            .write_all(batch.as_bytes())
-            .map_err(DemoError::io("write to `ip`"))?;
-    }
-    let output = child.wait_with_output().map_err(DemoError::io("wait for `ip`"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(DemoError::Command {
-        command: format!("ip {}", batch.trim().replace('\n', "; ")),
-        output: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+    inside(&names.namespace(from), |links| {
+        let removed = links.remove_address(INTERFACE, address, PREFIX_V4);
+        removed.map_err(DemoError::io(format!("take {address} from {}", from.name())))
+    })?;
+    inside(&names.namespace(to), |links| {
+        give(links, to.name(), address, PREFIX_V4)
+    })?;
+    inside(&names.namespace(Who::Postgres), |links| {
+        let forgotten = links.forget_neighbour(INTERFACE, address);
+        forgotten.map_err(DemoError::io(format!("have postgres forget {address}")))
     })
+}
+
+fn give(links: &Links, name: &str, address: IpAddr, prefix: u8) -> Result<(), DemoError> {
+    let given = links.add_address(INTERFACE, address, prefix);
+    given.map_err(DemoError::io(format!("give {address} to {name}")))
+}
+
+/// Does something in a named namespace.
+fn inside(
+    namespace: &str,
+    work: impl FnOnce(&Links) -> Result<(), DemoError> + Send,
+) -> Result<(), DemoError> {
+    let file = namespaces::open(namespace)?;
+    let done = netns::inside(&file, || {
+        let links = Links::open().map_err(DemoError::io("speak with the kernel about interfaces"))?;
+        work(&links)
+    });
+    done.map_err(DemoError::io(format!("enter the network namespace {namespace}")))?
+}
+
+/// Of an interface of a kind.
+fn not_made(kind: &'static str) -> impl FnOnce(io::Error) -> DemoError {
+    move |source| match source.raw_os_error() {
+        Some(libc::EOPNOTSUPP) => DemoError::NoSuchLinks { kind },
+        _ => DemoError::io(format!("make a {kind} interface"))(source),
+    }
 }

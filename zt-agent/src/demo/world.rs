@@ -11,7 +11,7 @@ use super::error::DemoError;
 use super::names::Names;
 use super::order::Outcome;
 use super::servers::{self, Server};
-use super::{cleanup, network};
+use super::{cleanup, ground, network};
 
 /// How long a server may take to serve.
 const DEADLINE: Duration = Duration::from_mins(1);
@@ -28,6 +28,9 @@ impl World {
     /// Builds it, and waits until everyone serves. `datagrams`: with the built-in servers alone, which answer datagrams too.
     pub(super) fn build(names: Names, datagrams: bool) -> Result<Self, DemoError> {
         cleanup::prepare(&names)?;
+        let root = names.root();
+        ground::change_in(root.parent().unwrap_or(&root), || fs::create_dir(&root))
+            .map_err(DemoError::at("make the cgroup", &root))?;
         for who in Who::ALL {
             let directory = names.cgroup_directory(who);
             fs::create_dir_all(&directory).map_err(DemoError::at("make the cgroup", &directory))?;

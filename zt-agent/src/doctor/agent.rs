@@ -80,6 +80,7 @@ pub(super) fn said(status: &Value) -> Vec<Finding> {
             losses(status),
             names(status),
             handshakes(status),
+            paths(status),
             spire(status),
             svid(status),
             kubernetes(status),
@@ -231,6 +232,24 @@ fn handshakes(status: &Value) -> Option<Finding> {
             "restart them, one after the other",
         )
     })
+}
+
+fn paths(status: &Value) -> Option<Finding> {
+    let paths = status["handshake"]["paths"].as_array()?;
+    let last = paths.first()?;
+    let to = last["node"].as_str().map_or_else(
+        || format!("the network {}", text(&last["network"])),
+        |node| format!("node {node}"),
+    );
+    let found = format!(
+        "identities did not arrive in TCP handshakes on {} ways in the last hour, the last one between here and {to}",
+        paths.len()
+    );
+    Some(Finding::warning(
+        "handshake.paths",
+        found,
+        "`zt-agent status` lists them (`handshake`, `paths`): docs/troubleshooting.md (Identities do not arrive)",
+    ))
 }
 
 fn spire(status: &Value) -> Option<Finding> {

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::finding::Finding;
-use crate::config::{Config, ConfigError, DEFAULT_FILE, IdentitySource, PolicySource, Sources};
+use crate::config::{Config, ConfigError, DEFAULT_FILE, IdentitySource, PolicySource, SETTINGS, Sources};
 use crate::identity::file as workloads;
 use crate::policy;
 use crate::policy_dir;
@@ -41,13 +41,20 @@ pub(super) fn configuration(file: Option<&Path>, loaded: &Result<Config, ConfigE
         file: file.map(Path::to_path_buf),
         ..Sources::default()
     });
-    let with_secret = alone.is_ok_and(|config| has_password(&config.audit.dsn));
+    let with_secret = alone.ok().and_then(|config| {
+        let mut dsns = config.audit.dsns();
+        dsns.find(|(_, dsn)| has_password(dsn)).map(|(key, _)| key)
+    });
     let mode = fs::metadata(path).map_or(0, |metadata| metadata.mode() & 0o777);
-    if with_secret && mode & 0o044 != 0 {
+    if let Some(key) = with_secret.filter(|_| mode & 0o044 != 0) {
+        let variable = SETTINGS.iter().find(|setting| setting.key == key);
+        let variable = variable.map_or("the environment", |setting| setting.variable);
         findings.push(Finding::warning(
             "config.permissions",
-            format!("{shown} has a password in `audit.dsn` and mode {mode:03o}: others of this machine can read it"),
-            format!("chmod 600 {shown}, or give it in ZT_AUDIT_DSN"),
+            format!(
+                "{shown} has a password in `{key}` and mode {mode:03o}: others of this machine can read it"
+            ),
+            format!("chmod 600 {shown}, or give it in {variable}"),
         ));
     }
     findings
@@ -77,11 +84,15 @@ fn problems(problems: &[Problem]) -> String {
 /// `in_force`: the digest that the agent enforces, where one runs.
 pub(super) fn policies(config: &Config, in_force: Option<&str>) -> Finding {
     const CHECK: &str = "policy.files";
-    if config.policy_source != PolicySource::Directory {
-        return Finding::not_applicable(
-            CHECK,
-            "policy comes from elsewhere (`policySource`): see `agent.policy`",
-        );
+    let from_elsewhere = match config.policy_source {
+        PolicySource::Directory => None,
+        PolicySource::Engine => Some("policy comes from an engine (`policySource`): see `policy.engine`"),
+        PolicySource::Kubernetes => {
+            Some("policy comes from the cluster (`policySource`): see `agent.policy`")
+        }
+    };
+    if let Some(why) = from_elsewhere {
+        return Finding::not_applicable(CHECK, why);
     }
     let path = &config.policy_path;
     let shown = path.display();
@@ -253,6 +264,15 @@ mod tests {
         let found = load("audit:\n  dsn: postgres://u:secret@127.0.0.1/zt\n");
         assert_eq!((found[0].status, found[1].status), (Status::Ok, Status::Warning));
         assert!(!format!("{found:?}").contains("secret"), "{found:?}");
+        let found = load(
+            "audit:\n  dsn: postgres://u@127.0.0.1/zt\n  maintainDsn: postgres://m:secret@127.0.0.1/zt\n",
+        );
+        let (said, remedy) = (&found[1].found, found[1].remedy.as_deref());
+        assert!(said.contains("`audit.maintainDsn`"), "{found:?}");
+        assert!(
+            remedy.is_some_and(|remedy| remedy.ends_with("ZT_AUDIT_MAINTAIN_DSN")),
+            "{found:?}"
+        );
         assert_eq!(load("mode: enforce\n").len(), 1);
         // What a Secret has and the environment brings is in no file; what is in one stays there, whatever the environment says.
         let found = load_with("mode: enforce\n", Some("postgres://u:secret@127.0.0.1/zt"));

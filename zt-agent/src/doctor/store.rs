@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::finding::Finding;
 use crate::audit::archive;
-use crate::audit::postgres::{Examined, Target, examine};
+use crate::audit::postgres::{Examined, PgError, Targets, examine};
 use crate::audit::record::Timestamp;
 use crate::audit::sqlite::{Reader, StoreError, Use, damaged_beside, default_keys};
 use crate::config::Config;
@@ -22,6 +22,7 @@ const MANY: u64 = 100_000;
 
 const DATABASE: &str = "audit.database";
 const ROLES: &str = "audit.roles";
+const WRITER_ONLY: &str = "audit.writer";
 const DURABLE: &str = "audit.durable";
 const CLOCK: &str = "clock.database";
 
@@ -38,15 +39,20 @@ pub(super) async fn look(config: &Config, now: i64) -> Vec<Finding> {
     let dsn = &config.audit.dsn;
     let mut findings = Vec::new();
     let (file, used_as) = if archive::is_postgres(dsn) {
-        match Target::parse(dsn) {
-            Ok(target) => {
-                let place = target.place().to_owned();
-                findings.extend(server(&place, &examine(&target).await));
+        let audit = &config.audit;
+        match Targets::parse(dsn, audit.read_dsn.as_deref(), audit.maintain_dsn.as_deref()) {
+            Ok(targets) => {
+                let logins = Logins {
+                    read: audit.read_dsn.is_some(),
+                    maintain: audit.maintain_dsn.is_some(),
+                };
+                let place = targets.writer.place().to_owned();
+                findings.extend(server(&place, logins, &examine(&targets).await));
             }
             Err(error) => findings.push(Finding::failed(
                 DATABASE,
                 error.to_string(),
-                "correct `audit.dsn`",
+                "correct `audit.dsn`, `audit.readDsn` and `audit.maintainDsn`",
             )),
         }
         (format!("sqlite://{}", config.audit.spool.display()), Use::Spool)
@@ -138,24 +144,30 @@ fn damaged(path: &Path, found: io::Result<Vec<PathBuf>>) -> Finding {
     }
 }
 
-fn server(place: &str, examined: &Examined) -> Vec<Finding> {
-    const WRITER: &str = "zt_audit_writer";
-    const READER: &str = "zt_audit_reader";
-    const MAINTAINER: &str = "zt_audit_maintainer";
+/// Which roles have a login of their own, beside the one that inserts.
+#[derive(Clone, Copy, Debug, Default)]
+struct Logins {
+    read: bool,
+    maintain: bool,
+}
+
+fn server(place: &str, logins: Logins, examined: &Examined) -> Vec<Finding> {
     let unreachable = examined.roles.first().and_then(|(_, outcome)| {
         let error = outcome.as_ref().err()?;
-        matches!(error.cause(), "unreachable" | "slow").then_some(error)
+        error.is_away().then_some(error)
     });
     if let Some(error) = unreachable {
+        let unasked = |check| Finding::not_applicable(check, "the server cannot be reached");
         return vec![
             Finding::failed(
                 DATABASE,
                 error.to_string(),
                 "start the server, or correct `audit.dsn`; decisions wait in the spool until it is there",
             ),
-            Finding::not_applicable(ROLES, "the server cannot be reached"),
-            Finding::not_applicable(DURABLE, "the server cannot be reached"),
-            Finding::not_applicable(CLOCK, "the server cannot be reached"),
+            unasked(ROLES),
+            unasked(WRITER_ONLY),
+            unasked(DURABLE),
+            unasked(CLOCK),
         ];
     }
     let mut findings = vec![if examined.tables {
@@ -176,26 +188,82 @@ fn server(place: &str, examined: &Examined) -> Vec<Finding> {
             "see `audit.roles`",
         )
     }];
-    let grant = |role: &str| format!("run deploy/postgres/roles.sql, and `GRANT {role} TO` this login");
-    findings.push(if let Some(error) = examined.refusal(WRITER) {
-        Finding::failed(ROLES, error.to_string(), grant(WRITER))
-    } else if let Some(error) = examined.refusal(READER) {
-        let remedy = format!(
-            "{}: without it nobody can ask this agent for records",
-            grant(READER)
-        );
-        Finding::warning(ROLES, error.to_string(), remedy)
-    } else if examined.refusal(MAINTAINER).is_some() {
-        Finding::ok(
-            ROLES,
-            "this login writes and reads; another one looks after the partitions",
-        )
-    } else {
-        Finding::ok(ROLES, "this login writes, reads and looks after the partitions")
-    });
+    findings.push(roles(logins, examined));
+    findings.push(writer_only(examined));
     findings.push(durable(examined));
     findings.push(clocks(examined.ahead));
     findings
+}
+
+/// Whether each login may do what it is for.
+fn roles(logins: Logins, examined: &Examined) -> Finding {
+    const WRITER: &str = "zt_audit_writer";
+    const READER: &str = "zt_audit_reader";
+    const MAINTAINER: &str = "zt_audit_maintainer";
+    let remedy = |role: &str, key: &str, error: &PgError| {
+        if error.is_away() {
+            format!("start that server, or correct `{key}`")
+        } else {
+            format!("run deploy/postgres/roles.sql, and `GRANT {role} TO` the login of `{key}`")
+        }
+    };
+    if let Some(error) = examined.refusal(WRITER) {
+        return Finding::failed(ROLES, error.to_string(), remedy(WRITER, "audit.dsn", error));
+    }
+    match (examined.refusal(READER), logins.read) {
+        (Some(error), true) => {
+            return Finding::failed(ROLES, error.to_string(), remedy(READER, "audit.readDsn", error));
+        }
+        (Some(error), false) => {
+            let remedy = format!(
+                "{}, or name one that may in `audit.readDsn`: without it nobody can ask this agent for records",
+                remedy(READER, "audit.dsn", error)
+            );
+            return Finding::warning(ROLES, error.to_string(), remedy);
+        }
+        (None, _) => {}
+    }
+    if let Some(role) = examined.elsewhere.first() {
+        return Finding::warning(
+            ROLES,
+            format!("the login for {role} comes to another database than that of `audit.dsn`"),
+            "have `audit.readDsn` and `audit.maintainDsn` lead to the database of `audit.dsn`, or the first to a replica of it",
+        );
+    }
+    match (examined.refusal(MAINTAINER), logins.maintain) {
+        (Some(error), true) => Finding::failed(
+            ROLES,
+            error.to_string(),
+            remedy(MAINTAINER, "audit.maintainDsn", error),
+        ),
+        (Some(_), false) => Finding::ok(
+            ROLES,
+            "this agent's logins write and read; another one's looks after the partitions",
+        ),
+        (None, _) => Finding::ok(
+            ROLES,
+            "this agent's logins write, read and look after the partitions",
+        ),
+    }
+}
+
+/// Whether the login that inserts may do nothing else: who takes over the agent then has it.
+fn writer_only(examined: &Examined) -> Finding {
+    let Some(more) = &examined.more else {
+        return Finding::not_applicable(WRITER_ONLY, "the server could not be asked");
+    };
+    if more.is_empty() {
+        return Finding::ok(
+            WRITER_ONLY,
+            "the login of `audit.dsn` inserts, and may do nothing else",
+        );
+    }
+    let found = format!(
+        "the login of `audit.dsn` may {} besides INSERT, in whichever of its roles",
+        more.join(", ")
+    );
+    let remedy = "leave it a member of zt_audit_writer alone (REVOKE the other roles from it), and name logins for these in `audit.readDsn` and `audit.maintainDsn`, or on other machines";
+    Finding::warning(WRITER_ONLY, found, remedy)
 }
 
 /// Whether what the server confirms survives a crash of its machine: from the spool it goes by then.

@@ -14,12 +14,11 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType
 use zt_common::address::Address;
 
 pub use self::owner::owner_of;
+use super::netlink::{Messages, NLMSG_ERROR, REQUEST};
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
-const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
-const REQUEST: u16 = 1;
 const DUMP: u16 = 0x300;
 const INET_DIAG_CGROUP_ID: u16 = 21;
 
@@ -284,58 +283,12 @@ fn parse(body: &[u8], protocol: u8) -> Option<Found> {
     })
 }
 
-struct Message<'a> {
-    kind: u16,
-    sequence: u32,
-    body: &'a [u8],
-}
-
-impl Message<'_> {
-    fn error(&self) -> io::Result<()> {
-        match self
-            .body
-            .get(..4)
-            .and_then(|bytes| bytes.try_into().ok())
-            .map(i32::from_ne_bytes)
-        {
-            Some(0) => Ok(()),
-            Some(code) => Err(io::Error::from_raw_os_error(-code)),
-            None => Err(ErrorKind::InvalidData.into()),
-        }
-    }
-}
-
-/// The netlink messages of a buffer.
-struct Messages<'a>(&'a [u8]);
-
-impl<'a> Iterator for Messages<'a> {
-    type Item = Message<'a>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let &[a, b, c, d, k0, k1, _, _, s0, s1, s2, s3, ..] = self.0 else {
-            return None;
-        };
-        let length = u32::from_ne_bytes([a, b, c, d]) as usize;
-        let body = self.0.get(16..length)?;
-        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some(Message {
-            kind: u16::from_ne_bytes([k0, k1]),
-            sequence: u32::from_ne_bytes([s0, s1, s2, s3]),
-            body,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_truncated_or_lying_message_ends_the_listing_without_a_panic() {
-        let mut bytes = Vec::new();
-        bytes.extend_from_slice(&1000_u32.to_ne_bytes());
-        bytes.extend_from_slice(&[0; 20]);
-        assert_eq!(Messages(&bytes).count(), 0);
+    fn a_truncated_or_lying_listing_ends_without_a_panic() {
         assert!(parse(&[2, 1, 0], 6).is_none());
         let mut body = vec![0_u8; 72];
         // An attribute that claims a length of zero must not loop forever.

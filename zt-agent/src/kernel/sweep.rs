@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use zt_common::abi::{
     CONNECTION_ENFORCED, CONNECTION_ESTABLISHED, CONNECTION_INBOUND, CONNECTION_LOCAL, CONNECTION_PROVEN,
-    Connection, MODE_ENFORCE, Service, Workload,
+    Connection, MODE_ENFORCE, Service, Workload, settled,
 };
 use zt_common::address::Address;
 use zt_common::entry::Flow;
@@ -130,7 +130,8 @@ impl Judge<'_> {
             self.workloads.get(&around)
         });
         let unnamed = self.unknown_denied || connection.flags & CONNECTION_ENFORCED != 0;
-        let enforced = own.map_or(unnamed, |own| own.mode == MODE_ENFORCE);
+        let revision = self.table.revision();
+        let enforced = own.map_or(unnamed, |own| settled(own.mode, revision) == MODE_ENFORCE);
         if !enforced {
             return None;
         }
@@ -195,6 +196,8 @@ fn rename(
 
 #[cfg(test)]
 mod tests {
+    use zt_common::abi::{MODE_OBSERVE, mode_between};
+
     use super::*;
 
     fn revoked(cookie: u64, local: u8, remote: u8, fate: Fate) -> Revoked {
@@ -219,6 +222,35 @@ mod tests {
             }),
             fate,
         }
+    }
+
+    /// Fails where what is in the map is compared, and not what it means under the table in force.
+    #[test]
+    fn a_mode_that_changed_with_a_swap_is_what_it_is_under_the_table_in_force() {
+        let table = AllowTable::default();
+        let judged = |mode| {
+            let own = Workload {
+                identity: identity::FIRST_WORKLOAD + 5,
+                mode,
+                reserved: [0; 7],
+            };
+            let judge = Judge {
+                table: &table,
+                workloads: &HashMap::from([(3, own)]),
+                service: &|_, _, _| None,
+                nearest: &|_, _| None,
+                unknown_denied: false,
+                proof_waits: false,
+            };
+            let connection = Connection {
+                workload: 3,
+                ..revoked(1, 1, 2, Fate::Gone).connection
+            };
+            judge.judge(1, connection).is_some()
+        };
+        let between = |enforces| mode_between(enforces, table.revision());
+        assert!(judged(MODE_ENFORCE) && judged(between(true)));
+        assert!(!judged(MODE_OBSERVE) && !judged(between(false)));
     }
 
     #[test]

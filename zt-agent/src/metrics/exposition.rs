@@ -11,7 +11,7 @@ use prometheus_client::metrics::MetricType;
 use zt_common::counter::Counter;
 
 use super::fingerprint::fingerprint;
-use super::{Metrics, nri, peers, pods, spire, spool, trail, waits};
+use super::{Metrics, nri, options, peers, pods, spire, spool, trail, waits};
 use crate::state::SOURCE_REFUSALS;
 
 #[derive(Debug)]
@@ -38,6 +38,7 @@ impl Collector for Exposition {
         losses(&mut writer, metrics)?;
         kernel(&mut writer, metrics)?;
         node(&mut writer, metrics)?;
+        options::options(&mut writer, metrics)?;
         trail::trail(&mut writer, metrics)?;
         writer.counters(
             "zt_api_refused",

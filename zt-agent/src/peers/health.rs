@@ -2,10 +2,11 @@
 //! How it stands with the agents of other nodes. Everybody may look at any time.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::identity::peers::{Counts, Dispute, Roster};
+use crate::identity::peers::{Counts, Dispute, Roster, Speaker};
 use crate::identity::since::now;
 
 /// Why other agents are refused, or what they say is not believed: each has a sample from the start.
@@ -165,6 +166,8 @@ impl Status {
 #[derive(Debug)]
 pub struct Health {
     status: Mutex<Status>,
+    /// Whose which addresses are.
+    speakers: Mutex<Vec<(Arc<str>, Arc<Speaker>)>>,
 }
 
 impl Default for Health {
@@ -175,6 +178,7 @@ impl Default for Health {
         };
         Self {
             status: Mutex::new(status),
+            speakers: Mutex::default(),
         }
     }
 }
@@ -204,6 +208,14 @@ impl Health {
         self.lock().disputes.clone()
     }
 
+    /// The node that has an address, if it is another one, and no second one claims it as well.
+    pub fn node_at(&self, address: IpAddr) -> Option<Arc<str>> {
+        let speakers = self.speakers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut of = speakers.iter().filter(|(_, speaker)| speaker.speaks_for(address));
+        let (name, _) = of.find(|(_, speaker)| !speaker.is_disputed(address))?;
+        Some(Arc::clone(name))
+    }
+
     /// How many nodes are in each of [`State::ALL`].
     pub fn states(&self) -> [usize; State::ALL.len()] {
         let status = self.lock();
@@ -212,6 +224,10 @@ impl Health {
 
     /// These are all nodes that there are, and what they disagree about.
     pub fn knows(&self, roster: &Roster) {
+        let speakers = roster
+            .iter()
+            .map(|(name, speaker)| (Arc::clone(name), Arc::clone(speaker)));
+        *self.speakers.lock().unwrap_or_else(PoisonError::into_inner) = speakers.collect();
         let mut status = self.lock();
         status.nodes.retain(|name, _| roster.get(name).is_some());
         for (name, speaker) in roster.iter() {

@@ -70,7 +70,7 @@ pub fn compile_with(
 ) -> Result<AllowTable, CompileError> {
     let members: BTreeSet<SpiffeId> = groups.workloads().cloned().collect();
     let (universe, alike) = told_apart(set.identities(), [identities, &members]);
-    let networks = Networks::new(set.networks(), &settings.cluster_cidrs);
+    let networks = Networks::of(set, settings);
     let rules = set
         .policies()
         .iter()

@@ -87,10 +87,7 @@ impl NamedParty {
             Self::Spiffe(id) => Party::Spiffe(id),
             Self::Entity(name) => Party::Number(entity_number(name)?),
             Self::Address(address) => Party::Address(*address),
-            Self::Network(network) => {
-                let (_, number) = table.networks().entries().find(|(known, _)| known == network)?;
-                Party::Number(number)
-            }
+            Self::Network(network) => Party::Number(table.networks().number_of(network)?),
         })
     }
 

@@ -12,9 +12,11 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use zt_common::identity;
 
+use super::Settings;
 use super::action::Action;
 use super::endpoint::canonical;
 use super::hash::FastMap;
+use super::set::PolicySet;
 use crate::spiffe_id::number_of;
 
 /// The name of a network in records: `cidr:10.0.0.0/8`.
@@ -47,6 +49,11 @@ struct Named {
 }
 
 impl Networks {
+    /// Those that a table has which is compiled of these policies, whoever the workloads are.
+    pub fn of(set: &PolicySet, settings: &Settings) -> Self {
+        Self::new(set.networks(), &settings.cluster_cidrs)
+    }
+
     pub(super) fn new(named: &[(IpNet, u64)], cluster: &[IpNet]) -> Self {
         let cluster: Vec<IpNet> = cluster.iter().copied().map(canonical).collect();
         let mut entries = FastMap::default();
@@ -99,6 +106,11 @@ impl Networks {
     /// cluster's, or `world`.
     pub fn entries(&self) -> impl Iterator<Item = (IpNet, u64)> + '_ {
         self.entries.iter().map(|(network, number)| (*network, *number))
+    }
+
+    /// The number of a network that is one of them.
+    pub(super) fn number_of(&self, network: &IpNet) -> Option<u64> {
+        self.entries.get(network).copied()
     }
 
     /// The number of an address that no identity owns: that of the longest prefix around it, or `world`.

@@ -62,7 +62,7 @@ impl PatternRules {
                 next
             });
         }
-        let networks = Networks::new(set.networks(), &settings.cluster_cidrs);
+        let networks = Networks::of(set, settings);
         let entries = compile::unexpanded(&rules, &numbers, &networks)?;
         let shapes = compile::shapes(entries.iter().map(|(key, entry)| (*key, *entry)));
         let order = (0..).zip(&rules).map(|(place, rule)| (rule.number, place));

@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use crate::yaml::{Node, Value};
+
 /// A range of ports, both ends included; never port 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
 pub struct PortRange {
@@ -18,8 +20,20 @@ impl PortRange {
         self.first <= port && port <= self.last
     }
 
+    /// From an item of a list in a document: a number, or a text with one or with a range.
+    pub(super) fn read(node: &Node) -> Result<Self, String> {
+        match &node.value {
+            Value::Integer(number) => Self::single(*number),
+            Value::Text(text) => Self::parse(text),
+            other => Err(format!(
+                "expected a port or a range such as \"8000-8100\", found {}",
+                other.describe()
+            )),
+        }
+    }
+
     /// From the text in a document: `5432` or `8000-8100`.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    fn parse(text: &str) -> Result<Self, String> {
         let (first, last) = match text.split_once('-') {
             None => (port(text)?, port(text)?),
             Some((first, last)) => (port(first)?, port(last)?),
@@ -31,7 +45,7 @@ impl PortRange {
     }
 
     /// From a number in a document.
-    pub(super) fn single(number: i128) -> Result<Self, String> {
+    fn single(number: i128) -> Result<Self, String> {
         match u16::try_from(number) {
             Ok(port) if port != 0 => Ok(Self {
                 first: port,

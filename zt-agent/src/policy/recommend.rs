@@ -2,10 +2,11 @@
 //! The smallest readable policy that allows what was seen.
 //!
 //! One rule a source, one target a destination and protocol, the ports that were seen. Patterns stand there only where they
-//! were asked for, and the world as a destination only where a source reached many of its addresses. What zt allows by itself
-//! is not said. What was made is parsed, compiled and asked about every connection by the one verdict function: what it does
-//! not allow is told, and rules, targets and ports without which all of them are allowed are left out. What cannot be judged,
-//! as where an address is not known, keeps what was written for it.
+//! were asked for, and the world as a destination only where a source reached many of its addresses. The right to raw sockets
+//! is a rule of its own, and never a pattern's. What zt allows by itself is not said. What was made is parsed, compiled and asked
+//! about every connection by the one verdict function: what it does not allow is told, and rules, targets and ports without
+//! which all of them are allowed are left out. What cannot be judged, as where an address is not known, keeps what was written
+//! for it.
 
 mod smallest;
 mod unused;
@@ -13,6 +14,7 @@ mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -31,6 +33,21 @@ pub use unused::{Unused, unused};
 pub struct Counted {
     /// Between whom.
     pub flow: SeenFlow,
+    /// The Service that was connected to, of which this is one of those behind it.
+    pub service: Option<Arc<str>>,
+    /// How often.
+    pub count: u64,
+    /// When last.
+    pub last_seen: Moment,
+}
+
+/// Sockets that take the right to raw sockets, and how often they were opened.
+#[derive(Clone, Debug)]
+pub struct RawCounted {
+    /// By whom.
+    pub holder: SpiffeId,
+    /// Of which protocol.
+    pub protocol: String,
     /// How often.
     pub count: u64,
     /// When last.
@@ -88,38 +105,15 @@ enum End {
     Entity(String),
 }
 
-/// How often and when last.
-#[derive(Clone, Debug, Default)]
-struct Times {
-    count: u64,
-    last_seen: Moment,
-}
-
-impl Times {
-    fn take(&mut self, other: &Self) {
-        self.count = self.count.saturating_add(other.count);
-        if self.last_seen < other.last_seen {
-            self.last_seen.clone_from(&other.last_seen);
-        }
-    }
-}
-
-impl From<&Counted> for Times {
-    fn from(counted: &Counted) -> Self {
-        Self {
-            count: counted.count,
-            last_seen: counted.last_seen.clone(),
-        }
-    }
-}
-
 type Target = (End, Protocol);
-type Targets = BTreeMap<Target, BTreeMap<u16, Times>>;
-type Rules = BTreeMap<End, Targets>;
+/// The ports of targets, each with what was seen there.
+type Targets<'s> = BTreeMap<Target, BTreeMap<u16, Vec<&'s Counted>>>;
+type Rules<'s> = BTreeMap<End, Targets<'s>>;
 
 /// Makes a policy that allows what was seen.
 pub fn recommend(
     seen: &[Counted],
+    raw: &[RawCounted],
     wishes: &Wishes,
     settings: &Settings,
 ) -> Result<Recommended, RecommendError> {
@@ -143,8 +137,9 @@ pub fn recommend(
         .collect();
     let writing = Writing::new(&needed, wishes);
     let all = writing.rules(&needed);
-    let made = |rules: &Rules| -> Result<(String, PolicySet, AllowTable), RecommendError> {
-        let text = write::document(&wishes.name, rules);
+    let holders = write::holders(raw);
+    let made = |rules: &Rules<'_>| -> Result<(String, PolicySet, AllowTable), RecommendError> {
+        let text = write::document(&wishes.name, rules, &holders);
         let set = read(&text, settings)?;
         let table = table(&set, &fit, settings)?;
         Ok((text, set, table))
@@ -171,7 +166,7 @@ pub fn recommend(
     }));
     Ok(Recommended {
         unsaid,
-        rules: count,
+        rules: count + holders.len(),
         text,
     })
 }
@@ -228,22 +223,22 @@ impl<'w> Writing<'w> {
         (source, (destination, flow.protocol))
     }
 
-    fn rules(&self, seen: &[&Counted]) -> Rules {
+    fn rules<'s>(&self, seen: &[&'s Counted]) -> Rules<'s> {
         let mut rules = Rules::new();
-        for counted in seen {
+        for counted in seen.iter().copied() {
             let (source, target) = self.of(&counted.flow);
             let ports = rules.entry(source).or_default().entry(target).or_default();
-            let times = ports.entry(counted.flow.port).or_default();
-            times.take(&Times::from(*counted));
+            ports.entry(counted.flow.port).or_default().push(counted);
         }
         rules
     }
 }
 
-/// The sources that reached few addresses of the world, with these. None, where the address of anybody in the world is not
+/// The sources that reached few addresses of the world, with these: several that were put together are many. None, where the address of anybody in the world is not
 /// known: by a policy that names networks, he could not be judged.
 fn addresses(seen: &[&Counted], wishes: &Wishes) -> BTreeMap<End, BTreeSet<IpAddr>> {
     let mut far: BTreeMap<End, BTreeSet<IpAddr>> = BTreeMap::new();
+    let mut many: BTreeSet<End> = BTreeSet::new();
     for counted in seen {
         let flow = &counted.flow;
         let lost = |party: &SeenParty| matches!(party, SeenParty::Nameless { name, address: None } if name == "world");
@@ -256,9 +251,11 @@ fn addresses(seen: &[&Counted], wishes: &Wishes) -> BTreeMap<End, BTreeSet<IpAdd
             if known.len() <= MAX_ADDRESSES {
                 known.insert(address);
             }
+        } else if matches!(&flow.destination, SeenParty::Several { name, .. } if name == "world") {
+            many.insert(end(&flow.source, wishes));
         }
     }
-    far.retain(|_, addresses| addresses.len() <= MAX_ADDRESSES);
+    far.retain(|source, addresses| addresses.len() <= MAX_ADDRESSES && !many.contains(source));
     far
 }
 
@@ -277,29 +274,26 @@ fn end(party: &SeenParty, wishes: &Wishes) -> End {
             let pattern = wishes.patterns.iter().find(|pattern| pattern.matches(id));
             End::Spiffe(pattern.map_or_else(|| id.to_string(), ToString::to_string))
         }
-        SeenParty::Nameless { name, .. } => match name.strip_prefix("cidr:") {
-            Some(network) => End::Cidr(network.to_owned()),
-            None => End::Entity(name.clone()),
-        },
+        SeenParty::Nameless { name, .. } | SeenParty::Several { name, .. } => {
+            match name.strip_prefix("cidr:") {
+                Some(network) => End::Cidr(network.to_owned()),
+                None => End::Entity(name.clone()),
+            }
+        }
+        SeenParty::Entity(_) => End::Entity(party.name().to_owned()),
     }
 }
 
-/// The ports of a target, joined where one follows the other, each with how often and when last.
-fn joined(ports: &BTreeMap<u16, Times>) -> Vec<(PortRange, Times)> {
-    let mut joined: Vec<(PortRange, Times)> = Vec::with_capacity(ports.len());
-    for (port, times) in ports {
+/// Ports in order, joined where one follows the other.
+fn joined(ports: impl Iterator<Item = u16>) -> Vec<PortRange> {
+    let mut joined: Vec<PortRange> = Vec::new();
+    for port in ports {
         match joined.last_mut() {
-            Some((range, of)) if u32::from(range.last) + 1 == u32::from(*port) => {
-                range.last = *port;
-                of.take(times);
-            }
-            _ => joined.push((
-                PortRange {
-                    first: *port,
-                    last: *port,
-                },
-                times.clone(),
-            )),
+            Some(range) if u32::from(range.last) + 1 == u32::from(port) => range.last = port,
+            _ => joined.push(PortRange {
+                first: port,
+                last: port,
+            }),
         }
     }
     joined

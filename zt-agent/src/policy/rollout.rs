@@ -20,7 +20,7 @@ use super::envelope::{Head, hex_digest};
 use crate::spiffe_id::{Pattern, SpiffeId};
 
 pub use canary::{Canary, CanaryBy, Instance, Replica};
-pub use guard::{Armed, DeniedEdge, Edge, Guard, Outcome, Refusals, Stop, StopCause};
+pub use guard::{Armed, DeniedEdge, Edge, Guard, Outcome, Refusals, Stop, StopCause, StopCounts};
 pub(super) use read::read;
 pub(super) use soak::PATTERN as SOAK_PATTERN;
 pub use window::WINDOW;
@@ -44,8 +44,12 @@ pub(super) const STAGE_FIELDS: [&str; 7] = [
 pub(super) const CANARY_FIELDS: [&str; 2] = ["percent", "by"];
 /// The fields of a stage's `onDenials`.
 pub(super) const ON_DENIALS_FIELDS: [&str; 4] = ["perMinute", "attemptsPerMinute", "action", "for"];
-/// The most denials a minute that a limit may name.
+/// The most different connections a minute that a limit may name.
 pub(super) const MOST_PER_MINUTE: u64 = 1_000_000;
+/// So many are told apart, and one more: a limit beyond that stands for this one.
+const TOLD_APART: u64 = 65_535;
+/// The most denials a minute, of whichever connection, that a limit may name.
+pub(super) const MOST_ATTEMPTS_PER_MINUTE: u64 = 1_000_000;
 
 /// How a cluster goes from observing to enforcing.
 #[derive(Clone, Debug)]
@@ -103,6 +107,13 @@ pub struct OnDenials {
     pub action: DenialAction,
     /// `for`: how many seconds after the stage came in force on a node it may happen.
     pub soak: u64,
+}
+
+impl OnDenials {
+    /// How many different connections are borne: [`Self::per_minute`], as far as they are told apart.
+    pub fn borne(&self) -> u64 {
+        self.per_minute.min(TOLD_APART)
+    }
 }
 
 /// What happens when there are too many denials.
@@ -200,6 +211,22 @@ impl EnforcementRollout {
         let mut other = self.clone();
         other.reached = reached.min(self.stages.len());
         other.sealed()
+    }
+
+    /// A sentence about each limit that is beyond what is told apart.
+    pub fn limits_beyond_reach(&self) -> Vec<String> {
+        let limits = self.stages.iter().filter_map(|stage| {
+            let limit = stage.on_denials.as_ref()?;
+            (limit.per_minute > limit.borne()).then(|| {
+                format!(
+                    "`perMinute` of stage `{}` is {}, and acts as {}: no more connections are told apart",
+                    stage.name,
+                    limit.per_minute,
+                    limit.borne()
+                )
+            })
+        });
+        limits.collect()
     }
 
     /// How many stages of this one are reached at the stage that `said`, another version of it, is at, if these are fewer.

@@ -304,6 +304,11 @@ fn status(is_rollout: bool) -> Json {
     if is_rollout {
         engine["properties"]["nodesStopped"] = count("Those of them that stopped of their own accord.");
         engine["properties"]["stopped"] = rollout::stopped();
+        engine["properties"]["nodesSilent"] = count("Those of them that were not heard for two minutes.");
+        engine["properties"]["silent"] =
+            rollout::missed("The first by name that were not heard for half a minute, and when last.");
+        engine["properties"]["heard"] =
+            rollout::missed("Those that others miss and it has heard since, with the time that these say.");
     }
     json!({
         "type": "object",

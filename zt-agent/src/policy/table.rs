@@ -184,6 +184,11 @@ impl AllowTable {
         self.decision(self.decide(&flow))
     }
 
+    /// What policy says about a raw socket of a workload.
+    pub fn evaluate_raw_socket(&self, holder: &SpiffeId) -> Decision {
+        self.decision(self.decide_raw_socket(self.number(Party::Spiffe(holder))))
+    }
+
     /// A verdict for people.
     pub(super) fn decision(&self, verdict: Verdict) -> Decision {
         Decision {

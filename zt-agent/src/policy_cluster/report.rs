@@ -36,9 +36,14 @@ const LONGEST: usize = 4096;
 /// What an engine says of its nodes is renewed after an hour, and believed for two.
 const RENEW: i64 = 3_600_000_000_000;
 const BELIEVED: i64 = 2 * RENEW;
+/// By what it says of a rollout it is decided whether that goes on: after five minutes, and for fifteen.
+pub(super) const RENEW_ROLLOUT: i64 = 300_000_000_000;
+const BELIEVED_ROLLOUT: i64 = 3 * RENEW_ROLLOUT;
 
 /// Counts the nodes that follow this engine.
 pub type CountNodes = dyn Fn() -> Followers + Send + Sync;
+/// When a node was heard last by this engine, in Unix nanoseconds.
+pub type Hears = dyn Fn(&str) -> Option<i64> + Send + Sync;
 
 /// Writes the status of resources.
 pub struct Reporter {
@@ -54,6 +59,8 @@ pub struct Reporter {
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     /// Counts the nodes.
     pub nodes: Box<CountNodes>,
+    /// Whether it hears a node that another engine misses.
+    pub hears: Box<Hears>,
 }
 
 impl std::fmt::Debug for Reporter {
@@ -77,17 +84,32 @@ struct Finding {
 struct Nodes<'e> {
     engine: &'e str,
     seen: &'e Followers,
+    hears: &'e Hears,
 }
 
 impl Nodes<'_> {
-    /// What there is to say of them beside a policy: of a rollout its stage has to be in force there, too, and it is said who stopped.
-    fn said(&self, is_rollout: bool) -> Value {
+    /// What there is to say of them beside a policy: of a rollout its stage has to be in force there, too, and it is said who stopped, who
+    /// is not heard (who is known from what was written alone comes first, for the end is cut off), and who is of those that `engines` do not hear.
+    fn said(&self, is_rollout: bool, engines: &Value, now: i64) -> Value {
         let seen = self.seen;
+        let left = stopped::still_missed(engines, self.engine, self.hears, &seen.missed, now);
+        let silent = seen.silent + left.iter().filter(|missed| missed.is_silent(now)).count();
+        let missed = [left.as_slice(), seen.missed.as_slice()].concat();
         let in_force = if is_rollout { seen.at_stage } else { seen.in_sync };
         let mut said = json!({ "name": self.engine, "nodes": seen.all, "nodesInForce": in_force });
         if is_rollout && !seen.stopped.is_empty() {
             said["nodesStopped"] = seen.stopped.len().into();
             said["stopped"] = stopped::written(&seen.stopped);
+        }
+        if is_rollout && silent > 0 {
+            said["nodesSilent"] = silent.into();
+        }
+        if is_rollout && !missed.is_empty() {
+            said["silent"] = stopped::missed_written(&missed);
+        }
+        let heard = stopped::heard_written(engines, self.engine, self.hears);
+        if is_rollout && !heard.is_empty() {
+            said["heard"] = heard.into();
         }
         said
     }
@@ -101,8 +123,10 @@ impl Reporter {
         count.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut set, mut said) = (PolicySet::default(), None);
         let mut seed = clock::now().unsigned_abs();
+        // Nodes are to be counted: until that is written.
+        let mut counted = false;
         loop {
-            let counted = tokio::select! {
+            counted |= tokio::select! {
                 changed = self.known.changed() => match changed { Ok(()) => false, Err(_) => return },
                 changed = self.snapshots.changed() => match changed { Ok(()) => false, Err(_) => return },
                 _ = count.tick() => true,
@@ -117,28 +141,35 @@ impl Reporter {
             let Some(findings) = findings(&known, &snapshot, &self.policy, &mut set) else {
                 continue;
             };
-            if let Err(error) = self.write(&known, &findings, counted).await {
-                let text = error.to_string();
-                // Said once for each reason, not at each attempt.
-                if said.as_ref() != Some(&text) {
-                    tracing::warn!("the status of policies in the cluster is not up to date: {text}");
-                    said = Some(text);
+            match self.write(&known, &findings, counted).await {
+                Ok(is_written) => {
+                    counted &= !is_written;
+                    said = None;
                 }
-            } else {
-                said = None;
+                Err(error) => {
+                    let text = error.to_string();
+                    // Said once for each reason, not at each attempt.
+                    if said.as_ref() != Some(&text) {
+                        tracing::warn!("the status of policies in the cluster is not up to date: {text}");
+                        said = Some(text);
+                    }
+                }
             }
         }
     }
 
+    /// Whether all of it is written: not where somebody else was first.
     async fn write(
         &self,
         known: &Known,
         findings: &BTreeMap<String, Finding>,
         counted: bool,
-    ) -> Result<(), ClientError> {
+    ) -> Result<bool, ClientError> {
+        let mut is_written = true;
         let nodes = Nodes {
             engine: &self.engine,
             seen: &(self.nodes)(),
+            hears: &*self.hears,
         };
         for (collection, file, policy) in known.iter() {
             let Some(finding) = findings.get(&file) else {
@@ -149,12 +180,14 @@ impl Reporter {
                 continue;
             };
             match replace_status(&self.client, collection, &resource).await {
-                // Another version: there will be word of it. Gone: nobody wants its status.
-                Ok(_) | Err(ClientError::Failed { code: 404 | 409, .. }) => {}
+                // Gone: nobody wants its status.
+                Ok(_) | Err(ClientError::Failed { code: 404, .. }) => {}
+                // Another version: there will be word of it.
+                Err(ClientError::Failed { code: 409, .. }) => is_written = false,
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Ok(is_written)
     }
 }
 
@@ -325,26 +358,28 @@ fn updated(policy: &ReadPolicy, finding: &Finding, nodes: Option<&Nodes<'_>>, no
 }
 
 /// How long ago an engine said something, in nanoseconds.
-fn age(engine: &Value, now: i64) -> i64 {
+pub(super) fn age(engine: &Value, now: i64) -> i64 {
     let at: Option<Timestamp> = serde_json::from_value(engine["reported"].clone()).ok();
     at.map_or(i64::MAX, |Timestamp(at)| now.saturating_sub(at))
 }
 
 /// Whether what an engine says of its nodes is no older than such words may be.
-pub(super) fn is_believed(engine: &Value, now: i64) -> bool {
-    age(engine, now) < BELIEVED
+pub(super) fn is_believed(engine: &Value, is_rollout: bool, now: i64) -> bool {
+    age(engine, now) < if is_rollout { BELIEVED_ROLLOUT } else { BELIEVED }
 }
 
 /// Says how many nodes follow this engine, and forgets engines that have not said anything for long.
 fn count(status: &mut Value, nodes: &Nodes<'_>, is_rollout: bool, (now, time): (i64, &Value)) {
+    let renew = if is_rollout { RENEW_ROLLOUT } else { RENEW };
+    let said = nodes.said(is_rollout, &status["engines"], now);
     let engines = status["engines"].as_array().cloned().unwrap_or_default();
     let (own, mut others): (Vec<Value>, Vec<Value>) = engines
         .into_iter()
         .partition(|engine| engine["name"] == nodes.engine);
-    others.retain(|engine| is_believed(engine, now));
-    if nodes.seen.all > 0 {
-        let mut entry = nodes.said(is_rollout);
-        let before = own.first().filter(|own| age(own, now) < RENEW);
+    others.retain(|engine| is_believed(engine, is_rollout, now));
+    if nodes.seen.all > 0 || said.get("silent").is_some() {
+        let mut entry = said;
+        let before = own.first().filter(|own| age(own, now) < renew);
         entry["reported"] = before.map_or(Value::Null, |own| own["reported"].clone());
         if before != Some(&entry) {
             entry["reported"] = time.clone();

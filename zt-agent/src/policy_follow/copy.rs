@@ -68,10 +68,12 @@ const FORMAT: u32 = 1;
 
 impl Copy {
     pub(crate) fn new(directory: &Path) -> Self {
-        Self {
-            path: directory.join(COPY),
-            written: None,
-        }
+        Self::at(directory.join(COPY))
+    }
+
+    /// The one in this file.
+    pub(super) fn at(path: PathBuf) -> Self {
+        Self { path, written: None }
     }
 
     /// Reads the copy, and believes it only if its digest is that of its documents.
@@ -167,7 +169,8 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 fn write(path: &Path, text: &[u8]) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(directory)?;
-    let temporary = directory.join(format!(".{COPY}.new"));
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = directory.join(format!(".{name}.new"));
     // One that a crash left behind, with whatever mode.
     match fs::remove_file(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -32,6 +32,11 @@ impl Front {
         self.backends.iter().any(is_workload)
     }
 
+    /// Who is behind it, as policy speaks of them, and at which port each.
+    pub fn members(&self) -> impl Iterator<Item = (Member, u16)> {
+        members(&self.backends)
+    }
+
     /// Whether not all of them listen on the same port.
     pub fn ports_differ(&self) -> bool {
         self.backends.iter().any(|(_, port)| *port != self.target_port)
@@ -146,20 +151,20 @@ fn number(place: &Place, service: &str, backends: &Backends, groups: &mut Groups
         name: format!("service:{service}").into(),
         protocol: place.protocol,
         port,
-        members: backends
-            .iter()
-            .map(|(backend, port)| (member(backend), *port))
-            .collect(),
+        members: members(backends).collect(),
     };
     (groups.add(group), port)
 }
 
-fn member(backend: &Backend) -> Member {
-    match backend {
-        Backend::Workload(id) => Member::Workload(id.clone()),
-        Backend::Entity(number) => Member::Entity(*number),
-        Backend::Address(address) => Member::Address(*address),
-    }
+fn members(backends: &Backends) -> impl Iterator<Item = (Member, u16)> {
+    backends.iter().map(|(backend, port)| {
+        let member = match backend {
+            Backend::Workload(id) => Member::Workload(id.clone()),
+            Backend::Entity(number) => Member::Entity(*number),
+            Backend::Address(address) => Member::Address(*address),
+        };
+        (member, *port)
+    })
 }
 
 #[cfg(test)]

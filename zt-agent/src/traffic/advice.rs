@@ -2,10 +2,16 @@
 //! The policy that would allow what was recorded.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use super::{Range, Recorded};
+use super::{About, Range, Recorded};
 use crate::audit::record::Timestamp;
-use crate::policy::{self, Counted, Moment, RecommendError, Recommended, Settings, Wishes};
+use crate::policy::{self, Counted, Moment, RawCounted, RecommendError, Recommended, Settings, Wishes};
+use crate::spiffe_id::SpiffeId;
+
+/// Why multipath TCP is not recommended.
+const FALLS_BACK: &str =
+    "it would be refused, and programs take TCP then; only `rawSockets: true` would allow it";
 
 /// A policy that was made of recorded connections.
 #[derive(Clone, Debug)]
@@ -14,6 +20,8 @@ pub struct Advice {
     pub made: Recommended,
     /// Connections that it does not allow, each once, with why.
     pub unsaid: BTreeSet<(String, String)>,
+    /// Whether some of those could be allowed, or may need to be.
+    pub lacks: bool,
     /// How many different connections it was made for.
     pub flows: usize,
     /// How many all together.
@@ -46,46 +54,88 @@ pub fn advise(
         .map(|recorded| (recorded, recorded.passed(include_denied)))
         .filter(|(_, count)| *count > 0)
         .collect();
+    let moment = |recorded: &Recorded| {
+        let last = recorded.last_passed(include_denied);
+        Moment {
+            at: last.0,
+            text: last.to_string(),
+        }
+    };
     let counted: Vec<Counted> = wanted
         .iter()
-        .filter_map(|(recorded, count)| {
-            let last = recorded.last_passed(include_denied);
-            Some(Counted {
-                flow: recorded.flow.clone().ok()?,
+        .flat_map(|(recorded, count)| {
+            let service = matches!(recorded.about, Ok(About::Service(_)));
+            let service: Option<Arc<str>> = service.then(|| Arc::from(recorded.destination.as_str()));
+            let last_seen = moment(recorded);
+            recorded.flows().iter().map(move |flow| Counted {
+                flow: flow.clone(),
+                service: service.clone(),
                 count: *count,
-                last_seen: Moment {
-                    at: last.0,
-                    text: last.to_string(),
-                },
+                last_seen: last_seen.clone(),
             })
         })
         .collect();
-    let made = policy::recommend(&counted, wishes, settings)?;
-    let known = made.unsaid.iter().map(|(flow, why)| {
+    let raw: Vec<RawCounted> = wanted
+        .iter()
+        .filter(|(recorded, _)| !recorded.falls_back())
+        .filter_map(|(recorded, count)| {
+            Some(RawCounted {
+                holder: recorded.holder().filter(|id| is_ours(id, settings))?.clone(),
+                protocol: recorded.protocol.clone(),
+                count: *count,
+                last_seen: moment(recorded),
+            })
+        })
+        .collect();
+    let made = policy::recommend(&counted, &raw, wishes, settings)?;
+    let mut unsaid: BTreeSet<(String, String)> = BTreeSet::new();
+    let mut lacks = !made.unsaid.is_empty();
+    for (flow, why) in &made.unsaid {
         let (source, destination) = (&flow.source, &flow.destination);
         let what = format!("{source} -> {destination} {} {}", flow.protocol.name(), flow.port);
-        (what, why.clone())
-    });
-    let other = wanted.iter().filter_map(|(recorded, count)| {
-        let why = recorded.flow.as_ref().err()?;
+        unsaid.insert((what, why.clone()));
+    }
+    let holders: BTreeSet<&SpiffeId> = raw.iter().map(|counted| &counted.holder).collect();
+    for (recorded, count) in &wanted {
         let Recorded {
             source,
             destination,
             protocol,
             port,
             ..
-        } = recorded;
+        } = *recorded;
         let what = format!("{source} -> {destination} {protocol} {port} ({count} connections)");
-        Some((what, why.to_string()))
-    });
+        match &recorded.about {
+            Ok(About::Connection(_) | About::Service(_)) => {}
+            Ok(About::RawSocket { holder, .. }) if holders.contains(holder) => {}
+            Ok(About::RawSocket { holder, multipath }) => {
+                let why = if is_ours(holder, settings) {
+                    FALLS_BACK.to_owned()
+                } else {
+                    format!("`{}` is another trust domain", holder.trust_domain())
+                };
+                lacks |= !multipath;
+                unsaid.insert((what, why));
+            }
+            Err(why) => {
+                lacks |= !why.is_beyond_policy();
+                unsaid.insert((what, why.to_string()));
+            }
+        }
+    }
     Ok(Advice {
-        unsaid: known.chain(other).collect(),
+        unsaid,
+        lacks,
         flows: wanted.len(),
         connections: wanted
             .iter()
             .fold(0_u64, |sum, (_, count)| sum.saturating_add(*count)),
         made,
     })
+}
+
+fn is_ours(id: &SpiffeId, settings: &Settings) -> bool {
+    id.trust_domain() == settings.trust_domain
 }
 
 impl Recorded {

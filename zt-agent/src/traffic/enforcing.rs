@@ -15,14 +15,22 @@ pub struct WouldDeny<'r> {
     pub reason: &'static str,
 }
 
+impl WouldDeny<'_> {
+    /// Whether another table denies it, too.
+    pub fn is_denied_by(&self, table: &AllowTable) -> bool {
+        let decision = self.recorded.judge(table);
+        decision.is_ok_and(|decision| Outcome::from(&decision) == Outcome::Deny)
+    }
+}
+
 /// What of a range a table denies, the most frequent first.
 pub fn would_deny<'r>(range: &'r Range, table: &AllowTable) -> Vec<WouldDeny<'r>> {
     let mut denied: Vec<WouldDeny<'r>> = range
         .recorded
         .iter()
-        .filter(|recorded| recorded.passed(false) > 0)
+        .filter(|recorded| recorded.passed(false) > 0 && !recorded.falls_back())
         .filter_map(|recorded| {
-            let decision = recorded.flow.as_ref().ok()?.judge(table).ok()?;
+            let decision = recorded.judge(table).ok()?;
             (Outcome::from(&decision) == Outcome::Deny).then(|| WouldDeny {
                 recorded,
                 rule: decision.rule.as_ref().map(ToString::to_string),

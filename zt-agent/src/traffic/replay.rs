@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a policy would make of recorded connections, compared with what policy said then.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 use super::{Range, Recorded};
-use crate::audit::query::Span;
+use crate::audit::query::{Addresses, Span};
 use crate::audit::record::Timestamp;
-use crate::policy::{AllowTable, Outcome, Undecided};
+use crate::policy::{AllowTable, Outcome};
 
 /// What becomes of connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -45,7 +44,7 @@ pub struct Row {
 }
 
 /// How often, when, and where.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Times {
     /// How many connections.
     pub connections: u64,
@@ -54,7 +53,7 @@ pub struct Times {
     /// The last.
     pub last_seen: Timestamp,
     /// Of ends without a name of their own.
-    pub addresses: BTreeSet<IpAddr>,
+    pub addresses: Addresses,
 }
 
 /// What a replay finds.
@@ -64,7 +63,7 @@ pub struct Replayed {
     pub rows: BTreeMap<Row, Times>,
     /// Connections that were looked at.
     pub connections: u64,
-    /// How many different.
+    /// How many different: addresses that the table knows by one name are one.
     pub flows: u64,
 }
 
@@ -84,10 +83,9 @@ impl Replayed {
         let refused_span = recorded.refused_span();
         self.connections = self.connections.saturating_add(recorded.count());
         self.flows += u64::from(recorded.count() > 0);
-        let judged = recorded.flow.as_ref().map_err(|why| *why);
-        match judged.and_then(|flow| flow.judge(table)) {
+        match recorded.judge(table) {
             // No policy could say anything else.
-            Err(Undecided::Protocol) => {}
+            Err(why) if why.is_beyond_policy() => {}
             Err(why) => self.add(
                 recorded,
                 Change::Undecided,
@@ -138,12 +136,12 @@ impl Replayed {
             connections: 0,
             first_seen: span.first,
             last_seen: span.last,
-            addresses: BTreeSet::new(),
+            addresses: Addresses::default(),
         });
         times.connections = times.connections.saturating_add(count);
         times.first_seen = times.first_seen.min(span.first);
         times.last_seen = times.last_seen.max(span.last);
-        times.addresses.extend(recorded.address);
+        times.addresses.join(&recorded.addresses);
     }
 
     /// Different connections and connections of one kind.

@@ -4,6 +4,7 @@
 mod crowd;
 mod ending;
 mod graph;
+mod interrupted;
 mod kept;
 mod lies;
 mod many;

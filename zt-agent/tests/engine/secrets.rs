@@ -18,6 +18,11 @@ use super::world::{Engine, Shared, client, eventually};
 const PASSWORD: &str = "seven herons@dusk";
 /// As it is in a URL.
 const ENCODED: &str = "seven%20herons%40dusk";
+/// Of the logins that read and that look after the tables.
+const OTHERS: [(&str, &str); 2] = [
+    ("nine otters@dawn", "nine%20otters%40dawn"),
+    ("four badgers@noon", "four%20badgers%40noon"),
+];
 const OPERATOR: &str = "spiffe://hanzo.ai/ops/reader";
 /// Bytes of a secret that are enough to say that it is one.
 const PART: usize = 12;
@@ -183,11 +188,16 @@ async fn neither_a_password_nor_a_key_is_said_at_any_level() {
     configure(&shared, "e1", &shown, &authority.ca(), &callers);
     let (database, told) = server().await;
     let dsn = format!("postgres://zt:{ENCODED}@{database}/trail");
-    let engine = shared
-        .engine_with("e1", &[("ZT_AUDIT_DSN", &dsn), ("ZT_LOG", "trace")])
-        .await;
+    let [read, maintain] = OTHERS.map(|(_, encoded)| format!("postgres://other:{encoded}@{database}/trail"));
+    let environment = [
+        ("ZT_AUDIT_DSN", dsn.as_str()),
+        ("ZT_AUDIT_READ_DSN", read.as_str()),
+        ("ZT_AUDIT_MAINTAIN_DSN", maintain.as_str()),
+        ("ZT_LOG", "trace"),
+    ];
+    let engine = shared.engine_with("e1", &environment).await;
 
-    // Both are used: the certificate is shown, and the password has come to the server.
+    // All are used: the certificate is shown, and the passwords have come to the server.
     let (cert, key) = authority.issue(OPERATOR, "operator");
     let remote = Client::new(&ApiArgs {
         api: format!("https://localhost:{}", engine.api.port()),
@@ -199,11 +209,14 @@ async fn neither_a_password_nor_a_key_is_said_at_any_level() {
     })
     .expect("usable");
     remote.get("/v1/status", &[]).await.expect("it is served");
-    eventually("the password to come to the server", || async {
-        told.lock()
-            .expect("not poisoned")
-            .iter()
-            .any(|heard| heard == PASSWORD)
+    eventually("the passwords to come to the server", || async {
+        // Who reads connects when somebody asks, and is let in as little as the others.
+        let asked = remote.get("/v1/audit", &[]).await;
+        assert!(asked.is_err(), "{asked:?}");
+        let told = told.lock().expect("not poisoned");
+        let others = OTHERS.map(|(password, _)| password);
+        let mut all = std::iter::once(PASSWORD).chain(others);
+        all.all(|password| told.iter().any(|heard| heard == password))
             .then_some(())
     })
     .await;
@@ -233,7 +246,12 @@ async fn neither_a_password_nor_a_key_is_said_at_any_level() {
         .with("c2V2ZW4gaGVyb25z")
         .with("ZXZlbiBoZXJvbnNAZHVz")
         .with("ldmVuIGhlcm9uc0BkdXNr");
-    for secret in [key, password] {
+    let others = OTHERS.map(|(password, encoded)| {
+        Secret::of_bytes("another password", password.as_bytes())
+            .with(password)
+            .with(encoded)
+    });
+    for secret in [key, password].into_iter().chain(others) {
         assert_eq!(secret.found_in(&said), None, "{} is said", secret.name);
     }
     // Whoever looks finds what is there: where the database is, which is no secret, and the public part of the key.

@@ -62,6 +62,59 @@ fn every_combination_is_a_case() {
 }
 
 #[test]
+fn each_port_of_a_range_is_a_case() {
+    let core = policy("core", &rule("x/a", "x/db", "80, \"8000-8002\""));
+    let of = |ports: &str, expect: &str| {
+        format!(
+            "    - {{from: {}, to: {}, ports: [{ports}], expect: {expect}}}\n",
+            id("x/a"),
+            id("x/db")
+        )
+    };
+    let ran = |items: &str| {
+        let directory = directory(&[("core.yaml", &core), ("tests/t.yaml", &tests(items))]);
+        zt_agent(&["policy", "test", shown(directory.path()), "-o", "json"])
+    };
+    let held = ran(&(of("80, \"8000-8002\"", "ALLOW") + &of("\"1-79\", \"8003-65535\"", "DENY")));
+    assert_eq!(held.code(), 0, "{}", held.stdout());
+    assert_eq!(held.json()["passed"], json!(4 + 79 + 57_533));
+    let one_more = ran(&of("\"8000-8003\"", "ALLOW"));
+    let answer = one_more.json();
+    assert_eq!(
+        (one_more.code(), &answer["passed"], &answer["failed"]),
+        (1, &json!(3), &json!(1)),
+        "{answer}"
+    );
+    let cases = answer["cases"].as_array().expect("cases");
+    let failed: Vec<_> = cases
+        .iter()
+        .filter(|case| case["passed"] == json!(false))
+        .collect();
+    assert!(
+        failed.len() == 1
+            && failed[0]["asked"]
+                .as_str()
+                .is_some_and(|asked| asked.ends_with("TCP 8003")),
+        "{failed:?}"
+    );
+
+    // However they are written, a test has no more cases than it may.
+    let all = of("\"1-65535\", \"1-65535\"", "DENY");
+    let reversed = of("\"9-8\"", "DENY");
+    for (ports, wrong) in [
+        (
+            &all,
+            "131070 cases, more than the 100000 that one test may have: split it",
+        ),
+        (&reversed, "the range is reversed: write \"8-9\""),
+    ] {
+        let refused = ran(ports);
+        assert_eq!(refused.code(), 64, "{}", refused.stdout());
+        assert!(refused.stderr().contains(wrong), "{}", refused.stderr());
+    }
+}
+
+#[test]
 fn rules_that_no_case_is_about_are_named() {
     let core = policy("core", &(rule("x/a", "x/db", "1") + &rule("x/b", "x/db", "1, 2")));
     let expected = tests(&format!(
@@ -99,8 +152,8 @@ fn every_mistake_in_a_test_is_named_with_its_place() {
     for wanted in [
         "t.yaml:6:14: spec.tests[0].from: `hots`: not a party; did you mean `host`?",
         "spec.tests[0].to: an empty list tests nothing",
-        "spec.tests[0].ports[0]: the number 0 is not a port",
-        "spec.tests[0].ports[1]: a text is not a port",
+        "spec.tests[0].ports[0]: 0 is not a port: ports go from 1 to 65535",
+        "spec.tests[0].ports[1]: \"x\" is not a port: write a number or a range such as \"8000-8100\"",
         "spec.tests[0].expect: `MAYBE` is not one of ALLOW, ALLOW_WITH_PROOF, DENY",
         "spec.tests[1].from: `spiffe://other.org/a` is of trust domain `other.org`",
         "spec.tests[1].protocol: `SCTP` is not one of TCP, UDP",

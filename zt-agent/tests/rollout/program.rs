@@ -61,11 +61,16 @@ pub(crate) fn rule(from: &str, to: &str, ports: &str) -> String {
 /// Where something answers, as long as the runtime is there, as an agent that has one policy in force.
 pub(crate) fn in_force(runtime: &Runtime, name: &str, document: &Value) -> String {
     let answer = json!({ "policies": [{ "name": name, "document": document }] });
+    answering(runtime, "/v1/policies", answer)
+}
+
+/// Where something answers, as long as the runtime is there, as an agent does that is asked for this.
+pub(crate) fn answering(runtime: &Runtime, path: &str, answer: Value) -> String {
     let listener = runtime
         .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
         .expect("a port");
     let api = format!("http://{}", listener.local_addr().expect("an address"));
-    let router = Router::new().route("/v1/policies", get(async || axum::Json(answer)));
+    let router = Router::new().route(path, get(async || axum::Json(answer)));
     runtime.spawn(async { axum::serve(listener, router).await });
     api
 }

@@ -41,6 +41,15 @@ pub const fn enforces(enforcing: u32, revision: u64) -> bool {
     enforcing >> (revision as u32 & 1) & 1 != 0
 }
 
+/// The mode itself of a workload in this one while a policy of that revision is in force.
+pub const fn settled(mode: u8, revision: u64) -> u8 {
+    if enforces(enforcing(mode), revision) {
+        MODE_ENFORCE
+    } else {
+        MODE_OBSERVE
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,6 +61,8 @@ mod tests {
                 let between = enforcing(mode_between(enforced, revision));
                 assert_eq!(enforces(between, revision), enforced);
                 assert_eq!(enforces(between, revision.wrapping_sub(1)), !enforced);
+                let settled = settled(mode_between(enforced, revision), revision);
+                assert_eq!(settled, if enforced { MODE_ENFORCE } else { MODE_OBSERVE });
             }
             assert!(enforces(enforcing(MODE_ENFORCE), revision));
             assert!(!enforces(enforcing(MODE_OBSERVE), revision));

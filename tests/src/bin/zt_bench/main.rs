@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `zt-bench`: measures what zt costs and how fast it is, against the targets of DESIGN.md section 7. Started by
+//! `zt-bench`: measures what zt costs and how fast it is, against the project's own targets, which the README names. Started by
 //! `cargo xtask bench`.
 //!
 //! Every ratio is of things measured in turn in one run, round after round, on one CPU; what is told are medians with

@@ -10,10 +10,11 @@ use std::time::Instant;
 
 use anyhow::Result;
 use zt_agent::audit::postgres::Reader;
-use zt_agent::audit::query::{Cursor, Filter, Graph, GraphFilter, Page, Seen};
+use zt_agent::audit::query::{Cursor, Filter, Fold, Graph, GraphFilter, Page, Seen};
 use zt_agent::audit::record::Timestamp;
 use zt_agent::audit::sqlite::{self, Store};
 use zt_agent::policy::{self, PolicySet, SeenFlow, Settings};
+use zt_agent::traffic::to_judge;
 use zt_tests::entries::Maker;
 
 use self::questions::{Group, Question};
@@ -59,13 +60,17 @@ impl Trail {
         })
     }
 
-    async fn traffic(&self, filter: &GraphFilter) -> Result<Vec<Seen>> {
+    async fn traffic(&self, filter: &GraphFilter, fold: &Fold) -> Result<Vec<Seen>> {
         Ok(match self {
             Self::Sqlite(store) => {
                 let dsn = format!("sqlite://{}", store.path().display());
-                sqlite::Reader::open(&dsn).await?.traffic(filter).await?.seen
+                sqlite::Reader::open(&dsn)
+                    .await?
+                    .traffic(filter, fold)
+                    .await?
+                    .seen
             }
-            Self::Postgres(reader) => reader.traffic(filter).await?.seen,
+            Self::Postgres(reader) => reader.traffic(filter, fold).await?.seen,
         })
     }
 }
@@ -172,12 +177,13 @@ async fn replay(plan: &Plan, trail: &Trail, metrics: &mut Vec<Metric>) -> Result
     let (mut times, mut different) = (Vec::new(), 0);
     for _ in 0..plan.rounds(3, 5) {
         let begun = Instant::now();
-        let seen = trail.traffic(&GraphFilter::default()).await?;
+        let fold = to_judge(&set, &settings);
+        let seen = trail.traffic(&GraphFilter::default(), &fold).await?;
         let flows = seen.iter().filter_map(|seen| {
             let edge = &seen.edge;
             let (source, destination) = (
-                (&*edge.source, seen.source_address),
-                (&*edge.destination, seen.destination_address),
+                (&*edge.source, seen.source_addresses.first()),
+                (&*edge.destination, seen.destination_addresses.first()),
             );
             SeenFlow::new(source, destination, edge.port, edge.protocol.0).ok()
         });

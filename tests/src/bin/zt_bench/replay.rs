@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `zt-agent policy replay` over a trail in which no two connections are the same: what the command takes from its start to its end.
+//! `zt-agent policy replay` over a million records: what the command takes from its start to its end. Once of connections that come
+//! again and again, and once of such that no two of them are the same.
 
+use std::collections::HashSet;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
@@ -33,6 +35,8 @@ const REPLAY: f64 = 5000.0;
 const PEERS: u64 = 50;
 /// Ports of each of these that it calls.
 const PORTS: [u16; 4] = [443, 5432, 6379, 8080];
+/// Different connections of a cluster whose hundred workloads each call fifty others.
+const USUAL: u64 = 20_000;
 /// Records of a batch, as the recorder and the shipper have them.
 const BATCH: u64 = 8192;
 /// One in so many was denied, and one destination in so many is in no rule of the candidate.
@@ -43,10 +47,12 @@ const RULES: u64 = 1000;
 const ADDRESSES: u64 = 100_000;
 const DAY: i64 = 86_400_000_000_000;
 
-/// Connections of which no two are the same.
+/// Connections.
 struct Flows {
     maker: Maker,
     number: u64,
+    /// How many of them are different.
+    different: u64,
     /// Whether every other one is to an address outside of the cluster: those are read from the records themselves, and not from
     /// what is counted by the hour.
     outside: bool,
@@ -87,17 +93,17 @@ struct Expected {
 }
 
 impl Flows {
-    fn new(number: u64, outside: bool) -> Result<Self> {
+    fn new(number: u64, different: u64, outside: bool) -> Result<Self> {
         let now = zt_agent::audit::clock::now();
         let start = now / DAY * DAY;
         let maker = Maker {
             start,
             step: ((now - start) / number.cast_signed()).max(1),
-            parties: number / (PEERS * PORTS.len() as u64),
+            parties: different / (PEERS * PORTS.len() as u64),
         };
         ensure!(
             maker.parties > PEERS,
-            "{number} connections are of too few workloads"
+            "{different} connections are of too few workloads"
         );
         let like = (0..1000).find_map(|number| match maker.entry(number) {
             Entry::Decision(record) if record.destination.spiffe_id.is_some() => Some(record),
@@ -108,6 +114,7 @@ impl Flows {
         Ok(Self {
             maker,
             number,
+            different,
             outside,
             like,
         })
@@ -115,8 +122,8 @@ impl Flows {
 
     /// They come in no order.
     fn flow(&self, number: u64) -> Flow {
-        // A prime that is no factor of how many there are: each once.
-        let flow = number * 7919 % self.number;
+        // A prime that is no factor of how many there are: each as often.
+        let flow = number * 7919 % self.number % self.different;
         let ports = PORTS.len() as u64;
         let (from, place) = (flow / (PEERS * ports), flow % (PEERS * ports));
         let to = (from + 1 + place / ports) % self.maker.parties;
@@ -185,15 +192,27 @@ impl Flows {
         Ok(directory)
     }
 
-    /// What that must find.
+    /// What that must find. It knows all addresses outside of the cluster by one name, so that they are one.
     fn expected(&self) -> Expected {
         let mut expected = Expected::default();
+        let (mut different, mut rows) = (HashSet::new(), HashSet::new());
         for number in 0..self.number {
-            let Flow { to, denied, .. } = self.flow(number);
+            let Flow {
+                from,
+                to,
+                port,
+                denied,
+            } = self.flow(number);
             let allowed = to.is_allowed();
-            expected.flows += 1;
-            expected.newly_denied += u64::from(!denied && !allowed);
-            expected.newly_allowed += u64::from(denied && allowed);
+            let workload = match to {
+                To::Workload(to) => Some(to),
+                To::Outside(_) => None,
+            };
+            expected.flows += u64::from(different.insert((from, workload, port)));
+            if denied == allowed && rows.insert((from, workload, port, denied)) {
+                expected.newly_denied += u64::from(!denied);
+                expected.newly_allowed += u64::from(denied);
+            }
         }
         expected
     }
@@ -207,16 +226,18 @@ impl Flows {
     }
 }
 
-/// Of a file, and of a server; of connections between workloads, and of those of which half leave the cluster.
+/// Of a file, and of a server; of connections that come again, and of such that never do, between workloads, and half of them out of
+/// the cluster.
 pub(crate) fn command(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
-    for outside in [false, true] {
-        let flows = Flows::new(if plan.quick { 50_000 } else { 1_000_000 }, outside)?;
+    let number = if plan.quick { 50_000 } else { 1_000_000 };
+    for (different, outside) in [(USUAL, false), (number, false), (number, true)] {
+        let flows = Flows::new(number, different, outside)?;
         let (candidate, expected) = (flows.candidate()?, flows.expected());
-        let kind = if outside {
-            "half of them to addresses outside"
-        } else {
-            "all between workloads"
+        let kind = match (different == number, outside) {
+            (false, _) => "recorded again and again",
+            (true, false) => "no two of them the same",
+            (true, true) => "no two of them the same, half of them to addresses outside",
         };
         eprintln!("  SQLite: {} records, {kind}", flows.number);
         let (directory, dsn) = runtime.block_on(file(&flows))?;

@@ -132,6 +132,8 @@ pub(super) const RULES: &[Rule] = &[
         may_import: &[
             "policy",
             "policy_dir",
+            // What the trail told of is kept on disk as a follower keeps it.
+            "policy_follow",
             "state",
             "audit",
             "metrics",
@@ -156,6 +158,8 @@ pub(super) const RULES: &[Rule] = &[
             "confine",
             "demo",
             "doctor",
+            // The workloads of a file, for what is checked without an agent.
+            "identity",
             "log",
             "policy",
             "policy_dir",
@@ -169,7 +173,8 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         module: "demo",
-        may_import: &["cgroup", "cli", "config"],
+        // The namespaces and the privileges of its world are those that the agent works with.
+        may_import: &["cgroup", "cli", "config", "kernel"],
     },
     Rule {
         module: "doctor",
@@ -185,6 +190,7 @@ pub(super) const RULES: &[Rule] = &[
             "kubernetes",
             "policy",
             "policy_dir",
+            "policy_follow",
             "problem",
             "tls",
         ],

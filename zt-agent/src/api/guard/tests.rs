@@ -161,6 +161,7 @@ fn a_role_opens_what_it_is_for_and_nothing_else() {
             (Method::GET, "/v1/policies/x"),
             (Method::GET, "/v1/audit"),
             (Method::GET, "/v1/decisions/stream"),
+            (Method::POST, "/v1/replay"),
             (Method::PUT, "/v1/policies/x"),
             (Method::POST, "/v1/mode"),
             (Method::DELETE, "/v1/nodes/one"),
@@ -169,11 +170,11 @@ fn a_role_opens_what_it_is_for_and_nothing_else() {
         .map(|(method, path)| guard.check(&caller, &request(method, path, "x")).is_ok())
         .map(u8::from)
     };
-    assert_eq!(served(None), [0; 11]);
-    assert_eq!(served(Some(Role::Evaluate)), [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-    assert_eq!(served(Some(Role::Follow)), [0, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0]);
-    assert_eq!(served(Some(Role::Read)), [1, 1, 1, 0, 1, 1, 1, 0, 0, 0, 0]);
-    assert_eq!(served(Some(Role::Admin)), [1; 11]);
+    assert_eq!(served(None), [0; 12]);
+    assert_eq!(served(Some(Role::Evaluate)), [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(served(Some(Role::Follow)), [0, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(served(Some(Role::Read)), [1, 1, 1, 0, 1, 1, 1, 1, 0, 0, 0, 0]);
+    assert_eq!(served(Some(Role::Admin)), [1; 12]);
     let expired = Caller {
         expires: Some(1),
         ..Caller::process(0, None)

@@ -8,7 +8,7 @@ use super::{MOST, is_digest};
 use crate::api::body::Object;
 use crate::api::problem::field;
 use crate::audit::record::Timestamp;
-use crate::policy::{DenialAction, Stop, StopCause, is_label};
+use crate::policy::{DenialAction, Stop, StopCause, StopCounts, is_label};
 use crate::problem::Problem;
 use crate::state::MOST_SELECTING;
 
@@ -126,19 +126,14 @@ impl StopReport {
                 ));
             }
         }
-        Stop {
-            rollout: rollout.to_owned(),
-            stage: self.stage,
-            definition: self.definition,
-            action: self.action,
+        let counts = StopCounts {
             denials: self.denials,
             per_minute: self.per_minute,
             attempts: self.attempts,
             attempts_per_minute: self.attempts_per_minute,
-            at: (self.at.0.max(0) / 1_000_000).unsigned_abs(),
-            edges: Vec::new(),
-            cause: self.cause,
-        }
+        };
+        let place = (self.stage, self.definition);
+        Stop::told(rollout, place, (self.action, self.cause), counts, self.at.0)
     }
 }
 

@@ -2,15 +2,19 @@
 //! How far the nodes that follow are in the rollout that is in force here.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{Heard, Nodes};
 use crate::api::rollout::StopReason;
+use crate::audit::clock;
 use crate::audit::record::Timestamp;
 use crate::policy::{EnforcementRollout, Stop};
-use crate::state::{Followers, MOST_SELECTING, Snapshot, StoppedNode};
+use crate::state::{
+    Elsewhere, Followers, MISSED_AFTER, MOST_SELECTING, MissedNode, SILENT_AFTER, Snapshot, StoppedNode,
+};
 
 /// How far a node is in the rollout, as it said last.
 #[derive(Debug, Serialize, ToSchema)]
@@ -20,7 +24,7 @@ pub(in crate::api) struct NodeStanding {
     node: String,
     /// How far it is.
     state: Reach,
-    /// The stage in force there; null where none is, or the node does not say.
+    /// The stage in force there; null where none is, or the node does not say or is silent.
     #[schema(required = true)]
     in_force: Option<String>,
     /// Where and why it stopped of its own accord; null where it did not.
@@ -29,7 +33,7 @@ pub(in crate::api) struct NodeStanding {
     /// Break-glass is on: nothing is refused there. Null where the node does not say.
     #[schema(required = true)]
     observe_all: Option<bool>,
-    /// When it was last heard; null where an engine says so in the cluster.
+    /// When it was last heard; null where an engine says in the cluster that it stopped.
     #[schema(value_type = Option<String>, required = true)]
     heard: Option<Timestamp>,
     /// The policy engine that says so in the cluster; null where the node told this agent itself.
@@ -50,6 +54,8 @@ enum Reach {
     Behind,
     /// It has the documents, and does not say which stage is in force there: its agent is older.
     Unknown,
+    /// It was not heard for two minutes: what was in force there, or that it had stopped, may not be so any more.
+    Silent,
 }
 
 /// What nodes say of the stages to come.
@@ -64,49 +70,82 @@ pub(in crate::api) struct Selected {
 
 impl Nodes {
     /// Those heard of lately, by name, and how far they are in `rollout`, which `snapshot` has in force; with them those of which
-    /// `elsewhere` tells, engines and nodes that stopped, where that is later than what they told this agent themselves.
+    /// `elsewhere` tells, who stopped or is silent, where that is later than what they told this agent themselves.
     pub(in crate::api) fn in_rollout(
         &self,
         snapshot: &Snapshot,
         rollout: &EnforcementRollout,
-        elsewhere: Vec<(String, StoppedNode)>,
+        elsewhere: Elsewhere,
     ) -> Vec<NodeStanding> {
-        let digest = snapshot.policies.digest();
-        let mut nodes = self.lately(|node, heard| heard.standing(node, digest, rollout));
+        self.leave_to_others(&elsewhere.heard);
+        let (digest, now) = (snapshot.policies.digest(), clock::now());
+        let mut nodes = self.lately(|node, heard| heard.standing(node, digest, rollout, now));
         let heard = nodes
             .iter()
             .filter_map(|known| Some((&*known.node, known.heard?.0)));
         let heard: HashMap<&str, i64> = heard.collect();
-        let others: Vec<NodeStanding> = elsewhere
-            .into_iter()
+        // A node that follows another engine by now tells that one.
+        let is_news = |node: &str, at: i64| heard.get(node).is_none_or(|heard| at > *heard);
+        let silent = elsewhere.silent.into_iter();
+        let mut silent: HashMap<(String, String), i64> = silent
+            .filter(|(_, missed)| is_news(&missed.node, missed.heard))
+            .map(|(engine, missed)| ((engine, missed.node), missed.heard))
+            .collect();
+        let stopped = elsewhere.stopped.into_iter();
+        let mut others: Vec<(i64, NodeStanding)> = stopped
             .filter_map(|(engine, StoppedNode { node, stop })| {
-                // A node that follows another engine by now tells that one.
-                let is_news = heard.get(&*node).is_none_or(|heard| stop.at_nanos() > *heard);
+                let is_news = is_news(&node, stop.at_nanos());
                 let reached = stop.reached_in(rollout).filter(|_| is_news)?;
-                Some(NodeStanding {
-                    node,
+                let standing = NodeStanding::told(node, engine);
+                let standing = NodeStanding {
                     state: Reach::Stopped,
                     in_force: stage_at(rollout, reached),
                     stopped: Some(StopReason::from(&stop)),
-                    observe_all: None,
-                    heard: None,
-                    engine: Some(engine),
-                })
+                    ..standing
+                };
+                Some((stop.at_nanos(), standing))
             })
             .collect();
-        let later: HashSet<&str> = others.iter().map(|other| &*other.node).collect();
+        for (at, other) in &mut others {
+            let key = (other.engine.clone().unwrap_or_default(), other.node.clone());
+            if let Some(heard) = silent.remove(&key) {
+                *at = heard;
+                other.state = Reach::Silent;
+                other.in_force = None;
+                other.heard = Some(Timestamp(heard));
+            }
+        }
+        others.extend(silent.into_iter().map(|((engine, node), heard)| {
+            let standing = NodeStanding {
+                heard: Some(Timestamp(heard)),
+                ..NodeStanding::told(node, engine)
+            };
+            (heard, standing)
+        }));
+        // Of what several engines say of one node, what is later holds.
+        others.sort_by(|(a_at, a), (b_at, b)| (&a.node, b_at, &a.engine).cmp(&(&b.node, a_at, &b.engine)));
+        others.dedup_by(|(_, other), (_, later)| other.node == later.node);
+        let later: HashSet<&str> = others.iter().map(|(_, other)| &*other.node).collect();
         nodes.retain(|known| !later.contains(&*known.node));
-        nodes.extend(others);
-        nodes.sort_by(|a, b| (&a.node, &a.engine).cmp(&(&b.node, &b.engine)));
+        nodes.extend(others.into_iter().map(|(_, other)| other));
+        nodes.sort_by(|a, b| a.node.cmp(&b.node));
         nodes
     }
 
     /// How many were heard of lately, and how far they are.
     pub(in crate::api) fn followers(&self, snapshot: &Snapshot) -> Followers {
-        let digest = snapshot.policies.digest();
+        let (digest, now) = (snapshot.policies.digest(), clock::now());
         let rollout = snapshot.policies.rollout();
+        let missed = self.lately(|node, heard| {
+            let is_missed = heard.is_unheard(MISSED_AFTER, now);
+            is_missed.then(|| MissedNode {
+                node: node.to_owned(),
+                heard: heard.at,
+            })
+        });
+        let silent = self.lately(|_, heard| heard.is_unheard(SILENT_AFTER, now));
         let all = self.lately(|node, heard| {
-            let in_sync = heard.digest == digest;
+            let in_sync = heard.is_in_sync(digest, now);
             let stop = rollout.and_then(|rollout| heard.stop_in(rollout));
             let stopped = stop.map(|stop| StoppedNode {
                 node: node.to_owned(),
@@ -120,14 +159,17 @@ impl Nodes {
             in_sync: all.iter().filter(|(in_sync, ..)| *in_sync).count(),
             at_stage: all.iter().filter(|(_, at_stage, _)| *at_stage).count(),
             stopped: all.into_iter().filter_map(|(.., stopped)| stopped).collect(),
+            silent: silent.into_iter().filter(|is_silent| *is_silent).count(),
+            missed: missed.into_iter().flatten().collect(),
         }
     }
 
     /// The stages to come that select workloads of a node, by the word of those that have what is in force here.
     pub(in crate::api) fn selected(&self, snapshot: &Snapshot) -> Selected {
-        let digest = snapshot.policies.digest();
+        let (digest, now) = (snapshot.policies.digest(), clock::now());
         let said: Vec<Option<Vec<String>>> = self.lately(|_, heard| {
-            let said = heard.said.as_ref().filter(|_| heard.digest == digest)?;
+            let holds = heard.is_in_sync(digest, now);
+            let said = heard.said.as_ref().filter(|_| holds)?;
             said.selects.clone()
         });
         // A list that is full may have been cut off.
@@ -139,15 +181,42 @@ impl Nodes {
     }
 }
 
+impl NodeStanding {
+    /// A node that an engine says in the cluster is silent.
+    fn told(node: String, engine: String) -> Self {
+        Self {
+            node,
+            state: Reach::Silent,
+            in_force: None,
+            stopped: None,
+            observe_all: None,
+            heard: None,
+            engine: Some(engine),
+        }
+    }
+}
+
 impl Heard {
-    fn standing(&self, node: &str, digest: &str, rollout: &EnforcementRollout) -> NodeStanding {
+    /// Whether it was not heard for that long.
+    fn is_unheard(&self, time: Duration, now: i64) -> bool {
+        now.saturating_sub(self.at) >= time.as_nanos() as i64
+    }
+
+    /// Whether what is in force there is this, as far as is known.
+    pub(super) fn is_in_sync(&self, digest: &str, now: i64) -> bool {
+        self.digest == digest && !self.is_unheard(SILENT_AFTER, now)
+    }
+
+    fn standing(&self, node: &str, digest: &str, rollout: &EnforcementRollout, now: i64) -> NodeStanding {
         let in_sync = self.digest == digest;
+        let is_silent = self.is_unheard(SILENT_AFTER, now);
         let said = self
             .said
             .as_ref()
             .filter(|said| said.rollout == rollout.head.name);
         let stop = self.stop_in(rollout);
         let state = match said {
+            _ if is_silent => Reach::Silent,
             _ if stop.is_some() => Reach::Stopped,
             None if in_sync => Reach::Unknown,
             Some(said) if in_sync && said.stage == stage_at(rollout, rollout.reached()) => Reach::InForce,
@@ -156,7 +225,7 @@ impl Heard {
         NodeStanding {
             node: node.to_owned(),
             state,
-            in_force: said.and_then(|said| said.stage.clone()),
+            in_force: said.filter(|_| !is_silent).and_then(|said| said.stage.clone()),
             stopped: stop.map(StopReason::from),
             observe_all: said.map(|said| said.observe_all),
             heard: Some(Timestamp(self.at)),
@@ -184,3 +253,6 @@ impl Heard {
 fn stage_at(rollout: &EnforcementRollout, reached: usize) -> Option<String> {
     rollout.stage_at(reached).map(|stage| stage.name.to_string())
 }
+
+#[cfg(test)]
+mod tests;

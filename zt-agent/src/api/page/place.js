@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Where whoever reads is: what has the focus and how far it is scrolled, so that a view that is made anew leaves them there.
 
-const SCROLLED = ".scroll, .side, pre";
+const SCROLLED = ".scroll, .side, pre, textarea";
 
 // Elements are known again by their `data-key`.
 export function remember(inside) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The smallest policy that would allow what went through.
 
+import { consider } from "./candidate.js";
 import { cards, make, note, replace } from "./element.js";
 import { count } from "./name.js";
 import { table } from "./table.js";
@@ -58,7 +59,12 @@ export const recommend = {
         ["different", count(answer.flows), ""],
         ["rules", count(answer.rules), ""],
       ]),
-      make("div", { class: "tools" }, copy),
+      make(
+        "div",
+        { class: "tools" },
+        copy,
+        make("button", { type: "button", "data-key": "consider", click: () => consider(answer.policy) }, "Replay as a candidate"),
+      ),
       text,
       unsaid,
       left,

@@ -86,7 +86,7 @@ function stop(stopped) {
 
 // How far a node that follows is, in words.
 function reach(node) {
-  const words = { in_force: "in force", stopped: `stopped (${node.stopped?.action})`, behind: "behind", unknown: "does not say" };
+  const words = { in_force: "in force", stopped: `stopped (${node.stopped?.action})`, behind: "behind", unknown: "does not say", silent: "silent" };
   const text = words[node.state] ?? node.state;
   return node.observe_all ? `${text}, break-glass` : text;
 }
@@ -111,9 +111,10 @@ function followers(nodes) {
           columns: [
             { name: "Node", kind: "name", text: (row) => row.node },
             { name: "State", text: reach, tone: (row) => (row.stopped ? "bad" : "caution") },
-            { name: "In force", text: (row) => (row.state === "unknown" ? "-" : (row.in_force ?? "none")) },
+            { name: "In force", text: (row) => (row.state === "unknown" || row.state === "silent" ? "-" : (row.in_force ?? "none")) },
             { name: "Stopped at", text: (row) => row.stopped?.stage ?? "-" },
             { name: "Why", text: (row) => (row.stopped ? why(row.stopped) : "-") },
+            { name: "Heard", text: (row) => time(row.heard) },
             { name: "Said by", kind: "name", text: (row) => row.engine ?? "the node" },
           ],
         }),

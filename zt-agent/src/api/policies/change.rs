@@ -6,49 +6,22 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::{Extension, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use serde::Serialize;
-use utoipa::ToSchema;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
 
+use super::changed::{Changed, answer, warnings};
 use super::conditions::Conditions;
 use super::settle::{Settled, gone_back, settle, settled_back};
 use crate::api::caller::Caller;
+use crate::api::changes::{Announced, Left};
 use crate::api::problem::ApiProblem;
 use crate::api::query::{Given, Parameters, PolicyName, flag};
 use crate::api::recorded::Unrecorded;
-use crate::api::{ApiState, PolicyStore, body, changes};
-use crate::policy::{self, AnyPolicy, PolicyDiff};
+use crate::api::{ApiState, PolicyStore, Service, body, changes};
+use crate::policy::{self, AnyPolicy, CompileError};
 use crate::policy_dir::{Edit, EditError, Plan, Turn};
-use crate::problem::Problem;
-
-/// What a change did, or would do.
-#[derive(Serialize, ToSchema)]
-pub(in crate::api) struct Changed {
-    /// The policy.
-    name: String,
-    /// Its digest now; null where it is gone.
-    #[schema(required = true)]
-    etag: Option<String>,
-    /// Nothing was changed: this is what would be.
-    dry_run: bool,
-    /// The policy was not there before.
-    created: bool,
-    /// Revision in force on this node.
-    revision: u64,
-    /// It is in force on this node, or would be. Where it is not, other documents are not valid: it comes into force with all
-    /// others when those are mended or removed.
-    in_force: bool,
-    /// What is wrong with those.
-    errors: Vec<Problem>,
-    /// Digest of all policies, as it is now or would be.
-    digest: String,
-    /// What the change means.
-    diff: PolicyDiff,
-}
 
 /// Puts a policy in the place of the one of that name, or adds it.
 #[utoipa::path(
@@ -137,10 +110,10 @@ pub(in crate::api) async fn change(
         ));
     }
     if dry_run {
-        let plan = plan(&state, edit, conditions).await?;
+        let (plan, warnings) = plan(&state, edit, conditions).await?;
         let snapshot = state.snapshot();
         let in_force = plan.waits_for.is_empty() || gone_back(&plan, &snapshot).is_some();
-        return Ok(answer(&plan, snapshot.revision, in_force, true));
+        return Ok(answer((&*plan, warnings), snapshot.revision, in_force, true));
     }
     // Here, where it ends when the client goes away: nothing is kept for those who have left.
     let Some(turn_here) = state.changes().turn().await else {
@@ -156,9 +129,9 @@ pub(in crate::api) async fn change(
             Ok(turn) => turn.map_err(refused)?,
             Err(error) => return Err(internal("change_broke_off", error.to_string())),
         };
-        let plan = plan(&state, edit, conditions).await?;
+        let (plan, warnings) = plan(&state, edit, conditions).await?;
         let (revision, in_force) = carry_out(&state, &caller, &plan, turn).await?;
-        Ok(answer(&plan, revision, in_force, false))
+        Ok(answer((&*plan, warnings), revision, in_force, false))
     });
     work.await.unwrap_or_else(|error| {
         tracing::error!(%error, "a change of policy broke off");
@@ -169,8 +142,14 @@ pub(in crate::api) async fn change(
     })
 }
 
-async fn plan(state: &ApiState, edit: Edit, conditions: Conditions) -> Result<Arc<Plan>, ApiProblem> {
+/// What is to be done, and what somebody should know who does it.
+async fn plan(
+    state: &ApiState,
+    edit: Edit,
+    conditions: Conditions,
+) -> Result<(Arc<Plan>, Vec<String>), ApiProblem> {
     let (snapshot, editor) = (state.snapshot(), state.editor.clone());
+    let sees_workloads = state.service != Service::Engine;
     let planned = tokio::task::spawn_blocking(move || {
         let plan = editor.plan(edit, &snapshot.policies, |digest| conditions.check(digest))?;
         // What the node would be given: a table that cannot be made is found out here.
@@ -181,15 +160,12 @@ async fn plan(state: &ApiState, edit: Edit, conditions: Conditions) -> Result<Ar
             &snapshot.settings,
             snapshot.revision + 1,
         );
-        Ok((plan, compiled.map(drop)))
+        let warnings = compiled.map(|table| warnings(&plan.after, &snapshot, &table, sees_workloads));
+        Ok((plan, warnings))
     });
     match planned.await {
-        Ok(Ok((plan, Ok(())))) => Ok(Arc::new(plan)),
-        Ok(Ok((_, Err(error)))) => Err(ApiProblem::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "policy_does_not_compile",
-            error.to_string(),
-        )),
+        Ok(Ok((plan, Ok(warnings)))) => Ok((Arc::new(plan), warnings)),
+        Ok(Ok((_, Err(error)))) => Err(does_not_compile(&error)),
         Ok(Err(error)) => Err(refused(error)),
         Err(error) => Err(internal("change_broke_off", error.to_string())),
     }
@@ -208,6 +184,13 @@ async fn carry_out(
     let wanted = plan.policy_after().map(AnyPolicy::digest);
     // A change of comments changes no digest: there is nothing to record.
     let is_change = plan.after.digest() != plan.before.digest();
+    let intended = if is_change {
+        // And does nothing else.
+        let goes_back = gone_back(plan, &start).is_some_and(|back| Some(back.as_str()) == wanted);
+        changes::intend(state, plan, &caller.name, goes_back).await?
+    } else {
+        None
+    };
     let announced = is_change.then(|| state.changes().announce(&plan.name, wanted, &caller.name));
     let written = Arc::clone(plan);
     let commit = move || {
@@ -218,7 +201,20 @@ async fn carry_out(
     let outcome = tokio::task::spawn_blocking(commit).await;
     match outcome {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => return Err(refused(error)),
+        Ok(Err(error)) => {
+            // What failed half-way may have been made all the same.
+            let left = match error {
+                EditError::Write { .. } | EditError::Unreachable(_) => changes::left(state, plan).await,
+                _ => Left::Nothing,
+            };
+            if left == Left::Nothing {
+                changes::forget(state, intended).await;
+            }
+            if left != Left::Made {
+                return Err(refused(error));
+            }
+            tracing::warn!(%error, policy = plan.name, "a change of policy is made, though writing it seemed to fail");
+        }
         Err(error) => return Err(internal("change_broke_off", error.to_string())),
     }
     // From here on it is a change that was made, whatever becomes of it.
@@ -243,9 +239,7 @@ async fn carry_out(
         return Ok((snapshot.revision, true));
     }
     if !plan.waits_for.is_empty() {
-        if let Some(announced) = announced {
-            announced.leave();
-        }
+        leave(state, plan, announced).await;
         let what = "the change is made, and comes into force when the other documents are valid";
         recorded(what, record(start.revision, false).await)?;
         return Ok((start.revision, false));
@@ -278,6 +272,7 @@ async fn carry_out(
             let undone = Arc::clone(plan);
             let undone = tokio::task::spawn_blocking(move || undone.undo()).await;
             let kept = if matches!(undone, Ok(Ok(()))) {
+                changes::forget(state, intended).await;
                 "and was taken back"
             } else {
                 let what = "the change is on disk and not in force";
@@ -288,26 +283,28 @@ async fn carry_out(
             Err(internal("not_in_force", detail).with_errors(Vec::clone(&problems)))
         }
         Settled::Late(snapshot) => {
-            // When it comes into force, it is this caller's.
-            if let Some(announced) = announced {
-                announced.leave();
-            }
+            leave(state, plan, announced).await;
             let detail = "the change is on disk and not in force after 10 seconds: look at `/v1/status`";
             recorded(detail, record(snapshot.revision, false).await)?;
-            if is_change {
-                changes::will_come(state, plan).await;
-            }
             Err(ApiProblem::unavailable("not_in_force_yet", detail))
         }
         Settled::Stopping(snapshot) => {
+            leave(state, plan, announced).await;
             let detail = "the agent is stopping; the change is on disk";
             recorded(detail, record(snapshot.revision, false).await)?;
-            if is_change {
-                changes::will_come(state, plan).await;
-            }
             Err(ApiProblem::unavailable("stopping", detail))
         }
     }
+}
+
+/// When it comes into force, it is this caller's, and is recorded by then.
+async fn leave(state: &ApiState, plan: &Plan, announced: Option<Announced<'_>>) {
+    let Some(announced) = announced else {
+        return;
+    };
+    // Before: once it is left, it may come into force.
+    changes::will_come(state, plan.after.digest()).await;
+    announced.leave();
 }
 
 /// A change without a record is not acknowledged: `what` says what became of it.
@@ -318,39 +315,18 @@ fn recorded(what: &str, outcome: Result<(), Unrecorded>) -> Result<(), ApiProble
     })
 }
 
-fn answer(plan: &Plan, revision: u64, in_force: bool, dry_run: bool) -> Response {
-    let etag = plan.policy_after().map(|policy| policy.digest().to_owned());
-    let quoted = etag.as_ref().map(|etag| format!("\"{etag}\""));
-    let changed = Changed {
-        name: plan.name.clone(),
-        etag,
-        dry_run,
-        created: !plan.existed,
-        revision,
-        in_force,
-        errors: plan.waits_for.clone(),
-        digest: plan.after.digest().to_owned(),
-        diff: plan.after.diff_from(&plan.before),
-    };
-    let status = if dry_run || changed.in_force {
-        StatusCode::OK
-    } else {
-        StatusCode::ACCEPTED
-    };
-    let mut response = (status, Json(changed)).into_response();
-    // The ETag is that of what is there: after a dry run that is still what was there before.
-    let value = quoted.and_then(|etag| HeaderValue::from_str(&etag).ok());
-    if let Some(value) = value.filter(|_| !dry_run) {
-        response.headers_mut().insert(header::ETAG, value);
-    }
-    response
-}
-
 fn internal(code: &'static str, detail: String) -> ApiProblem {
     ApiProblem::new(StatusCode::INTERNAL_SERVER_ERROR, code, detail)
 }
 
-fn refused(error: EditError) -> ApiProblem {
+/// The refusal of policies that there can be no table of.
+pub(in crate::api) fn does_not_compile(error: &CompileError) -> ApiProblem {
+    let status = StatusCode::UNPROCESSABLE_ENTITY;
+    ApiProblem::new(status, "policy_does_not_compile", error.to_string())
+}
+
+/// The refusal of a change that cannot be made.
+pub(in crate::api) fn refused(error: EditError) -> ApiProblem {
     use StatusCode as Status;
     let detail = error.to_string();
     let (status, code) = match &error {

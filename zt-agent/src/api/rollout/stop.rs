@@ -54,7 +54,7 @@ struct RefusedEdge {
     port: u16,
     /// `TCP` or `UDP`.
     protocol: String,
-    /// How often.
+    /// How often, in the minute before.
     times: u64,
 }
 

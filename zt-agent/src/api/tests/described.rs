@@ -120,6 +120,8 @@ async fn answers_are_as_the_document_says() {
         let reply = send(world.api, method, &format!("/v1/policies/{name}"), YAML, body).await;
         check(&document, &method.to_lowercase(), "/v1/policies/{name}", &reply);
     }
+    let replayed = send(world.api, "POST", "/v1/replay", YAML, "a: [").await;
+    check(&document, "post", "/v1/replay", &replayed);
     let changed = post(world.api, "/v1/mode", r#"{"mode":"observe"}"#).await;
     check(&document, "post", "/v1/mode", &changed);
     in_a_rollout(&world);

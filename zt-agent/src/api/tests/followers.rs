@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What nodes that follow ask and tell.
 
+use super::reach::report;
 use super::*;
 use crate::state::SourceStatus;
-
-const JSON: &str = "Content-Type: application/json\n";
 
 impl World {
     /// The parts of another agent, which has what this one has.
@@ -16,6 +15,7 @@ impl World {
             policies_in_force: Arc::default(),
             editor: self.state.editor.clone(),
             kept: PolicyStore::Directory,
+            told_policies: self.state.told_policies.clone(),
             store: Arc::clone(&self.state.store),
             intake: self.intake.clone(),
             metrics: Arc::clone(&self.state.metrics),
@@ -49,10 +49,6 @@ impl World {
         tokio::spawn(api.serve(router(state), Some(guard), self.stopping.subscribe()));
         addresses
     }
-}
-
-async fn report(world: &World, node: &str, body: &str) -> Reply {
-    send(world.api, "PUT", &format!("/v1/nodes/{node}"), JSON, body).await
 }
 
 #[tokio::test]
@@ -91,15 +87,10 @@ async fn policies_that_are_known_are_not_sent_again() {
 async fn nodes_say_what_they_have() {
     let world = world().await;
     let digest = world.state.snapshot().policies.digest().to_owned();
-    let told = report(
-        &world,
-        "worker-1",
-        &json!({"revision": 3, "digest": digest}).to_string(),
-    )
-    .await;
+    let told = report(world.api, "worker-1", &json!({"revision": 3, "digest": digest})).await;
     assert_eq!(told.status, 204, "{}", told.body);
-    let old = json!({"revision": 2, "digest": "0".repeat(64)}).to_string();
-    assert_eq!(report(&world, "worker%2F2", &old).await.status, 204);
+    let old = json!({"revision": 2, "digest": "0".repeat(64)});
+    assert_eq!(report(world.api, "worker%2F2", &old).await.status, 204);
     let status = get(world.api, "/v1/status").await.json();
     assert_eq!(
         (&status["service"], &status["policy"]["source"]),
@@ -118,37 +109,29 @@ async fn nodes_say_what_they_have() {
         ]
     );
     for (node, body, code) in [
-        ("n", "{}".to_owned(), "invalid_body"),
+        ("n", json!({}), "invalid_body"),
+        ("n", json!({"revision": 1, "digest": "zz"}), "invalid_report"),
         (
             "n",
-            json!({"revision": 1, "digest": "zz"}).to_string(),
+            json!({"revision": 1, "digest": "A".repeat(64)}),
+            "invalid_report",
+        ),
+        ("n", json!({"revision": -1, "digest": digest}), "invalid_body"),
+        (
+            "n",
+            json!({"revision": 1_u64 << 63, "digest": digest}),
             "invalid_report",
         ),
         (
             "n",
-            json!({"revision": 1, "digest": "A".repeat(64)}).to_string(),
-            "invalid_report",
-        ),
-        (
-            "n",
-            json!({"revision": -1, "digest": digest}).to_string(),
-            "invalid_body",
-        ),
-        (
-            "n",
-            json!({"revision": 1_u64 << 63, "digest": digest}).to_string(),
-            "invalid_report",
-        ),
-        (
-            "n",
-            json!({"revision": 1, "digest": digest, "x": 1}).to_string(),
+            json!({"revision": 1, "digest": digest, "x": 1}),
             "invalid_body",
         ),
         ("a%20b", old.clone(), "invalid_report"),
         (&"n".repeat(254), old.clone(), "invalid_report"),
         ("%FF", old.clone(), "invalid_path"),
     ] {
-        let reply = report(&world, node, &body).await;
+        let reply = report(world.api, node, &body).await;
         assert_eq!(
             (reply.status, reply.code()),
             (400, code.to_owned()),

@@ -3,7 +3,7 @@
 
 use std::sync::Mutex;
 
-use super::records::policy;
+use super::records::{changes, policy, publish, put};
 use super::*;
 use crate::policy::{document_of, resource_of};
 use crate::policy_dir::{EditError, Held, Store as Keeper};
@@ -78,4 +78,105 @@ async fn what_the_keeper_of_policies_refuses_is_told_with_its_code() {
     );
     assert_eq!(get(world.api, "/v1/policies").await.json(), before);
     assert_eq!(world.intake.stats().received_total(), 0, "nothing is recorded");
+    // Where the answer was lost, what is kept says that nothing was made.
+    assert!(world.state.store.intents().await.expect("reads").is_empty());
+}
+
+/// Makes every change, and loses the answer.
+#[derive(Debug, Default)]
+struct Lossy {
+    kept: Mutex<Vec<Held>>,
+    /// Whether it is away from the first change on.
+    goes: AtomicBool,
+}
+
+impl Keeper for Lossy {
+    fn name(&self) -> &'static str {
+        "lossy"
+    }
+
+    fn read(&self) -> Result<Vec<Held>, EditError> {
+        let kept = self.kept.lock().expect("not poisoned").clone();
+        if self.goes.load(Ordering::SeqCst) && !kept.is_empty() {
+            return Err(EditError::Unreachable("it is away".to_owned()));
+        }
+        Ok(kept)
+    }
+
+    fn write(&self, place: &str, _: Option<&Value>, to: Option<&Value>) -> Result<Option<Value>, EditError> {
+        let mut kept = self.kept.lock().expect("not poisoned");
+        kept.retain(|held| held.document.file != place);
+        kept.extend(to.map(|resource| Held {
+            document: Document {
+                file: place.to_owned(),
+                text: document_of(resource).to_string(),
+            },
+            resource: resource.clone(),
+        }));
+        Err(EditError::Unreachable("its answer was lost".to_owned()))
+    }
+}
+
+/// A world whose changes are recorded, of policies that this keeps.
+async fn recording(keeper: &Arc<Lossy>) -> Arc<World> {
+    let kept = Arc::clone(keeper);
+    let world = world_of(|_| Editor::of_store(kept, Settings::default())).await;
+    tokio::spawn(record_changes(world.state.clone()));
+    let seen = world.state.changes().have_seen(7);
+    tokio::time::timeout(Duration::from_secs(30), seen)
+        .await
+        .expect("noted");
+    Arc::new(world)
+}
+
+#[tokio::test]
+async fn what_was_made_though_the_answer_was_lost_is_its_caller_s() {
+    let keeper = Arc::new(Lossy::default());
+    let world = recording(&keeper).await;
+    let asking = {
+        let world = Arc::clone(&world);
+        tokio::spawn(async move { put(&world, "new", &policy("new", 8)).await })
+    };
+    let written = async {
+        while keeper.kept.lock().expect("not poisoned").is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), written)
+        .await
+        .expect("written");
+    publish(&world, &[policy("new", 8)]);
+    let made = asking.await.expect("asked");
+    assert_eq!(made.status, 200, "{}", made.body);
+    let all = changes(&world).await;
+    assert_eq!(all.len(), 1, "{all:#?}");
+    assert_ne!(all[0]["caller"], "lossy");
+    assert!(world.state.store.intents().await.expect("reads").is_empty());
+}
+
+#[tokio::test]
+async fn what_comes_into_force_after_all_names_who_had_begun_it() {
+    let keeper = Arc::new(Lossy::default());
+    let world = recording(&keeper).await;
+    keeper.goes.store(true, Ordering::SeqCst);
+    let lost = put(&world, "new", &policy("new", 8)).await;
+    assert_eq!((lost.status, lost.code().as_str()), (503, "store_unreachable"));
+    let noted = world.state.store.intents().await.expect("reads");
+    assert_eq!(noted.len(), 1, "whether it was made is not known");
+    publish(&world, &[policy("new", 8)]);
+    let forgotten = async {
+        while !world.state.store.intents().await.expect("reads").is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), forgotten)
+        .await
+        .expect("forgotten");
+    let all = changes(&world).await;
+    assert_eq!((all.len(), &all[0]["caller"]), (1, &json!("lossy")));
+    let begun = &all[0]["change"]["begun"];
+    assert_eq!(
+        (&begun[0]["policy"], &begun[0]["caller"]),
+        (&json!("new"), &json!(&*noted[0].1.caller))
+    );
 }

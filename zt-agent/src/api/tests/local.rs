@@ -304,6 +304,7 @@ async fn slow_bodies_are_told_so_and_cut_off() {
     for (request, media_type) in [
         ("POST /v1/evaluate", "application/json"),
         ("PUT /v1/policies/p", "application/yaml"),
+        ("POST /v1/replay", "application/yaml"),
         ("POST /v1/mode", "application/json"),
     ] {
         let request = format!(
@@ -314,7 +315,7 @@ async fn slow_bodies_are_told_so_and_cut_off() {
     }
     let metrics = get(world.health, "/metrics").await.body;
     assert!(
-        metrics.contains("zt_api_refused_total{cause=\"slow_body\"} 3"),
+        metrics.contains("zt_api_refused_total{cause=\"slow_body\"} 4"),
         "{metrics}"
     );
     assert!(!world.node.observe_all.load(Ordering::SeqCst));

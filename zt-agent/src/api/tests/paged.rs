@@ -6,7 +6,7 @@ use crate::audit::Entry;
 use crate::audit::store::Sink as _;
 
 /// A connection that went through or did not.
-fn connection(source: &str, port: u16, allowed: bool, enforced: bool) -> Entry {
+pub(super) fn connection(source: &str, port: u16, allowed: bool, enforced: bool) -> Entry {
     let mut record = crate::audit::sample::record();
     record.id = uuid::Uuid::now_v7();
     let mut json = serde_json::to_value(Entry::Decision(record)).expect("JSON");
@@ -29,7 +29,7 @@ fn connection(source: &str, port: u16, allowed: bool, enforced: bool) -> Entry {
     serde_json::from_value(json).expect("a record")
 }
 
-async fn recorded(world: &World, entries: &[Entry]) {
+pub(super) async fn recorded(world: &World, entries: &[Entry]) {
     world.state.store.append(entries, None).await.expect("stored");
 }
 
@@ -102,6 +102,7 @@ async fn no_page_of_another_site_is_served() {
                 "Content-Type: application/json\n",
             ),
             ("PUT", "/v1/policies/hanzo-core-policy", POLICY, YAML),
+            ("POST", "/v1/replay", POLICY, YAML),
             ("DELETE", "/v1/policies/hanzo-core-policy", "", ""),
             ("OPTIONS", "/v1/mode", "", "Access-Control-Request-Method: POST\n"),
             ("GET", "/v1/audit", "", ""),

@@ -3,9 +3,9 @@
 
 use super::described::check;
 use super::*;
-use crate::policy::{DenialAction, PolicySet, Stop, StopCause};
+use crate::policy::{DenialAction, PolicySet, Stop};
 use crate::policy_follow::{PolicyFollower, Settings as Following};
-use crate::state::{Followers, NodeModes, StoppedNode};
+use crate::state::{Elsewhere, Followers, MissedNode, NodeModes, StoppedNode};
 
 /// A rollout at this stage of four, of which the second has a limit.
 pub(super) fn policies(stage: &str, third: &str) -> PolicySet {
@@ -41,19 +41,7 @@ pub(super) fn put_in_force(world: &World, policies: PolicySet) {
 /// A node stopped at the second stage.
 fn stop(policies: &PolicySet, action: DenialAction) -> Stop {
     let stage = &policies.rollout().expect("a rollout").stages[1];
-    Stop {
-        rollout: "r".to_owned(),
-        stage: stage.name.to_string(),
-        definition: stage.digest(),
-        action,
-        denials: 5,
-        per_minute: 4,
-        attempts: 9,
-        attempts_per_minute: None,
-        at: 1_772_442_645_000,
-        edges: Vec::new(),
-        cause: StopCause::Denials,
-    }
+    Stop::sample(&stage.name, stage.digest(), action)
 }
 
 /// The same as nodes report it.
@@ -121,7 +109,6 @@ async fn nodes_say_which_stage_is_in_force_and_where_they_stopped() {
     let reply = get(world.api, "/v1/rollout").await;
     check(&document, "get", "/v1/rollout", &reply);
     let answer = reply.json();
-    let seen: Vec<_> = reached(&answer);
     let wanted = [
         ("back", "stopped", Some("a")),
         ("before", "behind", None),
@@ -132,7 +119,7 @@ async fn nodes_say_which_stage_is_in_force_and_where_they_stopped() {
         ("there", "in_force", Some("b")),
     ]
     .map(|(node, state, stage)| (node.to_owned(), state.to_owned(), stage.map(str::to_owned)));
-    assert_eq!(seen, wanted);
+    assert_eq!(reached(&answer), wanted);
     let nodes = &answer["nodes"];
     assert_eq!(
         nodes[0]["stopped"],
@@ -163,6 +150,7 @@ async fn nodes_say_which_stage_is_in_force_and_where_they_stopped() {
                 stopped("back", DenialAction::Rollback),
                 stopped("held", DenialAction::Hold)
             ],
+            ..Followers::default()
         }
     );
 
@@ -350,11 +338,22 @@ async fn what_other_engines_say_in_the_cluster_counts_where_the_node_says_nothin
         stopped("since", DenialAction::Hold, after),
         stopped("since", DenialAction::Rollback, before),
     ];
+    let silent = |node: &str| {
+        let missed = MissedNode {
+            node: node.to_owned(),
+            heard: 1_772_442_675_000_000_000,
+        };
+        ("engine-2".to_owned(), missed)
+    };
     put_in_force(&world, policies("b", CHAT));
     let [engine, _] = world
         .serve(Parts {
             service: Service::Engine,
-            stopped_elsewhere: Some(Box::new(move || said.clone())),
+            stopped_elsewhere: Some(Box::new(move || Elsewhere {
+                stopped: said.clone(),
+                silent: vec![silent("elsewhere"), silent("gone"), silent("here")],
+                heard: Vec::new(),
+            })),
             ..world.parts()
         })
         .await;
@@ -366,29 +365,36 @@ async fn what_other_engines_say_in_the_cluster_counts_where_the_node_says_nothin
     let reply = get(engine, "/v1/rollout").await;
     let document = get(engine, "/openapi.json").await.json();
     check(&document, "get", "/v1/rollout", &reply);
-    let answer = reply.json();
-    let text = str::to_owned;
+    let (answer, text) = (reply.json(), str::to_owned);
     assert_eq!(
         reached(&answer),
         [
-            (text("elsewhere"), text("stopped"), Some(text("a"))),
+            (text("elsewhere"), text("silent"), None),
+            (text("gone"), text("silent"), None),
             (text("here"), text("in_force"), Some(text("b"))),
             (text("since"), text("stopped"), Some(text("b"))),
         ]
     );
     let nodes = &answer["nodes"];
-    assert_eq!(
-        (&nodes[0]["engine"], &nodes[0]["heard"], &nodes[1]["engine"]),
-        (&json!("engine-2"), &Value::Null, &Value::Null)
-    );
-    assert!(nodes[1]["heard"].is_string());
-    assert_eq!(
-        (&nodes[2]["engine"], &nodes[2]["heard"]),
-        (&json!("engine-2"), &Value::Null)
-    );
+    let told = |node: usize| (&nodes[node]["engine"], &nodes[node]["heard"]);
+    let since = json!("2026-03-02T09:11:15Z");
+    assert_eq!(told(0), (&json!("engine-2"), &since));
+    assert_eq!(told(1), (&json!("engine-2"), &since));
+    assert_eq!(nodes[0]["stopped"]["action"], "rollback");
+    assert_eq!(nodes[1]["stopped"], Value::Null);
+    assert!(nodes[2]["engine"].is_null() && nodes[2]["heard"].is_string());
+    assert_eq!(told(3), (&json!("engine-2"), &Value::Null));
     // Behind the stage it is over, whatever others have said.
     put_in_force(&world, policies("a", CHAT));
     let answer = get(engine, "/v1/rollout").await.json();
-    assert_eq!(reached(&answer).len(), 2, "{answer}");
-    assert!(answer["nodes"][1]["heard"].is_string(), "{answer}");
+    let states = reached(&answer).into_iter().map(|(node, state, _)| (node, state));
+    assert_eq!(
+        states.collect::<Vec<_>>(),
+        [
+            (text("elsewhere"), text("silent")),
+            (text("gone"), text("silent")),
+            (text("here"), text("behind")),
+            (text("since"), text("behind")),
+        ]
+    );
 }

@@ -12,7 +12,7 @@ async fn stored(world: &World) -> usize {
     page.expect("answers").records.len()
 }
 
-async fn meddle(world: &World, sql: &'static str) {
+pub(super) async fn meddle(world: &World, sql: &'static str) {
     let Archive::Local(store) = &*world.state.store else {
         panic!("a local store")
     };
@@ -26,7 +26,7 @@ pub(super) fn policy(name: &str, port: u16) -> String {
     )
 }
 
-async fn put(world: &World, name: &str, body: &str) -> Reply {
+pub(super) async fn put(world: &World, name: &str, body: &str) -> Reply {
     send(world.api, "PUT", &format!("/v1/policies/{name}"), YAML, body).await
 }
 
@@ -295,10 +295,18 @@ async fn a_policy_that_was_changed_while_no_agent_ran_is_recorded_at_the_next_st
     let found = changes(&world).await.remove(0);
     let caller = format!("directory {}, found at start", world.policies().display());
     assert_eq!(found["caller"], caller.as_str());
-    assert_eq!(
-        found["change"],
-        json!({ "from": first, "to": second, "diff": null })
+    let change = &found["change"];
+    assert_eq!((&change["from"], &change["to"]), (&json!(first), &json!(second)));
+    assert!(
+        change.get("in_force").is_none() && change.get("begun").is_none(),
+        "{change}"
     );
+    let diff = &change["diff"];
+    assert_eq!(
+        (&diff["added_total"], &diff["removed_total"]),
+        (&json!(1), &json!(0))
+    );
+    assert_eq!(diff["policies"][0]["name"], "p");
     running.abort();
     assert!(running.await.is_err());
 

@@ -188,6 +188,7 @@ async fn a_node_that_follows_reads_policy_and_speaks_for_itself_alone() {
         ("PUT", "/v1/policies/x", "{}"),
         ("POST", "/v1/mode", "{}"),
         ("POST", "/v1/rollout", "{}"),
+        ("POST", "/v1/replay", "{}"),
     ] {
         let reply = remote.ask_as(node, method, path, body).await;
         assert_eq!(reply.code(), "role_insufficient", "{method} {path}");

@@ -96,3 +96,28 @@ async fn a_stage_that_selects_nobody_is_known_by_all_that_an_agent_knows() {
     put_in_force(&world, policies("b", "spiffe://hanzo.ai/hanzo-k8s/hanzo/cats"));
     assert_eq!(selecting(engine).await[2], Value::Null);
 }
+
+#[tokio::test]
+async fn who_changes_a_rollout_is_told_of_stages_that_select_nobody() {
+    let world = world().await;
+    let warnings = async |third: &str| {
+        let document = json!({
+            "apiVersion": "zt.hanzo.ai/v1", "kind": "EnforcementRollout", "metadata": {"name": "r"},
+            "spec": {"stages": [{"name": "a", "identities": [IAM]}, {"name": "b", "identities": [third]}]},
+        });
+        let path = "/v1/policies/r?dry_run=true";
+        let header = "Content-Type: application/json\n";
+        let reply = send(world.api, "PUT", path, header, &document.to_string()).await;
+        assert_eq!(reply.status, 200, "{}", reply.body);
+        reply.json()["warnings"].clone()
+    };
+    assert_eq!(warnings(POSTGRES).await, json!([]));
+    let told = warnings("spiffe://hanzo.ai/hanzo-k8s/hanzo/cath").await;
+    let text = told[0].as_str().expect("a sentence");
+    assert!(
+        told.as_array().map(Vec::len) == Some(1)
+            && text.starts_with("stage `b` selects nobody")
+            && text.contains("/cath"),
+        "{told}"
+    );
+}

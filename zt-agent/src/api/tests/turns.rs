@@ -36,6 +36,9 @@ async fn who_waits_for_an_answer_is_not_let_wait_for_two() {
         assert!(reply.head.contains("\r\nretry-after: "), "{}", reply.head);
         described::check(&document, "get", path, &reply);
     }
+    let reply = send(world.api, "POST", "/v1/replay", YAML, POLICY).await;
+    assert_eq!((reply.status, reply.code().as_str()), (503, "busy"));
+    described::check(&document, "post", "/v1/replay", &reply);
     // What is counted is not kept waiting by what is judged.
     for path in ["/v1/rules", "/v1/graph"] {
         assert_eq!(get(world.api, path).await.status, 200, "{path}");
@@ -88,6 +91,8 @@ async fn world_of_a_silent_server() -> (World, TcpListener) {
     let directory = tempfile::tempdir().expect("directory");
     let archive = Archive::open(archive::Settings {
         dsn: format!("postgres://engine@{}/zt", server.local_addr().expect("bound")),
+        read_dsn: None,
+        maintain_dsn: None,
         spool: directory.path().join("spool.db"),
         max_disk_bytes: 1 << 30,
         api_share: 100,
@@ -106,14 +111,23 @@ async fn world_of_a_silent_server() -> (World, TcpListener) {
 #[tokio::test]
 async fn a_turn_lasts_as_long_as_the_question_though_its_client_has_gone() {
     let somebody = Arc::from("somebody else");
-    for path in ["/v1/graph", "/v1/rules", "/v1/replay", "/v1/recommend"] {
+    for (method, path, body) in [
+        ("GET", "/v1/graph", ""),
+        ("GET", "/v1/rules", ""),
+        ("GET", "/v1/replay", ""),
+        ("GET", "/v1/recommend", ""),
+        ("POST", "/v1/replay", POLICY),
+    ] {
         let (world, server) = world_of_a_silent_server().await;
         let turns = match path {
             "/v1/graph" | "/v1/rules" => world.state.counting(),
             _ => world.state.judging(),
         };
         let mut client = TcpStream::connect(world.api).await.expect("connects");
-        let ask = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let ask = format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/yaml\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
         client.write_all(ask.as_bytes()).await.expect("written");
         let asked = tokio::time::timeout(Duration::from_secs(30), server.accept());
         let asked = asked.await.expect("the server is asked").expect("accepts");
@@ -122,10 +136,10 @@ async fn a_turn_lasts_as_long_as_the_question_though_its_client_has_gone() {
         let mut said = Vec::new();
         let closed = tokio::time::timeout(Duration::from_secs(30), client.read_to_end(&mut said));
         closed.await.expect("closed").expect("closed in order");
-        assert_eq!(said, b"", "{path}");
+        assert_eq!(said, b"", "{method} {path}");
         assert!(
             turns.take(&somebody).now_or_never().is_none(),
-            "{path}: the next is asked while the server is at it"
+            "{method} {path}: the next is asked while the server is at it"
         );
         // The server gives up.
         drop((asked, server));

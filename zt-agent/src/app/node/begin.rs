@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use zt_common::entry::AllowKey;
 
+use super::modes::at_once;
 use super::{AppError, Node};
 use crate::kernel::Search;
 use crate::problem::Problem;
@@ -13,7 +14,7 @@ impl Node {
     /// Puts the first policy in force and attaches the hooks.
     pub(super) fn begin(&mut self) -> Result<(), AppError> {
         let policies = Arc::clone(&self.loaded.policies);
-        let governed = self.govern_by(&policies);
+        self.govern_by(&policies);
         self.put_together();
         self.read_switches()?;
         self.look_at_namespaces(true)?;
@@ -21,21 +22,28 @@ impl Node {
         let left = self.parts.kernel.left_in_force()?;
         let before = left.get(&AllowKey::HEADER).map_or(0, |header| header.number);
         self.parts.kernel.settle_modes(before)?;
-        let modes = self.changing_modes_at_start();
         if self.loaded.policies.all().is_empty() && left.len() > 1 {
             return Err(no_policy_any_more());
         }
         self.revision = before.max(1);
-        let mut table = self.compile(&self.loaded.policies, self.revision)?;
+        let mut table = Arc::new(self.compile(&self.loaded.policies, self.revision)?);
+        // What was changed while there was no agent comes in one step, too: the modes of those who keep their names. Nothing was in
+        // force before a first start.
+        let (modes, renamed) = if before == 0 {
+            (Vec::new(), Vec::new())
+        } else {
+            self.changing_modes(Some(&table))
+        };
         let same = before != 0
             && modes.is_empty()
+            && renamed.is_empty()
             && left.len() == table.len()
             && table.entries().all(|(key, entry)| left.get(&key) == Some(&entry));
         if before != 0 && !same {
             self.revision = before + 1;
-            table = self.compile(&self.loaded.policies, self.revision)?;
+            table = Arc::new(self.compile(&self.loaded.policies, self.revision)?);
         }
-        self.enforce(table, &modes)?;
+        self.enforce(table, &at_once(&modes))?;
         self.direct()?;
         self.renew_key()?;
         self.write_control()?;
@@ -43,8 +51,8 @@ impl Node {
             // Nothing of this version was here: whoever listens already has an owner before the first hook asks for it.
             self.find_older(Search::Older, None)?;
         }
+        self.begin_in_rollout(&modes);
         self.is_at_work = true;
-        self.begin_in_rollout(&governed, &modes);
         self.parts.kernel.attach(&self.parts.roots)?;
         self.log = Some(self.parts.kernel.log()?);
         self.publish_names();

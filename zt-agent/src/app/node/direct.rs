@@ -118,7 +118,10 @@ impl Node {
             let known = self.cgroups.path(*id).and_then(|path| self.attested.get(path));
             known.is_some_and(|(known, _)| known == id)
         });
-        let directed = self.parts.kernel.direct(&directory)?;
+        let modes = self.changing_to(&directory.workloads);
+        let directed = self.parts.kernel.direct(&directory);
+        self.note_modes(&modes);
+        let directed = directed?;
         let workloads = self.parts.kernel.workloads();
         Ok(Changes {
             renamed: directed.renamed || fell_back || attested,
@@ -141,7 +144,7 @@ impl Node {
             .collect();
         self.name_the_disputed(&mut wanted);
         add_nobodies(
-            self.parts.kernel.workloads(),
+            &self.known_workloads(),
             &self.cgroups,
             &self.unnamed,
             &|id| self.enforced_as.is_released(id, &self.modes),
@@ -157,14 +160,13 @@ impl Node {
     /// A cgroup that the sources disagree about is nobody, whatever is around it, and as strict as any of them would
     /// have it.
     fn name_the_disputed(&self, wanted: &mut HashMap<u64, Workload>) {
-        let modes = &self.modes;
+        let (modes, known) = (&self.modes, self.known_workloads());
         for dispute in &self.disputes {
             let here = self.cgroups.id(&dispute.cgroup);
             let Some(id) = here.filter(|id| dispute.cgroup_id.is_none_or(|meant| meant == *id)) else {
                 continue;
             };
-            let before = self.parts.kernel.workloads().get(&id);
-            let was_strict = before.is_some_and(|workload| workload.mode == MODE_ENFORCE);
+            let was_strict = known.get(&id).is_some_and(|known| known.mode == MODE_ENFORCE);
             let strict = was_strict && !self.enforced_as.is_released(id, modes)
                 || dispute.mode == Some(Mode::Enforce)
                 || [&dispute.file, &dispute.kubernetes, &dispute.spire]

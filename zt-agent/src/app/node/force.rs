@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::direct::Keep;
+use super::modes::at_once;
 use super::numbers::Numbers;
 use super::{AppError, Loaded, Node};
 use crate::kernel::KernelError;
@@ -80,12 +81,14 @@ impl Node {
         self.fronting.forget_past_groups();
         let governed = self.govern_by(policies);
         self.gather_identities();
-        let compiled = self.compile(policies, self.revision + 1);
+        let compiled = self.compile(policies, self.revision + 1).map(Arc::new);
         let compile_time = started.elapsed();
-        let modes = self.changing_modes();
+        // Where there is no table to come in force, no mode changes.
+        let changing = compiled.as_ref().map(|table| self.changing_modes(Some(table)));
+        let (modes, renamed) = changing.unwrap_or_default();
         let enforced = compiled.and_then(|table| {
             let entries = table.len();
-            Ok((entries, self.enforce(table, &modes)?))
+            Ok((entries, self.enforce(table, &at_once(&modes))?))
         });
         let (entries, renumbered) = match enforced {
             Ok(enforced) => enforced,
@@ -97,12 +100,13 @@ impl Node {
         };
         // There are rules for everybody now.
         let had_none = !std::mem::take(&mut self.unruled).is_empty();
-        if renumbered || had_none || !modes.is_empty() {
+        if renumbered || had_none || !modes.is_empty() || !renamed.is_empty() {
             let directed = self.direct().map(drop);
-            if let Err(error) = directed.and_then(|()| self.write_control()) {
+            if let Err(error) = directed.and(self.write_control()) {
                 // Until it succeeds they are nobody.
                 tracing::warn!(%error, "who is who could not be written; trying again");
                 self.pending.merge = true;
+                self.pending.sweep = true;
             }
         }
         self.revision += 1;
@@ -150,10 +154,9 @@ impl Node {
     /// `modes`: cgroups whose mode changes with it, and whether they enforce from then on.
     pub(super) fn enforce(
         &mut self,
-        table: AllowTable,
+        table: Arc<AllowTable>,
         modes: &HashMap<u64, bool>,
     ) -> Result<bool, AppError> {
-        let table = Arc::new(table);
         let between = self
             .parts
             .kernel
@@ -222,30 +225,43 @@ impl Node {
         self.settle_services();
         // Patterns stand for the identities that there are: without a new one, the table is what it was.
         self.unruled = self.gather_identities();
+        // All modes in one step, under a revision of their own. Where that fails, each is written by itself below.
+        let (modes, _) = self.changing_modes(self.parts.kernel.table());
+        let revision = self.revision + u64::from(!modes.is_empty());
         let mut failed = None;
-        if !self.unruled.is_empty() || !self.groups_in_force() {
-            let compiled = self.compile(&self.loaded.policies, self.revision);
-            if let Err(error) = compiled.and_then(|table| self.enforce(table, &HashMap::new())) {
+        if !self.unruled.is_empty() || !self.groups_in_force() || !modes.is_empty() {
+            let compiled = self.compile(&self.loaded.policies, revision).map(Arc::new);
+            if let Err(error) = compiled.and_then(|table| self.enforce(table, &at_once(&modes))) {
                 self.identities.retain(|id| !self.unruled.contains(id));
                 failed = Some(error);
             } else {
+                self.revision = revision;
                 self.unruled.clear();
                 self.receivers_changed();
+                self.note_modes(&modes);
             }
         }
         // Whoever has lost a name loses it whatever became of those who are new.
-        let changes = self.direct()?;
-        self.write_control()?;
+        let directed = self.direct();
+        let changes = directed.as_ref().copied().unwrap_or_default();
+        // A part may have been written, which nobody tells of any more.
+        let partly = directed.is_err();
+        if directed.is_ok() {
+            // Its modes are in force. What changes from now on is not the file's doing, whatever else fails.
+            self.file_is_new = false;
+        }
+        // Also where that failed: the modes that changed with the swap hold.
+        let written = directed.map(drop).and(self.write_control());
         self.guard_receivers();
         // A cgroup that is another workload now, or in another mode: what it has open is judged as such.
         if changes.resettled {
             self.pending.recover = true;
             self.recover_if_wanted();
         }
-        if changes.renamed || changes.resettled {
+        if partly || changes.renamed || changes.resettled || !modes.is_empty() {
             self.sweep_after_modes();
         }
         self.cut_off_raw();
-        failed.map_or(Ok(()), Err)
+        written.and(failed.map_or(Ok(()), Err))
     }
 }

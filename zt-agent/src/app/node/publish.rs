@@ -79,10 +79,10 @@ impl Node {
 
     /// How many have no name and enforce as they did while they had one.
     fn enforced_nameless(&self) -> usize {
-        let workloads = self.parts.kernel.workloads().values();
+        let known = self.known_workloads();
         let nameless =
             |workload: &&Workload| workload.identity == identity::UNKNOWN && workload.mode == MODE_ENFORCE;
-        workloads.filter(nameless).count()
+        known.values().filter(nameless).count()
     }
 
     /// Who has no name and is refused nothing all the same.
@@ -91,8 +91,9 @@ impl Node {
             // That is everybody without one.
             return Arc::default();
         }
-        let workloads = self.parts.kernel.workloads().iter();
-        let mut paths: Vec<PathBuf> = workloads
+        let known = self.known_workloads();
+        let mut paths: Vec<PathBuf> = known
+            .iter()
             .filter(|(_, workload)| **workload == LEFT_ALONE)
             .filter_map(|(id, _)| self.cgroups.path(*id).map(Path::to_path_buf))
             .collect();
@@ -146,6 +147,7 @@ impl Node {
             older_failed: self.adopted.failed,
             fast_open_off,
             fast_open_left,
+            paths: self.parts.paths.list(),
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use zt_common::abi::MODE_ENFORCE;
+use zt_common::abi::{MODE_ENFORCE, settled};
 use zt_common::address::Address;
 use zt_common::event::Hook;
 use zt_common::identity;
@@ -28,9 +28,11 @@ impl Node {
             return;
         };
         let workloads = self.parts.kernel.workloads();
+        let revision = table.revision();
         let refused: BTreeSet<u64> = workloads
             .iter()
-            .filter(|(_, own)| own.mode == MODE_ENFORCE && !table.decide_raw_socket(own.identity).allowed)
+            .filter(|(_, own)| settled(own.mode, revision) == MODE_ENFORCE)
+            .filter(|(_, own)| !table.decide_raw_socket(own.identity).allowed)
             .map(|(id, _)| *id)
             .collect();
         let new: Vec<(u64, u64)> = refused
@@ -110,6 +112,7 @@ fn decision(workload: u64, source: u64, verdict: &Verdict, socket: &RawSocket) -
         refused_socket: false,
         ipv6: socket.ipv6,
         proof: zt_common::proof::Proof::None,
+        omitted: false,
         comm: socket.comm,
     }
 }

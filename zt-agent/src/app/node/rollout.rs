@@ -4,14 +4,14 @@
 
 mod standing;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
-use zt_common::abi::MODE_ENFORCE;
 
 use super::Node;
+use super::modes::{ModeChange, counts};
 use super::sweep::monotonic;
 use crate::audit::pipeline::ApiEvent;
 use crate::policy::{
@@ -21,6 +21,7 @@ use crate::policy::{
 use crate::state::NodeModes;
 use crate::state::merge::Places;
 
+use self::standing::InForce;
 pub(super) use self::standing::Rollout;
 
 /// What was before a policy was to come in force.
@@ -76,53 +77,47 @@ impl Node {
         self.unnamed.set(&self.waiting, &self.modes);
     }
 
-    /// Cgroups that the kernel knows in another mode than they are to be in, and whether they are to enforce.
-    pub(super) fn changing_modes(&self) -> HashMap<u64, bool> {
-        let wanted = self.wanted_workloads(&self.numbers());
-        let known = self.parts.kernel.workloads().iter();
-        known
-            .filter_map(|(id, before)| {
-                let now = wanted.get(id)?;
-                (now.mode != before.mode).then_some((*id, now.mode == MODE_ENFORCE))
-            })
-            .collect()
-    }
-
-    /// The same when an agent begins: what a rollout changed while there was none comes in one step, too.
-    pub(super) fn changing_modes_at_start(&self) -> HashMap<u64, bool> {
-        match self.modes.rollout() {
-            Some(_) => self.changing_modes(),
-            None => HashMap::new(),
+    /// An agent begins: where the rollout stands is new if the agent before it left another stage in force. Modes that changed at the
+    /// same one are no move of it.
+    pub(super) fn begin_in_rollout(&mut self, modes: &[ModeChange]) {
+        let (was, is) = (self.rollout.in_force.take(), InForce::under(&self.modes));
+        let stays = was.as_ref().map_or(modes.is_empty(), |was| *was == is);
+        if !stays {
+            return self.note_move(was, modes);
         }
-    }
-
-    /// An agent begins: where the rollout stands is new only if that changed modes.
-    pub(super) fn begin_in_rollout(&mut self, before: &Governed, modes: &HashMap<u64, bool>) {
-        if modes.is_empty() {
-            self.rollout.guard.begin(unix_now(), self.revision);
-            self.watch_newly();
-        } else {
-            self.rollout_moved(before, modes);
-        }
-    }
-
-    /// Policies have come in force, and with them `modes`: has it recorded where the rollout stands, if that is new.
-    pub(super) fn rollout_moved(&mut self, before: &Governed, modes: &HashMap<u64, bool>) {
-        let (was, is) = (stage_of(&before.modes), stage_of(&self.modes));
         self.rollout.guard.begin(unix_now(), self.revision);
+        self.rollout.in_force = Some(is);
+        self.rollout.keep();
         self.watch_newly();
-        if was != is {
+        self.note_modes(modes);
+    }
+
+    /// Policies have come in force, and with them `modes`: has it recorded where the rollout stands, if that is new; where there is
+    /// none, only these.
+    pub(super) fn rollout_moved(&mut self, before: &Governed, modes: &[ModeChange]) {
+        self.note_move(Some(InForce::under(&before.modes)), modes);
+    }
+
+    /// `was`: the stage in force before, if that is known.
+    fn note_move(&mut self, was: Option<InForce>, modes: &[ModeChange]) {
+        let is = InForce::under(&self.modes);
+        self.rollout.guard.begin(unix_now(), self.revision);
+        self.rollout.in_force = Some(is.clone());
+        self.watch_newly();
+        let moves = was.as_ref() != Some(&is);
+        if moves {
             // What was counted is of another stage.
             self.parts.newly.take();
         }
         let ended = self.rollout.recorded.is_some() && self.rollout.guard.stop().is_none();
-        if was == is && modes.is_empty() && !ended {
+        if !moves && modes.is_empty() && !ended {
             return;
         }
-        let rollout = self.modes.rollout().or_else(|| before.modes.rollout());
-        let Some((rollout, _)) = rollout else { return };
-        let to_enforce = modes.values().filter(|enforces| **enforces).count();
-        let to_observe = modes.len() - to_enforce;
+        let before = was.as_ref().and_then(|was| was.rollout.as_deref());
+        let Some(rollout) = is.rollout.as_deref().or(before) else {
+            return self.note_modes(modes);
+        };
+        let (to_enforce, to_observe) = counts(modes);
         let stop = self
             .rollout
             .guard
@@ -132,28 +127,32 @@ impl Node {
             Some(StopCause::Denials) => "denials",
             Some(StopCause::Unreadable) => "unreadable",
             None if self.rollout.resuming => "resumed",
+            None if !self.is_at_work => "restart",
             None => "document",
         };
-        let (from, to) = (was.and_then(|(_, stage)| stage), is.and_then(|(_, stage)| stage));
         tracing::warn!(
-            rollout = rollout.head.name,
-            from = from.as_deref(),
-            to = to.as_deref(),
+            rollout,
+            from = was.as_ref().and_then(|was| was.stage.as_deref()),
+            to = is.stage.as_deref(),
             to_enforce,
             to_observe,
             revision = self.revision,
             "the rollout moved on this node"
         );
-        let what = json!({
+        let mut what = json!({
             "mode": "rollout",
-            "rollout": rollout.head.name,
-            "from": from,
-            "to": to,
+            "rollout": rollout,
+            "to": is.stage,
             "to_enforce": to_enforce,
             "to_observe": to_observe,
+            "workloads": self.listed_modes(modes),
             "cause": cause,
             "stopped": stop.map(said),
         });
+        // Not where nobody knows it.
+        if let Some(was) = was {
+            what["from"] = json!(was.stage);
+        }
         self.record_rollout(what);
         self.rollout.recorded = self.rollout.guard.stop().cloned();
         self.rollout.keep();
@@ -284,13 +283,6 @@ impl Node {
             revision: self.revision,
         });
     }
-}
-
-/// The rollout and its stage that is in force.
-fn stage_of(modes: &NodeModes) -> Option<(String, Option<String>)> {
-    let (rollout, reached) = modes.rollout()?;
-    let stage = rollout.stage_at(reached).map(|stage| stage.name.to_string());
-    Some((rollout.head.name.clone(), stage))
 }
 
 /// Why a node stopped, for the trail.

@@ -150,6 +150,7 @@ fn decision(revoked: &Revoked) -> Decision {
         refused_socket: false,
         ipv6: connection.flags & CONNECTION_IPV6 != 0,
         proof: zt_common::proof::Proof::None,
+        omitted: false,
         comm: [0; 16],
     }
 }

@@ -205,7 +205,8 @@ impl Node {
         }
         // First, and whatever else fails: a node that is ill must find its way back.
         self.watch_rollout();
-        self.enforced_as.keep(self.parts.kernel.workloads());
+        let known = self.known_workloads().into_owned();
+        self.enforced_as.keep(&known);
         self.adopt_switches()?;
         self.tend_keys()?;
         self.check_roots()?;
@@ -217,7 +218,12 @@ impl Node {
         if now >= self.next_host {
             self.next_host = now + HOST;
             self.look_at_host()?;
-            self.direct()?;
+            // What it finds to write is what failed before: what is open was not looked at by then either.
+            let changes = self.direct()?;
+            self.pending.recover |= changes.resettled;
+            if changes.renamed || changes.resettled {
+                self.sweep_after_modes();
+            }
             self.look_around();
             let cgroups = &self.cgroups;
             self.parts.kernel.tidy_shares(&|id| cgroups.path(id).is_some())?;

@@ -115,7 +115,9 @@ impl Node {
         match read(contents, &self.parts.config, &self.parts.root_paths) {
             Ok(records) => {
                 tracing::info!(workloads = records.len(), "workloads loaded");
-                self.declared = records.into_iter().map(Arc::new).collect();
+                let declared: Vec<_> = records.into_iter().map(Arc::new).collect();
+                self.file_is_new |= self.declared != declared;
+                self.declared = declared;
                 true
             }
             Err(problems) => {

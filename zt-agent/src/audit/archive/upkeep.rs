@@ -19,9 +19,9 @@ const UPKEEP_AGAIN: Duration = Duration::from_secs(60);
 const LAST_CHANCE: Duration = Duration::from_secs(5);
 
 /// Makes and drops partitions, until the agent stops: one agent at a time, of all that may. A login that may not does
-/// nothing: another one's work.
+/// nothing: another one's work, unless it `is_named` for this one.
 pub(super) async fn look_after(
-    target: Target,
+    (target, is_named): (Target, bool),
     retention_days: u32,
     keys: PathBuf,
     mut stopping: watch::Receiver<bool>,
@@ -57,7 +57,7 @@ pub(super) async fn look_after(
                 again = UPKEEP_SOON;
                 UPKEEP
             }
-            Err(ArchiveError::Postgres(error)) if error.cause() == "permission" => {
+            Err(ArchiveError::Postgres(error)) if !is_named && error.cause() == "permission" => {
                 tracing::info!(
                     "this login is no member of zt_audit_maintainer: another agent, or `zt-agent audit prune`, makes and drops partitions"
                 );

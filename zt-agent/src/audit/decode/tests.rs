@@ -29,8 +29,8 @@ fn encode(event: &Decision, hook: u8, reason: u8, flags: u8) -> Vec<u8> {
     bytes.extend(event.pid.to_ne_bytes());
     bytes.extend(event.latency.to_ne_bytes());
     bytes.extend([reason, flags]);
-    bytes.push(event.proof as u8);
-    bytes.extend([0; 5]);
+    bytes.extend([event.proof as u8, u8::from(event.omitted)]);
+    bytes.extend([0; 4]);
     bytes.extend(event.comm);
     bytes
 }
@@ -65,7 +65,7 @@ prop_compose! {
         numbers in any::<(u32, u32)>(),
         reason in 0_u8..=15,
         proof in 0_u8..=7,
-        flags in 0_u8..32,
+        flags in 0_u8..64,
         comm in any::<[u8; 16]>(),
     ) -> Decision {
         let [time, source, destination, rule, revision, workload, cookie, netns] = words;
@@ -85,6 +85,7 @@ prop_compose! {
             refused_socket: flags & REFUSED_SOCKET != 0,
             ipv6: flags & IPV6 != 0,
             proof: Proof::from_number(proof).expect("in range"),
+            omitted: flags & 32 != 0,
             comm,
         }
     }

@@ -19,7 +19,7 @@ pub enum ApiEvent {
         /// Revision in force.
         revision: u64,
     },
-    /// A rollout changed modes on this node, or stopped.
+    /// A rollout changed modes on this node, or stopped; or a file or a source of identities changed those of workloads.
     ModesChanged {
         /// Whose doing it was.
         caller: Arc<str>,

@@ -125,15 +125,14 @@ impl PgError {
         }
     }
 
-    /// What became of a question: one that took longer, or more of the server's disk, than it gives to one is told as that.
-    pub(super) fn of_question(self) -> Self {
+    /// What became of a question that had so many seconds: one that took longer, or more of the server's disk, than it gives to
+    /// one is told as that.
+    pub(super) fn of_question(self, seconds: u64) -> Self {
         let Self::Database { source } = &self else {
             return self;
         };
         match code(source).as_deref() {
-            Some("57014") => Self::Slow {
-                seconds: super::connect::MOST_SECONDS,
-            },
+            Some("57014") => Self::Slow { seconds },
             // `temp_file_limit`.
             Some("53400") => Self::TooMuch(TooMuch::Room),
             _ => self,
@@ -146,6 +145,11 @@ impl PgError {
             return false;
         };
         code(source).as_deref() == Some("42501")
+    }
+
+    /// Whether the server cannot be reached, or does not answer.
+    pub fn is_away(&self) -> bool {
+        matches!(self.cause(), "unreachable" | "slow")
     }
 
     /// Whether the server refuses what the batch itself says, and would whatever else is in its tables and whatever its
@@ -190,7 +194,10 @@ fn code(source: &sqlx::Error) -> Option<String> {
 /// What to do about a refusal that has one usual reason.
 fn advice(source: &sqlx::Error) -> &'static str {
     match code(source).as_deref() {
-        Some("42501") => "; GRANT that role to the login of audit.dsn, see deploy/postgres/roles.sql",
+        Some("42501") => {
+            "; GRANT that role to the login of audit.dsn, or of audit.readDsn or audit.maintainDsn where that has a login of its \
+             own, see deploy/postgres/roles.sql"
+        }
         Some("22023" | "42704" | "42883") => "; run deploy/postgres/roles.sql in that database",
         Some("42P01") => {
             "; the tables are made by the first agent whose login is a member of zt_audit_maintainer, \

@@ -6,11 +6,11 @@ use std::time::Duration;
 use sqlx::Connection as _;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 
-use super::connect::{Role, Target};
+use super::connect::{MOST_SECONDS, Role, Target};
 use super::sums::{self, Sums};
 use super::{PgError, cut, graph, rules, select, traffic};
 use crate::audit::query::{
-    Begins, Cursor, Filter, Graph, GraphFilter, MAX_LIMIT, MAX_SEEN, Page, RuleHits, Traffic,
+    Begins, Cursor, Filter, Fold, Graph, GraphFilter, MAX_LIMIT, Page, RuleHits, Traffic,
 };
 
 /// Questions for pages at a time.
@@ -28,6 +28,7 @@ pub struct Reader {
     sums: PgPool,
     most_rows: i64,
     most_kinds: u64,
+    most_seconds: u64,
 }
 
 impl Reader {
@@ -53,6 +54,7 @@ impl Reader {
             target,
             most_rows: cut::PAGE_ROWS,
             most_kinds: sums::MOST_KINDS,
+            most_seconds: MOST_SECONDS,
         }
     }
 
@@ -62,6 +64,16 @@ impl Reader {
     pub fn looking_at_most(self, records: u32) -> Self {
         Self {
             most_rows: records.into(),
+            ..self
+        }
+    }
+
+    /// Lets what is added up take longer than the 10 seconds that a question has else: for a command, whose user sees that it works
+    /// and ends it when he likes.
+    #[must_use]
+    pub fn adding_up_for(self, most: Duration) -> Self {
+        Self {
+            most_seconds: most.as_secs(),
             ..self
         }
     }
@@ -81,30 +93,27 @@ impl Reader {
         let mut transaction = self.begin(&self.pages).await?;
         select::page(&mut transaction, filter, cursor, limit, self.most_rows)
             .await
-            .map_err(PgError::of_question)
+            .map_err(|error| error.of_question(MOST_SECONDS))
     }
 
     /// Who talks to whom.
     pub async fn graph(&self, filter: &GraphFilter) -> Result<Graph, PgError> {
         let graph = async { graph::graph(self.sums(filter).await?, filter).await };
-        graph.await.map_err(PgError::of_question)
+        graph.await.map_err(|error| error.of_question(self.most_seconds))
     }
 
-    /// The connections of a range of hours, each counted once.
-    pub async fn traffic(&self, filter: &GraphFilter) -> Result<Traffic, PgError> {
-        self.traffic_up_to(filter, MAX_SEEN).await
-    }
-
-    /// The same, or an error where there are more different ones.
-    pub async fn traffic_up_to(&self, filter: &GraphFilter, most: usize) -> Result<Traffic, PgError> {
-        let traffic = async { traffic::traffic(self.sums(filter).await?, filter, most).await };
-        traffic.await.map_err(PgError::of_question)
+    /// The connections of a range of hours, each counted once. `fold` says which addresses are one, and how many there may be.
+    pub async fn traffic(&self, filter: &GraphFilter, fold: &Fold) -> Result<Traffic, PgError> {
+        let traffic = async { traffic::traffic(self.sums(filter).await?, filter, fold).await };
+        traffic
+            .await
+            .map_err(|error| error.of_question(self.most_seconds))
     }
 
     /// How often which rule decided in a range of hours, before and after policies began.
     pub async fn rules(&self, filter: &GraphFilter, begins: &Begins) -> Result<RuleHits, PgError> {
         let rules = async { rules::rules(self.sums(filter).await?, filter, begins).await };
-        rules.await.map_err(PgError::of_question)
+        rules.await.map_err(|error| error.of_question(self.most_seconds))
     }
 
     /// Closes every connection.
@@ -115,7 +124,8 @@ impl Reader {
 
     /// Begins to add up.
     async fn sums(&self, filter: &GraphFilter) -> Result<Sums, PgError> {
-        Sums::begin(self.begin(&self.sums).await?, filter, self.most_kinds).await
+        let bounds = (self.most_kinds, self.most_seconds);
+        Sums::begin(self.begin(&self.sums).await?, filter, bounds).await
     }
 
     /// One moment of the trail for all statements of a question.

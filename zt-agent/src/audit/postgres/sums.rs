@@ -15,7 +15,6 @@ use sqlx::{Row as _, Transaction};
 use uuid::Uuid;
 
 use super::PgError;
-use super::connect::MOST_SECONDS;
 use super::spans::{self, Day, SAMPLE_BITS, Span};
 use crate::audit::query::{Connections, GraphFilter};
 use crate::audit::record::{Outcome, Part, Timestamp};
@@ -100,6 +99,7 @@ pub(super) use counted;
 pub(super) struct Sums {
     transaction: Transaction<'static, Postgres>,
     end: Instant,
+    most_seconds: u64,
     hours: (i64, i64),
     days: Vec<Day>,
     most_kinds: u64,
@@ -110,9 +110,9 @@ impl Sums {
     pub(super) async fn begin(
         mut transaction: Transaction<'static, Postgres>,
         filter: &GraphFilter,
-        most_kinds: u64,
+        (most_kinds, most_seconds): (u64, u64),
     ) -> Result<Self, PgError> {
-        let end = Instant::now() + Duration::from_secs(MOST_SECONDS);
+        let end = Instant::now() + Duration::from_secs(most_seconds);
         sqlx::query(ROOM).execute(&mut *transaction).await?;
         if transaction
             .server_version_num()
@@ -141,6 +141,7 @@ impl Sums {
         Ok(Self {
             transaction,
             end,
+            most_seconds,
             hours,
             days: days.into_iter().map(day).collect(),
             most_kinds,
@@ -173,11 +174,10 @@ impl Sums {
         statement: Query<'static, Postgres, PgArguments>,
         mut take: impl FnMut(&PgRow) -> Result<(), PgError>,
     ) -> Result<(), PgError> {
+        let seconds = self.most_seconds;
         let left = self.end.saturating_duration_since(Instant::now()).as_millis();
         if left == 0 {
-            return Err(PgError::Slow {
-                seconds: MOST_SECONDS,
-            });
+            return Err(PgError::Slow { seconds });
         }
         sqlx::query(TIME)
             .bind(format!("{left}ms"))

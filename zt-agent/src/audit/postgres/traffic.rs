@@ -6,7 +6,7 @@ use sqlx::postgres::PgRow;
 
 use super::PgError;
 use super::sums::{self, Sums, added_up, counted};
-use crate::audit::query::{AddingSeen, Counted, GraphFilter, HOUR, Traffic, by_address};
+use crate::audit::query::{AddingRaw, AddingSeen, Counted, Fold, GraphFilter, HOUR, Traffic, by_address};
 use crate::audit::record::Part;
 
 const NAMED: &str = concat!(
@@ -48,9 +48,22 @@ const BY_ADDRESS: &str = concat!(
      ) s"
 );
 
-/// The connections of a range of hours, each counted once; at most so many different ones.
-pub(super) async fn traffic(mut sums: Sums, filter: &GraphFilter, most: usize) -> Result<Traffic, PgError> {
-    let mut adding = AddingSeen::new(filter, most);
+/// Sockets of one day that take the right to raw sockets, by the hour. Parameters: 1 what they are, 2 the day, 3 and 4 the hours.
+const RAW: &str = "
+SELECT s.source, s.destination, s.protocol, s.port, s.part, s.decision, s.enforced, b.connections, b.first_seen,
+       b.last_seen, s.reason
+FROM (
+    SELECT * FROM zt_audit.shape
+    WHERE day = $2 AND destination = 'raw-sockets' AND hook = 'socket' AND part = $1 OFFSET 0
+) s
+CROSS JOIN LATERAL (
+    SELECT connections, first_seen, last_seen FROM zt_audit.bucket
+    WHERE shape = s.id AND login = s.login AND hour BETWEEN $3 AND $4 OFFSET 0
+) b";
+
+/// The connections of a range of hours, each counted once.
+pub(super) async fn traffic(mut sums: Sums, filter: &GraphFilter, fold: &Fold) -> Result<Traffic, PgError> {
+    let mut adding = AddingSeen::new(filter, fold);
     let mut take = |row: &PgRow| -> Result<(), PgError> {
         adding.take(&seen(row)?)?;
         Ok(())
@@ -66,7 +79,22 @@ pub(super) async fn traffic(mut sums: Sums, filter: &GraphFilter, most: usize) -
             .bind(last * HOUR + (HOUR - 1));
         sums.each(statement, &mut take).await?;
     }
-    Ok(adding.done())
+    let mut raw = AddingRaw::new(filter, fold);
+    for (first, last) in sums.days() {
+        let statement = sqlx::query(RAW)
+            .bind(Part::Aside.number())
+            .bind(first.div_euclid(24))
+            .bind(first)
+            .bind(last);
+        sums.each(statement, |row| {
+            Ok(raw.take(&sums::connections(row)?, row.try_get(10)?)?)
+        })
+        .await?;
+    }
+    Ok(Traffic {
+        raw: raw.done(),
+        ..adding.done()
+    })
 }
 
 fn seen(row: &PgRow) -> Result<Counted, sqlx::Error> {

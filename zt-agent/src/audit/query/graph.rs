@@ -179,6 +179,15 @@ impl Edge {
         0
     }
 
+    /// Takes in others between the same two.
+    pub(super) fn join(&mut self, other: &Self) {
+        self.allowed = self.allowed.saturating_add(other.allowed);
+        self.denied = self.denied.saturating_add(other.denied);
+        self.would_deny = self.would_deny.saturating_add(other.would_deny);
+        self.first_seen = self.first_seen.min(other.first_seen);
+        self.last_seen = self.last_seen.max(other.last_seen);
+    }
+
     /// Takes in `refused` connections that the source let pass and the destination refused: they were counted by
     /// what the source made of them, which for the same policy is `would_deny`.
     pub fn correct(&mut self, refused: u64) {

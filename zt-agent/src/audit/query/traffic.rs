@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Recorded connections, for those who ask another policy about them: the edges of the graph, and where an end has no name
-//! of its own, one for each of its addresses.
+//! of its own, one for each class of addresses that whoever asks tells apart.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::BuildHasher as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use zt_common::verdict::Reason;
 
+use super::addresses::Addresses;
+use super::fold::{At, Fold};
 use super::graph::{Connections, Edge};
+use super::raw::RawSeen;
+use super::span::Spans;
 use super::{GraphFilter, TooMuch};
-use crate::audit::record::Timestamp;
-
-/// Most different connections of an answer.
-pub const MAX_SEEN: usize = 1_000_000;
-/// Most of an answer over the API: an agent has other things to do, and little memory.
-pub const MAX_ANSWERED: usize = 20_000;
 
 /// Connections from one party to another, each counted once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,60 +24,13 @@ pub struct Seen {
     /// that nobody may have) is in none of its counts.
     pub edge: Edge,
     /// Where the source was, if it is known by its address alone.
-    pub source_address: Option<IpAddr>,
+    pub source_addresses: Addresses,
     /// Where the destination was, if it is known by its address alone.
-    pub destination_address: Option<IpAddr>,
+    pub destination_addresses: Addresses,
     /// How many of those denied, and of those that would be, were so because they did not prove who the ends are.
     pub unproven: u64,
     /// When, by what was decided.
     pub spans: Spans,
-}
-
-/// From the first to the last of some connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span {
-    /// The first.
-    pub first: Timestamp,
-    /// The last.
-    pub last: Timestamp,
-}
-
-impl Span {
-    /// What holds both.
-    #[must_use]
-    pub fn with(self, other: Self) -> Self {
-        Self {
-            first: self.first.min(other.first),
-            last: self.last.max(other.last),
-        }
-    }
-}
-
-/// When connections were, by what was decided; `None` where there were none.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Spans {
-    /// Those that policy allowed.
-    pub allowed: Option<Span>,
-    /// Those that were refused.
-    pub denied: Option<Span>,
-    /// Those that policy denied and nothing refused.
-    pub would_deny: Option<Span>,
-}
-
-impl Spans {
-    fn take(&mut self, connections: &Connections) {
-        let span = Span {
-            first: connections.first_seen,
-            last: connections.last_seen,
-        };
-        let of = match (connections.denied, connections.enforced) {
-            (true, true) => &mut self.denied,
-            _ if connections.corrects => return,
-            (false, _) => &mut self.allowed,
-            (true, false) => &mut self.would_deny,
-        };
-        *of = Some(of.map_or(span, |known| known.with(span)));
-    }
 }
 
 /// Recorded connections.
@@ -85,6 +38,8 @@ impl Spans {
 pub struct Traffic {
     /// Those that policy decided, in order.
     pub seen: Vec<Seen>,
+    /// Sockets that take the right to raw sockets, in order.
+    pub raw: Vec<RawSeen>,
     /// How many were decided for another reason than policy, by that reason.
     pub left_out: BTreeMap<String, u64>,
 }
@@ -96,9 +51,9 @@ pub struct Counted {
     pub connections: Connections,
     /// Why it was decided so.
     pub reason: String,
-    /// As in [`Seen`].
+    /// Where the source was, if it is known by its address alone.
     pub source_address: Option<IpAddr>,
-    /// As in [`Seen`].
+    /// Where the destination was, if it is known by its address alone.
     pub destination_address: Option<IpAddr>,
 }
 
@@ -136,33 +91,145 @@ pub fn is_by_policy(reason: &str) -> bool {
     reasons.iter().any(|of| of.name() == reason)
 }
 
-type Ends = (Arc<str>, Arc<str>, u8, u16, Option<IpAddr>, Option<IpAddr>);
+/// Most reasons that are told apart: who may write records may write any word.
+const MAX_REASONS: usize = 64;
+/// What all further ones are together.
+const OTHER: &str = "other";
 
-/// Adds connections up, in any order.
+/// Who is at both ends, by their numbers in [`Parties`], and where.
+type Ends = (u32, u32, u8, u16, At, At);
+
+/// The names of ends, each numbered: there are few of them beside the connections, whose keys and their order are numbers then.
+#[derive(Debug, Default)]
+struct Parties {
+    numbers: HashMap<Arc<str>, u32>,
+    names: Vec<Arc<str>>,
+}
+
+impl Parties {
+    fn number(&mut self, name: &Arc<str>) -> u32 {
+        if let Some(number) = self.numbers.get(name) {
+            return *number;
+        }
+        // There are never more than counts that were taken in.
+        let number = u32::try_from(self.names.len()).unwrap_or(u32::MAX);
+        self.numbers.insert(Arc::clone(name), number);
+        self.names.push(Arc::clone(name));
+        number
+    }
+
+    /// The place of each number in the order of the names.
+    fn places(&self) -> Vec<u32> {
+        let mut numbers: Vec<(&Arc<str>, u32)> = self.names.iter().zip(0..).collect();
+        numbers.sort_unstable();
+        let mut places = vec![0; numbers.len()];
+        for ((_, number), place) in numbers.into_iter().zip(0..) {
+            if let Some(of) = places.get_mut(number as usize) {
+                *of = place;
+            }
+        }
+        places
+    }
+}
+
+/// Adds connections up, in any order. Only who has a name is corrected, so that addresses that are one change no sum.
 #[derive(Debug)]
 pub struct AddingSeen<'f> {
     filter: &'f GraphFilter,
-    most: usize,
+    fold: &'f Fold,
+    parties: Parties,
     seen: HashMap<Ends, Sums>,
+    /// Whether some are told apart that are one by now, because their source reached many.
+    has_many: bool,
+    /// How many of them there ever were.
+    numbers: u64,
+    /// How many counts had an address.
+    addresses: usize,
+    /// Hashes of addresses that are counted and not told.
+    counted: HashSet<u64>,
+    /// The addresses of the world that each source reached, as far as these may be few: one more tells that they are not.
+    far: HashMap<u32, HashSet<IpAddr>>,
     left_out: BTreeMap<String, u64>,
 }
 
 #[derive(Debug)]
 struct Sums {
+    number: u64,
     edge: Edge,
     /// The connections that correct others: they count when all others have.
     refused: u64,
     unproven: u64,
     spans: Spans,
+    /// Where both ends were; most have names.
+    places: Option<Box<[Addresses; 2]>>,
+}
+
+impl Sums {
+    fn of(connections: &Connections, numbers: &mut u64) -> Self {
+        *numbers += 1;
+        Self {
+            number: *numbers,
+            edge: Edge::of(connections),
+            refused: 0,
+            unproven: 0,
+            spans: Spans::default(),
+            places: None,
+        }
+    }
+
+    /// Counts where they were. An address that is not told is counted once: `counted` has those that were.
+    fn was_at(&mut self, ends: [Option<IpAddr>; 2], counted: &mut HashSet<u64>) {
+        if ends == [None, None] {
+            return;
+        }
+        let places = self.places.get_or_insert_default();
+        for (end, (place, address)) in places.iter_mut().zip(ends).enumerate() {
+            let Some(untold) = address.and_then(|address| place.take(address)) else {
+                continue;
+            };
+            let hash = counted.hasher().hash_one((self.number, end, untold));
+            if counted.insert(hash) {
+                place.count_more(1);
+            }
+        }
+    }
+
+    /// Takes in others between the same two.
+    fn join(&mut self, other: Self, counted: &mut HashSet<u64>) {
+        self.edge.join(&other.edge);
+        self.refused = self.refused.saturating_add(other.refused);
+        self.unproven = self.unproven.saturating_add(other.unproven);
+        self.spans.join(other.spans);
+        let Some(others) = other.places else {
+            return;
+        };
+        let [sources, destinations] = *others;
+        for source in sources.told() {
+            self.was_at([Some(*source), None], counted);
+        }
+        for destination in destinations.told() {
+            self.was_at([None, Some(*destination)], counted);
+        }
+        let places = self.places.get_or_insert_default();
+        for (place, untold) in places.iter_mut().zip([sources.untold(), destinations.untold()]) {
+            place.count_more(untold);
+        }
+    }
 }
 
 impl<'f> AddingSeen<'f> {
-    /// Nothing yet of what the filter asks for, which are at most so many.
-    pub fn new(filter: &'f GraphFilter, most: usize) -> Self {
+    /// Nothing yet of what the filter asks for.
+    pub fn new(filter: &'f GraphFilter, fold: &'f Fold) -> Self {
         Self {
             filter,
-            most,
+            fold,
+            parties: Parties::default(),
             seen: HashMap::new(),
+            has_many: false,
+            numbers: 0,
+            addresses: 0,
+            counted: HashSet::new(),
+            far: HashMap::new(),
             left_out: BTreeMap::new(),
         }
     }
@@ -175,49 +242,113 @@ impl<'f> AddingSeen<'f> {
             return Ok(());
         }
         if !is_by_policy(&counted.reason) {
-            let sum = self.left_out.entry(counted.reason.clone()).or_default();
+            let known = self.left_out.len() < MAX_REASONS || self.left_out.contains_key(&counted.reason);
+            let reason = if known { &counted.reason } else { OTHER };
+            let sum = self.left_out.entry(reason.to_owned()).or_default();
             *sum = sum.saturating_add(connections.count);
             return Ok(());
         }
-        let ends = (
-            Arc::clone(source),
-            Arc::clone(destination),
-            connections.protocol,
-            connections.port,
+        let addresses = [
             counted.source_address.filter(|_| is_by_address(source)),
             counted.destination_address.filter(|_| is_by_address(destination)),
+        ];
+        let [from, to] = addresses;
+        if from.or(to).is_some() {
+            self.addresses += 1;
+            if self.addresses > self.fold.most_addresses() {
+                return Err(TooMuch::Addresses(self.fold.most_addresses()));
+            }
+        }
+        let (source, destination) = (self.parties.number(source), self.parties.number(destination));
+        let ends = (
+            source,
+            destination,
+            connections.protocol,
+            connections.port,
+            self.fold.at(from),
+            self.destination(source, connections, to),
         );
-        let sums = self.seen.entry(ends).or_insert_with(|| Sums {
-            edge: Edge::of(connections),
-            refused: 0,
-            unproven: 0,
-            spans: Spans::default(),
-        });
+        let sums = self
+            .seen
+            .entry(ends)
+            .or_insert_with(|| Sums::of(connections, &mut self.numbers));
         let refused = sums.edge.take(connections);
         sums.refused = sums.refused.saturating_add(refused);
         sums.spans.take(connections);
+        sums.was_at(addresses, &mut self.counted);
         let counts = !connections.corrects || connections.enforced;
         if connections.denied && counts && counted.reason == Reason::ProofRequired.name() {
             sums.unproven = sums.unproven.saturating_add(connections.count);
         }
-        if self.seen.len() > self.most {
-            return Err(TooMuch::Seen(self.most));
+        if self.seen.len() > self.fold.most() && self.has_many {
+            self.fold_many();
+        }
+        if self.seen.len() > self.fold.most() {
+            return Err(TooMuch::Seen(self.fold.most()));
         }
         Ok(())
     }
 
-    /// All of them, in order.
-    pub fn done(self) -> Traffic {
+    /// Where their destination is: by itself, as long as it is one of few.
+    fn destination(&mut self, source: u32, connections: &Connections, address: Option<IpAddr>) -> At {
+        let Some(address) = address.filter(|_| self.fold.looks_for_few(connections)) else {
+            return self.fold.at(address);
+        };
+        let known = self.far.entry(source).or_default();
+        let few = self.fold.few();
+        if known.len() <= few {
+            // The first one too many.
+            self.has_many |= known.insert(address) && known.len() > few;
+        }
+        if known.len() <= few {
+            At::One(address)
+        } else {
+            self.fold.at(Some(address))
+        }
+    }
+
+    /// Puts together what was told apart because it seemed to be of few.
+    fn fold_many(&mut self) {
+        self.has_many = false;
+        let few = self.fold.few();
+        let is_many = |ends: &Ends| {
+            let far = self.far.get(&ends.0);
+            matches!(ends.5, At::One(_)) && far.is_some_and(|far| far.len() > few)
+        };
+        let apart: Vec<Ends> = self.seen.keys().filter(|ends| is_many(ends)).copied().collect();
+        for mut ends in apart {
+            let (Some(one), At::One(address)) = (self.seen.remove(&ends), ends.5) else {
+                continue;
+            };
+            ends.5 = self.fold.at(Some(address));
+            match self.seen.entry(ends) {
+                Entry::Vacant(nobody) => {
+                    nobody.insert(one);
+                }
+                Entry::Occupied(mut all) => all.get_mut().join(one, &mut self.counted),
+            }
+        }
+    }
+
+    /// All of them, in order; of raw sockets none, which are counted by themselves.
+    pub fn done(mut self) -> Traffic {
+        self.fold_many();
+        let places = self.parties.places();
+        let place = |party: u32| places.get(party as usize);
         let mut seen: Vec<(Ends, Sums)> = self.seen.into_iter().collect();
-        seen.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        seen.sort_unstable_by_key(|((source, destination, protocol, port, from, to), _)| {
+            (place(*source), place(*destination), *protocol, *port, *from, *to)
+        });
         let seen = seen
             .into_iter()
-            .map(|((.., source_address, destination_address), mut sums)| {
+            .map(|(_, mut sums)| {
                 sums.edge.correct(sums.refused);
+                let places = sums.places.map(|places| *places);
+                let [source_addresses, destination_addresses] = places.unwrap_or_default();
                 Seen {
                     edge: sums.edge,
-                    source_address,
-                    destination_address,
+                    source_addresses,
+                    destination_addresses,
                     unproven: sums.unproven,
                     spans: sums.spans,
                 }
@@ -225,63 +356,11 @@ impl<'f> AddingSeen<'f> {
             .collect();
         Traffic {
             seen,
+            raw: Vec::new(),
             left_out: self.left_out,
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn counted(reason: &str, denied: bool, count: u64, times: (i64, i64)) -> Counted {
-        Counted {
-            connections: Connections {
-                source: "spiffe://hanzo.ai/a".into(),
-                destination: "spiffe://hanzo.ai/b".into(),
-                protocol: 6,
-                port: 80,
-                corrects: false,
-                denied,
-                enforced: true,
-                count,
-                first_seen: Timestamp(times.0),
-                last_seen: Timestamp(times.1),
-            },
-            reason: reason.to_owned(),
-            source_address: None,
-            destination_address: None,
-        }
-    }
-
-    #[test]
-    fn each_verdict_has_its_times_and_what_policy_did_not_decide_is_counted_apart() {
-        let all = GraphFilter::default();
-        let mut adding = AddingSeen::new(&all, MAX_SEEN);
-        for one in [
-            counted("rule", false, 1, (1, 1)),
-            counted("no_rule", true, 500, (2, 900)),
-            counted("proof_required", true, 3, (950, 950)),
-            counted("tag_invalid", true, 7, (999, 999)),
-        ] {
-            assert_eq!(adding.take(&one), Ok(()));
-        }
-        let found = adding.done();
-        assert_eq!(found.left_out, BTreeMap::from([("tag_invalid".to_owned(), 7)]));
-        let [seen] = found.seen.as_slice() else {
-            panic!("one edge: {:?}", found.seen)
-        };
-        assert_eq!((seen.edge.allowed, seen.edge.denied, seen.unproven), (1, 503, 3));
-        let span = |first, last| {
-            Some(Span {
-                first: Timestamp(first),
-                last: Timestamp(last),
-            })
-        };
-        assert_eq!(
-            (seen.spans.allowed, seen.spans.denied),
-            (span(1, 1), span(2, 950))
-        );
-        assert_eq!(seen.spans.would_deny, None);
-    }
-}
+mod tests;

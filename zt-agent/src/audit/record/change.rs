@@ -27,8 +27,8 @@ pub struct Change {
     /// The node that this was done on.
     #[schema(value_type = String)]
     pub node: Arc<str>,
-    /// Who: the caller of the API, or where the policy came from (`directory …`, `file …`, `engine …`), or whose
-    /// word on identities it was (`spire`, `sources`).
+    /// Who: the caller of the API, or where it came from (`directory …`, `file …`, `engine …`, `rollout`), or whose
+    /// word on identities it was (`spire`, `sources`); `restart`: it was changed while no agent ran.
     #[schema(value_type = String)]
     pub caller: Arc<str>,
     /// Revision in force afterwards.

@@ -244,6 +244,7 @@ fn a_policy_change_says_from_what_to_what() {
         diff: json!({ "added": ["p"] }),
         revision: 4,
         in_force: true,
+        begun: Vec::new(),
     };
     let late = PolicyChange {
         in_force: false,

@@ -99,7 +99,7 @@ impl Shipper {
             // Lost, and stated to be, with the file that they were of.
             (self.batch, self.ahead, self.file) = (None, None, file);
         }
-        let tried = self.try_round().await;
+        let tried = Box::pin(self.try_round()).await;
         drop(flight);
         let error = match tried {
             Ok(round) => return round,

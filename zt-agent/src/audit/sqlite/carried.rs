@@ -6,8 +6,9 @@ use sqlx::sqlite::SqliteConnection;
 use uuid::Uuid;
 
 use super::before::{self, Before};
-use super::{Shipping, StoreError, Use, append, gaps, place, seal, ship, told};
+use super::{Shipping, StoreError, Use, append, gaps, intents, place, seal, ship, told};
 use crate::audit::chain::{Hash, Head};
+use crate::audit::intent::{Intended, Intent};
 use crate::audit::names::Named;
 use crate::audit::seal::Keys;
 use crate::audit::store::RingMark;
@@ -27,6 +28,8 @@ pub(super) struct Carried {
     /// The policies that were told last.
     told: Option<String>,
     late: Option<String>,
+    /// The changes of policy that were noted and not recorded.
+    intents: Vec<(Intended, Intent)>,
     /// The newest first.
     names: Vec<Named>,
     /// How far a spool has shipped.
@@ -46,6 +49,7 @@ impl Carried {
             mark: place::ring_mark(connection).await.ok().flatten(),
             told: told::told(connection).await.ok().flatten(),
             late: told::late(connection).await.ok().flatten(),
+            intents: intents::intents(connection).await.unwrap_or_default(),
             names: append::remembered(connection, NAMES).await.unwrap_or_default(),
             ..Self::default()
         };
@@ -77,6 +81,9 @@ impl Carried {
         if let Some(digest) = &self.late {
             told::set_late(&mut transaction, digest).await?;
         }
+        for (noted, intent) in &self.intents {
+            intents::carry(&mut transaction, *noted, intent).await?;
+        }
         if used_as == Use::Spool {
             let totals = self.shipping.unwrap_or_default();
             let shipping = Shipping {
@@ -98,5 +105,31 @@ impl Carried {
         self.names.reverse();
         append::remember(connection, &self.names).await?;
         Ok(place::head(connection).await?.writer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::intents::intent;
+    use super::super::tests::store;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_note_that_a_damaged_page_yields_twice_goes_over_once() {
+        let (_directory, store) = store().await;
+        let mine = intent("somebody", "a", "b");
+        let noted = store.note_intent(&mine).await.expect("notes");
+        store.forget_intent(noted).await.expect("forgets");
+        let carried = Carried {
+            intents: vec![(noted, mine.clone()), (noted, intent("another", "a", "b"))],
+            ..Carried::default()
+        };
+        let mut writer = store.writing().await.expect("its turn");
+        let written = carried
+            .write(&mut writer.connection, (Use::Trail, None), None)
+            .await;
+        written.expect("written");
+        drop(writer);
+        assert_eq!(store.intents().await.expect("reads"), [(noted, mine)]);
     }
 }

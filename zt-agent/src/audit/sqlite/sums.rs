@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The hourly counts of a range of hours, added up by shape: what the graph, replays and the hits of rules are made of.
+//! The hourly counts of a range of hours, added up by shape, a row each. Where all of them are wanted, and what they say,
+//! they are [packed](super::packed).
 
 use std::sync::Arc;
 

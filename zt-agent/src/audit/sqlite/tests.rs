@@ -7,6 +7,7 @@ mod durability;
 mod full;
 mod graph;
 mod hits;
+pub(super) mod intents;
 mod limits;
 mod migrations;
 mod paging;
@@ -54,7 +55,7 @@ pub(crate) const REFUSE: &str =
     "CREATE TRIGGER refuse BEFORE INSERT ON record BEGIN SELECT RAISE(ABORT, 'the test refuses it'); END";
 pub(crate) const TAKE_AGAIN: &str = "DROP TRIGGER refuse";
 
-async fn store() -> (TempDir, Store) {
+pub(super) async fn store() -> (TempDir, Store) {
     let directory = tempfile::tempdir().expect("directory");
     let store = Store::open(settings(&directory)).await.expect("opens");
     (directory, store)

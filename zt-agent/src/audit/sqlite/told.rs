@@ -4,7 +4,7 @@
 
 use sqlx::sqlite::SqliteConnection;
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, intents};
 use crate::audit::record::Entry;
 
 const TABLE: &str = "
@@ -41,17 +41,19 @@ impl Store {
     }
 }
 
-/// Makes the table where it is missing.
+/// Makes the tables where they are missing.
 pub(super) async fn prepare(connection: &mut SqliteConnection) -> Result<(), StoreError> {
-    sqlx::raw_sql(TABLE).execute(connection).await?;
-    Ok(())
+    sqlx::raw_sql(TABLE).execute(&mut *connection).await?;
+    intents::prepare(connection).await
 }
 
-/// Notes the last policy that these entries say came into force, in the transaction that keeps them.
+/// Notes the last policy that these entries say came into force, and that the changes which they tell of need no note any more,
+/// in the transaction that keeps them.
 pub(super) async fn note_last(
     connection: &mut SqliteConnection,
     entries: &[Entry],
 ) -> Result<(), StoreError> {
+    intents::recorded(connection, entries).await?;
     match entries.iter().rev().find_map(in_force) {
         Some(digest) => note(connection, digest).await,
         None => Ok(()),

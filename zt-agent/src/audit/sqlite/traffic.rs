@@ -1,35 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Recorded connections: the hourly counts where both ends have names, the records where an end is known by its address.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use futures::TryStreamExt as _;
 use sqlx::Row as _;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::sqlite::SqliteConnection;
 
-use super::sums::{self, summed};
-use super::{Reader, StoreError};
-use crate::audit::query::{AddingSeen, Counted, GraphFilter, HOUR, MAX_SEEN, Traffic, by_address};
+use super::packed::{self, unread};
+use super::{Reader, StoreError, sums};
+use crate::audit::query::{
+    AddingRaw, AddingSeen, Connections, Counted, Fold, GraphFilter, HOUR, TooMuch, Traffic, by_address,
+    is_by_address,
+};
+use crate::audit::record::Timestamp;
+use crate::audit::seal::unhex;
 
-const NAMED: &str = concat!(
-    "SELECT source.text, destination.text, s.protocol, s.port, s.part, s.decision, s.enforced,
-            c.connections, c.first_seen, c.last_seen, s.reason, NULL, NULL
-     FROM ",
-    summed!(),
-    "     JOIN shape s ON s.id = c.id
-          JOIN name source ON source.id = s.source JOIN name destination ON destination.id = s.destination
-     WHERE NOT ",
-    by_address!("source.text"),
-    " AND NOT ",
-    by_address!("destination.text")
-);
-
-/// The same of the others, an address each. Parameters: 1 what is no connection, 2 and 3 the hours, 4 and 5 the times. The shapes come first: a record is
-/// looked at once, and what its shape says is found by the shape's number.
+/// The sums of shapes an end of which is known by its address, one for each address: shape, both addresses in hexadecimal, how many,
+/// the first, the last, as one text, for sqlx copies every value. Parameters: 1 what is no connection, 2 and 3 the hours, 4 and 5 the
+/// times. The shapes come first, so that a record is looked at once.
 const BY_ADDRESS: &str = concat!(
     "WITH wanted AS MATERIALIZED (
-         SELECT s.id, source.text AS source, destination.text AS destination, s.protocol, s.port, s.part, s.decision,
-                s.enforced, s.reason, ",
+         SELECT s.id, ",
     by_address!("source.text"),
     " AS by_source, ",
     by_address!("destination.text"),
@@ -49,47 +42,96 @@ const BY_ADDRESS: &str = concat!(
          WHERE r.time BETWEEN ?4 AND ?5
          GROUP BY 1, 2, 3
      )
-     SELECT w.source, w.destination, w.protocol, w.port, w.part, w.decision, w.enforced,
-            c.connections, c.first_seen, c.last_seen, w.reason, c.source_address, c.destination_address
-     FROM counted c JOIN wanted w ON w.id = c.id"
+     SELECT json_array(id, lower(hex(source_address)), lower(hex(destination_address)), connections, first_seen, last_seen) FROM counted"
 );
 
+/// What [`BY_ADDRESS`] says of one address.
+type ByAddress<'t> = (i64, &'t str, &'t str, i64, i64, i64);
+
+/// Sockets that take the right to raw sockets. Parameters as of [`summed`], but that 1 is what they are.
+const RAW: &str = "
+SELECT source.text, destination.text, s.protocol, s.port, s.part, s.decision, s.enforced,
+       sum(b.connections), min(b.first_seen), max(b.last_seen), s.reason
+FROM name destination CROSS JOIN shape s ON s.destination = destination.id
+     JOIN name source ON source.id = s.source
+     CROSS JOIN bucket b ON b.shape = s.id AND b.hour BETWEEN ?2 AND ?3
+WHERE destination.text = 'raw-sockets' AND s.hook = 'socket' AND s.part = ?1
+GROUP BY s.id";
+
 impl Reader {
-    /// The connections of a range of hours, each counted once.
-    pub async fn traffic(&mut self, filter: &GraphFilter) -> Result<Traffic, StoreError> {
-        traffic(self.connection(), filter, MAX_SEEN).await
+    /// The connections of a range of hours, each counted once. `fold` says which addresses are one, and how many there may be.
+    pub async fn traffic(&mut self, filter: &GraphFilter, fold: &Fold) -> Result<Traffic, StoreError> {
+        traffic(self.connection(), filter, fold).await
     }
 }
 
-/// The connections of a range of hours, each counted once; at most so many different ones.
+/// [`Reader::traffic`].
 pub(super) async fn traffic(
     connection: &mut SqliteConnection,
     filter: &GraphFilter,
-    most: usize,
+    fold: &Fold,
 ) -> Result<Traffic, StoreError> {
     let (first, last) = filter.hours();
-    let mut adding = AddingSeen::new(filter, most);
-    for sql in [NAMED, BY_ADDRESS] {
-        let mut rows = sums::asked(sql, filter)
+    let mut adding = AddingSeen::new(filter, fold);
+    let mut nameless = HashMap::new();
+    packed::each(connection, (first, last), |shape| {
+        let id = shape.id;
+        let counted = Counted {
+            connections: shape.connections,
+            reason: shape.reason.to_owned(),
+            source_address: None,
+            destination_address: None,
+        };
+        let Connections {
+            source, destination, ..
+        } = &counted.connections;
+        if !filter.takes(source, destination) {
+            return Ok(());
+        }
+        if is_by_address(source) || is_by_address(destination) {
+            // Each has an address of its own at least.
+            if nameless.len() >= fold.most_addresses() {
+                return Err(TooMuch::Addresses(fold.most_addresses()).into());
+            }
+            nameless.insert(id, counted);
+            return Ok(());
+        }
+        Ok(adding.take(&counted)?)
+    })
+    .await?;
+    if !nameless.is_empty() {
+        let mut rows = sums::asked(BY_ADDRESS, filter)
             .bind(first.saturating_mul(HOUR))
             .bind(last.saturating_mul(HOUR).saturating_add(HOUR - 1))
             .fetch(&mut *connection);
         while let Some(row) = rows.try_next().await? {
-            adding.take(&counted(&row)?)?;
+            let (shape, source, destination, count, first, last) =
+                serde_json::from_str::<ByAddress<'_>>(row.try_get(0)?).map_err(unread)?;
+            // Of the others, nothing is asked.
+            let Some(counted) = nameless.get_mut(&shape) else {
+                continue;
+            };
+            counted.source_address = address(source)?;
+            counted.destination_address = address(destination)?;
+            counted.connections.count = count.cast_unsigned();
+            counted.connections.first_seen = Timestamp(first);
+            counted.connections.last_seen = Timestamp(last);
+            adding.take(counted)?;
         }
     }
-    Ok(adding.done())
+    let mut raw = AddingRaw::new(filter, fold);
+    let mut rows = sums::asked(RAW, filter).fetch(connection);
+    while let Some(row) = rows.try_next().await? {
+        raw.take(&sums::connections(&row)?, row.try_get(10)?)?;
+    }
+    Ok(Traffic {
+        raw: raw.done(),
+        ..adding.done()
+    })
 }
 
-fn counted(row: &SqliteRow) -> Result<Counted, sqlx::Error> {
-    let address = |column: usize| -> Result<Option<IpAddr>, sqlx::Error> {
-        let bytes: Option<&[u8]> = row.try_get(column)?;
-        Ok(bytes.and_then(super::rows::ip))
-    };
-    Ok(Counted {
-        connections: sums::connections(row)?,
-        reason: row.try_get(10)?,
-        source_address: address(11)?,
-        destination_address: address(12)?,
-    })
+/// Reads an address in hexadecimal; nothing is none.
+fn address(text: &str) -> Result<Option<IpAddr>, StoreError> {
+    let bytes = unhex(text).ok_or_else(|| unread("an address is not in hexadecimal"))?;
+    Ok(super::rows::ip(&bytes))
 }

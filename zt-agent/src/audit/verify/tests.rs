@@ -59,6 +59,7 @@ fn entry(number: u64) -> Entry {
                 diff: serde_json::json!({ "denied": [], "allowed": [{ "port": number }] }),
                 revision: number,
                 in_force: true,
+                begun: Vec::new(),
             };
             from_policy_change(change, &context(), time, id)
         }

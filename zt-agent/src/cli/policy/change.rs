@@ -240,5 +240,8 @@ fn print(answer: &Value, format: Format) -> Result<(), Failure> {
         let problem = serde_json::from_value::<Problem>(error.clone());
         line(&problem.map_or_else(|_| error.to_string(), |problem| problem.to_string()))?;
     }
+    for warning in answer["warnings"].as_array().into_iter().flatten() {
+        line(&format!("warning: {}", plain(warning)))?;
+    }
     Ok(())
 }

@@ -6,23 +6,25 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args};
 use serde_json::{Value, json};
 
+use crate::cli::behind::ServicesArgs;
 use crate::cli::client::ApiArgs;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::offline::{self, SettingsArgs};
 use crate::cli::output::{Format, Output, Tone, line};
 use crate::cli::table::{Cell, Table, printable};
-use crate::cli::traffic::{TrafficArgs, print_left_out};
+use crate::cli::traffic::{TrafficArgs, print_left_out, shown};
 use crate::cli::trail::Progress;
 use crate::policy::{self, PolicySet, RecommendError, Settings, Undecided, Unused, Wishes};
 use crate::spiffe_id::Pattern;
-use crate::traffic::{Range, Recorded, advise};
+use crate::traffic::{self, Range, Recorded, advise};
 
 /// Arguments of `policy recommend`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Prints one ServiceAccessPolicy: a rule for each source, the ports that were seen, and in comments how often and \
     when last. What policy refused (enforced) is not in it, unless --include-denied says so; what was only observed is. Addresses of \
-    the world that a source reached are written one by one, up to 16 of them. \
+    the world that a source reached are written one by one, up to 16 of them. A connection to a Service of several identities or ports \
+    is allowed by rules about all of them, as the agent, or the file of --services, knows them now. \
     With --diff it prints what the policies of PATH, or those that the agent has in force, are missing, and which of their rules nothing \
     used.\n\n\
     Examples:\n  \
@@ -48,11 +50,13 @@ pub struct RecommendArgs {
     #[arg(long, value_name = "PATH", num_args = 0..=1, action = ArgAction::Set)]
     diff: Option<Vec<PathBuf>>,
     /// Exit with 1 if what is printed does not allow all that was seen; with --diff if anything is missing or unused, or cannot be
-    /// judged. Connections to Services of several identities or ports alone are no failure
+    /// judged
     #[arg(long)]
     fail: bool,
     #[command(flatten)]
     traffic: TrafficArgs,
+    #[command(flatten)]
+    services: ServicesArgs,
     #[command(flatten)]
     settings: SettingsArgs,
     #[command(flatten)]
@@ -76,10 +80,18 @@ pub(super) fn recommend(arguments: &RecommendArgs) -> Result<Exit, Failure> {
             Some(path) => offline::set(path, &settings)?,
             None => crate::cli::block_on(super::diff::in_force(&arguments.api, &settings))?,
         };
-        let range = arguments.traffic.read(arguments.settings.file())?;
+        let fold = traffic::to_judge(&set, &settings);
+        let mut range = arguments
+            .traffic
+            .read(arguments.settings.file(), &arguments.services, &fold)?;
+        arguments.services.look_behind(&mut range, &arguments.api)?;
         return compare(arguments, &set, &range, &settings);
     }
-    let range = arguments.traffic.read(arguments.settings.file())?;
+    let fold = traffic::to_recommend(&settings, arguments.include_denied);
+    let mut range = arguments
+        .traffic
+        .read(arguments.settings.file(), &arguments.services, &fold)?;
+    arguments.services.look_behind(&mut range, &arguments.api)?;
     let wishes = Wishes {
         name: arguments.name.clone(),
         patterns: arguments.patterns.clone(),
@@ -117,10 +129,7 @@ pub(super) fn recommend(arguments: &RecommendArgs) -> Result<Exit, Failure> {
             line(made.text.trim_end())?;
         }
     }
-    // Of these no policy could say anything.
-    let beyond = [Undecided::Service, Undecided::Protocol].map(|why| why.to_string());
-    let lacks = unsaid.iter().any(|(_, why)| !beyond.contains(why));
-    Ok(if arguments.fail && lacks {
+    Ok(if arguments.fail && advice.lacks {
         Exit::Failed
     } else {
         Exit::Done
@@ -137,13 +146,10 @@ fn compare(
     let wanted: Vec<&Recorded> = range
         .recorded
         .iter()
-        .filter(|recorded| recorded.passed(arguments.include_denied) > 0)
+        .filter(|recorded| recorded.passed(arguments.include_denied) > 0 && !recorded.falls_back())
         .collect();
     let table = policy::compile(set, &range.workloads(), settings, 1)?;
-    let allowed = |recorded: &Recorded| match &recorded.flow {
-        Ok(flow) => flow.judge(&table).map(|decision| decision.allowed),
-        Err(why) => Err(*why),
-    };
+    let allowed = |recorded: &Recorded| recorded.judge(&table).map(|decision| decision.allowed);
     let missing: Vec<&Recorded> = wanted
         .iter()
         .copied()
@@ -153,12 +159,11 @@ fn compare(
         .iter()
         .filter_map(|recorded| Some((*recorded, allowed(recorded).err()?)))
         // No policy could say anything about it.
-        .filter(|(_, why)| *why != Undecided::Protocol)
+        .filter(|(_, why)| !why.is_beyond_policy())
         .collect();
     // Rules that deny are used by what was refused.
-    let flows = range.recorded.iter();
-    let flows = flows.filter_map(|recorded| recorded.flow.as_ref().ok());
-    let unused = policy::unused(set, &table, flows);
+    let flows = range.recorded.iter().flat_map(Recorded::flows);
+    let unused = policy::unused(set, &table, flows, range.holders().as_ref());
     match arguments.output.format {
         Format::Json => {
             let missing: Vec<Value> = missing.iter().map(|recorded| arguments.json(recorded)).collect();
@@ -179,8 +184,7 @@ fn compare(
             print_left_out(range, "")?;
         }
     }
-    let open = undecided.iter().any(|(_, why)| *why != Undecided::Service);
-    let differs = !missing.is_empty() || !unused.is_empty() || open;
+    let differs = !missing.is_empty() || !unused.is_empty() || !undecided.is_empty();
     Ok(if arguments.fail && differs {
         Exit::Failed
     } else {
@@ -193,7 +197,8 @@ impl RecommendArgs {
         json!({
             "source": recorded.source,
             "destination": recorded.destination,
-            "address": recorded.address,
+            "addresses": recorded.addresses.told(),
+            "address_count": recorded.addresses.count(),
             "protocol": recorded.protocol,
             "port": recorded.port,
             "connections": recorded.passed(self.include_denied),
@@ -220,13 +225,15 @@ fn print(
             )
         }));
     for (recorded, what) in connections {
-        let address = recorded
-            .address
-            .map_or_else(String::new, |address| format!(" ({address})"));
         table.row([
             what,
             printable(&recorded.source).into(),
-            format!("{}{address}", printable(&recorded.destination)).into(),
+            format!(
+                "{}{}",
+                printable(&recorded.destination),
+                shown(&recorded.addresses)
+            )
+            .into(),
             format!("{}/{}", recorded.port, recorded.protocol).into(),
             recorded.passed(arguments.include_denied).to_string().into(),
             recorded.last_passed(arguments.include_denied).to_string().into(),

@@ -1,29 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `zt-agent policy replay`: a candidate against the connections that were recorded.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
+use crate::cli::behind::ServicesArgs;
+use crate::cli::client::ApiArgs;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::offline::{self, SettingsArgs};
 use crate::cli::output::{Format, Output, Tone, line};
 use crate::cli::table::{Cell, Table, printable};
-use crate::cli::traffic::{TrafficArgs, print_left_out};
+use crate::cli::traffic::{TrafficArgs, print_left_out, shown};
 use crate::policy::{self, Undecided};
-use crate::traffic::{Change, Range, Replayed, Row};
-
-/// Addresses of one row that are shown to people.
-const SHOWN: usize = 2;
+use crate::traffic::{self, Change, Range, Replayed, Row};
 
 /// Arguments of `policy replay`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Each connection that was recorded is judged by the policies of PATH, as the kernel would judge it, and compared with \
-    what policy said then. Connections are counted by the hour, each once.\n\n\
+    what policy said then. Connections are counted by the hour, each once, and raw sockets like them. One to a Service of several \
+    identities or ports is judged by all of them, as the agent, or the file of --services, knows them now.\n\n\
     Examples:\n  \
     zt-agent policy replay policies/ --since 7d\n  \
     zt-agent policy replay policies/ --since 7d --fail   # 1 if anything would be newly denied\n  \
@@ -36,7 +34,7 @@ pub struct ReplayArgs {
     #[arg(value_name = "PATH")]
     path: PathBuf,
     /// Exit with 1 if anything would be newly denied (or need proof), newly allowed, or either; connections to Services of several
-    /// identities or ports, which cannot be judged, fail only with `strict`
+    /// identities or ports, if it is not known who they are, fail only with `strict`
     #[arg(
         long,
         value_enum,
@@ -49,7 +47,11 @@ pub struct ReplayArgs {
     #[command(flatten)]
     traffic: TrafficArgs,
     #[command(flatten)]
+    services: ServicesArgs,
+    #[command(flatten)]
     settings: SettingsArgs,
+    #[command(flatten)]
+    api: ApiArgs,
     #[command(flatten)]
     output: Output,
 }
@@ -63,7 +65,7 @@ enum FailOn {
     Allowed,
     /// Either
     Any,
-    /// Either, or a Service of several identities or ports was connected to
+    /// Either, or a Service was connected to of which it is not known who stands behind it
     Strict,
 }
 
@@ -79,7 +81,11 @@ fn cell(change: Change) -> Cell {
 pub(super) fn replay(arguments: &ReplayArgs) -> Result<Exit, Failure> {
     let settings = arguments.settings.config()?.policy_settings();
     let set = offline::set(&arguments.path, &settings)?;
-    let range = arguments.traffic.read(arguments.settings.file())?;
+    let fold = traffic::to_judge(&set, &settings);
+    let mut range = arguments
+        .traffic
+        .read(arguments.settings.file(), &arguments.services, &fold)?;
+    arguments.services.look_behind(&mut range, &arguments.api)?;
     let table = policy::compile(&set, &range.workloads(), &settings, 1)?;
     let replayed = Replayed::of(&range, &table);
     match arguments.output.format {
@@ -118,7 +124,8 @@ fn print_json(replayed: &Replayed, range: &Range) -> Result<(), Failure> {
             value["connections"] = json!(times.connections);
             value["first_seen"] = json!(times.first_seen);
             value["last_seen"] = json!(times.last_seen);
-            value["addresses"] = json!(times.addresses);
+            value["addresses"] = json!(times.addresses.told());
+            value["address_count"] = json!(times.addresses.count());
             value
         })
         .collect();
@@ -178,15 +185,4 @@ fn print(replayed: &Replayed, range: &Range) -> Result<(), Failure> {
         }
     }
     print_left_out(range, "")
-}
-
-fn shown(addresses: &BTreeSet<IpAddr>) -> String {
-    if addresses.is_empty() {
-        return String::new();
-    }
-    let first: Vec<String> = addresses.iter().take(SHOWN).map(ToString::to_string).collect();
-    match addresses.len().saturating_sub(SHOWN) {
-        0 => format!(" ({})", first.join(", ")),
-        more => format!(" ({}, {more} more)", first.join(", ")),
-    }
 }

@@ -32,7 +32,7 @@ const TESTS: &str = "tests";
     - name: only iam reaches the database\n        \
     from: spiffe://hanzo.ai/k8s/hanzo/iam\n        \
     to: spiffe://hanzo.ai/k8s/hanzo/postgres\n        \
-    ports: [5432]\n        \
+    ports: [5432, \"6432-6435\"]   # each port of a range is a case\n        \
     expect: ALLOW            # or ALLOW_WITH_PROOF, DENY\n        \
     rule: core/rule-1        # optional: the rule that shall decide\n\n\
     Examples:\n  \

@@ -2,17 +2,16 @@
 //! What is known before a rollout goes on: limits that would be passed over, stages that select nobody, and what it refuses of the
 //! traffic that was recorded.
 
+mod refused;
+
 use serde_json::{Value, json};
 
 use crate::cli::client::{Client, ClientError};
 use crate::cli::exit::Failure;
 use crate::cli::output::line;
-use crate::cli::table::{Table, plain};
-use crate::cli::when::When;
+use crate::cli::table::plain;
 use crate::spiffe_id::{Pattern, SpiffeId};
 
-/// How far back recorded traffic is looked at.
-const RANGE: &str = "24h";
 /// As many different connections are listed.
 const SHOWN: usize = 3;
 
@@ -113,9 +112,13 @@ impl Stages {
 
     /// Whether the step, or a part of it, has one of a connection's ends enforce, and neither does by the stages before.
     fn newly_judges(&self, ends: &[SpiffeId]) -> bool {
-        let will = |id: &SpiffeId| self.enforces(self.all.len(), id, true);
         let does = |id: &SpiffeId| self.enforces(self.reached, id, false);
-        ends.iter().any(will) && !ends.iter().any(does)
+        self.will_judge(ends) && !ends.iter().any(does)
+    }
+
+    /// Whether one of a connection's ends enforces when the step, or a part of it, is made.
+    fn will_judge(&self, ends: &[SpiffeId]) -> bool {
+        ends.iter().any(|id| self.enforces(self.all.len(), id, true))
     }
 
     /// Whether they enforce at one of the stages. Those of whom a canary takes a part do where that is `supposed`.
@@ -158,7 +161,7 @@ impl Ahead {
         Self {
             nobody: named(|stage| stage["selected"] == 0),
             untold: named(is_untold),
-            refused: refused(client, stages).await,
+            refused: refused::ask(client, stages).await,
             is_canary: stages.next().iter().any(|stage| stage.is_canary),
         }
     }
@@ -184,45 +187,15 @@ impl Ahead {
                 "stage {name} may select nobody: a policy engine knows whom policies name and what nodes say, and finds nobody there; is it spelled as in `zt-agent identity list` of a node?"
             ))?;
         }
-        let refused = match &self.refused {
-            Ok(refused) => refused,
+        match &self.refused {
+            Ok(refused) => refused::show(refused, self.is_canary),
             Err(error) => {
                 line(&format!(
                     "what it refuses of the last day's traffic is not known: {error}"
                 ))?;
-                return Ok(());
+                Ok(())
             }
-        };
-        let of = |field: &str| plain(&refused[field]);
-        if refused["flows"] == 0 {
-            line(&format!(
-                "refused of the last day's traffic: none of {} connections",
-                of("looked_at")
-            ))?;
-            return Ok(());
         }
-        let bound = if self.is_canary { "up to " } else { "" };
-        let more = if refused["complete"] == true {
-            ""
-        } else {
-            " or more"
-        };
-        line(&format!(
-            "refused of the last day's traffic: {bound}{} connections{more}, {} different; most often",
-            of("connections"),
-            of("flows"),
-        ))?;
-        let mut table = Table::new(&["REFUSED", "TO", "PORT", "TIMES"]);
-        for edge in refused["edges"].as_array().into_iter().flatten() {
-            table.row([
-                plain(&edge["source"]).into(),
-                plain(&edge["destination"]).into(),
-                format!("{}/{}", plain(&edge["port"]), plain(&edge["protocol"])).into(),
-                plain(&edge["connections"]).into(),
-            ]);
-        }
-        table.print("")?;
-        Ok(())
     }
 }
 
@@ -230,37 +203,6 @@ impl Ahead {
 fn is_untold(stage: &Value) -> bool {
     let said = stage.get("selects_anybody");
     stage["selected"].is_null() && said.is_some_and(|said| *said != true)
-}
-
-/// What of recorded traffic went through, and is denied to those newly enforced by the policy in force.
-async fn refused(client: &Client, stages: &Stages) -> Result<Value, ClientError> {
-    let since = RANGE.parse::<When>().map(When::rfc3339).unwrap_or_default();
-    let answer = client.get("/v1/replay", &[("since", since.clone())]).await?;
-    let denied = answer["denied"].as_array().map_or(&[][..], Vec::as_slice);
-    let is_about = |row: &&Value| {
-        let ends = ["source", "destination"].map(|end| row[end].as_str().map(SpiffeId::parse));
-        let ends: Vec<SpiffeId> = ends.into_iter().flatten().filter_map(Result::ok).collect();
-        stages.newly_judges(&ends)
-    };
-    let rows: Vec<&Value> = denied.iter().filter(is_about).collect();
-    let connections = rows.iter().filter_map(|row| row["connections"].as_u64());
-    let edges = rows.iter().take(SHOWN).map(|row| {
-        json!({
-            "source": row["source"],
-            "destination": row["destination"],
-            "port": row["port"],
-            "protocol": row["protocol"],
-            "connections": row["connections"],
-        })
-    });
-    Ok(json!({
-        "since": since,
-        "looked_at": answer["connections"],
-        "connections": connections.fold(0, u64::saturating_add),
-        "flows": rows.len(),
-        "complete": answer["would_deny"]["flows"] == denied.len(),
-        "edges": edges.collect::<Vec<_>>(),
-    }))
 }
 
 #[cfg(test)]

@@ -100,8 +100,8 @@ pub(super) async fn advance(arguments: &AdvanceArgs) -> Result<Exit, Failure> {
     change(&client, &place, (policy, to), &arguments.common, Some(&ahead)).await
 }
 
-/// An error where the node or one that follows it stopped, or a further stage would not come into force: it would later, whenever
-/// somebody mends a document that has nothing to do with it.
+/// An error where the node or one that follows it stopped, one is silent, or a further stage would not come into force: it would later,
+/// whenever somebody mends a document that has nothing to do with it.
 fn is_fit(answer: &Value) -> Result<(), Failure> {
     let stopped = &answer["rollout"]["stopped"];
     if !stopped.is_null() {
@@ -113,6 +113,7 @@ fn is_fit(answer: &Value) -> Result<(), Failure> {
         )));
     }
     nodes::none_stopped(answer)?;
+    nodes::none_silent(answer)?;
     let errors = problems(answer);
     if errors.is_empty() {
         return Ok(());

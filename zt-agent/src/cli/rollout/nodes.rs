@@ -65,17 +65,13 @@ pub(super) fn show(answer: &Value) -> Result<(), Failure> {
                 why(stopped),
             )
         };
-        let heard = match node["engine"].as_str() {
-            Some(engine) => format!("by {engine}"),
-            None => plain(&node["heard"]),
-        };
         table.row([
             plain(&node["node"]).into(),
             state,
             plain(&node["in_force"]).into(),
             at.into(),
             why.into(),
-            heard.into(),
+            heard(node).into(),
         ]);
     }
     line("")?;
@@ -89,6 +85,40 @@ pub(super) fn show(answer: &Value) -> Result<(), Failure> {
     Ok(())
 }
 
+/// When one was heard last, or by whom.
+fn heard(node: &Value) -> String {
+    match (node["heard"].as_str(), node["engine"].as_str()) {
+        (Some(at), Some(engine)) => format!("{at} by {engine}"),
+        (None, Some(engine)) => format!("by {engine}"),
+        (_, None) => plain(&node["heard"]),
+    }
+}
+
+/// An error where any of them is silent: nobody knows what is in force there.
+pub(super) fn none_silent(answer: &Value) -> Result<(), Failure> {
+    let silent = all(answer).iter().filter(|node| node["state"] == "silent");
+    let told: Vec<String> = silent
+        .map(|node| format!("{}: since {}", plain(&node["node"]), heard(node)))
+        .collect();
+    if told.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Busy(format!(
+        "nodes are silent, and nothing was changed (--force goes on without them; one that is gone for good is forgotten an hour after it was heard last):\n{}",
+        first_of(told)
+    )))
+}
+
+/// The first of these lines, and how many there are besides.
+fn first_of(mut lines: Vec<String>) -> String {
+    if lines.len() > SHOWN {
+        let more = lines.len() - SHOWN;
+        lines.truncate(SHOWN);
+        lines.push(format!("and {more} more"));
+    }
+    lines.join("\n")
+}
+
 /// An error where any of them says that it stopped: those would be left behind.
 pub(super) fn none_stopped(answer: &Value) -> Result<(), Failure> {
     let stopped: Vec<&Value> = all(answer)
@@ -98,7 +128,7 @@ pub(super) fn none_stopped(answer: &Value) -> Result<(), Failure> {
     if stopped.is_empty() {
         return Ok(());
     }
-    let told = stopped.iter().take(SHOWN).map(|node| {
+    let told = stopped.iter().map(|node| {
         let stop = &node["stopped"];
         format!(
             "{}: at `{}` ({}), {}",
@@ -108,13 +138,9 @@ pub(super) fn none_stopped(answer: &Value) -> Result<(), Failure> {
             why(stop),
         )
     });
-    let mut lines: Vec<String> = told.collect();
-    if stopped.len() > SHOWN {
-        lines.push(format!("and {} more", stopped.len() - SHOWN));
-    }
     Err(Failure::Busy(format!(
         "nodes stopped of their own accord, and nothing was changed (`zt-agent rollout resume` at a node has it go on; --force leaves them behind):\n{}",
-        lines.join("\n")
+        first_of(told.collect())
     )))
 }
 
@@ -165,6 +191,7 @@ mod tests {
             (node("other", "stopped", Some("a")), false),
             (node("other", "behind", Some("a")), false),
             (node("other", "unknown", None), false),
+            (node("other", "silent", None), false),
             (node("other", "of a later version", Some("b")), false),
         ] {
             let answer = answer(&[good.clone(), other.clone()]);
@@ -218,5 +245,22 @@ mod tests {
             "{text}"
         );
         assert_eq!(error.exit() as u8, 1);
+    }
+
+    #[test]
+    fn who_is_silent_is_named_with_since_when() {
+        assert!(none_silent(&answer(&[node("a", "stopped", Some("a"))])).is_ok());
+        let mut told = node("b", "silent", None);
+        told["engine"] = "engine-2".into();
+        let silent = answer(&[node("a", "silent", None), told, node("c", "in_force", Some("b"))]);
+        let error = none_silent(&silent).expect_err("nobody knows");
+        let text = error.to_string();
+        let since = "since 2026-03-02T09:10:45Z";
+        assert!(
+            text.contains("--force") && text.ends_with(&format!(":\na: {since}\nb: {since} by engine-2")),
+            "{text}"
+        );
+        assert_eq!(error.exit() as u8, 1);
+        assert_eq!(summary(&silent).as_deref(), Some("3: 1 in force, 2 silent"));
     }
 }

@@ -49,6 +49,12 @@ pub(super) fn show(answer: &Value, format: Format) -> Result<(), Failure> {
         ]);
     }
     table.print("")?;
+    for stage in stages.iter().filter(|stage| stage["selects_anybody"] == false) {
+        line(&format!(
+            "warning: stage {} selects nobody whom this agent knows: is it spelled as in `zt-agent identity list`?",
+            plain(&stage["name"])
+        ))?;
+    }
     if !rollout["stopped"].is_null() {
         stopped(&rollout["stopped"])?;
     }
@@ -110,7 +116,7 @@ fn stopped(stopped: &Value) -> Result<(), Failure> {
 }
 
 /// Why a node stopped.
-pub(super) fn why(stopped: &Value) -> String {
+pub(crate) fn why(stopped: &Value) -> String {
     if stopped["cause"] == json!("unreadable") {
         return "as it cannot be read where it had stopped before: see the log of its agent".to_owned();
     }

@@ -19,6 +19,7 @@ use crate::audit::postgres::{Target, Walk};
 use crate::audit::seal::Checkpoint;
 use crate::audit::sqlite::{Reader, Shipped, Use};
 use crate::audit::verify::{Noted, Report, Trust, Verifier, WriterReport};
+use crate::config::Audit;
 
 /// Gaps of one writer that are told one by one.
 const MOST_GAPS: usize = 10;
@@ -67,7 +68,7 @@ pub(in super::super) async fn verify(arguments: &VerifyArgs) -> Result<Exit, Fai
             export::verify_lines(BufReader::new(open).lines(), verifier, &mut tell)?
         }
         None => {
-            let (config, dsn, _) = arguments.store.load()?;
+            let (config, dsn, _) = arguments.store.load(Audit::reading)?;
             if archive::is_postgres(&dsn) {
                 // Before the walk begins: what has been shipped by now, it must find.
                 let shipped = shipped(arguments).await?;
@@ -124,7 +125,7 @@ fn trusted(arguments: &VerifyArgs) -> Result<(Trust, Option<Last>, Last), Failur
     if !arguments.trust.is_empty() && arguments.store.keys.is_none() {
         return Ok((trust, None, others));
     }
-    let (_, _, directory) = arguments.store.load()?;
+    let (_, _, directory) = arguments.store.load(Audit::reading)?;
     let Some(named) = trust::directory(&directory)? else {
         return Err(Failure::Usage(format!(
             "{} has no keys to trust: name their directory with --keys, or the first key's id with --trust",
@@ -145,7 +146,7 @@ async fn shipped(arguments: &VerifyArgs) -> Result<Option<Shipped>, Failure> {
         // A server named here has nothing to do with the configured spool.
         None if arguments.store.store.is_some() => return Ok(None),
         None => {
-            let (config, _, _) = arguments.store.load()?;
+            let (config, _, _) = arguments.store.load(Audit::reading)?;
             if !config.audit.spool.exists() {
                 return Ok(None);
             }

@@ -14,7 +14,7 @@ fn good() -> Value {
         "modes": { "observe_all": false },
         "audit": { "lost": { "ring": 0 }, "spool": null },
         "disputes": [], "unnamed": [], "unnamed_more": 0,
-        "handshake": { "older_reading": 0, "older_failed": 0 },
+        "handshake": { "older_reading": 0, "older_failed": 0, "paths": [] },
         "spire": null, "svid": null, "kubernetes": null,
     })
 }
@@ -73,6 +73,12 @@ fn what_an_agent_says_of_itself_is_judged() {
             "/handshake/older_failed",
             json!(1),
             "handshake.older_listeners",
+            Status::Warning,
+        ),
+        (
+            "/handshake/paths",
+            json!([{"node": "worker-2", "network": "10.244.2.0/24", "dropped": 3}]),
+            "handshake.paths",
             Status::Warning,
         ),
         (

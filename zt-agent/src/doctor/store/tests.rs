@@ -23,11 +23,13 @@ fn examined(refused: &[&str], ahead: Option<i64>, tables: bool) -> Examined {
         ahead,
         tables,
         off: Vec::new(),
+        more: ahead.map(|_| Vec::new()),
+        elsewhere: Vec::new(),
     }
 }
 
 fn judge(examined: &Examined) -> Vec<Status> {
-    server("db:5432, database zt", examined)
+    server("db:5432, database zt", Logins::default(), examined)
         .iter()
         .map(|finding| finding.status)
         .collect()
@@ -36,31 +38,90 @@ fn judge(examined: &Examined) -> Vec<Status> {
 #[test]
 fn a_login_has_to_write_and_should_read() {
     use Status::{Failed, NotApplicable, Ok, Warning};
-    assert_eq!(judge(&examined(&[], Some(0), true)), [Ok, Ok, Ok, Ok]);
-    assert_eq!(
-        judge(&examined(&["zt_audit_maintainer"], Some(0), true)),
-        [Ok, Ok, Ok, Ok]
-    );
-    assert_eq!(
-        judge(&examined(&["zt_audit_reader"], Some(0), true)),
-        [Ok, Warning, Ok, Ok]
-    );
-    assert_eq!(
-        judge(&examined(&["zt_audit_writer"], Some(0), true)),
-        [Ok, Failed, Ok, Ok]
-    );
-    assert_eq!(judge(&examined(&[], Some(0), false)), [Warning, Ok, Ok, Ok]);
     let nobody = ["zt_audit_writer", "zt_audit_reader", "zt_audit_maintainer"];
-    assert_eq!(
-        judge(&examined(&nobody, None, false)),
-        [Failed, Failed, NotApplicable, NotApplicable]
-    );
+    for (found, wanted) in [
+        (examined(&[], Some(0), true), [Ok, Ok, Ok, Ok, Ok]),
+        (
+            examined(&["zt_audit_maintainer"], Some(0), true),
+            [Ok, Ok, Ok, Ok, Ok],
+        ),
+        (
+            examined(&["zt_audit_reader"], Some(0), true),
+            [Ok, Warning, Ok, Ok, Ok],
+        ),
+        (
+            examined(&["zt_audit_writer"], Some(0), true),
+            [Ok, Failed, Ok, Ok, Ok],
+        ),
+        (examined(&[], Some(0), false), [Warning, Ok, Ok, Ok, Ok]),
+        (
+            examined(&nobody, None, false),
+            [Failed, Failed, NotApplicable, NotApplicable, NotApplicable],
+        ),
+    ] {
+        assert_eq!(judge(&found), wanted, "{found:?}");
+    }
     let mut slow = examined(&[], None, false);
     slow.roles = vec![("zt_audit_writer", Err(PgError::Slow { seconds: 10 }))];
     assert_eq!(
         judge(&slow),
-        [Failed, NotApplicable, NotApplicable, NotApplicable]
+        [Failed, NotApplicable, NotApplicable, NotApplicable, NotApplicable]
     );
+}
+
+#[test]
+fn a_login_that_is_named_for_a_role_has_to_have_it() {
+    let three = Logins {
+        read: true,
+        maintain: true,
+    };
+    let told = |refused: &[&str], logins| roles(logins, &examined(refused, Some(0), true));
+    assert_eq!(told(&[], three).status, Status::Ok);
+    for (role, key) in [
+        ("zt_audit_writer", "audit.dsn"),
+        ("zt_audit_reader", "audit.readDsn"),
+        ("zt_audit_maintainer", "audit.maintainDsn"),
+    ] {
+        let found = told(&[role], three);
+        assert_eq!(found.status, Status::Failed, "{role}");
+        let remedy = found.remedy.expect("a remedy");
+        assert!(
+            remedy.contains(&format!("GRANT {role} TO` the login of `{key}`")),
+            "{remedy}"
+        );
+    }
+    // Its server is another one, and is not there.
+    let mut away = examined(&[], Some(0), true);
+    away.roles[1].1 = Err(PgError::Slow { seconds: 10 });
+    let remedy = roles(three, &away).remedy.expect("a remedy");
+    assert!(
+        remedy.contains("start that server") && remedy.contains("audit.readDsn"),
+        "{remedy}"
+    );
+}
+
+#[test]
+fn a_login_that_comes_to_another_database_is_told_of() {
+    let mut found = examined(&[], Some(0), true);
+    found.elsewhere = vec!["zt_audit_reader"];
+    let told = roles(Logins::default(), &found);
+    assert_eq!(told.status, Status::Warning);
+    assert!(told.found.contains("zt_audit_reader"), "{}", told.found);
+}
+
+#[test]
+fn a_login_that_may_more_than_insert_is_told_of() {
+    let mut found = examined(&[], Some(0), true);
+    assert_eq!(writer_only(&found).status, Status::Ok);
+    found.more = Some(vec!["SELECT".to_owned(), "DELETE".to_owned()]);
+    let told = writer_only(&found);
+    assert_eq!(told.status, Status::Warning);
+    assert!(
+        told.found.contains("SELECT, DELETE besides INSERT"),
+        "{}",
+        told.found
+    );
+    assert_eq!(judge(&found)[2], Status::Warning);
 }
 
 #[test]
@@ -75,7 +136,7 @@ fn a_server_that_may_lose_what_it_confirms_is_told_of() {
         "{}",
         told.found
     );
-    assert_eq!(judge(&hasty)[2], Status::Warning);
+    assert_eq!(judge(&hasty)[3], Status::Warning);
 }
 
 #[test]

@@ -7,7 +7,8 @@ use std::os::fd::AsRawFd as _;
 
 use nix::sys::socket::{MsgFlags, recv};
 
-use super::{LISTEN, Messages, NLMSG_ERROR, REQUEST, SockDiag, TCP, Target};
+use super::super::netlink::{Messages, NLMSG_ERROR, REQUEST};
+use super::{LISTEN, SockDiag, TCP, Target};
 
 /// The user whose TCP socket is connected from `local` to `remote`, in the network namespace of the calling thread. `None`
 /// where there is none, or none any more that somebody has open: the kernel would call it root's.

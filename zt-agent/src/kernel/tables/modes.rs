@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use zt_common::abi::{MODE_ENFORCE, MODE_OBSERVE, Workload, enforces, enforcing, mode_between};
+use zt_common::abi::{Workload, mode_between, settled};
 
 use super::Tables;
 use crate::kernel::error::KernelError;
@@ -27,22 +27,18 @@ impl Tables {
         Ok(any)
     }
 
-    /// What is left of a swap that was not carried through, or by an agent that died in the middle of one: each workload is in the
-    /// mode that it has under `revision`, which is in force.
+    /// Each workload is in the mode itself that it has under `revision`, which is in force: after a swap, after one that was not carried
+    /// through, and after an agent that died in the middle of one.
     pub(in crate::kernel) fn settle_modes(&mut self, revision: u64) -> Result<(), KernelError> {
         let between: Vec<(u64, Workload)> = self
             .workloads
             .content()
             .iter()
-            .filter(|(_, workload)| ![MODE_OBSERVE, MODE_ENFORCE].contains(&workload.mode))
+            .filter(|(_, workload)| workload.mode != settled(workload.mode, revision))
             .map(|(cgroup, workload)| (*cgroup, *workload))
             .collect();
         for (cgroup, workload) in between {
-            let mode = if enforces(enforcing(workload.mode), revision) {
-                MODE_ENFORCE
-            } else {
-                MODE_OBSERVE
-            };
+            let mode = settled(workload.mode, revision);
             self.workloads.set(cgroup, Workload { mode, ..workload })?;
         }
         Ok(())

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Rules judged one by one, by the function that judges them all.
 
+use std::collections::BTreeSet;
+
 use zt_common::entry::{AllowEntry, AllowKey, Flow};
 use zt_common::identity;
 use zt_common::verdict::{AllowLookup, Verdict, verdict};
@@ -35,6 +37,16 @@ impl<'a> Alone<'a> {
         flows
             .iter()
             .any(|flow| verdict(&entries, flow).rule == rule.number)
+    }
+
+    /// The ports of those of these flows that the rule is about.
+    pub(in crate::policy) fn ports(&mut self, rule: &'a Rule, flows: &[Flow]) -> BTreeSet<u16> {
+        self.put(rule);
+        let entries = Entries(&self.0.entries);
+        let about = flows
+            .iter()
+            .filter(|flow| verdict(&entries, flow).rule == rule.number);
+        about.map(|flow| flow.port).collect()
     }
 
     /// Which of these flows the rule allows, as places in the list.

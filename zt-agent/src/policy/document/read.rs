@@ -254,15 +254,7 @@ fn read_ports(walk: &mut Walk<'_>, node: &Node, path: &Path<'_>) -> Ports {
     }
     let mut ports = Ports::with_capacity(list.len());
     for (index, node) in list.iter().enumerate() {
-        let range = match &node.value {
-            Value::Integer(number) => PortRange::single(*number),
-            Value::Text(text) => PortRange::parse(text),
-            other => Err(format!(
-                "expected a port or a range such as \"8000-8100\", found {}",
-                other.describe()
-            )),
-        };
-        match range {
+        match PortRange::read(node) {
             Ok(range) => ports.push(range),
             Err(message) => walk.report(node, &path.index(index), message),
         }

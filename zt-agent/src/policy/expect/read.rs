@@ -6,6 +6,7 @@ use crate::policy::action::Protocol;
 use crate::policy::cut::Outcome;
 use crate::policy::envelope;
 use crate::policy::named_party::NamedParty;
+use crate::policy::ports::PortRange;
 use crate::policy::walk::{Fields, Path, Patterns, Walk};
 use crate::policy::{Document, Problem, Settings};
 use crate::yaml::{self, Node, Value};
@@ -178,7 +179,10 @@ fn connect(
         None => Protocol::default(),
     };
     let (from, to, ports) = (from?, to?, ports?);
-    let cases = from.len().saturating_mul(to.len()).saturating_mul(ports.len());
+    // Counted before ranges are written out.
+    let width = |range: &PortRange| usize::from(range.last - range.first) + 1;
+    let wide = ports.iter().map(width).fold(0, usize::saturating_add);
+    let cases = from.len().saturating_mul(to.len()).saturating_mul(wide);
     if cases > MAX_CASES {
         walk.report(
             node,
@@ -187,10 +191,11 @@ fn connect(
         );
         return None;
     }
+    let each = |range: PortRange| range.first..=range.last;
     Some(Asked::Connect {
         from,
         to,
-        ports,
+        ports: ports.into_iter().flat_map(each).collect(),
         protocol,
     })
 }
@@ -245,29 +250,21 @@ fn party(walk: &mut Walk<'_>, node: &Node, path: &Path<'_>, settings: &Settings)
     Some(party)
 }
 
-fn ports(walk: &mut Walk<'_>, node: &Node, path: &Path<'_>) -> Option<Vec<u16>> {
+/// Ports and ranges of them.
+fn ports(walk: &mut Walk<'_>, node: &Node, path: &Path<'_>) -> Option<Vec<PortRange>> {
     let list = walk.list(node, path)?;
     if list.is_empty() {
         walk.report(node, path, "an empty list tests nothing");
         return None;
     }
-    let read: Vec<Option<u16>> = list
+    let read: Vec<Option<PortRange>> = list
         .iter()
         .enumerate()
         .map(|(index, node)| {
-            let port = match &node.value {
-                Value::Integer(number) => u16::try_from(*number).ok().filter(|port| *port != 0),
-                _ => None,
-            };
-            if port.is_none() {
-                let found = node.value.describe();
-                walk.report(
-                    node,
-                    &path.index(index),
-                    format!("{found} is not a port: ports go from 1 to 65535"),
-                );
-            }
-            port
+            let range = PortRange::read(node);
+            range
+                .map_err(|message| walk.report(node, &path.index(index), message))
+                .ok()
         })
         .collect();
     read.into_iter().collect()

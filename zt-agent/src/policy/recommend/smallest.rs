@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use zt_common::entry::Flow;
 
 use super::unused::only;
-use super::{Counted, End, Rules, Target, Times, Writing};
+use super::{Counted, End, Rules, Target, Writing};
 use crate::policy::compile::Alone;
 use crate::policy::document::Rule;
 use crate::policy::set::PolicySet;
@@ -26,15 +26,15 @@ type Narrow<'r> = (&'r End, &'r Target, Rule);
 type Places = BTreeMap<u16, Vec<usize>>;
 
 /// A connection that several targets may allow.
-struct Seen<'s> {
+struct Seen<'r, 's> {
     counted: &'s Counted,
-    source: &'s End,
-    target: &'s Target,
+    source: &'r End,
+    target: &'r Target,
 }
 
-impl Seen<'_> {
+impl Seen<'_, '_> {
     /// Whether what it was written for is still there.
-    fn is_at_home(&self, rules: &Rules) -> bool {
+    fn is_at_home(&self, rules: &Rules<'_>) -> bool {
         let ports = rules.get(self.source).and_then(|rule| rule.get(self.target));
         ports.is_some_and(|ports| ports.contains_key(&self.counted.flow.port))
     }
@@ -54,22 +54,22 @@ fn may_be_others(end: &End) -> bool {
 ///
 /// `set` and `table` are what the rules were written and compiled to. What was seen is told of where it is allowed then; what
 /// `table` cannot judge needs what it was written for.
-pub(super) fn smallest(
-    rules: &Rules,
+pub(super) fn smallest<'s>(
+    rules: &Rules<'s>,
     set: &PolicySet,
     table: &AllowTable,
-    needed: &[&Counted],
+    needed: &[&'s Counted],
     writing: &Writing<'_>,
-) -> Option<Rules> {
+) -> Option<Rules<'s>> {
     let several = rules.keys().filter(|end| may_be_others(end)).nth(1).is_some();
     let shelves = shelves(rules, set, several);
     if shelves.is_empty() {
         return None;
     }
-    let mut seen: Vec<Seen<'_>> = Vec::new();
+    let mut seen: Vec<Seen<'_, 's>> = Vec::new();
     let mut about: BTreeMap<Shelf<'_>, (Vec<usize>, Vec<Flow>)> = BTreeMap::new();
     let mut undecided: Vec<usize> = Vec::new();
-    for counted in needed {
+    for counted in needed.iter().copied() {
         let (source, target) = writing.of(&counted.flow);
         let Some((source, targets)) = rules.get_key_value(&source) else {
             continue;
@@ -81,7 +81,7 @@ pub(super) fn smallest(
         let Some(shelf) = shelf else {
             continue;
         };
-        if let Ok(flow) = counted.flow.as_known_to(table) {
+        if let Ok(flow) = counted.flow.at_large(table) {
             let (places, flows) = about.entry(shelf).or_default();
             places.push(seen.len());
             flows.push(flow);
@@ -131,7 +131,7 @@ fn shelf<'r>(source: &'r End, target: &'r Target, several: bool) -> Option<Shelf
 }
 
 /// The targets that are not alone where they are looked at, each as a rule of its own.
-fn shelves<'r>(rules: &'r Rules, set: &PolicySet, several: bool) -> BTreeMap<Shelf<'r>, Vec<Narrow<'r>>> {
+fn shelves<'r>(rules: &'r Rules<'_>, set: &PolicySet, several: bool) -> BTreeMap<Shelf<'r>, Vec<Narrow<'r>>> {
     // One rule a source and one item a target, in their order.
     let written = set.policies().iter().flat_map(|policy| &policy.rules);
     let mut shelves: BTreeMap<_, Vec<_>> = BTreeMap::new();
@@ -148,11 +148,11 @@ fn shelves<'r>(rules: &'r Rules, set: &PolicySet, several: bool) -> BTreeMap<She
 }
 
 /// The rules without what others of them allow; `None` where there is nothing of that kind.
-fn without_needless(
-    rules: &Rules,
+fn without_needless<'s>(
+    rules: &Rules<'s>,
     parts: &BTreeMap<&End, BTreeMap<&Target, Places>>,
     seen: usize,
-) -> Option<Rules> {
+) -> Option<Rules<'s>> {
     let mut times = vec![0_usize; seen];
     let every = parts.values().flat_map(BTreeMap::values);
     for place in every.flat_map(BTreeMap::values).flatten() {
@@ -206,7 +206,11 @@ fn is_needless<'p>(parts: impl Iterator<Item = &'p Vec<usize>> + Clone, times: &
 }
 
 /// The rules with what was seen at parts that are gone told of at the first that allows it.
-fn told(mut rules: Rules, parts: &BTreeMap<&End, BTreeMap<&Target, Places>>, seen: &[Seen<'_>]) -> Rules {
+fn told<'s>(
+    mut rules: Rules<'s>,
+    parts: &BTreeMap<&End, BTreeMap<&Target, Places>>,
+    seen: &[Seen<'_, 's>],
+) -> Rules<'s> {
     let mut homeless: Vec<bool> = seen.iter().map(|one| !one.is_at_home(&rules)).collect();
     for (source, targets) in parts {
         for (target, places) in targets {
@@ -214,12 +218,12 @@ fn told(mut rules: Rules, parts: &BTreeMap<&End, BTreeMap<&Target, Places>>, see
                 continue;
             };
             for (port, places) in places {
-                let Some(times) = ports.get_mut(port) else {
+                let Some(told) = ports.get_mut(port) else {
                     continue;
                 };
                 for place in places {
                     if std::mem::take(&mut homeless[*place]) {
-                        times.take(&Times::from(seen[*place].counted));
+                        told.push(seen[*place].counted);
                     }
                 }
             }

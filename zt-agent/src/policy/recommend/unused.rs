@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Rules that nothing that was seen is about.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -11,24 +12,33 @@ use crate::policy::document::{Rule, Target};
 use crate::policy::endpoint::Endpoint;
 use crate::policy::entity::entity_name;
 use crate::policy::network;
+use crate::policy::ports::PortRange;
 use crate::policy::seen::SeenFlow;
 use crate::policy::set::PolicySet;
 use crate::policy::table::AllowTable;
+use crate::spiffe_id::SpiffeId;
 
-/// A rule, or a target of one, that no connection was about.
+/// What [`Unused::target`] says of a right to raw sockets.
+const RAW_SOCKETS: &str = "raw sockets";
+
+/// A rule, or a part of one, that no connection was about.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Unused {
     /// The rule.
     pub rule: Arc<str>,
-    /// The target, where others of the rule are used; null for all of it.
+    /// The target, or some of its ports, or the right to raw sockets, where other parts of the rule are used; null for all
+    /// of it.
     pub target: Option<String>,
 }
 
 /// What of `set` no connection that was seen is about, in order. `table` is what it was compiled to, for all their ends.
+///
+/// `opened` are those who opened raw sockets, or were refused them; `None` where that is not known.
 pub fn unused<'f>(
     set: &PolicySet,
     table: &AllowTable,
     seen: impl IntoIterator<Item = &'f SeenFlow>,
+    opened: Option<&BTreeSet<SpiffeId>>,
 ) -> Vec<Unused> {
     let flows: Vec<Flow> = seen
         .into_iter()
@@ -44,25 +54,75 @@ pub fn unused<'f>(
     let mut alone = Alone::new(table.identities(), table.networks());
     let mut unused = Vec::new();
     for (rule, targets) in &rules {
-        let idle: Vec<&Rule> = targets
-            .iter()
-            .filter(|rule| !alone.is_used(rule, &flows))
-            .collect();
         let of = |target| Unused {
             rule: set.rule_name(rule.number),
             target,
         };
-        if !targets.is_empty() && idle.len() == targets.len() {
+        let used: Vec<bool> = targets
+            .iter()
+            .map(|narrow| alone.is_used(narrow, &flows))
+            .collect();
+        let right = rule.raw_sockets.then(|| is_exercised(rule, opened));
+        let idle = !used.contains(&true) && right != Some(true);
+        if idle && (!used.is_empty() || right.is_some()) {
             unused.push(of(None));
-        } else {
-            unused.extend(
-                idle.iter()
-                    .flat_map(|rule| &rule.to)
-                    .map(|target| of(Some(text(target)))),
-            );
+            continue;
+        }
+        for (narrow, used) in targets.iter().zip(used) {
+            let Some(target) = narrow.to.first() else {
+                continue;
+            };
+            if !used {
+                unused.push(of(Some(text(target, &target.ports))));
+            } else if has_several_ports(target) {
+                let idle = idle_ports(&target.ports, &alone.ports(narrow, &flows));
+                unused.extend((!idle.is_empty()).then(|| of(Some(text(target, &idle)))));
+            }
+        }
+        if right == Some(false) {
+            unused.push(of(Some(RAW_SOCKETS.to_owned())));
         }
     }
     unused
+}
+
+/// Whether any of those who opened raw sockets is one whom the rule is about; where that is not known, it may be.
+fn is_exercised(rule: &Rule, opened: Option<&BTreeSet<SpiffeId>>) -> bool {
+    let Endpoint::Spiffe(pattern) = &rule.from else {
+        return false;
+    };
+    opened.is_none_or(|opened| opened.iter().any(|id| pattern.matches(id)))
+}
+
+/// Whether some of a target's ports may be used and others not, as far as they are written out.
+fn has_several_ports(target: &Target) -> bool {
+    match target.ports.as_slice() {
+        [] => false,
+        [only] => only.first != only.last,
+        _ => true,
+    }
+}
+
+/// What of these ports is not used: single ports, and of a range what comes before and after those that are.
+fn idle_ports(ports: &[PortRange], used: &BTreeSet<u16>) -> Vec<PortRange> {
+    let mut idle = Vec::new();
+    for range in ports {
+        let mut within = used.range(range.first..=range.last);
+        let Some(first) = within.next() else {
+            idle.push(*range);
+            continue;
+        };
+        let last = within.next_back().unwrap_or(first);
+        idle.extend((range.first < *first).then(|| PortRange {
+            first: range.first,
+            last: first - 1,
+        }));
+        idle.extend((*last < range.last).then(|| PortRange {
+            first: last + 1,
+            last: range.last,
+        }));
+    }
+    idle
 }
 
 /// The rule with one of its targets, and about nothing else.
@@ -74,13 +134,14 @@ pub(super) fn only(rule: &Rule, target: &Target) -> Rule {
     }
 }
 
-fn text(target: &Target) -> String {
+/// A target with these of its ports; none are all.
+fn text(target: &Target, ports: &[PortRange]) -> String {
     let name = match &target.endpoint {
         Endpoint::Spiffe(pattern) => pattern.to_string(),
         Endpoint::Entity(number) => entity_name(*number).unwrap_or("unknown").to_owned(),
         Endpoint::Cidr(network) => network::name(network),
     };
-    let ports: Vec<String> = target.ports.iter().map(ToString::to_string).collect();
+    let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
     let ports = if ports.is_empty() {
         "every port".to_owned()
     } else {

@@ -8,7 +8,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::window::{MOST_BORNE, Window};
+use super::window::Window;
 use super::{DenialAction, EnforcementRollout, Stage};
 
 /// As many of them are told of where a node stops.
@@ -47,7 +47,7 @@ pub struct DeniedEdge {
     pub port: u16,
     /// `TCP` or `UDP`.
     pub protocol: String,
-    /// How often.
+    /// How often, in the minute before.
     pub times: u64,
 }
 
@@ -96,6 +96,19 @@ pub struct Stop {
     pub cause: StopCause,
 }
 
+/// How much a [`Stop`] was about, as its fields of the same names say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StopCounts {
+    /// Different connections that were refused in the minute before.
+    pub denials: u64,
+    /// As many would have been borne.
+    pub per_minute: u64,
+    /// How often any connection was refused in the minute before.
+    pub attempts: u64,
+    /// As often would have been borne, where that was limited.
+    pub attempts_per_minute: Option<u64>,
+}
+
 /// The time in which the limit of a stage holds. It is kept for the next start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Armed {
@@ -134,6 +147,48 @@ pub struct Guard {
 }
 
 impl Stop {
+    /// One that another process tells of, without its connections: at a moment in nanoseconds of Unix time.
+    pub fn told(
+        rollout: &str,
+        (stage, definition): (String, String),
+        (action, cause): (DenialAction, StopCause),
+        counts: StopCounts,
+        at_nanos: i64,
+    ) -> Self {
+        Self {
+            rollout: rollout.to_owned(),
+            stage,
+            definition,
+            action,
+            denials: counts.denials,
+            per_minute: counts.per_minute,
+            attempts: counts.attempts,
+            attempts_per_minute: counts.attempts_per_minute,
+            at: (at_nanos.max(0) / 1_000_000).unsigned_abs(),
+            edges: Vec::new(),
+            cause,
+        }
+    }
+
+    /// One of rollout `r` for tests: 5 different connections where 4 are borne.
+    #[cfg(test)]
+    pub(crate) fn sample(stage: &str, definition: String, action: DenialAction) -> Self {
+        let counts = StopCounts {
+            denials: 5,
+            per_minute: 4,
+            attempts: 9,
+            attempts_per_minute: None,
+        };
+        let place = (stage.to_owned(), definition);
+        Self::told(
+            "r",
+            place,
+            (action, StopCause::Denials),
+            counts,
+            1_772_442_645_000_000_000,
+        )
+    }
+
     /// The index of its stage, if the rollout still has that stage and it says the same.
     fn place_in(&self, rollout: &EnforcementRollout) -> Option<usize> {
         let mut stages = rollout.stages.iter();
@@ -167,7 +222,7 @@ impl Stop {
             definition: stage.digest(),
             action: limit.action,
             denials: 0,
-            per_minute: limit.per_minute,
+            per_minute: limit.borne(),
             attempts: 0,
             attempts_per_minute: limit.attempts_per_minute,
             at: unix,
@@ -312,14 +367,13 @@ impl Guard {
         }
         self.window.pass(now);
         let (denials, attempts) = (self.window.denials(), self.window.attempts());
-        let borne = usize::try_from(limit.per_minute).unwrap_or(usize::MAX);
-        let is_borne = denials <= borne.min(MOST_BORNE);
+        let is_borne = denials <= limit.borne();
         if is_borne && limit.attempts_per_minute.is_none_or(|most| attempts <= most) {
             return Outcome::Goes;
         }
         let worst = self.window.drain_worst(MOST_TOLD);
         let stop = Stop::at(rollout, stage, unix).map(|stop| Stop {
-            denials: denials as u64,
+            denials,
             attempts,
             edges: worst
                 .iter()

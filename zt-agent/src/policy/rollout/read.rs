@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::redundant::{By, Stages};
 use super::{
-    CANARY_FIELDS, Canary, CanaryBy, DenialAction, EnforcementRollout, MOST_PER_MINUTE, ON_DENIALS_FIELDS,
-    OnDenials, ROLLOUT_SPEC_FIELDS, STAGE_FIELDS, Stage, StageMode, soak,
+    CANARY_FIELDS, Canary, CanaryBy, DenialAction, EnforcementRollout, MOST_ATTEMPTS_PER_MINUTE,
+    MOST_PER_MINUTE, ON_DENIALS_FIELDS, OnDenials, ROLLOUT_SPEC_FIELDS, STAGE_FIELDS, Stage, StageMode, soak,
 };
 use crate::policy::endpoint;
 use crate::policy::envelope::{self, is_label, read_description};
@@ -277,10 +277,14 @@ fn read_on_denials(walk: &mut Walk<'_>, node: &Node, path: &Path<'_>) -> Option<
     };
     let attempts_per_minute = match fields.get("attemptsPerMinute") {
         None => Some(None),
-        Some(node) => read_rate(walk, node, &path.field("attemptsPerMinute")).map(Some),
+        Some(node) => {
+            let path = path.field("attemptsPerMinute");
+            read_rate(walk, node, &path, ("denials", MOST_ATTEMPTS_PER_MINUTE)).map(Some)
+        }
     };
     let rate = walk.required(&fields, node, path, "perMinute")?;
-    let per_minute = read_rate(walk, rate, &path.field("perMinute"));
+    let path = path.field("perMinute");
+    let per_minute = read_rate(walk, rate, &path, ("different connections", MOST_PER_MINUTE));
     Some(OnDenials {
         per_minute: per_minute?,
         attempts_per_minute: attempts_per_minute?,
@@ -289,11 +293,12 @@ fn read_on_denials(walk: &mut Walk<'_>, node: &Node, path: &Path<'_>) -> Option<
     })
 }
 
-fn read_rate(walk: &mut Walk<'_>, node: &Node, path: &Path<'_>) -> Option<u64> {
+/// So many of these a minute, and no more than `most`.
+fn read_rate(walk: &mut Walk<'_>, node: &Node, path: &Path<'_>, (what, most): (&str, u64)) -> Option<u64> {
     let number = read_number(walk, node, path)?;
-    let rate = u64::try_from(number).ok().filter(|rate| *rate <= MOST_PER_MINUTE);
+    let rate = u64::try_from(number).ok().filter(|rate| *rate <= most);
     if rate.is_none() {
-        let message = format!("{number} is out of range: denials a minute are 0 to {MOST_PER_MINUTE}");
+        let message = format!("{number} is out of range: {what} a minute are 0 to {most}");
         walk.report(node, path, message);
     }
     rate

@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Whether a stage selects anybody: one that does not is most likely misspelled.
 
-use super::Stage;
 use super::redundant::{covers, meet};
+use super::{EnforcementRollout, Stage};
+use crate::policy::set::PolicySet;
 use crate::spiffe_id::{Pattern, SpiffeId};
+
+/// As many identities of a stage are named.
+const SHOWN: usize = 3;
 
 impl Stage {
     /// Whether it selects anybody: of `known`, or of those for whom one of `patterns` stands. `None` where that cannot be told: none
@@ -25,5 +29,41 @@ impl Stage {
             may |= self.identities.iter().any(|own| meet(own, pattern));
         }
         (!may).then_some(false)
+    }
+}
+
+impl EnforcementRollout {
+    /// A sentence about each stage that selects nobody at present: of `known`, of those whom `policies` name, and of those for whom
+    /// their patterns stand. Where `known` are all that there are, a pattern that may stand for somebody else stands for nobody.
+    pub fn selecting_nobody<'a>(
+        &self,
+        known: impl Iterator<Item = &'a SpiffeId> + Clone,
+        policies: &'a PolicySet,
+        known_are_all: bool,
+    ) -> Vec<String> {
+        let named = policies.identities().iter();
+        let known = known.chain(named);
+        let selects_nobody = |stage: &&Stage| {
+            let told = stage.selects_anybody(known.clone(), policies.patterns());
+            !told.unwrap_or(!known_are_all)
+        };
+        let stages = self.stages.iter().filter(selects_nobody);
+        stages.map(Stage::selecting_nobody).collect()
+    }
+}
+
+impl Stage {
+    /// That it selects nobody, and who that would be.
+    fn selecting_nobody(&self) -> String {
+        let identities = self.identities.iter().take(SHOWN);
+        let mut identities: Vec<String> = identities.map(ToString::to_string).collect();
+        if self.identities.len() > SHOWN {
+            identities.push(format!("{} more", self.identities.len() - SHOWN));
+        }
+        format!(
+            "stage `{}` selects nobody at present: none of the workloads and policies that are known is {}",
+            self.name,
+            identities.join(" or ")
+        )
     }
 }

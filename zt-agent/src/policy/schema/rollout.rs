@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The schema of a rollout's `spec`, and of what its status says of nodes that stopped.
+//! The schema of a rollout's `spec`, and of what its status says of nodes that stopped or are not heard.
 
 use serde_json::{Value as Json, json};
 
 use super::{count, flag, list, note, object, one_of, text};
 use crate::policy::rollout::{
-    CANARY_FIELDS, CanaryBy, DenialAction, MOST_PER_MINUTE, ON_DENIALS_FIELDS, ROLLOUT_SPEC_FIELDS,
-    SOAK_PATTERN, STAGE_FIELDS, StageMode,
+    CANARY_FIELDS, CanaryBy, DenialAction, MOST_ATTEMPTS_PER_MINUTE, MOST_PER_MINUTE, ON_DENIALS_FIELDS,
+    ROLLOUT_SPEC_FIELDS, SOAK_PATTERN, STAGE_FIELDS, StageMode,
 };
 
 /// What `nodesInForce` counts in its status.
@@ -36,6 +36,24 @@ pub(super) fn stopped() -> Json {
         "type": "array",
         "description": "The first of these by name.",
         "items": node,
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["node"],
+    })
+}
+
+/// Nodes that an engine has not heard since a time.
+pub(super) fn missed(description: &str) -> Json {
+    json!({
+        "type": "array",
+        "description": description,
+        "items": {
+            "type": "object",
+            "required": ["node", "heard"],
+            "properties": {
+                "node": {"type": "string"},
+                "heard": {"type": "string", "format": "date-time"},
+            },
+        },
         "x-kubernetes-list-type": "map",
         "x-kubernetes-list-map-keys": ["node"],
     })
@@ -86,7 +104,7 @@ fn stage() -> Json {
                     "description": "Different connections of those newly enforced that a node bears to be refused in a minute.",
                 }),
                 "attemptsPerMinute" => json!({
-                    "type": "integer", "format": "int64", "minimum": 0, "maximum": MOST_PER_MINUTE,
+                    "type": "integer", "format": "int64", "minimum": 0, "maximum": MOST_ATTEMPTS_PER_MINUTE,
                     "description": "How often any of them may be refused in a minute; left out, that does not count.",
                 }),
                 "for" => json!({

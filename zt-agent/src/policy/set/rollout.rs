@@ -52,6 +52,17 @@ impl PolicySet {
         settings.most_stages.map_or(said, |most| said.min(most))
     }
 
+    /// The same policies, as they are when so many stages of the rollout are reached: to ask what they say then. They go by the
+    /// digest of these.
+    #[must_use]
+    pub fn at_stage(&self, reached: usize) -> Self {
+        let rollout = self.rollout().map(|rollout| Arc::new(rollout.at(reached)));
+        Self {
+            rollout,
+            ..self.clone()
+        }
+    }
+
     /// Whether whom no policy names is refused, whatever policies say to everybody.
     pub fn requires_policy(&self, settings: &Settings) -> bool {
         self.rollout()

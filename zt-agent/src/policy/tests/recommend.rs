@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is recommended allows what was seen, and has nothing in it that is not needed for that.
 
+mod edges;
 mod judged;
+mod parts;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -69,6 +71,7 @@ fn seen() -> impl Strategy<Value = Vec<Counted>> {
         );
         let one = one.prop_map(|(source, destination, port, protocol, count)| Counted {
             flow: flow(source, destination, port, protocol),
+            service: None,
             count,
             last_seen: on_day(count.cast_signed()),
         });
@@ -164,7 +167,7 @@ proptest! {
             vec!["spiffe://hanzo.ai/k8s/x/*", "spiffe://hanzo.ai/k8s/*/a", "*"], 0..=3
         ),
     ) {
-        let made = recommend(&seen, &wishes(&patterns), &Settings::default()).expect("a policy");
+        let made = recommend(&seen, &[], &wishes(&patterns), &Settings::default()).expect("a policy");
         let policy = set(&[document("made.yaml", &made.text)]);
         let table = table(&policy, &seen);
         let flows = || seen.iter().map(|one| &one.flow);
@@ -186,7 +189,7 @@ proptest! {
         }
         // What it says was all used.
         let known: Vec<SeenFlow> = flows().map(somewhere).collect();
-        prop_assert_eq!(unused(&policy, &table, &known), []);
+        prop_assert_eq!(unused(&policy, &table, &known, None), []);
     }
 }
 
@@ -195,6 +198,7 @@ fn what_is_made_reads_as_a_person_would_write_it() {
     let [a, b] = [PARTIES[0], PARTIES[1]];
     let counted = |flow, count, day| Counted {
         flow,
+        service: None,
         count,
         last_seen: on_day(day),
     };
@@ -207,13 +211,14 @@ fn what_is_made_reads_as_a_person_would_write_it() {
         counted(flow(PARTIES[4], a, 1, 6), 9, 9),
         counted(flow(PARTIES[6], a, 1, 6), 1, 4),
     ];
-    let made = recommend(&seen, &wishes(&[]), &Settings::default()).expect("a policy");
+    let made = recommend(&seen, &[], &wishes(&[]), &Settings::default()).expect("a policy");
     assert_eq!(
         made.text,
         "apiVersion: zt.hanzo.ai/v1\nkind: ServiceAccessPolicy\nmetadata:\n  name: made\nspec:\n  rules:\n    \
          - from: {spiffe: \"spiffe://hanzo.ai/k8s/x/a\"}\n      to:\n        \
          # 443: 1 connection, last 2026-01-01T00:00:00Z\n        \
-         # 8001-8002: 3 connections, last 2026-01-03T00:00:00Z\n        \
+         # 8001: 2 connections, last 2026-01-03T00:00:00Z\n        \
+         # 8002: 1 connection, last 2026-01-01T00:00:00Z\n        \
          - spiffe: \"spiffe://hanzo.ai/k8s/x/b\"\n          ports: [443, \"8001-8002\"]\n        \
          # 53: 7 connections, last 2026-01-02T00:00:00Z\n        \
          - spiffe: \"spiffe://hanzo.ai/k8s/x/b\"\n          ports: [53]\n          protocol: UDP\n    \
@@ -222,7 +227,7 @@ fn what_is_made_reads_as_a_person_would_write_it() {
          # 1: 1 connection, last 2026-01-04T00:00:00Z\n        \
          - spiffe: \"spiffe://hanzo.ai/k8s/x/a\"\n          ports: [1]\n  defaultAction: DENY\n"
     );
-    let nothing = recommend(&seen[4..6], &wishes(&[]), &Settings::default()).expect("a policy");
+    let nothing = recommend(&seen[4..6], &[], &wishes(&[]), &Settings::default()).expect("a policy");
     assert_eq!((nothing.rules, nothing.text.contains("rules: []")), (0, true));
     assert!(
         set(&[document("p.yaml", &nothing.text)]).policies()[0]
@@ -235,6 +240,7 @@ fn what_is_made_reads_as_a_person_would_write_it() {
 fn what_another_target_of_the_rule_allows_is_told_of_there() {
     let counted = |destination, port, count, day| Counted {
         flow: flow(PARTIES[0], destination, port, 6),
+        service: None,
         count,
         last_seen: on_day(day),
     };
@@ -250,19 +256,24 @@ fn what_another_target_of_the_rule_allows_is_told_of_there() {
         let (to, _) = to.split_once("  defaultAction").expect("an end");
         to.to_owned()
     };
-    let made = recommend(&seen, &wishes(&[]), &Settings::default()).expect("a policy");
+    let made = recommend(&seen, &[], &wishes(&[]), &Settings::default()).expect("a policy");
     assert_eq!(
         to(&made.text),
-        "        # 80-81: 8 connections, last 2026-01-03T00:00:00Z\n        \
+        "        # 80: 1 connection, last 2026-01-01T00:00:00Z\n        \
+         # 80 to cidr:10.1.0.0/16: 2 connections, last 2026-01-03T00:00:00Z\n        \
+         # 81: 1 connection, last 2026-01-01T00:00:00Z\n        \
+         # 81 to world: 4 connections, last 2026-01-02T00:00:00Z\n        \
          - cidr: \"10.0.0.0/8\"\n          ports: [\"80-81\"]\n"
     );
     let more = [seen.to_vec(), vec![counted(narrow, 82, 1, 1)]].concat();
-    let made = recommend(&more, &wishes(&[]), &Settings::default()).expect("a policy");
+    let made = recommend(&more, &[], &wishes(&[]), &Settings::default()).expect("a policy");
     assert_eq!(
         to(&made.text),
-        "        # 81: 5 connections, last 2026-01-02T00:00:00Z\n        \
+        "        # 81: 1 connection, last 2026-01-01T00:00:00Z\n        \
+         # 81 to world: 4 connections, last 2026-01-02T00:00:00Z\n        \
          - cidr: \"10.0.0.0/8\"\n          ports: [81]\n        \
-         # 80: 3 connections, last 2026-01-03T00:00:00Z\n        \
+         # 80: 2 connections, last 2026-01-03T00:00:00Z\n        \
+         # 80 to cidr:10.0.0.0/8: 1 connection, last 2026-01-01T00:00:00Z\n        \
          # 82: 1 connection, last 2026-01-01T00:00:00Z\n        \
          - cidr: \"10.1.0.0/16\"\n          ports: [80, 82]\n"
     );
@@ -272,6 +283,7 @@ fn what_another_target_of_the_rule_allows_is_told_of_there() {
 fn what_cannot_be_judged_keeps_its_target() {
     let counted = |destination, port| Counted {
         flow: flow(PARTIES[0], (destination, None), port, 6),
+        service: None,
         count: 1,
         last_seen: on_day(1),
     };
@@ -280,9 +292,9 @@ fn what_cannot_be_judged_keeps_its_target() {
         counted("world", 80),
         counted("world", 443),
     ];
-    let made = recommend(&seen, &wishes(&[]), &Settings::default()).expect("a policy");
+    let made = recommend(&seen, &[], &wishes(&[]), &Settings::default()).expect("a policy");
     // The network is in the world, and without it nothing is in doubt.
-    assert!(!made.text.contains("cidr"), "{}", made.text);
+    assert!(!made.text.contains("- cidr"), "{}", made.text);
     assert!(
         made.text
             .contains("- entity: world\n          ports: [80, 443]\n"),
@@ -292,7 +304,7 @@ fn what_cannot_be_judged_keeps_its_target() {
     assert!(made.unsaid.is_empty(), "{:?}", made.unsaid);
 
     let seen = [counted("cidr:10.0.0.0/8", 80), counted("world", 443)];
-    let made = recommend(&seen, &wishes(&[]), &Settings::default()).expect("a policy");
+    let made = recommend(&seen, &[], &wishes(&[]), &Settings::default()).expect("a policy");
     for target in [
         "- cidr: \"10.0.0.0/8\"\n          ports: [80]\n",
         "- entity: world\n          ports: [443]\n",
@@ -311,10 +323,11 @@ fn one_bad_record_spoils_nothing() {
     let other = ("spiffe://other.example/a", None);
     let seen = [flow(a, b, 0, 6), flow(other, b, 1, 6), flow(a, b, 443, 6)].map(|flow| Counted {
         flow,
+        service: None,
         count: 1,
         last_seen: on_day(1),
     });
-    let made = recommend(&seen, &wishes(&[]), &Settings::default()).expect("a policy");
+    let made = recommend(&seen, &[], &wishes(&[]), &Settings::default()).expect("a policy");
     assert_eq!(
         (made.rules, made.text.contains("ports: [443]")),
         (1, true),
@@ -334,21 +347,24 @@ fn the_world_is_written_by_its_addresses_where_they_are_few() {
     let seen = |addresses: usize| -> Vec<Counted> {
         let counted = |last| Counted {
             flow: to(&format!("192.0.2.{last}")),
+            service: None,
             count: 1,
             last_seen: on_day(1),
         };
         (0..addresses).map(counted).collect()
     };
-    let few = recommend(&seen(MAX_ADDRESSES), &wishes(&[]), &Settings::default()).expect("a policy");
+    let few = recommend(&seen(MAX_ADDRESSES), &[], &wishes(&[]), &Settings::default()).expect("a policy");
     let policy = set(&[document("made.yaml", &few.text)]);
     assert_eq!(denied(&policy, &seen(MAX_ADDRESSES)), []);
     let elsewhere = [Counted {
         flow: to("169.254.169.254"),
+        service: None,
         count: 1,
         last_seen: on_day(1),
     }];
     assert_eq!(denied(&policy, &elsewhere).len(), 1, "{}", few.text);
-    let many = recommend(&seen(MAX_ADDRESSES + 1), &wishes(&[]), &Settings::default()).expect("a policy");
+    let many =
+        recommend(&seen(MAX_ADDRESSES + 1), &[], &wishes(&[]), &Settings::default()).expect("a policy");
     assert!(
         many.text.contains(
             "        # Careful: every address outside the cluster, a cloud's metadata service too.\n"
@@ -369,7 +385,7 @@ fn rules_and_targets_that_nothing_used_are_named() {
     let flows = [flow(PARTIES[0], PARTIES[1], 443, 6)];
     let workloads = [id("k8s/x/a"), id("k8s/x/b")].into();
     let table = compile(&policy, &workloads, &Settings::default(), 1).expect("it fits");
-    let found: Vec<String> = unused(&policy, &table, &flows)
+    let found: Vec<String> = unused(&policy, &table, &flows, None)
         .iter()
         .map(|unused| format!("{} {}", unused.rule, unused.target.as_deref().unwrap_or("all")))
         .collect();

@@ -202,7 +202,7 @@ fn the_last_stage_that_is_reached_and_selects_decides() {
 }
 
 /// What stands in the place of what, and what is said of it.
-const MISTAKES: [(&str, &str, &str); 16] = [
+const MISTAKES: [(&str, &str, &str); 17] = [
     (
         "stage: few",
         "stage: fews",
@@ -232,6 +232,11 @@ const MISTAKES: [(&str, &str, &str); 16] = [
         "perMinute: 5",
         "perMinute: -1",
         "r.yaml:16:30: spec.stages[1].onDenials.perMinute: -1 is out of range",
+    ),
+    (
+        "perMinute: 5",
+        "perMinute: 1000001",
+        "r.yaml:16:30: spec.stages[1].onDenials.perMinute: 1000001 is out of range: different connections a minute are 0 to 1000000",
     ),
     (
         "action: rollback",

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is written, and that nothing is written twice.
 
+mod restarted;
+
 use serde_json::Map;
 
 use super::*;
 use crate::kubernetes::Said;
-use crate::policy::{DenialAction, Stop, StopCause};
-use crate::policy_cluster::stopped_nodes;
-use crate::state::StoppedNode;
+use crate::policy::{DenialAction, Stop};
+use crate::policy_cluster::told_by_engines;
+use crate::state::{MissedNode, SILENT_AFTER, StoppedNode};
 
 const HOUR: i64 = RENEW;
 const NOW: i64 = 1_790_000_000_000_000_000;
@@ -174,7 +176,7 @@ fn seen(all: usize, in_force: usize) -> Followers {
         all,
         in_sync: in_force,
         at_stage: in_force,
-        stopped: Vec::new(),
+        ..Followers::default()
     }
 }
 
@@ -182,7 +184,14 @@ fn seen(all: usize, in_force: usize) -> Followers {
 fn each_engine_counts_its_own_nodes_and_forgets_those_that_are_gone() {
     let mut policy = resource("p", &json!([]));
     let (three, two, none) = (seen(3, 3), seen(2, 1), seen(0, 0));
-    let nodes = |engine, seen| Some(Nodes { engine, seen });
+    let hears = |_: &str| -> Option<i64> { None };
+    let nodes = |engine, seen| {
+        Some(Nodes {
+            engine,
+            seen,
+            hears: &hears,
+        })
+    };
     assert!(write(
         &mut policy,
         &finding(true),
@@ -243,19 +252,7 @@ fn each_engine_counts_its_own_nodes_and_forgets_those_that_are_gone() {
 fn stopped_node(name: &str) -> StoppedNode {
     StoppedNode {
         node: name.to_owned(),
-        stop: Stop {
-            rollout: "r".to_owned(),
-            stage: "few".to_owned(),
-            definition: "d".repeat(64),
-            action: DenialAction::Hold,
-            denials: 5,
-            per_minute: 4,
-            attempts: 9,
-            attempts_per_minute: None,
-            at: 1_772_442_645_000,
-            edges: Vec::new(),
-            cause: StopCause::Denials,
-        },
+        stop: Stop::sample("few", "d".repeat(64), DenialAction::Hold),
     }
 }
 
@@ -271,9 +268,14 @@ fn a_rollout_is_told_which_nodes_stopped_and_every_engine_hears_it() {
         in_sync: 39,
         at_stage: 9,
         stopped: names.iter().map(|name| stopped_node(name)).collect(),
+        ..Followers::default()
     };
     let wrote = |policy: &mut ReadPolicy, seen: &Followers, now| {
-        let nodes = Nodes { engine: "one", seen };
+        let nodes = Nodes {
+            engine: "one",
+            seen,
+            hears: &|_| None,
+        };
         write(policy, &finding(true), Some(&nodes), now)
     };
     let now = clock::now();
@@ -281,7 +283,10 @@ fn a_rollout_is_told_which_nodes_stopped_and_every_engine_hears_it() {
     let said = policy.resource["status"]["engines"][0].clone();
     assert_eq!((&said["nodesInForce"], said.get("stopped")), (&json!(39), None));
     assert!(wrote(&mut rollout, &followers, now));
-    assert!(!wrote(&mut rollout, &followers, now + HOUR / 2), "it is the same");
+    assert!(
+        !wrote(&mut rollout, &followers, now + RENEW_ROLLOUT / 2),
+        "it is the same"
+    );
     let said = rollout.resource["status"]["engines"][0].clone();
     assert_eq!(
         (&said["nodesInForce"], &said["nodesStopped"]),
@@ -301,17 +306,82 @@ fn a_rollout_is_told_which_nodes_stopped_and_every_engine_hears_it() {
     let mut all = Known::default();
     all.take(2, Said::All(vec![rollout.clone()]));
     all.take(0, Said::All(vec![policy]));
-    let heard = stopped_nodes(&all, None);
-    assert_eq!(heard.len(), 19);
-    assert_eq!(heard[0], ("one".to_owned(), stopped_node("worker-10")));
-    assert_eq!(stopped_nodes(&all, Some("two")).len(), 19);
-    assert_eq!(stopped_nodes(&all, Some("one")), []);
-    rollout.resource["status"]["engines"][0]["reported"] = json!("2020-01-01T00:00:00Z");
+    let heard = |all: &Known, own| told_by_engines(all, own).stopped;
+    let of_all = heard(&all, None);
+    assert_eq!(of_all.len(), 19);
+    assert_eq!(of_all[0], ("one".to_owned(), stopped_node("worker-10")));
+    assert_eq!(heard(&all, Some("two")).len(), 19);
+    assert_eq!(heard(&all, Some("one")), []);
+    let long_ago = Timestamp(now - BELIEVED_ROLLOUT);
+    rollout.resource["status"]["engines"][0]["reported"] = json!(long_ago);
     all.take(2, Said::All(vec![rollout.clone()]));
-    assert_eq!(stopped_nodes(&all, None), [], "nobody has said so for long");
+    assert_eq!(heard(&all, None), [], "nobody has said so for long");
 
     // Once they go on, there is no word of it.
     followers.stopped.clear();
     assert!(wrote(&mut rollout, &followers, now));
     assert!(rollout.resource["status"]["engines"][0].get("stopped").is_none());
+}
+
+/// A node that is silent at one engine may tell another one by now: that one says so.
+#[test]
+fn who_is_not_heard_is_told_unless_another_engine_hears_him() {
+    let now = clock::now();
+    let long_ago = now - 2 * SILENT_AFTER.as_nanos() as i64;
+    let mut rollout = resource("r", &json!([]));
+    rollout.resource["kind"] = ROLLOUT_KIND.into();
+    let missed = |node: &str, heard| MissedNode {
+        node: node.to_owned(),
+        heard,
+    };
+    let seen_by_one = Followers {
+        all: 4,
+        in_sync: 2,
+        at_stage: 2,
+        silent: 2,
+        missed: vec![
+            missed("gone", long_ago),
+            missed("lately", now - 1),
+            missed("moved", long_ago),
+        ],
+        ..Followers::default()
+    };
+    let mut wrote = |engine, seen: &Followers, hears: &Hears| {
+        let nodes = Nodes { engine, seen, hears };
+        write(&mut rollout, &finding(true), Some(&nodes), now);
+        let mut all = Known::default();
+        all.take(2, Said::All(vec![rollout.clone()]));
+        (
+            told_by_engines(&all, None),
+            rollout.resource["status"]["engines"].clone(),
+        )
+    };
+    let (told, engines) = wrote("one", &seen_by_one, &|_| None);
+    let by_one = |node: &str| ("one".to_owned(), missed(node, long_ago));
+    assert_eq!(told.silent, [by_one("gone"), by_one("moved")]);
+    assert_eq!(engines[0]["nodesSilent"], 2);
+    assert_eq!(
+        engines[0]["silent"][0],
+        json!({"node": "gone", "heard": Timestamp(long_ago)})
+    );
+    // What it has heard itself is no news; who was not heard since then is not known to be anywhere else.
+    let heard = move |node: &str| match node {
+        "moved" => Some(now),
+        "gone" => Some(long_ago - 1),
+        _ => None,
+    };
+    let seen_by_two = seen(1, 1);
+    let (told, engines) = wrote("two", &seen_by_two, &heard);
+    assert_eq!(told.silent, [by_one("gone")]);
+    assert_eq!(told.heard, [missed("moved", long_ago)]);
+    assert_eq!(engines[1].get("silent"), None);
+    // The first one has forgotten it: then there is nothing to say of it.
+    let forgot = Followers {
+        missed: vec![missed("gone", long_ago)],
+        ..seen_by_one.clone()
+    };
+    wrote("one", &forgot, &|_| None);
+    let (told, engines) = wrote("two", &seen_by_two, &heard);
+    assert_eq!((told.silent, told.heard), (vec![by_one("gone")], Vec::new()));
+    assert_eq!(engines[1].get("heard"), None);
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::unix_now;
 use crate::identity::kept;
 use crate::policy::{Armed, Guard, Stop};
+use crate::state::NodeModes;
 
 /// The file in which it is kept where this node stopped.
 const FILE: &str = "rollout.json";
@@ -22,6 +23,8 @@ pub(in crate::app::node) struct Rollout {
     file: PathBuf,
     /// What the file says.
     kept: Kept,
+    /// The stage in force; before an agent has begun, what the one before it left. `None` where that is not known.
+    pub(super) in_force: Option<InForce>,
     /// Why it does not say what it should, as was told of last.
     not_kept: Option<String>,
     /// The stop that is on record.
@@ -38,6 +41,31 @@ struct Kept {
     stop: Option<Stop>,
     /// Since when the limit of the stage in force holds.
     armed: Option<Armed>,
+    /// The stage in force; an older agent does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    in_force: Option<InForce>,
+}
+
+/// A stage in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct InForce {
+    /// Of this rollout, if there is one.
+    pub(super) rollout: Option<String>,
+    /// Its name; none where the rollout has not begun.
+    pub(super) stage: Option<String>,
+}
+
+impl InForce {
+    /// The one that makes these modes.
+    pub(super) fn under(modes: &NodeModes) -> Self {
+        let Some((rollout, reached)) = modes.rollout() else {
+            return Self::default();
+        };
+        Self {
+            rollout: Some(rollout.head.name.clone()),
+            stage: rollout.stage_at(reached).map(|stage| stage.name.to_string()),
+        }
+    }
 }
 
 /// What the file may say.
@@ -59,7 +87,10 @@ impl Rollout {
                 let kept = match written {
                     None => Kept::default(),
                     Some(Written::Now(kept)) => kept,
-                    Some(Written::Before(stop)) => Kept { stop, armed: None },
+                    Some(Written::Before(stop)) => Kept {
+                        stop,
+                        ..Kept::default()
+                    },
                 };
                 (Guard::new(kept.stop.clone(), kept.armed.clone()), kept)
             }
@@ -76,6 +107,7 @@ impl Rollout {
             guard,
             file,
             recorded: kept.stop.clone(),
+            in_force: kept.in_force.clone(),
             kept,
             not_kept: None,
             resuming: false,
@@ -87,11 +119,14 @@ impl Rollout {
         self.guard.stop().cloned().map(Arc::new)
     }
 
-    /// Has the next agent know where this node stopped.
+    /// Has the next agent know where this node stopped, and at which stage it is.
     pub(super) fn keep(&mut self) {
+        // A node that never had a rollout needs no file that says so.
+        let in_force = self.in_force.clone();
         let now = Kept {
             stop: self.guard.stop().cloned(),
             armed: self.guard.armed().cloned(),
+            in_force: in_force.filter(|is| is.rollout.is_some() || self.kept.in_force.is_some()),
         };
         if self.kept == now || !self.guard.is_known() {
             return;
@@ -158,6 +193,25 @@ mod tests {
         rollout.keep();
         let guard = Rollout::open(directory.path()).guard;
         assert_eq!(guard.stop(), Some(&stop()), "as it is written now");
+        let mut rollout = Rollout::open(directory.path());
+        assert_eq!(rollout.in_force, None, "an older agent does not say");
+        let none = InForce::default();
+        rollout.in_force = Some(none.clone());
+        rollout.keep();
+        assert_eq!(
+            Rollout::open(directory.path()).in_force,
+            None,
+            "there never was one"
+        );
+        let first = InForce {
+            rollout: Some("r".to_owned()),
+            stage: Some("a".to_owned()),
+        };
+        for is in [first, none] {
+            rollout.in_force = Some(is.clone());
+            rollout.keep();
+            assert_eq!(Rollout::open(directory.path()).in_force, Some(is));
+        }
         for broken in ["", "{", r#"{"stop": 1}"#, &"x".repeat(MAX_BYTES as usize + 1)] {
             assert!(!open(Some(broken)).is_known(), "{broken:.20}");
         }

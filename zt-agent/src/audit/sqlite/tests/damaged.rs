@@ -46,6 +46,8 @@ impl World {
     async fn begun(&self, count: u64) -> Store {
         let store = self.open().await;
         store.note_policy("the policy").await.expect("notes");
+        let about_to = intents::intent("somebody", "the policy", "another");
+        store.note_intent(&about_to).await.expect("notes");
         append(&store, 0..count - 10, MARK).await.expect("stores");
         store.seal().await.expect("seals").expect("moved");
         let further = RingMark {
@@ -239,7 +241,23 @@ async fn what_can_be_read_of_a_damaged_file_goes_over() {
         store.policy_told().await.expect("reads").as_deref(),
         Some("the policy")
     );
+    let begun = store.intents().await.expect("reads");
+    assert_eq!(begun.len(), 1);
+    assert_eq!(begun[0].1, intents::intent("somebody", "the policy", "another"));
     assert_eq!(store.remembered(10).await.expect("reads"), names);
+}
+
+#[tokio::test]
+async fn a_change_is_noted_in_a_new_file_where_the_old_one_is_damaged() {
+    let world = World::new();
+    let store = world.begun(300).await;
+    world.write_back().await;
+    world.overwrite(1..world.pages());
+    let next = intents::intent("another", "another", "a third");
+    store.note_intent(&next).await.expect("noted, in a new file");
+    assert_eq!(world.aside().len(), 1);
+    let begun = store.intents().await.expect("reads");
+    assert!(begun.iter().any(|(_, intent)| *intent == next), "{begun:?}");
 }
 
 /// The first of the pages that records are on, counted from 0.

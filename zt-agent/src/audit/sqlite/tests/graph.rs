@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::audit::query::{GraphFilter, HOUR};
+use crate::audit::query::{Fold, GraphFilter, HOUR, MAX_SEEN, TooMuch};
 use crate::audit::record::Part;
 
 /// The graph, the long way.
@@ -124,4 +124,35 @@ proptest! {
             assert_same(&store, "restarted").await;
         });
     }
+}
+
+#[tokio::test]
+async fn shapes_that_do_not_fit_into_one_text_are_all_counted_and_no_more_are_kept_than_are_asked_for() {
+    let (_directory, store) = store().await;
+    let mut decision = decision();
+    decision.source = identity::WORLD;
+    let to_port = |port: u16| {
+        decision.target_port = port;
+        record_of(&decision, port.into())
+    };
+    let records: Vec<AuditRecord> = (1..=9000).map(to_port).collect();
+    keep(&store, &records).await;
+    let filter = GraphFilter::default();
+    let graph = store.graph(&filter).await.expect("graph");
+    assert_eq!(graph.edges, walked(&records, &filter));
+    let most = |addresses| Fold::nothing().at_most(MAX_SEEN, addresses);
+    let traffic = store.traffic(&filter, &most(9000)).await.expect("traffic");
+    assert_eq!(traffic.seen.len(), 9000);
+    let too_many = store.traffic(&filter, &most(8999)).await;
+    assert!(
+        matches!(too_many, Err(StoreError::TooMuch(TooMuch::Addresses(8999)))),
+        "{too_many:?}"
+    );
+    // Of a namespace that has none of them nothing is kept.
+    let none = GraphFilter {
+        namespace: Some("nobody".into()),
+        ..GraphFilter::default()
+    };
+    let nothing = store.traffic(&none, &most(1)).await.expect("traffic");
+    assert!(nothing.seen.is_empty());
 }

@@ -12,7 +12,9 @@ use zt_common::verdict::Reason;
 
 use super::{IDENTITIES, Reference, Who, documents, everyone, identities, settings};
 use crate::policy::tests::{document, id, policy, set};
-use crate::policy::{Action, Group, Groups, Member, Protocol, Settings, compile_with};
+use crate::policy::{
+    Action, Group, Groups, Member, Outcome, Protocol, SeenFlow, SeenParty, Settings, compile_with,
+};
 
 fn member(who: &Who) -> Member {
     match who {
@@ -73,6 +75,22 @@ proptest! {
                 let of_members: Vec<&String> = answers.iter().flat_map(|(_, _, rules)| rules).collect();
                 prop_assert!(of_members.iter().any(|name| name.as_str() == &*rule), "{} of {:?}", rule, of_members);
             }
+            // Who judges a recorded connection by its members says the same.
+            let seen: Vec<SeenFlow> = members
+                .iter()
+                .map(|(who, port)| SeenFlow {
+                    source: SeenParty::from(&member(source)),
+                    destination: SeenParty::from(&member(who)),
+                    port: *port,
+                    protocol: Protocol::Tcp,
+                })
+                .collect();
+            let together = SeenFlow::judge_together(&seen, &table).expect("all of them are known");
+            prop_assert_eq!(
+                (Outcome::from(&together), together.reason == Reason::DenyRule),
+                (Outcome::from(&found), denied),
+                "{:?} -> {:?}\n{}", source, &members, &table
+            );
             // Another port, another protocol: nobody said anything about those.
             for flow in [Flow { port: port + 1, ..flow }, Flow { protocol: 17, ..flow }] {
                 let found = table.decide(&flow);

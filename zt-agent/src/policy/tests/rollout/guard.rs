@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a node does by itself: it stops exactly where a minute had more denials than are borne, and knows when that is over.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
@@ -141,6 +141,30 @@ fn different_connections_count_and_not_attempts() {
         .map(|edge| (&*edge.source, edge.times))
         .collect();
     assert_eq!(times, [("1", 3 * WINDOW), ("2", 2 * WINDOW), ("3", 1)]);
+}
+
+/// Fails where fewer are told apart than a document may say are borne.
+#[test]
+fn the_highest_limit_is_as_high_as_it_says() {
+    let mut guard = Guard::default();
+    let b = at("b", 65_535, "rollback");
+    assert_eq!(after(&mut guard, &b, 0, 65_535), 2, "as many are borne");
+    assert_eq!(after(&mut guard, &b, 1, 1), 1);
+    assert_eq!(guard.stop().expect("it stopped").denials, 65_536);
+}
+
+#[test]
+fn a_limit_beyond_what_is_told_apart_is_the_highest() {
+    let mut guard = Guard::default();
+    let b = at("b", 1_000_000, "rollback");
+    assert_eq!(after(&mut guard, &b, 0, 65_535), 2, "as many are borne");
+    assert_eq!(after(&mut guard, &b, 1, 1), 1);
+    let stop = guard.stop().expect("it stopped");
+    assert_eq!((stop.denials, stop.per_minute), (65_536, 65_535));
+    let warnings = |set: &PolicySet| set.rollout().expect("a rollout").limits_beyond_reach();
+    let told = warnings(&b);
+    assert!(told.len() == 1 && told[0].contains("acts as 65535"), "{told:?}");
+    assert!(warnings(&at("b", 65_535, "rollback")).is_empty());
 }
 
 #[test]
@@ -315,7 +339,7 @@ fn how_often_one_connection_is_refused_counts_where_a_limit_says_so() {
     };
     assert_eq!((stop.denials, stop.attempts), (1, 601));
     assert_eq!((stop.per_minute, stop.attempts_per_minute), (20, Some(600)));
-    assert_eq!(stop.edges[0].times, 10 * 10 * WINDOW + 1);
+    assert_eq!(stop.edges[0].times, 601, "of the minute, not of the ten before");
 }
 
 proptest! {
@@ -342,12 +366,22 @@ proptest! {
             all.extend(edges.iter().map(|number| (now, *number)));
             let recent = all.iter().filter(|(second, _)| second + WINDOW > now);
             let attempts = recent.clone().count() as u64;
-            let in_minute = recent.map(|(_, number)| number).collect::<BTreeSet<_>>().len() as u64;
+            let mut times = BTreeMap::new();
+            for (_, number) in recent {
+                *times.entry(number.to_string()).or_insert(0_u64) += 1;
+            }
+            let in_minute = times.len() as u64;
             let too_many = in_minute > limit || most.is_some_and(|most| attempts > most);
             count(&mut guard, &set, now, edges);
             let reached = guard.reached(Some(super::rollout_of(&set)));
             prop_assert_eq!(reached == 1, too_many, "{} of {}, {} of {:?}", in_minute, limit, attempts, most);
             if reached == 1 {
+                // How often is of that minute, too.
+                let told = &guard.stop().expect("it stopped").edges;
+                prop_assert_eq!(told.len(), times.len().min(10));
+                for edge in told {
+                    prop_assert_eq!(times.get(&edge.source), Some(&edge.times));
+                }
                 break;
             }
         }

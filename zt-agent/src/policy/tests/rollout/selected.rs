@@ -2,7 +2,8 @@
 //! Whether a stage selects anybody, and whether a stop holds for who hears of it as it does for who stopped.
 
 use super::{id, policy, rollout, rollout_of, set};
-use crate::policy::{DenialAction, Stop, StopCause};
+use crate::policy::{DenialAction, Stop};
+use crate::spiffe_id::SpiffeId;
 
 /// What is told of a stage about `identities`, where `known` are known and a rule is about `party`.
 fn told(identities: &str, known: &[&str], party: &str) -> Option<bool> {
@@ -61,24 +62,40 @@ fn whom_a_stage_selects_is_known_by_workloads_and_policies() {
 }
 
 #[test]
+fn stages_without_anybody_are_told_with_whom_they_mean() {
+    let rule = "    - {from: {spiffe: 'spiffe://hanzo.ai/c/*'}, to: [{entity: world}]}";
+    let stages = "stages: [{name: may, identities: [spiffe://hanzo.ai/c/cath]}, {name: none, identities: [spiffe://hanzo.ai/d/web]}]";
+    let set = set(&[policy("p", rule), rollout(stages)]);
+    let told = |known: &[SpiffeId], known_are_all| {
+        let told = rollout_of(&set).selecting_nobody(known.iter(), &set, known_are_all);
+        let names = told.iter().filter_map(|text| text.split('`').nth(1));
+        names.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let [cath, web] = ["c/cath", "d/web"].map(id);
+    assert_eq!(told(&[], true), ["may", "none"]);
+    // Somebody else may be whom the policy means.
+    assert_eq!(told(&[], false), ["none"]);
+    assert_eq!(told(std::slice::from_ref(&web), true), ["may"]);
+    assert_eq!(told(std::slice::from_ref(&web), false), Vec::<String>::new());
+    assert_eq!(told(&[cath, web], true), Vec::<String>::new());
+    let all = rollout_of(&set).selecting_nobody([].iter(), &set, true);
+    assert!(
+        all[1].ends_with("none of the workloads and policies that are known is spiffe://hanzo.ai/d/web"),
+        "{all:?}"
+    );
+}
+
+#[test]
 fn a_stop_holds_for_others_as_long_as_for_the_node() {
     let at = |stage: &str, limit: u64| {
         set(&[rollout(&format!(
             "stage: {stage}, stages: [{{name: a, identities: ['spiffe://hanzo.ai/a']}}, {{name: b, identities: ['spiffe://hanzo.ai/b'], onDenials: {{perMinute: {limit}, action: hold}}}}, {{name: c, identities: ['spiffe://hanzo.ai/c']}}]"
         ))])
     };
+    let definition = rollout_of(&at("b", 4)).stages[1].digest();
     let stop = |action| Stop {
-        rollout: "r".to_owned(),
-        stage: "b".to_owned(),
-        definition: rollout_of(&at("b", 4)).stages[1].digest(),
-        action,
-        denials: 5,
-        per_minute: 4,
-        attempts: 9,
-        attempts_per_minute: None,
         at: 7,
-        edges: Vec::new(),
-        cause: StopCause::Denials,
+        ..Stop::sample("b", definition.clone(), action)
     };
     let (hold, rollback) = (stop(DenialAction::Hold), stop(DenialAction::Rollback));
     for (stage, limit, held, back) in [
