@@ -5,6 +5,8 @@
 mod engine;
 #[path = "chart/layout.rs"]
 mod layout;
+#[path = "chart/modes.rs"]
+mod modes;
 #[path = "chart/names.rs"]
 mod names;
 #[path = "chart/spire.rs"]
@@ -367,34 +369,5 @@ fn the_container_runtime_is_reached_where_that_is_asked_for() -> Result<()> {
         config.identity.nri_socket.as_deref(),
         Some(Path::new("/var/run/nri/nri.sock"))
     );
-    Ok(())
-}
-
-#[test]
-fn nobody_locks_himself_out() -> Result<()> {
-    let manifest = &rendered(&[
-        "agent.config.mode=enforce",
-        "modes[0].spiffe=spiffe://hanzo.ai/hanzo-k8s/kube-system/coredns",
-        "modes[0].mode=enforce",
-    ])?["agent.yaml"];
-    let config = load(&block(manifest, "agent.yaml")?)?;
-    let modes = config.modes();
-    let of = |path: &str| -> Result<&str> {
-        let id = zt_agent::spiffe_id::SpiffeId::parse(&format!("spiffe://hanzo.ai/{path}"))?;
-        Ok(modes.of(&id).name())
-    };
-    for path in [
-        "hanzo-k8s/kube-system/kube-proxy",
-        "ns/kube-system/sa/cilium",
-        "hanzo-k8s/zt-system/zt-agent",
-        "hanzo-k8s/spire/spire-agent",
-        "hanzo-k8s/calico-system/calico-node",
-        "hanzo-k8s/istio-system/ztunnel",
-        "ns/linkerd/sa/linkerd-destination",
-    ] {
-        assert_eq!(of(path)?, "observe", "{path}");
-    }
-    assert_eq!(of("hanzo-k8s/kube-system/coredns")?, "enforce");
-    assert_eq!(of("hanzo-k8s/hanzo/iam")?, "enforce");
     Ok(())
 }

@@ -2,6 +2,8 @@
 //! Identities from Kubernetes: a server that speaks the API's protocol and fails as it is told, cgroups as the kubelet makes
 //! them, real processes in them, and enforcement in the kernel by who the API says they are.
 
+#[path = "kubernetes/canary.rs"]
+mod canary;
 #[path = "kubernetes/host_network.rs"]
 mod host_network;
 #[path = "kubernetes/lies.rs"]

@@ -12,17 +12,18 @@ mod followers;
 mod keyboard;
 #[path = "page/node.rs"]
 mod node;
+#[path = "page/recommendation.rs"]
+mod recommendation;
 #[path = "page/trail.rs"]
 mod trail;
 
-use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use zt_tests::{Engine, Policy, Sandbox, TCP, eventually, http, ports, spiffe};
+use zt_tests::{Engine, Policy, Sandbox, TCP, eventually, ports, spiffe};
 
 use self::browser::{Browser, LATER};
 use self::node::text_has;
@@ -32,24 +33,13 @@ const SERVICES: u32 = 300;
 
 /// An engine with a policy, and a trail of what many services did.
 fn engine(sandbox: &Sandbox) -> Result<Engine> {
-    let policies = sandbox.directory().join("policies");
-    fs::create_dir_all(&policies)?;
     let policy = Policy::new("core")
         .allow("client", "server", TCP, "80")
         .allow("client", "nobody", TCP, "81");
-    fs::write(policies.join("core.yaml"), policy.text())?;
-    let mut engine = Engine::new(sandbox, "engine", &policies)?;
+    let mut engine = Engine::with_policy(sandbox, "engine", &policy)?;
     trail::fill(&sandbox.directory().join("engine/audit.db"), SERVICES)?;
     engine.start()?;
     Ok(engine)
-}
-
-fn evaluate(engine: &Engine, port: u16) -> Result<()> {
-    let question = json!({
-        "source": {"spiffe_id": spiffe("client")}, "destination": {"spiffe_id": spiffe("server"), "port": port},
-    });
-    http::post(engine.api(), "/v1/evaluate", &question)?.success()?;
-    Ok(())
 }
 
 /// All that is written on the page has enough contrast.
@@ -151,8 +141,8 @@ fn the_page_shows_what_the_agent_knows() -> Result<()> {
         "return document.querySelector('main').textContent.includes('connected')",
         |is| *is == true,
     )?;
-    evaluate(&engine, 80)?;
-    evaluate(&engine, 81)?;
+    engine.evaluate(80)?;
+    engine.evaluate(81)?;
     let rows = "return [...document.querySelectorAll('tbody tr')].map((row) => row.textContent).join('|')";
     browser.is("decisions", rows, |text| {
         text.as_str()

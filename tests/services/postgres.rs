@@ -37,6 +37,8 @@ mod migrations;
 mod nasty;
 #[path = "postgres/network.rs"]
 mod network;
+#[path = "postgres/ocsf.rs"]
+mod ocsf;
 #[path = "postgres/outage.rs"]
 mod outage;
 #[path = "postgres/paging.rs"]
@@ -67,9 +69,12 @@ mod verify;
 use uuid::Uuid;
 use zt_agent::audit::chain::Head;
 use zt_agent::audit::postgres::{Batch, Maintainer, Target, Writer};
-use zt_agent::audit::record::Kept;
+use zt_agent::audit::record::{Entry, Kept};
+use zt_agent::audit::sqlite::{Durability, Settings, Store};
+use zt_agent::audit::store::Sink as _;
 use zt_tests::entries::Maker;
 use zt_tests::postgres::Server;
+use zt_tests::{Policy, TCP};
 
 use self::cluster::until;
 
@@ -94,6 +99,11 @@ async fn with_tables_in(server: Server) -> Server {
         .expect("tables");
     maintainer.keep(None).await.expect("partitions");
     server
+}
+
+/// What is in force where an agent or an engine is asked.
+fn policy() -> Policy {
+    Policy::new("core").allow("client", "server", TCP, "5432")
 }
 
 /// The beginning of today, in Unix nanoseconds.
@@ -128,12 +138,35 @@ fn batches(writer: Uuid, records: &[Kept], size: usize) -> Vec<Batch> {
 async fn ship(server: &Server, maker: &Maker, number: u64) -> Vec<Kept> {
     let mut head = Head::new(Uuid::from_u128(7));
     let records = maker.kept(0..number, &mut head);
+    ship_kept(server, head.writer, &records).await;
+    records
+}
+
+/// Ships the first records of a writer.
+async fn ship_kept(server: &Server, of: Uuid, records: &[Kept]) {
     let mut writer = Writer::new(target(server, "node"));
-    for batch in batches(head.writer, &records, 1000) {
+    for batch in batches(of, records, 1000) {
         assert!(writer.ship(&batch).await.expect("shipped"));
     }
     writer.close().await;
-    records
+}
+
+/// A file with these entries, in which nothing is signed; its DSN.
+async fn file<'e>(entries: impl Iterator<Item = &'e Entry>) -> (tempfile::TempDir, String) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let dsn = format!("sqlite://{}", directory.path().join("audit.db").display());
+    let store = Store::open(Settings {
+        dsn: dsn.clone(),
+        max_disk_bytes: 1 << 30,
+        retention_days: None,
+        keys: None,
+        sync: Durability::default(),
+    });
+    let store = store.await.expect("opens");
+    let entries: Vec<Entry> = entries.cloned().collect();
+    store.append(&entries, None).await.expect("kept");
+    store.close().await.expect("closes");
+    (directory, dsn)
 }
 
 /// Blocks of the trail's tables and indexes that connections which have ended since have looked at.

@@ -10,6 +10,8 @@ use serde_json::json;
 use zt_agent::spiffe_id::number_of;
 use zt_common::abi::{Source, SourceKey, Workload};
 use zt_common::names;
+use zt_common::outcome::{Arrived, Named, Noted, Place, Shown, at_destination};
+use zt_common::verdict::{Reason, Verdict};
 
 use crate::agent::Agent;
 use crate::pair::any;
@@ -253,19 +255,39 @@ impl Stage {
     }
 }
 
+/// What the record at the destination's end says of a connection of which nothing is noted: of its source, of the reason, and of proof, by
+/// the model of what handshakes come to. `name` is who has the address, to whom policy allows nothing.
+fn taken_for(shown: Shown, from: Place, name: &str) -> (String, String, String) {
+    let outcome = at_destination(&Arrived {
+        shown,
+        noted: Noted::Nothing,
+        from,
+    });
+    let (source, reason) = match outcome.named {
+        Named::Nobody => ("unknown", Reason::UnknownSource),
+        _ => (name, Reason::NoRule),
+    };
+    let verdict = outcome.judged(Verdict::refusal(reason, 0));
+    (
+        source.into(),
+        verdict.reason.name().into(),
+        outcome.proof.name().into(),
+    )
+}
+
 /// Who is nobody because of a tag.
 pub fn nobody() -> (String, String, String) {
-    ("unknown".into(), "tag_invalid".into(), "none:tag_invalid".into())
+    taken_for(Shown::Unverified, Place::Prover, "")
 }
 
 /// Who is from elsewhere, and has a tag that says nothing else.
 pub fn outsider() -> (String, String, String) {
-    ("world".into(), "no_rule".into(), "none:tag_invalid".into())
+    taken_for(Shown::Unverified, Place::Elsewhere, "world")
 }
 
 /// Who has the address of a workload of this node, and no option.
 pub fn silent() -> (String, String, String) {
-    ("unknown".into(), "proof_missing".into(), "none:absent".into())
+    taken_for(Shown::Nothing, Place::Prover, "")
 }
 
 /// An option with this identity and a tag that was guessed.

@@ -16,8 +16,9 @@ use crate::agent::{Metrics, binary};
 use crate::cgroup::Cgroup;
 use crate::http::{self, Answer};
 use crate::ports;
+use crate::rules::{Policy, TCP, spiffe};
 use crate::sandbox::Sandbox;
-use crate::wait::wait_for;
+use crate::wait::{eventually, wait_for};
 
 /// How long an engine may take to be ready, and to end.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -63,6 +64,14 @@ impl Engine {
             health,
             child: None,
         })
+    }
+
+    /// The same on a directory of its own, in which there is this policy.
+    pub fn with_policy(sandbox: &Sandbox, name: &str, policy: &Policy) -> Result<Self> {
+        let policies = sandbox.directory().join("policies");
+        fs::create_dir_all(&policies)?;
+        fs::write(policies.join("core.yaml"), policy.text())?;
+        Self::new(sandbox, name, &policies)
     }
 
     /// Sets a key of the configuration file, replacing what was there.
@@ -198,6 +207,22 @@ impl Engine {
         let answer = self.get("/v1/policies")?;
         let digest = answer["digest"].as_str();
         Ok(digest.context("a digest")?.to_owned())
+    }
+
+    /// Asks whether `client` may reach `server` at a port, and returns what it answers.
+    pub fn evaluate(&self, port: u16) -> Result<Value> {
+        let question = json!({
+            "source": { "spiffe_id": spiffe("client") },
+            "destination": { "spiffe_id": spiffe("server"), "port": port, "protocol": TCP },
+        });
+        http::post(self.api, "/v1/evaluate", &question)?.success()?.json()
+    }
+
+    /// Waits until so many of its records are on the server.
+    pub fn wait_shipped(&self, count: u64) -> Result<()> {
+        eventually("records to be shipped", 2 * DEADLINE, || {
+            Ok(self.metrics()?.sum("zt_audit_shipped_total", &[]) >= count)
+        })
     }
 
     /// Everything `/metrics` says now.

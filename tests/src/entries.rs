@@ -196,12 +196,15 @@ impl Maker {
 
     /// Entries with their places in a chain that goes on from `head`.
     pub fn kept(&self, numbers: std::ops::Range<u64>, head: &mut Head) -> Vec<Kept> {
-        numbers
-            .map(|number| {
-                let entry = self.entry(number);
-                let link = Some(head.link(&entry));
-                Kept { entry, link }
-            })
-            .collect()
+        linked(numbers.map(|number| self.entry(number)), head)
     }
+}
+
+/// These, with their places in a chain that goes on from `head`.
+pub fn linked(entries: impl IntoIterator<Item = Entry>, head: &mut Head) -> Vec<Kept> {
+    let link = |entry: Entry| {
+        let link = Some(head.link(&entry));
+        Kept { entry, link }
+    };
+    entries.into_iter().map(link).collect()
 }

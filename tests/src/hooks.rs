@@ -5,9 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{ArrayOfMaps, HashMap, Map, MapData, PerCpuArray};
 use serde_json::Value;
-use zt_common::abi::{Connection, Listener, ListenerKey};
+use zt_common::abi::{Connection, Listener, ListenerKey, Peer};
+use zt_common::address::Address;
+use zt_common::counter::Counter;
+use zt_common::entry::{AllowEntry, AllowKey};
 
 use crate::cgroup::Cgroup;
 
@@ -80,6 +83,31 @@ pub fn pins(directory: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
+/// Takes the rules for some ports out of the table in force, by the maps pinned below `maps`, and gives it the next revision: a change of policy
+/// after which nobody sweeps, because there is no agent. How many rules that were.
+pub fn revoke(maps: &Path, ports: &[u16]) -> Result<usize> {
+    let map = MapData::from_pin(maps.join(zt_common::names::ALLOW)).context("no zt_allow")?;
+    let slots: ArrayOfMaps<_, HashMap<MapData, AllowKey, AllowEntry>> =
+        ArrayOfMaps::try_from(Map::ArrayOfMaps(map))?;
+    let mut table = slots.get(&0, 0)?;
+    let keys = table.keys().collect::<Result<Vec<_>, _>>()?;
+    let revoked: Vec<AllowKey> = keys.into_iter().filter(|key| ports.contains(&key.port)).collect();
+    for key in &revoked {
+        table.remove(key)?;
+    }
+    let mut header = table.get(&AllowKey::HEADER, 0)?;
+    header.number += 1;
+    table.insert(AllowKey::HEADER, header, 0)?;
+    Ok(revoked.len())
+}
+
+/// What a counter of the programs stands at, by the maps pinned below `maps`.
+pub fn counted(maps: &Path, counter: Counter) -> Result<u64> {
+    let map = MapData::from_pin(maps.join(zt_common::names::COUNTERS)).context("no zt_counters")?;
+    let counters: PerCpuArray<_, u64> = PerCpuArray::try_from(Map::PerCpuArray(map))?;
+    Ok(counters.get(&(counter as u32), 0)?.iter().sum())
+}
+
 /// Fills `zt_connections`, pinned below `maps`, with entries that no sweep looks at; how many it took.
 pub fn fill_connections(maps: &Path) -> Result<u64> {
     let map = MapData::from_pin(maps.join(zt_common::names::CONNECTIONS)).context("no zt_connections")?;
@@ -131,7 +159,7 @@ pub fn fill_listeners(maps: &Path) -> Result<()> {
     };
     let key = |netns: u64, port: u16| ListenerKey {
         netns,
-        address: zt_common::address::Address::UNSPECIFIED_V6,
+        address: Address::UNSPECIFIED_V6,
         port,
         protocol: 6,
         reserved: [0; 5],
@@ -141,6 +169,27 @@ pub fn fill_listeners(maps: &Path) -> Result<()> {
             break;
         }
     }
+    Ok(())
+}
+
+/// Fills `zt_peers`, pinned below `maps`, with addresses that nobody has.
+pub fn fill_peers(maps: &Path) -> Result<()> {
+    let map = MapData::from_pin(maps.join(zt_common::names::PEERS)).context("no zt_peers")?;
+    let mut map: HashMap<_, Address, Peer> = HashMap::try_from(Map::HashMap(map))?;
+    let nobody = Peer {
+        identity: zt_common::identity::UNKNOWN,
+        flags: 0,
+        node: 0,
+    };
+    // Of 240.0.0.0/4, which is nobody's.
+    let mut address = 0xf000_0000_u32;
+    while map
+        .insert(Address::from_v4(address.to_be_bytes()), nobody, 0)
+        .is_ok()
+    {
+        address += 1;
+    }
+    ensure!(address > 0xf000_0000, "zt_peers takes nothing");
     Ok(())
 }
 

@@ -7,6 +7,12 @@ use nix::sys::utsname::uname;
 /// Kernels before this one cannot ask a listener that is older than the agent for its answers.
 pub const ASKS_OLDER_LISTENERS: (u32, u32) = (6, 12);
 
+/// Whether the kernel is one that has BPF LSM, by who started the tests: `ZT_REQUIRE_LSM`, which guests get. What it is for is then
+/// not passed over as absent.
+pub fn has_lsm_for_certain() -> bool {
+    std::env::var_os("ZT_REQUIRE_LSM").is_some()
+}
+
 /// The first two numbers of the kernel's version.
 pub fn version() -> Result<(u32, u32)> {
     let name = uname()?;

@@ -7,13 +7,19 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 
 use crate::agent::{Agent, AgentBuilder};
-use crate::probe::{Flood, Operation};
+use crate::probe::{Flood, Handle, Operation};
 use crate::rules::{Policy, TCP, UDP};
 use crate::scene::{Party, Scene};
 
 /// A port at every address, of both families.
 pub fn any(port: u16) -> SocketAddr {
     SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)
+}
+
+/// Whether a connection to an echo server still carries a word there and back.
+pub fn lives(party: &mut Party, socket: Handle) -> Result<bool> {
+    party.send_text(socket, "word")?.ok()?;
+    Ok(party.receive(socket)?.data.as_deref() == Some("word"))
 }
 
 /// `client` may reach `server` at port 80.

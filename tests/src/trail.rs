@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::agent::Agent;
+use crate::linux;
 use crate::wait::{eventually, wait_for};
 
 /// How long a record may take from the decision to the trail.
@@ -81,6 +82,20 @@ impl Agent {
         let status = self.get("/v1/status")?;
         let counter = status["counters"][name].as_u64();
         counter.with_context(|| format!("no counter {name} in {status}"))
+    }
+
+    /// Whether packet sockets and the like are decided on, by the agent's status. On a kernel that can for certain they are to be.
+    pub fn decides_packet_sockets(&self) -> Result<bool> {
+        let status = self.get("/v1/status")?;
+        let said = &status["packet_sockets"];
+        let decided = said["decided"].as_bool();
+        let decided = decided.with_context(|| format!("no packet_sockets in {status}"))?;
+        ensure!(
+            decided || !linux::has_lsm_for_certain(),
+            "this kernel has BPF LSM, and packet sockets are not decided on: {said}"
+        );
+        ensure!(decided == said["reason"].is_null(), "{said}");
+        Ok(decided)
     }
 
     /// The decisions that the kernel programs have counted.

@@ -7,8 +7,8 @@ use std::mem::offset_of;
 use anyhow::{Result, ensure};
 use zt_common::ABI_VERSION;
 use zt_common::abi::{
-    Connection, FlowKey, FlowState, Homes, KeyId, Listener, ListenerKey, LocalKey, Node, NodeKey, Peer,
-    ResidentKey, Service, ServiceKey, Socket, Source, SourceKey, Unnoted, Workload,
+    Connection, FlowKey, FlowState, Guarded, Homes, KeyId, Listener, ListenerKey, LocalKey, Node, NodeKey,
+    Peer, ResidentKey, Service, ServiceKey, Socket, Source, SourceKey, Unnoted, Workload,
 };
 use zt_common::control::{Control, Root};
 use zt_common::counter::Counter;
@@ -164,6 +164,7 @@ fn of_this_build() -> Vec<Layout> {
             port_bits,
             reserved
         }),
+        layout!(Guarded { stamp, untold }),
         layout!(AllowEntry { number, bits }),
         layout!(EventHeader {
             version,

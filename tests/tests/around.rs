@@ -338,3 +338,41 @@ fn a_listener_that_chose_no_port_is_owned_too() -> Result<()> {
     }
     Ok(())
 }
+
+/// A known limit: a socket is whose it was when it was made. What somebody outside has made connects as the host, whoever has it by
+/// then; the destination's end decides about that.
+#[test]
+fn a_socket_that_was_made_outside_is_the_hosts() -> Result<()> {
+    for (allows, decision, reason) in [(true, "ALLOW", "rule"), (false, "DENY", "no_rule")] {
+        let mut scene = Scene::new("outside")?;
+        let mut server = scene.workload("server")?;
+        let mut other = scene.workload_in("other", &server.host)?;
+        let mut alien = scene.outsider_in("alien", &server.host)?;
+        let agent = scene
+            .agent(&Policy::new("outside"))?
+            .config("allowHost", json!(allows))
+            .start()?;
+        server.serve(any(80))?.local()?;
+        for to in [server.v4(80), server.v6(80)] {
+            assert_eq!(other.tcp(to)?, "EPERM", "{to}");
+            let made = stream(&mut alien, to)?;
+            let name = format!("outside-{}", to.is_ipv4());
+            let socket = pass(&scene, &mut alien, made, &mut other, &name)?;
+            let timeout = TIMEOUT;
+            let mut connected = other.call(Operation::Connect { socket, to, timeout })?;
+            if allows {
+                connected.ok()?;
+                other.send_text(socket, "word")?.ok()?;
+                assert_eq!(other.receive(socket)?.data.as_deref(), Some("word"), "{to}");
+            } else {
+                connected.socket = connected.errno.is_none().then_some(socket);
+                let sent = other.say(&connected, "secret")?;
+                other.was_reset(&connected, sent.as_ref())?;
+            }
+        }
+        agent.records("", 2, |record| {
+            record["observer"] == "destination" && says(record, "host", &server.id, decision, reason)
+        })?;
+    }
+    Ok(())
+}

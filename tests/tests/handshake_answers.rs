@@ -6,6 +6,8 @@ use std::net::{SocketAddr, SocketAddrV4};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
+use zt_common::outcome::{Answer, Called, Named, at_source};
+use zt_common::verdict::{Reason, Verdict};
 use zt_tests::attacker::{ANSWERED, Stage, forged, nobody, stage};
 use zt_tests::eventually;
 use zt_tests::probe::{ConnectOptions, Operation};
@@ -74,9 +76,15 @@ fn said_nothing(watch: &Wire) -> Result<()> {
 /// The client's records of connections: so many went to nobody because of a tag, and all others to the server itself.
 fn are_nobody(stage: &Stage, count: u64) -> Result<()> {
     let [client, server] = [stage.client.id.clone(), stage.server.id.clone()];
-    let (destination, reason, proof) = nobody();
-    let is_refused =
-        |record: &Value| says(record, &client, &destination, "DENY", &reason) && record["proof"] == *proof;
+    let outcome = at_source(Called::Workload, Answer::Unverified);
+    assert_eq!(outcome.named, Named::Nobody);
+    let reason = outcome
+        .judged(Verdict::refusal(Reason::UnknownDestination, 0))
+        .reason
+        .name();
+    let is_refused = |record: &Value| {
+        says(record, &client, "unknown", "DENY", reason) && record["proof"] == outcome.proof.name()
+    };
     // Equal ones may be joined.
     let number = |record: &Value| record["count"].as_u64().unwrap_or(1);
     let mut records = Vec::new();
@@ -171,6 +179,27 @@ fn a_bit_that_is_turned_over_in_an_answer_names_nobody() -> Result<()> {
         answers(&mut stage, &turned(&answer, bit)?)?;
     }
     are_nobody(&stage, bits.len() as u64)?;
+    said_nothing(&watch)?;
+    stage.gives_back()?;
+    steps_aside(&stage)?;
+    stage.ends_well(0)
+}
+
+/// One that is made up is not made good by what the server itself says to this very SYN, where that comes behind it.
+#[test]
+fn of_two_options_in_an_answer_the_first_counts_alone() -> Result<()> {
+    let mut stage = stage("answer-two")?;
+    let to = stands_in(&stage, false)?;
+    let watch = Wire::open(&stage.client.host, "eth0")?;
+    stage.takes_over()?;
+    for name in [stage.other.id.clone(), stage.server.id.clone()] {
+        let syn = calls(&mut stage, to)?;
+        let answer = passed_on(&stage, &syn)?;
+        let good = answer.option(253).context("the answer bears one")?;
+        let both = [&forged(&name)[..], good].concat();
+        answers(&mut stage, &answer_to(&syn, answer.sequence, &both))?;
+    }
+    are_nobody(&stage, 2)?;
     said_nothing(&watch)?;
     stage.gives_back()?;
     steps_aside(&stage)?;

@@ -10,7 +10,7 @@ use zt_agent::spiffe_id::number_of;
 use zt_common::handshake::IdentityOption;
 use zt_tests::attacker::{ANSWERED, ATTACKER, forged, nobody, outsider, silent, stage};
 use zt_tests::eventually;
-use zt_tests::trail::RECORDED;
+use zt_tests::trail::{RECORDED, party};
 use zt_tests::wire::Segment;
 
 #[test]
@@ -119,6 +119,35 @@ fn a_bit_that_is_turned_over_names_nobody() -> Result<()> {
     eventually("the whole option to be believed", RECORDED, || {
         Ok(stage.agent.counter("agreed")? == 2)
     })
+}
+
+/// Of two options it is the first that counts, whatever the other one says: one that is made up is not made good by a good one behind
+/// it, nor does a good one give its name to the next.
+#[test]
+fn of_two_options_the_first_counts_alone() -> Result<()> {
+    let mut stage = stage("attack-two")?;
+    let [syn, _] = stage.overheard()?;
+    let good = syn.option(253).context("the SYN bears one")?.to_vec();
+    let made_up = forged(&stage.other.id);
+    let to = stage.server.socket_v4(80);
+    stage.takes_over()?;
+    stage.forget_sources()?;
+    let options = [&made_up[..], &good].concat();
+    let (sent, answer) = stage.shake(syn.from, to, syn.sequence, &options)?;
+    assert_eq!(answer.option(253), None, "who proves nothing gets no proof");
+    stage.refused(&sent, &answer)?;
+    assert_eq!(stage.named(syn.from)?, nobody());
+    assert_eq!(stage.agent.counter("agreed")?, 1, "the client itself");
+    // At the very place that it was made for, so that it verifies.
+    stage.shake(syn.from, to, syn.sequence, &[&good[..], &made_up].concat())?;
+    eventually("the first of them to be believed", RECORDED, || {
+        Ok(stage.agent.counter("agreed")? == 2)
+    })?;
+    let id = stage.other.id.clone();
+    let records = stage.agent.all_records("")?;
+    let wrong = records.iter().find(|record| party(&record["source"]) == id);
+    ensure!(wrong.is_none(), "{wrong:?}");
+    Ok(())
 }
 
 /// Behind the handshake nobody looks for options any more.

@@ -13,7 +13,7 @@ use zt_tests::pair::{any, pair_after_agent, policy};
 use zt_tests::probe::{ConnectOptions, Operation};
 use zt_tests::trail::{party, says};
 use zt_tests::wire::{ACK, SYN, Segment, Wire};
-use zt_tests::{Agent, Party, Scene, TCP, eventually};
+use zt_tests::{Agent, Party, Policy, Scene, TCP, crossing, eventually};
 
 const ANSWERED: Duration = Duration::from_secs(30);
 
@@ -146,6 +146,32 @@ fn a_socket_that_calls_itself_is_nobody_else() -> Result<()> {
         assert_eq!(party(&record["destination"]), "host", "{record}");
         assert_eq!(record["decision"], decision, "{record}");
         assert_eq!(record["proof"], proof, "{record}");
+    }
+    Ok(())
+}
+
+/// Two workloads that open toward each other: neither answers the other's SYN with an option, and each is named as without.
+#[test]
+fn who_opens_toward_each_other_is_named_without_a_proof() -> Result<()> {
+    let mut scene = Scene::new("proof-crossing")?;
+    let (mut one, mut other) = (scene.workload("one")?, scene.workload("other")?);
+    let policy = Policy::new("crossing")
+        .allow("one", "other", TCP, "7001")
+        .allow("other", "one", TCP, "7002");
+    let agent = scene.agent(&policy)?.config("handshake", json!("auto")).start()?;
+    let (here, there) = (one.v4(7002), other.v4(7001));
+    // Addresses are resolved first; nobody listens there.
+    assert_eq!(one.tcp(there)?, "ECONNREFUSED");
+    assert_eq!(other.tcp(here)?, "ECONNREFUSED");
+    crossing::begin(&mut one, here, &mut other, there)?;
+    let [ours, theirs] = crossing::meet(&mut one, &mut other)?;
+    one.send_text(ours, "over")?.ok()?;
+    assert_eq!(other.receive(theirs)?.data.as_deref(), Some("over"));
+    for (source, destination) in [(&one, &other), (&other, &one)] {
+        allowed(&agent, 1, "none:absent", source, destination)?;
+    }
+    for counter in ["identity_mismatches", "tags_invalid"] {
+        assert_eq!(agent.counter(counter)?, 0, "{counter}");
     }
     Ok(())
 }

@@ -85,7 +85,7 @@ impl Nodes {
     fn is_a_node(&self, address: Ipv4Addr) -> Result<()> {
         let peer = Peer {
             identity: REMOTE_NODE,
-            flags: PEER_PROVES,
+            flags: 0,
             node: OTHER,
         };
         let mut peers = self.map::<Address, Peer>(names::PEERS)?;

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use zt_tests::probe::{ConnectOptions, Flood, Handle, ListenOptions, Operation, TIMEOUT};
 use zt_tests::trail::{RECORDED, says};
-use zt_tests::{Agent, Party, Policy, Scene, TCP, eventually};
+use zt_tests::{Agent, Party, Policy, Scene, TCP, crossing, eventually};
 
 /// Long enough for whatever was going to arrive.
 const SOON: Duration = Duration::from_millis(300);
@@ -298,21 +298,8 @@ fn a_simultaneous_open_is_the_sources_decision() -> Result<()> {
     for port in [7001_u16, 7002] {
         // Addresses are resolved first; nobody listens there.
         client.tcp(stranger.v4(7001))?;
-        client.host.cut()?;
-        let options = |bind| ConnectOptions {
-            bind: Some(bind),
-            timeout: Duration::from_secs(10),
-            ..ConnectOptions::default()
-        };
         let (here, there) = (client.v4(7000 + port), stranger.v4(port));
-        client.send(Operation::TcpConnect {
-            to: there,
-            options: options(here),
-        })?;
-        stranger.send(Operation::TcpConnect {
-            to: here,
-            options: options(there),
-        })?;
+        crossing::begin(&mut client, here, &mut stranger, there)?;
         if port == 7002 {
             // The client was refused at once: what the stranger's SYN meets is no listener and no open socket.
             client.host.mend()?;
@@ -320,20 +307,7 @@ fn a_simultaneous_open_is_the_sources_decision() -> Result<()> {
             assert_eq!(stranger.wait()?.outcome(), "ECONNREFUSED");
             continue;
         }
-        // Both SYNs are lost by now or cross now; either way they are repeated.
-        eventually("both SYNs to be sent", TIMEOUT, || {
-            let waits = |party: &Party| -> Result<bool> {
-                let output = party
-                    .host
-                    .command("ss")
-                    .args(["-tanH", "state", "syn-sent"])
-                    .output()?;
-                Ok(!output.stdout.is_empty())
-            };
-            Ok(waits(&client)? && waits(&stranger)?)
-        })?;
-        client.host.mend()?;
-        let (ours, theirs) = (client.wait()?.handle()?, stranger.wait()?.handle()?);
+        let [ours, theirs] = crossing::meet(&mut client, &mut stranger)?;
         client.send_text(ours, "over")?.ok()?;
         assert_eq!(stranger.receive(theirs)?.data.as_deref(), Some("over"));
         stranger.send_text(theirs, "back")?.ok()?;

@@ -7,10 +7,10 @@ use std::io::Write as _;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::programs::{
-    CgroupSkb, CgroupSock, CgroupSockAddr, CgroupSockopt, CgroupSysctl, Program, ProgramError, SkMsg, SkSkb,
-    SockOps,
+    CgroupSkb, CgroupSock, CgroupSockAddr, CgroupSockopt, CgroupSysctl, LsmCgroup, Program, ProgramError,
+    SkMsg, SkSkb, SockOps,
 };
-use aya::{EbpfLoader, VerifierLogLevel};
+use aya::{Btf, EbpfLoader, VerifierLogLevel};
 use serde::Deserialize;
 use serde_json::json;
 use zt_common::names;
@@ -124,20 +124,38 @@ fn walk(handshakes: bool) -> Result<BTreeMap<String, u32>> {
     loader.override_global(names::HANDSHAKES, &handshakes, true);
     let mut object = loader.load(zt_agent::kernel::object())?;
     let mut walked = BTreeMap::new();
-    let mut refused = Vec::new();
+    let (mut refused, mut absent) = (Vec::new(), Vec::new());
     for (name, program) in object.programs_mut() {
+        let is_optional = matches!(program, Program::LsmCgroup(_)) && !linux::has_lsm_for_certain();
         match load(program).and_then(|()| program.info()) {
             Ok(info) => {
                 let instructions = info.verified_instruction_count();
                 walked.insert(name.to_owned(), instructions.context("the kernel does not say")?);
             }
+            Err(error) if is_optional && is_of_a_type_that_is_absent(&error) => absent.push(name),
             Err(error) => refused.push(format!("{name}: {:#}", anyhow::Error::new(error))),
         }
     }
     if !refused.is_empty() {
         bail!("the kernel refuses {}", refused.join("\n"));
     }
+    if !absent.is_empty() {
+        writeln!(
+            std::io::stdout(),
+            "not on this kernel: programs that were not verified: {}",
+            absent.join(", ")
+        )?;
+    }
     Ok(walked)
+}
+
+/// Whether the verifier has not even looked at the program.
+fn is_of_a_type_that_is_absent(error: &ProgramError) -> bool {
+    match error {
+        ProgramError::LoadError { verifier_log, .. } => verifier_log.to_string().is_empty(),
+        ProgramError::Btf(_) => true,
+        _ => false,
+    }
 }
 
 fn load(program: &mut Program) -> Result<(), ProgramError> {
@@ -150,6 +168,7 @@ fn load(program: &mut Program) -> Result<(), ProgramError> {
         Program::CgroupSysctl(program) => CgroupSysctl::load(program),
         Program::SkMsg(program) => SkMsg::load(program),
         Program::SkSkb(program) => SkSkb::load(program),
+        Program::LsmCgroup(program) => LsmCgroup::load(program, "socket_create", &Btf::from_sys_fs()?),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }

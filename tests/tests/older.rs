@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::json;
+use zt_common::outcome::{Arrived, Named, Noted, Place, Shown, at_destination};
 use zt_tests::hooks::listeners;
 use zt_tests::pair::{any, pair, policy};
 use zt_tests::probe::{ConnectOptions, ListenOptions, Operation, TIMEOUT};
@@ -238,5 +239,58 @@ fn an_older_socket_that_answers_one_client_is_the_destinations_end() -> Result<(
     eventually("the server's own socket to be cut off", TIMEOUT, || {
         Ok(server.send_text(own, "answer")?.errno.is_some())
     })?;
+    Ok(())
+}
+
+/// A listener that no process has while the agent starts, as it is on its way from one to another, is asked for nothing: it keeps no SYN and
+/// proves nothing. Who calls it is known by his socket, or by his address; what it accepts is nobody's.
+#[test]
+fn a_listener_that_could_be_asked_for_nothing_says_so() -> Result<()> {
+    let (scene, mut server, mut client) = pair("unsaved")?;
+    let mut neighbour = scene.outsider_in("neighbour", &client.host)?;
+    let listen = Operation::TcpListen {
+        at: any(82),
+        options: ListenOptions::default(),
+    };
+    let socket = server.call(listen)?.handle()?;
+    let path = scene.sandbox().directory().join("mailbox");
+    neighbour
+        .call(Operation::FdMailbox { path: path.clone() })?
+        .handle()?;
+    server.call(Operation::SendFd { path, socket })?.ok()?;
+    server.close(socket)?;
+    let policy = Policy::new("policy").allow("client", "server", TCP, "82");
+    let agent = scene.agent(&policy)?.config("handshake", json!("auto")).start()?;
+    let status = agent.get("/v1/status")?["handshake"].clone();
+    assert_eq!(status["older_failed"], 1, "{status}");
+    let client_id = client.id.clone();
+    // The very socket that has called is one of this node; whoever shares its address and is managed by nobody has that alone.
+    for (port, caller, noted, by) in [
+        (4001, &mut client, Noted::Answered, Named::BySocket),
+        (4002, &mut neighbour, Noted::Nothing, Named::ByDirectory),
+    ] {
+        let outcome = at_destination(&Arrived {
+            shown: Shown::Unsaved,
+            noted,
+            from: Place::Prover,
+        });
+        assert_eq!(outcome.named, by);
+        let options = ConnectOptions {
+            bind: Some(caller.v4(port)),
+            ..ConnectOptions::default()
+        };
+        let connected = caller.connect_with(server.v4(82), options)?;
+        let sent = caller.say(&connected, "word")?;
+        caller.was_reset(&connected, sent.as_ref())?;
+        let records = agent.records("decision=DENY", 1, |record| {
+            record["observer"] == "destination" && record["source"]["port"] == port
+        })?;
+        let record = &records[0];
+        assert!(
+            says(record, &client_id, "unknown", "DENY", "unknown_destination"),
+            "{record}"
+        );
+        assert_eq!(record["proof"], outcome.proof.name(), "{record}");
+    }
     Ok(())
 }

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a release is made of, as it was made: the Debian package, with what its scripts do on a host, and the lists of what is in
-//! the program.
+//! What a release is made of, as it was made: the Debian package, with what its scripts do on a host, the lists of what is in
+//! the program, and the container image.
+
+#[path = "package/image.rs"]
+mod image;
 
 use std::collections::BTreeSet;
 use std::fs;

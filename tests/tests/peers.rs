@@ -1,14 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Two agents as two nodes: each has a tree of its own, workloads in namespaces on one network, and the certificate of its node.
 
+use std::fs;
+use std::net::SocketAddr;
 use std::process::{Command, Output};
 
 use anyhow::{Context as _, Result};
+use aya::maps::{HashMap, Map, MapData};
 use serde_json::{Value, json};
+use zt_common::abi::ResidentKey;
+use zt_common::{ABI_VERSION, names};
 use zt_tests::agent::{DEADLINE, binary};
 use zt_tests::agent_files::Workload;
 use zt_tests::nodes::{NODES, Nodes};
-use zt_tests::{Agent, KubeApi, Party, Policy, Scene, TCP, wait_for};
+use zt_tests::{Agent, Cgroup, Host, KubeApi, Party, Policy, Scene, TCP, spiffe, wait_for};
 
 struct World {
     scene: Scene,
@@ -130,6 +135,90 @@ fn a_workload_of_another_node_is_known_as_its_agent_says() -> Result<()> {
     two.restart()?;
     until(&one, "two is known again", is_known)?;
     assert_eq!(chat.talk(to)?, "ok");
+    Ok(())
+}
+
+/// A workload whose name nobody had before comes up on the other node: it is known by that name, with the rules that patterns come to.
+#[test]
+fn a_name_that_is_new_on_another_node_has_its_rules() -> Result<()> {
+    let scene = Scene::new("peers-new")?;
+    let sandbox = scene.sandbox();
+    let tree = sandbox.cgroup("two")?;
+    let mut chat = scene.start("chat", &sandbox.cgroup("one/chat")?, &scene.host("chat")?)?;
+    let host = scene.host("late")?;
+    let of = |host: &Host| host.addresses().map(|address| address.to_string()).into();
+    let nodes = Nodes::new(sandbox, [of(&chat.host), of(&host)])?;
+    let policy = Policy::new("peers").allow("chat", &spiffe("*"), TCP, "8080");
+    let agent = |index: usize, workload: Workload| -> Result<Agent> {
+        let agent = nodes.agent(sandbox, index, "*", &[])?;
+        agent
+            .workload(workload)
+            .policy("policy.yaml", &policy.text())?
+            .start()
+    };
+    let one = agent(0, Workload::new(&chat.id, &chat.cgroup).at(chat.host.addresses()))?;
+    let absent = Cgroup::absent(&tree, "late");
+    let _two = agent(1, Workload::new(&spiffe("late"), &absent).at(host.addresses()))?;
+    until(&one, "two has said all", |peer| peer["state"] == "connected")?;
+    let [to, shut] = [8080, 8081].map(|port| SocketAddr::from((host.ipv4, port)));
+    assert_eq!(chat.talk(to)?, "EPERM", "nobody has that name yet");
+
+    let mut late = scene.start("late", &sandbox.cgroup("two/late")?, &host)?;
+    for at in [to, shut] {
+        late.serve(at)?.local()?;
+    }
+    wait_for("what has just come up to be reached", DEADLINE, || {
+        Ok((chat.talk(to)? == "ok").then_some(()))
+    })?;
+    assert_eq!(chat.talk(shut)?, "EPERM", "of another port no rule speaks");
+    Ok(())
+}
+
+/// How many are known to live on other nodes, by the kernel's map of the first one.
+fn residents(scene: &Scene) -> Result<usize> {
+    let maps = scene
+        .sandbox()
+        .pins()?
+        .join(NODES[0])
+        .join(format!("v{ABI_VERSION}/maps"));
+    let map = MapData::from_pin(maps.join(names::RESIDENTS)).context("no zt_residents")?;
+    let map: HashMap<_, ResidentKey, u64> = HashMap::try_from(Map::HashMap(map))?;
+    Ok(map.keys().count())
+}
+
+/// Starts an agent again with something else about its `identity.peers`.
+fn restart_with(agent: &mut Agent, change: impl FnOnce(&mut Value)) -> Result<()> {
+    let config = fs::read_to_string(agent.files.config())?;
+    let mut config: Value = serde_json::from_str(&config)?;
+    change(&mut config["identity"]["peers"]);
+    agent.restart_with("identity", config["identity"].take())
+}
+
+/// Whom a node may not name any more proves nothing from there as soon as the next agent has begun, although the node cannot be heard
+/// and is believed about all else.
+#[test]
+fn who_may_not_be_named_any_more_is_nobody_from_the_start() -> Result<()> {
+    let world = World::new("peers-right")?;
+    let policy = Policy::new("peers").allow("chat", "iam", TCP, "8080");
+    let (mut one, mut two) = (world.agent(0, &policy, "*")?, world.agent(1, &policy, "*")?);
+    restart_with(&mut one, |peers| peers["hold"] = json!("60m"))?;
+    until(&one, "two is known", is_known)?;
+    wait_for("who lives there to be in the map", DEADLINE, || {
+        Ok((residents(&world.scene)? > 0).then_some(()))
+    })?;
+    let kept = one.files.config().with_file_name("peers.json");
+    wait_for("it to be kept for the next agent", DEADLINE, || {
+        let text = fs::read_to_string(&kept).unwrap_or_default();
+        Ok(text.contains("/test/iam").then_some(()))
+    })?;
+    two.kill()?;
+    restart_with(&mut one, |peers| {
+        for node in peers["nodes"].as_array_mut().into_iter().flatten() {
+            node["identities"] = json!("spiffe://hanzo.ai/hanzo-k8s/test/nobody");
+        }
+    })?;
+    until(&one, "two is held", |peer| peer["state"] == "stale")?;
+    assert_eq!(residents(&world.scene)?, 0);
     Ok(())
 }
 

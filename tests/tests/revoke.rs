@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use serde_json::json;
 use zt_tests::agent::binary;
+use zt_tests::pair::lives;
 use zt_tests::probe::{ConnectOptions, Handle, Operation, TIMEOUT};
 use zt_tests::{Agent, Party, Policy, Scene, TCP, UDP, eventually};
 
@@ -16,12 +17,6 @@ const GENEROUS: Duration = Duration::from_secs(20);
 
 fn any(port: u16) -> SocketAddr {
     SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)
-}
-
-/// Still carries a word there and back.
-fn lives(party: &mut Party, socket: Handle) -> Result<bool> {
-    party.send_text(socket, "word")?.ok()?;
-    Ok(party.receive(socket)?.data.as_deref() == Some("word"))
 }
 
 fn open(party: &mut Party, to: SocketAddr, count: u32) -> Result<Handle> {

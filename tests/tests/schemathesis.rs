@@ -84,11 +84,9 @@ fn no_request_breaks_an_engine_on_postgresql() -> Result<()> {
     // The engine makes its own tables.
     server.sql("GRANT zt_audit_maintainer TO engine")?;
     let sandbox = Sandbox::new("schemathesis-engine")?;
-    let policies = sandbox.directory().join("policies");
-    fs::create_dir_all(&policies)?;
     let policy = Policy::new("core").allow("client", "server", TCP, "80");
-    fs::write(policies.join("core.yaml"), policy.text())?;
-    let mut engine = Engine::new(&sandbox, "engine", &policies)?.on_server(&server.dsn("engine"), 365);
+    let engine = Engine::with_policy(&sandbox, "engine", &policy)?;
+    let mut engine = engine.on_server(&server.dsn("engine"), 365);
     engine.start()?;
     eventually("tables", Duration::from_secs(60), || {
         Ok(http::get(engine.api(), "/v1/graph")?.status == 200)
@@ -100,11 +98,7 @@ fn no_request_breaks_an_engine_on_postgresql() -> Result<()> {
         Some(0)
     );
     // What was asked was recorded, and has arrived; of what it makes up nothing may be a question that makes sense.
-    let question = json!({
-        "source": {"spiffe_id": "spiffe://hanzo.ai/hanzo-k8s/test/client"},
-        "destination": {"spiffe_id": "spiffe://hanzo.ai/hanzo-k8s/test/server", "port": 80},
-    });
-    http::post(engine.api(), "/v1/evaluate", &question)?.success()?;
+    engine.evaluate(80)?;
     eventually("records to be shipped", Duration::from_secs(60), || {
         Ok(engine.metrics()?.sum("zt_audit_spool_records", &[]) == 0)
     })?;
@@ -163,10 +157,7 @@ fn who_may_not_change_anything_changes_nothing_over_tls() -> Result<()> {
     const ROLES: [&str; 3] = ["evaluate", "read", "follow"];
     let sandbox = Sandbox::new("schemathesis-roles")?;
     let directory = sandbox.directory();
-    let policies = directory.join("policies");
-    fs::create_dir_all(&policies)?;
     let policy = Policy::new("core").allow("client", "server", TCP, "80");
-    fs::write(policies.join("core.yaml"), policy.text())?;
     let authority = Authority::new(directory)?;
     let [cert, key] = authority.issue("engine", "spiffe://hanzo.ai/zt/engine")?;
     let (api, health) = zt_tests::ports::two()?;
@@ -175,7 +166,7 @@ fn who_may_not_change_anything_changes_nothing_over_tls() -> Result<()> {
     let callers: Vec<Value> = ROLES
         .map(|role| json!({ "spiffe": id(role), "role": role }))
         .into();
-    let mut engine = Engine::new(&sandbox, "engine", &policies)?.config(
+    let mut engine = Engine::with_policy(&sandbox, "engine", &policy)?.config(
         "api",
         json!({
             "listen": api, "health": health, "socket": socket, "drain": "0s",

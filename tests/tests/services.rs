@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Kubernetes Services: a virtual address is decided by who stands behind it, as the API says at that moment.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
-use zt_tests::services::{SERVICES, SLICES, service, slice};
+use zt_tests::services::{SERVICES, SLICES, Served, service, slice};
 use zt_tests::trail::party;
-use zt_tests::{Agent, KubeApi, Party, Policy, Scene, TCP, eventually};
+use zt_tests::{Policy, TCP, eventually};
 
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Addresses that `a` has besides its own, so that a connection to them really comes about. Nobody translates here.
+/// What `a` has besides its own addresses.
 const WEB: Ipv4Addr = Ipv4Addr::new(10, 96, 7, 1);
 /// One that nobody has.
 const OTHER: Ipv4Addr = Ipv4Addr::new(10, 96, 7, 2);
@@ -20,67 +20,33 @@ fn at(address: Ipv4Addr, port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(address), port)
 }
 
-struct World {
-    _scene: Scene,
-    api: KubeApi,
-    agent: Agent,
-    client: Party,
-    a: Party,
-    b: Party,
-}
-
-/// A client that may reach `a` at port 80, and an agent that hears of Services.
-fn world(label: &str, policy: &Policy) -> Result<World> {
-    let mut scene = Scene::new(label)?;
-    let (mut a, b, client) = (
-        scene.workload("a")?,
-        scene.workload("b")?,
-        scene.workload("client")?,
-    );
-    a.serve(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 80))?
-        .local()?;
-    a.host.add_address(&format!("{WEB}/32"))?;
-    client.host.add_route("10.96.0.0/16")?;
-    let api = KubeApi::start()?;
-    let kubeconfig = api.kubeconfig(scene.sandbox().directory())?;
-    let agent = scene
-        .agent(policy)?
-        .env("ZT_IDENTITY_SOURCE", "file,kubernetes")
-        .env("ZT_KUBECONFIG", &kubeconfig.display().to_string())
-        .start()?;
-    Ok(World {
-        _scene: scene,
-        api,
-        agent,
-        client,
-        a,
-        b,
-    })
+/// A client that may do what policy says, and an agent that hears of Services.
+fn world(label: &str, policy: &Policy) -> Result<Served> {
+    Served::at(WEB, label, policy, |agent| agent)
 }
 
 fn only_a() -> Policy {
     Policy::new("only-a").allow("client", "a", TCP, "80")
 }
 
-impl World {
-    fn becomes(&mut self, to: SocketAddr, outcome: &str) -> Result<()> {
-        let (client, agent) = (&mut self.client, &self.agent);
-        eventually(&format!("{to} to become {outcome}"), PATIENCE, || {
-            Ok(client.tcp(to)? == outcome)
-        })?;
-        // What the API of the agent says is what the kernel does, from the moment on in which the agent has told both.
-        let question = json!({
-            "source": {"spiffe_id": client.id},
-            "destination": {"address": to.ip().to_string(), "port": to.port()},
-        });
-        eventually(&format!("{to}: {outcome}, to be evaluated so"), PATIENCE, || {
-            let answer = agent.post("/v1/evaluate", &question)?;
-            let decision = answer.success()?.json()?["decision"].clone();
-            Ok((decision == "DENY") == (outcome == "EPERM"))
-        })?;
-        ensure!(client.tcp(to)? == outcome, "{to} did not stay {outcome}");
-        Ok(())
-    }
+/// Waits until the client is told so.
+fn becomes(world: &mut Served, to: SocketAddr, outcome: &str) -> Result<()> {
+    let (client, agent) = (&mut world.client, &world.agent);
+    eventually(&format!("{to} to become {outcome}"), PATIENCE, || {
+        Ok(client.tcp(to)? == outcome)
+    })?;
+    // What the API of the agent says is what the kernel does, from the moment on in which the agent has told both.
+    let question = json!({
+        "source": {"spiffe_id": client.id},
+        "destination": {"address": to.ip().to_string(), "port": to.port()},
+    });
+    eventually(&format!("{to}: {outcome}, to be evaluated so"), PATIENCE, || {
+        let answer = agent.post("/v1/evaluate", &question)?;
+        let decision = answer.success()?.json()?["decision"].clone();
+        Ok((decision == "DENY") == (outcome == "EPERM"))
+    })?;
+    ensure!(client.tcp(to)? == outcome, "{to} did not stay {outcome}");
+    Ok(())
 }
 
 #[test]
@@ -92,18 +58,18 @@ fn a_virtual_address_is_decided_by_who_is_behind_it() -> Result<()> {
     let ports = [(80, 80), (8000, 80), (82, 81)];
     world.api.put(SERVICES, service("web", "u1", WEB, &ports));
     world.api.put(SLICES, slice("web", "u1", &[80, 81], &[&world.a]));
-    world.becomes(at(WEB, 80), "ok")?;
+    becomes(&mut world, at(WEB, 80), "ok")?;
     // Allowed by the target port; and nobody translates here.
-    world.becomes(at(WEB, 8000), "ECONNREFUSED")?;
+    becomes(&mut world, at(WEB, 8000), "ECONNREFUSED")?;
     // Another target port, and a port that the Service does not have.
-    world.becomes(at(WEB, 82), "EPERM")?;
-    world.becomes(at(WEB, 81), "EPERM")?;
+    becomes(&mut world, at(WEB, 82), "EPERM")?;
+    becomes(&mut world, at(WEB, 81), "EPERM")?;
 
     // One more behind it, whom the client may not reach: nobody knows which of the two it would be.
     world
         .api
         .put(SLICES, slice("web", "u1", &[80, 81], &[&world.a, &world.b]));
-    world.becomes(at(WEB, 80), "EPERM")?;
+    becomes(&mut world, at(WEB, 80), "EPERM")?;
     let recorded = |record: &Value| {
         party(&record["destination"]) == "service:hanzo/web" && record["destination"]["port"] == 80
     };
@@ -129,16 +95,16 @@ fn a_virtual_address_is_decided_by_who_is_behind_it() -> Result<()> {
         .allow("client", "a", TCP, "80")
         .allow("client", "b", TCP, "80");
     world.agent.change_policy(&both.text())?;
-    world.becomes(at(WEB, 80), "ok")?;
+    becomes(&mut world, at(WEB, 80), "ok")?;
     // And a denial of one denies.
     let one = both.deny("client", "b", TCP, "80");
     world.agent.change_policy(&one.text())?;
-    world.becomes(at(WEB, 80), "EPERM")?;
+    becomes(&mut world, at(WEB, 80), "EPERM")?;
     world.api.put(SLICES, slice("web", "u1", &[80, 81], &[&world.a]));
-    world.becomes(at(WEB, 80), "ok")?;
+    becomes(&mut world, at(WEB, 80), "ok")?;
 
     ensure!(world.api.delete(SERVICES, "hanzo", "web"));
-    world.becomes(at(WEB, 80), "EPERM")
+    becomes(&mut world, at(WEB, 80), "EPERM")
 }
 
 #[test]
@@ -146,12 +112,12 @@ fn an_address_of_another_service_never_has_the_old_name() -> Result<()> {
     let mut world = world("reused", &only_a())?;
     world.api.put(SERVICES, service("web", "u1", WEB, &[(80, 80)]));
     world.api.put(SLICES, slice("web", "u1", &[80], &[&world.a]));
-    world.becomes(at(WEB, 80), "ok")?;
+    becomes(&mut world, at(WEB, 80), "ok")?;
     // Deleted, and its address given to another at once.
     world.api.delete(SERVICES, "hanzo", "web");
     world.api.put(SERVICES, service("next", "u2", WEB, &[(80, 80)]));
     world.api.put(SLICES, slice("next", "u2", &[80], &[&world.b]));
-    world.becomes(at(WEB, 80), "EPERM")?;
+    becomes(&mut world, at(WEB, 80), "EPERM")?;
     // The endpoints of the old one come back late, and are nobody's.
     world.api.put(SLICES, slice("web", "u1", &[80], &[&world.a]));
     // Under its own name, made anew: the endpoints of before say nothing of it.
@@ -180,8 +146,8 @@ fn without_the_api_what_was_known_holds_also_for_the_next_agent() -> Result<()> 
     world
         .api
         .put(SLICES, slice("mixed", "u2", &[80], &[&world.a, &world.b]));
-    world.becomes(at(WEB, 80), "ok")?;
-    world.becomes(at(OTHER, 80), "EPERM")?;
+    becomes(&mut world, at(WEB, 80), "ok")?;
+    becomes(&mut world, at(OTHER, 80), "EPERM")?;
     // What is known is on disk within two seconds.
     let memory = world.agent.files.audit().with_file_name("services.json");
     eventually("what is known to be on disk", PATIENCE, || {
@@ -198,9 +164,9 @@ fn without_the_api_what_was_known_holds_also_for_the_next_agent() -> Result<()> 
         "{} after {revision}",
         world.agent.revision()?
     );
-    world.becomes(at(WEB, 80), "ok")?;
-    world.becomes(at(OTHER, 80), "EPERM")?;
+    becomes(&mut world, at(WEB, 80), "ok")?;
+    becomes(&mut world, at(OTHER, 80), "EPERM")?;
     world.api.listen()?;
     world.api.delete(SERVICES, "hanzo", "web");
-    world.becomes(at(WEB, 80), "EPERM")
+    becomes(&mut world, at(WEB, 80), "EPERM")
 }

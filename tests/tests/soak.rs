@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Workloads come and go, and policies change, and afterwards all is as it was: entries of the maps, memory, descriptors, pins,
-//! programs and maps.
+//! programs and maps, and what the trail keeps beside its records.
 //!
 //! `ZT_SOAK_WORKLOADS` and `ZT_SOAK_CHANGES` say how many.
 
@@ -10,7 +10,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
+use sqlx::ConnectOptions as _;
+use sqlx::sqlite::SqliteConnectOptions;
 use zt_common::names;
 use zt_tests::agent_files::Workload;
 use zt_tests::hooks::{bpftool, pins};
@@ -25,6 +27,14 @@ const FIRST: u32 = 0x0a62_0000;
 const SETTLED: Duration = Duration::from_secs(90);
 /// What the allocator and the caches of the store may hold more in the end than after the first round, in KiB.
 const MARGIN: u64 = 16 * 1024;
+
+/// Names that records refer to, and what the kernel's numbers stand for.
+const NAMES: &str = "SELECT count(*) FROM name";
+const NUMBERS: &str = "SELECT count(*) FROM number";
+/// Names of a trail without records: the newest, and those of a record that came meanwhile.
+const FEW: i64 = 8;
+/// What policy speaks of beside workloads, at most: networks and rules.
+const SPOKEN_OF: usize = 300;
 
 /// Maps whose entries are taken out by whoever puts them in. In the others the oldest make room for the newest, or there is a
 /// fixed number.
@@ -114,6 +124,32 @@ fn resident(agent: &Agent) -> Result<u64> {
     size.context("a size")
 }
 
+/// Rows of a table of the trail.
+fn rows(agent: &Agent, sql: &'static str) -> Result<i64> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let options = SqliteConnectOptions::new()
+            .filename(agent.files.audit())
+            .read_only(true);
+        let mut connection = options.busy_timeout(SETTLED).connect().await?;
+        let rows = sqlx::query_scalar(sql).fetch_one(&mut connection).await?;
+        sqlx::Connection::close(connection).await?;
+        Ok(rows)
+    })
+}
+
+/// Has all records removed, and waits until the names that only they had are gone: the agent looks for those.
+fn forget(agent: &Agent) -> Result<()> {
+    eventually("the names of what was recorded to go", SETTLED, || {
+        let pruned = agent.command(&["audit", "prune", "--before", "0s"]).output()?;
+        let said = String::from_utf8_lossy(&pruned.stderr);
+        ensure!(pruned.status.success(), "{}: {said}", pruned.status);
+        Ok(rows(agent, NAMES)? <= FEW)
+    })
+}
+
 /// A policy that differs from that of the turn before. In each, everybody may reach the server, by a pattern.
 fn policy(turn: usize) -> Policy {
     let everybody = spiffe("*");
@@ -133,7 +169,7 @@ fn live(visitor: &mut Party, server: &Party, cgroup: &Cgroup, port: u16) -> Resu
     visitor.move_to(cgroup)?.ok()?;
     for to in [server.v4(80), server.v6(80)] {
         let said = visitor.talk(to)?;
-        anyhow::ensure!(said == "ok", "{to} of {}: {said}", cgroup.relative().display());
+        ensure!(said == "ok", "{to} of {}: {said}", cgroup.relative().display());
     }
     let held = [
         visitor.listen(any(port))?.handle()?,
@@ -221,7 +257,7 @@ fn workloads_that_came_and_went_leave_nothing_behind() -> Result<()> {
             && now.entries[names::CONNECTIONS] == 0
             && now.entries[names::SHARES] <= 2
     })?;
-    let memory = resident(&agent)?;
+    let (memory, numbers) = (resident(&agent)?, rows(&agent, NUMBERS)?);
 
     for number in 1..rounds {
         round((&scene, &agent), (&mut client, &server), number, changes)?;
@@ -232,5 +268,13 @@ fn workloads_that_came_and_went_leave_nothing_behind() -> Result<()> {
     eprintln!("{came} workloads, {last} revisions: {memory} KiB, then {after} KiB");
     assert!(after <= memory + MARGIN, "{memory} KiB, then {after} KiB");
     assert!(last as usize > changes * (rounds - 1));
+
+    eventually("all to be in the trail by their names", SETTLED, || {
+        Ok(rows(&agent, NAMES)? >= came as i64)
+    })?;
+    forget(&agent)?;
+    // Who came stays known by his number for longer, once; more than some ten thousand never.
+    let numbers = (rows(&agent, NUMBERS)? - numbers) as usize;
+    assert!(numbers <= came + SPOKEN_OF, "{numbers} of {came}");
     Ok(())
 }

@@ -90,6 +90,12 @@ fn what_is_broken_is_found() -> Result<()> {
     assert!(report.failed().is_empty(), "{:#?}", report.failed());
     assert_eq!(report.code, Some(0));
     let pid = agent.pid().context("it runs")?;
+    let (hooks, packets) = if agent.decides_packet_sockets()? {
+        ("13 hooks", "ok")
+    } else {
+        ("12 hooks", "warning")
+    };
+    report.says("kernel.packet_sockets", packets, "packet sockets");
     report.says("agent.alive", "ok", &format!("process {pid}"));
     for (check, found) in [
         ("agent.ready", ""),
@@ -97,7 +103,7 @@ fn what_is_broken_is_found() -> Result<()> {
         ("agent.privileges", "has all"),
         ("kernel.programs", "verified all"),
         ("kernel.destroy_sockets", "was destroyed"),
-        ("hooks.attached", "12 hooks"),
+        ("hooks.attached", hooks),
         ("hooks.in_the_way", ""),
         ("hooks.order", "nobody else"),
         ("pins.maps", "as this program makes them"),

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use serde_json::json;
 use zt_common::ABI_VERSION;
 use zt_tests::hooks::{attached, bpftool, exists, pins};
-use zt_tests::pair::{any, pair, policy};
+use zt_tests::pair::{any, lives, pair, policy};
 use zt_tests::probe::{Flood, Operation, TIMEOUT};
 use zt_tests::programs::{Measuring, held_by};
 use zt_tests::{Party, Policy, Scene, TCP, eventually};
@@ -38,11 +38,13 @@ fn links(version: &Path) -> Result<Vec<u64>> {
     Ok(ids)
 }
 
-#[test]
-fn a_new_version_is_in_place_before_the_old_one_goes() -> Result<()> {
-    let (scene, server, mut client) = two("versions")?;
+/// An agent follows one of another version while connections are tried all the time: no verdict changes, and nothing of that version
+/// is left. With the packet guard or without: then it looks at each packet of them.
+fn one_follows(label: &str, version: &str, guard: bool) -> Result<()> {
+    let (scene, server, mut client) = two(label)?;
     let directory = scene.sandbox().pins()?;
-    let mut agent = scene.agent(&policy())?.start()?;
+    let agent = scene.agent(&policy())?.config("packetGuard", json!(guard));
+    let mut agent = agent.start()?;
     let mut watcher = scene.start("watcher", &client.cgroup, &client.host)?;
     let live = watcher.connect(server.v4(80))?.handle()?;
     let count = attached(scene.sandbox().managed())?.len();
@@ -54,7 +56,7 @@ fn a_new_version_is_in_place_before_the_old_one_goes() -> Result<()> {
         ..Flood::new(server.v4(80), u64::MAX)
     }))?;
     assert!(agent.terminate()?.success());
-    let old = as_version(&directory, "v0")?;
+    let old = as_version(&directory, version)?;
     let old_links = links(&old)?;
     assert!(old_links.len() > count);
     agent.restart()?;
@@ -71,6 +73,7 @@ fn a_new_version_is_in_place_before_the_old_one_goes() -> Result<()> {
     };
     assert_eq!(good.counts.keys().collect::<Vec<_>>(), ["ok"]);
     assert_eq!(bad.counts.keys().collect::<Vec<_>>(), ["EPERM"]);
+    assert!(lives(&mut watcher, live)?);
     // A connection that only the old version's maps knew is revoked like any other.
     agent.change_policy(&Policy::new("policy").text())?;
     let end = watcher.call(Operation::WaitEnd {
@@ -80,6 +83,22 @@ fn a_new_version_is_in_place_before_the_old_one_goes() -> Result<()> {
     let end = end.data.unwrap_or_default();
     assert!(["ECONNABORTED", "ECONNRESET"].contains(&end.as_str()), "{end:?}");
     Ok(())
+}
+
+#[test]
+fn a_new_version_is_in_place_before_the_old_one_goes() -> Result<()> {
+    one_follows("versions", "v0", false)
+}
+
+#[test]
+fn the_packet_guard_of_a_new_version_knows_what_the_old_one_knew() -> Result<()> {
+    one_follows("versions-guard", "v0", true)
+}
+
+/// Which of two versions is newer counts for nothing.
+#[test]
+fn an_older_version_is_in_place_before_the_one_that_is_rolled_back_goes() -> Result<()> {
+    one_follows("rolled-back", "v99", false)
 }
 
 #[test]

@@ -70,6 +70,8 @@ mod ways {
         pub(crate) is_rare: bool,
         /// The server takes routing headers meanwhile.
         pub(crate) is_routed: bool,
+        /// It takes a socket that is refused where the kernel asks programs of BPF LSM.
+        pub(crate) is_beyond: bool,
     }
 
     impl Way {
@@ -90,6 +92,15 @@ mod ways {
                 families: &[false, true],
                 is_rare: false,
                 is_routed: false,
+                is_beyond: false,
+            }
+        }
+
+        /// By a packet socket, or one of a family that has nothing to do with IP.
+        pub(crate) fn beyond(self) -> Self {
+            Self {
+                is_beyond: true,
+                ..self
             }
         }
 
@@ -139,6 +150,8 @@ pub(crate) struct Stage {
     /// Descriptors of connections of the client's to the server: over IPv4 and IPv6.
     pub(crate) open: Vec<u32>,
     agent: Agent,
+    /// Whether this kernel asks about sockets of every family.
+    decides: bool,
     served: Handle,
     datagrams: Handle,
 }
@@ -203,6 +216,7 @@ impl Stage {
             other,
             lax,
             open,
+            decides: agent.decides_packet_sockets()?,
             agent,
             served,
             datagrams,
@@ -267,7 +281,12 @@ impl Stage {
         if way.is_rare && tried.is_not_here() {
             return Ok(Outcome::NotHere);
         }
-        judge(way.expected, &tried, arrived, refused)
+        let expected = if way.is_beyond && self.decides {
+            Expected::Refused("socket: EPERM")
+        } else {
+            way.expected
+        };
+        judge(expected, &tried, arrived, refused)
             .with_context(|| format!("{tried:?}, {arrived} arrived, refused: {refused}"))
     }
 }

@@ -10,6 +10,7 @@ mod demo;
 mod ebpf_build;
 mod fuzz;
 mod golang;
+mod image;
 mod instructions;
 mod kubernetes;
 mod package;
@@ -21,6 +22,7 @@ mod supply_chain;
 mod test;
 mod test_report;
 mod tidy;
+mod upgrade;
 mod vm;
 mod wheels;
 mod workspace;
@@ -63,6 +65,9 @@ enum Task {
         /// Take down how many instructions the verifier walks, for later runs to compare with (tiers `kernel` and `vm`)
         #[arg(long)]
         record_instructions: bool,
+        /// The commit whose agent is exchanged for this one (tier `upgrade`)
+        #[arg(long, value_name = "REVISION")]
+        from: Option<String>,
         /// Arguments for the test binaries, such as the name of a test
         #[arg(last = true)]
         arguments: Vec<String>,
@@ -96,10 +101,11 @@ fn main() -> ExitCode {
         Task::Test {
             tiers,
             record_instructions,
+            from,
             arguments,
         } => {
             // Its last line says what came of it.
-            let passed = test::run(&tiers, record_instructions, &arguments);
+            let passed = test::run(&tiers, record_instructions, from.as_deref(), &arguments);
             return if passed {
                 ExitCode::SUCCESS
             } else {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a release is made of, as it is made: the Debian package by `cargo deb`, and the lists of what is in the program by the
-//! command of the Dockerfile.
+//! What a release is made of, as it is made: the Debian package by `cargo deb`, the lists of what is in the program by the
+//! command of the Dockerfile, and the container image.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::{golang, workspace};
+use crate::{golang, image, workspace};
 
 /// The `cargo deb` that `zt-agent/Cargo.toml` is written for.
 const DEB: &str = "cargo-deb@3.8.0";
@@ -65,7 +65,7 @@ fn obtain() -> Result<Vec<PathBuf>> {
     Ok(directories)
 }
 
-/// Makes the package and the lists, of programs that are built: the directory that has them.
+/// Makes the package and the lists, of programs that are built, and the image: the directory that has them.
 pub(crate) fn make() -> Result<PathBuf> {
     let tools = obtain()?;
     let target = workspace::target()?;
@@ -95,7 +95,8 @@ pub(crate) fn make() -> Result<PathBuf> {
 
     let context = out.join("context");
     copy_context(&context)?;
-    let script = command(&dockerfile()?)?.replace(OUT, out.to_str().context("a plain path")?);
+    let text = dockerfile()?;
+    let script = command(&text, "cargo cyclonedx ")?.replace(OUT, out.to_str().context("a plain path")?);
     let status = Command::new("sh")
         .args(["-euxc", &script])
         .env("PATH", &path)
@@ -105,16 +106,18 @@ pub(crate) fn make() -> Result<PathBuf> {
         status.success(),
         "the command of the Dockerfile failed: its messages are above"
     );
+    image::make(&out, &context, &text)?;
     fs::remove_dir_all(&context)?;
     Ok(out)
 }
 
-/// What the Dockerfile runs to list what is in the program.
-fn command(dockerfile: &str) -> Result<String> {
+/// What the Dockerfile runs that begins so, in one line.
+pub(crate) fn command(dockerfile: &str, begin: &str) -> Result<String> {
     let joined = dockerfile.replace("\\\n", " ");
-    let runs = joined.lines().filter_map(|line| line.strip_prefix("RUN "));
-    let found = runs.into_iter().find(|run| run.starts_with("cargo cyclonedx "));
-    Ok(found.context("the Dockerfile lists nothing")?.to_owned())
+    let mut runs = joined.lines().filter_map(|line| line.strip_prefix("RUN "));
+    let found = runs.find(|run| run.starts_with(begin));
+    let found = found.with_context(|| format!("{DOCKERFILE} does not run `{}`", begin.trim()))?;
+    Ok(found.to_owned())
 }
 
 /// What `.dockerignore` lets through.
@@ -143,7 +146,7 @@ mod tests {
     #[test]
     fn the_dockerfile_says_how_its_content_is_listed() -> Result<()> {
         let text = dockerfile()?;
-        let command = command(&text)?;
+        let command = command(&text, "cargo cyclonedx ")?;
         for part in ["zt-agent/Cargo.toml", "zt-ebpf/Cargo.toml", OUT] {
             assert!(command.contains(part), "{command}");
         }

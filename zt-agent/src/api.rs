@@ -54,7 +54,7 @@ pub use self::guard::Guard;
 pub use self::health::{health_router, standby_router};
 pub use self::node::{
     AroundStatus, ControlError, DisputeStatus, HandshakeStatus, HookStatus, NodeControl, NodeStatus,
-    PathStatus, RootStatus, UnnamedStatus,
+    PacketSocketsStatus, PathStatus, RootStatus, UnnamedStatus,
 };
 pub use self::problem::ApiProblem;
 pub use self::server::{
@@ -279,6 +279,7 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(rules::rules))
         .routes(routes!(judged::replay, judged::candidate::replay_candidate))
         .routes(routes!(judged::recommend))
+        .routes(routes!(judged::compared::difference))
         .routes(routes!(audit::records))
         .routes(routes!(audit::graph))
         .routes(routes!(status::status))

@@ -34,7 +34,7 @@ use tokio::task::JoinHandle;
 
 use crate::api::{self, ApiState, Readiness};
 use crate::cgroup::Watcher;
-use crate::config::{Config, Handshake, Sources};
+use crate::config::{Config, Sources};
 use crate::identity::file as identity_file;
 use crate::identity::spire::Source;
 use crate::kernel::Kernel;
@@ -106,7 +106,7 @@ pub async fn run(config: Config, sources: Sources, take_over: bool) -> Result<()
     let own = own.map(|own| own.shown(&metrics));
     let endpoints = Endpoints::bind(&config, turn.waited, &metrics, &configured).await?;
     let roots = node::roots(&config.managed_cgroup.present(&input.mount), &input.mount);
-    let kernel = Kernel::load(Arc::clone(&lock), config.handshake == Handshake::Auto, verified)?;
+    let kernel = Kernel::load(Arc::clone(&lock), turn::wanted(&config), verified)?;
     let trail = Trail::open(&config, &metrics).await?;
     let (stored, intake) = (trail.store.ring_mark().await?, trail.intake.clone());
     let (publisher, snapshots) = state::channel(state::Snapshot::default());

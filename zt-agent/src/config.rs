@@ -65,6 +65,8 @@ pub struct Config {
     pub unknown_workload: UnknownWorkload,
     /// `handshake`: whether TCP handshakes within the node bear identities.
     pub handshake: Handshake,
+    /// `packetGuard`: whether each segment of established connections is looked at, too.
+    pub packet_guard: bool,
     /// `allowHost`: whether this node may always reach its workloads (`builtin/host`).
     pub allow_host: bool,
     /// `allowSelf`: whether a workload may always reach itself (`builtin/self`).
@@ -271,6 +273,7 @@ impl Default for Config {
             modes: Vec::new(),
             unknown_workload: UnknownWorkload::Observe,
             handshake: Handshake::Auto,
+            packet_guard: false,
             allow_host: true,
             allow_self: true,
             cluster_cidrs: Vec::new(),

@@ -32,7 +32,7 @@ use crate::audit::clock as wall;
 use crate::audit::record::Timestamp;
 use crate::cgroup;
 use crate::config::{Config, ConfigError, Handshake};
-use crate::kernel::{self, Holder, KernelError, Lock, ManagedRoot, PinnedVersion, netns};
+use crate::kernel::{self, Holder, KernelError, Lock, ManagedRoot, PinnedVersion, Wanted, netns};
 
 /// How far below a managed cgroup is looked for programs of others.
 const DEPTH: usize = 4;
@@ -229,21 +229,25 @@ fn bpffs(path: &Path, mounted: Result<bool, KernelError>) -> Finding {
 
 /// What the kernel takes, and what is in it.
 fn enforcement(config: &Config, around: &Surroundings) -> Vec<Finding> {
-    let rehearsal = kernel::rehearse(config.handshake == Handshake::Auto);
+    let wanted = Wanted {
+        handshakes: config.handshake == Handshake::Auto,
+        packet_guard: config.packet_guard,
+    };
+    let rehearsal = kernel::rehearse(wanted, around.mount.as_deref().ok());
     let mut findings = abilities::programs(&rehearsal);
     findings.push(abilities::destroying(&kernel::destroy_one()));
     findings.extend(hooks::pins(&config.bpffs, &around.pinned, around.agent));
     let wanted = rehearsal.map_or_else(|_| Vec::new(), |rehearsal| rehearsal.maps);
     let own = around.own();
     findings.push(hooks::maps(own, &wanted, &zt_common::names::MAPS));
-    let there = kernel::hooks_at(&config.bpffs, &around.roots);
+    let there = kernel::hooks_at(&config.bpffs, &around.roots, config.packet_guard);
     findings.push(hooks::attached(&there, &around.roots, own, around.agent));
     findings.extend(hooks::elsewhere(own, &around.roots));
     if let Ok(mount) = &around.mount {
         let alone: Vec<_> = around
             .roots
             .iter()
-            .flat_map(|root| kernel::in_the_way(mount, &root.path))
+            .flat_map(|root| kernel::in_the_way(mount, &root.path, config.packet_guard))
             .collect();
         findings.push(hooks::in_the_way(&alone));
     }

@@ -23,6 +23,7 @@ mod live;
 mod load;
 mod lock;
 mod log;
+mod lsm;
 mod mirror;
 pub mod netlink;
 pub mod netns;
@@ -66,7 +67,7 @@ pub use self::glass::set_observe_all;
 pub use self::guard::Guards;
 pub use self::hooks::HookStatus;
 pub use self::host::check_bpffs;
-pub use self::load::{LINKER, Rehearsal, object, rehearse};
+pub use self::load::{LINKER, Rehearsal, Wanted, object, rehearse};
 pub use self::lock::{Claim, Holder, Lock};
 pub use self::log::KernelLog;
 pub use self::older::{Older, Search};
@@ -111,12 +112,12 @@ pub struct Verified(Loaded);
 impl Verified {
     /// Loads the programs beside an agent that runs, on the maps that it has pinned. Nothing where it has not pinned
     /// them all: two who make pins at a time would be in each other's way.
-    pub fn beside(bpffs: &Path, handshakes: bool) -> Result<Option<Self>, KernelError> {
+    pub fn beside(bpffs: &Path, wanted: Wanted) -> Result<Option<Self>, KernelError> {
         let pins = Pins::below(bpffs);
         if !names::MAPS.iter().all(|name| pins.map(name).exists()) {
             return Ok(None);
         }
-        Ok(Some(Self(Loaded::load(&pins, handshakes)?)))
+        Ok(Some(Self(Loaded::load(&pins, wanted)?)))
     }
 }
 
@@ -135,6 +136,8 @@ pub struct Kernel {
     /// Whether programs of another version have judged the handshakes of what is older than these.
     succeeds: bool,
     attached: Vec<Attached>,
+    /// What came of attaching the program of packet sockets, as it was tried last.
+    socket_create: Result<(), String>,
     guards: Guards,
     table: Option<Arc<AllowTable>>,
 }
@@ -149,15 +152,14 @@ impl std::fmt::Debug for Kernel {
 
 impl Kernel {
     /// Takes over what is pinned below the directory of the lock, with programs that are verified already or are verified now.
-    /// Hooks that a predecessor left go on with its programs until [`Self::attach`]. `handshakes`: whether handshakes can be
-    /// made to bear identities.
-    pub fn load(lock: Arc<Lock>, handshakes: bool, verified: Option<Verified>) -> Result<Self, KernelError> {
+    /// Hooks that a predecessor left go on with its programs until [`Self::attach`].
+    pub fn load(lock: Arc<Lock>, wanted: Wanted, verified: Option<Verified>) -> Result<Self, KernelError> {
         let pins = Pins::below(lock.bpffs());
         pins.prepare()?;
         let verified = verified.map(|verified| verified.0);
         let mut loaded = match verified.filter(|loaded| loaded.is_pinned(&pins)) {
             Some(loaded) => loaded,
-            None => Loaded::load(&pins, handshakes)?,
+            None => Loaded::load(&pins, wanted)?,
         };
         let tables = Tables::new(&mut loaded)?;
         let keys = Keys::open(&pins)?;
@@ -178,6 +180,7 @@ impl Kernel {
             elders,
             succeeds: false,
             attached: Vec::new(),
+            socket_create: Ok(()),
             guards,
             table: None,
         };

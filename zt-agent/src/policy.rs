@@ -34,6 +34,8 @@ mod problem;
 mod recommend;
 mod rollout;
 mod rule_names;
+#[cfg(test)]
+pub(crate) mod sample;
 mod schema;
 mod seen;
 mod set;
@@ -75,7 +77,9 @@ pub use rollout::{
     WINDOW,
 };
 pub use rule_names::{RuleName, RuleNames};
-pub use schema::{GROUP, RESOURCES, collection_of, definitions, document_of, resource_of};
+pub use schema::{
+    GROUP, RESOURCES, collection_of, definitions, document_of, mark_of, mark_resource, resource_of,
+};
 pub use seen::{SeenFlow, SeenParty, Undecided};
 pub use set::{PolicySet, Standing, parse, reparse, standing};
 pub use table::{AllowTable, Decision, Party};

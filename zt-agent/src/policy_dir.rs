@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use crate::policy::{Document, Problem};
 use crate::watch::Follower;
 
-pub use edit::{BODY, Edit, EditError, Editor, Held, Plan, Store, Turn};
+pub use edit::{BODY, Edit, EditError, Editor, Held, Plan, Sighting, Store, Turn};
 
 /// The most bytes that one policy file may have.
 pub const MAX_FILE_BYTES: u64 = 1024 * 1024;

@@ -2,6 +2,7 @@
 //! Recorded connections, and what policies make of them: for the commands and for the API alike. No database, no files.
 
 mod advice;
+mod compared;
 mod enforcing;
 mod replay;
 mod services;
@@ -12,15 +13,18 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use zt_common::verdict::Reason;
 
 pub use self::advice::{Advice, advise};
+pub use self::compared::Compared;
 pub use self::enforcing::{WouldDeny, would_deny};
 pub use self::replay::{Change, Replayed, Row, Times};
 pub use self::services::{Members, Services};
 use crate::audit::query::{Addresses, Classes, Fold, GraphFilter, RawSeen, Seen, Span, Spans, Traffic};
+use crate::audit::record;
 use crate::policy::{
-    AllowTable, Decision, MAX_ADDRESSES, Member, Networks, PolicySet, Protocol, SeenFlow, SeenParty,
+    AllowTable, Decision, MAX_ADDRESSES, Member, Networks, Outcome, PolicySet, Protocol, SeenFlow, SeenParty,
     Settings, Undecided,
 };
 use crate::spiffe_id::SpiffeId;
@@ -64,13 +68,13 @@ pub struct Recorded {
     /// Between whom; or why no policy can be asked about it.
     pub about: Result<About, Undecided>,
     /// Its source, as the record calls it.
-    pub source: String,
+    pub source: Arc<str>,
     /// Its destination, as the record calls it.
-    pub destination: String,
+    pub destination: Arc<str>,
     /// Where the end was that is known by its address alone; the destination, where both are.
     pub addresses: Addresses,
     /// Its protocol.
-    pub protocol: String,
+    pub protocol: record::Protocol,
     /// Its target port.
     pub port: u16,
     /// How often policy allowed it.
@@ -163,12 +167,20 @@ impl Recorded {
         }
     }
 
+    /// The same without why, which takes longer to say than to find: for whoever looks for few among many.
+    pub fn outcome(&self, table: &AllowTable) -> Result<Outcome, Undecided> {
+        match &self.about {
+            Ok(About::Connection(flow)) => flow.outcome(table),
+            _ => self.judge(table).map(|decision| Outcome::from(&decision)),
+        }
+    }
+
     /// The connections to those behind the Service that it went to, where that is known.
     fn behind(&self, services: &Services) -> Option<About> {
         if !matches!(self.about, Err(Undecided::Service)) {
             return None;
         }
-        let protocol = Protocol::from_name(&self.protocol)?;
+        let protocol = Protocol::from_name(&self.protocol.to_string())?;
         let members = services.behind(&self.destination, protocol, self.port)?;
         // A Service has no address that one would be known by: these are the source's.
         let source = SeenParty::new(&self.source, self.addresses.first()).ok()?;
@@ -189,7 +201,7 @@ impl Recorded {
 
 /// Ends of connections that are known by their names: each is read once, however many connections it has.
 #[derive(Default)]
-struct Ends(HashMap<Arc<str>, Result<SeenParty, Undecided>>);
+struct Ends(HashMap<Arc<str>, Result<SeenParty, Undecided>, RandomState>);
 
 impl Ends {
     fn at(&mut self, name: &Arc<str>, addresses: &Addresses) -> Result<SeenParty, Undecided> {
@@ -220,14 +232,14 @@ impl Recorded {
         let flow = SeenFlow::between(source, destination, edge.port, edge.protocol.0);
         Self {
             about: flow.map(About::Connection),
-            source: edge.source.to_string(),
-            destination: edge.destination.to_string(),
+            source: edge.source,
+            destination: edge.destination,
             addresses: if destination_addresses.is_empty() {
                 source_addresses
             } else {
                 destination_addresses
             },
-            protocol: edge.protocol.to_string(),
+            protocol: edge.protocol,
             port: edge.port,
             allowed: edge.allowed,
             denied: edge.denied,
@@ -252,10 +264,10 @@ impl From<RawSeen> for Recorded {
         let holder = SpiffeId::parse(&edge.source).map_err(|_| Undecided::Holder);
         Self {
             about: holder.map(|holder| About::RawSocket { holder, multipath }),
-            source: edge.source.to_string(),
-            destination: edge.destination.to_string(),
+            source: edge.source,
+            destination: edge.destination,
             addresses: Addresses::default(),
-            protocol: edge.protocol.to_string(),
+            protocol: edge.protocol,
             port: edge.port,
             allowed: edge.allowed,
             denied: edge.denied,
@@ -315,7 +327,8 @@ impl Range {
     pub fn workloads(&self) -> BTreeSet<SpiffeId> {
         let flows = self.recorded.iter().flat_map(Recorded::flows);
         let holders = self.recorded.iter().filter_map(Recorded::holder);
-        let named: HashSet<&SpiffeId> = flows.flat_map(SeenFlow::workloads).chain(holders).collect();
+        let named: HashSet<&SpiffeId, RandomState> =
+            flows.flat_map(SeenFlow::workloads).chain(holders).collect();
         named.into_iter().cloned().collect()
     }
 

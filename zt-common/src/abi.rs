@@ -4,11 +4,13 @@
 //! Ports are in host byte order everywhere; addresses are [`Address`]es; identities are the numbers of
 //! [`crate::identity`]; a `workload` is the cgroup id under which `zt_workloads` knows it.
 
+mod guarded;
 mod modes;
 mod nodes;
 mod sources;
 mod unnoted;
 
+pub use self::guarded::Guarded;
 pub use self::modes::{MODE_ENFORCE, MODE_OBSERVE, enforces, enforcing, mode_between, settled};
 pub use self::nodes::{Homes, KeyId, MOST_HOMES, Node, NodeKey, ResidentKey, WITHIN};
 pub use self::sources::{SOURCE_LIFE, Source, SourceKey};

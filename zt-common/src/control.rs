@@ -33,6 +33,14 @@ pub struct Control {
     pub roots: [Root; MAX_ROOTS],
 }
 
+impl Control {
+    /// One number of who is who and of the flags: as long as it stays the same, what a policy says of two ends is what it said.
+    #[inline(always)]
+    pub const fn standing(&self) -> u64 {
+        self.directory.wrapping_add(self.flags << 48)
+    }
+}
+
 /// Break-glass: nothing is refused on this node, whatever the modes say.
 pub const OBSERVE_ALL: u64 = 1;
 /// A process under a managed root that never had an identity is enforced upon, not just observed.

@@ -52,11 +52,13 @@ pub enum Counter {
     FastOpenKeptOff = 20,
     /// A workload called somebody in its own namespace, and nothing is noted of that: who is noted nowhere there is nobody for a while.
     Unnoted = 21,
+    /// Segments of TCP that the packet guard dropped.
+    PacketsRefused = 22,
 }
 
 impl Counter {
     /// Slots of the map.
-    pub const COUNT: u32 = 22;
+    pub const COUNT: u32 = 23;
 
     /// All counters, by slot.
     pub const ALL: [Self; Self::COUNT as usize] = [
@@ -82,6 +84,7 @@ impl Counter {
         Self::IdentityMismatches,
         Self::FastOpenKeptOff,
         Self::Unnoted,
+        Self::PacketsRefused,
     ];
 
     /// The name in `status` and in metrics.
@@ -109,6 +112,7 @@ impl Counter {
             Self::IdentityMismatches => "identity_mismatches",
             Self::FastOpenKeptOff => "fast_open_kept_off",
             Self::Unnoted => "unnoted",
+            Self::PacketsRefused => "packets_refused",
         }
     }
 }

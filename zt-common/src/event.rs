@@ -106,6 +106,8 @@ pub enum Hook {
     Socket = 5,
     /// A connection is judged again after a change of policy (decided in user space).
     Sweep = 6,
+    /// A segment of an established connection is sent or received (`packetGuard`).
+    Packet = 7,
 }
 
 impl Hook {
@@ -118,6 +120,7 @@ impl Hook {
             Self::Receive => "receive",
             Self::Socket => "socket",
             Self::Sweep => "sweep",
+            Self::Packet => "packet",
         }
     }
 
@@ -130,6 +133,7 @@ impl Hook {
             4 => Self::Receive,
             5 => Self::Socket,
             6 => Self::Sweep,
+            7 => Self::Packet,
             _ => return None,
         })
     }

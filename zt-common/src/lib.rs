@@ -16,6 +16,7 @@ pub mod flood;
 pub mod handshake;
 pub mod identity;
 pub mod names;
+pub mod outcome;
 pub mod proof;
 pub mod siphash;
 pub mod verdict;
@@ -25,4 +26,4 @@ mod pod;
 
 /// Version of the map and event layout. Pins live in a directory named after it, so that two versions of the agent
 /// never read each other's bytes.
-pub const ABI_VERSION: u16 = 7;
+pub const ABI_VERSION: u16 = 8;

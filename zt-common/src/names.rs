@@ -19,6 +19,8 @@ pub const ALLOW: &str = "zt_allow";
 pub const CONTROL: &str = "zt_control";
 /// Socket storage.
 pub const SOCKETS: &str = "zt_sockets";
+/// Socket storage of the packet guard.
+pub const GUARDED: &str = "zt_guarded";
 /// Namespaces in which something of a workload is not noted.
 pub const UNNOTED: &str = "zt_unnoted";
 /// Live admitted connections.
@@ -60,7 +62,7 @@ pub const HANDSHAKES: &str = "ZT_HANDSHAKES";
 pub const SEEDS: &str = "ZT_SEEDS";
 
 /// Every pinned map.
-pub const MAPS: [&str; 26] = [
+pub const MAPS: [&str; 27] = [
     WORKLOADS,
     LISTENERS,
     LOCAL,
@@ -70,6 +72,7 @@ pub const MAPS: [&str; 26] = [
     ALLOW,
     CONTROL,
     SOCKETS,
+    GUARDED,
     UNNOTED,
     CONNECTIONS,
     SHARES,
@@ -97,6 +100,9 @@ pub const RING_BYTES: u32 = 16 * 1024 * 1024;
 pub const ADOPT_LEVEL: i32 = 0x5a54;
 /// See [`ADOPT_LEVEL`].
 pub const ADOPT_OPTION: i32 = 1;
+
+/// The protocol of a Unix socket by which the agent sees whether the kernel asks programs of BPF LSM. There is none with that number.
+pub const PROBE_PROTOCOL: i32 = 0x5a54;
 
 /// The interface index to which refused sockets are bound: none has it.
 pub const NO_INTERFACE: u32 = 0x7fff_fffe;

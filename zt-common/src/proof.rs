@@ -50,6 +50,11 @@ impl Proof {
         }
     }
 
+    /// Whether somebody has proven who he is. Of those who were meant, or who said so: which of the two, the name says.
+    pub const fn is_proof(self) -> bool {
+        matches!(self, Self::Mutual | Self::Source | Self::Destination)
+    }
+
     /// From the number that the kernel side wrote.
     pub fn from_number(number: u8) -> Option<Self> {
         Self::ALL.get(usize::from(number)).copied()

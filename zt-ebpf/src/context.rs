@@ -3,7 +3,7 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::bindings::bpf_sock;
+use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use aya_ebpf::helpers::generated as helper;
 use zt_common::abi::Socket;
 
@@ -154,4 +154,20 @@ pub fn store(socket: *mut bpf_sock, value: &Socket) -> bool {
         *place = *value;
     }
     true
+}
+
+/// Bytes of a packet, counted from its IP header; `None` where it ends before.
+#[inline(always)]
+pub fn load<const N: usize>(skb: *mut __sk_buff, offset: u32) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    // SAFETY: the buffer has the length given.
+    let failed = unsafe {
+        helper::bpf_skb_load_bytes(
+            skb.cast(),
+            offset,
+            core::ptr::from_mut(&mut bytes).cast(),
+            N as u32,
+        )
+    };
+    (failed == 0).then_some(bytes)
 }

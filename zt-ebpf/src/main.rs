@@ -3,8 +3,9 @@
 //! `lookup`, `origin` and `sender` (who the other is), `judge` (what policy says), `admit` (what an admission leaves behind), `option`
 //! and `proof` (identity in the handshake), `emit` (what is told) and `flood` (of whom not all is).
 //!
-//! Decisions are made at the handshake. Nothing here runs for a data segment of an established TCP connection; the
-//! one hook that sees packets, `udp_guard`, is attached only to workloads that receive datagrams.
+//! Decisions are made at the handshake. Nothing here runs for a data segment of an established TCP connection; of the hooks
+//! that see packets, `udp_guard` is attached only to workloads that receive datagrams, and `packet_guard` only where it is
+//! asked for.
 #![no_std]
 #![no_main]
 // The target has atomic additions; the library's atomic types do not offer them on it.
@@ -30,11 +31,13 @@ mod maps;
 mod option;
 mod origin;
 mod own;
+mod packet_guard;
 mod proof;
 mod sender;
 mod sendmsg;
 mod sock_ops;
 mod socket;
+mod socket_create;
 mod sysctl;
 mod udp_guard;
 mod unnoted;

@@ -9,8 +9,8 @@ use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, bpf_map_type};
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SockHash};
 use aya_ebpf::macros::btf_map;
 use zt_common::abi::{
-    Connection, FlowKey, FlowState, Homes, KeyId, Listener, ListenerKey, LocalKey, Node, NodeKey, Peer,
-    ResidentKey, Service, ServiceKey, Socket, Source, SourceKey, Unnoted, Workload,
+    Connection, FlowKey, FlowState, Guarded, Homes, KeyId, Listener, ListenerKey, LocalKey, Node, NodeKey,
+    Peer, ResidentKey, Service, ServiceKey, Socket, Source, SourceKey, Unnoted, Workload,
 };
 use zt_common::address::Address;
 use zt_common::control::Control;
@@ -48,7 +48,9 @@ pub static zt_allow: ArrayOfMaps<AllowTable, 1> = ArrayOfMaps::new();
 #[btf_map]
 pub static zt_control: Array<Control, 1> = Array::new();
 #[btf_map]
-pub static zt_sockets: ClonedStorage<Socket> = ClonedStorage::new();
+pub static zt_sockets: Storage<Socket, CLONED> = Storage::new();
+#[btf_map]
+pub static zt_guarded: Storage<Guarded, SPARSE> = Storage::new();
 #[btf_map]
 pub static zt_unnoted: HashMap<u64, Unnoted, { MAX_UNNOTED as usize }, SPARSE> = HashMap::new();
 #[btf_map]
@@ -84,25 +86,25 @@ pub static zt_events: RingBuf<DecisionEvent, { RING_BYTES as usize }> = RingBuf:
 #[btf_map]
 pub static zt_counters: PerCpuArray<u64, { Counter::COUNT as usize }> = PerCpuArray::new();
 
-/// Socket storage that a listener's children inherit.
+/// Flags of socket storage that a listener's children inherit.
+const CLONED: usize = SPARSE | (1 << 9);
+
+/// Socket storage.
 ///
 /// `aya_ebpf`'s own type cannot say `BPF_F_CLONE`; this one is laid out as its map definitions are.
 #[repr(C)]
-pub struct ClonedStorage<T> {
+pub struct Storage<T, const FLAGS: usize> {
     r#type: *const [i32; bpf_map_type::BPF_MAP_TYPE_SK_STORAGE as usize],
     key: *const i32,
     value: *const T,
     max_entries: *const [i32; 0],
-    map_flags: *const [i32; CLONED_FLAGS],
+    map_flags: *const [i32; FLAGS],
 }
 
-const CLONED_FLAGS: usize = (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize;
-const BPF_F_CLONE: u32 = 1 << 9;
-
 // SAFETY: the fields are placeholders that the loader reads from BTF; no program dereferences them.
-unsafe impl<T> Sync for ClonedStorage<T> {}
+unsafe impl<T, const FLAGS: usize> Sync for Storage<T, FLAGS> {}
 
-impl<T> ClonedStorage<T> {
+impl<T, const FLAGS: usize> Storage<T, FLAGS> {
     /// The definition; the kernel object takes its place at load.
     pub const fn new() -> Self {
         Self {

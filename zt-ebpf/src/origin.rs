@@ -63,6 +63,12 @@ impl Origin {
         self.unproven != 0
     }
 
+    /// The revision whose networks named it, or 0 where its name does not depend on the policy.
+    #[inline(always)]
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
     /// See [`crate::lookup::Party::outdated`].
     #[inline(always)]
     pub fn outdated(&self, verdict: &Verdict) -> bool {
@@ -162,12 +168,17 @@ fn would_prove(address: &Address) -> bool {
 }
 
 /// Whether whoever is at an address of another node has that address alone for a name: nobody there proves, or the agent is not
-/// heard any more. Its kernel goes on with tags that nobody here can believe; it could as well have left them out.
+/// heard any more. Its kernel goes on with tags that nobody here can believe; it could as well have left them out. What comes from the
+/// node's own address, unless a workload is there, was somebody else's there.
 #[inline(always)]
 pub fn is_believed(address: &Address) -> bool {
     // SAFETY: read once, copied at once.
     match unsafe { maps::zt_peers.get(*address) } {
-        Some(peer) => peer.node != 0 && peer.flags & (PEER_HERE | PEER_PROVES) == 0,
+        Some(peer) => {
+            peer.node != 0
+                && peer.identity != identity::REMOTE_NODE
+                && peer.flags & (PEER_HERE | PEER_PROVES) == 0
+        }
         None => false,
     }
 }

@@ -40,11 +40,7 @@ pub fn zt_sock_create(ctx: SockContext) -> i32 {
         return ALLOW;
     };
     let own = Own::current(control);
-    let verdict = match judge::Table::in_force() {
-        // The right to raw sockets is the right to speak what no policy can name.
-        Some(table) => raw_socket_verdict(&table, own.identity),
-        None => Verdict::refusal(Reason::NoPolicy, 0),
-    };
+    let verdict = beyond_policy(&own);
     let verdict = if verdict.allowed || kind == SOCK_RAW {
         verdict
     } else if protocol == IPPROTO_MPTCP {
@@ -52,12 +48,46 @@ pub fn zt_sock_create(ctx: SockContext) -> i32 {
     } else {
         Verdict::refusal(Reason::Protocol, verdict.revision)
     };
+    let made = Made {
+        started,
+        netns: context::netns_cookie(ctx.as_ptr()),
+        // 255 where the number does not fit: only multipath TCP, which its reason names.
+        protocol: if protocol > 255 { 255 } else { protocol as u8 },
+        flags: if family == AF_INET6 { IPV6 } else { 0 },
+    };
+    answer(&own, &made, &verdict)
+}
+
+/// What policy says of a workload's right to speak what no policy can name: that to raw sockets.
+#[inline(always)]
+pub fn beyond_policy(own: &Own) -> Verdict {
+    match judge::Table::in_force() {
+        Some(table) => raw_socket_verdict(&table, own.identity),
+        None => Verdict::refusal(Reason::NoPolicy, 0),
+    }
+}
+
+/// A socket that is to be made.
+pub struct Made {
+    /// When it was asked about.
+    pub started: u64,
+    /// Cookie of its network namespace; 0 where that is not known.
+    pub netns: u64,
+    /// IP protocol number; 255 where it has none, or one that does not fit.
+    pub protocol: u8,
+    /// `IPV6`, or nothing.
+    pub flags: u8,
+}
+
+/// Has the decision about a socket recorded: what the hook answers.
+#[inline(always)]
+pub fn answer(own: &Own, made: &Made, verdict: &Verdict) -> i32 {
     emit::decision(
         &Decision {
             hook: Hook::Socket,
-            started,
-            own: &own,
-            netns: context::netns_cookie(ctx.as_ptr()),
+            started: made.started,
+            own,
+            netns: made.netns,
             cookie: 0,
             source: own.identity,
             destination: identity::RAW_SOCKETS,
@@ -66,13 +96,12 @@ pub fn zt_sock_create(ctx: SockContext) -> i32 {
             source_port: 0,
             destination_port: 0,
             target_port: 0,
-            // 255 where the number does not fit: only multipath TCP, which its reason names.
-            protocol: if protocol > 255 { 255 } else { protocol as u8 },
-            flags: if family == AF_INET6 { IPV6 } else { 0 },
+            protocol: made.protocol,
+            flags: made.flags,
             in_task: true,
             proof: Proof::None,
         },
-        &verdict,
+        verdict,
     );
     if !verdict.allowed && own.enforced(verdict.revision) {
         REFUSE

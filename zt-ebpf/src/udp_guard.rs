@@ -289,10 +289,10 @@ impl Packet {
     /// Reads the headers, or `None` where they are cut short or hide the ports.
     #[inline(never)]
     fn read(skb: *mut __sk_buff) -> Option<Self> {
-        let first: [u8; 1] = load(skb, 0)?;
+        let first: [u8; 1] = context::load(skb, 0)?;
         if first[0] >> 4 == 4 {
-            let source: [u8; 4] = load(skb, 12)?;
-            let destination: [u8; 4] = load(skb, 16)?;
+            let source: [u8; 4] = context::load(skb, 12)?;
+            let destination: [u8; 4] = context::load(skb, 16)?;
             let header = u32::from(first[0] & 0xf) * 4;
             let (source_port, destination_port) = ports(skb, header)?;
             return Some(Self {
@@ -302,9 +302,9 @@ impl Packet {
                 destination_port,
             });
         }
-        let [mut next]: [u8; 1] = load(skb, 6)?;
-        let source: [u8; 16] = load(skb, 8)?;
-        let destination: [u8; 16] = load(skb, 24)?;
+        let [mut next]: [u8; 1] = context::load(skb, 6)?;
+        let source: [u8; 16] = context::load(skb, 8)?;
+        let destination: [u8; 16] = context::load(skb, 24)?;
         let mut offset = 40_u32;
         let mut steps = 0;
         while next != UDP {
@@ -312,7 +312,7 @@ impl Packet {
             if steps == EXTENSIONS || !(next == 0 || next == 43 || next == 60) {
                 return None;
             }
-            let [following, length]: [u8; 2] = load(skb, offset)?;
+            let [following, length]: [u8; 2] = context::load(skb, offset)?;
             next = following;
             offset += (u32::from(length) + 1) * 8;
             steps += 1;
@@ -329,21 +329,6 @@ impl Packet {
 
 #[inline(always)]
 fn ports(skb: *mut __sk_buff, offset: u32) -> Option<(u16, u16)> {
-    let [a, b, c, d]: [u8; 4] = load(skb, offset)?;
+    let [a, b, c, d]: [u8; 4] = context::load(skb, offset)?;
     Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
-}
-
-#[inline(always)]
-fn load<const N: usize>(skb: *mut __sk_buff, offset: u32) -> Option<[u8; N]> {
-    let mut bytes = [0; N];
-    // SAFETY: the buffer has the length given.
-    let failed = unsafe {
-        helper::bpf_skb_load_bytes(
-            skb.cast(),
-            offset,
-            core::ptr::from_mut(&mut bytes).cast(),
-            N as u32,
-        )
-    };
-    (failed == 0).then_some(bytes)
 }

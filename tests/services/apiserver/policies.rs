@@ -88,6 +88,11 @@ fn policies_are_taken_refused_and_changed_where_the_cluster_keeps_them() -> Resu
         .put("shop", &policy("shop", &[OPEN.into()]).to_string())?
         .success()?;
     assert_eq!(shop()?["spec"]["rules"][0]["to"][0]["ports"], json!([OPEN]));
+    // It says by which one it was written.
+    let trail = engine.get("/v1/audit?type=policy_change&limit=1")?;
+    let change = &trail["records"][0]["id"];
+    assert!(change.is_string(), "{trail}");
+    assert_eq!(&shop()?["metadata"]["annotations"]["zt.hanzo.ai/change"], change);
     becomes(&mut client, world.far(MORE), "EPERM")?;
     // Somebody who has seen the former one.
     let stale = put_if(&engine, "shop", etag, &policy("shop", &[MORE.into()]))?;

@@ -6,16 +6,13 @@ use std::fs;
 use anyhow::Result;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use zt_tests::{Engine, Policy, Sandbox, TCP, eventually, http, spiffe};
+use zt_tests::{Engine, Policy, Sandbox, TCP, eventually};
 
 use super::LATER;
 
 fn engine(sandbox: &Sandbox, name: &str) -> Result<Engine> {
-    let policies = sandbox.directory().join("policies");
-    fs::create_dir_all(&policies)?;
     let policy = Policy::new("core").allow("client", "server", TCP, "80");
-    fs::write(policies.join("core.yaml"), policy.text())?;
-    Engine::new(sandbox, name, &policies)
+    Engine::with_policy(sandbox, name, &policy)
 }
 
 #[test]
@@ -27,11 +24,7 @@ fn the_last_checkpoint_is_told_from_the_start_of_the_next_run_on() -> Result<()>
         !engine.metrics()?.text.contains("zt_audit_checkpoint_seq "),
         "nothing is signed yet"
     );
-    let question = json!({
-        "source": { "spiffe_id": spiffe("client") },
-        "destination": { "spiffe_id": spiffe("server"), "port": 80, "protocol": "TCP" },
-    });
-    http::request(engine.api(), "POST", "/v1/evaluate", Some(&question.to_string()))?.success()?;
+    engine.evaluate(80)?;
     // It signs at the end.
     assert!(engine.terminate()?.success());
     engine.start()?;

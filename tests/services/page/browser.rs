@@ -122,6 +122,26 @@ impl Browser {
         self.command("/actions", &keyboard).map(drop)
     }
 
+    /// Clicks into the middle of what a selector finds.
+    pub(crate) fn click(&self, selector: &str) -> Result<()> {
+        let script = format!(
+            "const found = document.querySelector({}); found.scrollIntoView({{ block: 'center' }});
+             const box = found.getBoundingClientRect();
+             return [box.left + box.width / 2, box.top + box.height / 2].map(Math.round)",
+            json!(selector)
+        );
+        let at = self.run(&script)?;
+        let actions = json!([
+            { "type": "pointerMove", "duration": 0, "x": at[0], "y": at[1] },
+            { "type": "pointerDown", "button": 0 },
+            { "type": "pointerUp", "button": 0 },
+        ]);
+        let mouse = json!({ "actions": [{
+            "type": "pointer", "id": "mouse", "parameters": { "pointerType": "mouse" }, "actions": actions
+        }] });
+        self.command("/actions", &mouse).map(drop)
+    }
+
     /// What the operator likes better, `dark` or `light`.
     pub(crate) fn prefers(&self, scheme: &str) -> Result<()> {
         let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);

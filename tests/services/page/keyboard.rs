@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use zt_tests::{Engine, Sandbox};
 
 use super::browser::{self, Browser};
-use super::{SERVICES, engine, evaluate};
+use super::{SERVICES, engine};
 
 /// Whether the help is open.
 pub(crate) const HELPS: &str = "return document.getElementById('help').open";
@@ -42,7 +42,7 @@ pub(crate) fn look_at_decisions(browser: &Browser, engine: &Engine) -> Result<()
     browser.press(browser::ESCAPE)?;
     let before = browser.run(ROWS)?.as_u64().context("a count")?;
     for port in [81, 80] {
-        evaluate(engine, port)?;
+        engine.evaluate(port)?;
     }
     browser.is("decisions", ROWS, |rows| rows.as_u64() == Some(before + 2))?;
     browser.press(browser::DOWN)?;
@@ -209,13 +209,13 @@ fn each_key_does_what_the_help_says() -> Result<()> {
     browser.is("a stream", link, |text| has(text, "connected"))?;
     browser.press("p")?;
     browser.is("that it is held", COUNT, |text| has(text, "held, 0 came since"))?;
-    evaluate(&engine, 81)?;
+    engine.evaluate(81)?;
     browser.is("that one came", COUNT, |text| has(text, "held, 1 came since"))?;
     assert_eq!(browser.run(ROWS)?, 0);
     browser.press("p")?;
     browser.is("that it goes on", COUNT, |text| !has(text, "held"))?;
     for (port, rows) in [(81, 1), (80, 2)] {
-        evaluate(&engine, port)?;
+        engine.evaluate(port)?;
         browser.is("a decision", ROWS, |count| *count == rows)?;
     }
     for (key, row) in [

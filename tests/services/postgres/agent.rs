@@ -7,7 +7,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use zt_tests::postgres::Server;
 use zt_tests::wait::eventually;
-use zt_tests::{Engine, Policy, Sandbox, TCP, http, spiffe};
+use zt_tests::{Engine, Sandbox, http, spiffe};
 
 const LATER: Duration = Duration::from_secs(120);
 
@@ -30,11 +30,10 @@ fn an_agent_ships_answers_from_the_server_and_waits_for_it() -> Result<()> {
         sandbox.directory().join("keys"),
     );
     let audit = json!({ "dsn": server.dsn("engine"), "spool": spool, "keys": keys });
-    let policy = Policy::new("shared").allow("client", "server", TCP, "5432");
     let mut agent = sandbox
         .agent()?
         .config("audit", audit)
-        .policy("shared.yaml", &policy.text())?
+        .policy("core.yaml", &super::policy().text())?
         .start()?;
 
     assert_eq!(ask(&agent, 5432)?["decision"], "ALLOW");
@@ -109,21 +108,12 @@ fn an_agent_ships_answers_from_the_server_and_waits_for_it() -> Result<()> {
 async fn who_may_only_insert_says_where_to_ask() -> Result<()> {
     let server = super::with_tables().await;
     let sandbox = Sandbox::new("writer")?;
-    let policies = sandbox.directory().join("policies");
-    std::fs::create_dir_all(&policies)?;
-    let policy = Policy::new("core").allow("client", "server", TCP, "5432");
-    std::fs::write(policies.join("core.yaml"), policy.text())?;
-    let mut engine = Engine::new(&sandbox, "writer", &policies)?.on_server(&server.dsn("node"), 365);
+    let engine = Engine::with_policy(&sandbox, "writer", &super::policy())?;
+    let mut engine = engine.on_server(&server.dsn("node"), 365);
     tokio::task::block_in_place(|| {
         engine.start()?;
-        let question = json!({
-            "source": { "spiffe_id": spiffe("client") },
-            "destination": { "spiffe_id": spiffe("server"), "port": 5432 },
-        });
-        http::post(engine.api(), "/v1/evaluate", &question)?.success()?;
-        eventually("the decision to be shipped", LATER, || {
-            Ok(engine.metrics()?.sum("zt_audit_shipped_total", &[]) >= 1)
-        })?;
+        engine.evaluate(5432)?;
+        engine.wait_shipped(1)?;
         for path in ["/v1/graph", "/v1/audit", "/v1/graph?namespace=test"] {
             let answer = http::get(engine.api(), path)?;
             let said = answer.json()?;

@@ -10,15 +10,13 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use uuid::Uuid;
 use zt_agent::audit::chain::Head;
-use zt_agent::audit::postgres::{Maintainer, Writer};
-use zt_agent::audit::record::{AuditRecord, Change, Entry, Kept, Mode, Outcome, Timestamp};
+use zt_agent::audit::record::{AuditRecord, Change, Entry, Mode, Outcome, Timestamp};
 use zt_agent::audit::sqlite;
 use zt_agent::audit::store::Sink as _;
-use zt_tests::entries::Maker;
-use zt_tests::postgres::Server;
+use zt_tests::entries::{Maker, linked};
 use zt_tests::{Engine, Policy, Sandbox, TCP, http};
 
-use super::{batches, target, today};
+use super::{ship_kept, today, with_tables};
 
 const HOUR: i64 = 3_600_000_000_000;
 const OTHER_SOURCE: &str = "spiffe://hanzo.ai/hanzo-k8s/other/app";
@@ -191,11 +189,8 @@ fn answers(engine: &Engine) -> Result<()> {
 }
 
 fn engine(sandbox: &Sandbox) -> Result<Engine> {
-    let policies = sandbox.directory().join("policies");
-    std::fs::create_dir_all(&policies)?;
     let policy = Policy::new("core").allow("client", "server", TCP, "80");
-    std::fs::write(policies.join("core.yaml"), policy.text())?;
-    Engine::new(sandbox, "engine", &policies)
+    Engine::with_policy(sandbox, "engine", &policy)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -221,22 +216,10 @@ async fn every_parameter_finds_what_it_is_about_in_a_file() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_parameter_finds_what_it_is_about_on_a_server() -> Result<()> {
-    let server = Server::start("fsync = off")?;
-    let mut maintainer = Maintainer::open(&target(&server, "keeper")).await?;
-    maintainer.keep(None).await?;
+    let server = with_tables().await;
     let mut head = Head::new(Uuid::from_u128(7));
-    let records: Vec<Kept> = entries()
-        .into_iter()
-        .map(|entry| {
-            let link = Some(head.link(&entry));
-            Kept { entry, link }
-        })
-        .collect();
-    let mut writer = Writer::new(target(&server, "node"));
-    for batch in batches(head.writer, &records, 1000) {
-        assert!(writer.ship(&batch).await?);
-    }
-    writer.close().await;
+    let records = linked(entries(), &mut head);
+    ship_kept(&server, head.writer, &records).await;
     let sandbox = Sandbox::new("filters-postgres")?;
     let mut engine = engine(&sandbox)?.on_server(&server.dsn("engine"), 365);
     tokio::task::block_in_place(|| {

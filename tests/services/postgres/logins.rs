@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use zt_tests::wait::eventually;
-use zt_tests::{Engine, Policy, Sandbox, TCP, http, spiffe};
+use zt_tests::{Engine, Sandbox};
 
 const LATER: Duration = Duration::from_secs(120);
 
@@ -38,11 +38,7 @@ fn each_login_does_what_it_is_for_and_may_do_nothing_else() -> Result<()> {
     let server = super::server();
     server.sql("CREATE ROLE asker LOGIN NOINHERIT IN ROLE zt_audit_reader")?;
     let sandbox = Sandbox::new("logins")?;
-    let policies = sandbox.directory().join("policies");
-    std::fs::create_dir_all(&policies)?;
-    let policy = Policy::new("core").allow("client", "server", TCP, "5432");
-    std::fs::write(policies.join("core.yaml"), policy.text())?;
-    let engine = Engine::new(&sandbox, "logins", &policies)?;
+    let engine = Engine::with_policy(&sandbox, "logins", &super::policy())?;
     let audit = |read: &str| {
         json!({
             "dsn": server.dsn("node"), "readDsn": server.dsn(read), "maintainDsn": server.dsn("keeper"),
@@ -52,15 +48,9 @@ fn each_login_does_what_it_is_for_and_may_do_nothing_else() -> Result<()> {
     let (audit, without) = (audit("asker"), audit("node"));
     let mut engine = engine.config("audit", audit);
     engine.start()?;
-    let question = json!({
-        "source": { "spiffe_id": spiffe("client") },
-        "destination": { "spiffe_id": spiffe("server"), "port": 5432 },
-    });
-    http::post(engine.api(), "/v1/evaluate", &question)?.success()?;
+    engine.evaluate(5432)?;
     // The tables were made by one, the record inserted by another one, and a third one answers.
-    eventually("the decision to be shipped", LATER, || {
-        Ok(engine.metrics()?.sum("zt_audit_shipped_total", &[]) >= 1)
-    })?;
+    engine.wait_shipped(1)?;
     let answer = engine.get("/v1/audit?type=decision")?;
     assert_eq!(answer["records"][0]["destination"]["port"], 5432, "{answer}");
     let graph = engine.get("/v1/graph")?;
@@ -123,11 +113,7 @@ fn each_login_does_what_it_is_for_and_may_do_nothing_else() -> Result<()> {
 fn a_login_that_is_named_for_the_tables_and_may_not_is_told_of_and_tried_again() -> Result<()> {
     let server = super::server();
     let sandbox = Sandbox::new("named")?;
-    let policies = sandbox.directory().join("policies");
-    std::fs::create_dir_all(&policies)?;
-    let policy = Policy::new("core").allow("client", "server", TCP, "5432");
-    std::fs::write(policies.join("core.yaml"), policy.text())?;
-    let engine = Engine::new(&sandbox, "named", &policies)?;
+    let engine = Engine::with_policy(&sandbox, "named", &super::policy())?;
     let audit = json!({
         "dsn": server.dsn("engine"), "maintainDsn": server.dsn("stranger"),
         "spool": engine.spool(), "keys": sandbox.directory().join("keys"),

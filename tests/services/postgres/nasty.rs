@@ -10,7 +10,7 @@ use zt_agent::audit::postgres::Reader;
 use zt_agent::audit::query::{Filter, GraphFilter, PartyFilter};
 use zt_agent::audit::record::{AuditRecord, Change, Entry, Timestamp};
 use zt_tests::entries::Maker;
-use zt_tests::{Engine, Policy, Sandbox, TCP, http};
+use zt_tests::{Engine, Sandbox, http};
 
 use super::cluster::{Cluster, clean, done, run};
 use super::{target, today};
@@ -198,12 +198,8 @@ async fn nasty_text_over_the_api_of_an_engine_on_the_server_is_text() -> Result<
     let entries = entries();
     let cluster = Cluster::of(&entries).await;
     let sandbox = Sandbox::new("nasty")?;
-    let policies = sandbox.directory().join("policies");
-    std::fs::create_dir_all(&policies)?;
-    let policy = Policy::new("core").allow("client", "server", TCP, "80");
-    std::fs::write(policies.join("core.yaml"), policy.text())?;
-    let mut engine =
-        Engine::new(&sandbox, "engine", &policies)?.on_server(&cluster.server.dsn("engine"), 365);
+    let engine = Engine::with_policy(&sandbox, "engine", &super::policy())?;
+    let mut engine = engine.on_server(&cluster.server.dsn("engine"), 365);
     tokio::task::block_in_place(|| {
         engine.start()?;
         for text in NASTY {

@@ -3,13 +3,13 @@
 
 use uuid::Uuid;
 use zt_agent::audit::chain::Head;
-use zt_agent::audit::postgres::{Reader, Writer};
+use zt_agent::audit::postgres::Reader;
 use zt_agent::audit::query::{Fold, GraphFilter, RawSeen};
-use zt_agent::audit::record::{Destination, Entry, Hook, Kept, Outcome, Protocol, Reason, Timestamp};
-use zt_agent::audit::sqlite::{self, Settings, Store};
-use zt_agent::audit::store::Sink as _;
+use zt_agent::audit::record::{Destination, Entry, Hook, Outcome, Protocol, Reason, Timestamp};
+use zt_agent::audit::sqlite;
+use zt_tests::entries::linked;
 
-use super::{batches, maker, target, today, with_tables};
+use super::{file, maker, ship_kept, target, today, with_tables};
 
 const HOUR: i64 = 3_600_000_000_000;
 const KINDS: [(u8, &str); 3] = [(1, "raw_socket"), (132, "protocol"), (255, "mptcp")];
@@ -52,28 +52,9 @@ async fn raw_sockets_are_the_same_from_both_stores() {
         .map(|number| socket(maker.entry(number), number))
         .collect();
     let mut head = Head::new(Uuid::from_u128(7));
-    let link = |entry: &Entry| Kept {
-        entry: entry.clone(),
-        link: Some(head.link(entry)),
-    };
-    let records: Vec<Kept> = entries.iter().map(link).collect();
-    let mut writer = Writer::new(target(&server, "node"));
-    for batch in batches(Uuid::from_u128(7), &records, 100) {
-        assert!(writer.ship(&batch).await.unwrap());
-    }
-    writer.close().await;
-    let directory = tempfile::tempdir().unwrap();
-    let dsn = format!("sqlite://{}", directory.path().join("audit.db").display());
-    let store = Store::open(Settings {
-        dsn: dsn.clone(),
-        max_disk_bytes: 1 << 30,
-        retention_days: None,
-        keys: None,
-        sync: sqlite::Durability::default(),
-    });
-    let store = store.await.unwrap();
-    store.append(&entries, None).await.unwrap();
-    store.close().await.unwrap();
+    let records = linked(entries.iter().cloned(), &mut head);
+    ship_kept(&server, head.writer, &records).await;
+    let (_directory, dsn) = file(entries.iter()).await;
 
     let reader = Reader::new(target(&server, "engine"));
     let at = |hours: i64| Some(Timestamp(start + hours * HOUR));

@@ -82,6 +82,29 @@ async fn kinds_of_any_number_are_added_up_without_temporary_files() {
     assert_eq!(temporary(&server).await, before, "bytes of temporary files");
 }
 
+/// Fails where the server keeps what the newest day's shapes say instead of their sums, for it takes a day for empty of which it has no
+/// statistics yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_day_that_the_server_knows_nothing_of_is_added_up_without_temporary_files() {
+    let server = with_tables().await;
+    kinds::day_of(&server, today() - DAY, MANY, 5);
+    server
+        .sql("ALTER TABLE zt_audit.shape SET (autovacuum_enabled = off); ANALYZE; ALTER ROLE engine SET hash_mem_multiplier = 1")
+        .expect("analyzed");
+    // What these say takes more room than there is; each fits into a page's quarter, and so is not compressed.
+    let (from, to) = ("a".repeat(880), "b".repeat(880));
+    kinds::day_between(&server, (from.as_str(), to.as_str()), today(), MANY, 5);
+    let before = temporary(&server).await;
+    // Each of both days fits alone.
+    let reader = Reader::new(target(&server, "engine")).adding_up_at_most(60_000);
+    let graph = reader.graph(&GraphFilter::default()).await.expect("a graph");
+    assert_eq!(graph.edges.len() as u64, 2 * MANY);
+    let traffic = reader.traffic(&GraphFilter::default(), &Fold::nothing()).await;
+    assert_eq!(traffic.expect("connections").seen.len() as u64, 2 * MANY);
+    reader.close().await;
+    assert_eq!(temporary(&server).await, before, "bytes of temporary files");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_too_much_is_not_added_up_to_its_end() {
     let server = with_kinds().await;

@@ -8,16 +8,16 @@ use std::sync::Arc;
 use uuid::Uuid;
 use zt_agent::audit::AuditRecord;
 use zt_agent::audit::chain::Head;
-use zt_agent::audit::postgres::{PgError, Reader, Writer};
+use zt_agent::audit::postgres::{PgError, Reader};
 use zt_agent::audit::query::{Fold, GraphFilter, MAX_TOLD, Seen, TooMuch};
-use zt_agent::audit::record::{Entry, Kept, Timestamp, party};
-use zt_agent::audit::sqlite::{self, Store};
-use zt_agent::audit::store::Sink as _;
+use zt_agent::audit::record::{Entry, Timestamp, party};
+use zt_agent::audit::sqlite;
 use zt_agent::policy::{self, PolicySet, Settings};
 use zt_agent::traffic::{to_judge, to_recommend};
+use zt_tests::entries::linked;
 use zt_tests::{Policy, TCP};
 
-use super::{batches, maker, ship, target, today, with_tables};
+use super::{file, maker, ship, ship_kept, target, today, with_tables};
 
 const HOUR: i64 = 3_600_000_000_000;
 
@@ -40,7 +40,7 @@ async fn recorded_connections_are_the_same_from_both_stores() {
     // Three days, so that shapes are in several of them.
     let start = today() - 48 * HOUR;
     let records = ship(&server, &maker(start, 60 * HOUR / 5000, 12), 5000).await;
-    let (_directory, dsn) = file(&records).await;
+    let (_directory, dsn) = file(records.iter().map(|kept| &kept.entry)).await;
 
     let reader = Reader::new(target(&server, "engine"));
     let at = |hours: i64| Some(Timestamp(start + hours * HOUR));
@@ -106,59 +106,35 @@ fn folds() -> [Fold; 2] {
     [to_judge(&set, &settings), to_recommend(&settings, false)]
 }
 
-/// A file with these records; its DSN.
-async fn file(records: &[Kept]) -> (tempfile::TempDir, String) {
-    let directory = tempfile::tempdir().unwrap();
-    let dsn = format!("sqlite://{}", directory.path().join("audit.db").display());
-    let store = Store::open(sqlite::Settings {
-        dsn: dsn.clone(),
-        max_disk_bytes: 1 << 30,
-        retention_days: None,
-        keys: None,
-        sync: sqlite::Durability::default(),
-    });
-    let store = store.await.unwrap();
-    let entries: Vec<Entry> = records.iter().map(|kept| kept.entry.clone()).collect();
-    store.append(&entries, None).await.unwrap();
-    store.close().await.unwrap();
-    (directory, dsn)
-}
-
 /// Addresses that call an ingress: more than an answer over the API has connections.
 const CLIENTS: u32 = 20_500;
 
 /// Records of an ingress: one of each client.
-fn called() -> Vec<Kept> {
+fn called() -> Vec<Entry> {
     let maker = maker(today(), 1_000_000, 5);
     let like = (0..1000).find_map(|number| match maker.single(number) {
         Entry::Decision(record) if record.destination.spiffe_id.is_some() => Some(record),
         _ => None,
     });
     let like = like.expect("most entries are decisions between workloads");
-    let mut head = Head::new(Uuid::from_u128(9));
-    let kept = |number: u32| {
+    let called = |number: u32| {
         let mut record: AuditRecord = like.clone();
         record.id = maker.id(number.into());
         record.timestamp = Timestamp(maker.start + maker.step * i64::from(number));
         (record.source.spiffe_id, record.source.entity) = party(Arc::from("world"));
         record.source.address = Some(IpAddr::from(Ipv4Addr::from_bits(0xcb00_0000 + number)));
-        let entry = Entry::Decision(record);
-        let link = Some(head.link(&entry));
-        Kept { entry, link }
+        Entry::Decision(record)
     };
-    (0..CLIENTS).map(kept).collect()
+    (0..CLIENTS).map(called).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_calls_from_the_world_is_one_in_both_stores() {
     let server = with_tables().await;
-    let records = called();
-    let mut writer = Writer::new(target(&server, "node"));
-    for batch in batches(Uuid::from_u128(9), &records, 1000) {
-        assert!(writer.ship(&batch).await.expect("shipped"));
-    }
-    writer.close().await;
-    let (_directory, dsn) = file(&records).await;
+    let mut head = Head::new(Uuid::from_u128(9));
+    let records = linked(called(), &mut head);
+    ship_kept(&server, head.writer, &records).await;
+    let (_directory, dsn) = file(records.iter().map(|kept| &kept.entry)).await;
     let reader = Reader::new(target(&server, "engine"));
     let mut from_file = sqlite::Reader::open(&dsn).await.unwrap();
     let all = GraphFilter::default();

@@ -77,10 +77,7 @@ fn the_way_to_postgresql_shows_the_svid_and_no_record_is_lost_when_it_is_renewed
     // The first DNS name is the common name, which is the login.
     let binary = format!("unix:path:{}", zt_tests::agent::binary()?.display());
     spire.register(&Spire::delegate(), &[&binary], &["-dns", "engine"])?;
-    let policies = sandbox.directory().join("policies");
-    fs::create_dir(&policies)?;
     let policy = Policy::new("core").allow("client", "server", TCP, "80");
-    fs::write(policies.join("core.yaml"), policy.text())?;
     let home = sandbox.directory().join("engine");
     let (socket, current) = (home.join("agent.sock"), home.join("svid/current"));
     let plain = format!(
@@ -92,7 +89,7 @@ fn the_way_to_postgresql_shows_the_svid_and_no_record_is_lost_when_it_is_renewed
         "{plain}&sslcert={0}/cert.pem&sslkey={0}/key.pem&sslrootcert={0}/bundle.pem",
         current.display()
     );
-    let engine = Engine::new(&sandbox, "engine", &policies)?.on_server(&dsn, 365);
+    let engine = Engine::with_policy(&sandbox, "engine", &policy)?.on_server(&dsn, 365);
     let (api, health) = (engine.api(), engine.health());
     let callers = json!([{ "spiffe": "spiffe://hanzo.ai/ops/*", "role": "read" }]);
     let mut engine = engine

@@ -261,6 +261,8 @@ pub struct Flood {
     pub count: u64,
     /// How long at most.
     pub duration: Option<Duration>,
+    /// Until this file is there.
+    pub until: Option<PathBuf>,
     /// How often at most, so that a loop that goes on for long does not drown its own records.
     pub pace: Option<Duration>,
     /// Sends one byte over each connection and waits for it to come back, before it counts as `ok`.
@@ -276,6 +278,7 @@ impl Flood {
             to: vec![to],
             count,
             duration: None,
+            until: None,
             pace: None,
             echo: false,
             options: ConnectOptions::default(),

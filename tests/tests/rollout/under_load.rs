@@ -19,22 +19,30 @@ const PORTS: [u16; 2] = [80, 81];
 /// How often a node has to stop by itself.
 const LEAST_STOPS: u64 = 2;
 
-/// A workload that does what it may, over both protocols.
+/// Where whoever is outside of the tree has addresses.
+const OUTSIDE: [&str; 2] = ["10.99.0.0/16", "fd99::/64"];
+
+/// A workload that does what it may, over both protocols, and a caller that no agent manages.
 struct Bystander {
     streams: Party,
     datagrams: Party,
+    outsider: Party,
 }
 
 impl Bystander {
     fn new(scene: &mut Scene) -> Result<Self> {
         let streams = scene.workload("client")?;
-        let datagrams = scene.start("datagrams", &streams.cgroup, &streams.host)?;
-        Ok(Self { streams, datagrams })
+        Ok(Self {
+            datagrams: scene.start("datagrams", &streams.cgroup, &streams.host)?,
+            outsider: scene.outsider("outsider")?,
+            streams,
+        })
     }
 
     fn begin(&mut self, server: &Party) -> Result<()> {
         let to = both(server, PORTS[0]);
         self.streams.send(Operation::ConnectMany(forever(to, true)))?;
+        self.outsider.send(Operation::ConnectMany(forever(to, true)))?;
         self.datagrams.send(Operation::SendMany(forever(to, false)))
     }
 
@@ -43,10 +51,52 @@ impl Bystander {
         for (party, who) in [
             (&mut self.streams, "connections"),
             (&mut self.datagrams, "datagrams"),
+            (&mut self.outsider, "connections from outside"),
         ] {
             for counts in outcomes(party)? {
                 println!("{who}: {counts:?}");
                 assert_eq!(counts.keys().collect::<Vec<_>>(), ["ok"], "{who}");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What one workload tries that is refused while the stage is in force, over both protocols.
+struct Refused {
+    streams: Party,
+    datagrams: Party,
+}
+
+impl Refused {
+    fn new(scene: &Scene, of: &Party) -> Result<Self> {
+        Ok(Self {
+            streams: scene.start("refused-streams", &of.cgroup, &of.host)?,
+            datagrams: scene.start("refused-datagrams", &of.cgroup, &of.host)?,
+        })
+    }
+
+    fn begin(&mut self, server: &Party) -> Result<()> {
+        let to = both(server, PORTS[1]);
+        self.streams.send(Operation::ConnectMany(forever(to, false)))?;
+        self.datagrams.send(Operation::SendMany(forever(to, false)))
+    }
+
+    /// Waits for the loops to end: each of them was refused, and went through.
+    fn end(&mut self) -> Result<()> {
+        for (party, who) in [
+            (&mut self.streams, "connections"),
+            (&mut self.datagrams, "datagrams"),
+        ] {
+            for counts in outcomes(party)? {
+                println!("{who}, refused or not: {counts:?}");
+                // One that was under way may have been ended.
+                assert!(
+                    ["ok", "EPERM"]
+                        .into_iter()
+                        .all(|outcome| counts.contains_key(outcome)),
+                    "{who}"
+                );
             }
         }
         Ok(())
@@ -74,7 +124,7 @@ fn outcomes(party: &mut Party) -> Result<Vec<BTreeMap<String, u64>>> {
     Ok(reply.outcomes.into_iter().map(|of| of.counts).collect())
 }
 
-/// A server and a policy that allows the client the first of its ports.
+/// A server and a policy that allows the client, and whoever comes from outside, the first of its ports.
 fn served(label: &str) -> Result<(Scene, Party, Policy)> {
     let mut scene = Scene::new(label)?;
     let mut server = scene.workload("server")?;
@@ -88,6 +138,9 @@ fn served(label: &str) -> Result<(Scene, Party, Policy)> {
         .fold(Policy::new("policy"), |policy, protocol| {
             policy.allow("client", "server", protocol, &allowed)
         });
+    let policy = OUTSIDE.into_iter().fold(policy, |policy, network| {
+        policy.allow(network, "server", TCP, &allowed)
+    });
     Ok((scene, server, policy))
 }
 
@@ -101,6 +154,14 @@ fn stages(limit: &Value) -> Value {
     json!([stage])
 }
 
+/// Of what a record tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Who {
+    Streams,
+    Datagrams,
+    Outsider,
+}
+
 /// Each decision says what policy says of its port, and was enforced where its revision is one of the stage.
 fn each_is_of_its_stage(agent: &Agent) -> Result<()> {
     let mut reached = BTreeMap::from([(1, false)]);
@@ -111,7 +172,7 @@ fn each_is_of_its_stage(agent: &Agent) -> Result<()> {
             reached.insert(revision, !to.is_null());
         }
     }
-    let mut found: BTreeMap<(u16, bool, bool), u64> = BTreeMap::new();
+    let mut found: BTreeMap<(u16, bool, bool, Who), u64> = BTreeMap::new();
     for port in PORTS {
         for record in agent.all_records(&format!("port={port}&type=decision"))? {
             let revision = record["revision"].as_u64().context("a revision")?;
@@ -123,16 +184,24 @@ fn each_is_of_its_stage(agent: &Agent) -> Result<()> {
             );
             let address = record["destination"]["address"].as_str().context("an address")?;
             let is_v6 = address.contains(':');
-            *found.entry((port, *enforced, is_v6)).or_default() += 1;
+            let who = if record["source"]["spiffe_id"].is_null() {
+                Who::Outsider
+            } else if record["protocol"] == UDP {
+                Who::Datagrams
+            } else {
+                Who::Streams
+            };
+            *found.entry((port, *enforced, is_v6, who)).or_default() += 1;
         }
     }
     println!(
-        "records by port, stage and whether it was IPv6: {found:?}, at {} stages",
+        "records by port, stage, whether it was IPv6, and who: {found:?}, at {} stages",
         reached.len()
     );
+    // Nobody from outside goes to the second port.
     ensure!(
-        found.len() == 8,
-        "both ports at both stages, over both versions: {found:?}"
+        found.len() == 2 * 2 * (2 * 2 + 1),
+        "both ports at both stages, over both versions and protocols, and from outside: {found:?}"
     );
     Ok(())
 }
@@ -142,16 +211,15 @@ fn no_verdict_is_wrong_while_a_rollout_goes_on_and_back() -> Result<()> {
     let (mut scene, server, policy) = served("under-load")?;
     let mut bystander = Bystander::new(&mut scene)?;
     let mut chat = scene.workload("chat")?;
-    // Tries what is refused while the stage is in force.
-    let mut loops = scene.start("loops", &chat.cgroup, &chat.host)?;
+    let mut loops = Refused::new(&scene, &chat)?;
     let agent = scene
         .agent(&policy)?
         .mode("observe")
         .policy("rollout.yaml", &rollout(None, &stages(&Value::Null)))?
         .start()?;
     bystander.begin(&server)?;
+    loops.begin(&server)?;
     let refused = both(&server, PORTS[1]);
-    loops.send(Operation::ConnectMany(forever(refused, false)))?;
     let (start, mut changes) = (Instant::now(), 0);
     while start.elapsed() < HAMMER {
         for (verb, outcome) in [("advance", "EPERM"), ("rollback", "ok")] {
@@ -167,14 +235,7 @@ fn no_verdict_is_wrong_while_a_rollout_goes_on_and_back() -> Result<()> {
     println!("{changes} changes in {:?}", start.elapsed());
     assert!(changes > LEAST_CHANGES, "only {changes} changes");
     bystander.end()?;
-    for counts in outcomes(&mut loops)? {
-        println!("refused or not: {counts:?}");
-        assert!(
-            ["ok", "EPERM"]
-                .into_iter()
-                .all(|outcome| counts.contains_key(outcome))
-        );
-    }
+    loops.end()?;
     each_is_of_its_stage(&agent)
 }
 
@@ -183,6 +244,7 @@ fn no_verdict_is_wrong_while_a_node_goes_back_by_itself() -> Result<()> {
     let (mut scene, server, policy) = served("back-under-load")?;
     let mut bystander = Bystander::new(&mut scene)?;
     let mut chat = scene.workload("chat")?;
+    let mut loops = Refused::new(&scene, &chat)?;
     let limit = json!({ "perMinute": 3, "action": "rollback" });
     let agent = scene
         .agent(&policy)?
@@ -190,6 +252,8 @@ fn no_verdict_is_wrong_while_a_node_goes_back_by_itself() -> Result<()> {
         .policy("rollout.yaml", &rollout(None, &stages(&limit)))?
         .start()?;
     bystander.begin(&server)?;
+    // Whatever it is by, it is one connection.
+    loops.begin(&server)?;
     let (start, mut stops) = (Instant::now(), 0);
     while start.elapsed() < HAMMER {
         let verb = if stops == 0 { "advance" } else { "resume" };
@@ -211,6 +275,7 @@ fn no_verdict_is_wrong_while_a_node_goes_back_by_itself() -> Result<()> {
     println!("{stops} stops in {:?}", start.elapsed());
     assert!(stops >= LEAST_STOPS, "only {stops}");
     bystander.end()?;
+    loops.end()?;
     assert_eq!(cli(&agent, &["status", "--fail"])?.status.code(), Some(1));
     each_is_of_its_stage(&agent)
 }

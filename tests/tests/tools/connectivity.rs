@@ -9,15 +9,17 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use zt_tests::contained::{granted, through};
-use zt_tests::{agent, cgroup, wait};
+use zt_tests::{Sandbox, agent, cgroup, wait};
 
 #[path = "connectivity/broken.rs"]
 mod broken;
 
 const DEADLINE: Duration = Duration::from_secs(60);
+/// For a shell in a network namespace.
+const NO_IPV6: &str = "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6";
 /// Of the tests in a container one looks at the mode of the root of the cgroups, which each changes for a moment.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
@@ -53,11 +55,15 @@ fn command(config: &str, arguments: &[&str]) -> Result<(tempfile::TempDir, Comma
         .args(arguments)
         .arg("--config")
         .arg(&file);
+    Ok((directory, piped(command)))
+}
+
+fn piped(mut command: Command) -> Command {
     command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    Ok((directory, command))
+    command
 }
 
 /// Runs it, and gives its report; nothing is left.
@@ -96,11 +102,31 @@ fn contained(alone: &Command) -> Result<Command> {
     command.args(words);
     command.args(["env", "PATH=/nonexistent", "TMPDIR=/var/tmp"]);
     command.arg(alone.get_program()).args(alone.get_args());
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    Ok(command)
+    Ok(piped(command))
+}
+
+/// What had to come out of a check, each time that it was made.
+fn expected<'a>(report: &'a Value, check: &str) -> Vec<&'a str> {
+    let rows = report["checks"].as_array().map_or(&[][..], Vec::as_slice).iter();
+    rows.filter(|row| row["check"] == check)
+        .filter_map(|row| row["expected"].as_str())
+        .collect()
+}
+
+/// Whoever has no name, the workload itself and the host came out as they must under these settings.
+fn configured(report: &Value, [unknown, itself, host]: [&str; 3]) {
+    for (check, setting, ways) in [
+        ("unknown workload", unknown, &BOTH[..]),
+        ("to itself", itself, &BOTH[..]),
+        ("from the host", host, &BOTH[..2]),
+    ] {
+        assert_eq!(results(report, check), ways, "{check}: {report:#}");
+        let expected = expected(report, check);
+        assert!(
+            expected.iter().all(|expected| expected.contains(setting)),
+            "{check}: {expected:?}"
+        );
+    }
 }
 
 const BOTH: [(&str, &str, &str); 4] = [
@@ -112,7 +138,21 @@ const BOTH: [(&str, &str, &str); 4] = [
 
 #[test]
 fn everything_that_it_tries_comes_out() -> Result<()> {
-    let report = report("handshake: auto\nclusterCIDRs: [10.0.0.0/8]\n")?;
+    everything_comes_out("handshake: auto\nclusterCIDRs: [10.0.0.0/8]\n").map(drop)
+}
+
+/// Fails where the test has an agent without the guard that the node's has.
+#[test]
+fn everything_comes_out_with_the_packet_guard_in_place() -> Result<()> {
+    let report = everything_comes_out("handshake: auto\npacketGuard: true\n")?;
+    let guarded = "carries on without the agent (packetGuard: true)";
+    assert_eq!(expected(&report, "live connection"), [guarded; 2]);
+    Ok(())
+}
+
+/// Runs it with a configuration that has all be tried.
+fn everything_comes_out(config: &str) -> Result<Value> {
+    let report = report(config)?;
     assert_eq!(
         (&report["passed"], &report["handshake"]),
         (&true.into(), &"auto".into())
@@ -127,13 +167,71 @@ fn everything_that_it_tries_comes_out() -> Result<()> {
         assert_eq!(results(&report, check), BOTH, "{check}: {report:#}");
     }
     let tcp = [("IPv4", "TCP", "passed"), ("IPv6", "TCP", "passed")];
-    assert_eq!(results(&report, "handshake"), tcp);
+    for check in ["handshake", "live connection"] {
+        assert_eq!(results(&report, check), tcp, "{check}: {report:#}");
+    }
     assert_eq!(results(&report, "borrowed address"), tcp[..1]);
     let each = |ip| [(ip, "TCP", "passed"), (ip, "UDP", "passed")];
     assert_eq!(
         results(&report, "revocation"),
         [each("IPv4"), each("IPv6")].concat()
     );
+    configured(
+        &report,
+        ["unknownWorkload: observe", "allowSelf: true", "allowHost: true"],
+    );
+    Ok(report)
+}
+
+/// Fails where the test has an agent that knows less of the configuration than the node's.
+#[test]
+fn what_the_configuration_forbids_is_refused() -> Result<()> {
+    let settings = ["unknownWorkload: deny", "allowSelf: false", "allowHost: false"];
+    configured(&report(&settings.join("\n"))?, settings);
+    Ok(())
+}
+
+/// As on a node that has IPv6 switched off.
+#[test]
+fn without_ipv6_the_rest_is_tried_and_the_table_says_why() -> Result<()> {
+    let sandbox = Sandbox::new("no-ipv6")?;
+    let node = sandbox.host("node")?;
+    let switched = node.command("sh").args(["-c", NO_IPV6]).status()?;
+    ensure!(switched.success(), "{switched}");
+    let (_directory, alone) = command("handshake: auto\n", &["-o", "json"])?;
+    let mut there = node.command(alone.get_program());
+    there.args(alone.get_args());
+    let report = reported(&mut piped(there))?;
+    assert_eq!(report["passed"], true, "{report:#}");
+    let half = BOTH.map(|(ip, protocol, result)| match ip {
+        "IPv6" => (ip, protocol, "not_applicable"),
+        _ => (ip, protocol, result),
+    });
+    for check in [
+        "observe",
+        "unknown workload",
+        "allow",
+        "deny",
+        "to itself",
+        "deny at the destination",
+        "without the agent",
+    ] {
+        assert_eq!(results(&report, check), half, "{check}: {report:#}");
+    }
+    for check in ["handshake", "from the host", "live connection"] {
+        assert_eq!(results(&report, check), half[..2], "{check}: {report:#}");
+    }
+    assert_eq!(
+        results(&report, "revocation"),
+        [half[0], half[2], half[1], half[3]],
+        "{report:#}"
+    );
+    assert_eq!(results(&report, "borrowed address"), half[..1]);
+    for row in report["checks"].as_array().context("checks")? {
+        let found = row["found"].as_str().context("what was found")?;
+        let says_why = found.contains("net.ipv6.conf.all.disable_ipv6");
+        assert_eq!(row["result"] == "not_applicable", says_why, "{row}");
+    }
     Ok(())
 }
 

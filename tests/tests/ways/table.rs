@@ -251,14 +251,16 @@ pub(crate) fn ways() -> Vec<Way> {
             |s, v6| framed(s, v6, at(&s.other, v6).ip(), 4001, &[]),
             Dropped,
             "the destination decides too",
-        ),
+        )
+        .beyond(),
         way(
             "a frame of its own, address of who may",
             Other,
             |s, v6| framed(s, v6, at(&s.client, v6).ip(), 4002, &[]),
             Limit(FAMILIES),
             "no socket that is asked about",
-        ),
+        )
+        .beyond(),
         way(
             "a frame of an ordinary user",
             Other,
@@ -274,6 +276,7 @@ pub(crate) fn ways() -> Vec<Way> {
             Dropped,
             "the destination decides too",
         )
+        .beyond()
         .rare(),
         way(
             "AF_XDP, address of who may",
@@ -282,6 +285,7 @@ pub(crate) fn ways() -> Vec<Way> {
             Limit(FAMILIES),
             "no socket that is asked about",
         )
+        .beyond()
         .rare(),
         way(
             "AF_XDP of an ordinary user",
@@ -299,6 +303,7 @@ pub(crate) fn ways() -> Vec<Way> {
             Refused("connect: EPERM"),
             "its handshake is TCP of the task's",
         )
+        .beyond()
         .rare(),
         way(
             "VSOCK",
@@ -307,6 +312,7 @@ pub(crate) fn ways() -> Vec<Way> {
             Undecided(FAMILIES),
             "no hook of cgroups runs for it",
         )
+        .beyond()
         .once()
         .rare(),
         way(
@@ -316,6 +322,7 @@ pub(crate) fn ways() -> Vec<Way> {
             Undecided(FAMILIES),
             "no hook of cgroups runs for it",
         )
+        .beyond()
         .once()
         .rare(),
         way(

@@ -94,6 +94,12 @@ pub(super) const FOR_VM: [Program; 5] = [
     Program::of("xz-utils", "xz", "modules of older kernels"),
 ];
 
+/// What the container image is built with; not needed for anything else.
+pub(super) const FOR_IMAGE: [Program; 2] = [
+    Program::of("buildah", "buildah", "the container image, without a daemon"),
+    Program::of("binutils", "strip", "the container image's program"),
+];
+
 /// What asks the API in the benchmark; not needed for anything else.
 pub(super) const WRK: Program = Program::of("wrk", "wrk", "the benchmark's requests over HTTP").optional();
 

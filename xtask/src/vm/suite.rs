@@ -15,7 +15,7 @@ const fn of(binary: &'static str, tests: &'static [&'static str]) -> Selection {
 }
 
 /// In the order in which they run. The first says which program does not load, where one does not.
-pub(super) const SUITE: [Selection; 16] = [
+pub(super) const SUITE: [Selection; 20] = [
     of("instructions", &["the_verifier_takes_every_program"]),
     of(
         "decide",
@@ -28,8 +28,26 @@ pub(super) const SUITE: [Selection; 16] = [
     ),
     of("change", &["however_a_file_is_changed_the_policy_follows"]),
     of("revoke", &["a_revoked_connection_dies_at_both_ends"]),
+    of(
+        "rollout",
+        &[
+            "policy_and_modes_change_in_one_step",
+            "stages_come_and_go_with_the_traffic_that_they_are_about",
+        ],
+    ),
     of("udp", &["a_strangers_datagrams_are_dropped_and_a_clients_arrive"]),
     of("older", &["sockets_older_than_the_agent_are_judged_and_owned"]),
+    of(
+        "packet_guard",
+        &[
+            "what_is_revoked_while_nobody_destroys_it_carries_nothing_more",
+            "what_is_older_than_the_agent_is_judged_by_its_sockets_and_by_address",
+        ],
+    ),
+    of(
+        "packet_sockets",
+        &["where_the_kernel_asks_about_packet_sockets_they_are_decided_on"],
+    ),
     of("handover", &["a_second_agent_has_the_first_one_hand_over"]),
     of(
         "handshake",
@@ -50,4 +68,5 @@ pub(super) const SUITE: [Selection; 16] = [
         ],
     ),
     of("require_proof", &["who_proves_gets_through_and_who_asks_is_told"]),
+    of("tools", &["connectivity::everything_that_it_tries_comes_out"]),
 ];

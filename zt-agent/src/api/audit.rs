@@ -247,6 +247,7 @@ mod tests {
             TooMuch::Edges,
             TooMuch::Seen(1),
             TooMuch::Addresses(1),
+            TooMuch::Bytes(1),
             TooMuch::Room,
         ] {
             let error = ArchiveError::from(StoreError::from(too_much));

@@ -10,28 +10,38 @@
 //! A change over the API is noted on disk before it is made, with its caller, and what is in force is kept: so a change has its
 //! author and its difference also where the agent ended before it was recorded, or was not there ([`start`]).
 
+mod announced;
+mod doubts;
 mod intent;
 mod kept;
+mod made;
 mod noted;
 mod start;
+mod under_way;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, watch};
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
+use uuid::Uuid;
 
-pub(super) use self::intent::{Left, forget, intend, left};
+pub(super) use self::announced::Announced;
+use self::announced::Announcements;
+use self::doubts::Explained;
+pub(super) use self::intent::{Left, acknowledged, doubted, forget, intend, left, unsure};
+pub(super) use self::made::{MAX_STATEMENTS, made};
+use self::made::{behind_owed, ids, policy_change};
 pub(super) use self::noted::Noted;
-use super::recorded::{MAX_WAIT, Unrecorded, recorded};
 use super::{ApiState, PolicyStore};
 use crate::audit::archive::ArchiveError;
 use crate::audit::clock;
-use crate::audit::convert::PolicyChange;
-use crate::audit::pipeline::ApiEvent;
+use crate::audit::intent::Intent;
 use crate::audit::record::Timestamp;
-use crate::policy::{PolicyDiff, PolicySet};
-use crate::policy_dir::Plan;
+use crate::policy::PolicySet;
 use crate::state::{InForce, Snapshot};
 
 /// How long a change waits for those before it. One takes milliseconds where nothing is wrong.
@@ -39,42 +49,24 @@ const TURN_TIME: Duration = Duration::from_secs(10);
 /// How long [`record`] may take to see a snapshot that others have seen.
 const NOTICE_TIME: Duration = Duration::from_secs(5);
 
-/// Statements of each kind that a record spells out; it says how many there were.
-pub(super) const MAX_STATEMENTS: usize = 500;
-
 /// The changes under way.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     turn: Arc<AsyncMutex<()>>,
-    announced: Mutex<BTreeMap<String, Announcement>>,
+    announced: Mutex<Announcements>,
+    /// The ids of those that are being made.
+    under_way: Mutex<HashSet<Uuid>>,
+    /// The ids of those whose records are handed over and may not be stored yet.
+    handed: Mutex<HashSet<Uuid>>,
+    /// The ids of those that were not made, and whose notes have to go yet.
+    to_go: Mutex<HashSet<Uuid>>,
+    /// Until when those may be made of which it is not known what came of them.
+    arrive: Mutex<HashMap<Uuid, Instant>>,
+    /// What came of some that were noted is to be looked at again.
+    doubts: AtomicBool,
     /// The revision up to which [`record`] has seen what came into force.
     seen: watch::Sender<u64>,
     noted: Mutex<Noted>,
-}
-
-#[derive(Clone, Debug)]
-struct Announcement {
-    /// The policy's digest as it will be; `None` where it will be gone.
-    wanted: Option<String>,
-    caller: Arc<str>,
-    /// It comes into force some time, and is recorded by then.
-    left: bool,
-}
-
-/// What of a change was announced.
-struct Taken {
-    /// Whose it is.
-    callers: Vec<Arc<str>>,
-    /// The policies that somebody else changed.
-    others: Vec<String>,
-    /// All of it was left: nobody records it when it comes into force.
-    is_left: bool,
-}
-
-/// A change that was announced. Dropping it takes the announcement back.
-pub(super) struct Announced<'c> {
-    changes: &'c Changes,
-    name: Option<String>,
 }
 
 impl Changes {
@@ -82,58 +74,6 @@ impl Changes {
     pub(super) async fn turn(&self) -> Option<OwnedMutexGuard<()>> {
         let turn = Arc::clone(&self.turn).lock_owned();
         tokio::time::timeout(TURN_TIME, turn).await.ok()
-    }
-
-    /// The change of this policy to this digest will be that caller's.
-    pub(super) fn announce(&self, name: &str, wanted: Option<&str>, caller: &Arc<str>) -> Announced<'_> {
-        let announcement = Announcement {
-            wanted: wanted.map(str::to_owned),
-            caller: Arc::clone(caller),
-            left: false,
-        };
-        self.announced().insert(name.to_owned(), announcement);
-        Announced {
-            changes: self,
-            name: Some(name.to_owned()),
-        }
-    }
-
-    fn announced(&self) -> MutexGuard<'_, BTreeMap<String, Announcement>> {
-        self.announced.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whose announced changes are between these two, and what somebody changed besides.
-    fn take(&self, before: &PolicySet, after: &PolicySet) -> Taken {
-        let digests = |set: &PolicySet| -> BTreeMap<String, String> {
-            let all = set.all().iter();
-            all.map(|policy| (policy.name().to_owned(), policy.digest().to_owned()))
-                .collect()
-        };
-        let (before, after) = (digests(before), digests(after));
-        let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
-        let mut announced = self.announced();
-        let mut taken = Taken {
-            callers: Vec::new(),
-            others: Vec::new(),
-            is_left: true,
-        };
-        for name in names
-            .into_iter()
-            .filter(|name| before.get(*name) != after.get(*name))
-        {
-            let theirs = announced
-                .get(name)
-                .is_some_and(|one| one.wanted.as_ref() == after.get(name));
-            let announcement = if theirs { announced.remove(name) } else { None };
-            match announcement {
-                Some(announcement) => {
-                    taken.callers.push(announcement.caller);
-                    taken.is_left &= announcement.left;
-                }
-                None => taken.others.push(name.clone()),
-            }
-        }
-        taken
     }
 
     /// When policies came into force in this run, as far as [`record`] has seen it.
@@ -163,39 +103,6 @@ impl Changes {
     }
 }
 
-impl Announced<'_> {
-    /// Waits until what came into force up to that revision has been seen by [`record`]: then the announcement has
-    /// served.
-    pub(super) async fn seen(self, revision: u64) {
-        let mut seen = self.changes.seen.subscribe();
-        let waiting = seen.wait_for(|seen| *seen >= revision);
-        if tokio::time::timeout(NOTICE_TIME, waiting).await.is_err() {
-            tracing::warn!(
-                revision,
-                "what came into force is recorded late, and may be recorded twice"
-            );
-        }
-    }
-
-    /// Leaves the announcement: the change will come into force some time.
-    pub(super) fn leave(mut self) {
-        let name = self.name.take();
-        if let Some(name) = name
-            && let Some(left) = self.changes.announced().get_mut(&name)
-        {
-            left.left = true;
-        }
-    }
-}
-
-impl Drop for Announced<'_> {
-    fn drop(&mut self) {
-        if let Some(name) = &self.name {
-            self.changes.announced().remove(name);
-        }
-    }
-}
-
 /// Records changes of policy that nobody made over this API, until the agent stops.
 pub async fn record(state: ApiState) {
     let mut snapshots: watch::Receiver<Arc<Snapshot>> = state.snapshots.clone();
@@ -210,6 +117,10 @@ pub async fn record(state: ApiState) {
     start::found(&state, &first).await;
     state.changes().has_seen(first.revision);
     let mut before: Arc<PolicySet> = first.policies;
+    let mut look = interval(doubts::AGAIN);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut looks = JoinSet::new();
+    let mut looked = None;
     loop {
         while let Some(next) = state.policies_in_force.take() {
             came_into_force(&state, &before, &next).await;
@@ -219,11 +130,27 @@ pub async fn record(state: ApiState) {
         }
         // Its policies were taken above, if they were others.
         state.changes().has_seen(newest.revision);
-        // An error means that the node is gone, and with it all change.
-        if snapshots.changed().await.is_err() {
-            return;
+        // Now, when all is taken that was in force by the look.
+        if let Some(looked) = looked.take() {
+            start::looked_again(&state, looked, (&before, newest.revision)).await;
         }
+        tokio::select! {
+            // An error means that the node is gone, and with it all change.
+            changed = snapshots.changed() => if changed.is_err() {
+                return;
+            },
+            // Apart: what does not answer holds up nothing here.
+            _ = look.tick(), if looks.is_empty() => if state.changes().take_doubts() {
+                looks.spawn(start::look_again(state.clone(), Arc::clone(&before)));
+            },
+            Some(found) = looks.join_next() => looked = Some(found),
+        }
+        let waited = newest.policy_error.is_some();
         newest = Arc::clone(&snapshots.borrow_and_update());
+        if waited && newest.policy_error.is_none() {
+            // What waited for that has come into force, or does not come any more.
+            state.changes().doubt();
+        }
     }
 }
 
@@ -237,6 +164,10 @@ async fn came_into_force(state: &ApiState, before: &PolicySet, now: &InForce) {
     let changes = state.changes();
     changes.note(|noted, at| noted.changed(before, &now.policies, at));
     let taken = changes.take(before, &now.policies);
+    if !changes.left().is_empty() {
+        // It may not come into force any more.
+        changes.doubt();
+    }
     if taken.others.is_empty() {
         if taken.is_left && !taken.callers.is_empty() {
             // Told before, whatever other documents were not valid by then and are what they were again.
@@ -246,17 +177,29 @@ async fn came_into_force(state: &ApiState, before: &PolicySet, now: &InForce) {
         }
         return;
     }
+    let Explained { theirs, perhaps } = doubts::explained(state, (before, &now.policies), &taken).await;
     // What came into force at once may have been changed by several.
-    let from = came_from(state);
-    let all = std::iter::once(from.as_str()).chain(taken.callers.iter().map(|caller| &**caller));
+    let is_theirs = |policy: &String| theirs.iter().any(|intent| intent.policy == *policy);
+    let from = (!taken.others.iter().all(is_theirs)).then(|| came_from(state));
+    let known = taken
+        .callers
+        .iter()
+        .chain(theirs.iter().map(|intent| &intent.caller));
+    let all = from.as_deref().into_iter().chain(known.map(|caller| &**caller));
     let caller: Arc<str> = all.collect::<Vec<_>>().join(", ").into();
-    let begun = intent::begun_here(state, (before, &now.policies), &taken.others).await;
     let mut change = policy_change(before, &now.policies, &caller, now.revision, true);
-    change.begun = begun.iter().map(|(_, intent)| intent.clone()).collect();
+    // This is the record of one that is all there is.
+    change.noted = match (&from, taken.callers.as_slice(), theirs.as_slice()) {
+        (None, [], [one]) => Some(one.id),
+        _ => None,
+    };
+    let begun: Vec<Intent> = theirs.into_iter().chain(perhaps).collect();
+    change.begun.clone_from(&begun);
     // It has happened: a trail that does not take it is the recorder's to count and to tell.
-    let event = ApiEvent::PolicyChanged(change);
-    if let Ok(stored) = state.intake.hand_over(vec![event]).await {
-        intent::once_stored(state, stored, (Vec::new(), begun));
+    let (events, mut told) = behind_owed(state, change).await;
+    told.extend(ids(&begun));
+    if let Ok(stored) = state.intake.hand_over(events).await {
+        intent::once_stored(state, stored, (Vec::new(), told));
     } else {
         tracing::error!("a change of policy could not be recorded: the agent is stopping");
     }
@@ -300,54 +243,4 @@ fn came_from(state: &ApiState) -> String {
         (Some(source), PolicyStore::Engine) => format!("engine {}", source.borrow().url),
         _ => state.editor.place(),
     }
-}
-
-/// Records a change that a caller made, and waits until the record is stored.
-pub(super) async fn made(
-    state: &ApiState,
-    plan: &Plan,
-    revision: u64,
-    in_force: bool,
-    caller: &Arc<str>,
-) -> Result<(), Unrecorded> {
-    let change = policy_change(&plan.before, &plan.after, caller, revision, in_force);
-    recorded(state, vec![ApiEvent::PolicyChanged(change)], MAX_WAIT).await
-}
-
-fn policy_change(
-    before: &PolicySet,
-    after: &PolicySet,
-    caller: &Arc<str>,
-    revision: u64,
-    in_force: bool,
-) -> PolicyChange {
-    let diff = after.diff_from(before);
-    tracing::info!(
-        %caller, from = diff.from, to = diff.to, revision, in_force,
-        added = diff.added.len(), removed = diff.removed.len(), "policy changed"
-    );
-    PolicyChange {
-        caller: Arc::clone(caller),
-        from: Some(Arc::from(diff.from.as_str())),
-        to: Arc::from(diff.to.as_str()),
-        diff: recorded_diff(diff),
-        revision,
-        in_force,
-        begun: Vec::new(),
-    }
-}
-
-/// The difference as it is recorded: a change of a whole policy must not become a record of megabytes.
-fn recorded_diff(mut diff: PolicyDiff) -> serde_json::Value {
-    let (added, removed) = (diff.added.len(), diff.removed.len());
-    diff.added.truncate(MAX_STATEMENTS);
-    diff.removed.truncate(MAX_STATEMENTS);
-    diff.policies.truncate(MAX_STATEMENTS);
-    // Texts and lists: nothing in it can fail to be JSON.
-    let mut value = serde_json::to_value(diff).unwrap_or_default();
-    if let Some(fields) = value.as_object_mut() {
-        fields.insert("added_total".to_owned(), added.into());
-        fields.insert("removed_total".to_owned(), removed.into());
-    }
-    value
 }

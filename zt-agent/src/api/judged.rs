@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `/v1/replay` and `/v1/recommend`: recorded connections, and the policy in force or one that is not there yet.
+//! `/v1/replay`, `/v1/recommend` and `/v1/recommend/diff`: recorded connections, and the policy in force or one that is not there yet.
 //!
 //! They are what the commands of the same names do. They take memory and a processor, so that one is answered at a time, and
 //! a few wait.
@@ -8,6 +8,8 @@ mod ahead;
 mod answer;
 mod behind;
 pub(super) mod candidate;
+pub(super) mod compared;
+mod wishes;
 
 use std::collections::BTreeMap;
 
@@ -19,11 +21,12 @@ use utoipa::ToSchema;
 
 use self::ahead::Ahead;
 use self::answer::{RecordedBy, Replay};
+use self::wishes::{DeniedQuery, PatternQuery, include_denied, patterns};
 use super::audit::{answered, settled};
 use super::problem::{ApiProblem, Details};
 use super::query::{Given, Parameters};
 use super::{ApiState, Caller};
-use crate::audit::query::{Fold, GraphFilter, MAX_ADDRESSES_ANSWERED, MAX_ANSWERED};
+use crate::audit::query::{Fold, GraphFilter, MAX_ADDRESSES_ANSWERED, MAX_ANSWERED, MAX_BYTES_ANSWERED};
 use crate::policy::{self, RecommendError, Wishes};
 use crate::state::Snapshot;
 use crate::traffic::{self, Range};
@@ -72,7 +75,7 @@ fn of_range(given: &mut Parameters) -> GraphFilter {
 #[utoipa::path(get, path = "/v1/replay", tag = "policies", params(RangeQuery, StageQuery), responses(
     (status = 200, description = "What the policy in force makes of them, and what it would deny of those that went through, as at the rollout's next stage", body = Replay),
     (status = 404, description = "No connections of that range are recorded (`nothing_recorded`): there is nothing to judge by", body = Details, content_type = "application/problem+json"),
-    (status = "4XX", description = "The request is not valid, or there are more than 20,000 different connections, or more than 1,000,000 counts of their single addresses, or they take more room than the server gives to a question (`too_much`): narrow it by time or namespace", body = Details, content_type = "application/problem+json"),
+    (status = "4XX", description = "The request is not valid, or there are more than 20,000 different connections, or more than 1,000,000 counts of their single addresses, or those of ends without a name take more than 64 MiB of memory, or they take more room than the server gives to a question (`too_much`): narrow it by time or namespace", body = Details, content_type = "application/problem+json"),
     (status = 503, description = "The store does not answer, or too many wait for such an answer (`busy`, with `Retry-After`)", body = Details, content_type = "application/problem+json"),
 ))]
 pub(super) async fn replay(
@@ -131,10 +134,10 @@ struct Unsaid {
 }
 
 /// Makes the smallest policy that allows what went through.
-#[utoipa::path(get, path = "/v1/recommend", tag = "policies", params(RangeQuery), responses(
+#[utoipa::path(get, path = "/v1/recommend", tag = "policies", params(RangeQuery, PatternQuery, DeniedQuery), responses(
     (status = 200, description = "The policy that `zt-agent policy recommend` prints. Read it before you put it in force: it allows what happened, wanted or not", body = Recommendation),
     (status = 404, description = "No connections of that range are recorded (`nothing_recorded`), or none of them went through (`nothing_passed`): a policy for that would deny all", body = Details, content_type = "application/problem+json"),
-    (status = "4XX", description = "The request is not valid, or there are more than 20,000 different connections, or more than 1,000,000 counts of their single addresses, or they take more room than the server gives to a question (`too_much`): narrow it by time or namespace", body = Details, content_type = "application/problem+json"),
+    (status = "4XX", description = "The request is not valid, or its patterns need more entries than the allow table has room for (`policy_does_not_compile`): narrow them; or there are more than 20,000 different connections, or more than 1,000,000 counts of their single addresses, or those of ends without a name take more than 64 MiB of memory, or they take more room than the server gives to a question (`too_much`): narrow it by time or namespace", body = Details, content_type = "application/problem+json"),
     (status = 503, description = "The store does not answer, or too many wait for such an answer (`busy`, with `Retry-After`)", body = Details, content_type = "application/problem+json"),
 ))]
 pub(super) async fn recommend(
@@ -142,21 +145,27 @@ pub(super) async fn recommend(
     Extension(caller): Extension<Caller>,
     given: Given,
 ) -> Result<Json<Recommendation>, ApiProblem> {
-    let filter = filter(given)?;
-    let fold = |snapshot: &Snapshot| traffic::to_recommend(&snapshot.settings, false);
-    let answer = judged(state, &caller, (filter, fold), |range, snapshot| {
-        let wishes = Wishes {
-            name: "recommended".to_owned(),
-            patterns: Vec::new(),
-        };
-        let advice =
-            traffic::advise(range, &wishes, false, &snapshot.settings).map_err(|error| match error {
-                RecommendError::Compile(error) => uncompiled(&error),
-                RecommendError::Invalid(problems) => {
-                    let detail = "no valid policy can be made of what is recorded: see `errors`";
-                    ApiProblem::unavailable("not_recommended", detail).with_errors(problems)
-                }
-            })?;
+    let known = &["since", "until", "namespace", "pattern", "include_denied"];
+    let mut given = Parameters::new(given.0, known);
+    let filter = of_range(&mut given);
+    let (patterns, included) = (patterns(&mut given), include_denied(&mut given));
+    given.finish()?;
+    let wishes = Wishes {
+        name: "recommended".to_owned(),
+        patterns,
+    };
+    let has_patterns = !wishes.patterns.is_empty();
+    let fold = move |snapshot: &Snapshot| traffic::to_recommend(&snapshot.settings, included);
+    let answer = judged(state, &caller, (filter, fold), move |range, snapshot| {
+        let advice = traffic::advise(range, &wishes, included, &snapshot.settings);
+        let advice = advice.map_err(|error| match error {
+            RecommendError::Compile(error) if has_patterns => too_wide(&error),
+            RecommendError::Compile(error) => uncompiled(&error),
+            RecommendError::Invalid(problems) => {
+                let detail = "no valid policy can be made of what is recorded: see `errors`";
+                ApiProblem::unavailable("not_recommended", detail).with_errors(problems)
+            }
+        })?;
         if let Some(why) = advice.nothing(range) {
             return Err(ApiProblem::new(StatusCode::NOT_FOUND, "nothing_passed", why));
         }
@@ -173,6 +182,16 @@ pub(super) async fn recommend(
         })
     });
     answer.await.map(Json)
+}
+
+/// The refusal of a recommendation that does not fit for what was wished for.
+fn too_wide(error: &policy::CompileError) -> ApiProblem {
+    let detail = format!("{error}; narrow `pattern`, or ask without it");
+    ApiProblem::new(
+        StatusCode::UNPROCESSABLE_ENTITY,
+        "policy_does_not_compile",
+        detail,
+    )
 }
 
 fn uncompiled(error: &policy::CompileError) -> ApiProblem {
@@ -198,7 +217,9 @@ async fn judged_in_turn<T: Send + 'static>(
 ) -> Result<T, ApiProblem> {
     settled(&state).await;
     let snapshot = state.snapshot();
-    let fold = fold(&snapshot).at_most(MAX_ANSWERED, MAX_ADDRESSES_ANSWERED);
+    let fold = fold(&snapshot)
+        .at_most(MAX_ANSWERED, MAX_ADDRESSES_ANSWERED)
+        .within(MAX_BYTES_ANSWERED);
     let traffic = answered(state.store.traffic(&filter, &fold)).await?;
     apart(move || {
         let mut range = Range::from(traffic);

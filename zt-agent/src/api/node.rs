@@ -50,6 +50,8 @@ pub struct NodeStatus {
     pub around: Vec<AroundStatus>,
     /// How the node proves identities in TCP handshakes.
     pub handshake: HandshakeStatus,
+    /// Whether packet sockets and sockets of other families beside IP are decided on.
+    pub packet_sockets: PacketSocketsStatus,
     /// Workloads whose incoming datagrams are guarded.
     pub guarded: usize,
     /// Hooks, links and pins that were missing and put back since the agent started.
@@ -172,6 +174,16 @@ pub struct HookStatus {
     /// Id of the link.
     #[schema(required = true)]
     pub link_id: Option<u32>,
+}
+
+/// Whether sockets that reach the network below or beside IP are decided on when workloads make them.
+#[derive(Debug, Clone, Default, Serialize, utoipa::ToSchema)]
+pub struct PacketSocketsStatus {
+    /// Whether they are. It takes a kernel with BPF LSM.
+    pub decided: bool,
+    /// Why they are not.
+    #[schema(required = true)]
+    pub reason: Option<String>,
 }
 
 /// A managed cgroup.

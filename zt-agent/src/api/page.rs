@@ -57,7 +57,7 @@ macro_rules! file {
 const INDEX: File = file!("index.html", HTML);
 
 /// The others, each below `/page/`.
-const FILES: [File; 16] = [
+const FILES: [File; 17] = [
     file!("page.css", CSS),
     file!("icon.svg", "image/svg+xml"),
     file!("main.js", JAVASCRIPT),
@@ -74,6 +74,7 @@ const FILES: [File; 16] = [
     file!("candidate.js", JAVASCRIPT),
     file!("rollout.js", JAVASCRIPT),
     file!("recommend.js", JAVASCRIPT),
+    file!("compared.js", JAVASCRIPT),
 ];
 
 impl File {

@@ -127,7 +127,8 @@ fn may_be_broken(decision: &Decision) -> bool {
     by_policy
         && caused_here
         && !by_resolver
-        && decision.hook != Hook::Socket
+        // Of a connection whose segments are dropped, the sweep tells as well.
+        && !matches!(decision.hook, Hook::Socket | Hook::Packet)
         && matches!(decision.protocol, TCP | UDP)
 }
 

@@ -194,6 +194,8 @@ pub(super) struct Node {
     elsewhere: Elsewhere,
     /// Other nodes of which the kernel is to be told who lives there.
     residents_changed: BTreeSet<u32>,
+    /// Those of which it could not be told, as was said last.
+    residents_left: BTreeSet<u32>,
     /// What they disagree about.
     disputes: Vec<Dispute>,
     /// Addresses of pods that have no identity.
@@ -248,6 +250,8 @@ pub(super) struct Node {
     /// When the addresses of all namespaces may be read again, and when those of the host.
     next_refresh: Instant,
     next_host: Instant,
+    /// When meshes and load balancers may be looked for again.
+    next_around: Instant,
     /// When all processes may be looked at again.
     next_look: Instant,
     /// Connections that are not in the kernel's map, or not as what they are now, by cookie.
@@ -294,6 +298,7 @@ impl Node {
             pods: Vec::new(),
             elsewhere: Elsewhere::default(),
             residents_changed: BTreeSet::new(),
+            residents_left: BTreeSet::new(),
             disputes: Vec::new(),
             nobody: Vec::new(),
             alike: Alike::new(),
@@ -325,6 +330,7 @@ impl Node {
             namespaces: Namespaces::new(fast_open_off),
             next_refresh: Instant::now(),
             next_host: Instant::now(),
+            next_around: Instant::now(),
             next_look: Instant::now(),
             older: HashMap::new(),
             adopted: Adopted::default(),

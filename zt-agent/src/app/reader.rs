@@ -161,7 +161,8 @@ impl Reader {
                     return false;
                 }
                 let (netns, pid) = (decision.netns, decision.pid);
-                if pid != 0 && netns != self.last_seen {
+                // Who makes a packet socket is in a namespace that the hook cannot tell.
+                if pid != 0 && netns != 0 && netns != self.last_seen {
                     self.last_seen = netns;
                     // A hint that finds no room is given again by a later event.
                     let _ = self.commands.try_send(Command::Seen { netns, pid });

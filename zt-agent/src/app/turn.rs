@@ -14,7 +14,7 @@ use super::signals::Signals;
 use super::{AppError, notify};
 use crate::api::{self, ServeError};
 use crate::config::{Config, Handshake};
-use crate::kernel::{self, Claim, Holder, KernelError, Lock, Verified};
+use crate::kernel::{self, Claim, Holder, KernelError, Lock, Verified, Wanted};
 
 /// How long the running agent may take to end when it is asked to: its API drains, its records are flushed.
 const HAND_OVER_TIME: Duration = Duration::from_secs(30);
@@ -30,6 +30,14 @@ pub(super) struct Turn {
     pub verified: Option<Verified>,
     /// Whether another agent had its turn meanwhile.
     pub waited: bool,
+}
+
+/// Which programs the configuration asks for.
+pub(super) fn wanted(config: &Config) -> Wanted {
+    Wanted {
+        handshakes: config.handshake == Handshake::Auto,
+        packet_guard: config.packet_guard,
+    }
 }
 
 /// Waits for this agent's turn; `None` if a signal came first.
@@ -54,8 +62,8 @@ pub(super) async fn wait(
         Claim::Taken(holder) => holder,
     };
     // First of all: a version that this kernel refuses must not have anybody step aside.
-    let handshakes = config.handshake == Handshake::Auto;
-    let verified = blocking(config, move |bpffs| Verified::beside(&bpffs, handshakes)).await?;
+    let wanted = wanted(config);
+    let verified = blocking(config, move |bpffs| Verified::beside(&bpffs, wanted)).await?;
     let standing_by = if take_over {
         tracing::info!(bpffs = %config.bpffs.display(), "taking over: asking {holder} to end; the kernel goes on enforcing");
         holder.ask_to_end()?;

@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use uuid::Uuid;
 
 pub use self::error::ArchiveError;
 pub use self::upkeep::keep;
-use super::intent::{Intended, Intent};
+use super::intent::{Intent, Progress};
 use super::names::Named;
 use super::postgres::{self, Target, Targets};
 use super::query::{Begins, Cursor, Filter, Fold, Graph, GraphFilter, Page, RuleHits, Traffic};
@@ -256,26 +257,27 @@ impl Archive {
     }
 
     /// Notes a change of policy that is about to be made; it is forgotten when its record is stored.
-    pub async fn note_intent(&self, intent: &Intent) -> Result<Intended, ArchiveError> {
-        Ok(match self {
+    pub async fn note_intent(&self, intent: &Intent) -> Result<(), ArchiveError> {
+        match self {
             Self::Local(store) => store.note_intent(intent).await?,
             Self::Shared(shared) => shared.spool.note_intent(intent).await?,
-        })
+        }
+        Ok(())
+    }
+
+    /// Marks how far a change that was noted has come.
+    pub async fn mark_intent(&self, id: Uuid, progress: Progress) -> Result<(), ArchiveError> {
+        Ok(self.file().mark_intent(id, progress).await?)
     }
 
     /// The changes of policy that were noted and are not recorded, the oldest first.
-    pub async fn intents(&self) -> Result<Vec<(Intended, Intent)>, ArchiveError> {
+    pub async fn intents(&self) -> Result<Vec<Intent>, ArchiveError> {
         Ok(self.file().intents().await?)
     }
 
-    /// Forgets a change that was not made.
-    pub async fn forget_intent(&self, noted: Intended) -> Result<(), ArchiveError> {
-        Ok(self.file().forget_intent(noted).await?)
-    }
-
-    /// Forgets a change that was not made, and of which it is not known whether it was noted.
-    pub async fn forget_attempt(&self, intent: &Intent) -> Result<(), ArchiveError> {
-        Ok(self.file().forget_attempt(intent).await?)
+    /// Forgets a change that was not made, whether it was noted or not.
+    pub async fn forget_intent(&self, id: Uuid) -> Result<(), ArchiveError> {
+        Ok(self.file().forget_intent(id).await?)
     }
 
     /// The file on this machine: of the trail, or of the spool.

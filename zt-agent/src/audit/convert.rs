@@ -74,9 +74,10 @@ pub struct PolicyChange {
     /// Whether the change is in force here. One that was made over the API and was changed again before it came into
     /// force, or that comes into force late, is recorded all the same.
     pub in_force: bool,
-    /// What an earlier run of the agent had begun, and had not recorded when it ended: this change itself, or what may be part of
-    /// it.
+    /// What was begun and was not recorded in its time: this change itself, or what may be part of it.
     pub begun: Vec<Intent>,
+    /// Which of the changes that were noted this is: the record has its id. `None` where it is none of them.
+    pub noted: Option<Uuid>,
 }
 
 /// A workload that runs has lost its identity, or has another.
@@ -251,7 +252,7 @@ pub fn from_modes_change(
     ))
 }
 
-/// The record of another policy in force.
+/// The record of another policy in force. `id` is that of a change that was not noted.
 pub fn from_policy_change(change: PolicyChange, context: &Context, time: Timestamp, id: Uuid) -> Entry {
     let mut what = serde_json::json!({ "from": change.from, "to": change.to, "diff": change.diff });
     if let Some(fields) = what.as_object_mut() {
@@ -261,12 +262,14 @@ pub fn from_policy_change(change: PolicyChange, context: &Context, time: Timesta
         if !change.begun.is_empty() {
             let begun = change.begun.iter().map(|intent| {
                 serde_json::json!({
-                    "at": intent.at, "caller": intent.caller, "policy": intent.policy, "from": intent.from, "to": intent.to,
+                    "id": intent.id, "at": intent.at, "caller": intent.caller, "policy": intent.policy, "from": intent.from,
+                    "to": intent.to,
                 })
             });
             fields.insert("begun".to_owned(), begun.collect());
         }
     }
+    let id = change.noted.unwrap_or(id);
     Entry::PolicyChange(Change::new(
         (id, time),
         (Arc::clone(&context.cluster), Arc::clone(&context.node)),

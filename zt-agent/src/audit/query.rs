@@ -16,7 +16,7 @@ use uuid::Uuid;
 pub use self::addresses::{Addresses, MAX_TOLD};
 pub use self::begins::Begins;
 pub(in crate::audit) use self::begins::{next_hour, policy_of};
-pub use self::fold::{Classes, Fold, MAX_ADDRESSES_ANSWERED, MAX_ANSWERED, MAX_SEEN};
+pub use self::fold::{Classes, Fold, MAX_ADDRESSES_ANSWERED, MAX_ANSWERED, MAX_BYTES_ANSWERED, MAX_SEEN};
 pub use self::graph::{Adding, Connections, Edge, Graph, GraphFilter, HOUR, MAX_EDGES, Node, NodeKind};
 pub use self::page::{Page, Shown, Unreadable};
 pub use self::raw::{AddingRaw, RawSeen};
@@ -46,6 +46,11 @@ pub enum TooMuch {
         "more than {0} counts of single addresses would have to be added up: narrow them by time or namespace"
     )]
     Addresses(usize),
+    /// Of bytes that connections take until their addresses are read.
+    #[error(
+        "connections of ends that are known by their addresses alone take more than {0} bytes of memory: narrow them by time or namespace"
+    )]
+    Bytes(usize),
     /// Of whatever the server adds up.
     #[error(
         "adding up what is asked for takes more of the server's disk than it gives to a question: narrow it by time or namespace"

@@ -34,7 +34,7 @@ use self::recent::Recent;
 pub use self::shipper::Shipper;
 pub use self::when_full::WhenFull;
 use super::chain::Head;
-use super::intent::{Intended, Intent};
+use super::intent::Intent;
 use super::names::Named;
 use super::record::Entry;
 use super::seal::{Checkpoint, Gap};
@@ -187,7 +187,7 @@ impl Spool {
     }
 
     /// Notes a change of policy that is about to be made, as [`Store::note_intent`].
-    pub async fn note_intent(&self, intent: &Intent) -> Result<Intended, SpoolError> {
+    pub async fn note_intent(&self, intent: &Intent) -> Result<(), SpoolError> {
         self.or_anew(|| async move { Ok(self.store.note_intent(intent).await?) })
             .await
     }
@@ -291,9 +291,14 @@ impl Spool {
         // Nothing may be waited for behind this: it is kept, and who gives up waiting would have it kept again.
         let links = self.store.keep(entries, mark).await?;
         if let (Some(links), Some(first)) = (links, entries.first()) {
-            self.recent().keep(entries, &links);
+            if links.hashes.len() == entries.len() {
+                self.recent().keep(entries, &links);
+            } else {
+                // What had a record was left out. They are read from the file, then.
+                self.recent().clear();
+            }
             self.account
-                .stored(links.last(), entries.len() as u64, first.timestamp().0);
+                .stored(links.last(), links.hashes.len() as u64, first.timestamp().0);
         }
         self.more.notify_one();
         Ok(())
@@ -318,6 +323,9 @@ impl Spool {
             tracing::info!("the spool has room again");
         }
         self.store.shrink(self.limit).await?;
+        if !pruned.more {
+            self.store.forget_names().await;
+        }
         Ok(pruned)
     }
 

@@ -47,6 +47,7 @@ mod structure;
 mod sums;
 mod told;
 mod traffic;
+mod unused;
 mod usage;
 mod watched;
 mod writer;
@@ -343,7 +344,11 @@ impl Sink for Store {
 
     async fn prune(&self) -> Result<Pruned, StoreError> {
         let prune = || async move { prune::prune(&mut *self.writing().await?, &self.settings).await };
-        self.or_anew(prune).await
+        let pruned = self.or_anew(prune).await?;
+        if !pruned.more {
+            self.forget_names().await;
+        }
+        Ok(pruned)
     }
 
     fn takes_evaluations(&self) -> bool {

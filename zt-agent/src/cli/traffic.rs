@@ -181,10 +181,10 @@ impl Edge {
         let flow = SeenFlow::new(source, destination, self.port, self.protocol.0);
         Recorded {
             about: flow.map(About::Connection),
-            source: self.source,
-            destination: self.destination,
+            source: self.source.into(),
+            destination: self.destination.into(),
             addresses: Addresses::default(),
-            protocol: self.protocol.to_string(),
+            protocol: self.protocol,
             port: self.port,
             allowed: self.allowed,
             denied: self.denied,

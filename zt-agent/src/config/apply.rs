@@ -120,6 +120,11 @@ pub(super) fn handshake(config: &mut Config, raw: Raw<'_>) -> Applied {
     Ok(())
 }
 
+pub(super) fn packet_guard(config: &mut Config, raw: Raw<'_>) -> Applied {
+    config.packet_guard = raw.flag()?;
+    Ok(())
+}
+
 pub(super) fn allow_host(config: &mut Config, raw: Raw<'_>) -> Applied {
     config.allow_host = raw.flag()?;
     Ok(())

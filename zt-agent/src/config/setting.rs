@@ -133,6 +133,8 @@ settings! {
         "observe or deny managed processes without an identity [default: observe]";
     "handshake", "ZT_HANDSHAKE", "handshake", "WHAT", apply::handshake,
         "auto or off: whether TCP handshakes prove identities, within the node and with peers [default: auto]";
+    "packetGuard", "ZT_PACKET_GUARD", "packet-guard", "BOOL", apply::packet_guard,
+        "Whether each packet of established connections is looked at, too [default: false]";
     "allowHost", "ZT_ALLOW_HOST", "allow-host", "BOOL", apply::allow_host,
         "Whether this node may reach its workloads [default: true]";
     "allowSelf", "ZT_ALLOW_SELF", "allow-self", "BOOL", apply::allow_self,

@@ -63,6 +63,7 @@ modes:
   - {spiffe: \"spiffe://example.org/c/kube-system/*\", mode: observe}
 unknownWorkload: deny
 handshake: off
+packetGuard: true
 allowHost: false
 allowSelf: false
 clusterCIDRs: [10.0.0.0/8, \"fd00::/8\"]
@@ -131,6 +132,7 @@ fn every_key_is_read() {
         }],
         unknown_workload: UnknownWorkload::Deny,
         handshake: Handshake::Off,
+        packet_guard: true,
         allow_host: false,
         allow_self: false,
         cluster_cidrs: vec![

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The demo's agent: this very program with `run`, started, killed and asked.
 
+use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::{Child, Stdio};
 use std::thread;
@@ -9,14 +10,18 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};
 
+use super::cast::Who;
 use super::error::DemoError;
 use super::files::{Files, Setup};
 use super::names::Names;
-use super::process;
+use super::{network, process};
 use crate::cli::Exit;
 use crate::cli::client::{ApiArgs, Client, ClientError};
+use crate::kernel::netns;
 
-/// How long an agent may take to be ready, and what is asked of it to be true.
+/// How long an agent may take to be ready: where the kernel is slow, its verifier takes most of that.
+const READY: Duration = Duration::from_secs(180);
+/// How long what is asked of it may take to be true.
 pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 /// How much of its log a failure shows.
 const LOG_LINES: usize = 30;
@@ -26,6 +31,8 @@ const LOG_LINES: usize = 30;
 pub(super) struct Agent {
     names: Names,
     pub(super) files: Files,
+    /// Its network namespace; `None`: the machine's.
+    namespace: Option<File>,
     api: SocketAddr,
     client: Client,
     health: Client,
@@ -39,6 +46,9 @@ impl Agent {
         let [api, health] = free_ports().map_err(DemoError::io("find free ports"))?;
         let files = Files::new(names);
         files.write(names, setup, api, health)?;
+        let bridge = setup
+            .at_the_bridge
+            .then(|| network::open_namespace(&names.bridge()));
         let client = |address| {
             Client::new(&ApiArgs {
                 api: format!("http://{address}"),
@@ -48,6 +58,7 @@ impl Agent {
         Ok(Self {
             names: names.clone(),
             files,
+            namespace: bridge.transpose()?,
             api,
             client: client(api)?,
             health: client(health)?,
@@ -74,8 +85,12 @@ impl Agent {
         let begin = Instant::now();
         let log = process::log(&self.files.agent_log())?;
         let mut command = process::hidden("become")?;
-        command.arg("--cgroup").arg(self.names.agent_cgroup()).arg("--");
+        command.arg("--cgroup").arg(self.names.agent_cgroup());
+        if self.namespace.is_some() {
+            command.arg("--netns").arg(self.names.namespace_file(Who::Host));
+        }
         command
+            .arg("--")
             .arg(process::program()?)
             .args(["run", "--config"])
             .arg(self.files.config());
@@ -91,10 +106,10 @@ impl Agent {
                 let unavailable = status.code() == Some(Exit::Unavailable as i32);
                 return Err(self.failed(format!("ended at once, with {status}"), unavailable));
             }
-            match self.runtime.block_on(self.health.get("/readyz", &[])) {
+            match self.where_it_is(|| self.runtime.block_on(self.health.get("/readyz", &[])))? {
                 Ok(_) | Err(ClientError::NotJson { .. }) => return Ok(begin.elapsed()),
-                Err(error) if begin.elapsed() > DEADLINE => {
-                    return Err(self.failed(format!("is not ready after {DEADLINE:?} ({error})"), false));
+                Err(error) if begin.elapsed() > READY => {
+                    return Err(self.failed(format!("is not ready after {READY:?} ({error})"), false));
                 }
                 Err(_) => thread::sleep(Duration::from_millis(2)),
             }
@@ -115,12 +130,21 @@ impl Agent {
 
     /// `GET` from its API.
     pub(super) fn get(&self, path: &str, query: &[(&str, String)]) -> Result<Value, DemoError> {
-        Ok(self.runtime.block_on(self.client.get(path, query))?)
+        Ok(self.where_it_is(|| self.runtime.block_on(self.client.get(path, query)))??)
     }
 
     /// `POST` to its API.
     pub(super) fn post(&self, path: &str, body: &Value) -> Result<Value, DemoError> {
-        Ok(self.runtime.block_on(self.client.post(path, body))?)
+        Ok(self.where_it_is(|| self.runtime.block_on(self.client.post(path, body)))??)
+    }
+
+    /// Does something in its network namespace: its listeners are reached from there.
+    fn where_it_is<T: Send>(&self, ask: impl FnOnce() -> T + Send) -> Result<T, DemoError> {
+        match &self.namespace {
+            Some(namespace) => netns::inside(namespace, ask)
+                .map_err(DemoError::io("enter the network namespace of the agent")),
+            None => Ok(ask()),
+        }
     }
 
     /// Asks until the answer is as wanted; `None` if it never is.

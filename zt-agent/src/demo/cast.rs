@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Who plays in the demo: five services, their identities, addresses and ports.
+//! Who plays in the demo: five services, their identities, addresses and ports; and two who are none.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -22,6 +22,10 @@ pub(super) enum Who {
     Postgres,
     /// The cache.
     Redis,
+    /// Somebody below the managed cgroup who was never given an identity; he is where chat is in the network.
+    Nobody,
+    /// A process of the node itself, outside the managed cgroup; it is at the bridge, as the kubelet is at its pods'.
+    Host,
 }
 
 /// What is spoken on a connection.
@@ -40,7 +44,7 @@ pub(super) enum Speak {
 pub(super) type Way = (Who, Who);
 
 impl Who {
-    /// All of them, in the order in which they are shown.
+    /// All services, in the order in which they are shown.
     pub(super) const ALL: [Self; 5] = [Self::Iam, Self::Gateway, Self::Chat, Self::Postgres, Self::Redis];
     /// Those that serve something.
     pub(super) const SERVERS: [Self; 4] = [Self::Iam, Self::Gateway, Self::Postgres, Self::Redis];
@@ -61,10 +65,20 @@ impl Who {
             Self::Chat => "chat",
             Self::Postgres => "postgres",
             Self::Redis => "redis",
+            Self::Nobody => "nobody",
+            Self::Host => "host",
         }
     }
 
-    /// Its identity.
+    /// In whose network namespace it is.
+    pub(super) const fn place(self) -> Self {
+        match self {
+            Self::Nobody => Self::Chat,
+            other => other,
+        }
+    }
+
+    /// Its identity, if it is a service.
     pub(super) fn spiffe(self) -> String {
         format!("{IDENTITY_PREFIX}{}", self.name())
     }
@@ -72,9 +86,10 @@ impl Who {
     /// The last part of its addresses.
     pub(super) const fn number(self) -> u8 {
         match self {
+            Self::Host => 1,
             Self::Iam => 2,
             Self::Gateway => 3,
-            Self::Chat => 4,
+            Self::Chat | Self::Nobody => 4,
             Self::Postgres => 5,
             Self::Redis => 6,
         }
@@ -90,14 +105,19 @@ impl Who {
         Ipv6Addr::new(0xfd00, 0x99, 0, 0, 0, 0, 0, u16::from(self.number())).into()
     }
 
-    /// What it serves, and where; chat serves nothing here.
+    /// The one or the other.
+    pub(super) fn address(self, ipv6: bool) -> IpAddr {
+        if ipv6 { self.ipv6() } else { self.ipv4() }
+    }
+
+    /// What it serves, and where; chat serves nothing here, nor does who is no service.
     pub(super) const fn service(self) -> Option<(u16, Speak)> {
         match self {
             Self::Iam => Some((8000, Speak::Http)),
             Self::Gateway => Some((4000, Speak::Http)),
             Self::Postgres => Some((5432, Speak::Postgres)),
             Self::Redis => Some((6379, Speak::Redis)),
-            Self::Chat => None,
+            Self::Chat | Self::Nobody | Self::Host => None,
         }
     }
 

@@ -2,16 +2,16 @@
 //! `zt-agent connectivity-test`: proves on this machine, with workloads, network namespaces, pins and an agent of its own, that its
 //! kernel does what policy says. An agent that runs here is not disturbed: nothing of it is touched.
 
+mod ipv6;
 mod janitor;
 mod report;
 mod trial;
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 
-use super::error::DemoError;
 use super::names::Kind;
 use crate::cli::{Exit, Format, Output};
 use crate::config::{Config, Sources};
@@ -23,8 +23,9 @@ pub(super) use self::trial::{TrialArgs, try_all};
 #[derive(Clone, Debug, Args)]
 #[command(
     after_help = "Exit codes: 0 everything came out as it must, 1 something did not, 64 bad configuration, 77 the kernel or a \
-    privilege is missing. Needs root. Of the configuration handshake, allowHost, allowSelf and clusterCIDRs are taken; \
-    cgroups, namespaces, pins and files are its own, and are removed whatever happens."
+    privilege is missing. Needs root. Of the configuration handshake, unknownWorkload, allowHost, allowSelf, \
+    packetGuard and clusterCIDRs are taken; cgroups, namespaces, pins and files are its own, and are removed whatever happens. Where \
+    there is no IPv6, what needs it is not applicable."
 )]
 pub struct ConnectivityArgs {
     /// Configuration file of the agent [default: /etc/zt/agent.yaml, if it exists]
@@ -38,9 +39,6 @@ pub struct ConnectivityArgs {
 pub fn connectivity(arguments: &ConnectivityArgs) -> Exit {
     let tried = || {
         let config = Config::load(&Sources::of_process(arguments.config.clone()))?;
-        if !Path::new("/proc/net/if_inet6").exists() {
-            return Err(DemoError::NoIpv6);
-        }
         let part = [
             "trial",
             "--settings",
@@ -69,10 +67,12 @@ fn settings(config: &Config) -> String {
         .map(|cidr| format!("\"{cidr}\""))
         .collect();
     format!(
-        "handshake: \"{}\"\nallowHost: {}\nallowSelf: {}\nclusterCIDRs: [{}]\n",
+        "handshake: \"{}\"\nunknownWorkload: {}\nallowHost: {}\nallowSelf: {}\npacketGuard: {}\nclusterCIDRs: [{}]\n",
         config.handshake.name(),
+        config.unknown_workload.name(),
         config.allow_host,
         config.allow_self,
+        config.packet_guard,
         cidrs.join(", ")
     )
 }
@@ -84,13 +84,15 @@ mod tests {
     use clap::ValueEnum as _;
 
     use super::*;
-    use crate::config::Handshake;
+    use crate::config::{Handshake, UnknownWorkload};
 
     #[test]
     fn what_is_taken_of_a_configuration_is_read_again() {
         let config = Config {
             handshake: Handshake::Off,
+            unknown_workload: UnknownWorkload::Deny,
             allow_host: false,
+            packet_guard: true,
             cluster_cidrs: vec![
                 "10.0.0.0/8".parse().expect("valid"),
                 "fd00::/8".parse().expect("valid"),
@@ -108,11 +110,20 @@ mod tests {
         assert_eq!(
             (
                 read.handshake,
+                read.unknown_workload,
                 read.allow_host,
                 read.allow_self,
+                read.packet_guard,
                 read.cluster_cidrs
             ),
-            (Handshake::Off, false, true, config.cluster_cidrs)
+            (
+                Handshake::Off,
+                UnknownWorkload::Deny,
+                false,
+                true,
+                true,
+                config.cluster_cidrs
+            )
         );
         for format in Format::value_variants() {
             assert!(Format::from_str(self::format(*format), false).is_ok());

@@ -51,11 +51,6 @@ pub enum DemoError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// Both families are tried.
-    #[error(
-        "this kernel has no IPv6 (ipv6.disable=1, or net.ipv6.conf.all.disable_ipv6), which is tried too: boot it with IPv6"
-    )]
-    NoIpv6,
     /// The configuration that is to be tried is bad.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -151,7 +146,6 @@ impl DemoError {
             | Self::NoSuchLinks { .. }
             | Self::NoPlace { .. }
             | Self::Ground { .. }
-            | Self::NoIpv6
             | Self::Cgroup(_)
             | Self::Bpffs { .. }
             | Self::Agent {

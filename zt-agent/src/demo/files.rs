@@ -35,6 +35,9 @@ pub(super) struct Setup {
     pub(super) settings: String,
     /// Policies beside [`POLICY`]: file names and their texts.
     pub(super) policies: &'static [(&'static str, &'static str)],
+    /// Whether the agent is in the bridge's network namespace, as on a node, so that the bridge's addresses are its host's. Its API
+    /// can be asked from there alone. Otherwise it is in the machine's.
+    pub(super) at_the_bridge: bool,
 }
 
 impl Default for Setup {
@@ -42,6 +45,7 @@ impl Default for Setup {
         Self {
             settings: "handshake: auto\n".to_owned(),
             policies: &[],
+            at_the_bridge: false,
         }
     }
 }

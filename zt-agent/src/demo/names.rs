@@ -82,9 +82,13 @@ impl Names {
         Path::new(&self.name).join("workloads")
     }
 
-    /// A workload's cgroup, relative to the mount.
+    /// The cgroup of a workload, or of the node's process, relative to the mount.
     pub(super) fn cgroup_of(&self, who: Who) -> PathBuf {
-        self.managed().join(who.name())
+        if who == Who::Host {
+            Path::new(&self.name).join(who.name())
+        } else {
+            self.managed().join(who.name())
+        }
     }
 
     /// A workload's cgroup directory.
@@ -97,9 +101,12 @@ impl Names {
         self.root().join("agent")
     }
 
-    /// The network namespace of a workload.
+    /// The network namespace of a workload; the node's process is in the bridge's.
     pub(super) fn namespace(&self, who: Who) -> String {
-        format!("{}-{}", self.name, who.name())
+        match who.place() {
+            Who::Host => self.bridge(),
+            place => format!("{}-{}", self.name, place.name()),
+        }
     }
 
     /// The file of a workload's network namespace.
@@ -180,5 +187,21 @@ mod tests {
         );
         assert!(!names.owns("zt-demo-123") && !names.owns("zt-demo-1"));
         assert!(Kind::ALL.into_iter().all(|kind| !lives(kind, u32::MAX)));
+    }
+
+    #[test]
+    fn who_is_no_service_is_where_a_workload_is_or_at_the_bridge() {
+        let names = Names::of(Kind::Connectivity, 12, Path::new("/cg"));
+        assert!(names.cgroup_of(Who::Nobody).starts_with(names.managed()));
+        assert!(!names.cgroup_of(Who::Host).starts_with(names.managed()));
+        assert!(names.cgroup_directory(Who::Host).starts_with(names.root()));
+        assert_eq!(names.namespace(Who::Nobody), names.namespace(Who::Chat));
+        assert_eq!(Who::Nobody.ipv4(), Who::Chat.ipv4());
+        assert_eq!(names.namespace(Who::Host), names.bridge());
+        for who in Who::ALL {
+            assert!(who != Who::Nobody && who != Who::Host);
+            assert_ne!(names.namespace(who), names.bridge());
+            assert_ne!(who.ipv4(), Who::Host.ipv4());
+        }
     }
 }

@@ -15,7 +15,7 @@ use super::error::DemoError;
 use super::names::Names;
 use crate::kernel::netns;
 
-pub(super) use self::namespaces::remove as remove_namespace;
+pub(super) use self::namespaces::{open as open_namespace, remove as remove_namespace};
 
 /// The bridge, in its namespace.
 const BRIDGE: &str = "br0";
@@ -25,8 +25,8 @@ const INTERFACE: &str = "eth0";
 const PREFIX_V4: u8 = 24;
 const PREFIX_V6: u8 = 64;
 
-/// Makes all of it.
-pub(super) fn create(names: &Names) -> Result<(), DemoError> {
+/// Makes all of it; with addresses of IPv6, where that is there. The node's process has the bridge's.
+pub(super) fn create(names: &Names, ipv6: bool) -> Result<(), DemoError> {
     namespaces::add(&names.bridge())?;
     let mut ends = Vec::new();
     for who in Who::ALL {
@@ -40,15 +40,21 @@ pub(super) fn create(names: &Names) -> Result<(), DemoError> {
             let pair = links.add_pair(who.name(), BRIDGE, INTERFACE, end.as_fd());
             pair.map_err(not_made("veth"))?;
         }
-        Ok(())
+        settle(links, Who::Host, BRIDGE, ipv6)
     })?;
     for who in Who::ALL {
-        inside(&names.namespace(who), |links| {
-            let up = links.set_up("lo").and_then(|()| links.set_up(INTERFACE));
-            up.map_err(DemoError::io(format!("set the interfaces of {} up", who.name())))?;
-            give(links, who.name(), who.ipv4(), PREFIX_V4)?;
-            give(links, who.name(), who.ipv6(), PREFIX_V6)
-        })?;
+        inside(&names.namespace(who), |links| settle(links, who, INTERFACE, ipv6))?;
+    }
+    Ok(())
+}
+
+/// Sets the interfaces of somebody's namespace up, and gives one of them his addresses.
+fn settle(links: &Links, who: Who, interface: &str, ipv6: bool) -> Result<(), DemoError> {
+    let up = links.set_up("lo").and_then(|()| links.set_up(interface));
+    up.map_err(DemoError::io(format!("set the interfaces of {} up", who.name())))?;
+    give(links, who, interface, (who.ipv4(), PREFIX_V4))?;
+    if ipv6 {
+        give(links, who, interface, (who.ipv6(), PREFIX_V6))?;
     }
     Ok(())
 }
@@ -70,7 +76,7 @@ fn move_address(names: &Names, from: Who, to: Who) -> Result<(), DemoError> {
         removed.map_err(DemoError::io(format!("take {address} from {}", from.name())))
     })?;
     inside(&names.namespace(to), |links| {
-        give(links, to.name(), address, PREFIX_V4)
+        give(links, to, INTERFACE, (address, PREFIX_V4))
     })?;
     inside(&names.namespace(Who::Postgres), |links| {
         let forgotten = links.forget_neighbour(INTERFACE, address);
@@ -78,9 +84,9 @@ fn move_address(names: &Names, from: Who, to: Who) -> Result<(), DemoError> {
     })
 }
 
-fn give(links: &Links, name: &str, address: IpAddr, prefix: u8) -> Result<(), DemoError> {
-    let given = links.add_address(INTERFACE, address, prefix);
-    given.map_err(DemoError::io(format!("give {address} to {name}")))
+fn give(links: &Links, who: Who, interface: &str, (address, prefix): (IpAddr, u8)) -> Result<(), DemoError> {
+    let given = links.add_address(interface, address, prefix);
+    given.map_err(DemoError::io(format!("give {address} to {}", who.name())))
 }
 
 /// Does something in a named namespace.

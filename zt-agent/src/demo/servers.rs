@@ -49,7 +49,7 @@ pub(super) fn start(names: &Names, who: Who) -> Result<Server, DemoError> {
             Some(program) => start_redis(names, &program).map(|()| Server::Real("Redis")),
             None => Ok(Server::BuiltIn),
         },
-        Who::Iam | Who::Gateway | Who::Chat => Ok(Server::BuiltIn),
+        Who::Iam | Who::Gateway | Who::Chat | Who::Nobody | Who::Host => Ok(Server::BuiltIn),
     }
 }
 

@@ -47,6 +47,9 @@ pub struct PlayArgs {
     /// Answer datagrams at the same places.
     #[arg(long)]
     datagrams: bool,
+    /// At places of IPv4 alone.
+    #[arg(long)]
+    ipv4_only: bool,
 }
 
 /// Becomes another program.
@@ -77,7 +80,8 @@ fn join(place: &Place) -> Result<(), DemoError> {
 pub(super) fn play(arguments: &PlayArgs) -> Result<(), DemoError> {
     join(&arguments.place)?;
     if arguments.serve {
-        for (at, speak) in arguments.who.places() {
+        let places = arguments.who.places().into_iter();
+        for (at, speak) in places.filter(|(at, _)| at.is_ipv4() || !arguments.ipv4_only) {
             play::serve(at, speak, arguments.who)?;
             if arguments.datagrams {
                 udp::answer(at)?;

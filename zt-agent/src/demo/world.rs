@@ -16,46 +16,75 @@ use super::{cleanup, ground, network};
 /// How long a server may take to serve.
 const DEADLINE: Duration = Duration::from_mins(1);
 
+/// What differs from one world to another.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Extent {
+    /// The built-in servers alone, which answer datagrams too.
+    pub(super) datagrams: bool,
+    /// Both families of addresses, and not IPv4 alone.
+    pub(super) ipv6: bool,
+    /// Who is there beside the five services.
+    pub(super) others: &'static [Who],
+}
+
+impl Default for Extent {
+    fn default() -> Self {
+        Self {
+            datagrams: false,
+            ipv6: true,
+            others: &[],
+        }
+    }
+}
+
 /// Everything that exists before there is an agent.
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) names: Names,
     actors: Vec<Actor>,
     servers: Vec<(Who, Server)>,
+    ipv6: bool,
 }
 
 impl World {
-    /// Builds it, and waits until everyone serves. `datagrams`: with the built-in servers alone, which answer datagrams too.
-    pub(super) fn build(names: Names, datagrams: bool) -> Result<Self, DemoError> {
+    /// Builds it, and waits until everyone serves.
+    pub(super) fn build(names: Names, extent: Extent) -> Result<Self, DemoError> {
         cleanup::prepare(&names)?;
         let root = names.root();
         ground::change_in(root.parent().unwrap_or(&root), || fs::create_dir(&root))
             .map_err(DemoError::at("make the cgroup", &root))?;
-        for who in Who::ALL {
-            let directory = names.cgroup_directory(who);
+        for who in Who::ALL.iter().chain(extent.others) {
+            let directory = names.cgroup_directory(*who);
             fs::create_dir_all(&directory).map_err(DemoError::at("make the cgroup", &directory))?;
         }
         let agent = names.agent_cgroup();
         fs::create_dir(&agent).map_err(DemoError::at("make the cgroup", &agent))?;
-        network::create(&names)?;
+        network::create(&names, extent.ipv6)?;
         let mut world = Self {
             names,
             actors: Vec::new(),
             servers: Vec::new(),
+            ipv6: extent.ipv6,
         };
         for who in Who::ALL {
-            let server = if datagrams {
+            let server = if extent.datagrams {
                 Server::BuiltIn
             } else {
                 servers::start(&world.names, who)?
             };
-            let serve = match server {
-                Server::BuiltIn if datagrams => &["--serve", "--datagrams"][..],
-                Server::BuiltIn => &["--serve"],
-                Server::Real(_) => &[],
+            let mut serve = match server {
+                Server::BuiltIn if extent.datagrams => vec!["--serve", "--datagrams"],
+                Server::BuiltIn => vec!["--serve"],
+                Server::Real(_) => Vec::new(),
             };
-            world.actors.push(Actor::start(&world.names, who, serve)?);
+            if !extent.ipv6 {
+                serve.push("--ipv4-only");
+            }
+            world.actors.push(Actor::start(&world.names, who, &serve)?);
             world.servers.push((who, server));
+        }
+        for who in extent.others {
+            world.actors.push(Actor::start(&world.names, *who, &[])?);
         }
         for who in Who::SERVERS {
             world.wait_serving(who)?;
@@ -80,6 +109,9 @@ impl World {
     fn wait_serving(&mut self, who: Who) -> Result<(), DemoError> {
         let begin = Instant::now();
         for ipv6 in [false, true] {
+            if ipv6 && !self.ipv6 {
+                continue;
+            }
             loop {
                 let report = self.actor(who)?.reach(who, ipv6, 1)?;
                 if matches!(report.outcome, Outcome::Reached { .. }) {

@@ -42,10 +42,12 @@ pub(super) fn privileges(
 pub(super) fn programs(rehearsal: &Result<Rehearsal, KernelError>) -> Vec<Finding> {
     const PROGRAMS: &str = "kernel.programs";
     const OLDER: &str = "kernel.older_listeners";
+    const PACKETS: &str = "kernel.packet_sockets";
     match rehearsal {
         Err(error @ KernelError::Privilege { .. }) => vec![
             Finding::not_applicable(PROGRAMS, error.to_string()),
             Finding::not_applicable(OLDER, "the programs were not tried"),
+            Finding::not_applicable(PACKETS, "the programs were not tried"),
         ],
         Err(error) => vec![
             Finding::failed(
@@ -54,6 +56,7 @@ pub(super) fn programs(rehearsal: &Result<Rehearsal, KernelError>) -> Vec<Findin
                 "a kernel of 6.1 or later with the options in README.md (Requirements) takes them; in a container see whether seccomp or an LSM refuses bpf(2)",
             ),
             Finding::not_applicable(OLDER, "the programs do not load"),
+            Finding::not_applicable(PACKETS, "the programs do not load"),
         ],
         Ok(rehearsal) => {
             let found = format!(
@@ -73,7 +76,15 @@ pub(super) fn programs(rehearsal: &Result<Rehearsal, KernelError>) -> Vec<Findin
                     "restart servers that were there before the agent, or boot a kernel of 6.12 or later",
                 ),
             };
-            vec![Finding::ok(PROGRAMS, found), older]
+            let packets = match &rehearsal.packet_sockets {
+                Ok(()) => Finding::ok(PACKETS, "packet sockets are decided on when workloads make them"),
+                Err(error) => Finding::warning(
+                    PACKETS,
+                    format!("packet sockets of workloads are not decided on: {error}"),
+                    "take CAP_NET_RAW from workloads, or boot a kernel with CONFIG_BPF_LSM and `bpf` among its security modules (`lsm=`)",
+                ),
+            };
+            vec![Finding::ok(PROGRAMS, found), older, packets]
         }
     }
 }
@@ -138,21 +149,24 @@ mod tests {
             purpose: "load programs and maps",
         });
         assert_eq!(programs(&without)[0].status, NotApplicable);
-        let rehearsal = |older| {
+        let rehearsal = |older, packet_sockets| {
             Result::Ok(Rehearsal {
                 programs: 13,
                 older,
+                packet_sockets,
                 maps: Vec::new(),
                 took: Duration::from_millis(1234),
             })
         };
-        let found = programs(&rehearsal(Result::Ok(())));
-        assert_eq!((found[0].status, found[1].status), (Ok, Ok));
+        let found = programs(&rehearsal(Result::Ok(()), Result::Ok(())));
+        assert_eq!((found[0].status, found[1].status, found[2].status), (Ok, Ok, Ok));
         assert!(found[0].found.ends_with("in 1.2 s"), "{found:?}");
+        let found = programs(&rehearsal(Err("no such helper".into()), Err("no BTF".into())));
         assert_eq!(
-            programs(&rehearsal(Err("no such helper".into())))[1].status,
-            Warning
+            (found[0].status, found[1].status, found[2].status),
+            (Ok, Warning, Warning)
         );
+        assert!(found[2].found.contains("no BTF"), "{found:?}");
     }
 
     #[test]

@@ -93,6 +93,10 @@ pub(super) fn modules(text: Option<&str>) -> Finding {
             text,
             "where the agent is refused, look for `bpf` in the audit log of SELinux: its domain needs map_create, prog_load and prog_run",
         ),
+        Some(text) if text.split(',').any(|name| name == "bpf") => Finding::ok(
+            CHECK,
+            format!("{text}; zt uses bpf, see `kernel.packet_sockets`, and needs none of them"),
+        ),
         Some(text) => Finding::ok(CHECK, format!("{text}; zt needs none of them")),
         None => Finding::not_applicable(CHECK, "securityfs is not mounted"),
     }

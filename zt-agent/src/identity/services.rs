@@ -8,6 +8,7 @@
 //! and nobody else has the address.
 
 mod backends;
+mod few;
 mod memory;
 mod record;
 mod room;
@@ -25,6 +26,7 @@ use crate::spiffe_id::SpiffeId;
 
 use self::backends::Remembered;
 pub use self::backends::{MAX_BACKENDS, MAX_PLACES_OF_ONE};
+use self::few::Few;
 pub use self::memory::{FILE, Recalled, recall, remember};
 pub use self::record::{Endpoint, Port, ServiceEvent, ServiceRecord, SlicePort, SliceRecord, TargetPort};
 pub use self::room::Amount;
@@ -85,11 +87,11 @@ pub struct Services {
     known: BTreeMap<ObjectName, ServiceRecord>,
     slices: BTreeMap<ObjectName, SliceRecord>,
     /// The slices that speak of a Service, by its name.
-    of_service: BTreeMap<ObjectName, BTreeSet<ObjectName>>,
+    of_service: BTreeMap<ObjectName, Few<ObjectName>>,
     /// The Services that have an endpoint at an address.
-    at_address: HashMap<IpAddr, BTreeSet<ObjectName>>,
+    at_address: HashMap<IpAddr, Few<ObjectName>>,
     /// The Services that say that an address outside is theirs.
-    outside: HashMap<IpAddr, BTreeSet<ObjectName>>,
+    outside: HashMap<IpAddr, Few<ObjectName>>,
     /// Who a pod was when it was last seen, and where, as long as endpoints speak of it.
     remembered: Remembered,
     /// How many endpoints speak of a pod.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use zt_common::names;
 
 use super::error::KernelError;
-use super::hooks::{self, HOOKS, Hook, HookStatus, REFUSE_IN, REFUSE_OUT, UDP_GUARD};
+use super::hooks::{self, Hook, HookStatus, REFUSE_IN, REFUSE_OUT, SOCKET_CREATE, UDP_GUARD};
 use super::versions::{self, Removal};
 use super::{Kernel, ManagedRoot, guard, sys};
 
@@ -44,7 +44,7 @@ enum Place {
 
 impl Kernel {
     /// Attaches the hooks to the managed roots, or takes over those that are there. Hooks of roots that are no longer
-    /// managed go.
+    /// managed go, and those that are no longer wanted.
     pub fn attach(&mut self, roots: &[ManagedRoot]) -> Result<(), KernelError> {
         self.hold_place()?;
         for hook in [REFUSE_IN, REFUSE_OUT] {
@@ -52,23 +52,30 @@ impl Kernel {
         }
         self.guards
             .take_over(self.loaded.program(UDP_GUARD.program)?.as_fd())?;
-        let mut attached = Vec::with_capacity(HOOKS.len() * roots.len());
+        let wanted = hooks::on_root(self.loaded.packet_guard);
+        let mut attached = Vec::new();
         for root in roots {
-            for hook in HOOKS {
-                let program = self.loaded.program(hook.program)?.as_fd();
-                let pin = self.pin_of(hook, root);
-                let link = hooks::attach(hook, program, &root.path, root.id, &pin)?;
-                let info = sys::link_info(link.as_fd()).map_err(KernelError::io("inspect the link", &pin))?;
-                attached.push(Attached {
-                    hook,
-                    link,
-                    root: root.clone(),
-                    program: info.program,
-                });
+            for hook in wanted.clone() {
+                attached.push(self.attach_to(hook, root)?);
             }
         }
+        attached.extend(self.attach_socket_create(roots));
         self.attached = attached;
         self.remove_stale_links()
+    }
+
+    /// Attaches the program of a hook to a managed root, or puts it into the link that is there.
+    pub(super) fn attach_to(&self, hook: Hook, root: &ManagedRoot) -> Result<Attached, KernelError> {
+        let program = self.loaded.program(hook.program)?.as_fd();
+        let pin = self.pin_of(hook, root);
+        let link = hooks::attach(hook, program, &root.path, root.id, &pin)?;
+        let info = sys::link_info(link.as_fd()).map_err(KernelError::io("inspect the link", &pin))?;
+        Ok(Attached {
+            hook,
+            link,
+            root: root.clone(),
+            program: info.program,
+        })
     }
 
     fn attach_to_refused(&self, hook: Hook) -> Result<(), KernelError> {
@@ -87,16 +94,17 @@ impl Kernel {
             .ok_or_else(|| KernelError::map(names::REFUSED)("not in the object"))
     }
 
-    fn pin_of(&self, hook: Hook, root: &ManagedRoot) -> PathBuf {
+    pub(super) fn pin_of(&self, hook: Hook, root: &ManagedRoot) -> PathBuf {
         self.pins.links().join(format!("{}-{}", hook.program, root.id))
     }
 
-    /// Removes pinned links that belong to no root of ours.
+    /// Removes pinned links that belong to no root of ours, or to no hook that is wanted.
     fn remove_stale_links(&self) -> Result<(), KernelError> {
+        // Where the program of packet sockets could not be attached, that of before goes on.
         let wanted: Vec<PathBuf> = self
             .attached
             .iter()
-            .map(|a| self.pin_of(a.hook, &a.root))
+            .flat_map(|a| [a.hook, SOCKET_CREATE].map(|hook| self.pin_of(hook, &a.root)))
             .collect();
         let links = self.pins.links();
         let entries = fs::read_dir(&links).map_err(KernelError::io("list", &links))?;
@@ -251,8 +259,8 @@ impl Kernel {
         Ok(())
     }
 
-    /// Takes away the programs of other ABI versions that judge handshakes, once every hook of this one is in place: those
-    /// are to judge them at once, and not when all else has gone.
+    /// Takes away the programs of other ABI versions that judge handshakes and segments, once every hook of this one is in place:
+    /// those are to judge them at once, and not when all else has gone.
     pub fn end_other_handshakes(&self) {
         if self.is_beside() && self.is_whole() {
             for directory in versions::others(&self.pins).unwrap_or_default() {

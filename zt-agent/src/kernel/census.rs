@@ -11,7 +11,7 @@ use aya::programs::loaded_programs;
 use serde::Serialize;
 
 use super::around::program_names;
-use super::hooks::{HOOKS, Hook, UDP_GUARD};
+use super::hooks::{Hook, SOCKET_CREATE, on_root};
 use super::sys;
 
 /// The programs attached to one cgroup.
@@ -28,8 +28,8 @@ pub struct CgroupPrograms {
 /// The cgroups of a tree, at most `most`, with the programs that are attached to each itself at a hook that ours have too.
 pub fn tree(mount: &Path, most: usize) -> io::Result<Vec<CgroupPrograms>> {
     let names = program_names();
-    let hooks = HOOKS.into_iter().chain([UDP_GUARD]);
-    let hooks: Vec<Hook> = hooks.collect();
+    // The receive guard of single workloads is at a hook of the packet guard.
+    let hooks: Vec<Hook> = on_root(true).chain([SOCKET_CREATE]).collect();
     let mut pending = vec![mount.to_path_buf()];
     let mut found = Vec::new();
     while let Some(cgroup) = pending.pop() {

@@ -87,7 +87,7 @@ pub enum KernelError {
     },
     /// What shall be in a map does not fit.
     #[error(
-        "{needed} entries are wanted in {map}, and {limit} fit: nothing was written, what was there stays; declare fewer workloads or addresses on this node"
+        "{needed} entries are wanted in {map}, and {limit} fit: as many as fit are there, and what is no longer so was taken out; declare fewer workloads or addresses on this node"
     )]
     TooMany {
         /// The map's name.

@@ -28,6 +28,7 @@ impl Hook {
     pub(super) const fn attach_name(self) -> &'static str {
         match self.attach_type {
             0 => "cgroup_inet_ingress",
+            1 => "cgroup_inet_egress",
             2 => "cgroup_inet_sock_create",
             3 => "cgroup_sock_ops",
             5 => "sk_skb_stream_verdict",
@@ -41,6 +42,7 @@ impl Hook {
             18 => "cgroup_sysctl",
             22 => "cgroup_setsockopt",
             34 => "cgroup_inet_sock_release",
+            43 => "lsm_cgroup",
             _ => "unknown",
         }
     }
@@ -67,6 +69,22 @@ pub(super) const HOOKS: [Hook; 10] = [
 
 /// What sees handshakes.
 pub(super) const SOCK_OPS: Hook = hook("zt_sock_ops", 3);
+
+/// The packet guard, on a managed root after all others where it is asked for.
+pub(super) const PACKET_GUARD: [Hook; 2] = [hook("zt_packet_egress", 1), hook("zt_packet_ingress", 0)];
+
+/// The hooks on a managed root: [`HOOKS`], with the packet guard or without.
+pub(super) fn on_root(packet_guard: bool) -> impl Iterator<Item = Hook> + Clone {
+    let guard = packet_guard.then_some(PACKET_GUARD);
+    HOOKS.into_iter().chain(guard.into_iter().flatten())
+}
+
+/// What is asked about sockets that `zt_sock_create` is not asked about, such as packet sockets: on a managed root after all others,
+/// where the kernel has BPF LSM.
+pub(super) const SOCKET_CREATE: Hook = hook("zt_socket_create", 43);
+
+/// Attached for a moment: whether the kernel runs programs of BPF LSM.
+pub(super) const LSM_PROBE: Hook = hook("zt_lsm_probe", 43);
 
 /// The receive guard, attached to single workloads.
 pub(super) const UDP_GUARD: Hook = hook("zt_udp_guard", 0);
@@ -155,5 +173,20 @@ pub(super) fn check(
         cgroup: cgroup.into(),
         attached,
         others: programs.len() - usize::from(attached),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_packet_guard_comes_last_and_only_where_it_is_asked_for() {
+        let names = |packet_guard| on_root(packet_guard).map(|hook| hook.program).collect::<Vec<_>>();
+        let (without, with) = (names(false), names(true));
+        assert_eq!(without, HOOKS.map(|hook| hook.program));
+        assert_eq!(with[..without.len()], without);
+        assert_eq!(with[without.len()..], ["zt_packet_egress", "zt_packet_ingress"]);
+        assert!(on_root(true).all(|hook| hook.attach_name() != "unknown"));
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use aya::maps::{Map, MapData};
@@ -16,10 +17,10 @@ use zt_common::names;
 
 use super::capabilities::check_privileges;
 use super::error::KernelError;
-use super::hooks::{ADOPT, HOOKS, REFUSE_IN, REFUSE_OUT, UDP_GUARD};
+use super::hooks::{ADOPT, LSM_PROBE, REFUSE_IN, REFUSE_OUT, UDP_GUARD, on_root};
 use super::host::Pins;
 use super::survey::{self, MapShape};
-use super::sys;
+use super::{lsm, sys};
 
 /// The kernel programs, built from `zt-ebpf`. Aligned, because the loader reads it as an ELF file in place.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/zt-ebpf.o"));
@@ -32,18 +33,31 @@ pub fn object() -> &'static [u8] {
     OBJECT
 }
 
+/// Which programs are loaded, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// With what has handshakes bear identities.
+    pub handshakes: bool,
+    /// With the packet guard.
+    pub packet_guard: bool,
+}
+
 /// The loaded object.
 pub(super) struct Loaded {
     ebpf: Ebpf,
+    /// Whether the packet guard is among the programs.
+    pub packet_guard: bool,
+    /// Whether the program of packet sockets is; why not, otherwise.
+    pub packet_sockets: Result<(), String>,
     /// The maps that the programs use, as they were pinned when the programs were loaded.
     maps: Vec<(&'static str, OwnedFd)>,
 }
 
 impl Loaded {
-    /// Loads everything; nothing is attached yet. `handshakes`: with what has handshakes bear identities.
-    pub(super) fn load(pins: &Pins, handshakes: bool) -> Result<Self, KernelError> {
+    /// Loads what is wanted; nothing is attached yet.
+    pub(super) fn load(pins: &Pins, wanted: Wanted) -> Result<Self, KernelError> {
         let started = Instant::now();
-        let mut ebpf = read_object(handshakes, Some(pins))?;
+        let mut ebpf = read_object(wanted.handshakes, Some(pins))?;
         let maps = names::MAPS
             .into_iter()
             .map(|name| {
@@ -52,16 +66,22 @@ impl Loaded {
                 Ok((name, map))
             })
             .collect::<Result<_, KernelError>>()?;
-        let count = load_programs(&mut ebpf)?;
+        let count = load_programs(&mut ebpf, wanted.packet_guard)?;
         if let Err(error) = load_program(ADOPT.program, ebpf.program_mut(ADOPT.program)) {
             tracing::warn!(%error, "listeners that are older than the agent will not prove who they are");
         }
+        let packet_sockets = lsm::load(&mut ebpf);
         tracing::info!(
             programs = count,
             ms = started.elapsed().as_millis() as u64,
             "the kernel has verified the programs"
         );
-        Ok(Self { ebpf, maps })
+        Ok(Self {
+            ebpf,
+            packet_guard: wanted.packet_guard,
+            packet_sockets,
+            maps,
+        })
     }
 
     /// The maps that the programs use.
@@ -133,26 +153,37 @@ pub struct Rehearsal {
     pub programs: usize,
     /// Whether listeners that are older than the agent can be made to prove who they are, or why not.
     pub older: Result<(), String>,
+    /// Whether packet sockets and the like can be decided on when they are made, or why not.
+    pub packet_sockets: Result<(), String>,
     /// The maps that the programs use, as this build makes them on this kernel.
     pub maps: Vec<MapShape>,
     /// How long it took.
     pub took: Duration,
 }
 
-/// Has the kernel verify all programs with maps of their own, and gives everything back: nothing is pinned or attached, and what
-/// is in force is not touched. `handshakes`: with what has handshakes bear identities.
-pub fn rehearse(handshakes: bool) -> Result<Rehearsal, KernelError> {
+/// Has the kernel verify what is wanted with maps of its own, and gives everything back: nothing is pinned or attached, and what
+/// is in force is not touched. With `mount`, where cgroup2 is mounted, a program that refuses nobody anything is attached there for a
+/// moment.
+pub fn rehearse(wanted: Wanted, mount: Option<&Path>) -> Result<Rehearsal, KernelError> {
     check_privileges()?;
     let started = Instant::now();
-    let mut ebpf = read_object(handshakes, None)?;
-    let programs = load_programs(&mut ebpf)?;
+    let mut ebpf = read_object(wanted.handshakes, None)?;
+    let programs = load_programs(&mut ebpf, wanted.packet_guard)?;
     let older =
         load_program(ADOPT.program, ebpf.program_mut(ADOPT.program)).map_err(|error| error.to_string());
+    let packet_sockets = lsm::load(&mut ebpf).and_then(|()| {
+        let mount = mount.ok_or("cgroup v2 is not mounted")?;
+        let probe = ebpf
+            .program(LSM_PROBE.program)
+            .and_then(|program| program.fd().ok());
+        lsm::try_out(probe.ok_or("not in the object")?.as_fd(), mount)
+    });
     let loaded = ebpf.programs().filter_map(|(_, program)| program.fd().ok());
     let ids: Vec<u32> = loaded.filter_map(|fd| sys::id_of(fd.as_fd()).ok()).collect();
     Ok(Rehearsal {
         programs,
         older,
+        packet_sockets,
         maps: survey::maps_of_programs(&ids),
         took: started.elapsed(),
     })
@@ -168,10 +199,10 @@ pub(super) fn fd(map: &MapData) -> BorrowedFd<'_> {
     map.fd().as_fd()
 }
 
-/// Has the kernel verify all programs that hooks need, at the same time: nearly all of the agent's start is this, and
+/// Has the kernel verify all programs that hooks need, with the packet guard or without, at the same time: nearly all of the agent's start is this, and
 /// the verifier works on one program at a time only for the unprivileged.
-fn load_programs(ebpf: &mut Ebpf) -> Result<usize, KernelError> {
-    let mut wanted: Vec<&'static str> = HOOKS.iter().map(|hook| hook.program).collect();
+fn load_programs(ebpf: &mut Ebpf, packet_guard: bool) -> Result<usize, KernelError> {
+    let mut wanted: Vec<&'static str> = on_root(packet_guard).map(|hook| hook.program).collect();
     wanted.extend([UDP_GUARD.program, REFUSE_IN.program, REFUSE_OUT.program]);
     tracing::info!(programs = wanted.len(), "the kernel verifies the programs");
     let mut programs: HashMap<String, &mut Program> = ebpf
@@ -223,7 +254,7 @@ fn load_program(name: &'static str, program: Option<&mut Program>) -> Result<(),
 }
 
 /// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

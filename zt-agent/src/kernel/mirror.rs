@@ -9,11 +9,26 @@ use aya::maps::{HashMap as KernelMap, MapData, MapError};
 
 use super::error::KernelError;
 
+/// Where a mirror writes.
+trait Target<K, V>: Send + Sync {
+    fn write(&mut self, key: K, value: V) -> Result<(), MapError>;
+    fn erase(&mut self, key: &K) -> Result<(), MapError>;
+}
+
+impl<K: Pod + Send + Sync, V: Pod + Send + Sync> Target<K, V> for KernelMap<MapData, K, V> {
+    fn write(&mut self, key: K, value: V) -> Result<(), MapError> {
+        self.insert(key, value, 0)
+    }
+
+    fn erase(&mut self, key: &K) -> Result<(), MapError> {
+        self.remove(key)
+    }
+}
+
 /// A hash map of the kernel with its content.
-#[derive(Debug)]
 pub(super) struct Mirror<K, V> {
     name: &'static str,
-    map: KernelMap<MapData, K, V>,
+    map: Box<dyn Target<K, V>>,
     content: HashMap<K, V>,
     /// What the map has room for.
     limit: usize,
@@ -34,14 +49,18 @@ impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Mirror<K, V> {
         name: &'static str,
         map: KernelMap<MapData, K, V>,
         limit: u32,
-    ) -> Result<Self, KernelError> {
+    ) -> Result<Self, KernelError>
+    where
+        K: Send + Sync,
+        V: Send + Sync,
+    {
         let content = map
             .iter()
             .collect::<Result<_, _>>()
             .map_err(KernelError::map(name))?;
         Ok(Self {
             name,
-            map,
+            map: Box::new(map),
             content,
             limit: limit as usize,
         })
@@ -59,9 +78,7 @@ impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Mirror<K, V> {
             None if self.content.len() >= self.limit => return Err(self.too_many(self.content.len() + 1)),
             _ => {}
         }
-        self.map
-            .insert(key, value, 0)
-            .map_err(KernelError::map(self.name))?;
+        self.map.write(key, value).map_err(KernelError::map(self.name))?;
         self.content.insert(key, value);
         Ok(true)
     }
@@ -71,7 +88,7 @@ impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Mirror<K, V> {
         if !self.content.contains_key(key) {
             return Ok(false);
         }
-        match self.map.remove(key) {
+        match self.map.erase(key) {
             Ok(()) | Err(MapError::KeyNotFound) => {}
             Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => {}
             Err(error) => return Err(KernelError::map(self.name)(error)),
@@ -80,11 +97,19 @@ impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Mirror<K, V> {
         Ok(true)
     }
 
-    /// Makes the map hold exactly `wanted`: what is new or different is written first, then what is not wanted goes.
-    /// What does not fit is refused before anything is written. Where old and new do not fit together, what is not
-    /// wanted goes first.
+    /// Makes the map hold exactly `wanted`: what is different or new is written first, then what is not wanted goes. Where old and new
+    /// do not fit together, what is not wanted goes first. Of more than fits as many are added as fit, and all else is done: what is no
+    /// longer so does not stay for want of room.
     pub(super) fn replace(&mut self, wanted: &HashMap<K, V>) -> Result<Replaced, KernelError> {
-        self.check(wanted.len())?;
+        self.replace_with(wanted, |_| false)
+    }
+
+    /// Does the same. Of what is new, that comes `first` of which this is true.
+    pub(super) fn replace_with(
+        &mut self,
+        wanted: &HashMap<K, V>,
+        first: impl Fn(&V) -> bool,
+    ) -> Result<Replaced, KernelError> {
         let stale: Vec<K> = self
             .content
             .keys()
@@ -97,25 +122,44 @@ impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Mirror<K, V> {
         if !together {
             done.changed |= self.remove_all(&stale)?;
         }
+        let mut new = Vec::new();
         for (key, value) in wanted {
-            let present = self.content.contains_key(key);
-            if self.set(*key, *value)? {
+            let Some(before) = self.content.get(key) else {
+                new.push((*key, *value));
+                continue;
+            };
+            if before != value {
+                self.set(*key, *value)?;
                 done.changed = true;
-                done.altered |= present;
+                done.altered = true;
             }
         }
+        new.sort_by_key(|(_, value)| !first(value));
+        // There is room for all of them unless more is wanted than fits.
+        new.truncate(self.limit.saturating_sub(self.content.len()));
+        let added = self.set_all(&new);
+        let added = added.and_then(|changed| self.check(wanted.len()).map(|()| changed));
         if together {
             done.changed |= self.remove_all(&stale)?;
         }
+        done.changed |= added?;
         Ok(done)
     }
 
     /// Refuses what would not fit.
-    pub(super) fn check(&self, needed: usize) -> Result<(), KernelError> {
+    fn check(&self, needed: usize) -> Result<(), KernelError> {
         if needed > self.limit {
             return Err(self.too_many(needed));
         }
         Ok(())
+    }
+
+    fn set_all(&mut self, entries: &[(K, V)]) -> Result<bool, KernelError> {
+        let mut changed = false;
+        for (key, value) in entries {
+            changed |= self.set(*key, *value)?;
+        }
+        Ok(changed)
     }
 
     fn remove_all(&mut self, keys: &[K]) -> Result<bool, KernelError> {
@@ -132,5 +176,112 @@ impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Mirror<K, V> {
             needed,
             limit: self.limit,
         }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod fake {
+    //! Maps that are not the kernel's, and fail as long as a test wants it.
+
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone)]
+    pub(in crate::kernel) struct Fake<K, V> {
+        content: Arc<Mutex<HashMap<K, V>>>,
+        fails: Arc<AtomicBool>,
+    }
+
+    impl<K: Pod + Eq + Hash + Send + Sync, V: Pod + PartialEq + Send + Sync> Fake<K, V> {
+        pub(in crate::kernel) fn new() -> Self {
+            Self {
+                content: Arc::default(),
+                fails: Arc::default(),
+            }
+        }
+
+        /// A mirror of it, with room for so many.
+        pub(in crate::kernel) fn mirror(&self, limit: usize) -> Mirror<K, V> {
+            Mirror {
+                name: "fake",
+                map: Box::new(self.clone()),
+                content: HashMap::new(),
+                limit,
+            }
+        }
+
+        /// From now on nothing can be written, or everything again.
+        pub(in crate::kernel) fn fail(&self, fails: bool) {
+            self.fails.store(fails, Ordering::Relaxed);
+        }
+
+        pub(in crate::kernel) fn content(&self) -> HashMap<K, V> {
+            self.content.lock().expect("nobody panics with it").clone()
+        }
+
+        fn change(&self, change: impl FnOnce(&mut HashMap<K, V>)) -> Result<(), MapError> {
+            if self.fails.load(Ordering::Relaxed) {
+                return Err(MapError::OutOfBounds {
+                    index: 0,
+                    max_entries: 0,
+                });
+            }
+            change(&mut self.content.lock().expect("nobody panics with it"));
+            Ok(())
+        }
+    }
+
+    impl<K: Pod + Eq + Hash + Send + Sync, V: Pod + PartialEq + Send + Sync> Target<K, V> for Fake<K, V> {
+        fn write(&mut self, key: K, value: V) -> Result<(), MapError> {
+            self.change(|content| {
+                content.insert(key, value);
+            })
+        }
+
+        fn erase(&mut self, key: &K) -> Result<(), MapError> {
+            self.change(|content| {
+                content.remove(key);
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fake::Fake;
+    use super::*;
+
+    #[test]
+    fn of_more_than_fits_there_are_as_many_as_fit_and_what_comes_first_is_among_them() {
+        const LIMIT: usize = 100;
+        let map = Fake::<u64, u64>::new();
+        let mut mirror = map.mirror(LIMIT);
+        let entries = |keys: std::ops::Range<u64>| -> HashMap<u64, u64> {
+            keys.map(|key| (key, u64::from(key < 50))).collect()
+        };
+        let comes_first = |value: &u64| *value == 1;
+        // Something else is there, which goes first.
+        assert!(mirror.replace(&entries(1000..1040)).is_ok());
+        for _ in 0..2 {
+            let refused = mirror.replace_with(&entries(0..250), comes_first);
+            assert!(matches!(
+                refused,
+                Err(KernelError::TooMany {
+                    needed: 250,
+                    limit: LIMIT,
+                    ..
+                })
+            ));
+            let there = map.content();
+            assert_eq!(there.len(), LIMIT);
+            assert!((0..50).all(|key| there.get(&key) == Some(&1)));
+            assert!(there.keys().all(|key| *key < 250));
+        }
+        let wanted = entries(20..120);
+        assert!(mirror.replace_with(&wanted, comes_first).is_ok(), "it fits again");
+        assert_eq!(map.content(), wanted);
+        assert!(mirror.replace(&wanted).is_ok_and(|replaced| !replaced.changed));
     }
 }

@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
+use std::panic::{self, UnwindSafe};
 use std::path::{Path, PathBuf};
 
 use nix::ifaddrs::getifaddrs;
@@ -73,7 +74,8 @@ impl Namespaces {
         (count(FastOpen::Off), count(FastOpen::Left))
     }
 
-    /// Looks at the namespaces of `pids`; those that no process is in any more are forgotten when `complete`.
+    /// Looks at the namespaces of `pids`; those that no process is in any more are forgotten when `complete`: none of these,
+    /// and not the one that was known to be.
     ///
     /// Addresses of a namespace already known are read again where `refresh` says so. Returns whether anything changed.
     pub fn look(&mut self, pids: &[u32], refresh: bool, complete: bool) -> bool {
@@ -81,10 +83,10 @@ impl Namespaces {
         // The agent's own is the host's. There it is off only if somebody else who is managed lives there.
         let mut lived_in: HashSet<u64> = HashSet::new();
         for &pid in pids.iter().take(MOST_PROCESSES) {
-            if let Ok(meta) = fs::metadata(ns_path(pid)) {
-                seen.entry(meta.ino()).or_insert(pid);
+            if let Some(inode) = inode_of(pid) {
+                seen.entry(inode).or_insert(pid);
                 if pid != std::process::id() {
-                    lived_in.insert(meta.ino());
+                    lived_in.insert(inode);
                 }
             }
         }
@@ -93,7 +95,7 @@ impl Namespaces {
             let gone: Vec<u64> = self
                 .known
                 .iter()
-                .filter(|(_, ns)| !seen.contains_key(&ns.inode))
+                .filter(|(_, ns)| !seen.contains_key(&ns.inode) && inode_of(ns.pid) != Some(ns.inode))
                 .map(|(cookie, _)| *cookie)
                 .collect();
             for cookie in gone {
@@ -103,6 +105,7 @@ impl Namespaces {
                 }
             }
         }
+        let mut due = Vec::new();
         for (inode, pid) in seen {
             let switch_off = self.fast_open_off && lived_in.contains(&inode);
             if let Some(namespace) = self
@@ -111,43 +114,29 @@ impl Namespaces {
                 .and_then(|cookie| self.known.get_mut(cookie))
             {
                 namespace.pid = pid;
-                let due = switch_off && namespace.fast_open == FastOpen::Untouched;
-                if !refresh && !due {
+                let untouched = switch_off && namespace.fast_open == FastOpen::Untouched;
+                if !refresh && !untouched {
                     continue;
                 }
             }
-            let Ok(file) = File::open(ns_path(pid)) else {
-                continue;
-            };
-            let looked = inside(&file, || {
-                let fast_open = if switch_off {
-                    switch_fast_open_off()
-                } else {
-                    FastOpen::Untouched
-                };
-                Ok::<_, io::Error>((cookie()?, addresses()?, fast_open))
+            due.push(Due {
+                inode,
+                pid,
+                switch_off,
             });
-            let Ok(Ok((cookie, addresses, fast_open))) = looked else {
-                continue;
-            };
+        }
+        for (cookie, found) in look_inside(&due) {
             if let Some(stale) = self
                 .by_inode
-                .insert(inode, cookie)
+                .insert(found.inode, cookie)
                 .filter(|stale| *stale != cookie)
             {
                 // The kernel gave a new namespace the inode of one that is gone.
                 self.known.remove(&stale);
                 changed = true;
             }
-            let before = self.known.insert(
-                cookie,
-                Namespace {
-                    inode,
-                    pid,
-                    addresses: addresses.clone(),
-                    fast_open,
-                },
-            );
+            let addresses = found.addresses.clone();
+            let before = self.known.insert(cookie, found);
             changed |= before.is_none_or(|before| before.addresses != addresses);
         }
         changed
@@ -195,6 +184,68 @@ impl Namespaces {
             Err(io::ErrorKind::NotFound.into())
         }
     }
+}
+
+/// A namespace that is to be looked at.
+#[derive(Clone, Copy, Debug)]
+struct Due {
+    inode: u64,
+    /// A process in it.
+    pid: u32,
+    /// Whether TCP Fast Open is to be off there.
+    switch_off: bool,
+}
+
+impl Due {
+    /// Moves the calling thread into it: its cookie, and what it is like.
+    fn enter(self) -> io::Result<(u64, Namespace)> {
+        let file = File::open(ns_path(self.pid))?;
+        if file.metadata()?.ino() != self.inode {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        enter(&file)?;
+        let fast_open = if self.switch_off {
+            switch_fast_open_off()
+        } else {
+            FastOpen::Untouched
+        };
+        let namespace = Namespace {
+            inode: self.inode,
+            pid: self.pid,
+            addresses: addresses()?,
+            fast_open,
+        };
+        Ok((cookie()?, namespace))
+    }
+}
+
+/// Looks at namespaces, all of them on one thread, which never comes back out: to begin one for each would cost as much as the
+/// looks. One that is gone is left out.
+fn look_inside(due: &[Due]) -> Vec<(u64, Namespace)> {
+    if due.is_empty() {
+        return Vec::new();
+    }
+    std::thread::scope(|scope| {
+        let looking = scope.spawn(|| each(due, |due| due.enter().ok()));
+        // It catches what panics.
+        looking.join().unwrap_or_default()
+    })
+}
+
+/// What comes of a look at each of these. One that panics is left out, and the others are looked at all the same.
+fn each<T: Copy + UnwindSafe, R>(due: &[T], look: fn(T) -> Option<R>) -> Vec<R> {
+    let found = due.iter().filter_map(|&due| {
+        panic::catch_unwind(move || look(due)).unwrap_or_else(|_| {
+            tracing::error!("a look at a namespace panicked: it stays as it was known");
+            None
+        })
+    });
+    found.collect()
+}
+
+/// The inode of the namespace that a process is in, if there is one.
+fn inode_of(pid: u32) -> Option<u64> {
+    fs::metadata(ns_path(pid)).ok().map(|meta| meta.ino())
 }
 
 fn ns_path(pid: u32) -> PathBuf {
@@ -329,3 +380,6 @@ pub fn processes_outside(cgroup: &Path, another: &dyn Fn(&Path) -> bool) -> Vec<
     }
     found
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,6 +23,8 @@ pub(super) struct Nodes {
     /// Who lives where, by node.
     by_node: HashMap<u32, HashSet<u64>>,
     by_identity: HashMap<u64, BTreeSet<u32>>,
+    /// Nodes and identities that moved there or away, where the homes of the identity were not written since.
+    unwritten: BTreeSet<(u32, u64)>,
 }
 
 impl Nodes {
@@ -49,11 +51,17 @@ impl Nodes {
             residents,
             by_node,
             by_identity,
+            unwritten: BTreeSet::new(),
         })
     }
 
-    /// Says who lives on a node: those who are new first.
+    /// Says who lives on a node: those who are new first. What fails of it is done when this is said once more.
     fn live(&mut self, node: u32, identities: &HashSet<u64>) -> Result<(), KernelError> {
+        let unwritten = self.unwritten.range((node, 0)..=(node, u64::MAX));
+        let unwritten: Vec<u64> = unwritten.map(|(_, identity)| *identity).collect();
+        if unwritten.is_empty() && self.by_node.get(&node) == Some(identities) {
+            return Ok(());
+        }
         let before = self.by_node.remove(&node).unwrap_or_default();
         let key = |identity: u64| ResidentKey {
             node,
@@ -63,21 +71,30 @@ impl Nodes {
         let mut done = Ok(());
         let mut live = before.clone();
         for identity in identities.difference(&before) {
-            done = done.and(self.residents.set(key(*identity), 1).map(drop));
-            if done.is_err() {
+            let set = self.residents.set(key(*identity), 1).map(drop);
+            if set.is_err() {
+                // There is no room for more of them.
+                done = done.and(set);
                 break;
             }
             live.insert(*identity);
             self.by_identity.entry(*identity).or_default().insert(node);
-            done = self.write_home(*identity);
+            done = done.and(self.write_home(node, *identity));
         }
         for identity in before.difference(identities) {
-            done = done.and(self.residents.remove(&key(*identity)).map(drop));
+            let removed = self.residents.remove(&key(*identity)).map(drop);
+            if removed.is_err() {
+                done = done.and(removed);
+                continue;
+            }
             live.remove(identity);
             if let Some(homes) = self.by_identity.get_mut(identity) {
                 homes.remove(&node);
             }
-            done = done.and(self.write_home(*identity));
+            done = done.and(self.write_home(node, *identity));
+        }
+        for identity in unwritten {
+            done = done.and(self.write_home(node, identity));
         }
         if !live.is_empty() {
             self.by_node.insert(node, live);
@@ -85,7 +102,18 @@ impl Nodes {
         done
     }
 
-    fn write_home(&mut self, identity: u64) -> Result<(), KernelError> {
+    /// Says on which nodes an identity lives that moved to this one, or away from it.
+    fn write_home(&mut self, node: u32, identity: u64) -> Result<(), KernelError> {
+        let written = self.write_homes(identity);
+        if written.is_ok() {
+            self.unwritten.remove(&(node, identity));
+        } else {
+            self.unwritten.insert((node, identity));
+        }
+        written
+    }
+
+    fn write_homes(&mut self, identity: u64) -> Result<(), KernelError> {
         let Some(nodes) = self.by_identity.get(&identity).filter(|nodes| !nodes.is_empty()) else {
             self.by_identity.remove(&identity);
             return self.homes.remove(&identity).map(drop);
@@ -194,5 +222,108 @@ impl Kernel {
             self.keys.remove(KeyId::from(node, slot))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::mirror::fake::Fake;
+    use super::*;
+
+    const NODE: u32 = 3;
+
+    /// The maps of a test, and what is written there.
+    struct Written {
+        residents: Fake<ResidentKey, u64>,
+        homes: Fake<u64, Homes>,
+        nodes: Nodes,
+    }
+
+    impl Written {
+        fn new() -> Self {
+            let (residents, homes) = (Fake::new(), Fake::new());
+            let nodes = Nodes {
+                used: Fake::new().mirror(8),
+                residents: residents.mirror(8),
+                homes: homes.mirror(8),
+                by_node: HashMap::new(),
+                by_identity: HashMap::new(),
+                unwritten: BTreeSet::new(),
+            };
+            Self {
+                residents,
+                homes,
+                nodes,
+            }
+        }
+
+        /// Says who lives on the node. Whether that was written whole.
+        fn live<const N: usize>(&mut self, identities: [u64; N]) -> bool {
+            self.nodes.live(NODE, &HashSet::from(identities)).is_ok()
+        }
+
+        /// Who lives there by what is known, and by the maps of residents and of homes.
+        fn who(&self) -> [BTreeSet<u64>; 3] {
+            let known = self.nodes.by_node.get(&NODE).into_iter().flatten().copied();
+            let residents = self.residents.content();
+            let residents = residents.keys().filter(|key| key.node == NODE);
+            let homes = self.homes.content();
+            let homes = homes.iter().filter(|(_, homes)| homes.nodes.contains(&NODE));
+            [
+                known.collect(),
+                residents.map(|key| key.identity).collect(),
+                homes.map(|(identity, _)| *identity).collect(),
+            ]
+        }
+    }
+
+    fn each<const N: usize>(identities: [u64; N]) -> [BTreeSet<u64>; 3] {
+        [(); 3].map(|()| BTreeSet::from(identities))
+    }
+
+    #[test]
+    fn a_home_that_could_not_be_written_is_written_when_the_same_is_said_again() {
+        let mut written = Written::new();
+        written.homes.fail(true);
+        assert!(!written.live([7, 8]));
+        assert!(!written.live([7, 8]), "it still fails");
+        written.homes.fail(false);
+        assert!(written.live([7, 8]));
+        assert_eq!(written.who(), each([7, 8]));
+        // One that could not be taken out, too, when all have left.
+        written.homes.fail(true);
+        assert!(!written.live([]));
+        written.homes.fail(false);
+        assert!(written.live([]));
+        assert_eq!(written.who(), each([]));
+        assert!(written.homes.content().is_empty());
+    }
+
+    #[test]
+    fn who_could_not_be_written_does_not_live_there_yet() {
+        let mut written = Written::new();
+        written.residents.fail(true);
+        assert!(!written.live([7]));
+        assert_eq!(written.who(), each([]));
+        written.residents.fail(false);
+        assert!(written.live([7]));
+        written.residents.fail(true);
+        assert!(!written.live([7, 8]));
+        assert_eq!(written.who(), each([7]), "the others are there");
+        written.residents.fail(false);
+        assert!(written.live([7, 8]));
+        assert_eq!(written.who(), each([7, 8]));
+    }
+
+    #[test]
+    fn who_could_not_be_taken_out_still_lives_there_and_goes_next_time() {
+        let mut written = Written::new();
+        assert!(written.live([7, 8]));
+        written.residents.fail(true);
+        assert!(!written.live([8]));
+        assert_eq!(written.who(), each([7, 8]));
+        written.residents.fail(false);
+        assert!(written.live([8]));
+        assert_eq!(written.who(), each([8]));
     }
 }

@@ -14,7 +14,7 @@ use zt_common::names;
 
 use super::around::{self, Foreign, program_names};
 use super::error::KernelError;
-use super::hooks::{self, HOOKS, Hook, HookStatus, REFUSE_IN, REFUSE_OUT};
+use super::hooks::{self, Hook, HookStatus, REFUSE_IN, REFUSE_OUT, SOCKET_CREATE, on_root};
 use super::host::Pins;
 use super::{ManagedRoot, guard, sys, versions};
 
@@ -196,23 +196,33 @@ fn shape(map: &MapInfo) -> MapShape {
     }
 }
 
-/// The hooks of this build's version on managed roots, and at the sockhash of refused sockets, as the kernel reports them.
-pub fn hooks_at(bpffs: &Path, roots: &[ManagedRoot]) -> Vec<HookStatus> {
+/// The hooks of this build's version on managed roots, with the packet guard or without, and at the sockhash of refused sockets, as the
+/// kernel reports them.
+pub fn hooks_at(bpffs: &Path, roots: &[ManagedRoot], packet_guard: bool) -> Vec<HookStatus> {
     let pins = Pins::below(bpffs);
     let names = program_names();
-    let mut found = Vec::with_capacity((HOOKS.len() + 2) * roots.len().max(1));
+    let mut found = Vec::new();
     for root in roots {
         let of = |hook| hook_at(&pins, hook, root, &names);
-        found.extend(HOOKS.into_iter().map(of));
+        found.extend(on_root(packet_guard).map(of));
+        // Where it is not pinned, the kernel does not have it.
+        found.extend(
+            pin_of(&pins, SOCKET_CREATE, root)
+                .exists()
+                .then(|| of(SOCKET_CREATE)),
+        );
     }
     let refused = sys::open_pin(&pins.map(names::REFUSED)).ok();
     found.extend([REFUSE_IN, REFUSE_OUT].map(|hook| refused_at(refused.as_ref(), hook, &names)));
     found
 }
 
+fn pin_of(pins: &Pins, hook: Hook, root: &ManagedRoot) -> PathBuf {
+    pins.links().join(format!("{}-{}", hook.program, root.id))
+}
+
 fn hook_at(pins: &Pins, hook: Hook, root: &ManagedRoot, names: &HashMap<u32, String>) -> HookStatus {
-    let pin = pins.links().join(format!("{}-{}", hook.program, root.id));
-    let link = sys::open_pin(&pin).ok();
+    let link = sys::open_pin(&pin_of(pins, hook, root)).ok();
     let info = link.as_ref().and_then(|link| sys::link_info(link.as_fd()).ok());
     let is_ours = |id: &u32| names.get(id).is_some_and(|name| is_named(name, hook.program));
     let Some((link, info)) = link.zip(info).filter(|(_, info)| is_ours(&info.program)) else {
@@ -269,15 +279,15 @@ pub struct Alone {
     pub name: String,
 }
 
-/// Programs that would keep ours from being attached to `root`, below the cgroup2 mount.
-pub fn in_the_way(mount: &Path, root: &Path) -> Vec<Alone> {
+/// Programs that would keep ours, the packet guard among them or not, from being attached to `root`, below the cgroup2 mount.
+pub fn in_the_way(mount: &Path, root: &Path, packet_guard: bool) -> Vec<Alone> {
     let names = program_names();
     let mut found = Vec::new();
     for cgroup in root.ancestors().take_while(|cgroup| cgroup.starts_with(mount)) {
         let Ok(directory) = File::open(cgroup) else {
             continue;
         };
-        for hook in HOOKS {
+        for hook in on_root(packet_guard) {
             let Ok(own) = sys::own_programs_at(directory.as_fd(), hook.attach_type) else {
                 continue;
             };

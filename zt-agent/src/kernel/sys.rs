@@ -70,6 +70,17 @@ pub(super) fn set_option(socket: BorrowedFd<'_>, level: i32, option: i32, value:
     }
 }
 
+/// Makes a Unix socket with a protocol by its number, and closes it. None but 0 exists.
+pub(super) fn unix_socket(protocol: i32) -> io::Result<()> {
+    // SAFETY: takes numbers alone.
+    let socket = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, protocol) };
+    if socket < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    drop(owned(i64::from(socket)));
+    Ok(())
+}
+
 /// A number that nobody can guess, from the kernel's random source.
 pub(super) fn random() -> Result<u64, KernelError> {
     let mut bytes = [0_u8; 8];
@@ -325,6 +336,7 @@ struct ProgQuery {
     programs: u64,
     count: u32,
     _pad: u32,
+    program_flags: u64,
 }
 
 /// Ids of the programs that are effective at a hook of a cgroup, in the order in which they run.

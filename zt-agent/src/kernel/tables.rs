@@ -11,7 +11,7 @@ use std::os::fd::AsFd as _;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, ArrayOfMaps, HashMap as KernelMap, LpmTrie, Map, MapData};
 use ipnet::IpNet;
-use zt_common::abi::{LocalKey, Peer, Service, ServiceKey, Workload};
+use zt_common::abi::{LocalKey, PEER_HERE, Peer, Service, ServiceKey, Workload};
 use zt_common::address::Address;
 use zt_common::control::Control;
 use zt_common::entry::{AllowEntry, AllowKey, Shapes};
@@ -234,12 +234,15 @@ impl Tables {
     }
 
     /// Says who is who. Addresses before cgroups: a new workload can be named by the others before it can speak.
-    /// (Groups are in the table by then, so that what a place leads to has its entries before the place does.)
+    /// (Groups are in the table by then, so that what a place leads to has its entries before the place does.) What one map has no
+    /// room for keeps nothing as it was in the others. Of addresses, those of this node come first.
     pub(super) fn set_directory(&mut self, directory: &Directory) -> Result<Directed, KernelError> {
-        self.workloads.check(directory.workloads.len())?;
-        let peers = self.peers.replace(&directory.peers)?;
-        let services = self.services.replace(&directory.services)?;
+        let peers = self
+            .peers
+            .replace_with(&directory.peers, |peer| peer.flags & PEER_HERE != 0);
+        let services = self.services.replace(&directory.services);
         let workloads = self.workloads.replace(&directory.workloads)?;
+        let (peers, services) = (peers?, services?);
         Ok(Directed {
             changed: peers.changed || services.changed || workloads.changed,
             renamed: workloads.altered,
@@ -266,7 +269,8 @@ impl Tables {
         self.peers.content()
     }
 
-    /// Who is at some addresses: what goes, goes first. Whether anything changed.
+    /// Who is at some addresses: what goes, goes first, and whoever is new comes last, as there may be no room for him. Whether anything
+    /// changed.
     pub(super) fn set_peers(
         &mut self,
         peers: impl Iterator<Item = (Address, Option<Peer>)>,
@@ -279,6 +283,7 @@ impl Tables {
                 None => changed |= self.peers.remove(&address)?,
             }
         }
+        wanted.sort_by_key(|(address, _)| !self.peers.content().contains_key(address));
         for (address, peer) in wanted {
             changed |= self.peers.set(address, peer)?;
         }

@@ -11,7 +11,7 @@ use zt_common::names;
 
 use super::capabilities::check_privileges;
 use super::error::KernelError;
-use super::hooks::SOCK_OPS;
+use super::hooks::{PACKET_GUARD, SOCK_OPS};
 use super::host::Pins;
 use super::lock::{Claim, Lock};
 use super::sys;
@@ -84,8 +84,7 @@ pub(super) fn remove(directory: &Path, removal: &mut Removal) {
             .flatten()
             .map(|pin| pin.path())
             .collect();
-        // Who judges handshakes first: it would miss what a hook that is gone already has no note of.
-        pins.sort_by_key(|path| !is_of(path, SOCK_OPS.program));
+        pins.sort_by_key(|path| turn(path));
         for path in pins {
             if are_links {
                 // An agent that still runs holds the link open: removing the pin alone would leave the hook.
@@ -128,17 +127,40 @@ fn going(directory: &Path) -> io::Result<PathBuf> {
     Ok(going)
 }
 
-/// Takes away the program of handshakes of a version that is to go, and nothing else. What fails is [`remove`]'s to tell.
+/// Takes away the packet guard and the program of handshakes of a version that is to go, in this order, and nothing else. What fails is
+/// [`remove`]'s to tell.
 pub(super) fn end_handshakes(directory: &Path) {
     let directory = going(directory).unwrap_or_else(|_| directory.to_owned());
     let links = fs::read_dir(Pins::at(directory).links());
-    for pin in links.into_iter().flatten().flatten().map(|pin| pin.path()) {
-        if is_of(&pin, SOCK_OPS.program) {
-            let detached = sys::open_pin(&pin).and_then(|link| sys::link_detach(link.as_fd()));
-            if detached.is_ok() {
-                let _ = fs::remove_file(&pin);
-            }
+    let links = links.into_iter().flatten().flatten().map(|pin| pin.path());
+    let mut links: Vec<PathBuf> = links.filter(|pin| turn(pin) != Turn::Rest).collect();
+    links.sort_by_key(|pin| turn(pin));
+    for pin in links {
+        let detached = sys::open_pin(&pin).and_then(|link| sys::link_detach(link.as_fd()));
+        if detached.is_ok() {
+            let _ = fs::remove_file(&pin);
         }
+    }
+}
+
+/// In which order the links of a version go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Turn {
+    /// The packet guard: it would take for strange what begins when nobody notes handshakes for it any more.
+    Guard,
+    /// Who judges handshakes: it would miss what a hook that is gone already has no note of.
+    Handshakes,
+    /// All else.
+    Rest,
+}
+
+fn turn(pin: &Path) -> Turn {
+    if PACKET_GUARD.iter().any(|hook| is_of(pin, hook.program)) {
+        Turn::Guard
+    } else if is_of(pin, SOCK_OPS.program) {
+        Turn::Handshakes
+    } else {
+        Turn::Rest
     }
 }
 
@@ -249,6 +271,24 @@ mod tests {
             assert!(!is_going(&pins(other)), "{other}");
         }
         assert!(!is_going(&Pins::at(directory.path().join("absent/v1"))));
+    }
+
+    /// Fails where the guard of a version outlives its notes of handshakes.
+    #[test]
+    fn the_packet_guard_goes_before_what_notes_handshakes_and_that_before_all_else() {
+        let mut pins = [
+            "zt_connect4-7",
+            "zt_sock_ops-7",
+            "zt_packet_ingress-7",
+            "zt_packet_egress-7",
+        ]
+        .map(Path::new);
+        pins.sort_by_key(|pin| turn(pin));
+        assert_eq!(
+            pins.map(turn),
+            [Turn::Guard, Turn::Guard, Turn::Handshakes, Turn::Rest]
+        );
+        assert_eq!(pins[3], Path::new("zt_connect4-7"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Keys are not among it.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -37,6 +38,9 @@ pub(super) struct KeptNode {
     /// Since when it is not heard, Unix seconds; `None` while it is.
     #[serde(default)]
     pub(super) unheard: Option<i64>,
+    /// Where somebody was until it had not been heard for too long: nobody is known there, and it is nowhere else.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) lost: Vec<IpAddr>,
 }
 
 impl KeptNode {
@@ -189,8 +193,6 @@ fn unix_seconds(time: SystemTime) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use super::*;
 
     #[test]
@@ -222,6 +224,7 @@ mod tests {
             residents: vec![resident],
             networks: vec!["10.0.0.0/24".parse().expect("literal")],
             unheard: Some(5),
+            lost: vec!["10.0.0.2".parse().expect("literal")],
         };
         kept.set(&two, node.clone());
         let (text, left) = kept.unwritten().expect("new").text().expect("JSON");

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 pub(super) use self::begin::Recall;
-use super::allowance::{Allowance, Words};
+use super::allowance::{Allowance, Pace, Words};
 use super::connection::{Connection, End, unix_seconds};
 use super::health::{Health, State};
 use super::keys::{Known, Role};
@@ -81,8 +81,8 @@ pub(super) struct Pair {
     arriving: mpsc::Receiver<Arrived>,
     /// Who was refused is not listened to before.
     not_before: Instant,
-    /// When the node thread was told last what has changed.
-    told: Instant,
+    /// How often the node thread is told what has changed.
+    pace: Pace,
     /// When what has changed is kept for the next agent.
     keep_at: Option<Instant>,
 }

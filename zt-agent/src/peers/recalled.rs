@@ -48,6 +48,11 @@ impl Recalled {
                     .addresses
                     .extend(located.map(|located| (address, located)));
             }
+            let nobody = lost(speaker, node, rests).map(|address| {
+                let located = located(Who::Nobody, node.number, node.proves);
+                (address, located)
+            });
+            recalled.addresses.extend(nobody);
         }
         recalled
     }
@@ -62,6 +67,15 @@ pub(super) fn take_up(table: &mut Table, node: &KeptNode) {
 pub(super) fn told(speaker: &Speaker, node: &KeptNode) -> Vec<IpNet> {
     let networks = if node.proves { &node.networks[..] } else { &[] };
     speaker.alone_in(networks)
+}
+
+/// Addresses of a node at which nobody is known since it was silent for too long: of one that is not `believed` any more, also those
+/// at which somebody was until now.
+pub(super) fn lost(speaker: &Speaker, node: &KeptNode, believed: bool) -> impl Iterator<Item = IpAddr> {
+    let residents = node.residents.iter().filter(move |_| !believed);
+    let residents = residents.map(|resident| resident.address);
+    let lost = residents.chain(node.lost.iter().copied());
+    lost.filter(|address| speaker.speaks_for(*address))
 }
 
 /// Who is at an address of a node.

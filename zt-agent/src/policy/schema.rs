@@ -31,6 +31,8 @@ pub const RESOURCES: [(&str, &str); 3] = [
 ];
 /// Where a resource has what a document has in `metadata.description`.
 const DESCRIPTION: &str = "zt.hanzo.ai/description";
+/// Where a resource has which change over an API of ours wrote it.
+const CHANGE: &str = "zt.hanzo.ai/change";
 
 /// The definitions of all kinds, in the order of [`RESOURCES`].
 pub fn definitions() -> [Json; RESOURCES.len()] {
@@ -87,6 +89,16 @@ pub fn resource_of(document: &Json, before: Option<&Json>) -> Json {
     }
     resource["metadata"] = metadata;
     resource
+}
+
+/// Has a resource say which change wrote it. No document has that.
+pub fn mark_resource(resource: &mut Json, change: &str) {
+    resource["metadata"]["annotations"][CHANGE] = change.into();
+}
+
+/// Which change over an API of ours wrote a resource last; what is changed elsewhere mostly keeps the word of the one before.
+pub fn mark_of(resource: &Json) -> Option<&str> {
+    resource["metadata"]["annotations"][CHANGE].as_str()
 }
 
 fn definition(kind: &str, short: &str, spec: &Json) -> Json {

@@ -263,6 +263,11 @@ impl SeenFlow {
         Ok(table.decision(table.decide(&self.as_known_to(table)?)))
     }
 
+    /// The same without why.
+    pub fn outcome(&self, table: &AllowTable) -> Result<Outcome, Undecided> {
+        Ok(Outcome::from(&table.decide(&self.as_known_to(table)?)))
+    }
+
     /// What a policy says about a connection that went to one of these, of which nobody knows to which: what it says about all
     /// of them. A DENY of one denies, and proof that one asks for is asked for.
     pub fn judge_together(flows: &[Self], table: &AllowTable) -> Result<Decision, Undecided> {

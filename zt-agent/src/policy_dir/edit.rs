@@ -8,12 +8,16 @@ mod found;
 mod lock;
 mod store;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 pub use self::error::EditError;
+pub use self::found::Sighting;
 use self::found::{Found, held_by};
 pub use self::lock::Turn;
 use self::store::Slot;
@@ -84,8 +88,17 @@ impl Plan {
 
     /// Makes the change. When this returns it is on disk.
     pub fn commit(&self) -> Result<(), EditError> {
+        self.make(None)
+    }
+
+    /// The same for a change that has an id: where objects keep policies, what it writes bears that.
+    pub fn commit_as(&self, change: Uuid) -> Result<(), EditError> {
+        self.make(Some(change))
+    }
+
+    fn make(&self, change: Option<Uuid>) -> Result<(), EditError> {
         if let Some(slot) = &self.slot {
-            return slot.commit(self.policy_after().map(AnyPolicy::document));
+            return slot.commit(self.policy_after().map(AnyPolicy::document), change);
         }
         self.replace(self.old_text.as_deref(), self.new_text.as_deref())
     }
@@ -145,7 +158,31 @@ impl Editor {
     /// The digest of a policy as it is on disk now, or of what is in its place and not valid; `None` where there is nothing.
     /// `known` spares reading anew what it was parsed from.
     pub fn on_disk(&self, name: &str, known: &PolicySet) -> Result<Option<String>, EditError> {
-        Ok(Found::of(self, known)?.digest(name, known))
+        Ok(self.look(name, known)?.digest)
+    }
+
+    /// A policy as it is on disk now, and which change wrote it.
+    pub fn look(&self, name: &str, known: &PolicySet) -> Result<Sighting, EditError> {
+        Ok(Found::of(self, known)?.sighting(name, known))
+    }
+
+    /// The same of several policies, all as they are at one moment.
+    pub fn look_at(
+        &self,
+        names: BTreeSet<String>,
+        known: &PolicySet,
+    ) -> Result<BTreeMap<String, Sighting>, EditError> {
+        let found = Found::of(self, known)?;
+        let seen = names.into_iter().map(|name| {
+            let sighting = found.sighting(&name, known);
+            (name, sighting)
+        });
+        Ok(seen.collect())
+    }
+
+    /// Whether what is kept says which change wrote it, and may take a write some time after it was sent.
+    pub fn keeps_objects(&self) -> bool {
+        self.store.is_some()
     }
 
     /// Waits until no other process changes policies here. Blocks, for seconds at most.

@@ -104,18 +104,10 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-    use crate::policy::{Document, parse};
+    use crate::policy::sample::of_ports;
 
     fn policies(port: u16) -> Arc<PolicySet> {
-        let text = format!(
-            "apiVersion: zt.hanzo.ai/v1\nkind: ServiceAccessPolicy\nmetadata: {{name: p}}\nspec:\n  rules:\n    - \
-             {{from: {{spiffe: '*'}}, to: [{{spiffe: '*', ports: [{port}]}}]}}\n"
-        );
-        let documents = [Document {
-            file: "p.yaml".to_owned(),
-            text,
-        }];
-        Arc::new(parse(&documents, &Settings::default()).expect("valid"))
+        Arc::new(of_ports(&[("p", port)]))
     }
 
     #[tokio::test]

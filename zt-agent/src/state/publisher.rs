@@ -103,19 +103,7 @@ impl PoliciesInForce {
 mod tests {
     use super::super::channel;
     use super::*;
-    use crate::policy::{Document, Settings, parse};
-
-    fn policies(port: usize) -> Arc<PolicySet> {
-        let text = format!(
-            "apiVersion: zt.hanzo.ai/v1\nkind: ServiceAccessPolicy\nmetadata: {{name: p}}\nspec:\n  rules:\n    - \
-             {{from: {{spiffe: '*'}}, to: [{{spiffe: '*', ports: [{port}]}}]}}\n"
-        );
-        let documents = [Document {
-            file: "p.yaml".to_owned(),
-            text,
-        }];
-        Arc::new(parse(&documents, &Settings::default()).expect("valid"))
-    }
+    use crate::policy::sample::of_ports;
 
     #[test]
     fn each_change_waits_in_order_and_the_last_ones_are_joined_where_there_are_too_many() {
@@ -124,7 +112,7 @@ mod tests {
         let publish = |revision: u64, port| {
             publisher.update(|snapshot| {
                 snapshot.revision = revision;
-                snapshot.policies = policies(port);
+                snapshot.policies = Arc::new(of_ports(&[("p", port)]));
             });
         };
         publish(1, 1);
@@ -136,8 +124,8 @@ mod tests {
             .map(|one| one.revision)
             .collect();
         assert_eq!(taken, [1, 2, 4]);
-        for port in 1..=MOST_WAITING + 5 {
-            publish(port as u64 + 100, port + 100);
+        for port in 1..=MOST_WAITING as u16 + 5 {
+            publish(u64::from(port) + 100, port + 100);
         }
         let taken: Vec<InForce> = std::iter::from_fn(|| waiting.take()).collect();
         assert_eq!(taken.len(), MOST_WAITING);

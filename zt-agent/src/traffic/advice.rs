@@ -65,7 +65,7 @@ pub fn advise(
         .iter()
         .flat_map(|(recorded, count)| {
             let service = matches!(recorded.about, Ok(About::Service(_)));
-            let service: Option<Arc<str>> = service.then(|| Arc::from(recorded.destination.as_str()));
+            let service: Option<Arc<str>> = service.then(|| Arc::clone(&recorded.destination));
             let last_seen = moment(recorded);
             recorded.flows().iter().map(move |flow| Counted {
                 flow: flow.clone(),
@@ -81,7 +81,7 @@ pub fn advise(
         .filter_map(|(recorded, count)| {
             Some(RawCounted {
                 holder: recorded.holder().filter(|id| is_ours(id, settings))?.clone(),
-                protocol: recorded.protocol.clone(),
+                protocol: recorded.protocol.to_string(),
                 count: *count,
                 last_seen: moment(recorded),
             })

@@ -18,8 +18,7 @@ pub struct WouldDeny<'r> {
 impl WouldDeny<'_> {
     /// Whether another table denies it, too.
     pub fn is_denied_by(&self, table: &AllowTable) -> bool {
-        let decision = self.recorded.judge(table);
-        decision.is_ok_and(|decision| Outcome::from(&decision) == Outcome::Deny)
+        self.recorded.outcome(table) == Ok(Outcome::Deny)
     }
 }
 
@@ -29,9 +28,10 @@ pub fn would_deny<'r>(range: &'r Range, table: &AllowTable) -> Vec<WouldDeny<'r>
         .recorded
         .iter()
         .filter(|recorded| recorded.passed(false) > 0 && !recorded.falls_back())
+        .filter(|recorded| recorded.outcome(table) == Ok(Outcome::Deny))
         .filter_map(|recorded| {
             let decision = recorded.judge(table).ok()?;
-            (Outcome::from(&decision) == Outcome::Deny).then(|| WouldDeny {
+            Some(WouldDeny {
                 recorded,
                 rule: decision.rule.as_ref().map(ToString::to_string),
                 reason: decision.reason.name(),

@@ -83,6 +83,16 @@ impl Replayed {
         let refused_span = recorded.refused_span();
         self.connections = self.connections.saturating_add(recorded.count());
         self.flows += u64::from(recorded.count() > 0);
+        let others = refused.saturating_sub(recorded.unproven);
+        let is_as_it_was = |outcome| match outcome {
+            Outcome::Deny => recorded.allowed == 0,
+            Outcome::Allow => refused == 0,
+            Outcome::AllowWithProof => recorded.allowed == 0 && others == 0,
+        };
+        // Most are.
+        if recorded.outcome(table).is_ok_and(is_as_it_was) {
+            return;
+        }
         match recorded.judge(table) {
             // No policy could say anything else.
             Err(why) if why.is_beyond_policy() => {}
@@ -104,7 +114,6 @@ impl Replayed {
                     Outcome::AllowWithProof => {
                         decided(Change::NeedsProof, recorded.allowed, allowed_span);
                         // What proved nothing then is no better off with another rule that asks for proof.
-                        let others = refused.saturating_sub(recorded.unproven);
                         decided(Change::NewlyAllowed, others, refused_span);
                     }
                 }
@@ -125,10 +134,10 @@ impl Replayed {
         }
         let row = Row {
             change,
-            source: recorded.source.clone(),
-            destination: recorded.destination.clone(),
+            source: recorded.source.to_string(),
+            destination: recorded.destination.to_string(),
             port: recorded.port,
-            protocol: recorded.protocol.clone(),
+            protocol: recorded.protocol.to_string(),
             rule: rule.map(str::to_owned),
             reason: reason.to_owned(),
         };

@@ -133,6 +133,10 @@ fn read(all: &[Counted], fold: &Fold) -> Range {
 /// whatever became of each.
 fn told(range: &Range, set: &PolicySet, settings: &Settings) -> (BTreeMap<Row, Times>, u64, u64) {
     let table = policy::compile(set, &range.workloads(), settings, 1).expect("fits");
+    for recorded in &range.recorded {
+        let judged = recorded.judge(&table).map(|decision| Outcome::from(&decision));
+        assert_eq!(recorded.outcome(&table), judged, "{recorded:?}");
+    }
     let replayed = Replayed::of(range, &table);
     let denied = would_deny(range, &table);
     let denied = denied.iter().map(|one| one.recorded.passed(false));

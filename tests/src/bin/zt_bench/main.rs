@@ -141,7 +141,7 @@ enum Bench {
     Query,
     /// `zt-agent policy replay` of a million connections of which no two are the same
     Replay,
-    /// `zt-agent monitor`, on a terminal and as lines, of 50,000 decisions a second
+    /// `zt-agent monitor`, on a terminal and as lines, of 50,000 decisions a second: ready-made ones, and those of an agent beside it
     Monitor,
 }
 

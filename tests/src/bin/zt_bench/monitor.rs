@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whether `zt-agent monitor` keeps up with what a node decides at the most, and with whoever presses a key meanwhile.
+//! Whether `zt-agent monitor` keeps up with what a node decides at the most, and with whoever presses a key meanwhile: by itself, of a stream
+//! of ready-made events, and beside an agent that makes them.
 
+mod real;
 mod stream;
 
 use std::io::{BufReader, Read};
@@ -31,20 +33,21 @@ const BEGINS: Duration = Duration::from_secs(30);
 /// How often one looks at the screen for a key.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// On a terminal, and as lines.
+/// On a terminal, and as lines; of ready-made events, and of real decisions.
 pub(crate) fn keeps_up(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
     let sandbox = Sandbox::new("bench-monitor")?;
     let events = stream::events()?;
     let seconds = if plan.quick { 3 } else { 10 };
     view(&sandbox, &events, seconds, metrics)?;
-    lines(&sandbox, &events, seconds, metrics)
+    lines(&sandbox, &events, seconds, metrics)?;
+    real::follows(plan, metrics)
 }
 
 fn told(metrics: &mut Vec<Metric>, how: &str, sent: Sent, microseconds: f64) {
     let events = sent.events as f64;
     metrics.push(
         Metric::value(
-            format!("monitor {how}, {events} decisions, none missing: taken in"),
+            format!("monitor {how}, {events} ready-made decisions, none missing: taken in"),
             "/s",
             sent.rate(),
         )
@@ -80,14 +83,12 @@ fn view(sandbox: &Sandbox, events: &[String], seconds: u64, metrics: &mut Vec<Me
     let mut keys = Vec::new();
     let sent = thread::scope(|scope| {
         let pump = scope.spawn(|| stream::pump(&mut stream, events, RATE, seconds));
-        while !pump.is_finished() {
-            for (key, is_there) in [("?", true), ("Escape", false)] {
-                keys.push(pressed(&terminal, key, is_there)?);
-            }
-        }
+        press_until(&terminal, || pump.is_finished(), &mut keys)?;
         pump.join().expect("the pump does not panic")
     })?;
-    let screen = terminal.shows("all of them", |screen| count_of(screen) == Some(sent.events))?;
+    let screen = terminal.shows("all of them", |screen| {
+        Said::of(screen).is_some_and(|said| said.all == sent.events)
+    })?;
     ensure!(!screen.contains("not sent"), "some are missing:\n{screen}");
     told(
         metrics,
@@ -95,10 +96,24 @@ fn view(sandbox: &Sandbox, events: &[String], seconds: u64, metrics: &mut Vec<Me
         sent,
         processor::microseconds(&[pid]) - before,
     );
-    let slowest = keys.iter().copied().fold(0.0, f64::max);
-    metrics.push(Metric::summed("  a key, to the screen", "ms", Summary::of(&keys)));
-    metrics.push(Metric::value("  the slowest of them", "ms", slowest).target(Target::AtMost(KEY)));
+    tell_of_keys(&keys, metrics);
     Ok(())
+}
+
+/// Presses keys until something is over. What each took is added, in milliseconds.
+fn press_until(terminal: &Terminal, is_over: impl Fn() -> bool, keys: &mut Vec<f64>) -> Result<()> {
+    while !is_over() {
+        for (key, is_there) in [("?", true), ("Escape", false)] {
+            keys.push(pressed(terminal, key, is_there)?);
+        }
+    }
+    Ok(())
+}
+
+fn tell_of_keys(keys: &[f64], metrics: &mut Vec<Metric>) {
+    let slowest = keys.iter().copied().fold(0.0, f64::max);
+    metrics.push(Metric::summed("  a key, to the screen", "ms", Summary::of(keys)));
+    metrics.push(Metric::value("  the slowest of them", "ms", slowest).target(Target::AtMost(KEY)));
 }
 
 /// Milliseconds until the help is there, or gone.
@@ -112,11 +127,36 @@ fn pressed(terminal: &Terminal, key: &str, is_there: bool) -> Result<f64> {
     Ok(begun.elapsed().as_secs_f64() * 1000.0)
 }
 
-/// Of how many decisions the view says that it shows some.
-fn count_of(screen: &str) -> Option<u64> {
-    let (_, rest) = screen.split_once("   shown ")?;
-    let (_, of) = rest.split_once(" of ")?;
-    let digits: String = of
+/// What the first line of the view says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Said {
+    /// Decisions on the screen.
+    shown: u64,
+    /// All that there were.
+    all: u64,
+    /// Of these, what the agent did not send.
+    not_sent: u64,
+}
+
+impl Said {
+    fn of(screen: &str) -> Option<Self> {
+        let (_, rest) = screen.lines().next()?.split_once("   shown ")?;
+        let (shown, of) = rest.split_once(" of ")?;
+        let not_sent = of.split_once(" not sent").and_then(|(before, _)| {
+            let (_, count) = before.rsplit_once(", ")?;
+            number(count)
+        });
+        Some(Self {
+            shown: number(shown)?,
+            all: number(of)?,
+            not_sent: not_sent.unwrap_or(0),
+        })
+    }
+}
+
+/// The number that a text begins with, as people write it.
+fn number(text: &str) -> Option<u64> {
+    let digits: String = text
         .chars()
         .take_while(|character| character.is_ascii_digit() || *character == ',')
         .filter(char::is_ascii_digit)
@@ -186,9 +226,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_are_read_from_the_screen() {
-        let screen = " zt-agent monitor  bench  connected   49,998/s   shown 4,000 of 1,250,003: a sample, the trail has all ";
-        assert_eq!(count_of(screen), Some(1_250_003));
-        assert_eq!(count_of("$ "), None);
+    fn what_the_view_says_of_itself_is_read_from_its_first_line() {
+        let all = " zt-agent monitor  node  connected   55,998/s   shown 4,000 of 1,250,003: a sample, the trail has all ";
+        let some = "  connected   9/s   shown 40 of 1,250,003, 12,345 not sent: a sample, the trail has all \n  x not sent";
+        let said = |shown, not_sent| {
+            Some(Said {
+                shown,
+                all: 1_250_003,
+                not_sent,
+            })
+        };
+        assert_eq!(Said::of(all), said(4000, 0));
+        assert_eq!(Said::of(some), said(40, 12_345));
+        assert_eq!(Said::of("$ "), None);
     }
 }

@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Result, ensure};
+use serde_json::json;
 use zt_tests::{AgentBuilder, Cgroup, Host};
 
 use crate::crew::Worker;
@@ -195,40 +196,42 @@ pub(crate) fn connects(to: SocketAddr) -> Order {
     Order::Connects { to, count: 400 }
 }
 
-/// Established connections: nothing of zt runs for a segment.
+/// Established connections: nothing of zt runs for a segment, unless a second agent's `packetGuard` asks for it.
 pub(crate) fn established(plan: &Plan, metrics: &mut Vec<Metric>) -> Result<()> {
     let stage = Stage::set(plan, "established")?;
-    stage.world.fill(1000)?;
+    let guarded = Stage::set_with(plan, "packet-guard", |builder| {
+        builder.config("packetGuard", json!(true))
+    })?;
     let near = Ipv4Addr::LOCALHOST.into();
-    let mut plain = stage.worker(&stage.plain, near, 7000, &stage.plain)?;
-    let mut managed = stage.worker(&stage.server, near, INSIDE, &stage.client)?;
-    let (to_plain, to_managed) = (SocketAddr::new(near, 7000), SocketAddr::new(near, INSIDE));
+    stage.world.fill(1000)?;
+    guarded.world.fill(1000)?;
+    let (mut plain, to_plain) = stage.unmanaged(near)?;
+    let (mut managed, to_managed) = stage.both_managed(near)?;
+    let (mut watched, to_watched) = guarded.both_managed(near)?;
 
-    let count = 2000;
-    let [without, with] = interleave(plan.rounds(40, 150), |turn| match turn {
-        0 => plain.micros(&Order::RoundTrips { to: to_plain, count }),
-        _ => managed.micros(&Order::RoundTrips {
-            to: to_managed,
-            count,
-        }),
+    let trips = |to: SocketAddr| Order::RoundTrips { to, count: 2000 };
+    let [without, with, looked_at] = interleave(plan.rounds(40, 150), |turn| match turn {
+        0 => plain.micros(&trips(to_plain)),
+        1 => managed.micros(&trips(to_managed)),
+        _ => watched.micros(&trips(to_watched)),
     })?;
     let target = Target::RatioAtMost(1.01);
     metrics.push(Metric::compared("1-byte round trip", "µs", &without, &with).target(target));
+    let name = "1-byte round trip, packetGuard";
+    metrics.push(Metric::compared(name, "µs", &without, &looked_at));
 
-    let chunks = 512;
+    let bulk = |to: SocketAddr| Order::Bulk { to, chunks: 512 };
     // Bytes a microsecond are megabytes a second.
     let rate = |micros: f64| CHUNK as f64 / micros / 1000.0;
-    let [without, with] = interleave(plan.rounds(30, 100), |turn| match turn {
-        0 => plain.micros(&Order::Bulk { to: to_plain, chunks }).map(rate),
-        _ => managed
-            .micros(&Order::Bulk {
-                to: to_managed,
-                chunks,
-            })
-            .map(rate),
+    let [without, with, looked_at] = interleave(plan.rounds(30, 100), |turn| match turn {
+        0 => plain.micros(&bulk(to_plain)).map(rate),
+        1 => managed.micros(&bulk(to_managed)).map(rate),
+        _ => watched.micros(&bulk(to_watched)).map(rate),
     })?;
     let target = Target::RatioAtLeast(0.99);
     metrics.push(Metric::compared("bulk TCP, both ends on one core", "GB/s", &without, &with).target(target));
+    let name = "bulk TCP, both ends on one core, packetGuard";
+    metrics.push(Metric::compared(name, "GB/s", &without, &looked_at));
     Ok(())
 }
 

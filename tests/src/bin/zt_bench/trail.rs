@@ -207,11 +207,7 @@ fn storm(
     let (start, computed_before) = (Instant::now(), computed());
     let asked = connects(workers, thousands, milliseconds)?;
     let seconds = start.elapsed().as_secs_f64();
-    let after = wait_for("every decision to be stored or counted as lost", DRAIN, || {
-        let counts = Counts::read(world)?;
-        let settled = counts.stored + counts.lost() - before.stored - before.lost();
-        Ok((settled >= counts.decided - before.decided).then_some(counts))
-    })?;
+    let after = settled(world, &before)?;
     let (drained, computed) = (start.elapsed().as_secs_f64(), computed());
     let stored = (after.stored - before.stored) as f64;
     let decided = after.decided - before.decided;
@@ -234,6 +230,15 @@ fn storm(
         lost: after.lost() - before.lost(),
         seconds,
         behind: drained - seconds,
+    })
+}
+
+/// Waits until every decision is stored or counted as lost, and gives what the agent counts then.
+pub(crate) fn settled(world: &World, before: &Counts) -> Result<Counts> {
+    wait_for("every decision to be stored or counted as lost", DRAIN, || {
+        let counts = Counts::read(world)?;
+        let settled = counts.stored + counts.lost() - before.stored - before.lost();
+        Ok((settled >= counts.decided - before.decided).then_some(counts))
     })
 }
 

@@ -44,7 +44,12 @@ fn repeat(flood: &Flood, mut once: impl FnMut(SocketAddr) -> (Duration, io::Resu
     let start = Instant::now();
     let mut runs: Vec<Run> = flood.to.iter().map(|_| Run::default()).collect();
     let mut done = 0;
-    while done < flood.count && flood.duration.is_none_or(|limit| start.elapsed() < limit) {
+    let goes_on = |done: u64| {
+        done < flood.count
+            && flood.duration.is_none_or(|limit| start.elapsed() < limit)
+            && !flood.until.as_ref().is_some_and(|file| file.exists())
+    };
+    while goes_on(done) {
         if let Some(pace) = flood.pace {
             let due = pace.saturating_mul(u32::try_from(done).unwrap_or(u32::MAX));
             thread::sleep(due.saturating_sub(start.elapsed()));

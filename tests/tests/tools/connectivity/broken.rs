@@ -6,7 +6,6 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 
-use anyhow::ensure;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use zt_tests::hooks::{bpftool, pins};
@@ -132,11 +131,10 @@ fn programs_of_others_that_come_before_ours_are_noticed() -> Result<()> {
 /// As where IPv6 is switched off in a pod.
 #[test]
 fn a_workload_without_ipv6_is_noticed() -> Result<()> {
-    const OFF: &str = "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6";
     let report = meddled("starting an agent", |tried| {
         let namespace = format!("--net=/run/netns/{}-chat", tried.name());
         let status = Command::new("nsenter")
-            .args([namespace.as_str(), "sh", "-c", OFF])
+            .args([namespace.as_str(), "sh", "-c", NO_IPV6])
             .status()?;
         ensure!(status.success(), "nsenter {namespace}: {status}");
         Ok(())

@@ -4,29 +4,36 @@
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
+use uuid::Uuid;
 
-use super::{NOTICE_TIME, recorded_diff, will_come};
+use super::announced::Announced;
+use super::doubts::look;
+use super::made::recorded_diff;
+use super::under_way::UnderWay;
+use super::will_come;
 use crate::api::ApiState;
 use crate::api::problem::ApiProblem;
 use crate::api::recorded::MAX_WAIT;
 use crate::audit::archive::ArchiveError;
 use crate::audit::clock;
-use crate::audit::intent::{Intended, Intent};
+use crate::audit::intent::{Intent, Progress};
 use crate::audit::record::Timestamp;
-use crate::policy::{AnyPolicy, PolicySet};
+use crate::policy::AnyPolicy;
 use crate::policy_dir::Plan;
 
-/// Notes a change that is about to be made. Where that cannot be done, the change is not made: nobody would know whose it was, if
-/// the agent ended before it is recorded. One that `goes_back` is made all the same, and nothing is noted. The note goes when the record
-/// is stored.
+/// Notes a change that is about to be made, under an id of its own. Where that cannot be done, the change is not made: nobody would
+/// know whose it was, if the agent ended before it is recorded. One that `goes_back` is made all the same; whether it is noted or not, it
+/// has one record, by its id. The note goes when the record is stored.
 pub(in crate::api) async fn intend(
     state: &ApiState,
     plan: &Plan,
-    caller: &Arc<str>,
+    (id, caller): (Uuid, &Arc<str>),
     goes_back: bool,
-) -> Result<Option<Intended>, ApiProblem> {
+) -> Result<(), ApiProblem> {
     let digest = |policy: Option<&AnyPolicy>| policy.map(|policy| policy.digest().to_owned());
     let intent = Intent {
+        id,
+        progress: Progress::Begun,
         run: state.started,
         at: Timestamp(clock::now()),
         caller: Arc::clone(caller),
@@ -38,7 +45,7 @@ pub(in crate::api) async fn intend(
         diff: recorded_diff(plan.after.diff_from(&plan.before)),
     };
     let why = match tokio::time::timeout(MAX_WAIT, noted_apart(state, intent.clone())).await {
-        Ok(Ok(Ok(intended))) => return Ok(Some(intended)),
+        Ok(Ok(Ok(()))) => return Ok(()),
         Ok(Ok(Err(error))) => error.to_string(),
         Ok(Err(_)) => "it broke off".to_owned(),
         Err(_) => format!("it did not answer within {} seconds", MAX_WAIT.as_secs()),
@@ -50,10 +57,10 @@ pub(in crate::api) async fn intend(
             why,
             "the rollout goes back, though that cannot be noted before"
         );
-        return Ok(None);
+        return Ok(());
     }
     // It may have been noted all the same, and is not made.
-    answered(state.store.forget_attempt(&intent)).await;
+    forget(state, Some(id)).await;
     tracing::error!(
         policy = plan.name,
         why,
@@ -69,106 +76,145 @@ pub(in crate::api) async fn intend(
 
 /// Notes it in a task of its own, which is never given up half-way: the store may have to put a damaged file aside for it. A note for
 /// which nobody waits any more goes again: the change is not made, or goes back without one.
-fn noted_apart(state: &ApiState, intent: Intent) -> oneshot::Receiver<Result<Intended, ArchiveError>> {
+fn noted_apart(state: &ApiState, intent: Intent) -> oneshot::Receiver<Result<(), ArchiveError>> {
     let (answer, noted) = oneshot::channel();
-    let store = Arc::clone(&state.store);
+    let state = state.clone();
     tokio::spawn(async move {
-        if answer.send(store.note_intent(&intent).await).is_err() {
-            answered(store.forget_attempt(&intent)).await;
+        if answer.send(state.store.note_intent(&intent).await).is_err() {
+            forget(&state, Some(intent.id)).await;
         }
     });
     noted
 }
 
-/// Takes back the note of a change that was not made.
-pub(in crate::api) async fn forget(state: &ApiState, intended: Option<Intended>) {
-    let Some(intended) = intended else {
-        return;
-    };
-    // What stays is found at the next start not to have been made.
-    answered(state.store.forget_intent(intended)).await;
-}
-
-async fn answered(forgetting: impl Future<Output = Result<(), ArchiveError>>) {
-    match tokio::time::timeout(MAX_WAIT, forgetting).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(%error, "the note of a change of policy that was not made stays"),
-        Err(_) => tracing::warn!(
-            "the note of a change of policy that was not made stays: the audit store does not answer"
-        ),
+/// Takes back the note of a change that was not made, if it has one. Where the store does not do that now, it is tried again.
+pub(in crate::api) async fn forget(state: &ApiState, id: Option<Uuid>) {
+    if let Some(id) = id {
+        state.changes().is_to_go(id);
+        has_gone(state, id).await;
     }
 }
 
-/// What became of a change whose writing failed, as the disk says.
+/// Takes back the notes that should have gone.
+pub(super) async fn forget_again(state: &ApiState) {
+    for id in state.changes().to_go() {
+        // Who does not answer is waited for once.
+        if !has_gone(state, id).await {
+            return;
+        }
+    }
+}
+
+/// Has a note go, and whether it has.
+async fn has_gone(state: &ApiState, id: Uuid) -> bool {
+    let is_gone = answered(state.store.forget_intent(id), "that was not made stays for now").await;
+    if is_gone {
+        state.changes().has_gone(id);
+    } else {
+        state.changes().doubt();
+    }
+    is_gone
+}
+
+/// Marks a change as made: where policy is kept it was taken. So it is told of, whatever is there when the next run looks.
+pub(in crate::api) async fn acknowledged(state: &ApiState, id: Option<Uuid>) {
+    if let Some(id) = id {
+        let marking = state.store.mark_intent(id, Progress::Made);
+        answered(marking, "does not say that it was made").await;
+    }
+}
+
+/// Marks a change of which it is not known whether it is made, or stays so.
+pub(in crate::api) async fn unsure(state: &ApiState, id: Option<Uuid>) {
+    if let Some(id) = id {
+        let marking = state.store.mark_intent(id, Progress::Doubtful);
+        answered(marking, "does not say that writing it failed").await;
+    }
+}
+
+/// Marks a change of which it is not known whether it is made, and has what came of it looked at again. Whether that is so: false where
+/// it has come into force meanwhile as its caller's, who records it.
+pub(in crate::api) async fn doubted(
+    state: &ApiState,
+    under_way: &UnderWay<'_>,
+    announced: Option<Announced<'_>>,
+) -> bool {
+    unsure(state, Some(under_way.id())).await;
+    // Whatever comes into force from here on is its caller's by the announcement, or by the note, at which others look now.
+    under_way.pause();
+    if announced.is_some_and(|announced| !announced.take_back()) {
+        under_way.go_on();
+        return false;
+    }
+    state.changes().doubt();
+    true
+}
+
+/// Waits for the store; where that does not do it, the log says what is wrong with the note. Whether it has done it.
+pub(super) async fn answered(work: impl Future<Output = Result<(), ArchiveError>>, otherwise: &str) -> bool {
+    match tokio::time::timeout(MAX_WAIT, work).await {
+        Ok(Ok(())) => return true,
+        Ok(Err(error)) => tracing::warn!(%error, "the note of a change of policy {otherwise}"),
+        Err(_) => {
+            tracing::warn!("the note of a change of policy {otherwise}: the audit store does not answer");
+        }
+    }
+    false
+}
+
+/// What became of a change whose writing failed, as what is kept says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::api) enum Left {
     /// It is made.
     Made,
     /// All is as it was.
     Nothing,
-    /// It cannot be read, or somebody else has changed it.
+    /// It cannot be read, somebody else has changed it, or what was sent may arrive yet.
     Unknown,
 }
 
-/// Looks what a change has left that failed half-way.
-pub(in crate::api) async fn left(state: &ApiState, plan: &Plan) -> Left {
-    let (editor, known, name) = (state.editor.clone(), state.snapshot(), plan.name.clone());
-    let looking = tokio::task::spawn_blocking(move || editor.on_disk(&name, &known.policies));
-    let Ok(Ok(Ok(found))) = tokio::time::timeout(NOTICE_TIME, looking).await else {
+/// Looks what a change has left that failed half-way. With its `id`, what somebody else wrote is not taken for it.
+pub(in crate::api) async fn left(state: &ApiState, plan: &Plan, id: Option<Uuid>) -> Left {
+    let Some(found) = look(state, &plan.name, &state.snapshot().policies).await else {
         return Left::Unknown;
     };
-    if found.as_deref() == plan.policy_after().map(AnyPolicy::digest) {
+    let is_object = state.editor.keeps_objects();
+    let after = plan.policy_after().map(AnyPolicy::digest);
+    if is_object && id.is_some() && after.is_some() {
+        return if found.written_by == id {
+            Left::Made
+        } else {
+            Left::Unknown
+        };
+    }
+    if found.digest.as_deref() == after {
         Left::Made
-    } else if found.as_deref() == plan.policy_before().map(AnyPolicy::digest) {
+    } else if !is_object && found.digest.as_deref() == plan.policy_before().map(AnyPolicy::digest) {
         Left::Nothing
     } else {
         Left::Unknown
     }
 }
 
-/// The changes that callers of this run had begun, of which nobody knew what became of them, and that are what has come into force of
-/// `policies`: something else made them in the end, or somebody else did the same.
-pub(super) async fn begun_here(
-    state: &ApiState,
-    (before, after): (&PolicySet, &PolicySet),
-    policies: &[String],
-) -> Vec<(Intended, Intent)> {
-    let noted = match state.store.intents().await {
-        Ok(noted) => noted,
-        Err(error) => {
-            tracing::error!(%error, "whether somebody had begun to change policy over the API cannot be told: it is told at the next start");
-            return Vec::new();
-        }
-    };
-    let is_it = |intent: &Intent| {
-        let digest = |all: &PolicySet| all.get(&intent.policy).map(|policy| policy.digest().to_owned());
-        intent.run == state.started
-            && policies.contains(&intent.policy)
-            && (&digest(before), &digest(after)) == (&intent.before, &intent.after)
-    };
-    noted.into_iter().filter(|(_, intent)| is_it(intent)).collect()
-}
-
-/// When records are stored: the changes to these digests need no other record when they come into force, and the notes of what the
-/// records tell of go.
+/// When records are stored: the changes to these digests need no other record when they come into force. The notes of what the
+/// records tell of go with them.
 pub(super) fn once_stored(
     state: &ApiState,
     stored: oneshot::Receiver<()>,
-    (late, told): (Vec<String>, Vec<(Intended, Intent)>),
+    (late, told): (Vec<String>, Vec<Uuid>),
 ) {
     if late.is_empty() && told.is_empty() {
         return;
     }
+    // Until then nobody else tells of them.
+    state.changes().hold(&told);
     let state = state.clone();
     tokio::spawn(async move {
-        if stored.await.is_err() {
-            return;
+        if stored.await.is_ok() {
+            for to in late {
+                will_come(&state, &to).await;
+            }
         }
-        for to in late {
-            will_come(&state, &to).await;
-        }
-        for (intended, _) in told {
-            forget(&state, Some(intended)).await;
-        }
+        state.changes().let_go(&told);
     });
 }

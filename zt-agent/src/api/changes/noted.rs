@@ -54,34 +54,20 @@ impl Noted {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Document, Settings, parse};
-
-    fn policies(ports: &[(&str, u16)]) -> PolicySet {
-        let documents: Vec<Document> = ports
-            .iter()
-            .map(|(name, port)| Document {
-                file: format!("{name}.yaml"),
-                text: format!(
-                    "apiVersion: zt.hanzo.ai/v1\nkind: ServiceAccessPolicy\nmetadata: {{name: {name}}}\nspec:\n  rules:\n    \
-                     - {{from: {{spiffe: '*'}}, to: [{{spiffe: '*', ports: [{port}]}}]}}\n"
-                ),
-            })
-            .collect();
-        parse(&documents, &Settings::default()).expect("valid")
-    }
+    use crate::policy::sample::of_ports;
 
     #[test]
     fn each_policy_has_the_moment_of_its_own_last_change() {
         let mut noted = Noted::default();
         let of = |noted: &Noted, name: &str| noted.of(name).map(|time| time.0);
         noted.begin(Timestamp(1));
-        let first = policies(&[("a", 1), ("b", 1)]);
+        let first = of_ports(&[("a", 1), ("b", 1)]);
         assert_eq!((of(&noted, "a"), noted.begun()), (None, Some(Timestamp(1))));
-        let second = policies(&[("a", 2), ("b", 1), ("c", 1)]);
+        let second = of_ports(&[("a", 2), ("b", 1), ("c", 1)]);
         noted.changed(&first, &second, Timestamp(2));
         let seen = ["a", "b", "c"].map(|name| of(&noted, name));
         assert_eq!(seen, [Some(2), None, Some(2)]);
-        let third = policies(&[("a", 2), ("b", 3)]);
+        let third = of_ports(&[("a", 2), ("b", 3)]);
         noted.changed(&second, &third, Timestamp(3));
         let seen = ["a", "b", "c"].map(|name| of(&noted, name));
         assert_eq!(seen, [Some(2), Some(3), None]);

@@ -1,40 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What an agent finds when it starts: changes that an earlier run had begun and not recorded, and what was changed while none ran.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::intent::once_stored;
+use tokio::task::JoinError;
+use uuid::Uuid;
+
+use super::doubts::{Begun, begun};
+use super::intent::{answered, forget_again, once_stored};
 use super::kept::{keep, kept};
-use super::{NOTICE_TIME, Noted, came_from, came_late, forget, recorded_diff};
-use crate::api::{ApiState, PolicyStore};
+use super::made::{completed, ids, recorded_diff};
+use super::{Noted, came_from, came_late, under_way};
+use crate::api::ApiState;
+use crate::audit::archive::ArchiveError;
 use crate::audit::convert::PolicyChange;
-use crate::audit::intent::{Intended, Intent};
+use crate::audit::intent::Intent;
 use crate::audit::pipeline::ApiEvent;
-use crate::policy::{AnyPolicy, PolicySet};
+use crate::policy::PolicySet;
 use crate::state::InForce;
-
-/// What became of a change that an earlier run had begun.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    /// It was made, or nothing shows that it was not; it has no record.
-    Made,
-    /// It was not made.
-    NotMade,
-    /// Something else is there by now: it may have been made before.
-    Unclear,
-}
-
-/// What earlier runs had begun, and has no record.
-#[derive(Default)]
-struct Begun {
-    /// What was made.
-    made: Vec<Intent>,
-    /// The digests of all policies with those of it that come into force later.
-    late: Vec<String>,
-    /// What may have been made.
-    unclear: Vec<(Intended, Intent)>,
-}
 
 /// Records what was changed since the trail told last: with its caller where an earlier run had noted who was about to change it,
 /// and otherwise as found.
@@ -59,13 +42,18 @@ pub(super) async fn found(state: &ApiState, first: &InForce) {
         // A trail whose file was damaged may have lost that, and not the notes.
         noted.is_empty()
     };
-    let Begun { made, late, unclear } = begun(state, &first.policies, (noted, is_told)).await;
-    let completed = |intent| completed(intent, first, is_told);
-    let mut changes: Vec<PolicyChange> = made.iter().map(completed).collect();
-    let all_begun = || -> Vec<Intent> {
-        let unclear = unclear.iter().map(|(_, intent)| intent);
-        made.iter().chain(unclear).cloned().collect()
+    let found = begun(state, &first.policies, (noted, is_told)).await;
+    found.settle(state);
+    forget_again(state).await;
+    let late = found.late();
+    let Begun { made, unclear, .. } = found;
+    // What is in force may have been told already: then this tells of nothing that came into force.
+    let completed = |intent: &Intent| {
+        let in_force = !is_told && intent.to == first.policies.digest();
+        completed(intent, first.revision, in_force)
     };
+    let mut changes: Vec<PolicyChange> = made.iter().map(completed).collect();
+    let all_begun = || -> Vec<Intent> { made.iter().chain(&unclear).cloned().collect() };
     let since = told.as_deref().filter(|_| !is_told);
     if let Some(told) = since {
         let before = kept(state, told).await;
@@ -87,6 +75,9 @@ pub(super) async fn found(state: &ApiState, first: &InForce) {
                 (Some(told), before.as_ref()),
                 all_begun(),
             ));
+        } else if let Some(last) = changes.last_mut() {
+            // Its notes have to go with a record, too.
+            last.begun.extend_from_slice(&unclear);
         }
     } else if !unclear.is_empty() {
         changes.push(found_changed(state, first, (None, None), all_begun()));
@@ -95,6 +86,77 @@ pub(super) async fn found(state: &ApiState, first: &InForce) {
         let (caller, from, to) = (&change.caller, &change.from, &change.to);
         tracing::info!(%caller, ?from, %to, "policy was changed, and the agent ended before it recorded that, or did not run");
     }
+    hand_over(state, changes, (late, ids(&all_begun()))).await;
+}
+
+/// Looks again what came of changes that were noted, with the policies in force by which it looked. `None` where there is nothing to
+/// look at, or the notes cannot be read now. What is in force is told by now.
+pub(super) async fn look_again(state: ApiState, in_force: Arc<PolicySet>) -> Option<(Arc<PolicySet>, Begun)> {
+    forget_again(&state).await;
+    let noted = match under_way::noted(&state).await {
+        Ok(noted) => noted,
+        Err(error) => {
+            tracing::warn!(%error, "what came of changes of policy that were begun cannot be told now: it is tried again");
+            state.changes().doubt();
+            return None;
+        }
+    };
+    let found = begun(&state, &in_force, (noted, true)).await;
+    Some((in_force, found))
+}
+
+/// Goes by what was found then: changes that turn out to have been made are recorded, and announcements withdrawn whose changes do not come
+/// any more. Where something else has come into force since, it is looked at again.
+pub(super) async fn looked_again(
+    state: &ApiState,
+    looked: Result<Option<(Arc<PolicySet>, Begun)>, JoinError>,
+    (in_force, revision): (&Arc<PolicySet>, u64),
+) {
+    let found = match looked {
+        Ok(Some((before, found))) if Arc::ptr_eq(&before, in_force) => found,
+        Ok(None) => return,
+        Ok(Some(_)) => {
+            state.changes().doubt();
+            return;
+        }
+        Err(error) => {
+            tracing::error!(%error, "looking what came of changes of policy broke off: it is tried again");
+            state.changes().doubt();
+            return;
+        }
+    };
+    found.settle(state);
+    found.withdraw(state);
+    // What was announced in an earlier run may wait for other documents yet.
+    if state.changes().is_nothing_announced() && state.snapshot().policy_error.is_none() {
+        nothing_is_late(state, in_force.digest()).await;
+    }
+    for intent in &found.made {
+        let (caller, from, to) = (&intent.caller, &intent.from, &intent.to);
+        tracing::info!(%caller, from, to, "a change of policy was made, of which nobody knew that");
+    }
+    let changes = found.made.iter().map(|intent| completed(intent, revision, false));
+    // Where the trail has told of what is in force, nothing is unclear.
+    hand_over(state, changes.collect(), (found.late(), ids(&found.made))).await;
+}
+
+/// Nothing that is recorded comes into force later: what somebody does later is theirs, also where it is the same. Where the trail has
+/// not told of what is in force, the record of that says so.
+async fn nothing_is_late(state: &ApiState, in_force: &str) {
+    let noted = async {
+        let is_told = state.store.policy_told().await?.as_deref() == Some(in_force);
+        if is_told && state.store.policy_late().await?.is_some() {
+            state.store.note_policy(in_force).await?;
+        }
+        Ok::<_, ArchiveError>(())
+    };
+    if !answered(noted, "that does not come into force any more stays for now").await {
+        state.changes().doubt();
+    }
+}
+
+/// Has changes recorded. Until they are stored, nobody else tells of what `told` has.
+async fn hand_over(state: &ApiState, changes: Vec<PolicyChange>, (late, told): (Vec<String>, Vec<Uuid>)) {
     let events: Vec<ApiEvent> = changes.into_iter().map(ApiEvent::PolicyChanged).collect();
     if events.is_empty() {
         return;
@@ -104,16 +166,16 @@ pub(super) async fn found(state: &ApiState, first: &InForce) {
         return;
     };
     // The notes of what was made go with their records.
-    once_stored(state, stored, (late, unclear));
+    once_stored(state, stored, (late, told));
 }
 
 /// The changes that earlier runs had noted and not recorded, the oldest first.
-async fn noted(state: &ApiState) -> Vec<(Intended, Intent)> {
+async fn noted(state: &ApiState) -> Vec<Intent> {
     match state.store.intents().await {
         // Those of this run are under way.
-        Ok(noted) => {
-            let earlier = |(_, intent): &(Intended, Intent)| intent.run != state.started;
-            noted.into_iter().filter(earlier).collect()
+        Ok(mut noted) => {
+            noted.retain(|intent| intent.run != state.started);
+            noted
         }
         Err(error) => {
             tracing::error!(
@@ -122,113 +184,6 @@ async fn noted(state: &ApiState) -> Vec<(Intended, Intent)> {
             );
             Vec::new()
         }
-    }
-}
-
-/// What became of the changes that were noted. The notes of those that were not made go.
-async fn begun(
-    state: &ApiState,
-    in_force: &Arc<PolicySet>,
-    (noted, is_told): (Vec<(Intended, Intent)>, bool),
-) -> Begun {
-    let mut found = Begun::default();
-    // Each is looked at once, however many wanted to change it.
-    let mut kept: BTreeMap<String, Option<String>> = BTreeMap::new();
-    let followed = followed(&noted);
-    for ((intended, intent), is_followed) in noted.into_iter().zip(followed) {
-        let here = in_force.get(&intent.policy).map(AnyPolicy::digest);
-        let there = if let Some(there) = kept.get(&intent.policy) {
-            there.clone()
-        } else {
-            let there = on_disk(state, &intent.policy, in_force).await;
-            kept.insert(intent.policy.clone(), there.clone());
-            there
-        };
-        let there = there.as_deref();
-        match fate(&intent, (here, there), is_told, is_followed) {
-            Fate::Made => {
-                let after = intent.after.as_deref();
-                if there == after && here != after {
-                    // It comes into force later, and is told by then.
-                    let announced = state.changes().announce(&intent.policy, after, &intent.caller);
-                    announced.leave();
-                    found.late.push(intent.to.clone());
-                }
-                found.made.push(intent);
-            }
-            Fate::NotMade => {
-                let (caller, policy) = (&intent.caller, &intent.policy);
-                tracing::info!(%caller, policy, "a change of policy that was begun before the agent ended was not made");
-                forget(state, Some(intended)).await;
-            }
-            // With the record that tells of it.
-            Fate::Unclear => found.unclear.push((intended, intent)),
-        }
-    }
-    found
-}
-
-/// Of each note, the oldest first, whether a later change went on from what it was to make: then it was made.
-fn followed(noted: &[(Intended, Intent)]) -> Vec<bool> {
-    let mut later = BTreeSet::new();
-    let mut followed: Vec<bool> = noted
-        .iter()
-        .rev()
-        .map(|(_, intent)| {
-            let is_followed = later.contains(intent.to.as_str());
-            later.insert(intent.from.as_str());
-            is_followed
-        })
-        .collect();
-    followed.reverse();
-    followed
-}
-
-/// What became of a change, by the digest of its policy: as it is in force `here`, and as it is `there`, where it is kept. `is_told`: the
-/// trail has told of what is in force. `is_followed`: a later change went on from it. As the note is there, it has no record.
-fn fate(
-    intent: &Intent,
-    (here, there): (Option<&str>, Option<&str>),
-    is_told: bool,
-    is_followed: bool,
-) -> Fate {
-    let (before, after) = (intent.before.as_deref(), intent.after.as_deref());
-    if is_followed || here == after && !is_told || there == after && here != after {
-        return Fate::Made;
-    }
-    if here == before && there == before {
-        return Fate::NotMade;
-    }
-    // Where the trail has told of what is in force, no other record will tell of it.
-    if is_told { Fate::Made } else { Fate::Unclear }
-}
-
-/// The digest of a policy where it is kept, which may be another than the one in force; that one where nothing else is known.
-async fn on_disk(state: &ApiState, policy: &str, in_force: &Arc<PolicySet>) -> Option<String> {
-    let here = in_force.get(policy).map(|policy| policy.digest().to_owned());
-    // An engine's is not ours to change.
-    if state.kept == PolicyStore::Engine {
-        return here;
-    }
-    let (editor, known, policy) = (state.editor.clone(), Arc::clone(in_force), policy.to_owned());
-    let looking = tokio::task::spawn_blocking(move || editor.on_disk(&policy, &known));
-    match tokio::time::timeout(NOTICE_TIME, looking).await {
-        Ok(Ok(Ok(found))) => found,
-        _ => here,
-    }
-}
-
-/// The record of a change that an earlier run had made. What is in force may have been told already: then this tells of nothing that
-/// came into force.
-fn completed(intent: &Intent, first: &InForce, is_told: bool) -> PolicyChange {
-    PolicyChange {
-        caller: Arc::clone(&intent.caller),
-        from: Some(intent.from.as_str().into()),
-        to: intent.to.as_str().into(),
-        diff: intent.diff.clone(),
-        revision: first.revision,
-        in_force: !is_told && intent.to == first.policies.digest(),
-        begun: vec![intent.clone()],
     }
 }
 
@@ -250,72 +205,6 @@ fn found_changed(
         revision: first.revision,
         in_force: true,
         begun,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::audit::record::Timestamp;
-
-    fn intent(before: Option<&str>, after: Option<&str>, from: &str, to: &str) -> Intent {
-        Intent {
-            run: 1,
-            at: Timestamp(1),
-            caller: Arc::from("somebody"),
-            policy: "p".to_owned(),
-            before: before.map(str::to_owned),
-            after: after.map(str::to_owned),
-            from: from.to_owned(),
-            to: to.to_owned(),
-            diff: serde_json::Value::Null,
-        }
-    }
-
-    #[test]
-    fn what_became_of_a_change_is_told_by_what_is_there() {
-        let (a, b, c) = (Some("a"), Some("b"), Some("c"));
-        for (change, here, there, is_told, wanted) in [
-            ((a, b), b, b, false, Fate::Made),
-            ((None, b), b, b, false, Fate::Made),
-            ((a, None), None, None, false, Fate::Made),
-            // It waits for other documents, or the policy in force is a copy.
-            ((a, b), a, b, true, Fate::Made),
-            ((a, b), a, b, false, Fate::Made),
-            ((a, b), a, a, true, Fate::NotMade),
-            ((a, b), a, a, false, Fate::NotMade),
-            ((None, b), None, None, false, Fate::NotMade),
-            // It has no record, whoever has told of what is there.
-            ((a, b), b, b, true, Fate::Made),
-            ((a, b), c, c, true, Fate::Made),
-            ((a, b), c, c, false, Fate::Unclear),
-            ((a, b), None, None, false, Fate::Unclear),
-        ] {
-            let intent = intent(change.0, change.1, "from", "to");
-            assert_eq!(
-                fate(&intent, (here, there), is_told, false),
-                wanted,
-                "{intent:?} {here:?} {there:?} {is_told}"
-            );
-            assert_eq!(fate(&intent, (here, there), is_told, true), Fate::Made);
-        }
-    }
-
-    #[test]
-    fn what_a_later_change_went_on_from_was_made() {
-        let noted: Vec<(Intended, Intent)> = [("a", "b"), ("b", "c"), ("x", "a"), ("c", "b"), ("b", "d")]
-            .into_iter()
-            .zip(1..)
-            .map(|((from, to), row)| {
-                let noted = Intended {
-                    row,
-                    run: 1,
-                    at: Timestamp(1),
-                };
-                (noted, intent(None, None, from, to))
-            })
-            .collect();
-        // What comes before it does not show that.
-        assert_eq!(followed(&noted), [true, true, false, true, false]);
+        noted: None,
     }
 }

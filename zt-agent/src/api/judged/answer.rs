@@ -110,10 +110,10 @@ impl From<WouldDeny<'_>> for Judged {
     fn from(one: WouldDeny<'_>) -> Self {
         let (recorded, span) = (one.recorded, one.recorded.passed_span());
         Self {
-            source: recorded.source.clone(),
-            destination: recorded.destination.clone(),
+            source: recorded.source.to_string(),
+            destination: recorded.destination.to_string(),
             port: recorded.port,
-            protocol: recorded.protocol.clone(),
+            protocol: recorded.protocol.to_string(),
             rule: one.rule,
             reason: one.reason.to_owned(),
             connections: recorded.passed(false),

@@ -36,7 +36,7 @@ const MAX_COMPARED: usize = 20_000_000;
     responses(
         (status = 200, description = "What they make of the connections, as `zt-agent policy replay` says of a directory. Nothing was changed or recorded", body = Replay),
         (status = 404, description = "No connections of that range are recorded (`nothing_recorded`): there is nothing to judge by", body = Details, content_type = "application/problem+json"),
-        (status = "4XX", description = "The request is not valid, or the policies are not (`invalid_policy` with `errors`, `policy_does_not_compile`; as with `PUT /v1/policies/{name}`), or there are more than 20,000 different connections, or more than 1,000,000 counts of their single addresses, or they take more room than the server gives to a question, or there are too many patterns for them (`too_much`): narrow it by time or namespace", body = Details, content_type = "application/problem+json"),
+        (status = "4XX", description = "The request is not valid, or the policies are not (`invalid_policy` with `errors`, `policy_does_not_compile`; as with `PUT /v1/policies/{name}`), or there are more than 20,000 different connections, or more than 1,000,000 counts of their single addresses, or those of ends without a name take more than 64 MiB of memory, or they take more room than the server gives to a question, or there are too many patterns for them (`too_much`): narrow it by time or namespace", body = Details, content_type = "application/problem+json"),
         (status = 503, description = "The store does not answer, or too many wait for such an answer (`busy`, with `Retry-After`)", body = Details, content_type = "application/problem+json"),
     ),
 )]

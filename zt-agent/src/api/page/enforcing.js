@@ -3,11 +3,8 @@
 
 import { arrive, candidate } from "./candidate.js";
 import { make, note } from "./element.js";
-import { judged } from "./judged.js";
+import { RECORDED_BY, judged } from "./judged.js";
 import { count } from "./name.js";
-
-// Whose records are judged: one node's say little of what happens on others.
-const RECORDED_BY = { this_node: "recorded by this node", all_nodes: "recorded by all nodes" };
 
 export const enforcing = {
   name: "enforcing",

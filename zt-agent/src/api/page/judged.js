@@ -5,6 +5,9 @@ import { cards, note } from "./element.js";
 import { count, short, time } from "./name.js";
 import { table } from "./table.js";
 
+// Whose records are judged: one node's say little of what happens on others.
+export const RECORDED_BY = { this_node: "recorded by this node", all_nodes: "recorded by all nodes" };
+
 // The first addresses of an end that has no name of its own, and how many more there are.
 function where({ addresses = [], address_count: all = addresses.length }) {
   const first = addresses.slice(0, 3);
@@ -12,7 +15,8 @@ function where({ addresses = [], address_count: all = addresses.length }) {
   return first.length > 0 ? ` (${first.join(", ")}${more > 0 ? `, ${count(more)} more` : ""})` : "";
 }
 
-const BETWEEN = [
+// The columns that say between whom.
+export const BETWEEN = [
   { name: "Source", kind: "name", text: (row) => short(row.source) },
   { name: "Destination", kind: "name", text: (row) => short(row.destination) + where(row) },
   { name: "Port", kind: "mono", text: (row) => `${row.port}/${row.protocol}` },
@@ -32,7 +36,8 @@ const CHANGES = {
   undecided: ["cannot be judged", "caution"],
 };
 
-function lacking(sum, rows, what) {
+// Says that not all rows are there.
+export function lacking(sum, rows, what) {
   return sum > rows ? note(`The first ${count(rows)} of ${count(sum)} ${what}: narrow them by time or namespace.`) : null;
 }
 

@@ -50,7 +50,7 @@ function range() {
 async function load(isAgain) {
   const mine = ++turn;
   const view = shown;
-  const context = { ask, range: range() };
+  const context = { ask, range: range(), again: () => load(false) };
   const isCurrent = () => mine === turn;
   // Asked for by hand, the page is empty meanwhile.
   let kept = !isAgain && placed?.view === view ? remember(main) : null;

@@ -15,7 +15,7 @@ export function remember(inside) {
   };
 }
 
-// The same in what is there now; nothing that is gone is missed.
+// The same in what is there now; nothing that is gone is missed. Whoever went elsewhere meanwhile stays there.
 export function restore(inside, kept) {
   if (kept === null) {
     return;
@@ -23,7 +23,8 @@ export function restore(inside, kept) {
   [...inside.querySelectorAll(SCROLLED)].forEach((element, index) => {
     [element.scrollLeft, element.scrollTop] = kept.offsets[index] ?? [0, 0];
   });
-  const element = kept.key === null ? null : inside.querySelector(`[data-key="${CSS.escape(kept.key)}"]`);
+  const isFree = document.activeElement === null || document.activeElement === document.body;
+  const element = kept.key === null || !isFree ? null : inside.querySelector(`[data-key="${CSS.escape(kept.key)}"]`);
   element?.focus({ preventScroll: true });
   if (element !== null && kept.selection !== null) {
     element.setSelectionRange?.(...kept.selection);

@@ -184,17 +184,20 @@ async fn carry_out(
     let wanted = plan.policy_after().map(AnyPolicy::digest);
     // A change of comments changes no digest: there is nothing to record.
     let is_change = plan.after.digest() != plan.before.digest();
-    let intended = if is_change {
+    let under_way = state.changes().begin();
+    let change = is_change.then(|| under_way.id());
+    if let Some(id) = change {
         // And does nothing else.
         let goes_back = gone_back(plan, &start).is_some_and(|back| Some(back.as_str()) == wanted);
-        changes::intend(state, plan, &caller.name, goes_back).await?
-    } else {
-        None
-    };
-    let announced = is_change.then(|| state.changes().announce(&plan.name, wanted, &caller.name));
+        changes::intend(state, plan, (id, &caller.name), goes_back).await?;
+    }
+    let mut announced = is_change.then(|| state.changes().announce(&plan.name, wanted, &caller.name));
     let written = Arc::clone(plan);
     let commit = move || {
-        let outcome = written.commit();
+        let outcome = match change {
+            Some(id) => written.commit_as(id),
+            None => written.commit(),
+        };
         drop(turn);
         outcome
     };
@@ -204,26 +207,38 @@ async fn carry_out(
         Ok(Err(error)) => {
             // What failed half-way may have been made all the same.
             let left = match error {
-                EditError::Write { .. } | EditError::Unreachable(_) => changes::left(state, plan).await,
+                EditError::Write { .. } | EditError::Unreachable(_) => {
+                    changes::left(state, plan, change).await
+                }
                 _ => Left::Nothing,
             };
-            if left == Left::Nothing {
-                changes::forget(state, intended).await;
-            }
-            if left != Left::Made {
-                return Err(refused(error));
+            match left {
+                Left::Made => {}
+                Left::Unknown => {
+                    // What comes of it is looked at again; what has come into force meanwhile is told by nobody else.
+                    if changes::doubted(state, &under_way, announced.take()).await {
+                        return Err(refused(error));
+                    }
+                }
+                Left::Nothing => {
+                    changes::forget(state, change).await;
+                    return Err(refused(error));
+                }
             }
             tracing::warn!(%error, policy = plan.name, "a change of policy is made, though writing it seemed to fail");
         }
-        Err(error) => return Err(internal("change_broke_off", error.to_string())),
+        Err(error) => {
+            if changes::doubted(state, &under_way, announced.take()).await {
+                return Err(internal("change_broke_off", error.to_string()));
+            }
+            tracing::warn!(%error, policy = plan.name, "a change of policy is made, though writing it broke off");
+        }
     }
     // From here on it is a change that was made, whatever becomes of it.
-    let record = async |revision, in_force| {
-        if is_change {
-            changes::made(state, plan, revision, in_force, &caller.name).await
-        } else {
-            Ok(())
-        }
+    changes::acknowledged(state, change).await;
+    let record = async |revision, in_force| match change {
+        Some(id) => changes::made(state, plan, id, (revision, in_force), &caller.name).await,
+        None => Ok(()),
     };
     if let Some(wanted) = gone_back(plan, &start).filter(|_| !plan.waits_for.is_empty())
         && let Some(snapshot) = settled_back(&wanted, snapshots.clone()).await
@@ -269,12 +284,15 @@ async fn carry_out(
                 policy = plan.name,
                 "a change over the API did not come into force and is taken back"
             );
+            // Before: from then on it is none that was made.
+            changes::unsure(state, change).await;
             let undone = Arc::clone(plan);
             let undone = tokio::task::spawn_blocking(move || undone.undo()).await;
             let kept = if matches!(undone, Ok(Ok(()))) {
-                changes::forget(state, intended).await;
+                changes::forget(state, change).await;
                 "and was taken back"
             } else {
+                changes::acknowledged(state, change).await;
                 let what = "the change is on disk and not in force";
                 recorded(what, record(snapshot.revision, false).await)?;
                 "and could not be taken back: look at the policy directory"

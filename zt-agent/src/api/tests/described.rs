@@ -143,6 +143,7 @@ async fn answers_are_as_the_document_says() {
         "/v1/rules",
         "/v1/replay",
         "/v1/recommend",
+        "/v1/recommend/diff",
     ] {
         let reply = get(world.api, path).await;
         check(&document, "get", path, &reply);
@@ -282,6 +283,7 @@ async fn every_route_is_described_and_every_description_served() {
             "/v1/policies",
             "/v1/policies/{name}",
             "/v1/recommend",
+            "/v1/recommend/diff",
             "/v1/replay",
             "/v1/revisions/stream",
             "/v1/rollout",
@@ -352,7 +354,7 @@ async fn sql_in_every_text_finds_nothing_and_breaks_nothing() {
     stored.expect("stored");
     let reply = get(world.api, &format!("/v1/graph?namespace={injection}")).await;
     assert_eq!(reply.json()["edges"], json!([]));
-    for path in ["/v1/replay", "/v1/recommend"] {
+    for path in ["/v1/replay", "/v1/recommend", "/v1/recommend/diff"] {
         assert_eq!(get(world.api, path).await.status, 200, "{path}");
         let reply = get(world.api, &format!("{path}?namespace={injection}")).await;
         let told = (reply.status, reply.code());

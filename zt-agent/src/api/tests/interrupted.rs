@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Agents that end between a change of policy and its record.
 
+use uuid::Uuid;
+
 use super::records::{changes, meddle, policy, publish, put};
 use super::*;
 use crate::api::changes::intend;
@@ -9,12 +11,16 @@ use crate::audit::record::Timestamp;
 use crate::audit::sqlite::tests::{REFUSE, TAKE_AGAIN};
 use crate::policy_dir::Edit;
 
-/// An agent of a later run, which has what this one has. Comes back when it has looked at what there is.
-async fn start_again(world: &World, run: i64) -> tokio::task::JoinHandle<()> {
-    let state = ApiState::new(Parts {
+/// An agent of a later run, which has what this one has.
+pub(super) fn later(world: &World, run: i64) -> ApiState {
+    ApiState::new(Parts {
         started: run,
         ..world.parts()
-    });
+    })
+}
+
+/// Has it record changes. Comes back when it has looked at what there is.
+pub(super) async fn start(state: &ApiState) -> tokio::task::JoinHandle<()> {
     let recording = tokio::spawn(record_changes(state.clone()));
     let seen = state.changes().have_seen(state.snapshot().revision);
     tokio::time::timeout(Duration::from_secs(30), seen)
@@ -23,8 +29,13 @@ async fn start_again(world: &World, run: i64) -> tokio::task::JoinHandle<()> {
     recording
 }
 
+/// Both.
+pub(super) async fn start_again(world: &World, run: i64) -> tokio::task::JoinHandle<()> {
+    start(&later(world, run)).await
+}
+
 /// The changes that are recorded, when there are so many.
-async fn so_many(world: &World, wanted: usize) -> Vec<Value> {
+pub(super) async fn so_many(world: &World, wanted: usize) -> Vec<Value> {
     let waiting = async {
         loop {
             let all = changes(world).await;
@@ -51,7 +62,7 @@ async fn so_many(world: &World, wanted: usize) -> Vec<Value> {
 }
 
 /// Waits until nothing is noted any more.
-async fn forgotten(world: &World) {
+pub(super) async fn forgotten(world: &World) {
     let waiting = async {
         while !world.state.store.intents().await.expect("reads").is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -62,8 +73,8 @@ async fn forgotten(world: &World) {
         .expect("forgotten");
 }
 
-/// Has a caller of this run be about to put a policy, and the run end.
-async fn about_to_put(world: &World, caller: &str, name: &str, text: String) {
+/// Has a caller of this run be about to put a policy, and the run end. The id of what is noted.
+pub(super) async fn about_to_put(world: &World, caller: &str, name: &str, text: String) -> Uuid {
     let name = name.to_owned();
     let plan = world
         .state
@@ -72,11 +83,13 @@ async fn about_to_put(world: &World, caller: &str, name: &str, text: String) {
             Ok(())
         })
         .expect("can be made");
-    let noted = intend(&world.state, &plan, &Arc::from(caller), false).await;
+    let id = Uuid::now_v7();
+    let noted = intend(&world.state, &plan, (id, &Arc::from(caller)), false).await;
     noted.expect("noted");
+    id
 }
 
-fn write(world: &World, name: &str, text: &str) {
+pub(super) fn write(world: &World, name: &str, text: &str) {
     // At once: who looks meanwhile finds the old text.
     let new = world.policies().join(format!(".{name}.new"));
     std::fs::write(&new, text).expect("written");
@@ -282,8 +295,47 @@ async fn what_was_recorded_before_it_was_in_force_is_not_found_at_the_next_start
     so_many(&world, 2).await;
 }
 
+#[tokio::test]
+async fn what_somebody_does_later_is_not_a_change_that_another_has_taken_the_place_of() {
+    let world = world().await;
+    world.start_node();
+    let seen = world.state.changes().have_seen(7);
+    tokio::time::timeout(Duration::from_secs(30), seen)
+        .await
+        .expect("noted");
+    write(&world, "q", "kind: [");
+    // As the node does, which tells of that once it has seen it.
+    let mut snapshots = world.state.snapshots.clone();
+    let is_told = snapshots.wait_for(|snapshot| snapshot.policy_error.is_some());
+    tokio::time::timeout(Duration::from_secs(30), is_told)
+        .await
+        .expect("seen")
+        .expect("there");
+    let made = put(&world, "p", &policy("p", 1)).await;
+    assert_eq!(made.status, 202, "{}", made.body);
+    so_many(&world, 1).await;
+
+    // Somebody else has it be another, and mends what is wrong.
+    write(&world, "p", &policy("p", 2));
+    std::fs::remove_file(world.policies().join("q.yaml")).expect("removed");
+    let theirs = so_many(&world, 2).await.remove(1);
+    let place = world.state.editor.place();
+    assert_eq!(
+        (&theirs["caller"], &theirs["change"]["to"]),
+        (&json!(place), &digest(&world))
+    );
+
+    // And then what was asked for.
+    write(&world, "p", &policy("p", 1));
+    let last = so_many(&world, 3).await.remove(2);
+    assert_eq!(
+        (&last["caller"], &last["change"]["from"]),
+        (&json!(place), &theirs["change"]["to"])
+    );
+}
+
 /// What makes the store refuse to note who is about to change policy.
-const REFUSE_NOTES: &str = "CREATE TRIGGER refuse BEFORE INSERT ON policy_intent BEGIN SELECT RAISE(ABORT, 'the test refuses it'); END";
+const REFUSE_NOTES: &str = "CREATE TRIGGER refuse BEFORE INSERT ON policy_change_note BEGIN SELECT RAISE(ABORT, 'the test refuses it'); END";
 
 #[tokio::test]
 async fn a_rollout_goes_back_though_that_cannot_be_noted() {

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Policies that something else keeps, which does not take every change.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, mpsc};
 
 use super::records::{changes, policy, publish, put};
 use super::*;
+use crate::audit::intent::Progress;
 use crate::policy::{document_of, resource_of};
 use crate::policy_dir::{EditError, Held, Store as Keeper};
 
@@ -78,8 +79,13 @@ async fn what_the_keeper_of_policies_refuses_is_told_with_its_code() {
     );
     assert_eq!(get(world.api, "/v1/policies").await.json(), before);
     assert_eq!(world.intake.stats().received_total(), 0, "nothing is recorded");
-    // Where the answer was lost, what is kept says that nothing was made.
-    assert!(world.state.store.intents().await.expect("reads").is_empty());
+    // Where the answer was lost, what was sent may arrive yet.
+    let noted = world.state.store.intents().await.expect("reads");
+    let noted: Vec<(&str, Progress)> = noted
+        .iter()
+        .map(|intent| (&*intent.policy, intent.progress))
+        .collect();
+    assert_eq!(noted, [("p", Progress::Doubtful), ("new", Progress::Doubtful)]);
 }
 
 /// Makes every change, and loses the answer.
@@ -88,6 +94,8 @@ struct Lossy {
     kept: Mutex<Vec<Held>>,
     /// Whether it is away from the first change on.
     goes: AtomicBool,
+    /// What it waits for before it says that the answer was lost.
+    waits: Mutex<Option<mpsc::Receiver<()>>>,
 }
 
 impl Keeper for Lossy {
@@ -113,6 +121,11 @@ impl Keeper for Lossy {
             },
             resource: resource.clone(),
         }));
+        drop(kept);
+        let waits = self.waits.lock().expect("not poisoned").take();
+        if let Some(waits) = waits {
+            waits.recv().expect("the test goes on");
+        }
         Err(EditError::Unreachable("its answer was lost".to_owned()))
     }
 }
@@ -129,12 +142,10 @@ async fn recording(keeper: &Arc<Lossy>) -> Arc<World> {
     Arc::new(world)
 }
 
-#[tokio::test]
-async fn what_was_made_though_the_answer_was_lost_is_its_caller_s() {
-    let keeper = Arc::new(Lossy::default());
-    let world = recording(&keeper).await;
+/// Asks for the policy `new`, and puts it in force once it is kept. The answer.
+async fn put_and_in_force(keeper: &Lossy, world: &Arc<World>) -> tokio::task::JoinHandle<Reply> {
     let asking = {
-        let world = Arc::clone(&world);
+        let world = Arc::clone(world);
         tokio::spawn(async move { put(&world, "new", &policy("new", 8)).await })
     };
     let written = async {
@@ -145,13 +156,41 @@ async fn what_was_made_though_the_answer_was_lost_is_its_caller_s() {
     tokio::time::timeout(Duration::from_secs(30), written)
         .await
         .expect("written");
-    publish(&world, &[policy("new", 8)]);
-    let made = asking.await.expect("asked");
+    publish(world, &[policy("new", 8)]);
+    asking
+}
+
+/// It was made, and has one record.
+async fn is_its_caller_s(world: &World, made: &Reply) {
     assert_eq!(made.status, 200, "{}", made.body);
-    let all = changes(&world).await;
+    let all = changes(world).await;
     assert_eq!(all.len(), 1, "{all:#?}");
     assert_ne!(all[0]["caller"], "lossy");
     assert!(world.state.store.intents().await.expect("reads").is_empty());
+}
+
+#[tokio::test]
+async fn what_was_made_though_the_answer_was_lost_is_its_caller_s() {
+    let keeper = Arc::new(Lossy::default());
+    let world = recording(&keeper).await;
+    let asking = put_and_in_force(&keeper, &world).await;
+    is_its_caller_s(&world, &asking.await.expect("asked")).await;
+}
+
+#[tokio::test]
+async fn what_is_in_force_before_nobody_can_see_what_came_of_it_is_its_caller_s() {
+    let keeper = Arc::new(Lossy::default());
+    let world = recording(&keeper).await;
+    keeper.goes.store(true, Ordering::SeqCst);
+    let (goes_on, waits) = mpsc::channel();
+    *keeper.waits.lock().expect("not poisoned") = Some(waits);
+    let asking = put_and_in_force(&keeper, &world).await;
+    let seen = world.state.changes().have_seen(8);
+    tokio::time::timeout(Duration::from_secs(30), seen)
+        .await
+        .expect("seen");
+    goes_on.send(()).expect("it waits");
+    is_its_caller_s(&world, &asking.await.expect("asked")).await;
 }
 
 #[tokio::test]
@@ -177,6 +216,6 @@ async fn what_comes_into_force_after_all_names_who_had_begun_it() {
     let begun = &all[0]["change"]["begun"];
     assert_eq!(
         (&begun[0]["policy"], &begun[0]["caller"]),
-        (&json!("new"), &json!(&*noted[0].1.caller))
+        (&json!("new"), &json!(&*noted[0].caller))
     );
 }

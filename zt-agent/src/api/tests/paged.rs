@@ -236,7 +236,7 @@ async fn where_nothing_is_recorded_nothing_is_judged_or_recommended() {
         assert_eq!(reply.status, 404, "{detail}");
         (reply.code(), detail)
     };
-    for path in ["/v1/replay", "/v1/recommend"] {
+    for path in ["/v1/replay", "/v1/recommend", "/v1/recommend/diff"] {
         let (code, detail) = refused(path, "").await;
         assert_eq!(
             (code.as_str(), detail.as_str()),
@@ -266,7 +266,7 @@ async fn where_nothing_is_recorded_nothing_is_judged_or_recommended() {
             "no connections until 2020-01-01T00:00:00Z are recorded",
         ),
     ] {
-        for path in ["/v1/replay", "/v1/recommend"] {
+        for path in ["/v1/replay", "/v1/recommend", "/v1/recommend/diff"] {
             let (code, detail) = refused(path, query).await;
             assert_eq!(code, "nothing_recorded", "{path}");
             assert!(detail.starts_with(what), "{detail}");

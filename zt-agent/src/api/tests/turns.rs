@@ -30,7 +30,7 @@ async fn who_waits_for_an_answer_is_not_let_wait_for_two() {
     let ask = b"GET /v1/replay HTTP/1.1\r\nHost: localhost\r\n\r\n";
     waits.write_all(ask).await.expect("written");
     in_line(&world, 1).await;
-    for path in ["/v1/replay", "/v1/recommend"] {
+    for path in ["/v1/replay", "/v1/recommend", "/v1/recommend/diff"] {
         let reply = get(world.api, path).await;
         assert_eq!((reply.status, reply.code().as_str()), (503, "busy"), "{path}");
         assert!(reply.head.contains("\r\nretry-after: "), "{}", reply.head);
@@ -116,6 +116,7 @@ async fn a_turn_lasts_as_long_as_the_question_though_its_client_has_gone() {
         ("GET", "/v1/rules", ""),
         ("GET", "/v1/replay", ""),
         ("GET", "/v1/recommend", ""),
+        ("GET", "/v1/recommend/diff", ""),
         ("POST", "/v1/replay", POLICY),
     ] {
         let (world, server) = world_of_a_silent_server().await;

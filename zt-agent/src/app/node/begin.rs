@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use zt_common::entry::AllowKey;
 
-use super::modes::at_once;
+use super::modes::{ModeChange, at_once, together};
 use super::{AppError, Node};
-use crate::kernel::Search;
+use crate::kernel::{KernelError, Search};
+use crate::metrics::NodeEvent;
 use crate::problem::Problem;
 
 impl Node {
@@ -44,14 +45,14 @@ impl Node {
             table = Arc::new(self.compile(&self.loaded.policies, self.revision)?);
         }
         self.enforce(table, &at_once(&modes))?;
-        self.direct()?;
+        self.direct_what_fits(&renamed)?;
         self.renew_key()?;
         self.write_control()?;
         if before == 0 {
             // Nothing of this version was here: whoever listens already has an owner before the first hook asks for it.
             self.find_older(Search::Older, None)?;
         }
-        self.begin_in_rollout(&modes);
+        self.begin_in_rollout(&together(modes, renamed));
         self.is_at_work = true;
         self.parts.kernel.attach(&self.parts.roots)?;
         self.log = Some(self.parts.kernel.log()?);
@@ -64,6 +65,23 @@ impl Node {
         self.cut_off_raw();
         self.check_hooks();
         self.look_around();
+        // All names were gathered.
+        self.elsewhere.came();
+        Ok(())
+    }
+
+    /// Writes who is who. Where more is told of than the kernel's maps have room for, an agent begins with what fits, and tries again.
+    fn direct_what_fits(&mut self, renamed: &[ModeChange]) -> Result<(), AppError> {
+        let Err(error) = self.direct_untold(renamed) else {
+            return Ok(());
+        };
+        let AppError::Kernel(KernelError::TooMany { .. }) = error else {
+            return Err(error);
+        };
+        tracing::error!(%error, "who is who is not written whole: who had no room has no name; trying again");
+        self.parts.metrics.node_event(NodeEvent::MergeFailed, 1);
+        self.behind = true;
+        self.pending.merge = true;
         Ok(())
     }
 }

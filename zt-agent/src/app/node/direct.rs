@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Who is who, into the kernel's maps: cgroups and addresses.
 
+mod claim;
+
 use std::collections::HashMap;
 
 use zt_common::abi::{MODE_ENFORCE, MODE_OBSERVE, PEER_HERE, Peer, Workload};
 use zt_common::address::Address;
 use zt_common::identity;
 
+use self::claim::claim;
 use super::cgroups::Cgroups;
+use super::modes::{ModeChange, untold};
 use super::numbers::Numbers;
 use super::unnamed::Unnamed;
 use super::workloads::entry;
@@ -37,7 +41,12 @@ pub(super) enum Keep {
 impl Node {
     /// Writes who is who into the kernel, by the numbers of the table in force.
     pub(super) fn direct(&mut self) -> Result<Changes, AppError> {
-        self.direct_by(&self.numbers(), Keep::Nothing)
+        self.direct_untold(&[])
+    }
+
+    /// Does the same, and leaves it to whoever asks to have these changes of modes recorded.
+    pub(super) fn direct_untold(&mut self, told: &[ModeChange]) -> Result<Changes, AppError> {
+        self.write_by(&self.numbers(), Keep::Nothing, told)
     }
 
     /// By which numbers the kernel is told of names now.
@@ -45,8 +54,12 @@ impl Node {
         Numbers::of(self.parts.kernel.table()).without(&self.unruled)
     }
 
-    /// Writes who is who into the kernel.
+    /// Writes who is who into the kernel by these numbers.
     pub(super) fn direct_by(&mut self, numbers: &Numbers, keep: Keep) -> Result<Changes, AppError> {
+        self.write_by(numbers, keep, &[])
+    }
+
+    fn write_by(&mut self, numbers: &Numbers, keep: Keep, told: &[ModeChange]) -> Result<Changes, AppError> {
         self.write_all_residents(numbers);
         let mut directory = Directory {
             workloads: self.wanted_workloads(numbers),
@@ -58,6 +71,8 @@ impl Node {
                 workload.mode = before.map_or(workload.mode, |before| before.mode);
             }
         }
+        // Most addresses are elsewhere, and are what they were.
+        directory.peers.reserve(self.parts.kernel.peers().len());
         for address in netns::addresses().unwrap_or_default() {
             let host = Peer {
                 identity: identity::HOST,
@@ -118,7 +133,7 @@ impl Node {
             let known = self.cgroups.path(*id).and_then(|path| self.attested.get(path));
             known.is_some_and(|(known, _)| known == id)
         });
-        let modes = self.changing_to(&directory.workloads);
+        let modes = untold(self.changing_to(&directory.workloads), told);
         let directed = self.parts.kernel.direct(&directory);
         self.note_modes(&modes);
         let directed = directed?;
@@ -204,20 +219,6 @@ fn add_nobodies(
     unnamed.leave_alone(cgroups, wanted);
 }
 
-/// Takes an address for somebody. This host's own stay its own, and one that two take is nobody's. What the agent of another
-/// node says of an address of this node changes nothing.
-fn claim(peers: &mut HashMap<Address, Peer>, address: Address, peer: Peer) {
-    peers
-        .entry(address)
-        .and_modify(|before| {
-            let is_ours = before.flags & PEER_HERE != 0 && peer.node != 0;
-            if before.identity != identity::HOST && before.identity != peer.identity && !is_ours {
-                before.identity = identity::UNKNOWN;
-            }
-        })
-        .or_insert(peer);
-}
-
 /// A workload stays as strict as it was when its identity is lost: as long as its cgroup exists it is nobody, and refused what
 /// nobody may do if it was enforced upon, and nothing if it was not, whatever holds of those who never had a name. Inside the
 /// cgroup of another one it is that one, unless that one is less strict.
@@ -257,8 +258,6 @@ fn lost(
 
 #[cfg(test)]
 mod tests {
-    use zt_common::abi::PEER_PROVES;
-
     use super::*;
 
     fn workload(identity: u64, mode: u8) -> Workload {
@@ -367,33 +366,5 @@ mod tests {
         }
         let strict = Unnamed::strict_in("r/pod");
         assert_eq!(lost(&strict, &none), HashMap::from([(3, nobody)]));
-    }
-
-    #[test]
-    fn an_address_that_two_take_is_nobodys_and_the_hosts_own_stays_its_own() {
-        let peer = |identity: u64, flags: u32| Peer {
-            identity,
-            flags,
-            node: 0,
-        };
-        let [one, two] = [1, 2].map(|last| Address::from_v4([10, 0, 0, last]));
-        let mut peers = HashMap::from([(one, peer(identity::HOST, PEER_HERE))]);
-        claim(&mut peers, one, peer(1 << 40, 0));
-        assert_eq!(peers[&one].identity, identity::HOST);
-        claim(&mut peers, two, peer(1 << 40, PEER_HERE));
-        claim(&mut peers, two, peer(1 << 40, 0));
-        assert_eq!(peers[&two].identity, 1 << 40);
-        claim(&mut peers, two, peer(1 << 41, 0));
-        claim(&mut peers, two, peer(1 << 41, 0));
-        assert_eq!(peers[&two].identity, identity::UNKNOWN);
-        // The agent of another node has nothing to say about who is here.
-        let here = Address::from_v4([10, 0, 0, 3]);
-        claim(&mut peers, here, peer(1 << 40, PEER_HERE));
-        let theirs = Peer {
-            node: 7,
-            ..peer(1 << 41, PEER_PROVES)
-        };
-        claim(&mut peers, here, theirs);
-        assert!(peers[&here] == peer(1 << 40, PEER_HERE));
     }
 }

@@ -3,6 +3,7 @@
 //! at everything else.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -29,6 +30,8 @@ pub(super) struct Elsewhere {
     residents: HashMap<u32, Vec<SpiffeId>>,
     /// Each identity, and how often it is in these.
     identities: HashMap<SpiffeId, usize>,
+    /// Those of them that came since somebody asked.
+    came: Vec<SpiffeId>,
 }
 
 impl Elsewhere {
@@ -124,8 +127,13 @@ impl Elsewhere {
     }
 
     fn count(&mut self, id: Option<SpiffeId>) {
-        if let Some(id) = id {
-            *self.identities.entry(id).or_default() += 1;
+        let Some(id) = id else { return };
+        match self.identities.entry(id) {
+            Entry::Occupied(mut known) => *known.get_mut() += 1,
+            Entry::Vacant(new) => {
+                self.came.push(new.key().clone());
+                new.insert(1);
+            }
         }
     }
 
@@ -143,6 +151,11 @@ impl Elsewhere {
     /// Who there is.
     pub(super) fn identities(&self) -> impl Iterator<Item = &SpiffeId> {
         self.identities.keys()
+    }
+
+    /// Those that came since this was asked last, and may have gone again.
+    pub(super) fn came(&mut self) -> Vec<SpiffeId> {
+        std::mem::take(&mut self.came)
     }
 
     /// What the kernel is told.
@@ -251,19 +264,20 @@ impl Node {
         is_new || changes.told
     }
 
-    /// Addresses elsewhere are somebody else's now.
+    /// Addresses elsewhere are somebody else's now. What that takes does not depend on how many others there are, but for
+    /// a name that is new, for which the policy is compiled.
     pub(super) fn moved(&mut self, addresses: &[IpAddr]) -> Result<(), AppError> {
-        let unknown = self
-            .elsewhere
-            .identities()
-            .any(|id| !self.identities.contains(id));
+        let came = self.elsewhere.came();
+        let unknown = came.iter().any(|id| !self.identities.contains(id));
         // What somebody here has, too, is for who sees both.
         let here = |address: &IpAddr| {
             let peer = self.parts.kernel.peers().get(&Address::from(*address));
             peer.is_some_and(|peer| peer.flags & PEER_HERE != 0)
         };
         // Who stands behind a virtual address may be another by that.
-        if unknown || addresses.iter().any(here) || self.settle_services() {
+        let together = !self.unruled.is_empty() || addresses.iter().any(here) || self.settle_services();
+        // Rules first: nobody is named before there are some for him.
+        if together || unknown && !self.rule_newcomers() {
             return self.merged();
         }
         let numbers = self.numbers();
@@ -273,6 +287,10 @@ impl Node {
             .map(|address| (Address::from(*address), self.elsewhere.peer(*address, &numbers)));
         let moved = self.parts.kernel.set_peers(wanted);
         self.pending.merge |= moved.is_err();
+        if unknown {
+            self.publish_names();
+            self.publish();
+        }
         Ok(moved.map(drop)?)
     }
 }

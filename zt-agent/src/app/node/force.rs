@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::direct::Keep;
-use super::modes::at_once;
+use super::modes::{ModeChange, at_once, together};
 use super::numbers::Numbers;
 use super::{AppError, Loaded, Node};
 use crate::kernel::KernelError;
@@ -77,6 +77,8 @@ impl Node {
         problems: Option<Arc<Vec<Problem>>>,
     ) -> Result<(), AppError> {
         let started = Instant::now();
+        // What was to change anyway is not this policy's doing.
+        let left = self.changing_to(&self.wanted_workloads(&self.numbers()));
         let identities = std::mem::take(&mut self.identities);
         self.fronting.forget_past_groups();
         let governed = self.govern_by(policies);
@@ -101,7 +103,7 @@ impl Node {
         // There are rules for everybody now.
         let had_none = !std::mem::take(&mut self.unruled).is_empty();
         if renumbered || had_none || !modes.is_empty() || !renamed.is_empty() {
-            let directed = self.direct().map(drop);
+            let directed = self.direct_untold(&renamed).map(drop);
             if let Err(error) = directed.and(self.write_control()) {
                 // Until it succeeds they are nobody.
                 tracing::warn!(%error, "who is who could not be written; trying again");
@@ -114,7 +116,7 @@ impl Node {
             policies: Arc::clone(policies),
             error: problems,
         };
-        self.rollout_moved(&governed, &modes);
+        self.rollout_moved(&governed, &together(modes, renamed), &left);
         let swapped = started.elapsed();
         // First what must die, then what is told.
         let revoked = self.sweep();
@@ -214,14 +216,52 @@ impl Node {
             self.parts.metrics.node_event(NodeEvent::MergeFailed, 1);
         }
         // What does not compile compiles no better a second later.
-        self.pending.merge = matches!(merged, Err(AppError::Kernel(_)));
+        let left = matches!(merged, Err(AppError::Kernel(_))) || !self.residents_changed.is_empty();
+        self.pending.merged(left, Instant::now());
         self.watch_newly();
         self.publish_names();
         self.publish();
         merged
     }
 
+    /// Puts a table in force that has rules for everybody that there is, and modes that change with it. Whether numbers are to be
+    /// written anew.
+    fn rule_all(&mut self, revision: u64, modes: &[ModeChange]) -> Result<bool, AppError> {
+        let compiled = self.compile(&self.loaded.policies, revision).map(Arc::new);
+        match compiled.and_then(|table| self.enforce(table, &at_once(modes))) {
+            Ok(renumbered) => {
+                self.revision = revision;
+                self.unruled.clear();
+                self.pending.ruled(renumbered);
+                self.receivers_changed();
+                self.note_modes(modes);
+                Ok(renumbered)
+            }
+            Err(error) => {
+                self.identities.retain(|id| !self.unruled.contains(id));
+                Err(error)
+            }
+        }
+    }
+
+    /// Names are new on other nodes, and nothing else is: they get their rules, and nobody else is looked at. False where that is
+    /// not all that there is to do: all is to be put together then.
+    pub(super) fn rule_newcomers(&mut self) -> bool {
+        if self.behind || !self.groups_in_force() {
+            return false;
+        }
+        self.unruled = self.gather_identities();
+        if self.unruled.is_empty() {
+            // They have gone again.
+            return true;
+        }
+        // What fails is told of by who puts all together, and does it once more.
+        matches!(self.rule_all(self.revision, &[]), Ok(false))
+    }
+
     fn merge(&mut self) -> Result<(), AppError> {
+        // All names are gathered: nobody need look at those that came.
+        self.elsewhere.came();
         self.settle_services();
         // Patterns stand for the identities that there are: without a new one, the table is what it was.
         self.unruled = self.gather_identities();
@@ -230,16 +270,7 @@ impl Node {
         let revision = self.revision + u64::from(!modes.is_empty());
         let mut failed = None;
         if !self.unruled.is_empty() || !self.groups_in_force() || !modes.is_empty() {
-            let compiled = self.compile(&self.loaded.policies, revision).map(Arc::new);
-            if let Err(error) = compiled.and_then(|table| self.enforce(table, &at_once(&modes))) {
-                self.identities.retain(|id| !self.unruled.contains(id));
-                failed = Some(error);
-            } else {
-                self.revision = revision;
-                self.unruled.clear();
-                self.receivers_changed();
-                self.note_modes(&modes);
-            }
+            failed = self.rule_all(revision, &modes).err();
         }
         // Whoever has lost a name loses it whatever became of those who are new.
         let directed = self.direct();

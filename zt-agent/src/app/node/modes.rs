@@ -3,7 +3,7 @@
 //! record, and what a file or a source of identities does, also while no agent ran, in one of its own.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -34,6 +34,33 @@ impl ModeChange {
     pub(super) const fn keeps_name(&self) -> bool {
         self.keeps_name
     }
+
+    /// Who is to be refused nothing any more comes first.
+    const fn place(&self) -> (bool, u64) {
+        (matches!(self.to, Mode::Enforce), self.cgroup)
+    }
+}
+
+/// Changes with a swap of tables and those of whoever gets another name with it, in one list.
+pub(super) fn together(modes: Vec<ModeChange>, renamed: Vec<ModeChange>) -> Vec<ModeChange> {
+    let mut all = modes;
+    all.extend(renamed);
+    all.sort_unstable_by_key(ModeChange::place);
+    all
+}
+
+/// Those of `changes` that were `left` to be made already, and the others: those that whoever makes them now has brought about.
+pub(super) fn apart(changes: &[ModeChange], left: &[ModeChange]) -> (Vec<ModeChange>, Vec<ModeChange>) {
+    let left: HashMap<u64, Mode> = left.iter().map(|change| (change.cgroup, change.to)).collect();
+    let was_left = |change: &ModeChange| left.get(&change.cgroup) == Some(&change.to);
+    changes.iter().copied().partition(was_left)
+}
+
+/// Those of `changes` that nobody has `told` of: they are about other cgroups.
+pub(super) fn untold(mut changes: Vec<ModeChange>, told: &[ModeChange]) -> Vec<ModeChange> {
+    let told: HashSet<u64> = told.iter().map(|change| change.cgroup).collect();
+    changes.retain(|change| !told.contains(&change.cgroup));
+    changes
 }
 
 /// The same as the kernel side takes it: whether each enforces from the swap on, by its cgroup.
@@ -92,7 +119,7 @@ fn changes(
         (change.from != change.to).then_some(change)
     };
     let mut changes: Vec<ModeChange> = known.iter().filter_map(change).collect();
-    changes.sort_unstable_by_key(|change| (change.to == Mode::Enforce, change.cgroup));
+    changes.sort_unstable_by_key(ModeChange::place);
     changes
 }
 
@@ -136,14 +163,19 @@ impl Node {
         all_settled(self.parts.kernel.workloads(), self.swapped_in())
     }
 
-    /// Has it recorded who has come to be in another mode without a rollout: those of these changes that are in force.
-    pub(super) fn note_modes(&self, changes: &[ModeChange]) {
+    /// Those of these changes that are in force.
+    pub(super) fn carried_out(&self, changes: &[ModeChange]) -> Vec<ModeChange> {
         let (known, revision) = (self.parts.kernel.workloads(), self.swapped_in());
         let is_in_force = |change: &&ModeChange| {
             let now = known.get(&change.cgroup);
             now.is_some_and(|now| mode_at(now.mode, revision) == change.to)
         };
-        let changes: Vec<ModeChange> = changes.iter().filter(is_in_force).copied().collect();
+        changes.iter().filter(is_in_force).copied().collect()
+    }
+
+    /// Has it recorded who has come to be in another mode without a rollout: those of these changes that are in force.
+    pub(super) fn note_modes(&self, changes: &[ModeChange]) {
+        let (changes, revision) = (self.carried_out(changes), self.swapped_in());
         if changes.is_empty() {
             return;
         }
@@ -256,6 +288,33 @@ mod tests {
             at_once(&found),
             HashMap::from([(1, true), (2, false), (3, false)])
         );
+    }
+
+    /// Fails where what a rollout does to somebody who gets another name with it is recorded as the name's doing, and where what could
+    /// not be written before is recorded as the rollout's.
+    #[test]
+    fn each_change_is_of_whoever_brought_it_about() {
+        let change = |cgroup, to, keeps_name| ModeChange {
+            cgroup,
+            from: Mode::Observe,
+            to,
+            keeps_name,
+        };
+        let kept = [change(2, Mode::Observe, true), change(1, Mode::Enforce, true)];
+        let renamed = [change(3, Mode::Observe, false), change(4, Mode::Enforce, false)];
+        let all = together(kept.to_vec(), renamed.to_vec());
+        let cgroups = |changes: &[ModeChange]| changes.iter().map(|change| change.cgroup).collect::<Vec<_>>();
+        assert_eq!(cgroups(&all), [2, 3, 1, 4], "who stops enforcing is named first");
+
+        // It was to enforce anyway; another one was to come to the other mode.
+        let left = [change(1, Mode::Enforce, true), change(3, Mode::Enforce, true)];
+        let (others, own) = apart(&all, &left);
+        assert_eq!((cgroups(&others), cgroups(&own)), (vec![1], vec![2, 3, 4]));
+        let (others, own) = apart(&all, &[]);
+        assert_eq!((others.len(), own), (0, all.clone()));
+
+        assert_eq!(cgroups(&untold(all.clone(), &renamed)), [2, 1]);
+        assert_eq!(untold(all.clone(), &[]), all);
     }
 
     /// Fails where what is in the map is compared, and not what it means: a change that a swap made would be recorded twice.

@@ -10,7 +10,7 @@ use crate::metrics::NodeEvent;
 
 /// Looking at all processes, and entering all namespaces for their addresses, may each take this part of the time: after one
 /// look, so many times its length is waited.
-const LOOK_SHARE: u32 = 200;
+const LOOK_SHARE: u32 = 500;
 
 impl Node {
     /// Processes below the managed roots, and this one, which stands for the host's namespace.
@@ -25,7 +25,23 @@ impl Node {
     /// Looks at all managed processes' namespaces.
     pub(super) fn look_at_namespaces(&mut self, refresh: bool) -> Result<(), AppError> {
         let started = Instant::now();
-        let changed = self.namespaces.look(&self.pids(), refresh, true);
+        self.look_at_those_of(&self.pids(), refresh, started)
+    }
+
+    /// The same without need, now and then: in the cgroups that are known, so that no directory is listed. Who is in one that was
+    /// made a moment ago is looked at when that is told of.
+    pub(super) fn look_again(&mut self, refresh: bool) -> Result<(), AppError> {
+        let started = Instant::now();
+        let mut pids = vec![std::process::id()];
+        for path in self.cgroups.by_path().keys() {
+            pids.extend(netns::members(&self.parts.mount.join(path)));
+        }
+        self.look_at_those_of(&pids, refresh, started)
+    }
+
+    /// Looks at the namespaces of these processes, which are all that there are, and rests in proportion.
+    fn look_at_those_of(&mut self, pids: &[u32], refresh: bool, started: Instant) -> Result<(), AppError> {
+        let changed = self.namespaces.look(pids, refresh, true);
         let (now, rest) = (Instant::now(), started.elapsed() * LOOK_SHARE);
         self.next_look = now + rest.min(LONGEST_WAIT);
         if refresh {

@@ -47,22 +47,54 @@ pub(super) struct Pending {
     pub refused: Vec<RefusedSocket>,
     /// When the hooks were last attached to a root that was made anew.
     pub attached: Option<Instant>,
+    /// Who is who has a pause of its own: what has no room for good keeps nothing else waiting.
+    merge_pause: Pause,
+    pause: Pause,
+}
+
+/// Between two tries.
+#[derive(Debug, Default)]
+struct Pause {
     /// Tries in a row after which something was left.
     failures: u32,
     next: Option<Instant>,
 }
 
+impl Pause {
+    fn is_over(&self, now: Instant) -> bool {
+        self.next.is_none_or(|next| now >= next)
+    }
+
+    /// Notes how a try went: after one that left nothing, the next failure is tried again at once.
+    fn tried(&mut self, left: bool, now: Instant) {
+        if !left {
+            *self = Self::default();
+            return;
+        }
+        self.failures = (self.failures + 1).min(8);
+        let pause = Duration::from_millis(500) * 2_u32.pow(self.failures);
+        self.next = Some(now + pause.min(LONGEST_PAUSE));
+    }
+}
+
 impl Pending {
-    /// Whether something is left to do, and it is time to try.
+    /// Whether something is left to do, and it is time to try; who is who is not asked for here.
     pub(super) fn is_due(&self, now: Instant) -> bool {
-        let left = self.policies.is_some()
-            || self.merge
+        self.is_left() && self.pause.is_over(now)
+    }
+
+    /// Whether who is who is to be written once more, and it is time to try.
+    pub(super) fn is_merge_due(&self, now: Instant) -> bool {
+        self.merge && self.merge_pause.is_over(now)
+    }
+
+    fn is_left(&self) -> bool {
+        self.policies.is_some()
             || self.sweep
             || self.recover
             || (!self.unowned.is_empty() && self.unowned_turn.is_none())
             || !self.guards.is_empty()
-            || !self.refused.is_empty();
-        left && self.next.is_none_or(|next| now >= next)
+            || !self.refused.is_empty()
     }
 
     /// Whether a cgroup that is told of now may have been there before the hooks: its sockets were nobody's when they were looked at.
@@ -88,16 +120,21 @@ impl Pending {
         }
     }
 
-    /// Notes how a try went: after one that left nothing, the next failure is tried again at once.
+    /// Notes how a try went.
     pub(super) fn tried(&mut self, now: Instant) {
-        self.next = None;
-        if self.is_due(now) {
-            self.failures = (self.failures + 1).min(8);
-            let pause = Duration::from_millis(500) * 2_u32.pow(self.failures);
-            self.next = Some(now + pause.min(LONGEST_PAUSE));
-        } else {
-            self.failures = 0;
-        }
+        self.pause.tried(self.is_left(), now);
+    }
+
+    /// Who is who was written; `left`: not all of it.
+    pub(super) fn merged(&mut self, left: bool, now: Instant) {
+        self.merge = left;
+        self.merge_pause.tried(left, now);
+    }
+
+    /// A table came in force. Whoever is nobody by it was somebody when what he has open was judged: where numbers are written anew, it
+    /// is judged again.
+    pub(super) fn ruled(&mut self, renumbered: bool) {
+        self.sweep |= renumbered;
     }
 }
 
@@ -137,8 +174,39 @@ mod tests {
         assert_eq!(pauses, [1, 2, 4, 8, 15, 15, 15, 15]);
         pending.sweep = false;
         pending.tried(now);
-        pending.merge = true;
+        pending.recover = true;
         assert!(pending.is_due(now), "the next failure is another matter");
+    }
+
+    #[test]
+    fn who_has_no_room_for_good_keeps_nothing_else_waiting() {
+        let now = Instant::now();
+        let mut pending = Pending::default();
+        for _ in 0..8 {
+            pending.merged(true, now);
+            pending.tried(now);
+        }
+        assert!(!pending.is_merge_due(now) && !pending.is_due(now));
+        pending.sweep = true;
+        assert!(pending.is_due(now), "the first failure of another kind");
+        pending.tried(now);
+        assert!(!pending.is_due(now));
+        assert!(pending.is_merge_due(now + LONGEST_PAUSE), "it is never given up");
+        // And the other way round.
+        pending.merged(false, now);
+        pending.merge = true;
+        assert!(pending.is_merge_due(now) && !pending.is_due(now));
+    }
+
+    #[test]
+    fn what_is_open_is_judged_again_after_numbers_were_written_anew() {
+        let mut pending = Pending::default();
+        pending.ruled(false);
+        assert!(!pending.sweep);
+        pending.ruled(true);
+        assert!(pending.sweep);
+        pending.ruled(false);
+        assert!(pending.sweep, "it was not done yet");
     }
 
     #[test]

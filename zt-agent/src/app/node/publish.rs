@@ -11,7 +11,7 @@ use zt_common::identity;
 
 use super::Node;
 use super::unnamed::LEFT_ALONE;
-use crate::api::{DisputeStatus, HandshakeStatus, HookStatus, NodeStatus, RootStatus};
+use crate::api::{DisputeStatus, HandshakeStatus, HookStatus, NodeStatus, PacketSocketsStatus, RootStatus};
 use crate::audit::names::{Directory, Placement, RuleTexts};
 use crate::config::UnknownWorkload;
 use crate::identity::WorkloadRecord;
@@ -163,6 +163,7 @@ impl Node {
                 [0; Counter::COUNT as usize]
             });
         let (unnamed, unnamed_more) = self.nameless();
+        let packet_sockets = self.parts.kernel.packet_sockets();
         NodeStatus {
             hooks: self
                 .parts
@@ -202,6 +203,10 @@ impl Node {
             unnamed_more,
             around: self.around.found().to_vec(),
             handshake: self.handshake_status(),
+            packet_sockets: PacketSocketsStatus {
+                decided: packet_sockets.is_ok(),
+                reason: packet_sockets.err().map(str::to_owned),
+            },
             guarded: self.parts.kernel.guarded(),
             restored: self.parts.metrics.restored_total(),
             counters: Counter::ALL

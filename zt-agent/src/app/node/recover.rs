@@ -132,6 +132,10 @@ impl Node {
             );
         }
         self.is_left_out(left_out, "older listeners or connections");
+        if only.is_none() {
+            // A look at all of them comes upon those again that failed before.
+            self.adopted.failed = 0;
+        }
         self.adopted.add(adopted);
         if adopted.proving > 0 {
             tracing::info!(

@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::json;
 
 use super::Node;
-use super::modes::{ModeChange, counts};
+use super::modes::{ModeChange, apart, counts};
 use super::sweep::monotonic;
 use crate::audit::pipeline::ApiEvent;
 use crate::policy::{
@@ -93,9 +93,11 @@ impl Node {
     }
 
     /// Policies have come in force, and with them `modes`: has it recorded where the rollout stands, if that is new; where there is
-    /// none, only these.
-    pub(super) fn rollout_moved(&mut self, before: &Governed, modes: &[ModeChange]) {
-        self.note_move(Some(InForce::under(&before.modes)), modes);
+    /// none, only these. Those that were `left` to be changed before are not the rollout's doing, and are recorded by themselves.
+    pub(super) fn rollout_moved(&mut self, before: &Governed, modes: &[ModeChange], left: &[ModeChange]) {
+        let (others, own) = apart(&self.carried_out(modes), left);
+        self.note_modes(&others);
+        self.note_move(Some(InForce::under(&before.modes)), &own);
     }
 
     /// `was`: the stage in force before, if that is known.

@@ -12,6 +12,10 @@ use crate::api::ControlError;
 const TICK: Duration = Duration::from_secs(1);
 /// How often the host's addresses are read again, and what else is attached there.
 const HOST: Duration = Duration::from_secs(15);
+/// After what is attached to all cgroups was looked at, so many times the length of that look is waited, if that is longer, and at most
+/// so long.
+const AROUND_SHARE: u32 = 2000;
+const AROUND_WAIT: Duration = Duration::from_secs(300);
 
 impl Node {
     /// Works until everybody who has something to tell it has gone.
@@ -166,16 +170,17 @@ impl Node {
     /// Tries again what was left.
     fn retry(&mut self) {
         let now = Instant::now();
-        if !self.pending.is_due(now) {
-            return;
-        }
-        if let Some((policies, problems)) = self.pending.policies.take() {
+        let is_due = self.pending.is_due(now);
+        if is_due && let Some((policies, problems)) = self.pending.policies.take() {
             self.try_in_force(policies, problems);
         }
-        if self.pending.merge
+        if self.pending.is_merge_due(now)
             && let Err(error) = self.merged()
         {
             tracing::warn!(%error, "who is who is still not written whole; trying again");
+        }
+        if !is_due {
+            return;
         }
         self.recover_if_wanted();
         self.find_owners();
@@ -211,20 +216,31 @@ impl Node {
         self.tend_keys()?;
         self.check_roots()?;
         let now = Instant::now();
+        let mut written = Ok(());
         let refresh = now >= self.next_refresh;
         if refresh || now >= self.next_look {
-            self.look_at_namespaces(refresh)?;
+            self.look_again(refresh)?;
         }
         if now >= self.next_host {
             self.next_host = now + HOST;
             self.look_at_host()?;
             // What it finds to write is what failed before: what is open was not looked at by then either.
-            let changes = self.direct()?;
+            let directed = self.direct();
+            let changes = directed.as_ref().copied().unwrap_or_default();
+            // A part may have been written, which nobody tells of any more.
+            let partly = directed.is_err();
+            self.pending.merge |= partly;
             self.pending.recover |= changes.resettled;
-            if changes.renamed || changes.resettled {
+            if partly || changes.renamed || changes.resettled {
                 self.sweep_after_modes();
             }
-            self.look_around();
+            written = directed.map(drop);
+            let begun = Instant::now();
+            if begun >= self.next_around {
+                self.look_around();
+                let rest = begun.elapsed() * AROUND_SHARE;
+                self.next_around = Instant::now() + rest.min(AROUND_WAIT);
+            }
             let cgroups = &self.cgroups;
             self.parts.kernel.tidy_shares(&|id| cgroups.path(id).is_some())?;
         }
@@ -232,6 +248,6 @@ impl Node {
         self.check_losses();
         self.remember_services();
         self.retry();
-        Ok(())
+        written
     }
 }

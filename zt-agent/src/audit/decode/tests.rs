@@ -61,7 +61,7 @@ prop_compose! {
         addresses in any::<([u8; 16], [u8; 16])>(),
         ports in any::<[u16; 3]>(),
         protocol in any::<u8>(),
-        hook in 1_u8..=6,
+        hook in 1_u8..=7,
         numbers in any::<(u32, u32)>(),
         reason in 0_u8..=15,
         proof in 0_u8..=7,
@@ -143,7 +143,7 @@ fn damage_is_named() {
         decode(&bytes)
     };
     assert_eq!(with(HOOK, 0), Err(DecodeError::Hook { found: 0 }));
-    assert_eq!(with(HOOK, 7), Err(DecodeError::Hook { found: 7 }));
+    assert_eq!(with(HOOK, 8), Err(DecodeError::Hook { found: 8 }));
     assert_eq!(with(REASON, 200), Err(DecodeError::Reason { found: 200 }));
     assert_eq!(with(REASON + 1, 64), Err(DecodeError::Flags { found: 64 }));
     assert_eq!(with(REASON + 2, 200), Err(DecodeError::Proof { found: 200 }));

@@ -2,14 +2,17 @@
 //! The graph: who talks to whom, from the counts.
 
 use super::PgError;
-use super::sums::{self, Sums, added_up, counted};
+use super::sums::{self, Sums, added_up, added_up_of_day, counted};
 use crate::audit::query::{Adding, Graph, GraphFilter};
 
-const COUNTED: &str = added_up!(
-    counted!(),
-    "s.source, s.destination, s.protocol, s.port, s.part, s.decision, s.enforced, b.connections, b.first_seen, b.last_seen",
-    ""
-);
+macro_rules! columns {
+    () => {
+        "s.source, s.destination, s.protocol, s.port, s.part, s.decision, s.enforced, b.connections, b.first_seen, b.last_seen"
+    };
+}
+
+const COUNTED: &str = added_up!(counted!(), columns!(), "");
+const COUNTED_OF_DAY: &str = added_up_of_day!(columns!());
 
 /// The same of what has one end in a namespace, parameter 6: few shapes, whose counts are then looked up. It may find more
 /// than that, where the namespace has no name. Parameters 7 and 8 are the first and the last hour.
@@ -29,7 +32,7 @@ const OF_NAMESPACE: &str = added_up!(
                                      AND b.hour BETWEEN s.day::bigint * 24 AND s.day::bigint * 24 + 23
         WHERE s.day IN (SELECT (hour / 24)::integer FROM unnest($3::bigint[]) hour) AND b.hour BETWEEN $7 AND $8
     )",
-    "s.source, s.destination, s.protocol, s.port, s.part, s.decision, s.enforced, b.connections, b.first_seen, b.last_seen",
+    columns!(),
     ""
 );
 
@@ -46,7 +49,7 @@ pub(super) async fn graph(mut sums: Sums, filter: &GraphFilter) -> Result<Graph,
     }
     for span in sums.spans() {
         let statement = match filter.namespace.clone() {
-            None => span.asked(COUNTED),
+            None => span.asked_by_day(COUNTED, COUNTED_OF_DAY),
             Some(namespace) => {
                 let (first, last) = span.ends;
                 span.asked(OF_NAMESPACE).bind(namespace).bind(first).bind(last)

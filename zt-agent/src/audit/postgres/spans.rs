@@ -52,6 +52,14 @@ impl Span {
         }
     }
 
+    /// The day that it is of, if it is of all hours of that one: of all its shapes, or of those between two.
+    pub(super) fn whole_day(&self) -> Option<i32> {
+        let (first, last) = self.ends;
+        let day = first.div_euclid(HOURS);
+        let is_whole = first == day * HOURS && last == first + (HOURS - 1);
+        i32::try_from(day).ok().filter(|_| is_whole)
+    }
+
     /// Takes a later day in, as far as it is between two hours.
     fn take(&mut self, day: &Day, hours: (i64, i64)) {
         let (first, last) = day.between(hours);
@@ -208,5 +216,30 @@ mod tests {
         );
         assert_eq!(spans((70, 99))[0].hours, [70, 71]);
         assert_eq!(spans((70, 99))[0].ends, (70, 71));
+    }
+
+    #[test]
+    fn a_span_is_of_a_whole_day_if_it_is_of_all_its_hours_and_of_no_other_one() {
+        let day = |number, added_up| Day {
+            number,
+            added_up,
+            sample: ["a", "b", "c"].map(str::to_owned).to_vec(),
+        };
+        let whole = |days: &[Day], hours, most| -> Vec<Option<i32>> {
+            let spans = spans(days, hours, kinds(most));
+            spans.iter().map(Span::whole_day).collect()
+        };
+        let all = (i64::MIN, i64::MAX);
+        for added_up in [false, true] {
+            assert_eq!(whole(&[day(2, added_up)], all, 10), [Some(2)]);
+            assert_eq!(whole(&[day(2, added_up)], all, 1), [Some(2); 3], "in parts");
+            for hours in [(49, 71), (48, 70), (49, 70)] {
+                assert_eq!(whole(&[day(2, added_up)], hours, 10), [None]);
+            }
+        }
+        let two = [day(2, false), day(3, false)];
+        assert_eq!(whole(&two, all, 10), [None], "together");
+        assert_eq!(whole(&two, all, 2), [Some(2), Some(2), Some(3), Some(3)]);
+        assert_eq!(whole(&two, (60, 83), 10), [None], "a day's hours of two days");
     }
 }

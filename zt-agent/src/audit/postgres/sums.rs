@@ -54,7 +54,17 @@ ORDER BY 1";
 /// says: its counts are many. It says the same on each of its days, for its id is a hash of that. `$counted` are the counts;
 /// parameter 1 is what is no connection.
 macro_rules! added_up {
-    ($counted:expr, $columns:literal, $rest:literal) => {
+    ($counted:expr, $columns:expr, $rest:literal) => {
+        added_up!(
+            $counted,
+            $columns,
+            "CROSS JOIN LATERAL (
+                SELECT * FROM zt_audit.shape s WHERE s.day = b.day AND s.id = b.shape AND s.login = b.login OFFSET 0
+            ) s",
+            $rest
+        )
+    };
+    ($counted:expr, $columns:expr, $joined:literal, $rest:literal) => {
         concat!(
             "WITH ",
             $counted,
@@ -65,16 +75,32 @@ macro_rules! added_up {
             )
             SELECT ",
             $columns,
-            " FROM summed b
-            CROSS JOIN LATERAL (
-                SELECT * FROM zt_audit.shape s WHERE s.day = b.day AND s.id = b.shape AND s.login = b.login OFFSET 0
-            ) s
-            WHERE s.part <> $1 ",
+            " FROM summed b ",
+            $joined,
+            " WHERE s.part <> $1 ",
             $rest
         )
     };
 }
 pub(super) use added_up;
+
+/// The same of a [whole day](Span::whole_day), which is parameter 6. What is asked for is about nearly all of the day's shapes: these are
+/// read as they lie, and looked up in the sums, which are in memory. One by one they would be looked up all over the disk.
+///
+/// The server plans for a day that it does not know, and so for one as large as they are on average. Of the newest it may have no
+/// statistics yet: it would take that one for all but empty, and keep what its shapes say in memory, or where there is no room for
+/// that on disk, instead of the sums.
+macro_rules! added_up_of_day {
+    ($columns:expr) => {
+        added_up!(
+            counted!(),
+            $columns,
+            "JOIN zt_audit.shape s ON s.id = b.shape AND s.login = b.login",
+            "AND s.day = (SELECT $6::integer) AND ($4::uuid IS NULL OR s.id BETWEEN $4 AND $5) "
+        )
+    };
+}
+pub(super) use added_up_of_day;
 
 /// The counts of a span. Parameters: 2 its days, 3 its hours, 4 and 5 the first and the last shape, or nothing.
 macro_rules! counted {
@@ -192,6 +218,18 @@ impl Sums {
 }
 
 impl Span {
+    /// Parameters 1 to 5 of `sql`, or 1 to 6 of `of_day`, where it is of a whole day.
+    pub(super) fn asked_by_day(
+        self,
+        sql: &'static str,
+        of_day: &'static str,
+    ) -> Query<'static, Postgres, PgArguments> {
+        match self.whole_day() {
+            Some(day) => self.asked(of_day).bind(day),
+            None => self.asked(sql),
+        }
+    }
+
     /// Parameters 1 to 5.
     pub(super) fn asked(self, sql: &'static str) -> Query<'static, Postgres, PgArguments> {
         sqlx::query(sql)

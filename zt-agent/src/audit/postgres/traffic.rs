@@ -5,22 +5,32 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
 use super::PgError;
-use super::sums::{self, Sums, added_up, counted};
-use crate::audit::query::{AddingRaw, AddingSeen, Counted, Fold, GraphFilter, HOUR, Traffic, by_address};
+use super::sums::{self, Sums, added_up, added_up_of_day, counted};
+use crate::audit::query::{AddingRaw, AddingSeen, Fold, GraphFilter, HOUR, Traffic, by_address};
 use crate::audit::record::Part;
 
-const NAMED: &str = concat!(
-    added_up!(
-        counted!(),
+macro_rules! columns {
+    () => {
         "s.source, s.destination, s.protocol, s.port, s.part, s.decision, s.enforced, b.connections, b.first_seen,
-         b.last_seen, s.reason, NULL::inet, NULL::inet",
-        ""
-    ),
-    "AND NOT ",
-    by_address!("s.source"),
-    " AND NOT ",
-    by_address!("s.destination"),
-);
+         b.last_seen, s.reason, NULL::inet, NULL::inet"
+    };
+}
+
+/// Those of whom both ends have names.
+macro_rules! named {
+    ($added_up:expr) => {
+        concat!(
+            $added_up,
+            "AND NOT ",
+            by_address!("s.source"),
+            " AND NOT ",
+            by_address!("s.destination"),
+        )
+    };
+}
+
+const NAMED: &str = named!(added_up!(counted!(), columns!(), ""));
+const NAMED_OF_DAY: &str = named!(added_up_of_day!(columns!()));
 
 /// The same of the others of one day, an address each. Parameters: 1 what is no connection, 2 the day, 3 and 4 the times.
 /// Records are added up before it is looked at what their shapes say.
@@ -65,11 +75,12 @@ CROSS JOIN LATERAL (
 pub(super) async fn traffic(mut sums: Sums, filter: &GraphFilter, fold: &Fold) -> Result<Traffic, PgError> {
     let mut adding = AddingSeen::new(filter, fold);
     let mut take = |row: &PgRow| -> Result<(), PgError> {
-        adding.take(&seen(row)?)?;
-        Ok(())
+        let ends = [row.try_get(11)?, row.try_get(12)?];
+        Ok(adding.add(&sums::connections(row)?, row.try_get(10)?, ends)?)
     };
     for span in sums.spans() {
-        sums.each(span.asked(NAMED), &mut take).await?;
+        sums.each(span.asked_by_day(NAMED, NAMED_OF_DAY), &mut take)
+            .await?;
     }
     for (first, last) in sums.days() {
         let statement = sqlx::query(BY_ADDRESS)
@@ -94,14 +105,5 @@ pub(super) async fn traffic(mut sums: Sums, filter: &GraphFilter, fold: &Fold) -
     Ok(Traffic {
         raw: raw.done(),
         ..adding.done()
-    })
-}
-
-fn seen(row: &PgRow) -> Result<Counted, sqlx::Error> {
-    Ok(Counted {
-        connections: sums::connections(row)?,
-        reason: row.try_get(10)?,
-        source_address: row.try_get(11)?,
-        destination_address: row.try_get(12)?,
     })
 }

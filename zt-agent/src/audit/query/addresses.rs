@@ -6,9 +6,13 @@ use std::net::IpAddr;
 /// Most addresses that are told one by one.
 pub const MAX_TOLD: usize = 16;
 
-/// Different addresses.
+/// Different addresses; of most connections there are none, and nothing is kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Addresses {
+pub struct Addresses(Option<Box<All>>);
+
+/// One at least.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct All {
     /// The first of them, in order, at most [`MAX_TOLD`].
     told: Vec<IpAddr>,
     /// How many more there are.
@@ -18,59 +22,59 @@ pub struct Addresses {
 impl Addresses {
     /// The first of them, in order, at most [`MAX_TOLD`].
     pub fn told(&self) -> &[IpAddr] {
-        &self.told
+        self.0.as_ref().map_or(&[], |all| all.told.as_slice())
     }
 
     /// The first one.
     pub fn first(&self) -> Option<IpAddr> {
-        self.told.first().copied()
+        self.told().first().copied()
     }
 
     /// How many there are.
     pub fn count(&self) -> u64 {
-        self.more.saturating_add(self.told.len() as u64)
+        self.untold().saturating_add(self.told().len() as u64)
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.told.is_empty()
+        self.told().is_empty()
     }
 
     /// Takes one in that may be there already. Gives back the one that is not told for it, to be counted if it never was: one
     /// that was given back is behind all that are told from then on, and will not be among them.
     pub(super) fn take(&mut self, address: IpAddr) -> Option<IpAddr> {
-        let Err(place) = self.told.binary_search(&address) else {
+        let told = &mut self.0.get_or_insert_default().told;
+        let Err(place) = told.binary_search(&address) else {
             return None;
         };
         if place == MAX_TOLD {
             return Some(address);
         }
-        self.told.insert(place, address);
-        if self.told.len() > MAX_TOLD {
-            self.told.pop()
-        } else {
-            None
-        }
+        told.insert(place, address);
+        if told.len() > MAX_TOLD { told.pop() } else { None }
     }
 
     /// Counts so many that are not told.
     pub(super) fn count_more(&mut self, number: u64) {
-        self.more = self.more.saturating_add(number);
+        if number > 0 {
+            let all = self.0.get_or_insert_default();
+            all.more = all.more.saturating_add(number);
+        }
     }
 
     /// How many are not told.
     pub(super) fn untold(&self) -> u64 {
-        self.more
+        self.0.as_ref().map_or(0, |all| all.more)
     }
 
     /// Takes in those of another class, which are others.
     pub fn join(&mut self, others: &Self) {
-        for address in &others.told {
+        for address in others.told() {
             if self.take(*address).is_some() {
                 self.count_more(1);
             }
         }
-        self.count_more(others.more);
+        self.count_more(others.untold());
     }
 }
 

@@ -16,6 +16,9 @@ pub const MAX_ANSWERED: usize = 20_000;
 const MAX_ADDRESSES: usize = 10_000_000;
 /// Most that are added up for an answer over the API.
 pub const MAX_ADDRESSES_ANSWERED: usize = 1_000_000;
+/// Most bytes that an answer over the API may take for connections whose addresses are still to be read, as estimated from above: an
+/// agent may have as little as 128 MiB for all that it does.
+pub const MAX_BYTES_ANSWERED: usize = 64 << 20;
 
 /// Tells addresses apart that no workload has.
 pub trait Classes: Debug + Send + Sync {
@@ -34,6 +37,7 @@ pub struct Fold {
     of_refused: bool,
     most: usize,
     most_addresses: usize,
+    most_bytes: usize,
 }
 
 /// Where an end was, as far as it is told apart.
@@ -56,6 +60,7 @@ impl Fold {
             of_refused: false,
             most: MAX_SEEN,
             most_addresses: MAX_ADDRESSES,
+            most_bytes: usize::MAX,
         }
     }
 
@@ -88,12 +93,22 @@ impl Fold {
         }
     }
 
+    /// The same, which keeps no more bytes of connections whose addresses are still to be read.
+    #[must_use]
+    pub fn within(self, most_bytes: usize) -> Self {
+        Self { most_bytes, ..self }
+    }
+
     pub(super) const fn most(&self) -> usize {
         self.most
     }
 
     pub(in crate::audit) const fn most_addresses(&self) -> usize {
         self.most_addresses
+    }
+
+    pub(in crate::audit) const fn most_bytes(&self) -> usize {
+        self.most_bytes
     }
 
     pub(super) const fn few(&self) -> usize {

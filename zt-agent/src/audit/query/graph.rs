@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -204,7 +205,7 @@ impl Edge {
 pub struct Adding<'f> {
     filter: &'f GraphFilter,
     /// With the connections that correct others: they count when all others have.
-    edges: HashMap<Ends, (Edge, u64)>,
+    edges: HashMap<Ends, (Edge, u64), RandomState>,
 }
 
 type Ends = (Arc<str>, Arc<str>, u8, u16);
@@ -214,7 +215,7 @@ impl<'f> Adding<'f> {
     pub fn new(filter: &'f GraphFilter) -> Self {
         Self {
             filter,
-            edges: HashMap::new(),
+            edges: HashMap::default(),
         }
     }
 

@@ -2,14 +2,19 @@
 //! Recorded connections, for those who ask another policy about them: the edges of the graph, and where an end has no name
 //! of its own, one for each class of addresses that whoever asks tells apart.
 
+mod numbered;
+mod sums;
+
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::hash::BuildHasher as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use zt_common::verdict::Reason;
 
+use self::numbered::Numbered;
+use self::sums::{Kept, Sums};
 use super::addresses::Addresses;
 use super::fold::{At, Fold};
 use super::graph::{Connections, Edge};
@@ -96,49 +101,19 @@ const MAX_REASONS: usize = 64;
 /// What all further ones are together.
 const OTHER: &str = "other";
 
-/// Who is at both ends, by their numbers in [`Parties`], and where.
-type Ends = (u32, u32, u8, u16, At, At);
-
-/// The names of ends, each numbered: there are few of them beside the connections, whose keys and their order are numbers then.
-#[derive(Debug, Default)]
-struct Parties {
-    numbers: HashMap<Arc<str>, u32>,
-    names: Vec<Arc<str>>,
-}
-
-impl Parties {
-    fn number(&mut self, name: &Arc<str>) -> u32 {
-        if let Some(number) = self.numbers.get(name) {
-            return *number;
-        }
-        // There are never more than counts that were taken in.
-        let number = u32::try_from(self.names.len()).unwrap_or(u32::MAX);
-        self.numbers.insert(Arc::clone(name), number);
-        self.names.push(Arc::clone(name));
-        number
-    }
-
-    /// The place of each number in the order of the names.
-    fn places(&self) -> Vec<u32> {
-        let mut numbers: Vec<(&Arc<str>, u32)> = self.names.iter().zip(0..).collect();
-        numbers.sort_unstable();
-        let mut places = vec![0; numbers.len()];
-        for ((_, number), place) in numbers.into_iter().zip(0..) {
-            if let Some(of) = places.get_mut(number as usize) {
-                *of = place;
-            }
-        }
-        places
-    }
-}
+/// Who is at both ends and where, by their numbers in [`AddingSeen::parties`] and [`AddingSeen::places`].
+type Ends = (u32, u32, u8, u16, u32, u32);
 
 /// Adds connections up, in any order. Only who has a name is corrected, so that addresses that are one change no sum.
 #[derive(Debug)]
 pub struct AddingSeen<'f> {
     filter: &'f GraphFilter,
     fold: &'f Fold,
-    parties: Parties,
-    seen: HashMap<Ends, Sums>,
+    parties: Numbered<Arc<str>>,
+    places: Numbered<At>,
+    /// Where the sums of each are.
+    seen: HashMap<Ends, u32, RandomState>,
+    sums: Kept,
     /// Whether some are told apart that are one by now, because their source reached many.
     has_many: bool,
     /// How many of them there ever were.
@@ -152,79 +127,16 @@ pub struct AddingSeen<'f> {
     left_out: BTreeMap<String, u64>,
 }
 
-#[derive(Debug)]
-struct Sums {
-    number: u64,
-    edge: Edge,
-    /// The connections that correct others: they count when all others have.
-    refused: u64,
-    unproven: u64,
-    spans: Spans,
-    /// Where both ends were; most have names.
-    places: Option<Box<[Addresses; 2]>>,
-}
-
-impl Sums {
-    fn of(connections: &Connections, numbers: &mut u64) -> Self {
-        *numbers += 1;
-        Self {
-            number: *numbers,
-            edge: Edge::of(connections),
-            refused: 0,
-            unproven: 0,
-            spans: Spans::default(),
-            places: None,
-        }
-    }
-
-    /// Counts where they were. An address that is not told is counted once: `counted` has those that were.
-    fn was_at(&mut self, ends: [Option<IpAddr>; 2], counted: &mut HashSet<u64>) {
-        if ends == [None, None] {
-            return;
-        }
-        let places = self.places.get_or_insert_default();
-        for (end, (place, address)) in places.iter_mut().zip(ends).enumerate() {
-            let Some(untold) = address.and_then(|address| place.take(address)) else {
-                continue;
-            };
-            let hash = counted.hasher().hash_one((self.number, end, untold));
-            if counted.insert(hash) {
-                place.count_more(1);
-            }
-        }
-    }
-
-    /// Takes in others between the same two.
-    fn join(&mut self, other: Self, counted: &mut HashSet<u64>) {
-        self.edge.join(&other.edge);
-        self.refused = self.refused.saturating_add(other.refused);
-        self.unproven = self.unproven.saturating_add(other.unproven);
-        self.spans.join(other.spans);
-        let Some(others) = other.places else {
-            return;
-        };
-        let [sources, destinations] = *others;
-        for source in sources.told() {
-            self.was_at([Some(*source), None], counted);
-        }
-        for destination in destinations.told() {
-            self.was_at([None, Some(*destination)], counted);
-        }
-        let places = self.places.get_or_insert_default();
-        for (place, untold) in places.iter_mut().zip([sources.untold(), destinations.untold()]) {
-            place.count_more(untold);
-        }
-    }
-}
-
 impl<'f> AddingSeen<'f> {
     /// Nothing yet of what the filter asks for.
     pub fn new(filter: &'f GraphFilter, fold: &'f Fold) -> Self {
         Self {
             filter,
             fold,
-            parties: Parties::default(),
-            seen: HashMap::new(),
+            parties: Numbered::default(),
+            places: Numbered::default(),
+            seen: HashMap::default(),
+            sums: Kept::default(),
             has_many: false,
             numbers: 0,
             addresses: 0,
@@ -236,23 +148,30 @@ impl<'f> AddingSeen<'f> {
 
     /// Counts these, as far as the filter asks for them.
     pub fn take(&mut self, counted: &Counted) -> Result<(), TooMuch> {
-        let connections = &counted.connections;
+        let addresses = [counted.source_address, counted.destination_address];
+        self.add(&counted.connections, &counted.reason, addresses)
+    }
+
+    /// The same, of what was decided for that reason, and where source and destination were, as far as they are known by that.
+    pub fn add(
+        &mut self,
+        connections: &Connections,
+        reason: &str,
+        [from, to]: [Option<IpAddr>; 2],
+    ) -> Result<(), TooMuch> {
         let (source, destination) = (&connections.source, &connections.destination);
         if !self.filter.takes(source, destination) {
             return Ok(());
         }
-        if !is_by_policy(&counted.reason) {
-            let known = self.left_out.len() < MAX_REASONS || self.left_out.contains_key(&counted.reason);
-            let reason = if known { &counted.reason } else { OTHER };
+        if !is_by_policy(reason) {
+            let known = self.left_out.len() < MAX_REASONS || self.left_out.contains_key(reason);
+            let reason = if known { reason } else { OTHER };
             let sum = self.left_out.entry(reason.to_owned()).or_default();
             *sum = sum.saturating_add(connections.count);
             return Ok(());
         }
-        let addresses = [
-            counted.source_address.filter(|_| is_by_address(source)),
-            counted.destination_address.filter(|_| is_by_address(destination)),
-        ];
-        let [from, to] = addresses;
+        let from = from.filter(|_| is_by_address(source));
+        let to = to.filter(|_| is_by_address(destination));
         if from.or(to).is_some() {
             self.addresses += 1;
             if self.addresses > self.fold.most_addresses() {
@@ -260,25 +179,24 @@ impl<'f> AddingSeen<'f> {
             }
         }
         let (source, destination) = (self.parties.number(source), self.parties.number(destination));
-        let ends = (
-            source,
-            destination,
-            connections.protocol,
-            connections.port,
-            self.fold.at(from),
-            self.destination(source, connections, to),
-        );
-        let sums = self
-            .seen
-            .entry(ends)
-            .or_insert_with(|| Sums::of(connections, &mut self.numbers));
-        let refused = sums.edge.take(connections);
-        sums.refused = sums.refused.saturating_add(refused);
-        sums.spans.take(connections);
-        sums.was_at(addresses, &mut self.counted);
-        let counts = !connections.corrects || connections.enforced;
-        if connections.denied && counts && counted.reason == Reason::ProofRequired.name() {
-            sums.unproven = sums.unproven.saturating_add(connections.count);
+        let places = [self.fold.at(from), self.destination(source, connections, to)];
+        let [from_place, to_place] = places.map(|place| self.places.number(&place));
+        let (protocol, port) = (connections.protocol, connections.port);
+        let ends = (source, destination, protocol, port, from_place, to_place);
+        let place = *self.seen.entry(ends).or_insert_with(|| {
+            // Each name is kept once, however often it was read.
+            let name = |number, read| Arc::clone(self.parties.value(number).unwrap_or(read));
+            let edge = Edge {
+                source: name(source, &connections.source),
+                destination: name(destination, &connections.destination),
+                ..Edge::of(connections)
+            };
+            self.numbers += 1;
+            self.sums.put(Sums::of(self.numbers, edge))
+        });
+        if let Some(sums) = self.sums.at(place) {
+            sums.take(connections, reason == Reason::ProofRequired.name());
+            sums.was_at([from, to], &mut self.counted);
         }
         if self.seen.len() > self.fold.most() && self.has_many {
             self.fold_many();
@@ -311,21 +229,26 @@ impl<'f> AddingSeen<'f> {
     fn fold_many(&mut self) {
         self.has_many = false;
         let few = self.fold.few();
-        let is_many = |ends: &Ends| {
-            let far = self.far.get(&ends.0);
-            matches!(ends.5, At::One(_)) && far.is_some_and(|far| far.len() > few)
+        let one_of_many = |ends: &Ends| match self.places.value(ends.5) {
+            Some(At::One(address)) if self.far.get(&ends.0)?.len() > few => Some((*ends, *address)),
+            _ => None,
         };
-        let apart: Vec<Ends> = self.seen.keys().filter(|ends| is_many(ends)).copied().collect();
-        for mut ends in apart {
-            let (Some(one), At::One(address)) = (self.seen.remove(&ends), ends.5) else {
+        let apart: Vec<(Ends, IpAddr)> = self.seen.keys().filter_map(one_of_many).collect();
+        for (mut ends, address) in apart {
+            let Some(one) = self.seen.remove(&ends) else {
                 continue;
             };
-            ends.5 = self.fold.at(Some(address));
+            ends.5 = self.places.number(&self.fold.at(Some(address)));
             match self.seen.entry(ends) {
                 Entry::Vacant(nobody) => {
                     nobody.insert(one);
                 }
-                Entry::Occupied(mut all) => all.get_mut().join(one, &mut self.counted),
+                Entry::Occupied(all) => {
+                    let one = self.sums.take(one);
+                    if let (Some(one), Some(all)) = (one, self.sums.at(*all.get())) {
+                        all.join(one, &mut self.counted);
+                    }
+                }
             }
         }
     }
@@ -333,27 +256,25 @@ impl<'f> AddingSeen<'f> {
     /// All of them, in order; of raw sockets none, which are counted by themselves.
     pub fn done(mut self) -> Traffic {
         self.fold_many();
-        let places = self.parties.places();
-        let place = |party: u32| places.get(party as usize);
-        let mut seen: Vec<(Ends, Sums)> = self.seen.into_iter().collect();
-        seen.sort_unstable_by_key(|((source, destination, protocol, port, from, to), _)| {
-            (place(*source), place(*destination), *protocol, *port, *from, *to)
-        });
-        let seen = seen
-            .into_iter()
-            .map(|(_, mut sums)| {
-                sums.edge.correct(sums.refused);
-                let places = sums.places.map(|places| *places);
-                let [source_addresses, destination_addresses] = places.unwrap_or_default();
-                Seen {
-                    edge: sums.edge,
-                    source_addresses,
-                    destination_addresses,
-                    unproven: sums.unproven,
-                    spans: sums.spans,
-                }
-            })
-            .collect();
+        let (parties, places) = (self.parties.places(), self.places.places());
+        let of = |places: &[u32], number: u32| places.get(number as usize).copied().unwrap_or(number);
+        let in_order = |(source, destination, protocol, port, from, to): Ends| -> Ends {
+            let (source, destination) = (of(&parties, source), of(&parties, destination));
+            (
+                source,
+                destination,
+                protocol,
+                port,
+                of(&places, from),
+                of(&places, to),
+            )
+        };
+        let seen = self.seen.into_iter();
+        let mut order: Vec<(Ends, u32)> = seen.map(|(ends, place)| (in_order(ends), place)).collect();
+        order.sort_unstable();
+        let mut seen = Vec::with_capacity(order.len());
+        let sums = order.into_iter().filter_map(|(_, place)| self.sums.take(place));
+        seen.extend(sums.map(Sums::seen));
         Traffic {
             seen,
             raw: Vec::new(),

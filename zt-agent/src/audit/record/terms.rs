@@ -276,7 +276,7 @@ mod tests {
 
     #[test]
     fn every_name_leads_back() {
-        for number in 1..=6 {
+        for number in 1..=7 {
             let hook = Hook::Kernel(event::Hook::from_number(number).expect("hook"));
             assert_eq!(Hook::from_name(hook.name()), Some(hook));
         }

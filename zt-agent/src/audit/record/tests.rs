@@ -245,6 +245,7 @@ fn a_policy_change_says_from_what_to_what() {
         revision: 4,
         in_force: true,
         begun: Vec::new(),
+        noted: None,
     };
     let late = PolicyChange {
         in_force: false,

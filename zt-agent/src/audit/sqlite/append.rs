@@ -15,7 +15,7 @@ use super::names::{self, Names};
 use super::place::{Noted, Place, Times, place, write_trail};
 use super::schema::SEGMENT_ROWS;
 use super::shapes::{self, ShapeKey};
-use super::{StoreError, Watched, Writer, share, told};
+use super::{StoreError, Watched, Writer, intents, share, told};
 use crate::audit::chain::Hash;
 use crate::audit::names::{Kind, Named};
 use crate::audit::record::Entry;
@@ -70,6 +70,14 @@ impl Known {
         }
         changed
     }
+
+    /// These names have gone. What refers to them went before: shapes that are still known are those of no name any more.
+    pub(super) fn forget(&mut self, gone: &[i64]) {
+        if !gone.is_empty() {
+            let gone: HashSet<i64, RandomState> = gone.iter().copied().collect();
+            self.names.retain(|_, id| !gone.contains(id));
+        }
+    }
 }
 
 /// The places of a batch in the chain.
@@ -100,12 +108,15 @@ struct Row<'a> {
     pods: [Option<i64>; 2],
 }
 
-/// Keeps a batch, whole or not at all. Returns the places of its entries; `None` where nothing was done.
+/// Keeps a batch, whole or not at all, but for changes of policy that have a record. Returns the places of its entries; `None` where
+/// nothing was done.
 pub(super) async fn append(
     writer: &mut Writer,
     entries: &[Entry],
     mark: Option<RingMark>,
 ) -> Result<Option<Links>, StoreError> {
+    let fewer = intents::unrecorded(&mut writer.connection, entries).await?;
+    let entries = fewer.as_deref().unwrap_or(entries);
     if entries.is_empty() && mark.is_none() {
         return Ok(None);
     }

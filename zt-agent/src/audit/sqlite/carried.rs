@@ -8,13 +8,13 @@ use uuid::Uuid;
 use super::before::{self, Before};
 use super::{Shipping, StoreError, Use, append, gaps, intents, place, seal, ship, told};
 use crate::audit::chain::{Hash, Head};
-use crate::audit::intent::{Intended, Intent};
+use crate::audit::intent::Intent;
 use crate::audit::names::Named;
 use crate::audit::seal::Keys;
 use crate::audit::store::RingMark;
 
-/// Names that go over.
-const NAMES: usize = 65_536;
+/// Names of numbers that go over. What so many were noted after is not kept in any file.
+pub(super) const NAMES: usize = 65_536;
 
 /// What a file says, each part by itself: none of it needs the others.
 #[derive(Debug, Default)]
@@ -29,7 +29,9 @@ pub(super) struct Carried {
     told: Option<String>,
     late: Option<String>,
     /// The changes of policy that were noted and not recorded.
-    intents: Vec<(Intended, Intent)>,
+    intents: Vec<Intent>,
+    /// Those that have a record: none gets a second one.
+    recorded: Vec<Uuid>,
     /// The newest first.
     names: Vec<Named>,
     /// How far a spool has shipped.
@@ -49,10 +51,13 @@ impl Carried {
             mark: place::ring_mark(connection).await.ok().flatten(),
             told: told::told(connection).await.ok().flatten(),
             late: told::late(connection).await.ok().flatten(),
-            intents: intents::intents(connection).await.unwrap_or_default(),
+            recorded: intents::remembered(connection).await.unwrap_or_default(),
             names: append::remembered(connection, NAMES).await.unwrap_or_default(),
             ..Self::default()
         };
+        carried.intents = intents::intents(connection).await.unwrap_or_default();
+        let older = intents::older(connection).await.unwrap_or_default();
+        carried.intents.extend(older);
         if used_as == Use::Spool {
             carried.shipping = ship::read(connection).await.ok();
             if let Some(shipping) = carried.shipping {
@@ -81,8 +86,11 @@ impl Carried {
         if let Some(digest) = &self.late {
             told::set_late(&mut transaction, digest).await?;
         }
-        for (noted, intent) in &self.intents {
-            intents::carry(&mut transaction, *noted, intent).await?;
+        for id in &self.recorded {
+            intents::remember(&mut transaction, *id).await?;
+        }
+        for intent in &self.intents {
+            intents::insert(&mut transaction, intent).await?;
         }
         if used_as == Use::Spool {
             let totals = self.shipping.unwrap_or_default();
@@ -118,10 +126,10 @@ mod tests {
     async fn a_note_that_a_damaged_page_yields_twice_goes_over_once() {
         let (_directory, store) = store().await;
         let mine = intent("somebody", "a", "b");
-        let noted = store.note_intent(&mine).await.expect("notes");
-        store.forget_intent(noted).await.expect("forgets");
+        let other = intent("another", "a", "b");
         let carried = Carried {
-            intents: vec![(noted, mine.clone()), (noted, intent("another", "a", "b"))],
+            intents: vec![mine.clone(), mine.clone(), other.clone()],
+            recorded: vec![other.id],
             ..Carried::default()
         };
         let mut writer = store.writing().await.expect("its turn");
@@ -130,6 +138,10 @@ mod tests {
             .await;
         written.expect("written");
         drop(writer);
-        assert_eq!(store.intents().await.expect("reads"), [(noted, mine)]);
+        assert_eq!(
+            store.intents().await.expect("reads"),
+            [mine],
+            "and not what has its record"
+        );
     }
 }

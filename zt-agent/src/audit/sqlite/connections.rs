@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use sqlx::Executor as _;
+use log::LevelFilter;
 use sqlx::sqlite::{
     SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
     SqliteSynchronous,
 };
+use sqlx::{ConnectOptions as _, Executor as _};
 
 use super::{Durability, select};
 
@@ -19,6 +20,8 @@ pub(super) const READERS: u32 = 4;
 const HOUSE: u32 = 2;
 /// Pages of write-ahead log after which it is written back: 16 MiB.
 const CHECKPOINT_PAGES: &str = "4000";
+/// A statement that took longer is worth a line to whoever looks for the reason. It has kilobytes of text.
+const SLOW: Duration = Duration::from_secs(5);
 /// A connection that came about so soon after another file was put in place may have found the one before.
 const SETTLED: Duration = Duration::from_secs(1);
 
@@ -99,6 +102,8 @@ pub(super) fn again(path: &Path, sync: Durability) -> SqliteConnectOptions {
         .pragma("cache_size", "-4096")
         .pragma("trusted_schema", "OFF")
         .pragma("temp_store", "MEMORY")
+        .log_statements(LevelFilter::Trace)
+        .log_slow_statements(LevelFilter::Debug, SLOW)
 }
 
 /// How those who read connect. What is a property of the file is left to the writer: a connection that may not write
@@ -110,6 +115,8 @@ pub(super) fn reading(path: &Path) -> SqliteConnectOptions {
         .busy_timeout(Duration::from_secs(5))
         .pragma("cache_size", "-4096")
         .pragma("trusted_schema", "OFF")
+        .log_statements(LevelFilter::Trace)
+        .log_slow_statements(LevelFilter::Debug, SLOW)
 }
 
 #[cfg(test)]

@@ -34,10 +34,10 @@ INSERT INTO evaluations (segment, bytes) VALUES (?, ?)
 ON CONFLICT (segment) DO UPDATE SET bytes = bytes + excluded.bytes";
 
 /// Bytes of a record beside its texts; of a shape with its index, its hour and its segment; of a name beside its text.
-/// A name's text is there twice, in its table and in the index.
+/// A name's text is there twice, in its table and in the index, and so is which record was the last to have it.
 const RECORD: usize = 160;
 const SHAPE: usize = 400;
-const NAME: usize = 24;
+const NAME: usize = 48;
 
 /// Anything but evaluations that is older than this gives way to newer evaluations.
 const KEPT: i64 = 86_400_000_000_000;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The store over real files.
 
+mod churn;
 mod clock;
 mod damaged;
 mod durability;

@@ -8,7 +8,7 @@ use futures::TryStreamExt as _;
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteConnection;
 
-use super::packed::{self, unread};
+use super::packed::{self, Shape, unread};
 use super::{Reader, StoreError, sums};
 use crate::audit::query::{
     AddingRaw, AddingSeen, Connections, Counted, Fold, GraphFilter, HOUR, TooMuch, Traffic, by_address,
@@ -73,30 +73,36 @@ pub(super) async fn traffic(
 ) -> Result<Traffic, StoreError> {
     let (first, last) = filter.hours();
     let mut adding = AddingSeen::new(filter, fold);
-    let mut nameless = HashMap::new();
+    let (mut nameless, mut bytes) = (HashMap::new(), 0_usize);
     packed::each(connection, (first, last), |shape| {
-        let id = shape.id;
-        let counted = Counted {
-            connections: shape.connections,
-            reason: shape.reason.to_owned(),
-            source_address: None,
-            destination_address: None,
-        };
-        let Connections {
-            source, destination, ..
-        } = &counted.connections;
+        let Shape {
+            id,
+            connections,
+            reason,
+        } = shape;
+        let (source, destination) = (&connections.source, &connections.destination);
+        if !(is_by_address(source) || is_by_address(destination)) {
+            return Ok(adding.add(&connections, reason, [None, None])?);
+        }
         if !filter.takes(source, destination) {
             return Ok(());
         }
-        if is_by_address(source) || is_by_address(destination) {
-            // Each has an address of its own at least.
-            if nameless.len() >= fold.most_addresses() {
-                return Err(TooMuch::Addresses(fold.most_addresses()).into());
-            }
-            nameless.insert(id, counted);
-            return Ok(());
+        // Each has an address of its own at least.
+        if nameless.len() >= fold.most_addresses() {
+            return Err(TooMuch::Addresses(fold.most_addresses()).into());
         }
-        Ok(adding.take(&counted)?)
+        let counted = Counted {
+            connections,
+            reason: reason.to_owned(),
+            source_address: None,
+            destination_address: None,
+        };
+        bytes = bytes.saturating_add(bytes_of(&counted));
+        if bytes > fold.most_bytes() {
+            return Err(TooMuch::Bytes(fold.most_bytes()).into());
+        }
+        nameless.insert(id, counted);
+        Ok(())
     })
     .await?;
     if !nameless.is_empty() {
@@ -128,6 +134,15 @@ pub(super) async fn traffic(
         raw: raw.done(),
         ..adding.done()
     })
+}
+
+/// What one takes that is kept by its number, as estimated from above: a table that grows has twice the room that it needs, and others
+/// may have the same names.
+fn bytes_of(counted: &Counted) -> usize {
+    let Connections {
+        source, destination, ..
+    } = &counted.connections;
+    2 * size_of::<(i64, Counted)>() + counted.reason.len() + source.len() + destination.len()
 }
 
 /// Reads an address in hexadecimal; nothing is none.

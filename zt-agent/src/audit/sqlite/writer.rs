@@ -9,7 +9,7 @@ use sqlx::{ConnectOptions as _, Connection as _};
 
 use super::age::Age;
 use super::connections::{again, writing};
-use super::{Durability, StoreError, Use, Watched, append, place, schema, share, told};
+use super::{Durability, StoreError, Use, Watched, append, place, schema, share, told, unused};
 use crate::audit::chain::Head;
 use crate::audit::store::RingMark;
 
@@ -24,6 +24,7 @@ pub(super) struct Writer {
     pub(super) age: Age,
     pub(super) share: Arc<share::Share>,
     pub(super) sync: Durability,
+    pub(super) unused: unused::Progress,
 }
 
 impl Writer {
@@ -55,6 +56,7 @@ impl Writer {
             age: Age::new(),
             share: Arc::clone(share),
             sync,
+            unused: unused::Progress::default(),
         })
     }
 

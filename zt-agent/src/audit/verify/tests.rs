@@ -60,6 +60,7 @@ fn entry(number: u64) -> Entry {
                 revision: number,
                 in_force: true,
                 begun: Vec::new(),
+                noted: None,
             };
             from_policy_change(change, &context(), time, id)
         }

@@ -7,7 +7,7 @@ use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Block, Paragraph};
+use ratatui::widgets::{Block, Paragraph, Wrap};
 
 use super::edges::Edge;
 use super::keys;
@@ -265,9 +265,18 @@ fn edges(frame: &mut Frame<'_>, view: &View, pen: Pen, area: Rect) {
         title.push_str(&thousands(view.edges.others));
         title.push_str(" denials on edges that are not told apart ");
     }
+    if view.asks_where() && !top.is_empty() {
+        title.push_str("of all nodes ");
+    }
     let block = pen.block(title, view.pane == Pane::Edges);
     let inner = block.inner(area);
     frame.render_widget(block, area);
+    if top.is_empty() {
+        let nothing = format!(" {}", view.why_no_edge());
+        let nothing = Paragraph::new(Span::styled(nothing, pen.style(Tone::Faint)));
+        frame.render_widget(nothing.wrap(Wrap { trim: false }), inner);
+        return;
+    }
     let selected = view.selected_edge(top.len());
     let height = usize::from(inner.height);
     let first = first_of_window(selected, top.len(), height);

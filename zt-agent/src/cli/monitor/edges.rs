@@ -11,7 +11,7 @@ use super::parsed::{Parsed, Verdict};
 /// Most edges that are told apart; what is denied on others is counted together.
 pub(super) const MAX_EDGES: usize = 10_000;
 
-/// The edges with denials since the view began.
+/// The edges with denials since the view began, or was cleared.
 #[derive(Debug, Default)]
 pub(super) struct Edges {
     /// By source, destination, port and protocol, with a zero byte between them.
@@ -20,6 +20,8 @@ pub(super) struct Edges {
     key: String,
     /// Denials of edges that there was no room for.
     pub(super) others: u64,
+    /// Records that did not come: nobody knows what of them was denied.
+    pub(super) missed: u64,
 }
 
 /// One edge. Its names are as they came.
@@ -85,10 +87,15 @@ impl Edges {
         (taken, all)
     }
 
+    /// Whether nothing has been denied.
+    pub(super) fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
     /// Begins anew.
     pub(super) fn clear(&mut self) {
         self.known.clear();
-        self.others = 0;
+        (self.others, self.missed) = (0, 0);
     }
 }
 

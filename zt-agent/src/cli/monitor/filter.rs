@@ -84,6 +84,17 @@ impl Filter {
         self.words.is_empty()
     }
 
+    /// Whether it asks at which node, pod or address something is.
+    pub(super) fn asks_where(&self) -> bool {
+        self.words.iter().any(|word| word.field == Field::Node)
+    }
+
+    /// Whether a word may be about a node, a pod or an address, so that only what knows its own can fit.
+    pub(super) fn looks_for_places(&self) -> bool {
+        let looks = |word: &Word| !word.not && matches!(word.field, Field::Node | Field::Any);
+        self.words.iter().any(looks)
+    }
+
     pub(super) fn fits(&self, one: &impl Filtered) -> bool {
         self.words.iter().all(|word| word.fits(one) != word.not)
     }

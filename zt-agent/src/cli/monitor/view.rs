@@ -99,7 +99,10 @@ impl View {
     pub(super) fn take(&mut self, fed: Fed) {
         match fed {
             Fed::Record(json) => self.record(&json),
-            Fed::Missed(count) => self.sample.misses(count),
+            Fed::Missed(count) => {
+                self.sample.misses(count);
+                self.edges.missed = self.edges.missed.saturating_add(count);
+            }
             Fed::Agent(name) => self.agent = printable(&name),
             Fed::Connected => {
                 if self.link != Link::Connected {
@@ -166,6 +169,23 @@ impl View {
     /// The edges that are wanted, and how many there are.
     pub(super) fn top(&self) -> (Vec<&Edge>, usize) {
         self.edges.top(&self.filter, MAX_TOP)
+    }
+
+    /// Whether the filter asks where something is, which edges do not know.
+    pub(super) fn asks_where(&self) -> bool {
+        self.filter.asks_where()
+    }
+
+    /// Why no edge is wanted.
+    pub(super) fn why_no_edge(&self) -> &'static str {
+        match (self.edges.is_empty(), self.edges.missed) {
+            (true, 0) => "nothing has been denied since the view began or was cleared",
+            (true, _) => "none of those that were sent was denied since the view began or was cleared",
+            _ if self.filter.looks_for_places() => {
+                "no edge fits the filter: one is at many nodes, pods and addresses, and knows none of them"
+            }
+            _ => "no edge fits the filter",
+        }
     }
 
     /// The edge that is selected, of that many.

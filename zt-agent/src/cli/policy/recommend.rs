@@ -14,9 +14,9 @@ use crate::cli::output::{Format, Output, Tone, line};
 use crate::cli::table::{Cell, Table, printable};
 use crate::cli::traffic::{TrafficArgs, print_left_out, shown};
 use crate::cli::trail::Progress;
-use crate::policy::{self, PolicySet, RecommendError, Settings, Undecided, Unused, Wishes};
+use crate::policy::{self, PolicySet, RecommendError, Settings, Wishes};
 use crate::spiffe_id::Pattern;
-use crate::traffic::{self, Range, Recorded, advise};
+use crate::traffic::{self, Compared, Range, Recorded, advise};
 
 /// Arguments of `policy recommend`.
 #[derive(Debug, Args)]
@@ -143,49 +143,30 @@ fn compare(
     range: &Range,
     settings: &Settings,
 ) -> Result<Exit, Failure> {
-    let wanted: Vec<&Recorded> = range
-        .recorded
-        .iter()
-        .filter(|recorded| recorded.passed(arguments.include_denied) > 0 && !recorded.falls_back())
-        .collect();
     let table = policy::compile(set, &range.workloads(), settings, 1)?;
-    let allowed = |recorded: &Recorded| recorded.judge(&table).map(|decision| decision.allowed);
-    let missing: Vec<&Recorded> = wanted
-        .iter()
-        .copied()
-        .filter(|recorded| allowed(recorded) == Ok(false))
-        .collect();
-    let undecided: Vec<(&Recorded, Undecided)> = wanted
-        .iter()
-        .filter_map(|recorded| Some((*recorded, allowed(recorded).err()?)))
-        // No policy could say anything about it.
-        .filter(|(_, why)| !why.is_beyond_policy())
-        .collect();
-    // Rules that deny are used by what was refused.
-    let flows = range.recorded.iter().flat_map(Recorded::flows);
-    let unused = policy::unused(set, &table, flows, range.holders().as_ref());
+    let compared = Compared::of(range, set, &table, arguments.include_denied);
     match arguments.output.format {
         Format::Json => {
-            let missing: Vec<Value> = missing.iter().map(|recorded| arguments.json(recorded)).collect();
-            let undecided = undecided.iter().map(|(recorded, why)| {
+            let missing = compared.missing.iter();
+            let missing: Vec<Value> = missing.map(|recorded| arguments.json(recorded)).collect();
+            let undecided = compared.undecided.iter().map(|(recorded, why)| {
                 let mut value = arguments.json(recorded);
                 value["reason"] = json!(why);
                 value
             });
             crate::cli::output::json(&json!({
                 "missing": missing,
-                "unused": unused,
+                "unused": compared.unused,
                 "undecided": undecided.collect::<Vec<_>>(),
                 "left_out": range.left_out,
             }))?;
         }
         Format::Table => {
-            print(arguments, &missing, &unused, &undecided)?;
+            print(arguments, &compared)?;
             print_left_out(range, "")?;
         }
     }
-    let differs = !missing.is_empty() || !unused.is_empty() || !undecided.is_empty();
-    Ok(if arguments.fail && differs {
+    Ok(if arguments.fail && compared.differs() {
         Exit::Failed
     } else {
         Exit::Done
@@ -208,12 +189,12 @@ impl RecommendArgs {
     }
 }
 
-fn print(
-    arguments: &RecommendArgs,
-    missing: &[&Recorded],
-    unused: &[Unused],
-    undecided: &[(&Recorded, Undecided)],
-) -> Result<(), Failure> {
+fn print(arguments: &RecommendArgs, compared: &Compared<'_>) -> Result<(), Failure> {
+    let Compared {
+        missing,
+        undecided,
+        unused,
+    } = compared;
     let mut table = Table::new(&["", "RULE OR SOURCE", "DESTINATION", "PORT", "COUNT", "LAST SEEN"]);
     let connections = missing
         .iter()

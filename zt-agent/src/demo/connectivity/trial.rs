@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The trial, in the order in which it is made: a world, an agent that observes, enforces, is told another policy, and is killed.
 
+mod configured;
 mod destination;
 mod flows;
 mod revocation;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
@@ -18,9 +19,11 @@ use super::super::files::Setup;
 use super::super::names::{Kind, Names};
 use super::super::process;
 use super::super::screen::Screen;
-use super::super::world::World;
+use super::super::world::{Extent, World};
+use super::ipv6;
 use super::report::{Report, Row, Verdict};
 use crate::cli::Format;
+use crate::config::{Config, Handshake};
 
 /// What datagrams may do beside what the policy of the demo allows.
 const DATAGRAMS: &str = "\
@@ -59,8 +62,10 @@ pub struct TrialArgs {
 struct Trial {
     world: World,
     agent: Agent,
-    /// Handshakes bear identities.
-    proves: bool,
+    /// Of the configuration what it is tried with.
+    config: Config,
+    /// Why nothing is tried over IPv6.
+    no_ipv6: Option<&'static str>,
     rows: Vec<Row>,
 }
 
@@ -70,21 +75,29 @@ pub(crate) fn try_all(arguments: &TrialArgs) -> Result<bool, DemoError> {
         return Ok(false);
     }
     let begin = Instant::now();
+    let config = Config::parse("the configuration that is tried", &arguments.settings)?;
+    let no_ipv6 = ipv6::missing(Path::new("/proc"));
     let names = Names::of(Kind::Connectivity, arguments.owner, &arguments.mount);
     progress("building cgroups, network namespaces, a bridge and servers");
-    let world = World::build(names, true)?;
+    let extent = Extent {
+        datagrams: true,
+        ipv6: no_ipv6.is_none(),
+        others: &[Who::Nobody, Who::Host],
+    };
+    let world = World::build(names, extent)?;
     let setup = Setup {
         settings: arguments.settings.clone(),
         policies: &[("datagrams.yaml", DATAGRAMS)],
+        at_the_bridge: true,
     };
     let mut agent = Agent::new(&world.names, &setup)?;
     progress("starting an agent: the kernel verifies its programs");
     agent.start()?;
-    let proves = !arguments.settings.contains("handshake: \"off\"");
     let mut trial = Trial {
         world,
         agent,
-        proves,
+        config,
+        no_ipv6,
         rows: Vec::new(),
     };
     // What has been found by then is worth knowing, too.
@@ -96,7 +109,7 @@ pub(crate) fn try_all(arguments: &TrialArgs) -> Result<bool, DemoError> {
         passed: trial.rows.iter().all(|row| row.result != Verdict::Failed),
         version: env!("CARGO_PKG_VERSION"),
         kernel: release(),
-        handshake: if proves { "auto" } else { "off" },
+        handshake: trial.config.handshake.name(),
         seconds: begin.elapsed().as_secs_f64(),
         checks: &trial.rows,
     };
@@ -128,17 +141,25 @@ impl Trial {
     fn run(&mut self) -> Result<(), DemoError> {
         progress("observing: what policy does not allow is let through");
         self.observe()?;
+        self.unnamed()?;
         progress("enforcing: what it allows, and what it does not");
         self.enforce()?;
         self.allow()?;
         self.deny()?;
         self.evaluate()?;
+        self.itself()?;
+        self.the_host()?;
         progress("the receiving end, and who borrows an address");
         self.at_the_destination()?;
         progress("taking rules away under live connections");
         self.revoke()?;
         progress("killing the agent");
         self.without_the_agent()
+    }
+
+    /// Whether handshakes bear identities.
+    fn proves(&self) -> bool {
+        self.config.handshake != Handshake::Off
     }
 
     fn note(&mut self, row: Row) {

@@ -47,7 +47,7 @@ fn mount_new(path: &Path) -> io::Result<()> {
 }
 
 /// Opens one.
-pub(super) fn open(name: &str) -> Result<File, DemoError> {
+pub(in crate::demo) fn open(name: &str) -> Result<File, DemoError> {
     let path = path_of(name);
     File::open(&path).map_err(DemoError::at("open", &path))
 }

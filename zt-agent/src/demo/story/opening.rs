@@ -5,14 +5,14 @@ use super::super::cast::Who;
 use super::super::error::DemoError;
 use super::super::names::Names;
 use super::super::screen::{Look, Screen, plain};
-use super::super::world::World;
+use super::super::world::{Extent, World};
 
 /// Builds the world and shows it.
 pub(super) fn build(screen: &mut Screen, names: Names) -> Result<World, DemoError> {
     screen.title("zt: who may reach whom, decided by identity, enforced by this machine's kernel")?;
     screen.chapter("A small world")?;
     screen.faint("building cgroups, network namespaces, a bridge and servers ...")?;
-    let world = World::build(names, false)?;
+    let world = World::build(names, Extent::default())?;
     let row = |who: Who| {
         let serves = who.service().map_or_else(
             || plain("-"),

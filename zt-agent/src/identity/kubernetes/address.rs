@@ -5,6 +5,8 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::Part;
 use super::ground::{Ground, Grounds};
 use crate::spiffe_id::SpiffeId;
@@ -88,7 +90,8 @@ impl From<Resolved> for Verdict {
 /// Who claims which address. What has changed is kept until it is asked for.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
-    pods: HashMap<IpAddr, Vec<Claim>>,
+    /// Mostly one for each address, which then takes the room of one.
+    pods: HashMap<IpAddr, SmallVec<[Claim; 1]>>,
     /// Addresses of other nodes, and how many pods of which nodes say so.
     nodes: HashMap<IpAddr, HashMap<Arc<str>, u32>>,
     /// Addresses of this node, likewise.
@@ -181,7 +184,7 @@ impl Claims {
     }
 
     pub(super) fn resolve(&self, address: IpAddr, grounds: &Grounds) -> Verdict {
-        let claims = self.pods.get(&address).map_or(&[][..], Vec::as_slice);
+        let claims = self.pods.get(&address).map_or(&[][..], SmallVec::as_slice);
         let nodes = self.nodes.get(&address);
         let is_here = |claim: &&Claim| claim.part == Part::Here;
         let mut here = claims.iter().filter(is_here);

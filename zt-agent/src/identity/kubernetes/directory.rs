@@ -121,7 +121,7 @@ impl Directory {
                 self.has_gone(part, &pod.uid);
                 return;
             } else {
-                let uid = before.uid.clone();
+                let uid = Arc::clone(&before.uid);
                 self.has_gone(part, &uid);
             }
         }
@@ -149,11 +149,11 @@ impl Directory {
     pub fn all(&mut self, part: Part, pods: &[Pod]) {
         let listed: HashMap<Arc<str>, &str> =
             pods.iter().map(|pod| (name_of(pod), pod.uid.as_str())).collect();
-        let gone: Vec<(Arc<str>, Box<str>)> = self
+        let gone: Vec<(Arc<str>, Arc<str>)> = self
             .pods(part)
             .iter()
             .filter(|(name, known)| listed.get(*name).is_none_or(|uid| **uid != *known.uid))
-            .map(|(name, known)| (Arc::clone(name), known.uid.clone()))
+            .map(|(name, known)| (Arc::clone(name), Arc::clone(&known.uid)))
             .collect();
         for (name, uid) in gone {
             self.has_gone(part, &uid);

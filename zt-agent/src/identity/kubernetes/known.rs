@@ -38,7 +38,7 @@ pub enum Part {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Known {
     /// Its uid.
-    pub(super) uid: Box<str>,
+    pub(super) uid: Arc<str>,
     /// How new that is.
     pub(super) version: u64,
     /// The node that it is on; empty where an agent has left it that did not say.
@@ -52,8 +52,8 @@ pub struct Known {
     pub(super) addresses: Box<[IpAddr]>,
     /// Addresses of its node.
     pub(super) host_addresses: Box<[IpAddr]>,
-    /// What its cgroup is called after.
-    pub(super) cgroup_uid: Box<str>,
+    /// What its cgroup is called after: mostly its uid, and then kept once.
+    pub(super) cgroup_uid: Arc<str>,
     /// Its service account; empty with a static pod.
     pub(super) account: Box<str>,
     /// Its class.

@@ -11,6 +11,9 @@ const ALLOW_OVERRIDE: u32 = 1;
 /// `BPF_F_ALLOW_MULTI`: any number of programs, here and below.
 const ALLOW_MULTI: u32 = 2;
 
+/// `BPF_LSM_CGROUP`: the one type of all hooks of BPF LSM, of whose programs flags are asked for one by one.
+const LSM_CGROUP: u32 = 43;
+
 /// The programs that are attached to a cgroup itself at one hook.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::kernel) struct OwnPrograms {
@@ -36,18 +39,23 @@ pub(in crate::kernel) fn own_programs_at(
     cgroup: BorrowedFd<'_>,
     attach_type: u32,
 ) -> io::Result<OwnPrograms> {
-    let mut ids = [0_u32; 64];
+    let (mut ids, mut flags) = ([0_u32; 64], [0_u32; 64]);
+    let program_flags = match attach_type {
+        LSM_CGROUP => flags.as_mut_ptr() as u64,
+        _ => 0,
+    };
     let mut query = ProgQuery {
         target: cgroup.as_raw_fd() as u32,
         attach_type,
         programs: ids.as_mut_ptr() as u64,
         count: ids.len() as u32,
+        program_flags,
         ..ProgQuery::default()
     };
     bpf(PROG_QUERY, &mut query)?;
     Ok(OwnPrograms {
         ids: ids.iter().copied().take(query.count as usize).collect(),
-        flags: query.attach_flags,
+        flags: query.attach_flags | flags[0],
     })
 }
 

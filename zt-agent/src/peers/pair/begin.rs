@@ -2,6 +2,7 @@
 //! A pair begins with what the last agent knew of the node.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -10,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{BURST, PER_SECOND, Pair, Shared, authorities};
 use crate::identity::peers::{Speaker, Table};
-use crate::peers::allowance::{Allowance, Words};
+use crate::peers::allowance::{Allowance, Pace, Words};
 use crate::peers::connection::unix_seconds;
 use crate::peers::health::State;
 use crate::peers::keys::{Known, Role};
@@ -50,16 +51,12 @@ impl Pair {
         let rest = node.rest(shared.settings.hold, seconds);
         // What the node thread does not know of is not believed either: its keys have gone.
         let believed = networks.is_some() && !rest.is_zero();
-        let mut lost = HashSet::new();
+        let lost: HashSet<IpAddr> = recalled::lost(&speaker, &node, believed).collect();
         if believed {
             recalled::take_up(&mut table, &node);
-        } else {
-            if networks.is_some() {
-                // Who the node thread knows to live there does so no longer.
-                table.forget();
-            }
-            let of = node.residents.iter().map(|resident| resident.address);
-            lost.extend(of.filter(|address| speaker.speaks_for(*address)));
+        } else if networks.is_some() {
+            // Who the node thread knows to live there does so no longer.
+            table.forget();
         }
         let authorities = authorities(&shared.certificates);
         if let Some(authorities) = &authorities {
@@ -70,6 +67,7 @@ impl Pair {
         shared.health.counts(&speaker.neighbour.name, table.counts());
         // Whatever the node thread knows of it that is no longer so is taken back.
         let restless = node.residents.iter().map(|resident| resident.address);
+        let restless = restless.chain(node.lost.iter().copied());
         let restless = restless.chain(speaker.own_addresses()).collect();
         Self {
             hold: believed.then(|| now + rest),
@@ -95,7 +93,7 @@ impl Pair {
             speakers,
             arriving,
             not_before: now,
-            told: now,
+            pace: Pace::new(now),
             keep_at: None,
         }
     }

@@ -17,8 +17,6 @@ use crate::peers::{Told, recalled};
 
 /// Seconds after which the clock may say something else.
 const LOOK: i64 = 60;
-/// What changes within that time is told of together.
-const TOGETHER: Duration = Duration::from_millis(20);
 
 impl Pair {
     /// What was said is no longer believed: nobody lives there as far as this node knows, so that no tag from there verifies. The keys
@@ -155,17 +153,17 @@ impl Pair {
         }
     }
 
-    /// When what has changed is to be told: what changes again and again is told of together.
+    /// When what has changed is to be told: at once, or together with what changes meanwhile where it changes again and again.
     pub(in crate::peers) fn tells_at(&self) -> Option<Instant> {
         let has_changed = self.table.has_changed() || !self.restless.is_empty();
-        has_changed.then(|| self.told + TOGETHER)
+        has_changed.then(|| self.pace.next())
     }
 
     /// Tells what has changed by now.
     pub(in crate::peers) async fn tell_changes(&mut self) -> Result<(), Stopped> {
         let difference = self.table.difference();
         if !difference.is_empty() || !self.restless.is_empty() {
-            self.told = Instant::now();
+            self.pace.told(Instant::now());
             let mut changed = std::mem::take(&mut self.restless);
             changed.extend(difference.addresses);
             self.shared.health.counts(self.name(), self.table.counts());
@@ -234,6 +232,7 @@ impl Pair {
             shown: self.table.held().map(|(id, held)| (id.clone(), held)).collect(),
             networks: self.covered.clone(),
             unheard: self.unheard,
+            lost: self.lost.iter().copied().collect(),
         };
         let mut all = self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner);
         all.set(self.name(), kept);

@@ -65,10 +65,26 @@ async fn what_was_not_heard_is_held_once_however_often_the_agent_is_restarted() 
     }
     shift(&world, Duration::from_secs(1800));
     let a = world.start("a", HashMap::from([(1, epoch)]));
-    assert_eq!(a.kernel.borrow().who("10.2.0.5"), None);
-    a.until_who("10.2.0.5", Some("nobody")).await;
+    // That is so from its first moment: the address is nothing else's in between.
+    assert_eq!(a.kernel.borrow().who("10.2.0.5").as_deref(), Some("nobody"));
     a.until_status("b is unknown", |_| state(&a) == Some(State::Unknown))
         .await;
+    assert_eq!(a.kernel.borrow().who("10.2.0.5").as_deref(), Some("nobody"));
+    until_saved(&a, "it is saved that nobody is known there", |text| {
+        let kept: serde_json::Value = serde_json::from_str(text).expect("JSON");
+        kept["nodes"]["b"]["residents"] == serde_json::json!([])
+    })
+    .await;
+    a.kill();
+    // So it is for all who come after, from their first moment.
+    for _ in 0..2 {
+        let a = world.start("a", HashMap::from([(1, epoch)]));
+        assert_eq!(a.kernel.borrow().who("10.2.0.5").as_deref(), Some("nobody"));
+        a.until_status("b is unknown", |_| state(&a) == Some(State::Unknown))
+            .await;
+        assert_eq!(a.kernel.borrow().who("10.2.0.5").as_deref(), Some("nobody"));
+        a.kill();
+    }
 }
 
 #[tokio::test]

@@ -59,7 +59,13 @@ impl<'a> Alone<'a> {
 
     /// Makes a table of the rule.
     fn put(&mut self, rule: &'a Rule) {
-        self.0.entries.clear();
+        let entries = &mut self.0.entries;
+        // To empty and to walk a map takes as long as it has room: a large rule does not make all that come after it slow.
+        if entries.capacity() > 4 * entries.len().max(1024) {
+            *entries = FastMap::default();
+        } else {
+            entries.clear();
+        }
         self.0.needed = 1;
         self.0.add(rule);
         let header = shapes(self.0.entries.iter().map(|(key, entry)| (*key, *entry)));
@@ -92,5 +98,41 @@ struct Entries<'e>(&'e FastMap<AllowKey, AllowEntry>);
 impl AllowLookup for Entries<'_> {
     fn get(&self, key: &AllowKey) -> Option<AllowEntry> {
         self.0.get(key).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Settings;
+    use crate::policy::ports::PortRange;
+    use crate::policy::sample::of_ports;
+
+    /// Fails where each rule after a large one takes as long as that.
+    #[test]
+    fn the_room_that_a_large_rule_took_is_given_back() {
+        let set = of_ports(&[("a", 1)]);
+        let small = set.policies()[0].rules[0].clone();
+        let mut large = small.clone();
+        // No two of them are one block.
+        large.to[0].ports = (1..=8000)
+            .map(|half| PortRange {
+                first: 2 * half,
+                last: 2 * half,
+            })
+            .collect();
+        let networks = Networks::of(&set, &Settings::default());
+        let mut alone = Alone::new(&[], &networks);
+        alone.put(&large);
+        let room = alone.0.entries.capacity();
+        assert!(room > 8000, "{room}");
+        alone.put(&small);
+        alone.put(&small);
+        assert_eq!(alone.0.entries.len(), 2, "with the header");
+        assert!(
+            alone.0.entries.capacity() <= 4096,
+            "{}",
+            alone.0.entries.capacity()
+        );
     }
 }

@@ -58,12 +58,19 @@ pub fn unused<'f>(
             rule: set.rule_name(rule.number),
             target,
         };
-        let used: Vec<bool> = targets
+        // Those ports of each that are used, where it has several; nothing where it is not used at all.
+        let used: Vec<Option<BTreeSet<u16>>> = targets
             .iter()
-            .map(|narrow| alone.is_used(narrow, &flows))
+            .map(|narrow| {
+                if narrow.to.iter().any(has_several_ports) {
+                    Some(alone.ports(narrow, &flows)).filter(|ports| !ports.is_empty())
+                } else {
+                    alone.is_used(narrow, &flows).then(BTreeSet::new)
+                }
+            })
             .collect();
         let right = rule.raw_sockets.then(|| is_exercised(rule, opened));
-        let idle = !used.contains(&true) && right != Some(true);
+        let idle = used.iter().all(Option::is_none) && right != Some(true);
         if idle && (!used.is_empty() || right.is_some()) {
             unused.push(of(None));
             continue;
@@ -72,11 +79,13 @@ pub fn unused<'f>(
             let Some(target) = narrow.to.first() else {
                 continue;
             };
-            if !used {
-                unused.push(of(Some(text(target, &target.ports))));
-            } else if has_several_ports(target) {
-                let idle = idle_ports(&target.ports, &alone.ports(narrow, &flows));
-                unused.extend((!idle.is_empty()).then(|| of(Some(text(target, &idle)))));
+            match used {
+                None => unused.push(of(Some(text(target, &target.ports)))),
+                Some(ports) if has_several_ports(target) => {
+                    let idle = idle_ports(&target.ports, &ports);
+                    unused.extend((!idle.is_empty()).then(|| of(Some(text(target, &idle)))));
+                }
+                Some(_) => {}
             }
         }
         if right == Some(false) {

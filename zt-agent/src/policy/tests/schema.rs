@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::{document, set};
-use crate::policy::{RESOURCES, Settings, collection_of, definitions, document_of, parse, resource_of};
+use crate::policy::{
+    RESOURCES, Settings, collection_of, definitions, document_of, mark_of, mark_resource, parse, resource_of,
+};
 use crate::yaml;
 
 fn root() -> PathBuf {
@@ -176,4 +178,17 @@ fn a_resource_keeps_what_is_not_of_the_document() {
         odd,
         json!({"kind": "k", "metadata": {"name": "p"}, "spec": {}, "rules": []})
     );
+}
+
+#[test]
+fn a_resource_says_which_change_wrote_it_and_its_document_does_not() {
+    let document = json!({"apiVersion": "v", "kind": "k", "metadata": {"name": "p"}, "spec": {}});
+    let mut resource = resource_of(&document, None);
+    assert_eq!(mark_of(&resource), None);
+    mark_resource(&mut resource, "one");
+    mark_resource(&mut resource, "another");
+    assert_eq!(mark_of(&resource), Some("another"));
+    assert_eq!(document_of(&resource), document);
+    // What the next one writes says so itself.
+    assert_eq!(mark_of(&resource_of(&document, Some(&resource))), Some("another"));
 }

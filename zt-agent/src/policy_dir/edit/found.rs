@@ -4,9 +4,20 @@
 
 use std::path::Path;
 
+use uuid::Uuid;
+
 use super::{EditError, Editor, Held};
 use crate::policy::{self, Document, PolicySet, Problem, Standing, text_digest};
 use crate::policy_dir::read_each;
+
+/// One policy as it is kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sighting {
+    /// Its digest, or that of what is in its place and not valid; `None` where there is nothing.
+    pub digest: Option<String>,
+    /// The change over an API of ours that wrote it; `None` where it was made elsewhere, and in files.
+    pub written_by: Option<Uuid>,
+}
 
 /// What is kept now.
 pub(super) struct Found {
@@ -57,6 +68,22 @@ impl Found {
             self.broken(name, known)
                 .map(|document| text_digest(&document.text))
         })
+    }
+
+    /// A policy, and which change wrote it.
+    pub(super) fn sighting(&self, name: &str, known: &PolicySet) -> Sighting {
+        let valid = self.standing.set.get(name).map(policy::AnyPolicy::file);
+        let file = valid.or_else(|| Some(self.broken(name, known)?.file.as_str()));
+        let held = self
+            .held
+            .iter()
+            .find(|held| Some(held.document.file.as_str()) == file);
+        Sighting {
+            digest: self.digest(name, known),
+            written_by: held
+                .and_then(|held| policy::mark_of(&held.resource))
+                .and_then(|change| change.parse().ok()),
+        }
     }
 
     /// The document that is not valid and is in the place of the policy of that name: where it was when it was valid, or in

@@ -7,9 +7,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
+use uuid::Uuid;
 
 use super::{BODY, EditError};
-use crate::policy::{self, AnyPolicy, Document, RESOURCES, Settings, collection_of, resource_of};
+use crate::policy::{
+    self, AnyPolicy, Document, RESOURCES, Settings, collection_of, mark_resource, resource_of,
+};
 
 /// A policy as it is kept.
 #[derive(Clone, Debug)]
@@ -58,9 +61,15 @@ impl Slot {
         }
     }
 
-    /// Has it hold this document, or be gone.
-    pub(super) fn commit(&self, document: Option<Value>) -> Result<(), EditError> {
-        self.put(document.map(|document| resource_of(&document, self.before.as_ref())))
+    /// Has it hold this document, or be gone; with the word which change did that, if it has an id.
+    pub(super) fn commit(&self, document: Option<Value>, change: Option<Uuid>) -> Result<(), EditError> {
+        self.put(document.map(|document| {
+            let mut resource = resource_of(&document, self.before.as_ref());
+            if let Some(change) = change {
+                mark_resource(&mut resource, &change.to_string());
+            }
+            resource
+        }))
     }
 
     /// Has it hold what it held before.

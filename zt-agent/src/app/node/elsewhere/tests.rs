@@ -17,7 +17,9 @@ fn an_identity_is_there_as_long_as_one_address_is_its() {
     let mut elsewhere = Elsewhere::default();
     elsewhere.set(one, Some(pod.clone()));
     elsewhere.set(one, Some(pod.clone()));
-    elsewhere.set(two, Some(pod));
+    assert_eq!(elsewhere.came(), std::slice::from_ref(&spiffe), "once");
+    elsewhere.set(two, Some(pod.clone()));
+    assert!(elsewhere.came().is_empty(), "one more address of the same");
     elsewhere.set(one, Some(Whose::Node));
     assert_eq!(elsewhere.identities().count(), 1);
     assert_eq!(
@@ -26,6 +28,9 @@ fn an_identity_is_there_as_long_as_one_address_is_its() {
     );
     elsewhere.set(two, None);
     assert_eq!(elsewhere.identities().count(), 0);
+    elsewhere.live(7, vec![spiffe.clone()]);
+    assert_eq!(elsewhere.came(), [spiffe], "who has gone comes anew");
+    elsewhere.live(7, Vec::new());
     elsewhere.set(two, None);
     assert_eq!(elsewhere.peers(&Numbers::default()).count(), 1);
 }

@@ -213,3 +213,40 @@ fn words_that_no_agent_writes_are_one_reason() {
         (MAX_REASONS + 1, 2 * (1000 - MAX_REASONS as u64))
     );
 }
+
+#[test]
+fn what_was_seen_is_in_order_in_whatever_order_it_came_and_however_often() {
+    let of = |source: &str, port: u16, number: u32| {
+        let mut one = to_world(source, number, false);
+        one.connections.port = port;
+        one
+    };
+    let all = [
+        of("b", 80, 1),
+        of("a", 443, 2),
+        of("a", 80, 9),
+        of("b", 80, 0),
+        of("a", 80, 3),
+    ];
+    let seen = added_up(&Fold::nothing(), all.clone());
+    let ends: Vec<_> = seen
+        .iter()
+        .map(|one| {
+            let address = one.destination_addresses.first().expect("an address");
+            (&*one.edge.source, one.edge.port, address.to_string())
+        })
+        .collect();
+    let expected = [
+        ("a", 80_u16, "0.0.0.3"),
+        ("a", 80, "0.0.0.9"),
+        ("a", 443, "0.0.0.2"),
+        ("b", 80, "0.0.0.0"),
+        ("b", 80, "0.0.0.1"),
+    ];
+    let expected = expected.map(|(source, port, address)| (source, port, address.to_owned()));
+    assert_eq!(ends, expected);
+    assert_eq!(added_up(&Fold::nothing(), all.clone().into_iter().rev()), seen);
+    let twice = added_up(&Fold::nothing(), all.iter().chain(&all).cloned());
+    assert_eq!(twice.len(), 5);
+    assert!(twice.iter().all(|one| one.edge.allowed == 2));
+}

@@ -148,6 +148,15 @@ async fn shapes_that_do_not_fit_into_one_text_are_all_counted_and_no_more_are_ke
         matches!(too_many, Err(StoreError::TooMuch(TooMuch::Addresses(8999)))),
         "{too_many:?}"
     );
+    // Nor do they take more memory: each of these at least so much.
+    let too_large = store.traffic(&filter, &most(9000).within(9000 * 100)).await;
+    assert!(
+        matches!(too_large, Err(StoreError::TooMuch(TooMuch::Bytes(900_000)))),
+        "{too_large:?}"
+    );
+    let large_enough = most(9000).within(9000 * 1000);
+    let traffic = store.traffic(&filter, &large_enough).await.expect("traffic");
+    assert_eq!(traffic.seen.len(), 9000);
     // Of a namespace that has none of them nothing is kept.
     let none = GraphFilter {
         namespace: Some("nobody".into()),
@@ -155,4 +164,90 @@ async fn shapes_that_do_not_fit_into_one_text_are_all_counted_and_no_more_are_ke
     };
     let nothing = store.traffic(&none, &most(1)).await.expect("traffic");
     assert!(nothing.seen.is_empty());
+}
+
+/// A connection of a workload that no other record is of.
+fn of_another(number: u64) -> AuditRecord {
+    let mut record = record_of(&decision(), number.into());
+    record.source.spiffe_id = Some(format!("spiffe://hanzo.ai/k8s/n/w{number}").into());
+    record
+}
+
+#[tokio::test]
+async fn names_that_come_with_each_text_are_asked_for_whether_most_hours_are_or_few() {
+    let (_directory, store) = store().await;
+    let mut records: Vec<AuditRecord> = (0..9000).map(of_another).collect();
+    let mut late = of_another(9000);
+    late.timestamp.0 += 20 * HOUR;
+    records.push(late);
+    keep(&store, &records).await;
+    let few = GraphFilter {
+        until: Some(Timestamp(decision_time() + HOUR)),
+        ..GraphFilter::default()
+    };
+    for (filter, expected) in [(GraphFilter::default(), 9001), (few, 9000)] {
+        let graph = store.graph(&filter).await.expect("graph");
+        assert_eq!(graph.edges, walked(&records, &filter));
+        let traffic = store.traffic(&filter, &Fold::nothing()).await.expect("traffic");
+        let edges: Vec<Edge> = traffic.seen.into_iter().map(|seen| seen.edge).collect();
+        assert_eq!(edges.len(), expected);
+        assert_eq!(edges, graph.edges, "in the same order");
+    }
+}
+
+#[tokio::test]
+async fn a_text_of_what_is_no_connection_is_not_the_last_one() {
+    let (_directory, store) = store().await;
+    let raw_socket = |number| {
+        let mut record = of_another(number);
+        record.hook = Hook::Kernel(zt_common::event::Hook::Socket);
+        record
+    };
+    let mut records: Vec<AuditRecord> = (0..9000).map(raw_socket).collect();
+    records.push(of_another(9000));
+    keep(&store, &records).await;
+    let graph = store.graph(&GraphFilter::default()).await.expect("graph");
+    assert_eq!(graph.edges, walked(&records[9000..], &GraphFilter::default()));
+    assert_eq!(graph.edges.len(), 1);
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_ends_its_question_and_nothing_else() {
+    let (_directory, store) = store().await;
+    let records: Vec<AuditRecord> = (0..9000).map(of_another).collect();
+    keep(&store, &records).await;
+    // A name that there is not, in the second text.
+    store
+        .meddle("UPDATE shape SET source = -source WHERE id = 5000")
+        .await;
+    let filter = GraphFilter::default();
+    // More often than there are connections to the file.
+    for _ in 0..3 * connections::READERS {
+        let graph = store.graph(&filter).await;
+        let traffic = store.traffic(&filter, &Fold::nothing()).await;
+        for failed in [graph.err(), traffic.err()] {
+            let why = failed.expect("it cannot be read").to_string();
+            assert!(why.contains("no name has the number -"), "{why}");
+        }
+    }
+    store
+        .meddle("UPDATE shape SET source = -source WHERE id = 5000")
+        .await;
+    let graph = store.graph(&filter).await.expect("graph");
+    assert_eq!(graph.edges, walked(&records, &filter));
+}
+
+#[tokio::test]
+async fn questions_that_are_given_up_half_way_leave_nothing_behind() {
+    let (_directory, store) = store().await;
+    let records: Vec<AuditRecord> = (0..9000).map(of_another).collect();
+    keep(&store, &records).await;
+    let (filter, fold) = (GraphFilter::default(), Fold::nothing());
+    for milliseconds in 0..30 {
+        let asked = store.traffic(&filter, &fold);
+        // Some may be answered by then.
+        let _ = tokio::time::timeout(Duration::from_millis(milliseconds), asked).await;
+    }
+    let traffic = store.traffic(&filter, &fold).await.expect("traffic");
+    assert_eq!(traffic.seen.len(), 9000);
 }

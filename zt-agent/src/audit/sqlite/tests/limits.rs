@@ -93,6 +93,36 @@ async fn retention_is_to_the_record_and_rows_are_never_used_twice() {
     assert_eq!(row, 11);
 }
 
+/// What is kept beside records, for the graph and for filters, goes with the last record that it is about.
+#[tokio::test]
+async fn counts_and_shapes_go_with_the_last_of_their_records() {
+    const ROWS: &str =
+        "SELECT (SELECT count(*) FROM record), (SELECT count(*) FROM shape), (SELECT count(*) FROM bucket)";
+    let directory = tempfile::tempdir().expect("directory");
+    let store = Store::open(Settings {
+        retention_days: Some(1),
+        ..settings(&directory)
+    })
+    .await
+    .expect("opens");
+    let mut batch = records(0..10);
+    let now = crate::audit::clock::now();
+    for record in &mut batch {
+        record.timestamp = Timestamp(now - 48 * 3_600_000_000_000);
+    }
+    keep(&store, &batch).await;
+    let rows = async || -> (i64, i64, i64) {
+        sqlx::query_as(ROWS)
+            .fetch_one(&store.readers)
+            .await
+            .expect("counts")
+    };
+    let (kept, shapes, counts) = rows().await;
+    assert!(kept == 10 && shapes > 1 && counts == shapes, "{shapes}, {counts}");
+    while store.prune().await.expect("prunes").more {}
+    assert_eq!(rows().await, (0, 0, 0));
+}
+
 /// Evaluations of made-up parties.
 fn evaluations(numbers: std::ops::Range<u64>, time: i64) -> Vec<AuditRecord> {
     numbers

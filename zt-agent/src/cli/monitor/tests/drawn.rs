@@ -95,6 +95,49 @@ fn states_are_said() {
     assert!(text.contains("No rule decided: see the reason"), "{text}");
 }
 
+/// Fails where the list of edges is empty and does not say why.
+#[test]
+fn edges_say_why_there_are_none() {
+    let mut nothing = view(&[record("ALLOW", true, 5432)]);
+    let text = |view: &View| screen(view, 160, 30).join("\n");
+    let yet = "nothing has been denied since the view";
+    assert!(text(&nothing).contains(yet));
+    nothing.take(Fed::Record(record("DENY", true, 80).to_string()));
+    assert!(!text(&nothing).contains(yet));
+    typed(&mut nothing, "c");
+    assert!(text(&nothing).contains(yet));
+    // Those that did not come may have been denied: whatever is typed, and until it is cleared.
+    nothing.take(Fed::Missed(7));
+    typed(&mut nothing, "/a");
+    assert!(text(&nothing).contains("none of those that were sent was denied"));
+    assert_eq!(nothing.press(Key::Escape), Asked::Nothing);
+    typed(&mut nothing, "c");
+    assert!(text(&nothing).contains(yet));
+
+    // Where it was is known of decisions alone.
+    for (filter, is_place) in [
+        ("node:n1", true),
+        ("10.0.0.1", true),
+        ("to:redis", false),
+        ("-node:n1 to:redis", false),
+        ("-postgres", false),
+    ] {
+        let mut view = view(&[record("DENY", true, 80)]);
+        typed(&mut view, &format!("/{filter}"));
+        let text = text(&view);
+        assert!(
+            text.contains("0 edges") && text.contains("no edge fits the filter"),
+            "{filter}: {text}"
+        );
+        let says_why = text.contains("no edge fits the filter: one is at");
+        assert_eq!(says_why, is_place, "{filter}: {text}");
+    }
+    let mut elsewhere = view(&[record("DENY", true, 80)]);
+    typed(&mut elsewhere, "/-node:n1");
+    let text = text(&elsewhere);
+    assert!(text.contains("1 edges of all nodes"), "{text}");
+}
+
 #[test]
 fn colours_are_left_out_where_they_are_not_wanted() {
     let view = view(&[record("DENY", true, 1)]);

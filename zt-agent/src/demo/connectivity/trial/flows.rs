@@ -15,7 +15,9 @@ use super::super::report::Row;
 use super::Trial;
 
 /// How long an answer to a datagram may take where there has to be one, in ms.
-const PATIENCE: u64 = 15_000;
+pub(super) const PATIENCE: u64 = 15_000;
+/// What comes of an attempt that the sending end enforces upon.
+const REFUSED: &str = "refused with EPERM, recorded";
 
 /// The two protocols that are tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +47,21 @@ pub(super) fn ways() -> impl Iterator<Item = Way> {
 }
 
 impl Trial {
+    /// Whether something cannot be tried that way, as there is no IPv6 here. The table says so then.
+    pub(super) fn skips(
+        &mut self,
+        check: &'static str,
+        expected: &'static str,
+        (protocol, ipv6): Way,
+    ) -> bool {
+        let Some(why) = self.no_ipv6.filter(|_| ipv6) else {
+            return false;
+        };
+        let row = Row::not_applicable(check, expected, why);
+        self.note(row.over(ipv6, protocol.name()));
+        true
+    }
+
     /// Where `who` serves.
     pub(super) fn place(who: Who, ipv6: bool) -> Result<(SocketAddr, Speak), DemoError> {
         let nowhere = || {
@@ -72,8 +89,12 @@ impl Trial {
     }
 
     pub(super) fn observe(&mut self) -> Result<(), DemoError> {
+        const CHECK: &str = "observe";
         const EXPECTED: &str = "let through, recorded as DENY";
         for way in ways() {
+            if self.skips(CHECK, EXPECTED, way) {
+                continue;
+            }
             let report = self.reach((Who::Chat, Who::Postgres), way, PATIENCE)?;
             let record = self.record(Some(Who::Chat), Who::Postgres, |record| {
                 is_of(record, Who::Postgres, way)
@@ -81,7 +102,7 @@ impl Trial {
                     && record["enforced"] == false
             })?;
             let found = format!("{}{}", words(&report.outcome), on_record(record.is_some()));
-            let row = Row::new("observe", EXPECTED, reached(&report) && record.is_some(), found);
+            let row = Row::new(CHECK, EXPECTED, reached(&report) && record.is_some(), found);
             self.note(row.over(way.1, way.0.name()));
         }
         Ok(())
@@ -105,15 +126,22 @@ impl Trial {
     }
 
     pub(super) fn allow(&mut self) -> Result<(), DemoError> {
-        const PROOF: &str = "both ends prove who they are";
+        const ALLOW: (&str, &str) = ("allow", "let through");
+        const PROOF: (&str, &str) = ("handshake", "both ends prove who they are");
         for way in ways() {
+            if self.skips(ALLOW.0, ALLOW.1, way) {
+                continue;
+            }
             let report = self.reach((Who::Iam, Who::Postgres), way, PATIENCE)?;
-            let row = Row::new("allow", "let through", reached(&report), words(&report.outcome));
+            let row = Row::new(ALLOW.0, ALLOW.1, reached(&report), words(&report.outcome));
             self.note(row.over(way.1, way.0.name()));
         }
         for ipv6 in [false, true] {
-            if !self.proves {
-                let row = Row::not_applicable("handshake", PROOF, "`handshake` is off in the configuration");
+            if self.skips(PROOF.0, PROOF.1, (Protocol::Tcp, ipv6)) {
+                continue;
+            }
+            if !self.proves() {
+                let row = Row::not_applicable(PROOF.0, PROOF.1, "`handshake` is off in the configuration");
                 self.note(row.over(ipv6, "TCP"));
                 continue;
             }
@@ -125,14 +153,18 @@ impl Trial {
                 Value::String(proof) => format!("proof: {proof}"),
                 _ => "no record of the connection".to_owned(),
             };
-            let row = Row::new("handshake", PROOF, proof == "mutual", found);
+            let row = Row::new(PROOF.0, PROOF.1, proof == "mutual", found);
             self.note(row.over(ipv6, "TCP"));
         }
         Ok(())
     }
 
     pub(super) fn deny(&mut self) -> Result<(), DemoError> {
+        const CHECK: &str = "deny";
         for way in ways() {
+            if self.skips(CHECK, REFUSED, way) {
+                continue;
+            }
             let report = self.reach((Who::Chat, Who::Postgres), way, PATIENCE)?;
             let record = self.record(Some(Who::Chat), Who::Postgres, |record| {
                 is_of(record, Who::Postgres, way)
@@ -145,7 +177,7 @@ impl Trial {
             };
             let found = format!("{}{took}{}", words(&report.outcome), on_record(record.is_some()));
             let holds = refused(&report) && record.is_some();
-            let row = Row::new("deny", "refused with EPERM, recorded", holds, found);
+            let row = Row::new(CHECK, REFUSED, holds, found);
             self.note(row.over(way.1, way.0.name()));
         }
         Ok(())
@@ -185,8 +217,14 @@ impl Trial {
     }
 
     pub(super) fn without_the_agent(&mut self) -> Result<(), DemoError> {
+        const CHECK: &str = "without the agent";
+        const EXPECTED: &str = "as before";
+        let kept = self.keep_connections()?;
         self.agent.kill()?;
         for way in ways() {
+            if self.skips(CHECK, EXPECTED, way) {
+                continue;
+            }
             let good = self.reach((Who::Iam, Who::Postgres), way, PATIENCE)?;
             let bad = self.reach((Who::Chat, Who::Postgres), way, PATIENCE)?;
             let found = format!(
@@ -194,22 +232,51 @@ impl Trial {
                 words(&good.outcome),
                 words(&bad.outcome)
             );
-            let row = Row::new(
-                "without the agent",
-                "as before",
-                reached(&good) && refused(&bad),
-                found,
-            );
+            let row = Row::new(CHECK, EXPECTED, reached(&good) && refused(&bad), found);
             self.note(row.over(way.1, way.0.name()));
         }
+        self.talk_on(kept)
+    }
+
+    /// Connections that policy allows, as they came about, each of somebody else: who keeps one keeps no other.
+    fn keep_connections(&mut self) -> Result<Vec<(Who, bool, Report)>, DemoError> {
+        let mut kept = Vec::new();
+        for (who, ipv6) in [(Who::Iam, false), (Who::Gateway, true)] {
+            if ipv6 && self.no_ipv6.is_some() {
+                continue;
+            }
+            let (to, speak) = Self::place(Who::Postgres, ipv6)?;
+            let report = self.world.actor(who)?.call(Order::Keep { to, speak })?;
+            kept.push((who, ipv6, report));
+        }
+        Ok(kept)
+    }
+
+    /// They are talked on, though nobody is there to ask. With the packet guard, each of their segments has to get past it.
+    fn talk_on(&mut self, kept: Vec<(Who, bool, Report)>) -> Result<(), DemoError> {
+        const CHECK: &str = "live connection";
+        let expected = if self.config.packet_guard {
+            "carries on without the agent (packetGuard: true)"
+        } else {
+            "carries on without the agent"
+        };
+        for (who, ipv6, before) in kept {
+            let after = if reached(&before) {
+                self.world.actor(who)?.call(Order::Ask)?
+            } else {
+                before
+            };
+            let row = Row::new(CHECK, expected, reached(&after), words(&after.outcome));
+            self.note(row.over(ipv6, "TCP"));
+        }
+        self.skips(CHECK, expected, (Protocol::Tcp, true));
         Ok(())
     }
 }
 
 /// Whether a record is about a way to `to`.
 pub(super) fn is_of(record: &Value, to: Who, (protocol, ipv6): Way) -> bool {
-    let address = if ipv6 { to.ipv6() } else { to.ipv4() };
-    record["protocol"] == protocol.name() && record["destination"]["address"] == json!(address)
+    record["protocol"] == protocol.name() && record["destination"]["address"] == json!(to.address(ipv6))
 }
 
 /// What to say beside what came out.

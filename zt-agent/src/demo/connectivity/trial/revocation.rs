@@ -44,6 +44,10 @@ impl Trial {
         const TCP: &str = "the connection dies, a new one is refused";
         const UDP: &str = "answered before, refused after";
         const WHO: (Who, Who) = (Who::Chat, Who::Redis);
+        if self.skips(CHECK, TCP, (Protocol::Tcp, ipv6)) {
+            self.skips(CHECK, UDP, (Protocol::Udp, ipv6));
+            return Ok(());
+        }
         let (to, speak) = Self::place(Who::Redis, ipv6)?;
         let chat = self.world.actor(Who::Chat)?;
         chat.order(Order::UntilReached {

@@ -28,7 +28,7 @@ impl Directory {
                 node: Arc::clone(&known.node),
                 cgroup,
                 pod: Arc::clone(pod),
-                uid: known.uid.as_ref().into(),
+                uid: Arc::clone(&known.uid),
                 spiffe: known.spiffe.clone().filter(|_| cgroup != Cgroup::Gone),
             };
             self.claims.claim(*address, claim);

@@ -36,7 +36,17 @@ impl Directory {
             } else {
                 self.shares.name(&known.node)
             };
-            self.replace(part, name, Known { node, ..known });
+            let cgroup_uid = if known.cgroup_uid == known.uid {
+                Arc::clone(&known.uid)
+            } else {
+                known.cgroup_uid
+            };
+            let known = Known {
+                node,
+                cgroup_uid,
+                ..known
+            };
+            self.replace(part, name, known);
         }
     }
 }

@@ -76,7 +76,8 @@ impl Directory {
         }
         // A static pod's cgroup is called after a hash.
         let hash = pod.mirror.as_ref().filter(|mirror| is_static(mirror));
-        let cgroup_uid = hash.unwrap_or(&pod.uid);
+        let uid: Arc<str> = pod.uid.as_str().into();
+        let cgroup_uid = hash.map_or_else(|| Arc::clone(&uid), |hash| hash.as_str().into());
         let own = if pod.host_network || pod.is_over {
             &[][..]
         } else {
@@ -90,14 +91,14 @@ impl Directory {
         let before = before.map(|known| known.addresses.iter().chain(&known.host_addresses));
         let before: Vec<IpAddr> = before.into_iter().flatten().copied().collect();
         Known {
-            uid: pod.uid.as_str().into(),
+            uid,
             version: pod.version,
             node: self.shares.name(&pod.node),
             spiffe,
             is_over: pod.is_over,
             addresses: self.believed(own, &before, &mut room),
             host_addresses: self.believed(nodes, &before, &mut room),
-            cgroup_uid: cgroup_uid.as_str().into(),
+            cgroup_uid,
             account: pod.service_account.as_str().into(),
             qos: pod.qos.unwrap_or(Qos::Burstable),
         }

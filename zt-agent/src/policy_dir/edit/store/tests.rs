@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::*;
 use crate::policy::document_of;
-use crate::policy_dir::{Edit, Editor, Plan};
+use crate::policy_dir::{Edit, Editor, Plan, Sighting};
 
 #[derive(Debug, Default)]
 struct Keeper(Mutex<(u64, BTreeMap<String, Value>)>);
@@ -132,6 +132,40 @@ fn a_change_is_made_and_taken_back() {
     again.commit().expect("made");
     again.undo().expect("taken back");
     assert_eq!(port(&keeper, "newer"), None);
+}
+
+#[test]
+fn what_a_change_wrote_bears_its_id_as_long_as_that_is_there() {
+    let keeper = Keeper::with(&["web"]);
+    let editor = Editor::of_store(Arc::clone(&keeper) as Arc<dyn Store>, Settings::default());
+    let known = policy::PolicySet::default();
+    let look = |name: &str| editor.look(name, &known).expect("seen");
+    let written_by = |name: &str| look(name).written_by;
+    let before = look("web");
+    assert!(before.digest.is_some() && before.written_by.is_none());
+    let [first, second] = [1, 2].map(Uuid::from_u128);
+    let change = plan(&keeper, put("web", 81)).expect("planned");
+    change.commit_as(first).expect("made");
+    assert_eq!(written_by("web"), Some(first));
+    change.undo().expect("taken back");
+    assert_eq!(look("web"), before);
+    change.commit_as(first).expect("made again");
+    // Somebody else's change of what is in it.
+    keeper.touch("serviceaccesspolicies/web");
+    assert_eq!(written_by("web"), Some(first));
+    let next = plan(&keeper, put("web", 82)).expect("planned");
+    next.commit_as(second).expect("made");
+    assert_eq!(written_by("web"), Some(second));
+    assert_eq!(written_by("new"), None);
+    let new = plan(&keeper, put("new", 83)).expect("planned");
+    new.commit_as(first).expect("made");
+    plan(&keeper, delete("web"))
+        .and_then(|plan| plan.commit_as(second))
+        .expect("deleted");
+    assert_eq!(
+        (written_by("new"), look("web")),
+        (Some(first), Sighting::default())
+    );
 }
 
 #[test]
