@@ -17,6 +17,7 @@ use crate::cgroup::Cgroup;
 const PROG_LOAD: u32 = 5;
 const PROG_ATTACH: u32 = 8;
 const LINK_CREATE: u32 = 28;
+const LINK_DETACH: u32 = 34;
 const CGROUP_SOCK_ADDR: u32 = 18;
 /// Of `struct bpf_sock_addr`.
 const USER_IP4: i16 = 4;
@@ -66,7 +67,7 @@ fn words(address: SocketAddr) -> Vec<(i16, i32)> {
 /// It works until it is dropped.
 #[derive(Debug)]
 pub struct Rewriter {
-    _link: OwnedFd,
+    link: OwnedFd,
     _program: OwnedFd,
 }
 
@@ -132,6 +133,17 @@ const fn instruction(code: u8, destination: u8, source: u8, offset: i16, immedia
         | (immediate as u32 as u64) << 32
 }
 
+impl Drop for Rewriter {
+    fn drop(&mut self) {
+        // A process that another test is about to start holds the descriptor, too, until it runs its program.
+        let mut link = self.link.as_raw_fd();
+        let detached = answer(LINK_DETACH, &mut link);
+        if let Err(error) = detached {
+            eprintln!("a program is detached only when nobody holds its link any more: {error}");
+        }
+    }
+}
+
 impl Rewriter {
     /// Has connections from a cgroup, and from all below it, that ask for `from` go to `to`. The program is called `name`.
     pub fn attach(
@@ -176,7 +188,7 @@ impl Rewriter {
         };
         let link = bpf(LINK_CREATE, &mut attributes).context("the program cannot be attached")?;
         Ok(Self {
-            _link: link,
+            link,
             _program: loaded,
         })
     }

@@ -160,7 +160,7 @@ fn commands(text: &str) -> Vec<String> {
 }
 
 /// Flags of other programs that pages name: of `cargo xtask bench`.
-const OTHERS_FLAGS: [&str; 3] = ["parties", "peers", "quick"];
+const OTHERS_FLAGS: [&str; 5] = ["outage", "outage-rate", "parties", "peers", "quick"];
 
 /// The long flags of a command and of all below it.
 fn flags_of(command: &clap::Command) -> BTreeSet<String> {

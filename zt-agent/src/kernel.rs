@@ -163,7 +163,8 @@ impl Kernel {
         };
         let tables = Tables::new(&mut loaded)?;
         let keys = Keys::open(&pins)?;
-        let nodes = Nodes::open(&pins)?;
+        let mut nodes = Nodes::open(&pins)?;
+        nodes.mend_homes();
         let connections = load::open(&pins, names::CONNECTIONS)?;
         let shares = Shares::open(&pins)?;
         let guards = Guards::new(&pins)?;

@@ -15,6 +15,7 @@ mod hits;
 mod interrupted;
 mod kept;
 mod local;
+mod looked;
 mod operators;
 mod outside;
 mod paged;

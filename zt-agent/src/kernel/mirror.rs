@@ -104,7 +104,7 @@ impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Mirror<K, V> {
         self.replace_with(wanted, |_| false)
     }
 
-    /// Does the same. Of what is new, that comes `first` of which this is true.
+    /// Does the same. Where more is wanted than fits, that comes `first` of which this is true: others make room for it.
     pub(super) fn replace_with(
         &mut self,
         wanted: &HashMap<K, V>,
@@ -135,7 +135,13 @@ impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Mirror<K, V> {
             }
         }
         new.sort_by_key(|(_, value)| !first(value));
-        // There is room for all of them unless more is wanted than fits.
+        // There is room for all of them unless more is wanted than fits. Then others make room for those that come first.
+        let come_first = new.partition_point(|(_, value)| first(value));
+        let short = (self.content.len() + come_first).saturating_sub(self.limit);
+        let others = self.content.iter();
+        let others = others.filter_map(|(key, value)| (!first(value)).then_some(*key));
+        let others: Vec<K> = others.take(short).collect();
+        done.changed |= self.remove_all(&others)?;
         new.truncate(self.limit.saturating_sub(self.content.len()));
         let added = self.set_all(&new);
         let added = added.and_then(|changed| self.check(wanted.len()).map(|()| changed));
@@ -283,5 +289,30 @@ mod tests {
         assert!(mirror.replace_with(&wanted, comes_first).is_ok(), "it fits again");
         assert_eq!(map.content(), wanted);
         assert!(mirror.replace(&wanted).is_ok_and(|replaced| !replaced.changed));
+    }
+
+    #[test]
+    fn what_comes_first_has_room_in_a_map_that_is_full_of_others() {
+        const LIMIT: usize = 10;
+        let map = Fake::<u64, u64>::new();
+        let mut mirror = map.mirror(LIMIT);
+        let mut wanted: HashMap<u64, u64> = (0..10).map(|key| (key, 0)).collect();
+        assert!(mirror.replace(&wanted).is_ok());
+        wanted.extend((100..103).map(|key| (key, 1)));
+        for changed in [true, false] {
+            let before = map.content();
+            let refused = mirror.replace_with(&wanted, |value| *value == 1);
+            assert!(matches!(refused, Err(KernelError::TooMany { needed: 13, .. })));
+            let there = map.content();
+            assert_eq!((there.len(), there != before), (LIMIT, changed));
+            assert!((100..103).all(|key| there.get(&key) == Some(&1)));
+        }
+        // Who comes first keeps whoever came first before.
+        wanted.extend((100..120).map(|key| (key, 1)));
+        assert!(mirror.replace_with(&wanted, |value| *value == 1).is_err());
+        let there = map.content();
+        assert_eq!(there.len(), LIMIT);
+        assert!(there.values().all(|value| *value == 1));
+        assert!((100..103).all(|key| there.contains_key(&key)));
     }
 }

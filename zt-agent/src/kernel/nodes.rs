@@ -55,6 +55,23 @@ impl Nodes {
         })
     }
 
+    /// Writes the homes that an earlier run could not write, and takes out those of identities that live nowhere.
+    pub(super) fn mend_homes(&mut self) {
+        let nobody_s = self.homes.content().keys();
+        let nobody_s = nobody_s.filter(|identity| !self.by_identity.contains_key(identity));
+        // First: what is to be written needs room. These have no node, and 0 is none.
+        let mut homes: Vec<(u32, u64)> = nobody_s.map(|identity| (0, *identity)).collect();
+        let living = self.by_identity.iter();
+        homes.extend(living.filter_map(|(identity, nodes)| Some((*nodes.first()?, *identity))));
+        let mut done = Ok(());
+        for (node, identity) in homes {
+            done = done.and(self.write_home(node, identity));
+        }
+        if let Err(error) = done {
+            tracing::warn!(%error, "on which nodes identities live is not written whole: it is written when it is said who lives there");
+        }
+    }
+
     /// Says who lives on a node: those who are new first. What fails of it is done when this is said once more.
     fn live(&mut self, node: u32, identities: &HashSet<u64>) -> Result<(), KernelError> {
         let unwritten = self.unwritten.range((node, 0)..=(node, u64::MAX));
@@ -297,6 +314,24 @@ mod tests {
         assert!(written.live([]));
         assert_eq!(written.who(), each([]));
         assert!(written.homes.content().is_empty());
+    }
+
+    #[test]
+    fn a_home_that_an_earlier_run_could_not_write_is_mended() {
+        let mut written = Written::new();
+        assert!(written.live([6, 7]));
+        written.homes.fail(true);
+        assert!(!written.live([7, 8]));
+        // What was left to do went with that run.
+        written.nodes.unwritten.clear();
+        written.nodes.mend_homes();
+        assert_eq!(written.nodes.unwritten, BTreeSet::from([(0, 6), (NODE, 8)]));
+        written.nodes.unwritten.clear();
+        written.homes.fail(false);
+        written.nodes.mend_homes();
+        assert_eq!(written.who(), each([7, 8]));
+        assert!(written.nodes.unwritten.is_empty());
+        assert_eq!(written.homes.content().len(), 2);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use zt_common::names;
 
 use super::error::KernelError;
 use super::load::Loaded;
-use super::mirror::Mirror;
+use super::mirror::{Mirror, Replaced};
 use super::sys;
 use crate::policy::{AllowTable, Networks};
 
@@ -83,6 +83,23 @@ pub struct Directed {
     pub changed: bool,
     /// A cgroup that was one workload is another one now, or in another mode.
     pub renamed: bool,
+}
+
+/// What came of each map. That one has no room for all hides nothing else that is wrong with another.
+fn all_done<const N: usize>(
+    outcomes: [Result<Replaced, KernelError>; N],
+) -> Result<[Replaced; N], KernelError> {
+    let mut done = [Replaced::default(); N];
+    let mut failed = None;
+    for (done, outcome) in done.iter_mut().zip(outcomes) {
+        match outcome {
+            Ok(replaced) => *done = replaced,
+            Err(error) if matches!(failed, None | Some(KernelError::TooMany { .. })) => failed = Some(error),
+            // One error is told at a time.
+            Err(_) => {}
+        }
+    }
+    failed.map_or(Ok(done), Err)
 }
 
 impl Tables {
@@ -241,8 +258,8 @@ impl Tables {
             .peers
             .replace_with(&directory.peers, |peer| peer.flags & PEER_HERE != 0);
         let services = self.services.replace(&directory.services);
-        let workloads = self.workloads.replace(&directory.workloads)?;
-        let (peers, services) = (peers?, services?);
+        let workloads = self.workloads.replace(&directory.workloads);
+        let [peers, services, workloads] = all_done([peers, services, workloads])?;
         Ok(Directed {
             changed: peers.changed || services.changed || workloads.changed,
             renamed: workloads.altered,
@@ -337,5 +354,35 @@ impl Tables {
         self.control
             .set(0, control, 0)
             .map_err(KernelError::map(names::CONTROL))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn want_of_room_in_one_map_hides_nothing_that_is_wrong_with_another() {
+        let done = Replaced {
+            changed: true,
+            altered: false,
+        };
+        let full = || {
+            Err(KernelError::TooMany {
+                map: names::PEERS,
+                needed: 2,
+                limit: 1,
+            })
+        };
+        let broken = || Err(KernelError::map(names::SERVICES)("gone"));
+        assert!(
+            all_done([Ok(done), Ok(Replaced::default())]).is_ok_and(|all| all == [done, Replaced::default()])
+        );
+        for outcomes in [[full(), Ok(done)], [Ok(done), full()]] {
+            assert!(matches!(all_done(outcomes), Err(KernelError::TooMany { .. })));
+        }
+        for outcomes in [[full(), broken()], [broken(), full()]] {
+            assert!(matches!(all_done(outcomes), Err(KernelError::Map { .. })));
+        }
     }
 }

@@ -180,6 +180,11 @@ impl Editor {
         Ok(seen.collect())
     }
 
+    /// The digest of all policies on disk now that are valid.
+    pub fn all_on_disk(&self, known: &PolicySet) -> Result<String, EditError> {
+        Ok(Found::of(self, known)?.standing.set.digest().to_owned())
+    }
+
     /// Whether what is kept says which change wrote it, and may take a write some time after it was sent.
     pub fn keeps_objects(&self) -> bool {
         self.store.is_some()

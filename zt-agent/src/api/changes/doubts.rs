@@ -14,7 +14,7 @@ use super::{Changes, NOTICE_TIME};
 use crate::api::{ApiState, PolicyStore};
 use crate::audit::intent::{Intent, Progress};
 use crate::policy::{AnyPolicy, PolicySet};
-use crate::policy_dir::Sighting;
+use crate::policy_dir::{EditError, Sighting};
 
 /// Between two looks at what is in doubt.
 pub(super) const AGAIN: Duration = Duration::from_secs(2);
@@ -59,6 +59,8 @@ pub(super) struct Begun {
     not_made: Vec<Intent>,
     /// The announcements whose changes do not come into force any more.
     past: Vec<Waiting>,
+    /// The digest of all policies that was noted to come into force later, and does not any more.
+    pub(super) not_late: Option<String>,
     /// Something has to be looked at again.
     is_open: bool,
 }
@@ -310,7 +312,35 @@ async fn look_at(
         return Some(in_force.collect());
     }
     let (editor, known) = (state.editor.clone(), Arc::clone(known));
-    let looking = tokio::task::spawn_blocking(move || editor.look_at(names, &known));
+    seen_in_time(move || editor.look_at(names, &known)).await
+}
+
+/// What was told of and was to come into force later, where something else is kept by now: it does not come any more.
+pub(super) async fn not_late(state: &ApiState, known: &Arc<PolicySet>) -> Option<String> {
+    let late = match state.store.policy_late().await {
+        Ok(late) => late?,
+        Err(error) => {
+            tracing::warn!(%error, "whether a change of policy comes into force late cannot be told now: it is tried again");
+            state.changes().doubt();
+            return None;
+        }
+    };
+    if state.kept == PolicyStore::Engine {
+        return Some(late);
+    }
+    let (editor, known) = (state.editor.clone(), Arc::clone(known));
+    let Some(kept) = seen_in_time(move || editor.all_on_disk(&known)).await else {
+        state.changes().doubt();
+        return None;
+    };
+    (kept != late).then_some(late)
+}
+
+/// What there is to see; `None` where it cannot be seen now.
+async fn seen_in_time<T: Send + 'static>(
+    look: impl FnOnce() -> Result<T, EditError> + Send + 'static,
+) -> Option<T> {
+    let looking = tokio::task::spawn_blocking(look);
     match tokio::time::timeout(NOTICE_TIME, looking).await {
         Ok(Ok(Ok(found))) => Some(found),
         _ => None,

@@ -117,11 +117,11 @@ async fn has_gone(state: &ApiState, id: Uuid) -> bool {
 }
 
 /// Marks a change as made: where policy is kept it was taken. So it is told of, whatever is there when the next run looks.
-pub(in crate::api) async fn acknowledged(state: &ApiState, id: Option<Uuid>) {
-    if let Some(id) = id {
-        let marking = state.store.mark_intent(id, Progress::Made);
-        answered(marking, "does not say that it was made").await;
-    }
+/// Whether the note says so, if there is one.
+pub(in crate::api) async fn acknowledged(state: &ApiState, id: Option<Uuid>) -> bool {
+    let Some(id) = id else { return true };
+    let marking = state.store.mark_intent(id, Progress::Made);
+    answered(marking, "does not say that it was made").await
 }
 
 /// Marks a change of which it is not known whether it is made, or stays so.

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use tokio::task::JoinError;
 use uuid::Uuid;
 
-use super::doubts::{Begun, begun};
-use super::intent::{answered, forget_again, once_stored};
+use super::doubts::{Begun, begun, not_late};
+use super::intent::{acknowledged, answered, forget_again, once_stored};
 use super::kept::{keep, kept};
 use super::made::{completed, ids, recorded_diff};
 use super::{Noted, came_from, came_late, under_way};
 use crate::api::ApiState;
 use crate::audit::archive::ArchiveError;
 use crate::audit::convert::PolicyChange;
-use crate::audit::intent::Intent;
+use crate::audit::intent::{Intent, Progress};
 use crate::audit::pipeline::ApiEvent;
 use crate::policy::PolicySet;
 use crate::state::InForce;
@@ -45,6 +45,10 @@ pub(super) async fn found(state: &ApiState, first: &InForce) {
     let found = begun(state, &first.policies, (noted, is_told)).await;
     found.settle(state);
     forget_again(state).await;
+    if !matches!(state.store.policy_late().await, Ok(None)) {
+        // What an earlier run had announced may not come into force any more.
+        state.changes().doubt();
+    }
     let late = found.late();
     let Begun { made, unclear, .. } = found;
     // What is in force may have been told already: then this tells of nothing that came into force.
@@ -101,7 +105,8 @@ pub(super) async fn look_again(state: ApiState, in_force: Arc<PolicySet>) -> Opt
             return None;
         }
     };
-    let found = begun(&state, &in_force, (noted, true)).await;
+    let mut found = begun(&state, &in_force, (noted, true)).await;
+    found.not_late = not_late(&state, &in_force).await;
     Some((in_force, found))
 }
 
@@ -128,24 +133,36 @@ pub(super) async fn looked_again(
     found.settle(state);
     found.withdraw(state);
     // What was announced in an earlier run may wait for other documents yet.
-    if state.changes().is_nothing_announced() && state.snapshot().policy_error.is_none() {
-        nothing_is_late(state, in_force.digest()).await;
+    if let Some(late) = &found.not_late
+        && state.changes().is_nothing_announced()
+        && state.snapshot().policy_error.is_none()
+    {
+        nothing_is_late(state, late, in_force.digest()).await;
     }
     for intent in &found.made {
         let (caller, from, to) = (&intent.caller, &intent.from, &intent.to);
         tracing::info!(%caller, from, to, "a change of policy was made, of which nobody knew that");
     }
+    let told = ids(&found.made);
+    // Nobody else tells of them. Where their records are not stored, they are known to have been made.
+    state.changes().hold(&told);
+    for intent in &found.made {
+        // Who does not answer is waited for once.
+        if intent.progress != Progress::Made && !acknowledged(state, Some(intent.id)).await {
+            break;
+        }
+    }
     let changes = found.made.iter().map(|intent| completed(intent, revision, false));
     // Where the trail has told of what is in force, nothing is unclear.
-    hand_over(state, changes.collect(), (found.late(), ids(&found.made))).await;
+    hand_over(state, changes.collect(), (found.late(), told)).await;
 }
 
-/// Nothing that is recorded comes into force later: what somebody does later is theirs, also where it is the same. Where the trail has
-/// not told of what is in force, the record of that says so.
-async fn nothing_is_late(state: &ApiState, in_force: &str) {
+/// What is noted as `late` does not come into force any more: what somebody does later is theirs, also where it is the same. Where the
+/// trail has not told of what is in force, the record of that says so.
+async fn nothing_is_late(state: &ApiState, late: &str, in_force: &str) {
     let noted = async {
         let is_told = state.store.policy_told().await?.as_deref() == Some(in_force);
-        if is_told && state.store.policy_late().await?.is_some() {
+        if is_told && state.store.policy_late().await?.as_deref() == Some(late) {
             state.store.note_policy(in_force).await?;
         }
         Ok::<_, ArchiveError>(())

@@ -136,11 +136,15 @@ impl Node {
         let modes = untold(self.changing_to(&directory.workloads), told);
         let directed = self.parts.kernel.direct(&directory);
         self.note_modes(&modes);
-        let directed = directed?;
         let workloads = self.parts.kernel.workloads();
+        let resettled = new
+            .iter()
+            .any(|id| workloads.contains_key(id) && self.cgroups.above(*id, workloads).is_some());
+        // Where a part failed, the next try finds these there already.
+        self.pending.recover |= resettled && directed.is_err();
         Ok(Changes {
-            renamed: directed.renamed || fell_back || attested,
-            resettled: new.iter().any(|id| self.cgroups.above(*id, workloads).is_some()),
+            renamed: directed?.renamed || fell_back || attested,
+            resettled,
         })
     }
 

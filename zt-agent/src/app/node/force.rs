@@ -165,7 +165,12 @@ impl Node {
             .table()
             .and_then(|now| Numbers::between(now, &table));
         if let Some(between) = &between {
-            self.direct_by(&between.clone().without(&self.unruled), Keep::Modes)?;
+            let directed = self.direct_by(&between.clone().without(&self.unruled), Keep::Modes);
+            match directed {
+                // All else is written, and who had no room has no name under either table.
+                Err(AppError::Kernel(KernelError::TooMany { .. })) => self.pending.merge = true,
+                directed => self.pending.recover |= directed?.resettled,
+            }
         }
         let enforced = self.parts.kernel.enforce_with(table, modes);
         if enforced.is_err() && between.is_some() {
